@@ -1,0 +1,1 @@
+"""A policy (local model or endpoint) plays episodes in environments."""

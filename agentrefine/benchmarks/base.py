@@ -1,0 +1,98 @@
+"""The contract between benchmarks and the agent that plays them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class EpisodeSpec(BaseModel):
+    """Everything that is needed to make one episode again.
+
+    Attributes:
+        id: unique within the benchmark; the same episode has the same id for every model, so results can be paired.
+        benchmark: the benchmark's name.
+        task: the task type (a family, a level), for breakdowns and clusters.
+        seed: the layout's seed.
+        variant: what else tells it apart, such as a theme or an action wording; empty when nothing does.
+        difficulty: `easy`, `hard`, or empty where the benchmark does not say.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    benchmark: str
+    task: str
+    seed: int
+    variant: str = ""
+    difficulty: str = ""
+
+
+class StepResult(NamedTuple):
+    """What the environment answers to one action.
+
+    Attributes:
+        observation: what the agent sees next.
+        progress: best share of sub-goals reached so far, in [0, 1].
+        success: the goal is fully reached.
+        done: the episode is over, whether solved or not.
+        valid: the action was known, well-formed and possible now (AgentBoard's grounding).
+    """
+
+    observation: str
+    progress: float
+    success: bool
+    done: bool
+    valid: bool
+
+
+class Environment(Protocol):
+    """One running episode.
+
+    Attributes:
+        instructions: what the agent is told before the game: what it is, the actions, the reply format.
+        goal: the task in words.
+    """
+
+    instructions: str
+    goal: str
+
+    def reset(self) -> str:
+        """Start the episode and return the first observation."""
+        ...
+
+    def step(self, action: str) -> StepResult:
+        """Take one action. Any text is answered with an observation; no text raises."""
+        ...
+
+    def close(self) -> None:
+        """Free what the episode holds."""
+        ...
+
+
+class Benchmark(Protocol):
+    """A set of episodes.
+
+    Attributes:
+        name: as in `evaluation.benchmarks` of params.yaml.
+        progress_definition: in words, what the progress rate measures here.
+    """
+
+    name: str
+    progress_definition: str
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` episodes, the same ones for the same seed, spread over the task types.
+
+        Raises:
+            UserError: a package or data folder is missing; names it and how to install it.
+        """
+        ...
+
+    def make(self, episode: EpisodeSpec) -> Environment:
+        """The environment of one episode."""
+        ...
+
+    def gold(self, episode: EpisodeSpec) -> list[str] | None:
+        """Actions that solve the episode, or None where the benchmark has no solution for it."""
+        ...

@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend: a bad file, a wrong parameter, an unreachable server, a full disk.
+
+    The message is one clear sentence that names the file, the line or key, what was expected and what to do.
+    Every command prints it without a traceback and exits with a non-zero status.
+    """

@@ -1,0 +1,208 @@
+"""Typed `params.yaml`: one section per stage; unknown keys and wrong types are refused."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agentrefine.errors import UserError
+from agentrefine.files import first_problem
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Variant = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
+"""A tuned model, named after its loss (paper, section 3.3 and the ablations of section 4)."""
+
+BASE = "base"
+"""The name of the untuned model among the models that are evaluated."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Personas(Section):
+    """Who the games are written for."""
+
+    path: str
+    limit: Annotated[int, Field(gt=0)] | None
+
+
+class PromptSampling(Section):
+    """Sampling settings of one prompt."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    max_tokens: Annotated[int, Field(gt=0)]
+
+
+class OfflineTeacher(Section):
+    """How often the rule-based stand-in answers badly, as shares of its answers."""
+
+    script_faults: Share
+    trajectory_faults: Share
+    wire_faults: Share
+    mistakes: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+class TeacherParams(Section):
+    """The endpoint that writes scripts and trajectories."""
+
+    base_url: str
+    model: str
+    api_key_env: str
+    concurrency: Annotated[int, Field(gt=0)]
+    timeout_seconds: Annotated[float, Field(gt=0)]
+    max_retries: Annotated[int, Field(ge=0)]
+    script: PromptSampling
+    trajectory: PromptSampling
+    offline: OfflineTeacher
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the rule-based stand-in answers instead of a model."""
+        return self.base_url == "offline"
+
+
+class SynthesisParams(Section):
+    """How many games are asked for."""
+
+    samples_per_persona: Annotated[int, Field(gt=0)]
+    shard_size: Annotated[int, Field(gt=0)]
+
+
+class VerificationParams(Section):
+    """What the rules demand of a trajectory."""
+
+    min_error_refine_turns: Annotated[int, Field(ge=0)]
+    max_turns: Annotated[int, Field(gt=2)]
+
+
+class RefinementParams(Section):
+    """How long a rejected game is worked on."""
+
+    call_budget: Annotated[int, Field(gt=0)]
+
+
+class QualityGateParams(Section):
+    """What a data set must be before a model is tuned on it."""
+
+    validation_share: Annotated[float, Field(gt=0, lt=1)]
+    tokenizer: str
+    thresholds: dict[str, Any]
+
+
+class TinyModel(Section):
+    """The base model that is made on the spot."""
+
+    hidden_size: Annotated[int, Field(gt=0)]
+    layers: Annotated[int, Field(gt=0)]
+    heads: Annotated[int, Field(gt=0)]
+    pretraining_tokens: Annotated[int, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class BaseModelParams(Section):
+    """The model that is tuned."""
+
+    path: str
+    tiny: TinyModel
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the base is made here instead of loaded."""
+        return self.path == "tiny"
+
+
+class LoraParams(Section):
+    """Low-rank adaptation, by PEFT's names."""
+
+    rank: Annotated[int, Field(gt=0)]
+    alpha: Annotated[int, Field(gt=0)]
+    dropout: Share
+    target_modules: str | list[str]
+
+
+class TuningParams(Section):
+    """How a variant is tuned."""
+
+    variants: Annotated[list[Variant], Field(min_length=1)]
+    method: Literal["full", "lora"]
+    lora: LoraParams
+    epochs: Annotated[int, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_tokens: Annotated[int, Field(gt=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    max_length: Annotated[int, Field(gt=0)]
+
+
+class EvaluationParams(Section):
+    """Who plays what, and for how long."""
+
+    models: Annotated[list[Literal["base"] | Variant], Field(min_length=1)]
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    episodes: Annotated[int, Field(gt=0)]
+    max_steps: Annotated[int, Field(gt=0)]
+    max_new_tokens: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+
+
+class ReportParams(Section):
+    """What the report decides by."""
+
+    champion_benchmark: str
+
+
+class TrackingParams(Section):
+    """Where MLflow keeps runs and models."""
+
+    uri: str
+    experiment: str
+    registered_model: str
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int
+    personas: Personas
+    teacher: TeacherParams
+    synthesis: SynthesisParams
+    verification: VerificationParams
+    refinement: RefinementParams
+    quality_gate: QualityGateParams
+    base_model: BaseModelParams
+    tuning: TuningParams
+    evaluation: EvaluationParams
+    report: ReportParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _models_are_tuned(self) -> Self:
+        missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
+        if missing:
+            raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
+        if self.report.champion_benchmark not in self.evaluation.benchmarks:
+            raise ValueError("report.champion_benchmark must be one of evaluation.benchmarks")
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run from the project's folder, or restore it from git.") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)} Correct the key; docs/parameters.md lists all.") from error

@@ -1,0 +1,1 @@
+"""Who writes scripts and trajectories: any OpenAI-compatible endpoint, its journal, and the offline stand-in."""
