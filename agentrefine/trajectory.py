@@ -1,6 +1,7 @@
 """Trajectories: a game as the teacher writes it, dungeon master (DM) and player in turn (paper, section 3.1)."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,17 +62,14 @@ class Step(NamedTuple):
 
 def steps(turns: Sequence[DMTurn | PlayerTurn]) -> Iterator[Step]:
     """The player's turns with the DM's answers, in order; an unanswered last player turn is left out."""
-    for player, answer in zip(turns, turns[1:], strict=False):
+    for player, answer in pairwise(turns):
         if isinstance(player, PlayerTurn) and isinstance(answer, DMTurn):
             yield Step(player, answer)
 
 
 def error_refine_turns(turns: Sequence[DMTurn | PlayerTurn]) -> int:
     """How many player turns correct a mistake: an error-free step directly after an erroneous one."""
-    played = list(steps(turns))
-    return sum(
-        before.answer.error and not after.answer.error for before, after in zip(played, played[1:], strict=False)
-    )
+    return sum(before.answer.error and not after.answer.error for before, after in pairwise(steps(turns)))
 
 
 class Trajectory(BaseModel):
