@@ -1,0 +1,50 @@
+# The two commands: `make run` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Nothing that is started here phones home.
+export DO_NOT_TRACK := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+export GX_ANALYTICS_ENABLED := false
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: run test lint serve show-mask clean help install
+
+run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
+	python -m flows.pipeline
+
+test: $(INSTALLED) ## all tests, the slow ones too
+	python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+serve: $(INSTALLED) ## Prefect server, worker and MLflow UI on 127.0.0.1
+	python -m flows.serve
+
+show-mask: $(INSTALLED) ## print a training sample: trained, context and masked mistakes in colour
+	python -m agentrefine.tuning.show_mask
+
+install: $(INSTALLED) ## the virtual environment with the locked requirements
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+		|| { echo "$(PYTHON) is not Python 3.11 or 3.12; name one: make run PYTHON=python3.12"; exit 1; }
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(INSTALLED)
+
+clean: ## remove what the stages wrote (the journal of teacher answers and the environment stay)
+	rm -rf data/synthesis data/verification data/refinement data/dataset models/* reports .prefect/results
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

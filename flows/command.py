@@ -1,0 +1,39 @@
+"""How a flow is run as a command: one sentence on bad input, an exit status, a progress bar where someone watches."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from agentrefine.errors import UserError
+
+
+def run(flow: Callable[..., object], description: str | None, arguments: Sequence[str] = ()) -> None:
+    """Run a stage's flow with the positional arguments of the command line, each a required string.
+
+    Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    for argument in arguments:
+        parser.add_argument(argument)
+    values = vars(parser.parse_args())
+    exit_with_sentence(lambda: flow(**values))
+
+
+def exit_with_sentence(body: Callable[[], object]) -> None:
+    """Run `body`; end the process with status 1 and one sentence if it raises `UserError`."""
+    logging.getLogger("prefect.flow_runs").addFilter(_no_traceback_of_user_errors)
+    logging.getLogger("prefect.task_runs").addFilter(_no_traceback_of_user_errors)
+    try:
+        body()
+    except UserError as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _no_traceback_of_user_errors(record: logging.LogRecord) -> bool:
+    """A user's mistake is told in one sentence; the stack says nothing that helps."""
+    if record.exc_info and isinstance(record.exc_info[1], UserError):
+        record.exc_info = None
+        record.exc_text = None
+    return True

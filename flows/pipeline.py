@@ -1,0 +1,94 @@
+"""The whole pipeline in one process: python -m flows.pipeline
+
+Runs the stages of dvc.yaml in their order as subflows, skips those that DVC says are up to date, and records each
+finished one with DVC. `dvc repro`, this command and the deployment `agentrefine/local` therefore leave the same files
+and the same dvc.lock, and each takes up where another stopped.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from prefect import flow
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+
+from agentrefine.params import Params, load_params
+from flows.base_model import base_model
+from flows.command import exit_with_sentence
+from flows.evaluation import evaluation
+from flows.quality_gate import quality_gate
+from flows.refinement import refinement
+from flows.report import print_report, report
+from flows.synthesis import synthesis
+from flows.tuning import tuning
+from flows.verification import verification
+from flows.workspace import Workspace, exclusive_use, overridden_params
+
+
+class Stage(NamedTuple):
+    """A stage of dvc.yaml.
+
+    Attributes:
+        address: its name there, such as `tuning@refinement`.
+        run: runs its flow.
+    """
+
+    address: str
+    run: Callable[[], object]
+
+
+def stages(params: Params) -> Iterator[Stage]:
+    """All stages in the order of their dependencies."""
+    yield Stage("synthesis", synthesis)
+    yield Stage("verification", verification)
+    yield Stage("refinement", refinement)
+    yield Stage("base_model", base_model)
+    yield Stage("quality_gate", quality_gate)
+    for variant in params.tuning.variants:
+        yield Stage(f"tuning@{variant}", lambda variant=variant: tuning(variant))
+    for model in params.evaluation.models:
+        yield Stage(f"evaluation@{model}", lambda model=model: evaluation(model))
+    yield Stage("report", report)
+
+
+@flow(name="agentrefine", flow_run_name="pipeline")
+def agentrefine(overrides: dict[str, Any] | None = None) -> None:
+    """Run every stage that is not up to date.
+
+    Args:
+        overrides: dotted keys of params.yaml with the values that hold for this run, such as
+            `{"tuning.learning_rate": 0.001}`.
+
+    Raises:
+        UserError: bad parameters or input, or a gate that does not pass; one sentence.
+    """
+    logger = get_run_logger()
+    with exclusive_use(), overridden_params(overrides or {}):
+        workspace = Workspace()
+        todo = list(stages(load_params()))
+        progress = create_progress_artifact(progress=0.0, key="pipeline-progress", description="Stages done")
+        for done, stage in enumerate(todo):
+            if workspace.up_to_date(stage.address):
+                logger.info("%s: up to date", stage.address)
+            else:
+                logger.info("%s: running (%d of %d)", stage.address, done + 1, len(todo))
+                stage.run()
+                workspace.record(stage.address)
+            update_progress_artifact(progress, progress=100 * (done + 1) / len(todo))
+
+
+def main() -> None:
+    """Run what is out of date; where nothing is, say so without starting anything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    workspace = Workspace()
+    if not all(workspace.up_to_date(stage.address) for stage in stages(load_params())):
+        agentrefine()
+    else:
+        print("Every stage is up to date; nothing to run.")
+    print_report()
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)

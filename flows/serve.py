@@ -1,0 +1,150 @@
+"""Prefect server, worker and MLflow on this machine only: python -m flows.serve
+
+Starts them on 127.0.0.1, deploys the flows of prefect.yaml, prints the addresses, and stops them when interrupted.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from agentrefine.errors import UserError
+from agentrefine.params import load_params
+from flows.command import exit_with_sentence
+
+HOST = "127.0.0.1"
+LOGS = Path(".prefect/logs")
+START_SECONDS = 120
+STOP_SECONDS = 15
+
+
+@contextmanager
+def service(name: str, command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one server with its output in a log file; stop it, and what it started, on leaving."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process group that `process` leads: politely, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=STOP_SECONDS)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
+    """Wait until the server answers.
+
+    Raises:
+        UserError: it ended or did not answer in time; names its log.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    raise UserError(f"{name} did not start; its log is {LOGS / f'{name}.log'}.")
+
+
+def check_free(name: str, port: int, option: str) -> None:
+    """Refuse a port that something listens on already."""
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise UserError(f"{name}: port {port} is taken; stop what listens there or choose another by {option}.")
+
+
+def serve(prefect_port: int, mlflow_port: int) -> None:
+    """Start everything and wait until interrupted.
+
+    Raises:
+        UserError: a port is taken or a server does not start.
+    """
+    check_free("prefect-server", prefect_port, "--prefect-port")
+    check_free("mlflow", mlflow_port, "--mlflow-port")
+    api = f"http://{HOST}:{prefect_port}/api"
+    environment = {**os.environ, "PREFECT_API_URL": api}
+    prefect = [sys.executable, "-m", "prefect"]
+    with ExitStack() as running:
+        server = running.enter_context(
+            service("prefect-server", [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)],
+                    environment)
+        )  # fmt: skip
+        uri = load_params().tracking.uri
+        mlflow = running.enter_context(
+            service("mlflow", [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port),
+                               "--backend-store-uri", uri], environment)
+        )  # fmt: skip
+        wait_for("prefect-server", server, f"{api}/health")
+        _deploy(prefect, environment)
+        worker = running.enter_context(
+            service("prefect-worker", [*prefect, "worker", "start", "--pool", "local", "--type", "process"],
+                    environment)
+        )  # fmt: skip
+        wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
+        print(
+            f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
+            f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
+            "Stop     Ctrl-C",
+            flush=True,
+        )
+        while all(process.poll() is None for process in (server, mlflow, worker)):
+            time.sleep(1)
+        raise UserError(f"A server has ended; the logs are in {LOGS}.")
+
+
+def _deploy(prefect: list[str], environment: dict[str, str]) -> None:
+    """Create the work pool and register the deployments."""
+    for command in (
+        ["work-pool", "create", "local", "--type", "process", "--overwrite"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        done = subprocess.run([*prefect, *command], env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Parse the ports and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    ports = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a background process starts with SIGINT ignored
+    try:
+        exit_with_sentence(lambda: serve(ports.prefect_port, ports.mlflow_port))
+    except KeyboardInterrupt:
+        print("\nStopped.")
+
+
+if __name__ == "__main__":
+    main()
