@@ -1,0 +1,280 @@
+"""Features of a data set: what the quality gate measures of each trajectory and of them all."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from agentrefine.agent.reply import parse_reply
+from agentrefine.conversation import reply_text, sample
+from agentrefine.files import short_hash
+from agentrefine.quality.held_out import HeldOut, world_id
+from agentrefine.quality.near_duplicates import DuplicateIndex, Duplicates
+from agentrefine.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """One trajectory's features. A column that names a problem is None where there is none.
+
+    Attributes:
+        id, persona_id: whose it is.
+        script: hash of the script, equal for equal scripts.
+        world: the world that the script was exported from; empty for a script of another origin.
+        turns: DM and player turns together.
+        player_turns: player turns that the DM answered.
+        error_turns: player turns that the DM judged a mistake of any kind.
+        parameter_errors, logic_errors, place_errors: the same by kind; one turn may be of several.
+        error_turn_ratio: error_turns / player_turns.
+        error_refine_turns: error-free player turns directly after a mistake.
+        corrected_share: error_refine_turns / error_turns; None without mistakes.
+        completed: the last turn says that the task is completed.
+        tokens: tokens of the training sample's messages, without a chat template's own; None when there is no sample.
+        format_problem: why the trajectory makes no well-formed conversation.
+        broken_rule: the first verification rule that it breaks.
+        copy_of: id of an earlier trajectory with the same texts.
+        near_duplicate_of: id of an earlier trajectory that it resembles too closely; copies included.
+        held_out_overlap: what of the evaluation it repeats.
+    """
+
+    id: str
+    persona_id: str
+    script: str
+    world: str
+    turns: int
+    player_turns: int
+    error_turns: int
+    parameter_errors: int
+    logic_errors: int
+    place_errors: int
+    error_turn_ratio: float
+    error_refine_turns: int
+    corrected_share: float | None
+    completed: bool
+    tokens: int | None
+    format_problem: str | None
+    broken_rule: str | None
+    copy_of: str | None
+    near_duplicate_of: str | None
+    held_out_overlap: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataSetFeatures:
+    """Features of the whole data set.
+
+    Attributes:
+        trajectories: how many there are.
+        personas: how many personas they were written for.
+        dropped: samples that never became a trajectory.
+        kept_share: trajectories / (trajectories + dropped).
+        unique_id_share: distinct ids / trajectories.
+        copy_share, near_duplicate_share: trajectories that repeat an earlier one / trajectories.
+        held_out_overlaps: trajectories that repeat something of the evaluation.
+        error_turn_ratio: mistakes / player turns, over all trajectories.
+        corrected_share: error-refine turns / mistakes, over all trajectories; 0 without mistakes.
+        rarest_error_share: the share of the rarest of the three kinds of error among all mistakes.
+        action_entropy: entropy of the actions' verbs (first words), in bits.
+        distinct_action_share: distinct actions / player turns.
+        distinct_goal_share: distinct goals / trajectories.
+        mean_player_turns, mean_tokens: per trajectory.
+    """
+
+    trajectories: int
+    personas: int
+    dropped: int
+    kept_share: float
+    unique_id_share: float
+    copy_share: float
+    near_duplicate_share: float
+    held_out_overlaps: int
+    error_turn_ratio: float
+    corrected_share: float
+    rarest_error_share: float
+    action_entropy: float
+    distinct_action_share: float
+    distinct_goal_share: float
+    mean_player_turns: float
+    mean_tokens: float
+
+
+class Diversity:
+    """Counts what the diversity of a data set is computed from, as trajectories stream by."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._verbs: Counter[str] = Counter()
+        self._actions: set[bytes] = set()
+        self._goals: set[bytes] = set()
+        self._trajectories = 0
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Count one trajectory's goal and actions."""
+        self._trajectories += 1
+        self._goals.add(_fingerprint(trajectory.script.goal))
+        for turn in trajectory.turns:
+            if isinstance(turn, PlayerTurn):
+                self._verbs[(turn.action.split() or [""])[0].lower()] += 1
+                self._actions.add(_fingerprint(turn.action))
+
+    @property
+    def action_entropy(self) -> float:
+        """Entropy of the actions' verbs, in bits."""
+        total = self._verbs.total()
+        return -sum(n / total * math.log2(n / total) for n in self._verbs.values()) if total else 0.0
+
+    @property
+    def distinct_action_share(self) -> float:
+        """Distinct actions / actions."""
+        return _share(len(self._actions), self._verbs.total())
+
+    @property
+    def distinct_goal_share(self) -> float:
+        """Distinct goals / trajectories."""
+        return _share(len(self._goals), self._trajectories)
+
+
+def feature_rows(
+    trajectories: Iterable[Trajectory],
+    *,
+    count_tokens: Callable[[str], int],
+    broken_rule: Callable[[Trajectory], str | None],
+    held_out: HeldOut,
+    near_duplicate_similarity: float,
+    diversity: Diversity,
+) -> Iterator[FeatureRow]:
+    """Stream the features of trajectories, in their order.
+
+    Args:
+        trajectories: read one at a time; nothing of one is kept but its row, a signature and hashes.
+        count_tokens: tokens of a text.
+        broken_rule: the name of the first verification rule that a trajectory breaks, None when it breaks none.
+        held_out: what the data must not contain.
+        near_duplicate_similarity: Jaccard similarity from which two games are near-duplicates.
+        diversity: counts each trajectory on the way.
+    """
+    seen = DuplicateIndex(near_duplicate_similarity)
+    for trajectory in trajectories:
+        diversity.add(trajectory)
+        yield features(
+            trajectory,
+            count_tokens=count_tokens,
+            broken_rule=broken_rule(trajectory),
+            duplicates=seen.add(trajectory),
+            held_out=held_out,
+        )
+
+
+def features(
+    trajectory: Trajectory,
+    *,
+    count_tokens: Callable[[str], int],
+    broken_rule: str | None,
+    duplicates: Duplicates,
+    held_out: HeldOut,
+) -> FeatureRow:
+    """One trajectory's features. Any trajectory that could be read is described, however ill-formed."""
+    turns = trajectory.turns
+    played = list(steps(turns))
+    answers = [step.answer for step in played]
+    errors = sum(answer.error for answer in answers)
+    refined = error_refine_turns(turns)
+    problem = format_problem(turns)
+    first, last = (turns[0], turns[-1]) if turns else (None, None)
+    return FeatureRow(
+        id=trajectory.id,
+        persona_id=trajectory.persona_id,
+        script=short_hash(trajectory.script.model_dump_json()),
+        world=world_id(trajectory.script),
+        turns=len(turns),
+        player_turns=len(played),
+        error_turns=errors,
+        parameter_errors=sum(answer.parameter_error for answer in answers),
+        logic_errors=sum(answer.logic_error for answer in answers),
+        place_errors=sum(answer.place_error for answer in answers),
+        error_turn_ratio=_share(errors, len(played)),
+        error_refine_turns=refined,
+        corrected_share=refined / errors if errors else None,
+        completed=isinstance(last, DMTurn) and last.task_completed,
+        tokens=None if problem else count_tokens(_sample_text(trajectory)),
+        format_problem=problem,
+        broken_rule=broken_rule,
+        copy_of=duplicates.copy_of,
+        near_duplicate_of=duplicates.near_duplicate_of,
+        held_out_overlap=held_out.overlap(trajectory.script, first.observation if isinstance(first, DMTurn) else ""),
+    )
+
+
+def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
+    """Why turns make no well-formed conversation, or None.
+
+    DM and player speak in turn, the DM first and last; turns are numbered from 1; a player turn reads back from its
+    reply text (`Thought: ...` newline `Action: ...`) as it was written.
+    """
+    if len(turns) < 3:
+        return "fewer than three turns"
+    for number, turn in enumerate(turns, start=1):
+        if turn.turn != number:
+            return "turns are not numbered from 1"
+        if isinstance(turn, PlayerTurn) and not _reads_back(turn):
+            return "a player turn that does not read back from its reply text"
+    if not isinstance(turns[0], DMTurn):
+        return "the DM does not begin"
+    if not isinstance(turns[-1], DMTurn):
+        return "the DM does not have the last word"
+    if any(before.role == after.role for before, after in pairwise(turns)):
+        return "DM and player do not alternate"
+    return None
+
+
+def data_set_features(rows: Sequence[FeatureRow], dropped: int, diversity: Diversity) -> DataSetFeatures:
+    """The features of all trajectories together.
+
+    Args:
+        rows: one per trajectory.
+        dropped: samples that never became a trajectory.
+        diversity: what was counted while the rows were made.
+    """
+    count = len(rows)
+    player_turns = sum(row.player_turns for row in rows)
+    errors = sum(row.error_turns for row in rows)
+    kinds = (
+        sum(row.parameter_errors for row in rows),
+        sum(row.logic_errors for row in rows),
+        sum(row.place_errors for row in rows),
+    )
+    return DataSetFeatures(
+        trajectories=count,
+        personas=len({row.persona_id for row in rows}),
+        dropped=dropped,
+        kept_share=_share(count, count + dropped),
+        unique_id_share=_share(len({row.id for row in rows}), count),
+        copy_share=_share(sum(row.copy_of is not None for row in rows), count),
+        near_duplicate_share=_share(sum(row.near_duplicate_of is not None for row in rows), count),
+        held_out_overlaps=sum(row.held_out_overlap is not None for row in rows),
+        error_turn_ratio=_share(errors, player_turns),
+        corrected_share=_share(sum(row.error_refine_turns for row in rows), errors),
+        rarest_error_share=_share(min(kinds), errors),
+        action_entropy=diversity.action_entropy,
+        distinct_action_share=diversity.distinct_action_share,
+        distinct_goal_share=diversity.distinct_goal_share,
+        mean_player_turns=_share(player_turns, count),
+        mean_tokens=_share(sum(row.tokens or 0 for row in rows), count),
+    )
+
+
+def _reads_back(turn: PlayerTurn) -> bool:
+    return parse_reply(reply_text(turn.thought, turn.action)) == (turn.thought.strip(), turn.action.strip())
+
+
+def _sample_text(trajectory: Trajectory) -> str:
+    return "\n".join(message.value for message in sample(trajectory).conversations)
+
+
+def _fingerprint(text: str) -> bytes:
+    return bytes.fromhex(short_hash(" ".join(text.lower().split())))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
