@@ -208,9 +208,18 @@ class TuningParams(Section):
     max_length: Annotated[int, Field(gt=0)]
 
 
+class Endpoint(Section):
+    """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
+
+    base_url: str
+    model: str
+    api_key_env: str
+
+
 class EvaluationParams(Section):
     """Who plays what, and for how long."""
 
+    endpoints: dict[str, Endpoint]
     models: Annotated[list[Literal["base"] | Variant], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
     episodes: Annotated[int, Field(gt=0)]
@@ -254,6 +263,9 @@ class Params(Section):
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
+        clash = [name for name in self.evaluation.endpoints if name in self.evaluation.models]
+        if clash:
+            raise ValueError(f"evaluation.endpoints.{clash[0]} has the name of one of evaluation.models; rename it")
         if self.report.champion_benchmark not in self.evaluation.benchmarks:
             raise ValueError("report.champion_benchmark must be one of evaluation.benchmarks")
         return self

@@ -49,6 +49,8 @@ def stages(params: Params) -> Iterator[Stage]:
         yield Stage(f"tuning@{variant}", lambda variant=variant: tuning(variant))
     for model in params.evaluation.models:
         yield Stage(f"evaluation@{model}", lambda model=model: evaluation(model))
+    for endpoint in params.evaluation.endpoints:
+        yield Stage(f"endpoint_evaluation@{endpoint}", lambda endpoint=endpoint: evaluation(endpoint))
     yield Stage("report", report)
 
 

@@ -1,0 +1,24 @@
+"""Evaluation: a model plays the held-out benchmarks: python -m flows.evaluation base"""
+
+from prefect import flow
+
+from agentrefine.params import load_params
+from flows.command import run
+from tasks.evaluation import evaluate_model
+
+
+@flow(name="evaluation", flow_run_name="evaluation-{model}")
+def evaluation(model: str) -> None:
+    """Write `reports/evaluation/<model>/`.
+
+    Args:
+        model: `base`, a tuned variant, or one of `evaluation.endpoints` in params.yaml.
+
+    Raises:
+        UserError: a model that params.yaml does not name, or a benchmark that is not installed.
+    """
+    evaluate_model(model, load_params())
+
+
+if __name__ == "__main__":
+    run(evaluation, __doc__, ["model"])

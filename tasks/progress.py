@@ -1,0 +1,53 @@
+"""Progress that a person can watch: a bar in the terminal and an artifact in the Prefect UI."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Never
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from tqdm import tqdm
+
+SECONDS_BETWEEN_UPDATES = 3.0
+"""Of the artifact: each update is a request to Prefect's server."""
+
+
+class Progress:
+    """Counts what a stage has done."""
+
+    def __init__(self, bar: "tqdm[Never]", artifact: UUID) -> None:
+        self._bar = bar
+        self._artifact = artifact
+        self._updated = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self._bar.update(count)
+        now = time.monotonic()
+        if now - self._updated > SECONDS_BETWEEN_UPDATES:
+            self._updated = now
+            update_progress_artifact(self._artifact, progress=self.percent)
+
+    @property
+    def percent(self) -> float:
+        """How much is done, from 0 to 100."""
+        return 100 * min(1.0, self._bar.n / self._bar.total) if self._bar.total else 100.0
+
+
+@contextmanager
+def progress(stage: str, total: int, unit: str) -> Iterator[Progress]:
+    """A progress bar and artifact for one stage.
+
+    Args:
+        stage: the stage's name; the artifact's key is `<stage>-progress`.
+        total: how many `unit`s there are.
+        unit: what is counted, such as `game`.
+    """
+    key = f"{stage.replace('_', '-')}-progress"
+    artifact = create_progress_artifact(progress=0.0, key=key, description=f"{total} {unit}s")
+    assert isinstance(artifact, UUID)
+    with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
+        counter = Progress(bar, artifact)
+        yield counter
+    update_progress_artifact(artifact, progress=counter.percent)
