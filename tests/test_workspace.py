@@ -1,0 +1,91 @@
+"""The working folder: what DVC says, overrides that hold for one run, one run at a time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import flows  # noqa: F401  (sets the environment that keeps tools quiet)
+from agentrefine.errors import UserError
+from flows import workspace
+from flows.workspace import Workspace, exclusive_use, overridden_params
+
+PARAMS = """\
+# every knob
+tuning:
+  learning_rate: 1.0e-3  # found by trial
+  variants: [refinement]
+base: tiny
+"""
+DVC = """\
+stages:
+  tuning:
+    matrix:
+      variant: ${tuning.variants}
+    cmd: cp params.yaml ${item.variant}.txt
+    params: [tuning]
+    outs: ["${item.variant}.txt"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with DVC and one stage."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "dvc.yaml").write_text(DVC)
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    return tmp_path
+
+
+def test_a_stage_is_up_to_date_once_it_is_recorded_and_until_its_parameters_change(folder: Path) -> None:
+    work = Workspace()
+    assert not work.up_to_date("tuning@refinement")
+    (folder / "refinement.txt").write_text("a model")
+    work.record("tuning@refinement")
+    assert work.up_to_date("tuning@refinement")
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True).stdout
+    assert "up to date" in status
+    (folder / "params.yaml").write_text(PARAMS.replace("1.0e-3", "2.0e-3"))
+    assert not work.up_to_date("tuning@refinement")
+
+
+def test_overrides_hold_for_one_run_and_leave_the_file_as_it_was(folder: Path) -> None:
+    odd = 'it\'s "odd": {a}, [b]'
+    with overridden_params({"tuning.learning_rate": 0.002, "base": odd, "tuning.variants": ["a", "b"]}):
+        text = (folder / "params.yaml").read_text()
+        assert "# found by trial" in text
+        values = yaml.safe_load(text)
+        assert values["base"] == odd
+        assert values["tuning"] == {"learning_rate": 0.002, "variants": ["a", "b"]}
+    assert (folder / "params.yaml").read_text() == PARAMS
+
+
+def test_overrides_are_put_back_when_the_run_fails(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match="midway"), overridden_params({"base": "other"}):
+        raise RuntimeError("midway")
+    assert (folder / "params.yaml").read_text() == PARAMS
+
+
+def test_an_override_of_an_unknown_key_is_refused_and_changes_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match="learning_speed"), overridden_params({"tuning.learning_speed": 1}):
+        pytest.fail("the run began")
+    assert (folder / "params.yaml").read_text() == PARAMS
+
+
+def test_params_left_by_a_killed_run_are_put_back_by_the_next(folder: Path) -> None:
+    workspace.BACKUP.parent.mkdir(parents=True, exist_ok=True)
+    workspace.BACKUP.write_text(PARAMS)
+    (folder / "params.yaml").write_text(PARAMS.replace("tiny", "other"))
+    with exclusive_use():
+        assert (folder / "params.yaml").read_text() == PARAMS
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_second_run_in_the_same_folder_is_refused() -> None:
+    with exclusive_use(), pytest.raises(UserError, match="Another pipeline run"), exclusive_use():
+        pytest.fail("two runs at once")
