@@ -24,11 +24,29 @@ class Reply(NamedTuple):
     Attributes:
         text: the answer, raw: what the policy wrote before the end of its turn.
         prompt_tokens, completion_tokens: as the policy counts them.
+        turns_cut: how many of the dialogue's oldest turns were left out because the context was full.
+        context_full: not even the opening and the last turn fit; there is no answer and the episode ends.
     """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
+    turns_cut: int = 0
+    context_full: bool = False
+
+
+OPENING_MESSAGES = 3
+"""Instructions, acknowledgement, goal: never cut."""
+
+
+def without_oldest_turns(messages: list[Message], turns: int) -> list[Message]:
+    """The dialogue without its `turns` oldest turns: the agent's message and the observation that answers it."""
+    return messages[:OPENING_MESSAGES] + messages[OPENING_MESSAGES + 2 * turns :]
+
+
+def turns_that_can_be_cut(messages: list[Message]) -> int:
+    """How many turns may go: all but the last, whose observation is what the agent answers."""
+    return max(0, (len(messages) - OPENING_MESSAGES) // 2 - 1)
 
 
 class Policy(Protocol):

@@ -6,6 +6,10 @@ from typing import NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 
+class SimulatorError(Exception):
+    """A simulator died or stopped answering: the episode ends as an environment error, the others play on."""
+
+
 class EpisodeSpec(BaseModel):
     """Everything that is needed to make one episode again.
 
@@ -58,11 +62,19 @@ class Environment(Protocol):
     goal: str
 
     def reset(self) -> str:
-        """Start the episode and return the first observation."""
+        """Start the episode and return the first observation.
+
+        Raises:
+            SimulatorError: the simulator cannot start it.
+        """
         ...
 
     def step(self, action: str) -> StepResult:
-        """Take one action. Any text is answered with an observation; no text raises."""
+        """Take one action. Any text is answered with an observation; no text raises.
+
+        Raises:
+            SimulatorError: the simulator died or stopped answering.
+        """
         ...
 
     def close(self) -> None:

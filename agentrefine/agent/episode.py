@@ -1,0 +1,88 @@
+"""The record of one played episode."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+StopReason = Literal["solved", "step limit", "environment over", "context full", "environment error"]
+
+
+class EpisodeStep(BaseModel):
+    """One turn of the agent and the answer to it.
+
+    Attributes:
+        thought, action: the parts of the reply; both empty on a format error.
+        reply: the reply, raw.
+        observation: what the agent was told next.
+        valid: the action was known, well-formed and possible (AgentBoard's grounding); False on a format error.
+        format_error: the reply was not in the `Thought:`/`Action:` form; the environment did not see it.
+        progress: best share of sub-goals so far, in [0, 1].
+        prompt_tokens, completion_tokens: as the policy counts them.
+        turns_cut: how many of the oldest turns the policy did not read because its context was full.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    thought: str
+    action: str
+    reply: str
+    observation: str
+    valid: bool
+    format_error: bool
+    progress: float
+    prompt_tokens: int
+    completion_tokens: int
+    turns_cut: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether the agent was told of an error."""
+        return not self.valid
+
+
+class Episode(BaseModel):
+    """One episode as one model played it. Equal plays give equal bytes: how long it took is not written.
+
+    Attributes:
+        id, benchmark, task, seed, variant, difficulty: the episode's specification (`EpisodeSpec`).
+        model: the model's name.
+        model_digest: what identifies its weights; empty where that is unknown.
+        goal: the task in words.
+        first_observation: what the agent saw before its first turn; with `goal`, `steps` and the benchmark's
+            instructions, the whole dialogue.
+        steps: the agent's turns.
+        success: the goal was fully reached.
+        progress: best share of sub-goals reached, in [0, 1].
+        stop: why it ended.
+        error: what the simulator said when `stop` is `environment error`; otherwise empty.
+        seconds: wall-clock time from start to end, shared with the other episodes of the batch; kept in memory only.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    benchmark: str
+    task: str
+    seed: int
+    variant: str
+    difficulty: str
+    model: str
+    model_digest: str
+    goal: str
+    first_observation: str
+    steps: list[EpisodeStep]
+    success: bool
+    progress: float
+    stop: StopReason
+    error: str = ""
+    seconds: float = Field(default=0.0, exclude=True)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that the policy read, summed over the turns."""
+        return sum(step.prompt_tokens for step in self.steps)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens that the policy wrote."""
+        return sum(step.completion_tokens for step in self.steps)
