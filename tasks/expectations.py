@@ -1,0 +1,256 @@
+"""The quality gate's expectations, judged by Great Expectations, and the gate as a whole.
+
+Importing this module takes four seconds (Great Expectations): import it where the gate is run, nowhere else.
+"""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import great_expectations as gx
+import pandas as pd
+from great_expectations import expectations as gxe
+from great_expectations.checkpoint import Checkpoint, UpdateDataDocsAction
+from great_expectations.core import ExpectationValidationResult, RunIdentifier
+from great_expectations.data_context import EphemeralDataContext
+from great_expectations.data_context.types.base import ProgressBarsConfig
+
+from agentrefine.errors import UserError
+from agentrefine.files import atomic_write, read_jsonl, write_json
+from agentrefine.params import Band, MostlyBand, Params, Requirement, Section, Thresholds
+from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
+from agentrefine.quality.features import DataSetFeatures, Diversity, FeatureRow, data_set_features, feature_rows
+from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, number, summary, table
+from agentrefine.quality.held_out import HeldOut
+from agentrefine.trajectory import Trajectory
+
+SITE = "local"
+
+
+class Scope(NamedTuple):
+    """One table and what is expected of its columns."""
+
+    name: str
+    table: pd.DataFrame
+    thresholds: Section
+
+
+def run_gate(
+    trajectories: Path,
+    dropped: Path,
+    out: Path,
+    reports: Path,
+    params: Params,
+    *,
+    count_tokens: Callable[[str], int],
+    broken_rule: Callable[[Trajectory], str | None],
+    held_out: HeldOut,
+) -> GateResult:
+    """Judge the trajectories and write the data set if nothing critical is wrong with them.
+
+    The feature table (`features.csv`), `result.json`, `summary.md` and `data_docs/` are written in any case. A data
+    set of an earlier run is removed first, so that a refused one leaves nothing to be tuned on.
+
+    Args:
+        trajectories: verified games, one `Trajectory` a line.
+        dropped: samples that never became one, one a line.
+        out: folder of `train.jsonl` and `validation.jsonl`.
+        reports: folder of the gate's reports.
+        params: `seed` and the section `quality_gate` are used.
+        count_tokens: tokens of a text, by the tokenizer of the model that is tuned.
+        broken_rule: the name of the first verification rule that a trajectory breaks, None when it breaks none.
+        held_out: what the data must not contain.
+
+    Raises:
+        UserError: a critical expectation failed (with a table of all that failed), a file is missing or broken, or
+            the disk is full.
+    """
+    remove_data_set(out)
+    gate = params.quality_gate
+    diversity = Diversity()
+    rows = list(
+        feature_rows(
+            read_jsonl(trajectories, Trajectory),
+            count_tokens=count_tokens,
+            broken_rule=broken_rule,
+            held_out=held_out,
+            near_duplicate_similarity=gate.near_duplicate_similarity,
+            diversity=diversity,
+        )
+    )
+    whole = data_set_features(rows, _count_lines(dropped), diversity)
+    feature_table = _table(FeatureRow, rows)
+    with atomic_write(reports / "features.csv") as handle:
+        feature_table.to_csv(handle, index=False)
+    result = check(feature_table, whole, gate.thresholds, reports / "data_docs")
+    write_json(reports / "result.json", result.model_dump())
+    with atomic_write(reports / "summary.md") as handle:
+        handle.write(summary(result))
+    if not result.passed:
+        raise UserError(
+            f"The quality gate refused {trajectories}: no data set was written; mend the data or change "
+            f"quality_gate.thresholds in params.yaml ({reports / 'summary.md'} tells more).\n\n{table(result.failures)}"
+        )
+    validation = validation_personas((row.persona_id for row in rows), gate.validation_share, params.seed)
+    write_data_set(read_jsonl(trajectories, Trajectory), validation, out)
+    return result
+
+
+def check(rows: pd.DataFrame, data_set: DataSetFeatures, thresholds: Thresholds, data_docs: Path) -> GateResult:
+    """Judge features by thresholds and write Great Expectations' data docs.
+
+    Args:
+        rows: one row per trajectory, columns as in `FeatureRow`.
+        data_set: the features of all of them together.
+        thresholds: what is expected.
+        data_docs: folder of the HTML pages, replaced.
+    """
+    scopes = (
+        Scope("trajectory", rows, thresholds.trajectory),
+        Scope("data_set", _table(DataSetFeatures, [data_set]), thresholds.data_set),
+    )
+    with _replaced_folder(data_docs) as folder:
+        context = _context(folder)
+        results = [_validate(context, scope) for scope in scopes]
+    findings = [
+        _finding(scope, column, threshold, result[column])
+        for scope, result in zip(scopes, results, strict=True)
+        for column, threshold in scope.thresholds
+    ]
+    passed = all(finding.success or finding.severity == "warning" for finding in findings)
+    return GateResult(passed=passed, data_set=dataclasses.asdict(data_set), findings=findings)
+
+
+def _context(data_docs: Path) -> EphemeralDataContext:
+    """A Great Expectations context in memory that writes its pages to a folder and nothing anywhere else."""
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(data_docs.resolve())},
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+    context.add_data_docs_site(SITE, site)
+    return context
+
+
+def _validate(context: EphemeralDataContext, scope: Scope) -> dict[str, ExpectationValidationResult]:
+    """Great Expectations' result of each column of a scope."""
+    expectations = [_expectation(column, threshold) for column, threshold in scope.thresholds]
+    suite = context.suites.add(gx.ExpectationSuite(name=scope.name, expectations=expectations))
+    asset = context.data_sources.add_pandas(scope.name).add_dataframe_asset("features")
+    definition = gx.ValidationDefinition(
+        name=scope.name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
+    )
+    index = {"unexpected_index_column_names": ["id"]} if scope.name == "trajectory" else {}
+    checkpoint = Checkpoint(
+        name=scope.name,
+        validation_definitions=[context.validation_definitions.add(definition)],
+        actions=[UpdateDataDocsAction(name="data_docs", site_names=[SITE])],
+        result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES, **index},
+    )
+    run = context.checkpoints.add(checkpoint).run(
+        batch_parameters={"dataframe": scope.table}, run_id=RunIdentifier(run_name="quality_gate")
+    )
+    (validation,) = run.run_results.values()
+    return {result.expectation_config.kwargs["column"]: result for result in validation.results}
+
+
+def _expectation(column: str, threshold: Requirement | Band) -> gxe.Expectation:
+    """The expectation that a threshold stands for."""
+    if isinstance(threshold, MostlyBand):
+        return gxe.ExpectColumnValuesToBeBetween(
+            column=column,
+            min_value=threshold.min,
+            max_value=threshold.max,
+            mostly=threshold.mostly,
+            severity=threshold.severity,
+        )
+    if isinstance(threshold, Band):
+        return gxe.ExpectColumnValuesToBeBetween(
+            column=column, min_value=threshold.min, max_value=threshold.max, severity=threshold.severity
+        )
+    if column == "id":
+        return gxe.ExpectColumnValuesToBeUnique(column=column, mostly=threshold.mostly, severity=threshold.severity)
+    if column == "completed":
+        return gxe.ExpectColumnValuesToBeInSet(
+            column=column, value_set=[True], mostly=threshold.mostly, severity=threshold.severity
+        )
+    return gxe.ExpectColumnValuesToBeNull(column=column, mostly=threshold.mostly, severity=threshold.severity)
+
+
+def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: ExpectationValidationResult) -> Finding:
+    """What Great Expectations found of a column, in our terms.
+
+    Raises:
+        RuntimeError: Great Expectations could not evaluate the expectation.
+    """
+    if "element_count" not in found.result:
+        raise RuntimeError(f"{scope.name}.{column} could not be judged: {found.exception_info}")
+    failed, total = found.result["unexpected_count"], found.result["element_count"]
+    whole = scope.name == "data_set"
+    examples = [] if whole else found.result.get("partial_unexpected_index_list") or []
+    return Finding(
+        scope=scope.name,
+        column=column,
+        expectation=found.expectation_config.type,
+        severity=threshold.severity,
+        success=bool(found.success),
+        expected=_expected(column, threshold),
+        observed=number(scope.table[column].iloc[0]) if whole else f"{failed} of {total} failed",
+        share=None if whole else round((found.result.get("unexpected_percent") or 0.0) / 100, 6),
+        example_ids=[str(example["id"]) for example in examples],
+        example_values=[_value(example[column]) for example in examples],
+    )
+
+
+def _expected(column: str, threshold: Requirement | Band) -> str:
+    """A threshold in words."""
+    if isinstance(threshold, Band):
+        ends = ("at least", threshold.min), ("at most", threshold.max)
+        words = " and ".join(f"{word} {number(end)}" for word, end in ends if end is not None)
+    else:
+        words = {"id": "unique", "completed": "true"}.get(column, "none")
+    mostly = threshold.mostly if isinstance(threshold, Requirement | MostlyBand) else 1.0
+    return words if mostly == 1 else f"{words}, for at least {number(100 * mostly)}%"
+
+
+def _value(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _table(record: type[Any], records: Sequence[Any]) -> pd.DataFrame:
+    """Records of a dataclass as a table with its fields as columns; whole numbers stay whole beside missing ones."""
+    names = [field.name for field in dataclasses.fields(record)]
+    frame = pd.DataFrame({name: [getattr(r, name) for r in records] for name in names})
+    return frame.astype({"tokens": "Int64"}) if "tokens" in names else frame
+
+
+def _count_lines(path: Path) -> int:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the stage that writes it.")
+    with path.open("rb") as handle:
+        return sum(1 for _ in handle)
+
+
+@contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of an old one when the body has filled it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            filled = Path(temporary) / folder.name
+            filled.mkdir()
+            yield filled
+            shutil.rmtree(folder, ignore_errors=True)
+            filled.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); free some space or make the folder writable."
+        ) from error
