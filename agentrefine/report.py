@@ -1,0 +1,303 @@
+"""The report: what the stages counted and what the models reached, as Markdown, one HTML page and a terminal table."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.table import Table
+
+from agentrefine import plots, report_inputs
+from agentrefine.agent.episode import Episode
+from agentrefine.errors import UserError
+from agentrefine.files import atomic_write
+from agentrefine.metrics import Comparison, Rate
+from agentrefine.params import BASE, Params
+from agentrefine.plots import label
+from agentrefine.report_inputs import Project, Results
+
+COLUMNS = {
+    "success_rate": ("success", "share of episodes that were fully solved (Wilson's interval)."),
+    "progress_rate": ("progress", "mean of the best share of sub-goals that an episode reached (bootstrap interval)."),
+    "grounding": ("grounding", "share of steps whose action was known, well-formed and possible."),
+    "format_error_rate": (
+        "format errors",
+        "share of steps whose reply was not a thought and an action.",
+    ),
+    "stuck_rate": (
+        "stuck",
+        "share of episodes that repeat one failing action three times or more.",
+    ),
+    "recovery_rate": (
+        "recovery",
+        "after an error, share of next actions that are valid and different; - where no error was made.",
+    ),
+}
+"""Rates by the names that `agentrefine.metrics.summarise` gives them: heading and meaning."""
+
+OFFLINE_TEACHER = (
+    "The games were written by the rule-based offline teacher, a stand-in for dry runs, tests and small studies; no "
+    "language model wrote them."
+)
+TINY_MODEL = (
+    "The tuned model is tiny (about one million parameters, made here in minutes) and was tuned with one seed: the "
+    "figures show what this pipeline does, not what refinement tuning does for a large model."
+)
+BOOKKEEPING = (
+    "In the worlds, observations restate what is held and what is left to do. That bookkeeping is done by the "
+    "environment, not by the model, and a small model depends on it."
+)
+NEXT_STEPS = (
+    ("Runs, loss curves and models side by side", "mlflow ui --backend-store-uri {uri} --host 127.0.0.1"),
+    ("What changed against the last commit", "dvc metrics diff"),
+    ("Curves against the last commit", "dvc plots diff"),
+    ("The same pipeline with another setting", "dvc exp run -S tuning.learning_rate=1e-3"),
+    ("What the loss is computed on, token by token", "python -m agentrefine.tuning.show_mask data/dataset/train.jsonl"),
+    ("Every expectation of the quality gate", "less reports/quality_gate/summary.md"),
+    ("Every episode, step by step", "less reports/evaluation/{model}/episodes.jsonl"),
+)
+
+
+class Plot(NamedTuple):
+    """A figure of the report: file name, what it shows, and its PNG bytes in base64 for the HTML page."""
+
+    name: str
+    title: str
+    base64: str
+
+
+def write_report(params: Params, project: Project = Project()) -> Results:  # noqa: B008 (frozen)
+    """Write `reports/report.md`, `reports/report.html` and `reports/plots/` from what the stages left.
+
+    Returns:
+        What the report shows, for the terminal.
+
+    Raises:
+        UserError: a stage has not been run, or left something else than it should; names the file.
+    """
+    results = report_inputs.load_results(params, project)
+    if not any(results.models.values()):
+        raise UserError("reports/evaluation: no model has played any benchmark; run the stage evaluation again.")
+    out = project.root / "reports"
+    values = _values(params, results, draw_plots(results, out / "plots"))
+    tuned = [model for model in results.models if model != BASE]
+    notable = [e for model in tuned for e in report_inputs.notable_episodes(project.episodes(model))]
+    with atomic_write(out / "report.md") as handle:
+        handle.write(_render("report.md.jinja", values))
+    with atomic_write(out / "report.html") as handle:
+        handle.write(_render("report.html.jinja", {**values, "episodes": notable}))
+    return results
+
+
+def draw_plots(results: Results, folder: Path) -> list[Plot]:
+    """Draw the figures and write their numbers beside them as CSV; what has no numbers is left out."""
+    bars, progress = report_inputs.success_bars(results.models), report_inputs.progress_points(results.models)
+    drawn = []
+    if bars:
+        plots.success_bars(folder / "success.png", bars)
+        plots.write_table(folder / "success.csv", bars)
+        drawn.append(_plot(folder / "success.png", "Success rates with 95% intervals"))
+    if progress:
+        plots.progress_curves(folder / "progress.png", progress)
+        plots.write_table(folder / "progress.csv", progress)
+        drawn.append(_plot(folder / "progress.png", "Mean progress over the steps of an episode"))
+    if results.losses:
+        plots.loss_curves(folder / "loss.png", results.losses)
+        plots.write_table(folder / "loss.csv", results.losses)
+        drawn.append(_plot(folder / "loss.png", "Training loss on the unmasked tokens"))
+    return drawn
+
+
+def terminal_table(results: Results) -> Table:
+    """The result table for the terminal: one row per benchmark and model."""
+    table = Table(title="Percent, with 95% intervals", title_justify="left", header_style="bold", pad_edge=False)
+    table.add_column("environment")
+    table.add_column("model")
+    for heading, _ in COLUMNS.values():
+        table.add_column(heading, justify="right")
+    table.add_column("n", justify="right")
+    for row in _rows(results):
+        if row["first"] and table.row_count:
+            table.add_section()
+        shown = row["benchmark"] if row["first"] else ""
+        table.add_row(shown, row["model"], *row["cells"], row["n"])
+    return table
+
+
+def headline(params: Params, results: Results) -> list[str]:
+    """The main finding of each tuned model: its success on the benchmark that decides, against the base's."""
+    benchmark = params.report.champion_benchmark
+    sentences = []
+    for model, summaries in results.models.items():
+        if model == BASE or benchmark not in summaries:
+            continue
+        sentence = f"On {label(benchmark)}, {label(model)} solves {_percent(summaries[benchmark].success_rate)}%"
+        base = results.models.get(BASE, {}).get(benchmark)
+        if base is not None:
+            sentence += f"; the base it was tuned from solves {_percent(base.success_rate)}%"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def verdict_sentence(comparison: Comparison) -> str:
+    """A paired comparison in words."""
+    difference = comparison.success_difference
+    return (
+        f"{label(comparison.benchmark)}: {label(comparison.a)} against {label(comparison.b)}: {comparison.verdict}; "
+        f"success differs by {_percent(difference, sign='+')} points over {difference.n} episodes; solved by "
+        f"{label(comparison.a)} only: {comparison.only_a}, by {label(comparison.b)} only: {comparison.only_b} "
+        f"(exact test: p = {comparison.p_value:.2g})."
+    )
+
+
+def next_steps(params: Params) -> list[dict[str, str]]:
+    """Commands that show more, each with what it shows."""
+    fitting = {"uri": params.tracking.uri, "model": params.evaluation.models[-1]}
+    if "@" in params.tracking.uri:
+        fitting["uri"] = "<tracking.uri>"
+    return [{"what": what, "command": command.format(**fitting)} for what, command in NEXT_STEPS]
+
+
+def episodes_to_read(model: str, episodes: Sequence[Episode]) -> str:
+    """Episodes as a Markdown page, the whole dialogue after the instructions."""
+    return _render("episodes.md.jinja", {"model": model, "episodes": episodes})
+
+
+def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str, Any]:
+    return {
+        "results": results,
+        "counts": results.synthesis,
+        "headline": headline(params, results),
+        "caveats": _caveats(params),
+        "max_steps": params.evaluation.max_steps,
+        "columns": [heading for heading, _ in COLUMNS.values()],
+        "meanings": [f"{heading}: {meaning}" for heading, meaning in COLUMNS.values()],
+        "rows": _rows(results),
+        "plots": drawn,
+        "verdicts": [verdict_sentence(comparison) for comparison in results.comparisons],
+        "stages": _stages(results),
+        "rules": _rules(results),
+        "gate": _gate(results),
+        "tuning": _tuning(results),
+        "next_steps": next_steps(params),
+    }
+
+
+def _caveats(params: Params) -> list[str]:
+    return [
+        *([OFFLINE_TEACHER] if params.teacher.is_offline else []),
+        *([TINY_MODEL] if params.base_model.is_tiny else []),
+        *([BOOKKEEPING] if any(name.startswith("worlds") for name in params.evaluation.benchmarks) else []),
+    ]
+
+
+def _rows(results: Results) -> list[dict[str, Any]]:
+    rows = []
+    for benchmark in report_inputs.benchmarks(results.models):
+        players = [model for model, summaries in results.models.items() if benchmark in summaries]
+        for model in players:
+            summary = results.models[model][benchmark]
+            rates = summary.rates()
+            rows.append(
+                {
+                    "benchmark": label(benchmark),
+                    "model": label(model),
+                    "first": model == players[0],
+                    "cells": [_percent(rates[name]) for name in COLUMNS],
+                    "n": _count(summary.episodes),
+                }
+            )
+    return rows
+
+
+def _stages(results: Results) -> list[dict[str, str]]:
+    synthesis, verification, refinement = results.synthesis, results.verification, results.refinement
+    counts = [
+        ("synthesis", "personas", synthesis.personas),
+        ("synthesis", "samples asked for", synthesis.samples),
+        ("synthesis", "scripts written", synthesis.scripts),
+        ("synthesis", "trajectories written", synthesis.trajectories),
+        ("synthesis", "calls of the teacher", synthesis.calls),
+        ("synthesis", "prompt tokens", synthesis.prompt_tokens),
+        ("synthesis", "completion tokens", synthesis.completion_tokens),
+        ("verification", "first answers judged", verification.judged),
+        ("verification", "passed", verification.passed),
+        ("verification", "rejected", verification.rejected),
+        ("refinement", "further calls of the teacher", refinement.calls),
+        ("refinement", "samples kept", refinement.kept),
+        ("refinement", "samples dropped", refinement.dropped),
+    ]
+    return [{"stage": stage, "what": what, "count": _count(count)} for stage, what, count in counts]
+
+
+def _rules(results: Results) -> list[dict[str, str]]:
+    rejected, dropped = results.verification.by_rule, results.refinement.dropped_by_rule
+    names = sorted(rejected.keys() | dropped.keys(), key=lambda rule: (-rejected.get(rule, 0), rule))
+    return [
+        {"rule": rule, "rejected": _count(rejected.get(rule, 0)), "dropped": _count(dropped.get(rule, 0))}
+        for rule in names
+    ]
+
+
+def _gate(results: Results) -> dict[str, Any]:
+    gate = results.gate
+    met = sum(finding.success for finding in gate.findings)
+    outcome = "passed" if gate.passed else "was refused"
+    sentence = f"The data set {outcome}: {met} of {len(gate.findings)} expectations are met."
+    findings = [
+        {
+            "severity": finding.severity,
+            "name": f"{label(finding.scope)}: {label(finding.column)}",
+            "observed": finding.observed,
+            "expected": finding.expected,
+        }
+        for finding in gate.failures
+    ]
+    return {"sentence": sentence, "findings": findings}
+
+
+def _tuning(results: Results) -> dict[str, Any]:
+    numbers = {
+        variant: {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        for variant, figures in results.tuning.items()
+    }
+    columns = list(dict.fromkeys(name for figures in numbers.values() for name in figures))
+    rows = [
+        {"variant": label(variant), "cells": [_figure(figures[name]) if name in figures else "-" for name in columns]}
+        for variant, figures in numbers.items()
+    ]
+    return {"columns": [label(name) for name in columns], "rows": rows}
+
+
+def _percent(rate: Rate, sign: str = "") -> str:
+    """A rate in percent with its interval, such as `56.0 [42.3, 68.8]`; `-` where nothing was measured."""
+    if rate.value is None or rate.low is None or rate.high is None:
+        return "-"
+    return f"{100 * rate.value:{sign}.1f} [{100 * rate.low:{sign}.1f}, {100 * rate.high:{sign}.1f}]"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"
+
+
+def _figure(number: float) -> str:
+    if isinstance(number, int):
+        return _count(number)
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def _plot(path: Path, title: str) -> Plot:
+    return Plot(path.name, title, base64.b64encode(path.read_bytes()).decode())
+
+
+def _render(template: str, values: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("agentrefine"),
+        autoescape=template.endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)

@@ -1,0 +1,253 @@
+"""What the report reads: the small files that every stage leaves, as typed values."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+
+from agentrefine.agent.episode import Episode
+from agentrefine.errors import UserError
+from agentrefine.files import first_problem, read_jsonl
+from agentrefine.metrics import Comparison, Rate, compare
+from agentrefine.params import BASE, Params
+from agentrefine.plots import Bar, LossPoint, ProgressPoint
+from agentrefine.quality.gate import GateResult
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Counts(BaseModel):
+    """A stage's metrics.json; keys that the report does not show are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SynthesisCounts(Counts):
+    """data/synthesis/metrics.json: what was asked of the teacher at first, and what it cost."""
+
+    personas: int
+    samples: int
+    scripts: int
+    trajectories: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class VerificationCounts(Counts):
+    """data/verification/metrics.json: how the rules judged the first answers."""
+
+    judged: int
+    passed: int
+    rejected: int
+    by_rule: dict[str, int]
+
+
+class RefinementCounts(Counts):
+    """data/refinement/metrics.json: what became of every sample."""
+
+    samples: int
+    kept: int
+    dropped: int
+    dropped_by_rule: dict[str, int]
+    calls: int
+
+
+class BenchmarkSummary(Counts):
+    """What one model reached on one benchmark (`agentrefine.metrics.summarise`)."""
+
+    episodes: int
+    success_rate: Rate
+    progress_rate: Rate
+    grounding: Rate
+    format_error_rate: Rate
+    stuck_rate: Rate
+    recovery_rate: Rate
+    progress_by_step: list[float]
+
+    def rates(self) -> dict[str, Rate]:
+        """The rates by their names, in the order of the tables."""
+        return {name: value for name, value in self if isinstance(value, Rate)}
+
+
+class ModelSummary(RootModel[dict[str, BenchmarkSummary]]):
+    """reports/evaluation/<model>/metrics.json: a model's summary by benchmark."""
+
+
+class TuningFigures(RootModel[dict[str, Any]]):
+    """reports/tuning/<variant>/metrics.json: whatever figures tuning left, by name."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where the stages leave their files: paths under the project's folder."""
+
+    root: Path = Path()
+
+    def evaluation(self, model: str) -> Path:
+        """The folder of a model's evaluation."""
+        return self.root / "reports" / "evaluation" / model
+
+    def tuning(self, variant: str) -> Path:
+        """The folder of a variant's tuning figures."""
+        return self.root / "reports" / "tuning" / variant
+
+    def episodes(self, model: str) -> Iterator[Episode]:
+        """A model's episodes, streamed.
+
+        Raises:
+            UserError: the file is missing or a line is not an episode.
+        """
+        return read_jsonl(self.evaluation(model) / "episodes.jsonl", Episode)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that the report shows.
+
+    Attributes:
+        synthesis, verification, refinement: the data stages' counts.
+        gate: the quality gate's result.
+        tuning: figures of each tuned variant.
+        losses: the loss curves of all variants.
+        models: what each evaluated model reached, by benchmark; in the order of params.yaml, endpoints last.
+        comparisons: each other model against the base, per benchmark.
+    """
+
+    synthesis: SynthesisCounts
+    verification: VerificationCounts
+    refinement: RefinementCounts
+    gate: GateResult
+    tuning: dict[str, dict[str, Any]]
+    losses: list[LossPoint]
+    models: dict[str, dict[str, BenchmarkSummary]]
+    comparisons: list[Comparison]
+
+
+def load_results(params: Params, project: Project) -> Results:
+    """Read what the stages left, for the models and variants that params.yaml names.
+
+    Raises:
+        UserError: a file is missing or is not what its stage writes; names it.
+    """
+    data, reports = project.root / "data", project.root / "reports"
+    variants = [model for model in params.evaluation.models if model != BASE]
+    models = [*params.evaluation.models, *params.evaluation.endpoints]
+    return Results(
+        synthesis=_read(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
+        verification=_read(data / "verification" / "metrics.json", VerificationCounts, "verification"),
+        refinement=_read(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
+        gate=_read(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
+        tuning={v: _read(project.tuning(v) / "metrics.json", TuningFigures, "tuning").root for v in variants},
+        losses=[point for v in variants for point in read_losses(project.tuning(v) / "loss_curve.csv", v)],
+        models={model: model_summary(project, model) for model in models},
+        comparisons=_comparisons(project, models) if BASE in models else [],
+    )
+
+
+def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
+    """What a model reached, by benchmark.
+
+    Raises:
+        UserError: the evaluation has not been run or its file is broken.
+    """
+    return _read(project.evaluation(model) / "metrics.json", ModelSummary, "evaluation").root
+
+
+def read_losses(path: Path, variant: str) -> list[LossPoint]:
+    """A loss curve from its CSV file with the columns `step`, `loss` and `tokens`.
+
+    Raises:
+        UserError: the file is missing or is not such a table; names the line.
+    """
+    if not path.is_file():
+        raise _missing(path, "tuning")
+    points = []
+    with path.open(encoding="utf-8", newline="") as handle:
+        for number, row in enumerate(csv.DictReader(handle), start=2):
+            try:
+                points.append(LossPoint(variant, int(row["step"]), int(row["tokens"]), float(row["loss"])))
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path}, line {number}: expected numbers in the columns step, loss, tokens; run tuning again."
+                ) from error
+    return points
+
+
+def success_bars(models: dict[str, dict[str, BenchmarkSummary]]) -> list[Bar]:
+    """The success rates as the figure draws them: benchmark by benchmark."""
+    return [
+        Bar(benchmark, model, rate.value, rate.low, rate.high, rate.n)
+        for benchmark in benchmarks(models)
+        for model, summaries in models.items()
+        if benchmark in summaries
+        for rate in [summaries[benchmark].success_rate]
+        if rate.value is not None and rate.low is not None and rate.high is not None
+    ]
+
+
+def progress_points(models: dict[str, dict[str, BenchmarkSummary]]) -> list[ProgressPoint]:
+    """Progress over the steps as the figure draws it: benchmark by benchmark."""
+    return [
+        ProgressPoint(benchmark, model, step, progress)
+        for benchmark in benchmarks(models)
+        for model, summaries in models.items()
+        if benchmark in summaries
+        for step, progress in enumerate(summaries[benchmark].progress_by_step)
+    ]
+
+
+def benchmarks(models: dict[str, dict[str, BenchmarkSummary]]) -> list[str]:
+    """The benchmarks that any model played, in the order in which they were played."""
+    return list(dict.fromkeys(name for summaries in models.values() for name in summaries))
+
+
+def flat_metrics(summaries: dict[str, BenchmarkSummary]) -> dict[str, float]:
+    """Rates as single numbers, `<benchmark>/<rate>` with `_low`, `_high` and `_n`; unmeasured ones are left out."""
+    flat: dict[str, float] = {}
+    for benchmark, summary in summaries.items():
+        for name, rate in summary.rates().items():
+            parts = {"": rate.value, "_low": rate.low, "_high": rate.high, "_n": float(rate.n)}
+            flat |= {f"{benchmark}/{name}{end}": value for end, value in parts.items() if value is not None}
+    return flat
+
+
+def notable_episodes(episodes: Iterable[Episode]) -> list[Episode]:
+    """For each benchmark the first solved and the first unsolved episode."""
+    found: dict[tuple[str, bool], Episode] = {}
+    for episode in episodes:
+        found.setdefault((episode.benchmark, episode.success), episode)
+    return sorted(found.values(), key=lambda episode: (episode.benchmark, not episode.success))
+
+
+def _comparisons(project: Project, models: Sequence[str]) -> list[Comparison]:
+    base = _by_benchmark(project.episodes(BASE))
+    found = []
+    for model in models:
+        if model != BASE:
+            played = _by_benchmark(project.episodes(model))
+            found += [compare(episodes, base[name]) for name, episodes in played.items() if name in base]
+    return found
+
+
+def _by_benchmark(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
+    groups: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(episode.benchmark, []).append(episode)
+    return groups
+
+
+def _read(path: Path, model: type[ModelT], stage: str) -> ModelT:
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _missing(path, stage) from error
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)} Run the stage {stage} again.") from error
+
+
+def _missing(path: Path, stage: str) -> UserError:
+    return UserError(f"{path}: no such file; the report needs the stage {stage} to have run (`dvc repro {stage}`).")

@@ -1,0 +1,376 @@
+"""What MLflow keeps: one run per model, and the registered model whose alias moves by comparison only.
+
+Tuning, evaluation and report are processes of their own. They find the same run again by the digest of the model's
+files, so a repeated evaluation updates its run and a newly tuned model opens a new one.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault(
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
+)  # the default, 7, leaves a wrong address silent for minutes
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from prefect.runtime import flow_run
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentrefine.agent.episode import Episode
+from agentrefine.errors import UserError
+from agentrefine.files import read_jsonl, sha256_file
+from agentrefine.metrics import Comparison, compare
+from agentrefine.params import Params, TrackingParams
+
+MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
+TUNED_SECTIONS = (*MODEL_SECTIONS, "base_model", "tuning")
+BASE_SECTIONS = ("seed", "base_model")
+"""Sections of params.yaml that decide what a model's files hold; only these are a run's parameters."""
+
+EPISODES = "evaluation/episodes.jsonl"
+MODEL = "model"
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+class CurvePoint(NamedTuple):
+    """One point of a loss curve.
+
+    Attributes:
+        step: optimizer steps so far.
+        loss: mean loss over the trained tokens since the last point, in nats per token.
+        tokens: tokens read so far.
+    """
+
+    step: int
+    loss: float
+    tokens: int
+
+
+class Registration(NamedTuple):
+    """Where a model stands in the registry.
+
+    Attributes:
+        version: its version of the registered model.
+        alias: `champion` or `challenger`.
+        against: what it was compared with, such as `base` or `version 3`; empty when it is the champion already.
+        comparison: the paired comparison with it; None where there is none, or no episode that both have played.
+    """
+
+    version: str
+    alias: str
+    against: str
+    comparison: Comparison | None
+
+
+def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
+    """The id of the run that holds a model; made when there is none.
+
+    Args:
+        model: `base`, a variant, or an endpoint's name.
+        digest: what identifies its files (`agentrefine.tuning.models.model_digest`).
+        tracking: where runs are kept.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(tracking) as client:
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment(tracking.experiment)
+        wanted = f"tags.model_digest = '{digest}' and tags.model = '{_quotable(model)}'"
+        found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {"model": model, "model_digest": digest, "mlflow.source.git.commit": _git_commit()}
+        run = client.create_run(experiment_id, tags=tags, run_name=f"{model}-{digest[:6]}")
+        client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
+
+
+def log_tuning(
+    run_id: str,
+    params: Params,
+    *,
+    data_set: Path,
+    curve: Sequence[CurvePoint],
+    metrics: Mapping[str, float],
+    folder: Path,
+) -> None:
+    """Log what made a tuned model: parameters, data set, loss curve, final figures, and the model's files.
+
+    Args:
+        run_id: from `run_for`.
+        params: those that the model was tuned with.
+        data_set: the file of training samples.
+        curve: the loss curve; logged once, since equal bytes come from an equal curve.
+        metrics: final figures of tuning; logged as `tuning/<name>`.
+        folder: the adapter or model, kept as the run's artifact `model`.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(params.tracking) as client:
+        _log_params(client, run_id, flatten(params, TUNED_SECTIONS))
+        client.log_inputs(run_id, [data_set_input(data_set)])
+        if "tuning/loss" not in client.get_run(run_id).data.metrics:
+            _log_curve(client, run_id, curve)
+        _log_metrics(client, run_id, {f"tuning/{name}": value for name, value in metrics.items()})
+        client.log_artifacts(run_id, str(folder), MODEL)
+        _tag_flow_run(client, run_id, "tuning")
+
+
+def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
+    """Log what made the base model: parameters and, where it was made here, its files.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(params.tracking) as client:
+        _log_params(client, run_id, flatten(params, BASE_SECTIONS))
+        if folder is not None:
+            client.log_artifacts(run_id, str(folder), MODEL)
+
+
+def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float], episodes: Path, sample: str) -> None:
+    """Log what a model reached: rates with their intervals, all episodes, and some to read.
+
+    The settings of the evaluation are tags, because the same model may be evaluated again with others.
+
+    Args:
+        run_id: from `run_for`.
+        params: those of the evaluation.
+        metrics: such as `worlds_layouts/success_rate`, `worlds_layouts/success_rate_low`.
+        episodes: all episodes of the model, a JSON-lines file.
+        sample: some episodes as Markdown.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(params.tracking) as client:
+        _log_metrics(client, run_id, metrics)
+        for key, value in flatten(params, ("evaluation",)).items():
+            client.set_tag(run_id, key, value)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(EPISODES).name
+            copy.symlink_to(episodes.resolve())
+            client.log_artifact(run_id, str(copy), str(Path(EPISODES).parent))
+        client.log_text(run_id, sample, "evaluation/sample.md")
+        _tag_flow_run(client, run_id, "evaluation")
+
+
+def log_plots(run_id: str, tracking: TrackingParams, plots: Sequence[Path]) -> None:
+    """Keep figures as the run's artifacts under `plots/`.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(tracking) as client:
+        for plot in plots:
+            client.log_artifact(run_id, str(plot), "plots")
+
+
+def register(
+    model: str, digest: str, run_id: str, params: Params, *, episodes: Path, base_episodes: Path
+) -> Registration:
+    """Enter a tuned model in the registry and decide its alias.
+
+    `champion` moves to the model only when the paired comparison on `report.champion_benchmark` says that it is better
+    than the present champion beyond the interval of the difference; otherwise it is `challenger`. While there is no
+    champion, it is compared with the base. A digest is entered once, however often this is called.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used, or episodes are missing.
+    """
+    name = params.tracking.registered_model
+    benchmark = params.report.champion_benchmark
+    with _client(params.tracking) as client:
+        version = _version(client, name, model, digest, run_id)
+        champion = _champion(client, name)
+        if champion is not None and champion.version == version.version:
+            return Registration(str(version.version), CHAMPION, "", None)
+        if champion is None:
+            against, rival = "base", _of_benchmark(base_episodes, benchmark)
+        else:
+            against, rival = f"version {champion.version}", _stored_episodes(client, champion, benchmark)
+        comparison = _compare_common(_of_benchmark(episodes, benchmark), rival)
+        better = comparison is not None and comparison.verdict == "better"
+        alias = CHAMPION if better else CHALLENGER
+        _move_alias(client, name, version, alias)
+        client.set_model_version_tag(name, version.version, "compared_with", against)
+        client.set_model_version_tag(name, version.version, "verdict", _verdict(comparison))
+        return Registration(str(version.version), alias, against, comparison)
+
+
+def download_model(tracking: TrackingParams, target: Path, alias: str = CHAMPION) -> Path:
+    """Fetch the files of the registered model under an alias into `target`, byte for byte; returns their folder.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used, or no version has the alias.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with _client(tracking) as client:
+        version = client.get_model_version_by_alias(tracking.registered_model, alias)
+        return Path(client.download_artifacts(version.run_id, MODEL, str(target)))
+
+
+def flatten(params: Params, sections: Sequence[str]) -> dict[str, str]:
+    """Parameters by their dotted names, lists and null as JSON. Credentials inside URLs are cut out."""
+    values = params.model_dump(mode="json", include=set(sections))
+    return dict(_flat(values, ""))
+
+
+def data_set_input(path: Path, lock: Path = Path("dvc.lock")) -> DatasetInput:
+    """A data set as a run's input: its digest is DVC's hash where dvc.lock has one, else SHA-256 (its first half)."""
+    sha256 = sha256_file(path)
+    md5 = dvc_md5(path, lock)
+    data_set = Dataset(
+        name=path.as_posix(),
+        digest=md5 or sha256[:32],  # MLflow takes 36 characters at most
+        source_type="local",
+        source=json.dumps({"uri": path.as_posix()}),
+        profile=json.dumps({"sha256": sha256, "dvc_md5": md5, "bytes": path.stat().st_size}),
+    )
+    return DatasetInput(data_set, tags=[InputTag("mlflow.data.context", "tuning")])
+
+
+def dvc_md5(path: Path, lock: Path = Path("dvc.lock")) -> str | None:
+    """The hash under which DVC keeps `path`, or the folder that holds it; None when DVC has not recorded it."""
+    if not lock.is_file():
+        return None
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+    names = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
+    return next((outs[name] for name in names if name in outs), None)
+
+
+@contextmanager
+def _client(tracking: TrackingParams) -> Iterator[MlflowClient]:
+    try:
+        yield MlflowClient(tracking.uri)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        address = _without_credentials(tracking.uri)
+        raise UserError(
+            f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
+        ) from error
+
+
+def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, str):
+        yield name, _without_credentials(value)
+    else:
+        yield name, json.dumps(value)
+
+
+def _without_credentials(text: str) -> str:
+    """The text as it is, or, where it is a URL, without user, password and query."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text
+    if not parts.scheme or not parts.netloc:
+        return text
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _quotable(text: str) -> str:
+    return text.replace("'", "")
+
+
+def _git_commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    return found.stdout.strip() or "none"
+
+
+def _tag_flow_run(client: MlflowClient, run_id: str, stage: str) -> None:
+    if flow_run.id:
+        client.set_tag(run_id, f"prefect_flow_run_id.{stage}", flow_run.id)
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Add what the run does not hold yet: MLflow's parameters cannot change, and equal bytes need no other ones."""
+    known = client.get_run(run_id).data.params
+    fresh = [Param(key, value) for key, value in params.items() if key not in known]
+    for start in range(0, len(fresh), 100):
+        client.log_batch(run_id, params=fresh[start : start + 100])
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
+    now = int(time.time() * 1000)
+    rows = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+    for start in range(0, len(rows), 1000):
+        client.log_batch(run_id, metrics=rows[start : start + 1000])
+
+
+def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[CurvePoint]) -> None:
+    now = int(time.time() * 1000)
+    rows = [
+        metric
+        for point in curve
+        for metric in (
+            Metric("tuning/loss", point.loss, now, point.step),
+            Metric("tuning/tokens_read", float(point.tokens), now, point.step),
+        )
+    ]
+    for start in range(0, len(rows), 1000):
+        client.log_batch(run_id, metrics=rows[start : start + 1000])
+
+
+def _version(client: MlflowClient, name: str, model: str, digest: str, run_id: str) -> ModelVersion:
+    if not client.search_registered_models(f"name = '{_quotable(name)}'"):
+        client.create_registered_model(name, description="Agents by refinement tuning; `champion` moves by comparison.")
+    for version in client.search_model_versions(f"name = '{_quotable(name)}'"):
+        if version.tags.get("model_digest") == digest:
+            return version
+    tags = {"model": model, "model_digest": digest}
+    return client.create_model_version(name, source=f"runs:/{run_id}/{MODEL}", run_id=run_id, tags=tags)
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    aliases = client.get_registered_model(name).aliases
+    return client.get_model_version(name, aliases[CHAMPION]) if CHAMPION in aliases else None
+
+
+def _move_alias(client: MlflowClient, name: str, version: ModelVersion, alias: str) -> None:
+    client.set_registered_model_alias(name, alias, version.version)
+    challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
+    if alias == CHAMPION and challenger == version.version:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _stored_episodes(client: MlflowClient, version: ModelVersion, benchmark: str) -> list[Episode]:
+    with tempfile.TemporaryDirectory() as folder:
+        return _of_benchmark(Path(client.download_artifacts(version.run_id, EPISODES, folder)), benchmark)
+
+
+def _of_benchmark(episodes: Path, benchmark: str) -> list[Episode]:
+    return [episode for episode in read_jsonl(episodes, Episode) if episode.benchmark == benchmark]
+
+
+def _compare_common(new: list[Episode], rival: list[Episode]) -> Comparison | None:
+    """The comparison on what both have played: a champion may have been evaluated on fewer episodes, or on others."""
+    common = {episode.id for episode in new} & {episode.id for episode in rival}
+    if not common:
+        return None
+    return compare([e for e in new if e.id in common], [e for e in rival if e.id in common])
+
+
+def _verdict(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return "they have played no episode in common"
+    difference = comparison.success_difference
+    return f"{comparison.verdict} ({difference.value} [{difference.low}, {difference.high}], n={difference.n})"

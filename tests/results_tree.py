@@ -1,0 +1,124 @@
+"""A small project folder as the stages leave it, made by hand, for the tests of the report and of tracking."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentrefine.agent.episode import Episode, EpisodeStep
+from agentrefine.files import write_json, write_jsonl
+from agentrefine.metrics import summarise
+from agentrefine.params import Params, load_params
+
+BENCHMARKS = ("worlds_layouts", "babyai")
+
+
+def params_for(folder: Path) -> Params:
+    """The repository's params.yaml, with two benchmarks and a tracking store in `folder`."""
+    values = load_params(Path(__file__).parent.parent / "params.yaml").model_dump()
+    values["evaluation"]["benchmarks"] = list(BENCHMARKS)
+    values["tracking"]["uri"] = f"sqlite:///{folder}/mlflow.db"
+    return Params.model_validate(values)
+
+
+def step(action: str, *, valid: bool, progress: float) -> EpisodeStep:
+    return EpisodeStep(
+        thought="look",
+        action=action,
+        reply=f"Thought: look\nAction: {action}",
+        observation="You see <b>a lamp</b>." if valid else "Error: no such action.",
+        valid=valid,
+        format_error=False,
+        progress=progress,
+        prompt_tokens=10,
+        completion_tokens=4,
+        turns_cut=0,
+    )
+
+
+def episodes(model: str, solved: int, of: int = 20, benchmark: str = "worlds_layouts") -> list[Episode]:
+    """Episodes of which the first `solved` are solved, in two steps; in all others an error is made twice."""
+    played = []
+    for number in range(of):
+        success = number < solved
+        steps = (
+            [step("take lamp", valid=True, progress=0.5), step("put lamp", valid=True, progress=1.0)]
+            if success
+            else [step("fly", valid=False, progress=0.0), step("fly", valid=False, progress=0.0)]
+        )
+        played.append(
+            Episode(
+                id=f"{benchmark}-{number:03}",
+                benchmark=benchmark,
+                task="fetch",
+                seed=number,
+                variant="",
+                difficulty="",
+                model=model,
+                model_digest=f"digest of {model}",
+                goal="Fetch the lamp.",
+                first_observation="You are in a hall.",
+                steps=steps,
+                success=success,
+                progress=1.0 if success else 0.0,
+                stop="solved" if success else "step limit",
+            )
+        )
+    return played
+
+
+def write_evaluation(root: Path, model: str, played: Sequence[Episode]) -> Path:
+    folder = root / "reports" / "evaluation" / model
+    write_jsonl(folder / "episodes.jsonl", played)
+    write_json(folder / "metrics.json", summarise(played))
+    return folder
+
+
+def write_results(root: Path) -> None:
+    """What a run of all stages leaves: base solves 1 of 20 layouts, refinement 13; none solves babyai."""
+    counts = {
+        "synthesis": {
+            "personas": 40,
+            "samples": 240,
+            "scripts": 240,
+            "trajectories": 220,
+            "calls": 460,
+            "prompt_tokens": 1_234_567,
+            "completion_tokens": 765_432,
+        },
+        "verification": {"judged": 460, "passed": 300, "rejected": 160, "by_rule": {"not_json": 90, "no_end": 70}},
+        "refinement": {"samples": 240, "kept": 231, "dropped": 9, "dropped_by_rule": {"not_json": 9}, "calls": 180},
+    }
+    for stage, values in counts.items():
+        write_json(root / "data" / stage / "metrics.json", values)
+    finding = {
+        "scope": "data_set",
+        "column": "action_entropy",
+        "expectation": "expect_column_values_to_be_between",
+        "severity": "warning",
+        "success": False,
+        "expected": "at least 2",
+        "observed": "1.5",
+        "share": None,
+        "example_ids": [],
+        "example_values": [],
+    }
+    met = {**finding, "column": "kept_share", "success": True}
+    write_json(
+        root / "reports" / "quality_gate" / "result.json",
+        {"passed": True, "data_set": {"trajectories": 231.0}, "findings": [finding, met]},
+    )
+    tuning = root / "reports" / "tuning" / "refinement"
+    write_json(tuning / "metrics.json", {"trained_tokens": 123_456, "trained_share": 0.31, "final_loss": 0.4321})
+    rows = "".join(f"{n},{3.0 / n},{n * 1024}\n" for n in range(1, 31))
+    (tuning / "loss_curve.csv").write_text(f"step,loss,tokens\n{rows}", encoding="utf-8")
+    for model, solved in (("base", 1), ("refinement", 13)):
+        played = [*episodes(model, solved), *episodes(model, 0, benchmark="babyai")]
+        write_evaluation(root, model, played)
+
+
+def write_model(folder: Path, weights: bytes) -> Path:
+    """A folder that looks like a model's."""
+    (folder / "inner").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "inner" / "config.json").write_text(json.dumps({"hidden_size": 8}), encoding="utf-8")
+    return folder

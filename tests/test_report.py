@@ -1,0 +1,176 @@
+"""The report says what the stages left, says it the same way twice, and says clearly what is missing."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import pytest
+from results_tree import episodes, params_for, write_evaluation, write_results
+from rich.console import Console
+
+from agentrefine.errors import UserError
+from agentrefine.metrics import compare
+from agentrefine.report import episodes_to_read, headline, terminal_table, verdict_sentence, write_report
+from agentrefine.report_inputs import Project, flat_metrics, model_summary, notable_episodes
+
+# Wilson's 95% interval of 13 of 20 and of 1 of 20.
+REFINEMENT, BASE = "65.0 [43.3, 81.9]", "5.0 [0.9, 23.6]"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_results(tmp_path)
+    return tmp_path
+
+
+def test_report_shows_every_stage_and_the_rates_with_intervals(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    for shown in (
+        "# From 40 personas to 2 models",
+        "| synthesis | prompt tokens | 1,234,567 |",
+        "| verification | rejected | 160 |",
+        "| refinement | samples kept | 231 |",
+        "| not_json | 90 | 9 |",
+        "| no_end | 70 | 0 |",
+        "passed: 1 of 2 expectations are met",
+        "| warning | data set: action entropy | 1.5 | at least 2 |",
+        "| refinement | 123,456 | 0.31 | 0.4321 |",
+        "mlflow ui",
+        "dvc metrics diff",
+    ):
+        assert shown in page
+    assert any(line.startswith(f"| worlds layouts | refinement | {REFINEMENT} |") for line in page.splitlines())
+    assert any(line.startswith(f"| worlds layouts | base | {BASE} |") for line in page.splitlines())
+
+
+def test_markdown_tables_have_one_width_and_no_gaps(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    blocks = (root / "reports" / "report.md").read_text().split("\n\n")
+    tables = [block.strip().splitlines() for block in blocks if block.strip().startswith("|")]
+    assert len(tables) == 5
+    for table in tables:
+        assert len(table) > 2
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_report_says_that_teacher_and_model_are_stand_ins(root: Path) -> None:
+    params = params_for(root)
+    write_report(params, Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    assert "rule-based offline teacher" in page
+    assert "model is tiny" in page
+    assert "bookkeeping" in page
+    real = params.model_copy(
+        update={
+            "teacher": params.teacher.model_copy(update={"base_url": "http://127.0.0.1:8000/v1"}),
+            "base_model": params.base_model.model_copy(update={"path": "some/model"}),
+        }
+    )
+    write_report(real, Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    assert "rule-based" not in page
+    assert "tiny" not in page
+
+
+def test_html_page_needs_no_other_file_and_escapes_what_simulators_say(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 3
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<b>a lamp</b>" not in page
+    assert "&lt;b&gt;a lamp&lt;/b&gt;" in page
+
+
+def test_same_results_give_the_same_bytes(root: Path) -> None:
+    def digests() -> dict[str, str]:
+        write_report(params_for(root), Project(root))
+        written = [*(root / "reports").glob("report.*"), *(root / "reports" / "plots").iterdir()]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
+
+    first = digests()
+    assert len(first) == 8
+    assert digests() == first
+
+
+def test_plot_data_are_tables_that_dvc_can_draw(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    plots = root / "reports" / "plots"
+    with (plots / "success.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["benchmark"], row["model"], row["value"], row["n"]) for row in rows] == [
+        ("worlds_layouts", "base", "0.05", "20"),
+        ("worlds_layouts", "refinement", "0.65", "20"),
+        ("babyai", "base", "0", "20"),
+        ("babyai", "refinement", "0", "20"),
+    ]
+    with (plots / "progress.csv").open() as handle:
+        last = [r for r in csv.DictReader(handle) if r["model"] == "refinement" and r["benchmark"] == "worlds_layouts"]
+    assert [row["progress"] for row in last] == ["0", "0.325", "0.65"]
+
+
+def test_missing_evaluation_is_one_sentence_that_names_the_stage(root: Path) -> None:
+    (root / "reports" / "evaluation" / "refinement" / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"refinement/metrics.json: no such file; .*`dvc repro evaluation`") as caught:
+        write_report(params_for(root), Project(root))
+    assert "\n" not in str(caught.value)
+    assert not (root / "reports" / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("data/synthesis/metrics.json", '{"personas": "many"}', "personas"),
+        ("reports/quality_gate/result.json", "{", "quality_gate"),
+        ("reports/tuning/refinement/loss_curve.csv", "step,loss,tokens\n1,low,5\n", "line 2"),
+        ("reports/evaluation/base/episodes.jsonl", "{}\n", "line 1"),
+    ],
+)
+def test_broken_input_is_named(root: Path, path: str, text: str, said: str) -> None:
+    (root / path).write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        write_report(params_for(root), Project(root))
+    assert Path(path).name in str(caught.value)
+
+
+def test_terminal_table_has_a_row_per_benchmark_and_model(root: Path) -> None:
+    results = write_report(params_for(root), Project(root))
+    console = Console(width=200, record=True, file=(root / "terminal.txt").open("w"))
+    console.print(terminal_table(results))
+    shown = console.export_text()
+    assert REFINEMENT in shown
+    assert BASE in shown
+    assert shown.count("refinement") == 2
+
+
+def test_headline_sets_the_tuned_model_against_its_base(root: Path) -> None:
+    params = params_for(root)
+    results = write_report(params, Project(root))
+    assert headline(params, results) == [
+        f"On worlds layouts, refinement solves {REFINEMENT}%; the base it was tuned from solves {BASE}%."
+    ]
+
+
+def test_verdicts_come_from_the_paired_comparison() -> None:
+    better = verdict_sentence(compare(episodes("refinement", 13), episodes("base", 1)))
+    assert "worlds layouts: refinement against base: better; success differs by +60.0 [" in better
+    assert "solved by refinement only: 12, by base only: 0" in better
+    assert "no difference beyond its interval" in verdict_sentence(compare(episodes("a", 2), episodes("b", 1)))
+
+
+def test_metrics_for_tracking_carry_interval_and_n_and_leave_out_the_unmeasured(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "refinement", episodes("refinement", 20))
+    flat = flat_metrics(model_summary(Project(tmp_path), "refinement"))
+    assert flat["worlds_layouts/success_rate"] == 1.0
+    assert flat["worlds_layouts/success_rate_low"] == pytest.approx(0.839, abs=1e-3)
+    assert flat["worlds_layouts/success_rate_n"] == 20
+    assert flat["worlds_layouts/recovery_rate_n"] == 0
+    assert "worlds_layouts/recovery_rate" not in flat
+
+
+def test_episodes_to_read_are_the_first_solved_and_the_first_unsolved() -> None:
+    chosen = notable_episodes([*episodes("refinement", 3), *episodes("refinement", 0, benchmark="babyai")])
+    assert [episode.id for episode in chosen] == ["babyai-000", "worlds_layouts-000", "worlds_layouts-003"]
+    page = episodes_to_read("refinement", chosen)
+    assert "Action: take lamp" in page
+    assert ">> (error) Error: no such action." in page
