@@ -165,19 +165,37 @@ class QualityGateParams(Section):
 
 
 class TinyModel(Section):
-    """The base model that is made on the spot."""
+    """The base model that is made on the spot: a Llama with tied embeddings, by transformers' names where it has one.
+
+    The learning rate is AdamW's (embeddings and norms), `muon_learning_rate` is Muon's (hidden matrices).
+    """
 
     hidden_size: Annotated[int, Field(gt=0)]
+    intermediate_size: Annotated[int, Field(gt=0)]
     layers: Annotated[int, Field(gt=0)]
     heads: Annotated[int, Field(gt=0)]
+    max_length: Annotated[int, Field(gt=0)]
     pretraining_tokens: Annotated[int, Field(gt=0)]
+    batch_tokens: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
+    muon_learning_rate: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError("hidden_size must be an even multiple of heads")
+        return self
 
 
 class BaseModelParams(Section):
-    """The model that is tuned."""
+    """The model that is tuned.
+
+    `chat_template` names a jinja file that replaces the tokenizer's own template; null keeps that one, or takes ours
+    where there is none.
+    """
 
     path: str
+    chat_template: str | None
     tiny: TinyModel
 
     @property
@@ -196,16 +214,28 @@ class LoraParams(Section):
 
 
 class TuningParams(Section):
-    """How a variant is tuned."""
+    """How a variant is tuned, by TRL's and transformers' names where they have one.
+
+    `muon_learning_rate` null means AdamW for every parameter. `decay_share` is the share of the steps over which
+    `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped from the end of longer games.
+    """
 
     variants: Annotated[list[Variant], Field(min_length=1)]
     method: Literal["full", "lora"]
     lora: LoraParams
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
-    batch_tokens: Annotated[int, Field(gt=0)]
+    muon_learning_rate: Annotated[float, Field(gt=0)] | None
+    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"]
+    decay_share: Share
     warmup_steps: Annotated[int, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    batch_tokens: Annotated[int, Field(gt=0)]
+    gradient_accumulation_steps: Annotated[int, Field(gt=0)]
+    gradient_checkpointing: bool
+    packing: bool
     max_length: Annotated[int, Field(gt=0)]
+    precision: Literal["auto", "fp32", "bf16"]
 
 
 class Endpoint(Section):

@@ -1,0 +1,168 @@
+"""The model that is tuned: a tiny one made here, or a reference to one from elsewhere."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from agentrefine.files import atomic_folder, write_json
+from agentrefine.params import BaseModelParams, TinyModel
+from agentrefine.tuning.corpus import plain_texts
+from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
+from agentrefine.tuning.optimizer import make_optimizer
+from agentrefine.tuning.tokenizer import build_tokenizer, check_words
+from agentrefine.worlds.catalogue import vocabulary
+
+Progress = Callable[[int, int], None]
+"""Told the tokens done and all tokens, after each step."""
+
+TEXTS_FOR_TOKENIZER = 400
+WARMUP_STEPS = 30
+DECAY_SHARE = 0.4
+
+
+class BaseResult(NamedTuple):
+    """What making a base came to.
+
+    Attributes:
+        parameters: of the model; 0 for a reference.
+        tokens: read in pretraining.
+        loss: nats per token over the last tenth of pretraining; 0 for a reference.
+    """
+
+    parameters: int
+    tokens: int
+    loss: float
+
+
+def make_base(params: BaseModelParams, seed: int, out: Path, progress: Progress | None = None) -> BaseResult:
+    """Write the base model's folder: the tiny model, or the tokenizer and a reference to a model from elsewhere.
+
+    Raises:
+        UserError: a path or hub id that holds no usable model; a full disk.
+    """
+    return make_tiny_base(params.tiny, seed, out, progress) if params.is_tiny else make_reference(params, out)
+
+
+def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
+    """Check that the model loads, and write its tokenizer with the chat template to use and a card that names it.
+
+    The weights stay where they are: a folder, or the hub's own cache.
+    """
+    load_base(params.path)
+    template = Path(params.chat_template) if params.chat_template else None
+    tokenizer = load_tokenizer(params.path, template)
+    card = {"kind": "reference", "path": params.path, "digest": model_digest(params.path)}
+    with atomic_folder(out) as folder:
+        tokenizer.save_pretrained(folder)
+        write_json(folder / CARD, card)
+    return BaseResult(parameters=0, tokens=0, loss=0.0)
+
+
+def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress | None = None) -> BaseResult:
+    """Pretrain a small Llama on plain text of the training worlds, so that it speaks their language but is no agent.
+
+    The text holds descriptions, rules and transcripts of the training families and themes (see
+    `agentrefine.tuning.corpus`); no chat, no thoughts, nothing of the held-out families. Equal seeds and thread
+    counts give equal bytes.
+
+    Args:
+        params: sizes and learning rates.
+        seed: draws worlds, weights.
+        out: the folder to write: weights (safetensors), tokenizer, card.
+        progress: called after each step.
+
+    Raises:
+        UserError: a word of the worlds is not one token; a full disk.
+    """
+    tokenizer = tiny_tokenizer(seed)
+    tokenizer.model_max_length = params.max_length
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_config(params, tokenizer))
+    losses = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
+    tail = losses[-max(1, len(losses) // 10) :]
+    result = BaseResult(
+        parameters=model.num_parameters(), tokens=len(losses) * params.batch_tokens, loss=sum(tail) / len(tail)
+    )
+    card = {
+        "kind": "tiny",
+        "seed": seed,
+        "vocabulary": len(tokenizer),
+        "params": params.model_dump(),
+        **result._asdict(),
+    }
+    with atomic_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / CARD, card)
+    return result
+
+
+def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """The tiny base's tokenizer: every word of every world, held out or not, and of the agent's texts is one token."""
+    words = vocabulary()
+    tokenizer = build_tokenizer(words, islice(plain_texts(seed), TEXTS_FOR_TOKENIZER))
+    check_words(tokenizer, words)
+    return tokenizer
+
+
+def _config(params: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=params.hidden_size,
+        intermediate_size=params.intermediate_size,
+        num_hidden_layers=params.layers,
+        num_attention_heads=params.heads,
+        num_key_value_heads=params.heads,
+        max_position_embeddings=params.max_length,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[torch.Tensor]:
+    """Token ids, (rows, row length), without end: texts one after the other, each closed by the end token."""
+    row = min(512, params.batch_tokens, params.max_length)
+    rows = params.batch_tokens // row
+    encoded = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in plain_texts(seed))
+    stream = chain.from_iterable([*ids, tokenizer.eos_token_id] for ids in encoded)
+    while True:
+        yield torch.tensor(list(islice(stream, rows * row))).view(rows, row)
+
+
+def _pretrain(
+    model: LlamaForCausalLM, batches: Iterator[torch.Tensor], params: TinyModel, progress: Progress | None
+) -> list[float]:
+    """Train in place; the loss of each step in nats per token."""
+    steps = max(1, params.pretraining_tokens // params.batch_tokens)
+    optimizer = make_optimizer(
+        model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
+    losses: list[float] = []
+    model.train()
+    for step, ids in enumerate(islice(batches, steps), start=1):
+        logits = model(input_ids=ids, use_cache=False).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if progress is not None:
+            progress(step * params.batch_tokens, steps * params.batch_tokens)
+    return losses
+
+
+def _learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, a constant stretch, linear decay to zero."""
+    warmup = min(WARMUP_STEPS, steps // 4)
+    decay = max(1, round(DECAY_SHARE * steps))
+    return min(1.0, (step + 1) / (warmup + 1), (steps - step) / decay)

@@ -1,0 +1,156 @@
+"""Models on disk: loading a base by path or hub id, loading what was tuned, and telling models apart by digest."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from agentrefine.errors import UserError
+from agentrefine.files import sha256_file
+from agentrefine.tuning.tokenizer import own_chat_template
+
+CARD = "card.json"
+"""The file beside a model that says what it is and how it came about."""
+
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+"""What is fetched from the hub: weights as safetensors only, no code."""
+
+
+class LoadedModel(NamedTuple):
+    """A causal LM with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """The model that is tuned: a folder made by the base_model stage, any other local folder, or a hub id.
+
+    Raises:
+        UserError: there is no such model, or it has no safetensors weights or no fast tokenizer.
+    """
+    card = read_card(Path(path))
+    folder = resolve(card.get("path", path))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: holds no causal language model with safetensors weights that transformers knows "
+            f"({_first_line(error)}); set base_model.path to one that does."
+        ) from error
+    return LoadedModel(model, load_tokenizer(path))
+
+
+def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, with its own chat template, with `chat_template` instead, or with ours if it has none.
+
+    Raises:
+        UserError: there is no such model or template file, or no fast tokenizer.
+    """
+    folder = resolve(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: holds no tokenizer that transformers knows ({_first_line(error)}); "
+            "set base_model.path to a folder or hub id that holds one."
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.")
+    if chat_template is not None:
+        tokenizer.chat_template = _read_template(chat_template)
+    elif not tokenizer.chat_template:
+        tokenizer.chat_template = own_chat_template()
+    if tokenizer.eos_token is None:
+        raise UserError(f"{path}: its tokenizer has no eos_token, so a turn could not end; choose another model.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_tuned(path: str | Path) -> LoadedModel:
+    """A model that plays: a tuned one (an adapter is merged into its base), or a base as it is.
+
+    Raises:
+        UserError: there is no such model, or the adapter's base is no longer the one that it was tuned on.
+    """
+    folder = Path(path)
+    if not (folder / "adapter_config.json").is_file():
+        return load_base(path)
+    card = read_card(folder)
+    base = load_base(card["base"])
+    if model_digest(card["base"]) != card["base_digest"]:
+        raise UserError(
+            f"{path}: was tuned on another {card['base']} than the present one; run the tuning stage again."
+        )
+    merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    return LoadedModel(merged, load_tokenizer(folder))
+
+
+def model_digest(path: str | Path) -> str:
+    """SHA-256 over the names and bytes of a model's configuration, weights and tokenizer files; not of its card.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    folder = resolve(path)
+    digest = hashlib.sha256()
+    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.name != CARD})
+    for file in files:
+        digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+    card = read_card(folder)
+    if "digest" in card:
+        digest.update(card["digest"].encode())
+    return digest.hexdigest()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a model that a stage wrote; empty for models from elsewhere."""
+    file = folder / CARD
+    if not file.is_file():
+        return {}
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid JSON; run the stage that writes it again.") from error
+    return card if isinstance(card, dict) and "kind" in card else {}
+
+
+def resolve(path: str | Path) -> Path:
+    """The local folder of a model; a hub id is fetched into the hub's own cache.
+
+    Raises:
+        UserError: neither a folder nor a model that the hub gives.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    text = str(path)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise UserError(f"{text}: no such folder; set base_model.path to a model's folder, a hub id, or tiny.")
+    try:
+        return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
+    except (OSError, HFValidationError) as error:
+        raise UserError(
+            f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({_first_line(error)}); "
+            "correct base_model.path, or set it to tiny."
+        ) from error
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; correct base_model.chat_template in params.yaml.") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")

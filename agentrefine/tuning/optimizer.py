@@ -1,0 +1,80 @@
+"""The optimizers: AdamW, or Muon on the hidden matrices with AdamW on the rest."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon (Jordan et al. 2024) on matrices between layers; AdamW on embeddings, norms and biases.
+
+    One optimizer to the outside: learning-rate schedules and checkpoints see the groups and states of both.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        rest: Iterable[nn.Parameter],
+        *,
+        muon_learning_rate: float,
+        learning_rate: float,
+    ) -> None:
+        groups = [
+            {"params": list(matrices), "lr": muon_learning_rate},
+            {"params": list(rest), "lr": learning_rate},
+        ]
+        super().__init__(groups, defaults={})
+        self._parts = [
+            Muon([self.param_groups[0]], weight_decay=0.0),
+            AdamW([self.param_groups[1]], weight_decay=0.0, betas=(0.9, 0.95)),
+        ]
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Both parts' states, as `state_dict` gave them."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Let both parts work on the groups and states that are seen from outside."""
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            part.param_groups = [group]
+            part.state = self.state
+
+
+def make_optimizer(model: nn.Module, *, learning_rate: float, muon_learning_rate: float | None) -> Optimizer:
+    """The optimizer of a model's trainable parameters.
+
+    Args:
+        model: embeddings are found by type; every other matrix counts as hidden.
+        learning_rate: AdamW's.
+        muon_learning_rate: Muon's, for the hidden matrices; None: AdamW for everything.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if muon_learning_rate is None:
+        return AdamW(trainable, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+    embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    hidden = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and id(module.weight) not in embedded
+    }
+    return MuonWithAdamW(
+        [p for p in trainable if id(p) in hidden],
+        [p for p in trainable if id(p) not in hidden],
+        muon_learning_rate=muon_learning_rate,
+        learning_rate=learning_rate,
+    )

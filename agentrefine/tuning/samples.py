@@ -1,0 +1,85 @@
+"""A data set's samples as rendered rows on disk, streamed: memory does not grow with the number of samples."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset, Features, List, Value
+from pydantic import BaseModel
+from transformers import PreTrainedTokenizerBase
+
+from agentrefine.conversation import Sample
+from agentrefine.errors import UserError
+from agentrefine.files import read_jsonl
+from agentrefine.params import Variant
+from agentrefine.tuning.rendering import render
+
+FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+
+
+class RenderingCounts(BaseModel):
+    """What rendering made of a data set.
+
+    Attributes:
+        samples: rows that train something.
+        samples_dropped: conversations of which no trained turn fits into the length limit.
+        turns_dropped: assistant turns left out at the ends of conversations that are too long.
+        tokens: of all rows.
+        trained_tokens: of these, those with a label.
+        longest: tokens of the longest row.
+    """
+
+    samples: int = 0
+    samples_dropped: int = 0
+    turns_dropped: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+
+    @property
+    def trained_token_share(self) -> float:
+        """Trained tokens by all tokens."""
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+
+def rendered_rows(
+    file: Path, tokenizer: PreTrainedTokenizerBase, variant: Variant, max_length: int, cache: Path
+) -> tuple[Dataset, RenderingCounts]:
+    """The rows (`input_ids`, `labels`) of a file of samples, kept under the folder `cache`.
+
+    Raises:
+        UserError: the file is missing or broken, the chat template cannot be trained on, or no row trains anything.
+    """
+    counts = RenderingCounts()
+    longest_possible = min(max_length, _context_length(tokenizer))
+
+    def rows() -> Iterator[dict[str, list[int]]]:
+        for sample in read_jsonl(file, Sample):
+            rendered = render(tokenizer, sample.messages(), variant, longest_possible)
+            counts.turns_dropped += rendered.dropped_turns
+            if not rendered.trained_tokens:
+                counts.samples_dropped += 1
+                continue
+            counts.samples += 1
+            counts.tokens += len(rendered.ids)
+            counts.trained_tokens += rendered.trained_tokens
+            counts.longest = max(counts.longest, len(rendered.ids))
+            yield {"input_ids": rendered.ids, "labels": rendered.labels}
+
+    iterator = rows()
+    first = next(iterator, None)
+    if first is None:
+        raise UserError(
+            f"{file}: holds no sample with a trained turn of at most {longest_possible} tokens; "
+            "raise tuning.max_length, or run the quality gate again with more samples."
+        )
+
+    def all_rows() -> Iterator[dict[str, list[int]]]:
+        yield first
+        yield from iterator
+
+    data = Dataset.from_generator(all_rows, features=FEATURES, cache_dir=str(cache), fingerprint=f"{file.stem}")
+    return data, counts
+
+
+def _context_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.model_max_length)

@@ -1,0 +1,268 @@
+"""Refinement tuning: cross-entropy on the tokens of correct turns only (paper, section 3.3), by TRL's SFTTrainer."""
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import BaseModel
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from agentrefine.files import atomic_folder, sha256_file, write_json
+from agentrefine.params import TuningParams, Variant
+from agentrefine.tuning.models import CARD, LoadedModel, load_base, model_digest
+from agentrefine.tuning.optimizer import make_optimizer
+from agentrefine.tuning.progress import LossCurve, LossPoint, TokenBar
+from agentrefine.tuning.rendering import MASKED
+from agentrefine.tuning.samples import RenderingCounts, rendered_rows
+
+Model: TypeAlias = PreTrainedModel | PeftModel
+
+CURVE_POINTS = 100
+"""About how many points a loss curve has."""
+
+
+class TuningResult(BaseModel):
+    """What tuning did.
+
+    Attributes:
+        variant: which loss.
+        parameters, trainable_parameters: of the model.
+        rendering: samples, turns and tokens of the training file.
+        steps: optimizer steps.
+        tokens: read in all epochs.
+        trained_tokens: of these, those with a label.
+        seconds: of the training loop alone.
+        tokens_per_second: `tokens` by `seconds`.
+        train_loss: mean over the last tenth of the steps, nats per trained token.
+        validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
+            without validation samples.
+        curve: the training loss over steps and tokens.
+    """
+
+    variant: Variant
+    parameters: int
+    trainable_parameters: int
+    rendering: RenderingCounts
+    steps: int
+    tokens: int
+    trained_tokens: int
+    seconds: float
+    tokens_per_second: float
+    train_loss: float
+    validation_loss_before: float | None
+    validation_loss: float | None
+    curve: list[LossPoint]
+
+
+def tune(
+    variant: Variant,
+    data_set: Path,
+    base: str | Path,
+    out: Path,
+    params: TuningParams,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TuningResult:
+    """Tune `base` on the samples of `data_set` and write the model, or its adapter, to the folder `out`.
+
+    Args:
+        variant: what is trained (see `agentrefine.tuning.variants`).
+        data_set: a folder with `train.jsonl` and `validation.jsonl` of `agentrefine.conversation.Sample`.
+        base: a folder made by the base_model stage, another local folder, or a hub id.
+        out: replaced as a whole once everything is written.
+        params: the section `tuning` of params.yaml.
+        seed: of the order of samples and of adapter weights; equal seeds give equal bytes on equal hardware.
+        callbacks: further callbacks of the trainer, such as one that logs to a tracking server.
+
+    Raises:
+        UserError: a bad data set, base, chat template or parameter; a full disk.
+    """
+    datasets.disable_progress_bars()
+    with atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as cache:
+        loaded = load_base(base, _weights_dtype(params))
+        rows, counts = rendered_rows(
+            data_set / "train.jsonl", loaded.tokenizer, variant, params.max_length, Path(cache) / "train"
+        )
+        validation = _validation_rows(data_set, loaded, variant, params, Path(cache))
+        model = _with_adapter(loaded.model, base, params, seed)
+        loss_before = masked_loss(model, validation) if validation else None
+        trainer, curve = _trainer(model, loaded, rows, counts, params, seed, Path(cache), callbacks)
+        began = time.monotonic()
+        trainer.train()
+        seconds = time.monotonic() - began
+        result = TuningResult(
+            variant=variant,
+            parameters=sum(p.numel() for p in model.parameters()),
+            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            rendering=counts,
+            steps=trainer.state.global_step,
+            tokens=counts.tokens * params.epochs,
+            trained_tokens=counts.trained_tokens * params.epochs,
+            seconds=seconds,
+            tokens_per_second=counts.tokens * params.epochs / seconds,
+            train_loss=curve.last_tenth(),
+            validation_loss_before=loss_before,
+            validation_loss=masked_loss(model, validation) if validation else None,
+            curve=curve.thinned(CURVE_POINTS),
+        )
+        model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        write_json(folder / CARD, _card(result, data_set, base, params, seed))
+    return result
+
+
+def masked_loss(model: Model, rows: Dataset, batch_size: int = 8) -> float:
+    """Mean cross-entropy over the tokens that have a label, nats per token."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for batch in rows.iter(batch_size):
+            ids = pad_sequence([torch.tensor(x) for x in batch["input_ids"]], batch_first=True).to(device)
+            labels = pad_sequence([torch.tensor(x) for x in batch["labels"]], batch_first=True, padding_value=MASKED)
+            mask = pad_sequence([torch.ones(len(x), dtype=torch.long) for x in batch["input_ids"]], batch_first=True)
+            logits = model(input_ids=ids, attention_mask=mask.to(device), use_cache=False).logits
+            target = labels[:, 1:].to(device)
+            loss = cross_entropy(logits[:, :-1].transpose(1, 2).float(), target, ignore_index=MASKED, reduction="sum")
+            total += float(loss)
+            count += int((target != MASKED).sum())
+    model.train(was_training)
+    return total / count
+
+
+def _validation_rows(
+    data_set: Path, loaded: LoadedModel, variant: Variant, params: TuningParams, cache: Path
+) -> Dataset | None:
+    file = data_set / "validation.jsonl"
+    if file.is_file() and file.stat().st_size == 0:
+        return None
+    rows, _ = rendered_rows(file, loaded.tokenizer, variant, params.max_length, cache / "validation")
+    return rows
+
+
+def _with_adapter(model: PreTrainedModel, base: str | Path, params: TuningParams, seed: int) -> Model:
+    """The model itself, or the model with a fresh LoRA adapter."""
+    model.name_or_path = str(base)
+    if params.method == "full":
+        return model
+    torch.manual_seed(seed)
+    lora = LoraConfig(
+        r=params.lora.rank,
+        lora_alpha=params.lora.alpha,
+        lora_dropout=params.lora.dropout,
+        target_modules=params.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def _trainer(
+    model: Model,
+    loaded: LoadedModel,
+    rows: Dataset,
+    counts: RenderingCounts,
+    params: TuningParams,
+    seed: int,
+    cache: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> tuple[SFTTrainer, LossCurve]:
+    """TRL's trainer on our labels, with schedule, progress bar and loss curve."""
+    curve = LossCurve()
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(cache / "trainer"),
+            num_train_epochs=params.epochs,
+            per_device_train_batch_size=_rows_per_batch(params, counts),
+            gradient_accumulation_steps=params.gradient_accumulation_steps,
+            gradient_checkpointing=params.gradient_checkpointing,
+            max_length=max(params.max_length, counts.longest) if params.packing else None,
+            packing=params.packing,
+            packing_strategy="bfd",
+            train_sampling_strategy="random" if params.packing else "group_by_length",
+            learning_rate=params.learning_rate,
+            lr_scheduler_type=params.lr_scheduler_type,
+            max_grad_norm=params.max_grad_norm,
+            bf16=_use_bf16(params),
+            seed=seed,
+            data_seed=seed,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            eval_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        ),
+        train_dataset=rows,
+        processing_class=loaded.tokenizer,
+        optimizers=(
+            make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate),
+            None,
+        ),
+        callbacks=[curve, TokenBar(counts.tokens * params.epochs, loaded.model.name_or_path), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    steps = math.ceil(len(trainer.get_train_dataloader()) / params.gradient_accumulation_steps) * params.epochs
+    trainer.args.warmup_steps = min(params.warmup_steps, steps // 4)
+    if params.lr_scheduler_type == "warmup_stable_decay":
+        decay_steps = min(round(params.decay_share * steps), steps - trainer.args.warmup_steps)
+        trainer.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
+    return trainer, curve
+
+
+def _rows_per_batch(params: TuningParams, counts: RenderingCounts) -> int:
+    """Rows of one forward pass: `batch_tokens` split over the accumulation steps, by packed or mean row length."""
+    row_tokens = params.max_length if params.packing else counts.tokens / counts.samples
+    return max(1, round(params.batch_tokens / params.gradient_accumulation_steps / row_tokens))
+
+
+def _use_bf16(params: TuningParams) -> bool:
+    if params.precision != "auto":
+        return params.precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _weights_dtype(params: TuningParams) -> torch.dtype:
+    """Frozen weights of a GPU are kept in bf16 to save memory; trained ones in fp32, under autocast."""
+    frozen_on_gpu = params.method == "lora" and torch.cuda.is_available()
+    return torch.bfloat16 if frozen_on_gpu and _use_bf16(params) else torch.float32
+
+
+def _card(result: TuningResult, data_set: Path, base: str | Path, params: TuningParams, seed: int) -> dict[str, Any]:
+    """What the model is and how it came about; equal for equal runs, so without times."""
+    return {
+        "kind": "tuned",
+        "variant": result.variant,
+        "base": str(base),
+        "base_digest": model_digest(base),
+        "data_set": str(data_set),
+        "data_set_sha256": {file: sha256_file(data_set / file) for file in ("train.jsonl", "validation.jsonl")},
+        "seed": seed,
+        "params": params.model_dump(exclude={"variants"}),
+        **result.model_dump(
+            include={
+                "parameters",
+                "trainable_parameters",
+                "rendering",
+                "steps",
+                "tokens",
+                "trained_tokens",
+                "train_loss",
+                "validation_loss_before",
+                "validation_loss",
+            }
+        ),
+    }
