@@ -1,12 +1,29 @@
 """Scripts: the game a teacher writes for a persona (paper, section 3.1: environment, goal, available actions)."""
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+import re2
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentrefine.files import first_problem
+from agentrefine.llm_json import check_values, load_object
+from agentrefine.rules import Rule, RuleBrokenError, quoted
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 """A placeholder of an action template, such as `{path}` in `cd {path}`."""
+
+LONGEST_ACTION = 3000
+"""Characters; what is longer is no valid action."""
+
+_QUIET = re2.Options()
+_QUIET.log_errors = False
+_QUIET.never_capture = True
+_NONLINEAR = re.compile(
+    r"invalid perl operator: \(\?([=!>(]|<[=!]|P$)|invalid escape sequence: \\([1-9]|[kg])|bad repetition operator: .\+"
+)
 
 
 class ActionSpec(BaseModel):
@@ -26,6 +43,87 @@ class ActionSpec(BaseModel):
     parameters: dict[str, list[str]]
 
 
+class Command(NamedTuple):
+    """One action, ready to be compared with what a player writes.
+
+    Attributes:
+        template: the action's template.
+        names: the template's placeholders, in order.
+        literals: the template's text before, between and after its placeholders (one more than there are names).
+        values: for each placeholder, its valid values.
+        lengths: for each placeholder, the lengths of its valid values, in characters.
+        code: the compiled verification code.
+    """
+
+    template: str
+    names: tuple[str, ...]
+    literals: tuple[str, ...]
+    values: tuple[frozenset[str], ...]
+    lengths: tuple[frozenset[int], ...]
+    code: Any
+
+    def is_filled_as(self, action: str) -> bool:
+        """Whether `action` is the template with each placeholder replaced by one of its valid values."""
+        if not action.startswith(self.literals[0]):
+            return False
+        ends = {len(self.literals[0])}
+        for values, lengths, literal in zip(self.values, self.lengths, self.literals[1:], strict=True):
+            after = (end + length for end in ends for length in lengths if action[end : end + length] in values)
+            ends = {end + len(literal) for end in after if action.startswith(literal, end)}
+        return len(action) in ends
+
+    def matches(self, action: str) -> bool:
+        """Whether `action` is a valid use: filled with valid values and accepted by the verification code."""
+        return self.is_filled_as(action) and self.code.fullmatch(action) is not None
+
+
+class ActionSet:
+    """The available actions of a script, compiled once.
+
+    Raises:
+        RuleBrokenError: a verification code is no regular expression of the linear-time engine.
+    """
+
+    def __init__(self, actions: Mapping[str, ActionSpec]) -> None:
+        self.commands = [_command(template, spec) for template, spec in actions.items()]
+
+    def matching(self, action: str) -> str | None:
+        """The template of which `action` is a valid use; None when it is none of the available actions."""
+        if len(action) > LONGEST_ACTION:
+            return None
+        return next((command.template for command in self.commands if command.matches(action)), None)
+
+
+def _command(template: str, spec: ActionSpec) -> Command:
+    parts = PLACEHOLDER.split(template)
+    values = tuple(frozenset(spec.parameters.get(name, ())) for name in parts[1::2])
+    return Command(
+        template=template,
+        names=tuple(parts[1::2]),
+        literals=tuple(parts[::2]),
+        values=values,
+        lengths=tuple(frozenset(map(len, known)) for known in values),
+        code=_compiled(spec.verification_code, template),
+    )
+
+
+def _compiled(code: str, template: str) -> Any:  # noqa: ANN401
+    try:
+        return re2.compile(code, _QUIET)
+    except re2.error as error:
+        reason = error.args[0].decode(errors="replace")
+    if _NONLINEAR.search(reason):
+        raise RuleBrokenError(
+            Rule.NONLINEAR_REGEX,
+            f"The verification_code of {quoted(template)} uses lookaround, a backreference or an atomic group "
+            f"({quoted(reason)}); write it without.",
+        )
+    raise RuleBrokenError(
+        Rule.INVALID_REGEX,
+        f"The verification_code of {quoted(template)} is no valid RE2 regular expression ({quoted(reason)}); mend it.",
+    )
+
+
 class Script(BaseModel):
     """A synthetic game: hidden environment, goal and the actions that the player may take.
 
@@ -42,3 +140,46 @@ class Script(BaseModel):
     goal: str = Field(min_length=1)
     completion_conditions: list[str] = Field(min_length=1)
     available_actions: dict[str, ActionSpec] = Field(min_length=1)
+
+    @cached_property
+    def actions(self) -> ActionSet:
+        """The available actions, compiled on first use.
+
+        Raises:
+            RuleBrokenError: a verification code is no regular expression of the linear-time engine.
+        """
+        return ActionSet(self.available_actions)
+
+    @cached_property
+    def environment_keys(self) -> frozenset[str]:
+        """All keys of the environment, at any depth, in lower case."""
+        keys: set[str] = set()
+        pending: list[Any] = [self.environment]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, dict):
+                keys.update(key.casefold() for key in item)
+            if isinstance(item, dict | list):
+                pending.extend(item.values() if isinstance(item, dict) else item)
+        return frozenset(keys)
+
+
+def parse_script(text: str) -> Script:
+    """The script in a teacher's answer: its JSON and its keys are sound. `verification.verify_script` checks the rest.
+
+    Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the script are accepted.
+
+    Raises:
+        RuleBrokenError: the answer holds no script; says which rule it breaks and what to change.
+    """
+    value = load_object(text)
+    if "environment" not in value and len(value) == 1:
+        (inner,) = value.values()
+        value = inner if isinstance(inner, dict) else value
+    check_values(value)
+    try:
+        return Script.model_validate(value)
+    except ValidationError as error:
+        raise RuleBrokenError(
+            Rule.SCRIPT_KEYS, f"The script is not of the asked form: {first_problem(error)} Write all keys as asked."
+        ) from None

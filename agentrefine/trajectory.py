@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agentrefine.files import first_problem
+from agentrefine.llm_json import load_list
+from agentrefine.rules import Problem, Rule, quoted
 from agentrefine.script import Script
 
 
@@ -70,6 +73,52 @@ def steps(turns: Sequence[DMTurn | PlayerTurn]) -> Iterator[Step]:
 def error_refine_turns(turns: Sequence[DMTurn | PlayerTurn]) -> int:
     """How many player turns correct a mistake: an error-free step directly after an erroneous one."""
     return sum(before.answer.error and not after.answer.error for before, after in pairwise(steps(turns)))
+
+
+class ParsedTurns(NamedTuple):
+    """What could be read of a game.
+
+    Attributes:
+        turns: the leading turns whose keys and types are sound.
+        problem: why the next one is not; None when all are. Its `turn` counts from the first turn of the answer.
+    """
+
+    turns: list[DMTurn | PlayerTurn]
+    problem: Problem | None
+
+
+def parse_turns(text: str) -> ParsedTurns:
+    """The turns in a teacher's answer, whatever it holds; never raises.
+
+    Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the list are accepted. Of
+    JSON that is cut off, the complete turns before the cut are read.
+    """
+    values, problem = load_list(text)
+    turns: list[DMTurn | PlayerTurn] = []
+    for number, value in enumerate(values, start=1):
+        turn = _turn(value, number)
+        if isinstance(turn, Problem):
+            return ParsedTurns(turns, turn)
+        turns.append(turn)
+    if not values and problem is None:
+        problem = Problem(Rule.EMPTY_ANSWER, "The list of turns is empty; write the turns.")
+    return ParsedTurns(turns, problem)
+
+
+def _turn(value: Any, number: int) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
+    role = value.get("role") if isinstance(value, dict) else None
+    if role not in ("DM", "Player"):
+        return Problem(
+            Rule.TURN_KEYS,
+            f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; '
+            f"found {quoted(value)}.",
+            number,
+        )
+    try:
+        return DMTurn.model_validate(value) if role == "DM" else PlayerTurn.model_validate(value)
+    except ValidationError as error:
+        message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
+        return Problem(Rule.TURN_KEYS, f"{message}{first_problem(error)} Write the keys as asked.", number)
 
 
 class Trajectory(BaseModel):

@@ -8,7 +8,6 @@ in the block under `# Turns so far`; the feedback in one line of its own under `
 import json
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
 from string import Template
 from typing import Any
 
@@ -74,12 +73,12 @@ def turns_json(turns: Sequence[dict[str, Any]]) -> str:
 
 
 def _trajectory_prompt(script: Script, mistakes: int, max_turns: int) -> str:
-    script_shot, turns_shot = TRAJECTORY_SHOT
+    example_script, example_turns = TRAJECTORY_SHOT
     return _template("trajectory.md").substitute(
         mistakes=mistakes,
         max_turns=max_turns,
-        example_script=json.dumps(shot(script_shot)["script"], ensure_ascii=False),
-        example_turns=turns_json(shot(turns_shot)),
+        example_script=json.dumps(script_shot(example_script)["script"], ensure_ascii=False),
+        example_turns=turns_json(trajectory_shot(example_turns)),
         script=script.model_dump_json(),
     )
 
@@ -88,15 +87,23 @@ def _trajectory_prompt(script: Script, mistakes: int, max_turns: int) -> str:
 def _script_rules() -> str:
     examples = "\n\n".join(
         f"Persona: {example['persona']}\n\n```json\n{json.dumps(example['script'], ensure_ascii=False)}\n```"
-        for example in map(shot, SCRIPT_SHOTS)
+        for example in map(script_shot, SCRIPT_SHOTS)
     )
     return _template("script_rules.md").substitute(examples=examples)
 
 
 @cache
-def shot(name: str) -> Any:
-    """An example that prompts show, as parsed JSON: a persona with its script, or the turns of a game."""
-    return json.loads(resources.files("agentrefine.prompts").joinpath("shots", name).read_text(encoding="utf-8"))
+def script_shot(name: str) -> dict[str, Any]:
+    """A persona with its script, as prompts show them: keys `persona` and `script`."""
+    example: dict[str, Any] = json.loads(prompt(f"shots/{name}"))
+    return example
+
+
+@cache
+def trajectory_shot(name: str) -> list[dict[str, Any]]:
+    """The turns of a whole game, as prompts show them."""
+    turns: list[dict[str, Any]] = json.loads(prompt(f"shots/{name}"))
+    return turns
 
 
 @cache

@@ -1,0 +1,142 @@
+"""The rules for scripts (paper, section 3.1: a script whose actions do not match their own codes is written again)."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from agentrefine.llm_json import check_values
+from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.script import PLACEHOLDER, ActionSpec, Command, Script, parse_script
+
+# Bounds of a script: far above what a player can use, low enough that every check stays fast.
+MOST_ACTIONS = 100
+MOST_PLACEHOLDERS = 10
+MOST_VALUES = 500
+LONGEST_TEMPLATE = 500
+LONGEST_VALUE = 200
+
+_SEPARATORS = re.compile(r"[\s_\-]+")
+_WORD = re.compile(r"[^\W_]+")
+
+
+class ScriptFinding(NamedTuple):
+    """The script of an answer, or why there is none: one of the two is None."""
+
+    script: Script | None
+    problem: Problem | None
+
+
+def verify_script(text: str) -> ScriptFinding:
+    """The script in an answer when it is sound (paper: each action's own name matches its verification code).
+
+    Of each template, the string with every placeholder at its first value is checked, and those in which one
+    placeholder takes each of its other values.
+
+    A valid value must name something: its words (lower case; spaces, underscores and hyphens are the same) all occur
+    in the keys and strings of the environment, or the whole value is part of one of them. Values without any letter
+    (numbers, `..`) are free; settings, directions and words to say must be listed in the environment too.
+    """
+    try:
+        script = parse_script(text)
+        _check_sizes(script)
+        for template, spec in script.available_actions.items():
+            _check_placeholders(template, spec)
+        commands = script.actions.commands
+        for command in commands:
+            _check_own_strings(command, script.available_actions[command.template], commands)
+        _check_values_exist(script)
+    except RuleBrokenError as error:
+        return ScriptFinding(None, error.problem)
+    return ScriptFinding(script, None)
+
+
+def _check_sizes(script: Script) -> None:
+    if len(script.available_actions) > MOST_ACTIONS:
+        raise RuleBrokenError(
+            Rule.TOO_LARGE, f"There are {len(script.available_actions)} actions; write {MOST_ACTIONS} at most."
+        )
+    for template, spec in script.available_actions.items():
+        name = quoted(template)
+        if len(template) > LONGEST_TEMPLATE:
+            raise RuleBrokenError(Rule.TOO_LARGE, f"Template {name} is too long; write a short command.")
+        if len(spec.parameters) > MOST_PLACEHOLDERS or template.count("{") > MOST_PLACEHOLDERS:
+            raise RuleBrokenError(Rule.TOO_LARGE, f"{name} has more than {MOST_PLACEHOLDERS} placeholders; use fewer.")
+        for parameter, values in spec.parameters.items():
+            if len(values) > MOST_VALUES or any(len(value) > LONGEST_VALUE for value in values):
+                raise RuleBrokenError(
+                    Rule.TOO_LARGE,
+                    f"Parameter {quoted(parameter)} of {name} has more than {MOST_VALUES} values, or one of more than "
+                    f"{LONGEST_VALUE} characters; write fewer and shorter ones.",
+                )
+
+
+def _check_placeholders(template: str, spec: ActionSpec) -> None:
+    names = PLACEHOLDER.findall(template)
+    stray = set("{}") & set(PLACEHOLDER.sub("", template))
+    if stray or len(set(names)) < len(names) or set(names) != set(spec.parameters):
+        raise RuleBrokenError(
+            Rule.PLACEHOLDERS,
+            f"The placeholders of {quoted(template)} are {quoted(names)} and its parameters are "
+            f"{quoted(list(spec.parameters))}; they must be the same, each once, with no other braces.",
+        )
+    for name, values in spec.parameters.items():
+        if not values or any(not value.strip() for value in values):
+            raise RuleBrokenError(
+                Rule.NO_VALUES,
+                f"Parameter {quoted(name)} of {quoted(template)} has no valid value or an empty one; list its values.",
+            )
+
+
+def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Command]) -> None:
+    for filled in _filled(command, spec):
+        if command.code.fullmatch(filled) is None:
+            raise RuleBrokenError(
+                Rule.ACTION_MISMATCH,
+                f"The verification_code {quoted(spec.verification_code)} of {quoted(command.template)} does not match "
+                f"{quoted(filled)}, which is the template with valid values; correct the code or the values.",
+            )
+        for other in commands:
+            if other is not command and other.matches(filled):
+                raise RuleBrokenError(
+                    Rule.AMBIGUOUS_ACTIONS,
+                    f"{quoted(filled)} is both {quoted(command.template)} and {quoted(other.template)}; "
+                    "word one of the templates differently.",
+                )
+
+
+def _filled(command: Command, spec: ActionSpec) -> Iterator[str]:
+    """The command with first values, then with one parameter at a time at each of its other values."""
+    base = [spec.parameters[name][0] for name in command.names]
+    yield _fill(command, base)
+    for position, name in enumerate(command.names):
+        for value in spec.parameters[name][1:]:
+            yield _fill(command, [*base[:position], value, *base[position + 1 :]])
+
+
+def _fill(command: Command, values: Sequence[str]) -> str:
+    pairs = zip(command.literals, [*values, ""], strict=True)
+    return "".join(literal + value for literal, value in pairs)
+
+
+def _check_values_exist(script: Script) -> None:
+    strings = check_values(script.environment)
+    environment = _SEPARATORS.sub(" ", "\n".join(strings).casefold())
+    words = set(_WORD.findall(environment))
+    known: set[str] = set()
+    for template, spec in script.available_actions.items():
+        for parameter, values in spec.parameters.items():
+            for value in values:
+                if value not in known and not _is_named(value, environment, words):
+                    raise RuleBrokenError(
+                        Rule.UNKNOWN_VALUE,
+                        f"Value {quoted(value)} of parameter {quoted(parameter)} in {quoted(template)} names nothing "
+                        "in the environment; put it into the environment by the same words, or remove the value.",
+                    )
+                known.add(value)
+
+
+def _is_named(value: str, environment: str, words: set[str]) -> bool:
+    plain = _SEPARATORS.sub(" ", value.casefold()).strip()
+    if words.issuperset(_WORD.findall(plain)) or plain in environment:
+        return True
+    return not any(character.isalpha() for character in plain)
