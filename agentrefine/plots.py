@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from agentrefine.files import atomic_write
 from agentrefine.params import BASE
+from agentrefine.report_inputs import Bar, CurvePoint, ProgressPoint
 
 COLOURS = {
     BASE: "#8C8C8C",
@@ -55,35 +56,6 @@ STYLE: dict[str, Any] = {
     "ytick.color": "#222222",
 }
 BAR_LABELS_UP_TO = 3
-
-
-class Bar(NamedTuple):
-    """A rate of one model on one benchmark, with its 95% interval, all in [0, 1]."""
-
-    benchmark: str
-    model: str
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-class ProgressPoint(NamedTuple):
-    """Mean best progress, in [0, 1], that a model's episodes of a benchmark had reached after so many steps."""
-
-    benchmark: str
-    model: str
-    step: int
-    progress: float
-
-
-class LossPoint(NamedTuple):
-    """One point of a variant's loss curve: optimizer steps, tokens read, loss in nats per trained token."""
-
-    model: str
-    step: int
-    tokens: int
-    loss: float
 
 
 def success_bars(path: Path, bars: Sequence[Bar]) -> None:
@@ -137,7 +109,7 @@ def progress_curves(path: Path, points: Sequence[ProgressPoint]) -> None:
         _legend(figure, grid[0], len(models))
 
 
-def loss_curves(path: Path, points: Sequence[LossPoint]) -> None:
+def loss_curves(path: Path, points: Sequence[CurvePoint]) -> None:
     """Training loss over tokens read: the values as they were, faint, and their running mean."""
     models = _order(point.model for point in points)
     unit, divisor = ("million", 1e6) if max(p.tokens for p in points) >= 1e6 else ("thousand", 1e3)
@@ -156,7 +128,7 @@ def loss_curves(path: Path, points: Sequence[LossPoint]) -> None:
         _legend(figure, axes, len(models))
 
 
-def write_table(path: Path, rows: Sequence[Bar] | Sequence[ProgressPoint] | Sequence[LossPoint]) -> None:
+def write_table(path: Path, rows: Sequence[Bar] | Sequence[ProgressPoint] | Sequence[CurvePoint]) -> None:
     """A figure's numbers as CSV, which `dvc plots` draws and compares."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")

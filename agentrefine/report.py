@@ -1,7 +1,7 @@
 """The report: what the stages counted and what the models reached, as Markdown, one HTML page and a terminal table."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from agentrefine.files import atomic_write
 from agentrefine.metrics import Comparison, Rate
 from agentrefine.params import BASE, Params
 from agentrefine.plots import label
-from agentrefine.report_inputs import Project, Results
+from agentrefine.report_inputs import BenchmarkSummary, Project, Results
 
 COLUMNS = {
     "success_rate": ("success", "share of episodes that were fully solved (Wilson's interval)."),
@@ -29,12 +29,11 @@ COLUMNS = {
         "stuck",
         "share of episodes that repeat one failing action three times or more.",
     ),
-    "recovery_rate": (
-        "recovery",
-        "after an error, share of next actions that are valid and different; - where no error was made.",
-    ),
+    "recovery_rate": ("recovery", "share of errors after which the next action is valid and different."),
 }
 """Rates by the names that `agentrefine.metrics.summarise` gives them: heading and meaning."""
+
+TUNING_COLUMNS = ("parameters", "steps", "tokens read", "trained tokens", "train loss", "validation loss")
 
 OFFLINE_TEACHER = (
     "The games were written by the rule-based offline teacher, a stand-in for dry runs, tests and small studies; no "
@@ -102,26 +101,30 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
         plots.progress_curves(folder / "progress.png", progress)
         plots.write_table(folder / "progress.csv", progress)
         drawn.append(_plot(folder / "progress.png", "Mean progress over the steps of an episode"))
-    if results.losses:
-        plots.loss_curves(folder / "loss.png", results.losses)
-        plots.write_table(folder / "loss.csv", results.losses)
+    if results.curves:
+        plots.loss_curves(folder / "loss.png", results.curves)
+        plots.write_table(folder / "loss.csv", results.curves)
         drawn.append(_plot(folder / "loss.png", "Training loss on the unmasked tokens"))
     return drawn
 
 
 def terminal_table(results: Results) -> Table:
-    """The result table for the terminal: one row per benchmark and model."""
-    table = Table(title="Percent, with 95% intervals", title_justify="left", header_style="bold", pad_edge=False)
-    table.add_column("environment")
-    table.add_column("model")
+    """The result table for the terminal: one row per benchmark and model, in whole percent, each with its interval."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("benchmark", min_width=9)
+    table.add_column("model", min_width=10)
     for heading, _ in COLUMNS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right")
     table.add_column("n", justify="right")
-    for row in _rows(results):
-        if row["first"] and table.row_count:
-            table.add_section()
-        shown = row["benchmark"] if row["first"] else ""
-        table.add_row(shown, row["model"], *row["cells"], row["n"])
+    previous = ""
+    for benchmark, model, summary in _played(results):
+        if benchmark != previous:
+            table.add_row()
+        shown = label(benchmark).replace(" ", "\n", 1) if benchmark != previous else ""
+        rates = summary.rates()
+        cells = [_percent(rates[name], digits=0).replace(" ", "\n", 1) for name in COLUMNS]
+        table.add_row(shown, label(model), *cells, _count(summary.episodes))
+        previous = benchmark
     return table
 
 
@@ -171,6 +174,7 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "headline": headline(params, results),
         "caveats": _caveats(params),
         "max_steps": params.evaluation.max_steps,
+        "tuning_columns": list(TUNING_COLUMNS),
         "columns": [heading for heading, _ in COLUMNS.values()],
         "meanings": [f"{heading}: {meaning}" for heading, meaning in COLUMNS.values()],
         "rows": _rows(results),
@@ -192,22 +196,27 @@ def _caveats(params: Params) -> list[str]:
     ]
 
 
-def _rows(results: Results) -> list[dict[str, Any]]:
-    rows = []
+def _played(results: Results) -> Iterator[tuple[str, str, BenchmarkSummary]]:
+    """Benchmark, model and summary, benchmark by benchmark."""
     for benchmark in report_inputs.benchmarks(results.models):
-        players = [model for model, summaries in results.models.items() if benchmark in summaries]
-        for model in players:
-            summary = results.models[model][benchmark]
-            rates = summary.rates()
-            rows.append(
-                {
-                    "benchmark": label(benchmark),
-                    "model": label(model),
-                    "first": model == players[0],
-                    "cells": [_percent(rates[name]) for name in COLUMNS],
-                    "n": _count(summary.episodes),
-                }
-            )
+        for model, summaries in results.models.items():
+            if benchmark in summaries:
+                yield benchmark, model, summaries[benchmark]
+
+
+def _rows(results: Results) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for benchmark, model, summary in _played(results):
+        rates = summary.rates()
+        rows.append(
+            {
+                "benchmark": label(benchmark),
+                "model": label(model),
+                "first": not rows or rows[-1]["benchmark"] != label(benchmark),
+                "cells": [_percent(rates[name]) for name in COLUMNS],
+                "n": _count(summary.episodes),
+            }
+        )
     return rows
 
 
@@ -257,34 +266,34 @@ def _gate(results: Results) -> dict[str, Any]:
     return {"sentence": sentence, "findings": findings}
 
 
-def _tuning(results: Results) -> dict[str, Any]:
-    numbers = {
-        variant: {name: value for name, value in figures.items() if isinstance(value, int | float)}
+def _tuning(results: Results) -> list[list[str]]:
+    return [
+        [
+            label(variant),
+            _count(figures.parameters),
+            _count(figures.steps),
+            _count(figures.tokens),
+            f"{_count(figures.trained_tokens)} ({100 * figures.trained_share:.1f}%)",
+            f"{figures.train_loss:.3f}",
+            " -> ".join(
+                "-" if loss is None else f"{loss:.3f}"
+                for loss in (figures.validation_loss_before, figures.validation_loss)
+            ),
+        ]
         for variant, figures in results.tuning.items()
-    }
-    columns = list(dict.fromkeys(name for figures in numbers.values() for name in figures))
-    rows = [
-        {"variant": label(variant), "cells": [_figure(figures[name]) if name in figures else "-" for name in columns]}
-        for variant, figures in numbers.items()
     ]
-    return {"columns": [label(name) for name in columns], "rows": rows}
 
 
-def _percent(rate: Rate, sign: str = "") -> str:
+def _percent(rate: Rate, sign: str = "", digits: int = 1) -> str:
     """A rate in percent with its interval, such as `56.0 [42.3, 68.8]`; `-` where nothing was measured."""
     if rate.value is None or rate.low is None or rate.high is None:
         return "-"
-    return f"{100 * rate.value:{sign}.1f} [{100 * rate.low:{sign}.1f}, {100 * rate.high:{sign}.1f}]"
+    value, low, high = (f"{100 * number:{sign}.{digits}f}" for number in (rate.value, rate.low, rate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _count(number: int) -> str:
     return f"{number:,}"
-
-
-def _figure(number: float) -> str:
-    if isinstance(number, int):
-        return _count(number)
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def _plot(path: Path, title: str) -> Plot:

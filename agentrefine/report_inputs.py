@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -13,7 +13,6 @@ from agentrefine.errors import UserError
 from agentrefine.files import first_problem, read_jsonl
 from agentrefine.metrics import Comparison, Rate, compare
 from agentrefine.params import BASE, Params
-from agentrefine.plots import Bar, LossPoint, ProgressPoint
 from agentrefine.quality.gate import GateResult
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -77,8 +76,51 @@ class ModelSummary(RootModel[dict[str, BenchmarkSummary]]):
     """reports/evaluation/<model>/metrics.json: a model's summary by benchmark."""
 
 
-class TuningFigures(RootModel[dict[str, Any]]):
-    """reports/tuning/<variant>/metrics.json: whatever figures tuning left, by name."""
+class TuningFigures(Counts):
+    """reports/tuning/<variant>/metrics.json: what tuning did (`agentrefine.tuning.trainer.TuningResult`)."""
+
+    parameters: int
+    trainable_parameters: int
+    steps: int
+    tokens: int
+    trained_tokens: int
+    train_loss: float
+    validation_loss_before: float | None
+    validation_loss: float | None
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the tokens read that are trained on, in [0, 1]."""
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+
+class Bar(NamedTuple):
+    """A rate of one model on one benchmark, with its 95% interval, all in [0, 1]."""
+
+    benchmark: str
+    model: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class ProgressPoint(NamedTuple):
+    """Mean best progress, in [0, 1], that a model's episodes of a benchmark had reached after so many steps."""
+
+    benchmark: str
+    model: str
+    step: int
+    progress: float
+
+
+class CurvePoint(NamedTuple):
+    """One point of a variant's loss curve: optimizer steps, tokens read, loss in nats per trained token."""
+
+    model: str
+    step: int
+    tokens: int
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -112,7 +154,7 @@ class Results:
         synthesis, verification, refinement: the data stages' counts.
         gate: the quality gate's result.
         tuning: figures of each tuned variant.
-        losses: the loss curves of all variants.
+        curves: the loss curves of all variants.
         models: what each evaluated model reached, by benchmark; in the order of params.yaml, endpoints last.
         comparisons: each other model against the base, per benchmark.
     """
@@ -121,8 +163,8 @@ class Results:
     verification: VerificationCounts
     refinement: RefinementCounts
     gate: GateResult
-    tuning: dict[str, dict[str, Any]]
-    losses: list[LossPoint]
+    tuning: dict[str, TuningFigures]
+    curves: list[CurvePoint]
     models: dict[str, dict[str, BenchmarkSummary]]
     comparisons: list[Comparison]
 
@@ -141,8 +183,8 @@ def load_results(params: Params, project: Project) -> Results:
         verification=_read(data / "verification" / "metrics.json", VerificationCounts, "verification"),
         refinement=_read(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
         gate=_read(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
-        tuning={v: _read(project.tuning(v) / "metrics.json", TuningFigures, "tuning").root for v in variants},
-        losses=[point for v in variants for point in read_losses(project.tuning(v) / "loss_curve.csv", v)],
+        tuning={v: _read(project.tuning(v) / "metrics.json", TuningFigures, "tuning") for v in variants},
+        curves=[point for v in variants for point in read_curve(project.tuning(v) / "loss_curve.csv", v)],
         models={model: model_summary(project, model) for model in models},
         comparisons=_comparisons(project, models) if BASE in models else [],
     )
@@ -157,7 +199,7 @@ def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
     return _read(project.evaluation(model) / "metrics.json", ModelSummary, "evaluation").root
 
 
-def read_losses(path: Path, variant: str) -> list[LossPoint]:
+def read_curve(path: Path, variant: str) -> list[CurvePoint]:
     """A loss curve from its CSV file with the columns `step`, `loss` and `tokens`.
 
     Raises:
@@ -169,7 +211,7 @@ def read_losses(path: Path, variant: str) -> list[LossPoint]:
     with path.open(encoding="utf-8", newline="") as handle:
         for number, row in enumerate(csv.DictReader(handle), start=2):
             try:
-                points.append(LossPoint(variant, int(row["step"]), int(row["tokens"]), float(row["loss"])))
+                points.append(CurvePoint(variant, int(row["step"]), int(row["tokens"]), float(row["loss"])))
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{path}, line {number}: expected numbers in the columns step, loss, tokens; run tuning again."

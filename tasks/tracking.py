@@ -33,6 +33,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl, sha256_file
 from agentrefine.metrics import Comparison, compare
 from agentrefine.params import Params, TrackingParams
+from agentrefine.report_inputs import CurvePoint
 
 MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
 TUNED_SECTIONS = (*MODEL_SECTIONS, "base_model", "tuning")
@@ -42,20 +43,6 @@ BASE_SECTIONS = ("seed", "base_model")
 EPISODES = "evaluation/episodes.jsonl"
 MODEL = "model"
 CHAMPION, CHALLENGER = "champion", "challenger"
-
-
-class CurvePoint(NamedTuple):
-    """One point of a loss curve.
-
-    Attributes:
-        step: optimizer steps so far.
-        loss: mean loss over the trained tokens since the last point, in nats per token.
-        tokens: tokens read so far.
-    """
-
-    step: int
-    loss: float
-    tokens: int
 
 
 class Registration(NamedTuple):

@@ -108,7 +108,17 @@ def write_results(root: Path) -> None:
         {"passed": True, "data_set": {"trajectories": 231.0}, "findings": [finding, met]},
     )
     tuning = root / "reports" / "tuning" / "refinement"
-    write_json(tuning / "metrics.json", {"trained_tokens": 123_456, "trained_share": 0.31, "final_loss": 0.4321})
+    figures = {
+        "parameters": 940_000,
+        "trainable_parameters": 940_000,
+        "steps": 30,
+        "tokens": 400_000,
+        "trained_tokens": 124_000,
+        "train_loss": 0.4321,
+        "validation_loss_before": 2.5,
+        "validation_loss": 0.5,
+    }
+    write_json(tuning / "metrics.json", figures)
     rows = "".join(f"{n},{3.0 / n},{n * 1024}\n" for n in range(1, 31))
     (tuning / "loss_curve.csv").write_text(f"step,loss,tokens\n{rows}", encoding="utf-8")
     for model, solved in (("base", 1), ("refinement", 13)):
