@@ -144,7 +144,7 @@ class DataSetThresholds(Section):
     corrected_share: Band
     rarest_error_share: Band
     action_entropy: Band
-    distinct_action_share: Band
+    distinct_actions: Band
     distinct_goal_share: Band
 
 
@@ -232,7 +232,7 @@ class TuningParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     batch_tokens: Annotated[int, Field(gt=0)]
     gradient_accumulation_steps: Annotated[int, Field(gt=0)]
-    gradient_checkpointing: bool
+    activation_checkpointing: bool
     packing: bool
     max_length: Annotated[int, Field(gt=0)]
     precision: Literal["auto", "fp32", "bf16"]

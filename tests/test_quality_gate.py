@@ -19,15 +19,15 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.params import Params, load_params
 from agentrefine.quality.data_set import validation_personas
 from agentrefine.quality.gate import Finding, GateResult
-from agentrefine.quality.held_out import HeldOut, ngrams_of
+from agentrefine.quality.held_out import HeldOut
 from agentrefine.trajectory import PlayerTurn, Trajectory
 from tasks.expectations import run_gate
 
 HELD_OUT = HeldOut(
     families=frozenset({"unlock"}),
     themes=frozenset({"harbor"}),
-    worlds=frozenset({"fetch.kitchen.77"}),
-    ngrams=ngrams_of(["put a cool tomato in the microwave and then look at it", "go to the red ball"]),
+    first_seed=1000,
+    ngrams=frozenset({"put a cool tomato in the microwave and", "go to the red ball"}),
 )
 
 
@@ -186,7 +186,7 @@ def two_line_action(trajectory: Trajectory) -> Trajectory:
         ("format_problem", two_line_action, "a player turn that does not read back from its reply text"),
         ("held_out_overlap", lambda t: make_trajectory(5, world="unlock.kitchen.3"), "held-out family unlock"),
         ("held_out_overlap", lambda t: make_trajectory(5, world="fetch.harbor.3"), "held-out theme harbor"),
-        ("held_out_overlap", lambda t: make_trajectory(5, world="fetch.kitchen.77"), "evaluation world"),
+        ("held_out_overlap", lambda t: make_trajectory(5, world="fetch.kitchen.1000"), "evaluation seed 1000"),
         (
             "held_out_overlap",
             lambda t: replaced(t, script=t.script.model_copy(update={"goal": "Go to the red ball!"})),
@@ -259,7 +259,7 @@ def test_an_empty_file_is_refused_by_its_size(gate: Gate) -> None:
 def test_warnings_are_reported_and_do_not_stop(gate: Gate) -> None:
     result = gate.run(sound(), params(data_set={"action_entropy": {"min": 5.0, "severity": "warning"}}))
     assert result.passed
-    assert [f.column for f in result.failures] == ["action_entropy"]
+    assert "action_entropy" in [f.column for f in result.failures]
     assert (gate.out / "train.jsonl").is_file()
 
 

@@ -76,7 +76,7 @@ class DataSetFeatures:
         corrected_share: error-refine turns / mistakes, over all trajectories; 0 without mistakes.
         rarest_error_share: the share of the rarest of the three kinds of error among all mistakes.
         action_entropy: entropy of the actions' verbs (first words), in bits.
-        distinct_action_share: distinct actions / player turns.
+        distinct_actions: how many different actions there are.
         distinct_goal_share: distinct goals / trajectories.
         mean_player_turns, mean_tokens: per trajectory.
     """
@@ -93,7 +93,7 @@ class DataSetFeatures:
     corrected_share: float
     rarest_error_share: float
     action_entropy: float
-    distinct_action_share: float
+    distinct_actions: int
     distinct_goal_share: float
     mean_player_turns: float
     mean_tokens: float
@@ -125,9 +125,9 @@ class Diversity:
         return -sum(n / total * math.log2(n / total) for n in self._verbs.values()) if total else 0.0
 
     @property
-    def distinct_action_share(self) -> float:
-        """Distinct actions / actions."""
-        return _share(len(self._actions), self._verbs.total())
+    def distinct_actions(self) -> int:
+        """How many different actions there are."""
+        return len(self._actions)
 
     @property
     def distinct_goal_share(self) -> float:
@@ -257,7 +257,7 @@ def data_set_features(rows: Sequence[FeatureRow], dropped: int, diversity: Diver
         corrected_share=_share(sum(row.error_refine_turns for row in rows), errors),
         rarest_error_share=_share(min(kinds), errors),
         action_entropy=diversity.action_entropy,
-        distinct_action_share=diversity.distinct_action_share,
+        distinct_actions=diversity.distinct_actions,
         distinct_goal_share=diversity.distinct_goal_share,
         mean_player_turns=_share(player_turns, count),
         mean_tokens=_share(sum(row.tokens or 0 for row in rows), count),
