@@ -47,7 +47,6 @@ def run_gate(
     params: Params,
     *,
     count_tokens: Callable[[str], int],
-    broken_rule: Callable[[Trajectory], str | None],
     held_out: HeldOut,
 ) -> GateResult:
     """Judge the trajectories and write the data set if nothing critical is wrong with them.
@@ -60,9 +59,8 @@ def run_gate(
         dropped: samples that never became one, one a line.
         out: folder of `train.jsonl` and `validation.jsonl`.
         reports: folder of the gate's reports.
-        params: `seed` and the section `quality_gate` are used.
+        params: `seed` and the sections `verification` and `quality_gate` are used.
         count_tokens: tokens of a text, by the tokenizer of the model that is tuned.
-        broken_rule: the name of the first verification rule that a trajectory breaks, None when it breaks none.
         held_out: what the data must not contain.
 
     Raises:
@@ -76,7 +74,7 @@ def run_gate(
         feature_rows(
             read_jsonl(trajectories, Trajectory),
             count_tokens=count_tokens,
-            broken_rule=broken_rule,
+            verification=params.verification,
             held_out=held_out,
             near_duplicate_similarity=gate.near_duplicate_similarity,
             diversity=diversity,

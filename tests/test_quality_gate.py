@@ -65,7 +65,6 @@ class Gate:
             self.reports,
             settings or params(),
             count_tokens=lambda text: len(text.split()),
-            broken_rule=lambda t: None,
             held_out=HELD_OUT,
         )
 
@@ -323,7 +322,6 @@ def test_a_broken_line_leaves_no_old_data_set(gate: Gate) -> None:
             gate.reports,
             load_params(),
             count_tokens=len,
-            broken_rule=lambda t: None,
             held_out=HELD_OUT,
         )
     assert not any(gate.out.iterdir())

@@ -9,9 +9,12 @@ from itertools import pairwise
 from agentrefine.agent.reply import parse_reply
 from agentrefine.conversation import reply_text, sample
 from agentrefine.files import short_hash
+from agentrefine.params import VerificationParams
 from agentrefine.quality.held_out import HeldOut, world_id
 from agentrefine.quality.near_duplicates import DuplicateIndex, Duplicates
+from agentrefine.script_checks import verify_script
 from agentrefine.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
+from agentrefine.verification import judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def feature_rows(
     trajectories: Iterable[Trajectory],
     *,
     count_tokens: Callable[[str], int],
-    broken_rule: Callable[[Trajectory], str | None],
+    verification: VerificationParams,
     held_out: HeldOut,
     near_duplicate_similarity: float,
     diversity: Diversity,
@@ -149,7 +152,7 @@ def feature_rows(
     Args:
         trajectories: read one at a time; nothing of one is kept but its row, a signature and hashes.
         count_tokens: tokens of a text.
-        broken_rule: the name of the first verification rule that a trajectory breaks, None when it breaks none.
+        verification: what the rules of verification demand; they judge every game again.
         held_out: what the data must not contain.
         near_duplicate_similarity: Jaccard similarity from which two games are near-duplicates.
         diversity: counts each trajectory on the way.
@@ -160,7 +163,7 @@ def feature_rows(
         yield features(
             trajectory,
             count_tokens=count_tokens,
-            broken_rule=broken_rule(trajectory),
+            broken_rule=broken_rule(trajectory, verification),
             duplicates=seen.add(trajectory),
             held_out=held_out,
         )
@@ -204,6 +207,14 @@ def features(
         near_duplicate_of=duplicates.near_duplicate_of,
         held_out_overlap=held_out.overlap(trajectory.script, first.observation if isinstance(first, DMTurn) else ""),
     )
+
+
+def broken_rule(trajectory: Trajectory, params: VerificationParams) -> str | None:
+    """The name of the first rule of verification that the script or the game breaks; None when they are sound."""
+    script, problem = verify_script(trajectory.script.model_dump_json())
+    if script and trajectory.turns:
+        problem = judge(script, trajectory.turns, params).problem
+    return problem.rule.value if problem else None
 
 
 def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
