@@ -7,10 +7,10 @@ and the same dvc.lock, and each takes up where another stopped.
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from prefect import flow
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from agentrefine.params import Params, load_params
@@ -24,6 +24,7 @@ from flows.synthesis import synthesis
 from flows.tuning import tuning
 from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
+from tasks.progress import progress
 
 
 class Stage(NamedTuple):
@@ -46,11 +47,11 @@ def stages(params: Params) -> Iterator[Stage]:
     yield Stage("base_model", base_model)
     yield Stage("quality_gate", quality_gate)
     for variant in params.tuning.variants:
-        yield Stage(f"tuning@{variant}", lambda variant=variant: tuning(variant))
+        yield Stage(f"tuning@{variant}", partial(tuning, variant))
     for model in params.evaluation.models:
-        yield Stage(f"evaluation@{model}", lambda model=model: evaluation(model))
+        yield Stage(f"evaluation@{model}", partial(evaluation, model))
     for endpoint in params.evaluation.endpoints:
-        yield Stage(f"endpoint_evaluation@{endpoint}", lambda endpoint=endpoint: evaluation(endpoint))
+        yield Stage(f"endpoint_evaluation@{endpoint}", partial(evaluation, endpoint))
     yield Stage("report", report)
 
 
@@ -69,15 +70,15 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
     with exclusive_use(), overridden_params(overrides or {}):
         workspace = Workspace()
         todo = list(stages(load_params()))
-        progress = create_progress_artifact(progress=0.0, key="pipeline-progress", description="Stages done")
-        for done, stage in enumerate(todo):
-            if workspace.up_to_date(stage.address):
-                logger.info("%s: up to date", stage.address)
-            else:
-                logger.info("%s: running (%d of %d)", stage.address, done + 1, len(todo))
-                stage.run()
-                workspace.record(stage.address)
-            update_progress_artifact(progress, progress=100 * (done + 1) / len(todo))
+        with progress("pipeline", len(todo), "stage", bar=False) as bar:
+            for done, stage in enumerate(todo):
+                if workspace.up_to_date(stage.address):
+                    logger.info("%s: up to date", stage.address)
+                else:
+                    logger.info("%s: running (%d of %d)", stage.address, done + 1, len(todo))
+                    stage.run()
+                    workspace.record(stage.address)
+                bar.advance()
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def main() -> None:
         agentrefine()
     else:
         print("Every stage is up to date; nothing to run.")
-    print_report()
+    print_report(load_params())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Never
+from typing import Never, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -16,14 +16,21 @@ SECONDS_BETWEEN_UPDATES = 3.0
 class Progress:
     """Counts what a stage has done."""
 
-    def __init__(self, bar: "tqdm[Never]", artifact: UUID) -> None:
+    def __init__(self, bar: "tqdm[Never]", total: int, artifact: UUID) -> None:
         self._bar = bar
+        self._total = total
+        self._done = 0
         self._artifact = artifact
         self._updated = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
         """`count` more are done."""
-        self._bar.update(count)
+        self.reach(self._done + count)
+
+    def reach(self, done: int) -> None:
+        """`done` are done in all."""
+        self._bar.update(done - self._done)
+        self._done = done
         now = time.monotonic()
         if now - self._updated > SECONDS_BETWEEN_UPDATES:
             self._updated = now
@@ -32,22 +39,22 @@ class Progress:
     @property
     def percent(self) -> float:
         """How much is done, from 0 to 100."""
-        return 100 * min(1.0, self._bar.n / self._bar.total) if self._bar.total else 100.0
+        return 100 * min(1.0, self._done / self._total) if self._total else 100.0
 
 
 @contextmanager
-def progress(stage: str, total: int, unit: str) -> Iterator[Progress]:
+def progress(stage: str, total: int, unit: str, *, bar: bool = True) -> Iterator[Progress]:
     """A progress bar and artifact for one stage.
 
     Args:
         stage: the stage's name; the artifact's key is `<stage>-progress`.
         total: how many `unit`s there are.
         unit: what is counted, such as `game`.
+        bar: False where something else draws one.
     """
     key = f"{stage.replace('_', '-')}-progress"
-    artifact = create_progress_artifact(progress=0.0, key=key, description=f"{total} {unit}s")
-    assert isinstance(artifact, UUID)
-    with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5) as bar:
-        counter = Progress(bar, artifact)
+    artifact = cast("UUID", create_progress_artifact(progress=0.0, key=key, description=f"{total} {unit}s"))
+    with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5, disable=not bar) as shown:
+        counter = Progress(shown, total, artifact)
         yield counter
-    update_progress_artifact(artifact, progress=counter.percent)
+    update_progress_artifact(artifact, progress=100.0)

@@ -1,0 +1,30 @@
+"""The base model as a task."""
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+
+from agentrefine.params import BASE, Params
+from tasks import tracking
+from tasks.progress import progress
+
+VERSION = "1"
+FOLDER = Path("models") / BASE
+
+
+@task(name="base_model", version=VERSION)
+def prepare_base_model(params: Params) -> None:
+    """Make the tiny model, or check the one that `base_model.path` names, and open its MLflow run.
+
+    Raises:
+        UserError: a path or hub id that holds no usable model, or a tracking store that cannot be used.
+    """
+    from agentrefine.tuning.base_model import make_base  # imports torch and transformers
+    from agentrefine.tuning.models import model_digest
+
+    tiny = params.base_model.is_tiny
+    with progress("base_model", params.base_model.tiny.pretraining_tokens, "token", bar=tiny) as bar:
+        made = make_base(params.base_model, params.seed, FOLDER, lambda done, _total: bar.reach(done))
+    get_run_logger().info("%d parameters, loss %.3f after %d tokens", made.parameters, made.loss, made.tokens)
+    run_id = tracking.run_for(BASE, model_digest(FOLDER), params.tracking)
+    tracking.log_base(run_id, params, FOLDER if tiny else None)

@@ -1,0 +1,133 @@
+"""Evaluating one model as tasks, one per benchmark."""
+
+import time
+from pathlib import Path
+from typing import TypedDict
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
+
+from agentrefine.agent.episode import Episode
+from agentrefine.agent.play import play
+from agentrefine.agent.policy import Policy
+from agentrefine.benchmarks.catalogue import benchmark
+from agentrefine.errors import UserError
+from agentrefine.files import short_hash, write_json, write_jsonl
+from agentrefine.metrics import summarise
+from agentrefine.params import BASE, EvaluationParams, Params
+from agentrefine.report import episodes_to_read
+from agentrefine.report_inputs import Project, flat_metrics, model_summary, notable_episodes
+from tasks import tracking
+from tasks.caching import version_and_inputs
+from tasks.progress import progress
+
+VERSION = "1"
+MODELS = Path("models")
+
+
+class Played(TypedDict):
+    """What one model did on one benchmark: episodes as JSON, and how long all of it took, in seconds."""
+
+    episodes: list[str]
+    seconds: float
+
+
+def evaluate_model(model: str, params: Params) -> None:
+    """Let a model play every benchmark of `evaluation.benchmarks`, write its episodes and metrics, and log them.
+
+    Args:
+        model: `base`, a tuned variant or the name of an endpoint.
+        params: sections `seed`, `evaluation` and `tracking` are used.
+
+    Raises:
+        UserError: an unknown or missing model, an unknown or missing benchmark, an endpoint that refuses.
+    """
+    digest = _digest(model, params.evaluation)
+    out = Project().evaluation(model)
+    played = {
+        name: play_benchmark(model, digest, name, params.seed, params.evaluation)
+        for name in params.evaluation.benchmarks
+    }
+    episodes = [Episode.model_validate_json(line) for result in played.values() for line in result["episodes"]]
+    write_jsonl(out / "episodes.jsonl", episodes)
+    write_json(out / "metrics.json", summarise(episodes))
+    write_json(out / "timing.json", {name: round(result["seconds"], 1) for name, result in played.items()})
+    summaries = model_summary(Project(), model)
+    create_table_artifact(
+        key=f"evaluation-{model.replace('_', '-')}".lower(),
+        description=f"{model} on the held-out benchmarks, with 95% intervals",
+        table=[
+            {"benchmark": name, **{rate: str(value) for rate, value in summary.rates().items()}}
+            for name, summary in summaries.items()
+        ],
+    )
+    run_id = tracking.run_for(model, digest, params.tracking)
+    tracking.log_evaluation(
+        run_id,
+        params,
+        metrics=flat_metrics(summaries),
+        episodes=out / "episodes.jsonl",
+        sample=episodes_to_read(model, notable_episodes(episodes)),
+    )
+
+
+@task(
+    name="evaluation",
+    version=VERSION,
+    task_run_name="{model}-{name}",
+    cache_key_fn=version_and_inputs,
+    persist_result=True,
+    result_serializer="json",
+)
+def play_benchmark(model: str, digest: str, name: str, seed: int, params: EvaluationParams) -> Played:
+    """Play one benchmark. What a model with the same digest has played under the same settings is not played again."""
+    bench = benchmark(name)
+    specs = bench.episodes(params.episodes, seed)
+    policy = _policy(model, params)
+    began = time.monotonic()
+    episodes = []
+    with progress(f"{model} {name}".replace(" ", "-"), len(specs), "episode") as bar:
+        for episode in play(
+            policy, bench, specs, max_steps=params.max_steps, batch_size=params.batch_size, model_digest=digest
+        ):
+            episodes.append(episode)
+            bar.advance()
+    seconds = time.monotonic() - began
+    get_run_logger().info("%s on %s: %d episodes in %.0f s", model, name, len(episodes), seconds)
+    position = {spec.id: place for place, spec in enumerate(specs)}
+    episodes.sort(key=lambda episode: position[episode.id])
+    return Played(episodes=[episode.model_dump_json() for episode in episodes], seconds=seconds)
+
+
+def _policy(model: str, params: EvaluationParams) -> Policy:
+    """The policy of a model: local weights, or an endpoint."""
+    if model in params.endpoints:
+        from agentrefine.agent.endpoint import EndpointPolicy
+
+        endpoint = params.endpoints[model]
+        return EndpointPolicy(
+            base_url=endpoint.base_url,
+            model=endpoint.model,
+            api_key_env=endpoint.api_key_env,
+            max_new_tokens=params.max_new_tokens,
+            concurrency=params.batch_size,
+        )
+    from agentrefine.agent.local import LocalPolicy  # imports torch and transformers
+    from agentrefine.tuning.models import load_tuned
+
+    loaded = load_tuned(MODELS / model)
+    return LocalPolicy(loaded.model, loaded.tokenizer, name=model, max_new_tokens=params.max_new_tokens)
+
+
+def _digest(model: str, params: EvaluationParams) -> str:
+    """What identifies the model: of local weights their digest, of an endpoint its address and model name."""
+    if model in params.endpoints:
+        return short_hash("endpoint", params.endpoints[model].base_url, params.endpoints[model].model)
+    if model not in params.models:
+        raise UserError(f"evaluation.models in params.yaml does not name {model!r}; add it there.")
+    if not (MODELS / model).is_dir():
+        stage = "base_model" if model == BASE else f"tuning@{model}"
+        raise UserError(f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it.")
+    from agentrefine.tuning.models import model_digest
+
+    return model_digest(MODELS / model)

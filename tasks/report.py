@@ -1,0 +1,50 @@
+"""The report and the registry as tasks."""
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+
+from agentrefine.params import BASE, Params
+from agentrefine.report import write_report as write_files
+from agentrefine.report_inputs import Project, Results
+from tasks import tracking
+
+VERSION = "1"
+REPORTS = Path("reports")
+
+
+@task(name="report", version=VERSION)
+def write_report(params: Params) -> Results:
+    """Write the report from what the stages left, and keep it as an artifact.
+
+    Raises:
+        UserError: a stage has not been run.
+    """
+    results = write_files(params)
+    create_markdown_artifact((REPORTS / "report.md").read_text(encoding="utf-8"), key="report")
+    return results
+
+
+@task(name="registry", version=VERSION)
+def register_models(params: Params) -> None:
+    """Enter every evaluated tuned model in the registry; the paired comparison decides who is champion.
+
+    Raises:
+        UserError: a tracking store that cannot be used.
+    """
+    from agentrefine.tuning.models import model_digest  # imports torch and transformers
+
+    project = Project()
+    for model in params.evaluation.models:
+        if model == BASE:
+            continue
+        digest = model_digest(Path("models") / model)
+        run_id = tracking.run_for(model, digest, params.tracking)
+        tracking.log_plots(run_id, params.tracking, sorted((REPORTS / "plots").glob("*.png")))
+        standing = tracking.register(
+            model, digest, run_id, params,
+            episodes=project.evaluation(model) / "episodes.jsonl",
+            base_episodes=project.evaluation(BASE) / "episodes.jsonl",
+        )  # fmt: skip
+        get_run_logger().info("%s is version %s, %s", model, standing.version, standing.alias)
