@@ -4,12 +4,30 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, BadRequestError, DefaultAioHttpClient
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient
 from openai.types.chat import ChatCompletionMessageParam
+from pydantic import BaseModel, ValidationError
 
 from agentrefine.agent.policy import Dialogue, Reply, turns_that_can_be_cut, without_oldest_turns
 from agentrefine.conversation import Message
 from agentrefine.errors import UserError
+from agentrefine.files import first_problem
+from agentrefine.teacher.completion import Usage
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+
+
+class _Answer(BaseModel):
+    """What is read of an answer; servers differ in the rest, and some leave out a choice, a content or the usage."""
+
+    choices: list[_Choice]
+    usage: Usage | None = None
 
 
 class EndpointPolicy:
@@ -82,8 +100,9 @@ class EndpointPolicy:
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(answer(dialogue.messages)) for dialogue in dialogues]
-            except* APIError as failures:
-                raise self._user_error(failures.exceptions[0]) from failures
+            except ExceptionGroup as failures:
+                # The first failure has cancelled the other calls and speaks for them.
+                raise failures.exceptions[0] from failures
             return [task.result() for task in tasks]
 
     async def _reply(self, client: AsyncOpenAI, messages: list[Message]) -> Reply:
@@ -91,39 +110,47 @@ class EndpointPolicy:
         most = turns_that_can_be_cut(messages)
         turns_cut = 0
         while True:
-            chat = [_chat_message(message) for message in without_oldest_turns(messages, turns_cut)]
             try:
-                completion = await client.chat.completions.create(
-                    model=self.name, messages=chat, temperature=0, max_tokens=self._max_new_tokens
-                )
-            except BadRequestError as error:
+                answer = await self._complete(client, without_oldest_turns(messages, turns_cut))
+            except APIStatusError as error:
                 if error.code != "context_length_exceeded":
-                    raise
+                    raise UserError(
+                        f"{self._base_url}: refused model {self.name!r} with status {error.status_code} "
+                        f"({error.message[:200]}); check the address, the model's name and the key."
+                    ) from error
                 if turns_cut == most:
                     return Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=most, context_full=True)
                 turns_cut = min(most, max(1, 2 * turns_cut))
                 continue
-            usage = completion.usage
-            # Some servers answer without a choice or without a content: an empty reply, which is a format error.
-            text = completion.choices[0].message.content if completion.choices else None
             return Reply(
-                text=text or "",
-                prompt_tokens=usage.prompt_tokens if usage else 0,
-                completion_tokens=usage.completion_tokens if usage else 0,
+                # No text at all is an empty reply, which is a format error.
+                text=(answer.choices[0].message.content if answer.choices else None) or "",
+                prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
+                completion_tokens=answer.usage.completion_tokens if answer.usage else 0,
                 turns_cut=turns_cut,
             )
 
-    def _user_error(self, error: BaseException) -> UserError:
-        if isinstance(error, APIConnectionError):
-            return UserError(
+    async def _complete(self, client: AsyncOpenAI, messages: list[Message]) -> _Answer:
+        try:
+            response = await client.chat.completions.with_raw_response.create(
+                model=self.name,
+                messages=[_chat_message(message) for message in messages],
+                temperature=0,
+                max_tokens=self._max_new_tokens,
+            )
+            return _Answer.model_validate_json(response.content)
+        except APIConnectionError as error:
+            raise UserError(
                 f"{self._base_url}: cannot be reached ({error.message}); start the server or correct the address."
-            )
-        if isinstance(error, APIStatusError):
-            return UserError(
-                f"{self._base_url}: refused model {self.name!r} with status {error.status_code} "
-                f"({error.message[:200]}); check the address, the model's name and the key."
-            )
-        return UserError(f"{self._base_url}: did not answer as an OpenAI-compatible server does ({str(error)[:200]}).")
+            ) from error
+        except APIStatusError:
+            raise
+        except (APIError, ValidationError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else error.message
+            raise UserError(
+                f"{self._base_url}: does not answer as an OpenAI-compatible server does ({reason[:200]}); "
+                "correct the address."
+            ) from error
 
 
 def _chat_message(message: Message) -> ChatCompletionMessageParam:

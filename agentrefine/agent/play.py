@@ -69,6 +69,7 @@ def play(
             policy.forget([episode.spec.id for episode in finished])
             for episode in finished:
                 episode.environment.close()
+            for episode in finished:
                 yield _record(episode, episode.stop, policy.name, model_digest)
     finally:
         for episode in running:

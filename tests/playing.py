@@ -1,0 +1,64 @@
+"""Policies and junk for tests of the player and the environments."""
+
+from collections.abc import Sequence
+
+from agentrefine.agent.policy import Dialogue, Reply
+from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
+from agentrefine.conversation import reply_text
+
+JUNK = (
+    "",
+    " ",
+    "x" * 10_000,
+    "go to " + "x" * 10_000,
+    "dance",
+    "go to nowhere 1",
+    "pick up the moon 1",
+    "take",
+    "go to\nthe kitchen",
+    "\n\n",
+    "öffne die Tür 開ける 🚪",
+    "go to {object}",
+    "\x00\x1b[31m",
+    "(((((((((",
+    "$name ${x} %s {0}",
+    "check valid actions",
+)
+"""Actions that no environment may stumble over."""
+
+
+class ScriptedPolicy:
+    """Answers each episode with the next text of its script, and with the last one when there is none left."""
+
+    name = "scripted"
+
+    def __init__(self, scripts: dict[str, list[str]]) -> None:
+        self.scripts = scripts
+        self.turns: dict[str, int] = {}
+        self.batches: list[list[str]] = []
+        self.forgotten: list[str] = []
+        self.read: dict[str, list] = {}
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        self.batches.append([dialogue.key for dialogue in dialogues])
+        replies = []
+        for dialogue in dialogues:
+            turn = self.turns.get(dialogue.key, 0)
+            self.turns[dialogue.key] = turn + 1
+            self.read[dialogue.key] = dialogue.messages
+            script = self.scripts[dialogue.key]
+            replies.append(Reply(script[min(turn, len(script) - 1)], prompt_tokens=10, completion_tokens=5))
+        return replies
+
+    def forget(self, keys: Sequence[str]) -> None:
+        self.forgotten.extend(keys)
+
+
+def gold_policy(benchmark: Benchmark, episodes: Sequence[EpisodeSpec]) -> ScriptedPolicy:
+    """Plays each episode's solution; every episode must have one."""
+    scripts = {}
+    for episode in episodes:
+        actions = benchmark.gold(episode)
+        assert actions, f"{episode.id} has no solution"
+        scripts[episode.id] = [reply_text("I know what to do .", action) for action in actions]
+    return ScriptedPolicy(scripts)

@@ -1,0 +1,196 @@
+"""The endpoint policy against a real HTTP server."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from agentrefine.agent.endpoint import EndpointPolicy
+from agentrefine.agent.policy import Dialogue
+from agentrefine.conversation import Message, opening
+from agentrefine.errors import UserError
+
+KEY = "AGENTREFINE_TEST_KEY"
+
+
+@contextmanager
+def server(answer):
+    """A chat completions server; `answer(request, number)` gives status, body and headers."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, self.headers["Authorization"], request))
+            status, body, headers = answer(request, len(seen))
+            payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}/v1", seen
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+def completion(text, **usage):
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15, **usage},
+    }
+
+
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.setenv(KEY, "secret")
+
+    def policy(url, **options):
+        settings = {"model": "m", "api_key_env": KEY, "max_new_tokens": 64, "timeout_seconds": 5, **options}
+        return EndpointPolicy(base_url=url, **settings)
+
+    return policy
+
+
+def dialogue(key, turns=0):
+    messages = opening("act", "take the apple", f"first {key}")
+    for turn in range(turns):
+        messages += [Message(role="assistant", content=f"reply {turn}"), Message(role="user", content=f"seen {turn}")]
+    return Dialogue(key, messages)
+
+
+def test_replies_come_in_the_order_of_the_dialogues_and_together(make):
+    all_there = threading.Barrier(8)
+
+    def answer(request, number):
+        last = request["messages"][-1]["content"]
+        if number <= 8:
+            all_there.wait(timeout=20)
+        time.sleep(0.2 if "first 0" in last else 0)
+        return 200, completion(f"echo {last}"), {}
+
+    with server(answer) as (url, seen):
+        policy = make(url, timeout_seconds=30)
+        replies = policy.act([dialogue(str(n)) for n in range(8)])
+        again = policy.act([dialogue("later")])
+    assert [reply.text for reply in replies] == [f"echo Goal: take the apple\nfirst {n}" for n in range(8)]
+    assert (replies[0].prompt_tokens, replies[0].completion_tokens, replies[0].turns_cut) == (11, 4, 0)
+    assert again[0].text.endswith("first later")
+    path, authorization, request = seen[0]
+    assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
+    assert (request["model"], request["temperature"], request["max_tokens"]) == ("m", 0, 64)
+    assert [message["role"] for message in request["messages"]] == ["user", "assistant", "user"]
+
+
+def test_no_more_calls_in_flight_than_allowed(make):
+    lock, running, most = threading.Lock(), 0, 0
+
+    def answer(request, _):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return 200, completion("ok"), {}
+
+    with server(answer) as (url, _):
+        make(url, concurrency=2).act([dialogue(str(n)) for n in range(8)])
+    assert most == 2
+
+
+def test_a_busy_server_is_asked_again(make):
+    def answer(_, number):
+        if number == 1:
+            return 429, {"error": {"message": "slow down"}}, {"Retry-After": "0.1"}
+        if number == 2:
+            return 500, {"error": {"message": "oops"}}, {"Retry-After": "0.1"}
+        return 200, completion("ok"), {}
+
+    with server(answer) as (url, seen):
+        assert make(url, max_retries=3).act([dialogue("a")])[0].text == "ok"
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, {"error": {"message": "bad key"}}, "status 401 .*bad key.*check the address"),
+        (404, {"error": {"message": "no such model"}}, "refused model 'm' with status 404"),
+        (500, {"error": {"message": "down"}}, "status 500"),
+        (400, {"error": {"message": "nonsense"}}, "status 400"),
+    ],
+)
+def test_a_refusal_is_one_clear_sentence(make, status, body, words):
+    with server(lambda *_: (status, body, {"Retry-After": "0.01"})) as (url, _), pytest.raises(UserError, match=words):
+        make(url, max_retries=1).act([dialogue("a"), dialogue("b")])
+
+
+def test_a_server_that_is_not_there_is_one_clear_sentence(make):
+    with server(lambda *_: (200, completion("ok"), {})) as (url, _):
+        pass
+    with pytest.raises(UserError, match="cannot be reached"):
+        make(url, max_retries=0).act([dialogue("a")])
+
+
+def test_an_answer_without_text_is_an_empty_reply(make):
+    bodies = [completion(None), completion("x") | {"choices": []}, completion("x") | {"usage": None}]
+    with server(lambda _, number: (200, bodies[number - 1], {})) as (url, _):
+        policy = make(url)
+        replies = [policy.act([dialogue("a")])[0] for _ in bodies]
+    assert [reply.text for reply in replies] == ["", "", "x"]
+    assert replies[2].prompt_tokens == 0
+
+
+@pytest.mark.parametrize("body", [b"<html>not an api</html>", b'{"hello": 1}', b"[]", b'"text"'])
+def test_another_kind_of_server_is_one_clear_sentence(make, body):
+    words = "does not answer as an OpenAI-compatible server does"
+    with server(lambda *_: (200, body, {})) as (url, _), pytest.raises(UserError, match=words):
+        make(url, max_retries=0).act([dialogue("a")])
+
+
+def test_the_oldest_turns_go_when_the_endpoint_says_the_dialogue_is_too_long(make):
+    def answer(request, _):
+        if len(request["messages"]) > 7:
+            return 400, {"error": {"message": "too long", "code": "context_length_exceeded"}}, {}
+        return 200, completion("ok"), {}
+
+    with server(answer) as (url, seen):
+        (reply,) = make(url).act([dialogue("a", turns=5)])
+    assert (reply.text, reply.turns_cut, reply.context_full) == ("ok", 4, False)
+    kept = [message["content"] for message in seen[-1][2]["messages"]]
+    assert kept[0] == "act"
+    assert kept[3:] == ["reply 4", "seen 4"]
+
+
+def test_an_opening_that_is_too_long_ends_the_episode(make):
+    body = {"error": {"message": "too long", "code": "context_length_exceeded"}}
+    with server(lambda *_: (400, body, {})) as (url, _):
+        (reply,) = make(url).act([dialogue("a", turns=2)])
+    assert reply.context_full
+
+
+def test_a_key_that_is_not_set_is_one_clear_sentence(monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    with pytest.raises(UserError, match=f"environment variable {KEY} is not set"):
+        EndpointPolicy(base_url="http://127.0.0.1:1/v1", model="m", api_key_env=KEY, max_new_tokens=8)

@@ -1,0 +1,191 @@
+"""The player: the dialogue is that of training, errors cost a step, episodes share one batch."""
+
+import pytest
+from playing import ScriptedPolicy, gold_policy
+
+from agentrefine.agent.episode import Episode
+from agentrefine.agent.play import play
+from agentrefine.agent.policy import Reply
+from agentrefine.agent.reply import parse_reply
+from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError, StepResult
+from agentrefine.conversation import opening, prompt, reply_text
+from agentrefine.files import read_jsonl, write_jsonl
+from agentrefine.metrics import summarise
+
+GOOD = reply_text("I push .", "push")
+BAD = reply_text("I pull .", "pull")
+
+
+class PushGame:
+    """Solved after as many pushes as its seed says; pulling is an error, and `break` kills the simulator."""
+
+    instructions = "push"
+
+    def __init__(self, needed):
+        self.goal = f"push {needed} times"
+        self.needed, self.pushed, self.closed = needed, 0, 0
+
+    def reset(self):
+        return "a button"
+
+    def step(self, action):
+        if action == "break":
+            raise SimulatorError("the button fell off")
+        self.pushed += action == "push"
+        return StepResult(
+            observation=f"pushed {self.pushed}" if action in ("push", "quit") else "you cannot",
+            progress=min(1.0, self.pushed / self.needed),
+            success=self.pushed >= self.needed,
+            done=self.pushed >= self.needed or action == "quit",
+            valid=action in ("push", "quit"),
+        )
+
+    def close(self):
+        self.closed += 1
+
+
+class PushBenchmark:
+    name = "push"
+    progress_definition = "pushes"
+
+    def __init__(self):
+        self.made = []
+
+    def episodes(self, limit, seed):
+        return [
+            EpisodeSpec(id=f"push.{n}", benchmark=self.name, task="push", seed=1 + n % 3, variant="v")
+            for n in range(limit)
+        ]
+
+    def make(self, episode):
+        self.made.append(PushGame(episode.seed))
+        return self.made[-1]
+
+    def gold(self, episode):
+        return ["push"] * episode.seed
+
+
+def run(script, *, max_steps=6, seed=2):
+    spec = EpisodeSpec(id="e", benchmark="push", task="push", seed=seed)
+    policy = ScriptedPolicy({"e": script})
+    (episode,) = play(policy, PushBenchmark(), [spec], max_steps=max_steps, batch_size=1)
+    return episode, policy
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Thought: I push .\nAction: push", ("I push .", "push")),
+        ("  Thought: a\n\nAction:   push the button  \n", ("a", "push the button")),
+        ("Thought: a\nb\nAction: push", ("a\nb", "push")),
+        ("Thought: a\r\nAction: push\r\n", ("a", "push")),
+        ("", None),
+        ("push", None),
+        ("Action: push", None),
+        ("Thought: I push .", None),
+        ("Thought:\nAction: push", None),
+        ("Thought: a\nAction:", None),
+        ("Thought: a Action: push", None),
+        ("Sure!\nThought: a\nAction: push", None),
+        ("Thought: a\nAction: push\nObservation: pushed", None),
+        ("Thought: a\nAction: push\nThought: b\nAction: pull", None),
+        ("thought: a\naction: push", None),
+    ],
+)
+def test_only_a_thought_and_one_action_line_are_a_reply(text, expected):
+    assert parse_reply(text) == expected
+
+
+def test_the_trained_form_is_read_back_as_it_was_written():
+    assert parse_reply(reply_text("The key is here .", "take key")) == ("The key is here .", "take key")
+
+
+def test_the_dialogue_is_that_of_training():
+    _, policy = run([GOOD])
+    before_last = policy.read["e"]
+    assert before_last[:3] == opening("push", "push 2 times", "a button")
+    assert [(m.role, m.content) for m in before_last[3:]] == [("assistant", GOOD), ("user", "pushed 1")]
+
+
+def test_a_wrong_form_is_told_counted_and_costs_a_step():
+    episode, policy = run(["let me push", GOOD])
+    assert [step.format_error for step in episode.steps] == [True, False, False]
+    assert episode.steps[0].observation == prompt("agent_format_error.md")
+    assert not episode.steps[0].valid
+    assert [m.content for m in policy.read["e"][3:5]] == ["let me push", prompt("agent_format_error.md")]
+    assert episode.success
+    assert (episode.stop, episode.progress, episode.prompt_tokens, episode.completion_tokens) == ("solved", 1.0, 30, 15)
+
+
+@pytest.mark.parametrize(
+    ("script", "stop", "progress", "steps"),
+    [
+        ([BAD], "step limit", 0.0, 6),
+        ([GOOD, reply_text("I leave .", "quit")], "environment over", 0.5, 2),
+        ([GOOD, reply_text("I break it .", "break")], "environment error", 0.5, 1),
+        (["junk"], "step limit", 0.0, 6),
+    ],
+)
+def test_an_unsolved_episode_says_why_it_ended(script, stop, progress, steps):
+    episode, _ = run(script)
+    assert (episode.stop, episode.progress, len(episode.steps), episode.success) == (stop, progress, steps, False)
+    assert bool(episode.error) == (stop == "environment error")
+
+
+def test_repeating_a_failing_action_is_seen_as_stuck():
+    stuck, _ = run([BAD])
+    twice, _ = run([BAD, BAD, GOOD])
+    assert summarise([stuck])["push"]["stuck_rate"]["value"] == 1
+    assert summarise([twice])["push"]["stuck_rate"]["value"] == 0
+    assert summarise([twice])["push"]["recovery_rate"] | {"low": 0, "high": 0} == {
+        "value": 0.5,
+        "low": 0,
+        "high": 0,
+        "n": 2,
+    }
+
+
+def test_a_full_context_ends_the_episode():
+    class Full(ScriptedPolicy):
+        def act(self, dialogues):
+            return [Reply("", 0, 0, turns_cut=0, context_full=True) for _ in dialogues]
+
+    benchmark = PushBenchmark()
+    (episode,) = play(Full({}), benchmark, benchmark.episodes(1, 0), max_steps=5, batch_size=1)
+    assert (episode.stop, episode.steps, episode.success) == ("context full", [], False)
+
+
+def test_a_freed_place_is_taken_by_the_next_episode_and_everything_is_closed():
+    benchmark = PushBenchmark()
+    episodes = benchmark.episodes(10, 0)
+    policy = ScriptedPolicy({episode.id: [GOOD] for episode in episodes})
+    played = list(play(policy, benchmark, episodes, max_steps=5, batch_size=4))
+    assert sorted(e.id for e in played) == sorted(e.id for e in episodes)
+    assert all(e.success for e in played)
+    assert max(map(len, policy.batches)) == 4
+    assert [len(batch) for batch in policy.batches[:3]] == [4, 4, 4]
+    assert len(policy.batches) < 10
+    assert sorted(policy.forgotten) == sorted(e.id for e in episodes)
+    assert [game.closed for game in benchmark.made] == [1] * 10
+
+
+def test_stopping_in_the_middle_closes_what_runs():
+    benchmark = PushBenchmark()
+    episodes = benchmark.episodes(6, 0)
+    playing = play(ScriptedPolicy({e.id: [GOOD] for e in episodes}), benchmark, episodes, max_steps=5, batch_size=6)
+    next(playing)
+    playing.close()
+    assert [game.closed for game in benchmark.made] == [1] * 6
+
+
+def test_two_plays_write_the_same_bytes_and_no_times(tmp_path):
+    benchmark = PushBenchmark()
+    episodes = benchmark.episodes(7, 0)
+    for name in ("a", "b"):
+        played = play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=5, batch_size=3)
+        write_jsonl(tmp_path / name, played)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert "seconds" not in (tmp_path / "a").read_text()
+    back = list(read_jsonl(tmp_path / "a", Episode))
+    assert len(back) == 7
+    assert all(episode.success for episode in back)
