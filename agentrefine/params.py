@@ -85,7 +85,7 @@ class VerificationParams(Section):
 class RefinementParams(Section):
     """How long a rejected game is worked on."""
 
-    call_budget: Annotated[int, Field(gt=0)]
+    call_budget: Annotated[int, Field(ge=2)]
 
 
 class Requirement(Section):

@@ -1,10 +1,22 @@
 """Synthesis: the first script and the first game of every persona."""
 
-from typing import Literal
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from itertools import groupby
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine.teacher.completion import Usage
+from agentrefine.errors import UserError
+from agentrefine.params import Params
+from agentrefine.personas import Persona
+from agentrefine.script_checks import verify_script
+from agentrefine.teacher.completion import ChatMessage, Teacher, Usage
+from agentrefine.teacher.prompts import script_messages, trajectory_messages
+
+ResultT = TypeVar("ResultT")
+
+_DRAWS_PER_SAMPLE = 1000
 
 
 class Attempt(BaseModel):
@@ -36,3 +48,105 @@ class Attempt(BaseModel):
     usage: Usage
     finish_reason: str
     teacher: str
+
+
+async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Params) -> list[Attempt]:
+    """The first answers of one sample: a script and, when it is sound, a game of it.
+
+    Raises:
+        UserError: the teacher refuses for good.
+    """
+    first = await ask(script_messages(persona), "script", persona, sample, 1, teacher, params)
+    script = verify_script(first.text).script
+    if script is None:
+        return [first]
+    messages = trajectory_messages(
+        script, mistakes=params.verification.min_error_refine_turns, max_turns=params.verification.max_turns
+    )
+    second = await ask(messages, "trajectory", persona, sample, 2, teacher, params, script_call=1)
+    return [first, second]
+
+
+async def ask(
+    messages: list[ChatMessage],
+    kind: Literal["script", "trajectory"],
+    persona: Persona,
+    sample: int,
+    call: int,
+    teacher: Teacher,
+    params: Params,
+    *,
+    script_call: int | None = None,
+) -> Attempt:
+    """One call of a sample's budget. Every call is a draw of its own, also when its prompt is that of another call.
+
+    Raises:
+        UserError: the teacher refuses for good.
+    """
+    sampling = params.teacher.script if kind == "script" else params.teacher.trajectory
+    answer = await teacher.complete(
+        messages,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        response_format="json_object" if kind == "script" else "text",
+        sample=sample * _DRAWS_PER_SAMPLE + call,
+    )
+    return Attempt(
+        id=answer.id,
+        persona_id=persona.id,
+        persona=persona.text,
+        sample=sample,
+        call=call,
+        kind=kind,
+        script_call=script_call,
+        text=answer.text,
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+        teacher=teacher.model,
+    )
+
+
+async def synthesise_shard(
+    samples: Iterable[tuple[Persona, int]],
+    teacher: Teacher,
+    params: Params,
+    on_done: Callable[[], None] = lambda: None,
+) -> list[list[Attempt]]:
+    """The first answers of many samples, all at work at once, in the order of `samples`.
+
+    Args:
+        samples: personas with sample numbers.
+        teacher: bounds the calls in flight.
+        params: the settings.
+        on_done: called whenever a sample is done.
+
+    Raises:
+        UserError: the teacher refuses for good; the other samples are given up.
+    """
+    return await together((synthesise(persona, sample, teacher, params) for persona, sample in samples), on_done)
+
+
+async def together(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
+    """Run all at once; results in the order of `work`. The first `UserError` ends the rest and is raised."""
+
+    async def noted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
+        result = await one
+        on_done()
+        return result
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(noted(one)) for one in work]
+    except* UserError as errors:
+        failure = errors.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    raise failure
+
+
+def by_sample(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
+    """Attempts that stand together, sample by sample."""
+    for _, group in groupby(attempts, key=lambda attempt: (attempt.persona_id, attempt.sample)):
+        yield list(group)

@@ -1,7 +1,7 @@
 """Verification: rules, no LLM, that judge scripts and trajectories (paper, section 3.1 and algorithm 1).
 
-`agentrefine.rules.Rule` lists the rules; `agentrefine.script_checks` judges scripts. A game is judged turn by turn, then
-as a whole; the first finding counts.
+`agentrefine.rules.Rule` lists the rules; `agentrefine.script_checks` judges scripts. A game is judged turn by turn,
+then as a whole; the first finding counts.
 """
 
 import re

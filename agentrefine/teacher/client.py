@@ -1,0 +1,214 @@
+"""The teacher behind an OpenAI-compatible endpoint, with every answer journaled."""
+
+import asyncio
+import logging
+import os
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai.types.chat import ChatCompletion
+
+from agentrefine.errors import UserError
+from agentrefine.params import TeacherParams
+from agentrefine.teacher.completion import ChatMessage, Completion, Usage
+from agentrefine.teacher.journal import Journal, Question
+
+logger = logging.getLogger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LONGEST_BACKOFF_SECONDS = 8.0
+
+
+def offline_endpoint(params: TeacherParams, seed: int, version: str) -> str:
+    """The offline teacher's name in the journal: all that changes its answers, but not its port.
+
+    Args:
+        params: holds the shares of bad answers.
+        seed: draws its games.
+        version: changes when its rules do.
+    """
+    return f"offline:{version}:{seed}:{params.offline.model_dump_json()}"
+
+
+class OpenAITeacher:
+    """Completes chats by an OpenAI-compatible endpoint. Use it as an async context manager, within one event loop.
+
+    At most `concurrency` calls are in flight. 429, 5xx and broken connections are retried with growing waits, as the
+    endpoint asks by Retry-After.
+
+    Attributes:
+        model: the model that answers.
+        paid: calls that went to the endpoint.
+        replayed: calls that the journal answered.
+    """
+
+    def __init__(self, params: TeacherParams, journal: Journal, *, base_url: str, endpoint: str | None = None) -> None:
+        """Prepare the client.
+
+        Args:
+            params: model, key variable, concurrency, timeout, retries.
+            journal: where answers are kept.
+            base_url: where the endpoint listens, such as `https://api.openai.com/v1`.
+            endpoint: its name in the journal, when that is not `base_url` (see `offline_endpoint`).
+
+        Raises:
+            UserError: the environment variable that holds the key is not set.
+        """
+        self.model = params.model
+        self.paid = 0
+        self.replayed = 0
+        self._params = params
+        self._journal = journal
+        self._base_url = base_url
+        self._endpoint = endpoint or base_url
+        self._api_key = _api_key(params, base_url)
+        self._slots = asyncio.Semaphore(params.concurrency)
+        self._json_mode = True
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=self._api_key,
+            timeout=params.timeout_seconds,
+            max_retries=params.max_retries,
+            http_client=DefaultAioHttpClient(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+        await self._journal.flush()
+
+    async def complete(
+        self,
+        messages: list[ChatMessage],
+        *,
+        temperature: float,
+        max_tokens: int,
+        response_format: Literal["json_object", "text"],
+        sample: int,
+    ) -> Completion:
+        """One answer to `messages`, from the journal when it is there. See `Teacher.complete`."""
+        key = Question(self._endpoint, self.model, messages, temperature, response_format, sample).key()
+        async with self._slots:
+            known = self._journal.find(key, max_tokens)
+            if known:
+                self.replayed += 1
+                return known
+            self.paid += 1
+            answer = await self._ask(messages, temperature, max_tokens, response_format, sample)
+            choice = answer.choices[0]
+            return await self._journal.keep(
+                key,
+                max_tokens,
+                text=_storable(choice.message.content or ""),
+                usage=_usage(answer),
+                finish_reason=choice.finish_reason or "unknown",
+            )
+
+    async def _ask(
+        self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
+    ) -> ChatCompletion:
+        """The endpoint's answer, with at least one choice; some gateways answer 200 with an error and none."""
+        for attempt in range(self._params.max_retries + 1):
+            if attempt:
+                await asyncio.sleep(min(0.5 * 2**attempt, _LONGEST_BACKOFF_SECONDS))
+            answer = await self._ask_in_form(messages, temperature, max_tokens, response_format, sample)
+            if isinstance(answer, ChatCompletion) and answer.choices and answer.choices[0].message is not None:
+                return answer
+        raise UserError(
+            f"teacher.base_url {self._base_url}: answers without any choice; "
+            "is this the address of an OpenAI-compatible chat completions API (it mostly ends in /v1)?"
+        )
+
+    async def _ask_in_form(
+        self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
+    ) -> ChatCompletion:
+        json_mode = response_format == "json_object" and self._json_mode
+        try:
+            return await self._create(messages, temperature, max_tokens, sample, json_mode)
+        except openai.BadRequestError as error:
+            if not json_mode:
+                raise self._refused(error) from error
+            refusal = error
+        except openai.OpenAIError as error:
+            raise self._refused(error) from error
+        try:
+            answer = await self._create(messages, temperature, max_tokens, sample, json_mode=False)
+        except openai.OpenAIError as error:
+            raise self._refused(error) from error
+        if self._json_mode:
+            self._json_mode = False
+            logger.warning("%s refuses response_format json_object (%s); asking for text.", self._base_url, refusal)
+        return answer
+
+    async def _create(
+        self, messages: list[ChatMessage], temperature: float, max_tokens: int, sample: int, json_mode: bool
+    ) -> ChatCompletion:
+        return await self._client.chat.completions.create(
+            model=self.model,
+            messages=messages,  # type: ignore[arg-type]
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=sample,
+            response_format={"type": "json_object"} if json_mode else openai.omit,
+        )
+
+    def _refused(self, error: openai.OpenAIError) -> UserError:
+        """What an error means for the user, in one sentence and without the key."""
+        where = f"teacher.base_url {self._base_url}"
+        reason = " ".join(str(error).split()).replace(self._api_key, "***")[:300]
+        if isinstance(error, openai.APITimeoutError):
+            return UserError(
+                f"{where}: no answer within {self._params.timeout_seconds:g} seconds, retries included; "
+                "raise teacher.timeout_seconds or lower teacher.concurrency and run again."
+            )
+        if isinstance(error, openai.APIConnectionError):
+            return UserError(f"{where}: cannot be reached; check the address and that the server runs, then run again.")
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return UserError(f"{where}: refuses the key in ${self._params.api_key_env}; set it to a valid key.")
+        if isinstance(error, openai.NotFoundError):
+            return UserError(
+                f"{where}: knows no model {self.model!r} or no such path; correct teacher.model or the URL."
+            )
+        if isinstance(error, openai.RateLimitError):
+            return UserError(
+                f"{where}: still over its rate limit or quota after {self._params.max_retries} retries; "
+                "lower teacher.concurrency, and run again later: answers so far are kept."
+            )
+        if isinstance(error, openai.InternalServerError):
+            return UserError(
+                f"{where}: still fails after {self._params.max_retries} retries ({reason}); "
+                "run again later: answers so far are kept."
+            )
+        return UserError(f"{where}: refuses the call ({reason}); correct the teacher section of params.yaml.")
+
+
+def _api_key(params: TeacherParams, base_url: str) -> str:
+    if params.is_offline:
+        return "offline"
+    key = os.environ.get(params.api_key_env, "")
+    if key:
+        return key
+    if urlsplit(base_url).hostname in _LOOPBACK:
+        return "none"
+    raise UserError(
+        f"teacher.api_key_env: the environment variable {params.api_key_env} is not set; set it to the key of "
+        f"{base_url} (any text, if the endpoint needs none)."
+    )
+
+
+def _usage(answer: ChatCompletion) -> Usage:
+    if answer.usage is None:
+        return Usage(prompt_tokens=0, completion_tokens=0)
+    return Usage(prompt_tokens=answer.usage.prompt_tokens or 0, completion_tokens=answer.usage.completion_tokens or 0)
+
+
+def _storable(text: str) -> str:
+    """The text with lone halves of Unicode pairs, which no file can hold, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,186 @@
+"""The journal of paid answers: each is on disk before it is used, and a rerun pays nothing for it again."""
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from agentrefine.errors import UserError
+from agentrefine.teacher.completion import ChatMessage, Completion, Usage
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT NOT NULL,
+    max_tokens INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    finish_reason TEXT NOT NULL,
+    PRIMARY KEY (key, max_tokens)
+) WITHOUT ROWID
+"""
+_SELECT = """
+SELECT max_tokens, text, prompt_tokens, completion_tokens, finish_reason FROM answers WHERE key = ? ORDER BY max_tokens
+"""
+_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
+_BUSY_SECONDS = 60
+
+
+class Question(NamedTuple):
+    """Everything that can change an answer, apart from the limit on its length.
+
+    Attributes:
+        endpoint: who answers: a base URL, or for the offline teacher its name with the settings of its answers.
+        model, messages, temperature, response_format, sample: as in `Teacher.complete`.
+    """
+
+    endpoint: str
+    model: str
+    messages: Sequence[ChatMessage]
+    temperature: float
+    response_format: str
+    sample: int
+
+    def key(self) -> str:
+        """SHA-256 of the question as canonical JSON."""
+        canonical = json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Journal:
+    """A file of answers that several processes may use at once (SQLite, write-ahead log).
+
+    An answer is found again when the endpoint could have given it under the limit that is now asked for: one that
+    ended by itself under any limit that it fits into, one that was cut off under the same limit only. API keys are
+    never stored.
+
+    Answers that arrive together are written in one transaction, in a thread of its own; each is synced to disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file.
+
+        Raises:
+            UserError: the file cannot be opened or is not a journal.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._reader = self._connect()
+            self._writer = self._connect()
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise self._cannot(error) from error
+        self._pending: list[tuple[tuple[str, int, str, int, int, str], asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    def close(self) -> None:
+        """Close the file, after `flush`."""
+        self._reader.close()
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def find(self, key: str, max_tokens: int) -> Completion | None:
+        """The answer to a question that the endpoint could give within `max_tokens`; None when there is none yet.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        try:
+            rows = self._reader.execute(_SELECT, (key,)).fetchall()
+        except sqlite3.Error as error:
+            raise self._cannot(error) from error
+        for asked, text, prompt_tokens, completion_tokens, finish_reason in rows:
+            if _fits(asked, completion_tokens, finish_reason, max_tokens):
+                return Completion(
+                    id=_answer_id(key, asked),
+                    text=text,
+                    usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
+                    finish_reason=finish_reason,
+                )
+        return None
+
+    async def keep(self, key: str, max_tokens: int, text: str, usage: Usage, finish_reason: str) -> Completion:
+        """Write an answer and return it as the journal holds it: another process's, when that was faster.
+
+        Raises:
+            UserError: the file cannot be written; the disk may be full.
+        """
+        row = (key, max_tokens, text, usage.prompt_tokens, usage.completion_tokens, finish_reason)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((row, written))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_pending())
+        await written
+        kept = self.find(key, max_tokens)
+        if kept is None:
+            raise UserError(f"{self.path}: an answer that was just written is gone; is another program changing it?")
+        return kept
+
+    async def flush(self) -> None:
+        """Wait until every answer that was handed in is written."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def _write_pending(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                await asyncio.to_thread(self._write, [row for row, _ in batch])
+            except sqlite3.Error as error:
+                for _, written in batch:
+                    if not written.done():
+                        written.set_exception(self._cannot(error))
+            else:
+                for _, written in batch:
+                    if not written.done():
+                        written.set_result(None)
+
+    def _write(self, rows: list[tuple[str, int, str, int, int, str]]) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            self._writer.executemany(_INSERT, rows)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def _cannot(self, error: Exception) -> UserError:
+        if "full" in str(error):
+            return UserError(f"{self.path}: the disk is full; free some space and run the same command again.")
+        return UserError(
+            f"{self.path}: the journal of answers cannot be used ({error}); "
+            "make its folder writable, or move the file away to begin a new one."
+        )
+
+
+def _fits(asked: int, completion_tokens: int, finish_reason: str, max_tokens: int) -> bool:
+    """Whether the endpoint could have given an answer, made under the limit `asked`, under the limit `max_tokens`."""
+    if asked == max_tokens:
+        return True
+    if finish_reason == "length":
+        return False
+    longest = completion_tokens or asked  # some endpoints count nothing
+    return max_tokens >= longest
+
+
+def _answer_id(key: str, max_tokens: int) -> str:
+    return hashlib.sha256(f"{key} {max_tokens}".encode()).hexdigest()[:16]
