@@ -1,0 +1,326 @@
+"""Families and themes of worlds: typed data files. A broken one is refused with one sentence."""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from importlib import resources
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agentrefine.errors import UserError
+from agentrefine.files import first_problem
+from agentrefine.script import PLACEHOLDER
+from agentrefine.worlds.facts import Fact, Pattern, PatternField, type_of
+
+Split = Literal["train", "held_out"]
+ErrorKind = Literal["logic", "place"]
+Range = Annotated[tuple[int, int], Field(strict=False)]
+Noun = Annotated[str, Field(pattern=r"^[a-z]+$")]
+
+
+class Definition(BaseModel):
+    """A part of a data file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Predicate(Definition):
+    """A relation between objects.
+
+    Attributes:
+        of: the variables (types) of its arguments; `seen` and the texts use them.
+        seen: when an observation shows such a fact: always, or when one of the alternatives holds.
+        says, denies: the fact and its opposite in words, without the final full stop.
+        nests: (inner, outer), where the fact means that one object contains the other.
+        tell: whether an agent mentions such facts as reasons.
+    """
+
+    of: tuple[str, ...]
+    seen: Literal["always"] | tuple[tuple[PatternField, ...], ...]
+    says: str
+    denies: str = ""
+    nests: tuple[str, str] | None = None
+    tell: bool = False
+
+    def text(self, fact: Fact, *, holds: bool = True) -> str:
+        """A ground fact, or its opposite, in words."""
+        return (self.says if holds else self.denies).format(**dict(zip(self.of, fact[1:], strict=True)))
+
+
+class Precondition(Definition):
+    """What must hold for an action. Preconditions are tested in order; only the first that fails is reported.
+
+    Attributes:
+        fact: the pattern; a variable that is not bound yet takes the first object that fits.
+        error: the kind of mistake if it fails; None where it cannot fail after the preconditions before it.
+        message: what the observation says then.
+        belief: the wrong belief behind such a mistake; the predicate's own words by default.
+    """
+
+    fact: PatternField
+    error: ErrorKind | None = None
+    message: str = ""
+    belief: str = ""
+
+
+class Action(Definition):
+    """A typed action.
+
+    Attributes:
+        does: its description in the instructions.
+        requires: preconditions in the order in which they are tested.
+        effects: facts added and, with `not`, deleted.
+        travel: it only brings the player elsewhere.
+        success: what the observation says first; "you" and the action by default.
+    """
+
+    does: str
+    requires: tuple[Precondition, ...]
+    effects: tuple[PatternField, ...]
+    travel: bool = False
+    success: str | None = None
+
+
+class Sentence(Definition):
+    """A sentence of an observation, said once for each way in which `for` matches what is visible.
+
+    Attributes:
+        for_: the patterns that must match; none: said once.
+        list: what `{list}` in the text enumerates, each entry rendered by `show`.
+        none: said instead when the enumeration is empty; nothing by default.
+    """
+
+    for_: tuple[PatternField, ...] = Field(default=(), alias="for")
+    list: tuple[PatternField, ...] = ()
+    show: str = ""
+    text: str
+    none: str = ""
+
+
+class Objects(Definition):
+    """How many objects of a type a layout holds, and which of a theme's nouns name them (default: the type's own)."""
+
+    pool: str
+    count: Range
+
+
+class StartRule(Definition):
+    """Facts of a layout, for each object of a type; other variables are drawn at random.
+
+    Attributes:
+        each: the type; None: once.
+        facts: added for each.
+        any: one of these alternatives is added too.
+        times: how often the rule is applied to each object.
+    """
+
+    each: str | None = None
+    facts: tuple[PatternField, ...] = ()
+    any: tuple[tuple[PatternField, ...], ...] = ()
+    times: int = 1
+
+
+class Condition(Definition):
+    """A fact that the goal demands, and how the goal says it."""
+
+    fact: PatternField
+    text: str
+
+
+class GoalPart(Definition):
+    """A part of the goal, drawn `count` times with different main objects (the first argument of its first fact).
+
+    Attributes:
+        given: facts of the start that the part's objects must satisfy.
+        conditions: what must hold in the end; none may hold at the start.
+    """
+
+    given: tuple[PatternField, ...] = ()
+    count: Range = (1, 1)
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+
+
+class Family(Definition):
+    """A kind of world: what there is, what can be done, what is asked (a domain in the manner of STRIPS).
+
+    Attributes:
+        name: the file's name.
+        split: tuned on, or kept for evaluation.
+        types: for each supertype, its subtypes; every other type is a leaf.
+        predicates, actions: by name and by template; a template's placeholders are typed parameters.
+        opening: sentences of the first observation only; observation: of every observation.
+        objects: how many of each leaf type.
+        start, goals: how layouts and goals are drawn.
+        explore: facts that a player without a plan makes true to learn more.
+        plan: shortest and longest accepted plan, in actions.
+    """
+
+    name: str
+    split: Split
+    types: dict[str, tuple[str, ...]] = {}
+    predicates: dict[str, Predicate]
+    actions: dict[str, Action]
+    opening: tuple[Sentence, ...] = ()
+    observation: tuple[Sentence, ...]
+    objects: dict[str, Objects]
+    start: tuple[StartRule, ...]
+    goals: tuple[GoalPart, ...]
+    explore: tuple[PatternField, ...] = ()
+    plan: Range
+
+    @cached_property
+    def static(self) -> frozenset[str]:
+        """The predicates that no action changes."""
+        changed = {effect.predicate for action in self.actions.values() for effect in action.effects}
+        return frozenset(self.predicates) - changed
+
+    @cached_property
+    def templates(self) -> tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...]:
+        """Each action template with its regular expression and its parameters."""
+        return tuple((t, re.compile(template_regex(t), re.ASCII), parameters(t)) for t in self.actions)
+
+    def leaves(self, type_name: str) -> Iterator[str]:
+        """The leaf types of a type, itself included."""
+        if type_name not in self.types:
+            yield type_name
+        for subtype in self.types.get(type_name, ()):
+            yield from self.leaves(subtype)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        known = set(self.objects) | set(self.types) | {s for subtypes in self.types.values() for s in subtypes}
+        for where, pattern in self._patterns():
+            if pattern.predicate not in self.predicates:
+                raise ValueError(f"{where} uses the predicate `{pattern.predicate}`, which is not defined")
+            if len(pattern.variables) != len(self.predicates[pattern.predicate].of):
+                raise ValueError(f"{where} gives `{pattern.predicate}` the wrong number of arguments")
+            strange = [v for v in pattern.variables if type_of(v) not in known]
+            if strange:
+                raise ValueError(f"{where} uses the variable `{strange[0]}`, whose type is not defined")
+        for template, action in self.actions.items():
+            bound = set(parameters(template)) | {v for p in action.requires for v in p.fact.variables}
+            used = {v for effect in action.effects for v in effect.variables}
+            texts = [action.success or "", *(p.message for p in action.requires), *(p.belief for p in action.requires)]
+            used |= {v for text in texts for v in parameters(text)}
+            if used - bound:
+                raise ValueError(f"action `{template}` uses `{min(used - bound)}` without binding it")
+            strange = [v for v in parameters(template) if type_of(v) not in known]
+            if strange:
+                raise ValueError(f"action `{template}` has the parameter `{strange[0]}`, whose type is not defined")
+        return self
+
+    def _patterns(self) -> Iterator[tuple[str, Pattern]]:
+        for name, predicate in self.predicates.items():
+            for alternative in () if predicate.seen == "always" else predicate.seen:
+                yield from ((f"predicate `{name}`", pattern) for pattern in alternative)
+        for template, action in self.actions.items():
+            yield from ((f"action `{template}`", p.fact) for p in action.requires)
+            yield from ((f"action `{template}`", effect) for effect in action.effects)
+        for sentence in (*self.opening, *self.observation):
+            yield from ((f"sentence `{sentence.text}`", pattern) for pattern in (*sentence.for_, *sentence.list))
+        for rule in self.start:
+            yield from (("start", pattern) for pattern in (*rule.facts, *(p for option in rule.any for p in option)))
+        for goal in self.goals:
+            yield from (("goals", pattern) for pattern in (*goal.given, *(c.fact for c in goal.conditions)))
+        yield from (("explore", pattern) for pattern in self.explore)
+
+
+class Theme(Definition):
+    """The nouns of a setting: for each leaf type, single lower-case words, all distinct."""
+
+    name: str
+    split: Split
+    nouns: dict[str, tuple[Noun, ...]]
+
+    @model_validator(mode="after")
+    def _is_unambiguous(self) -> Self:
+        nouns = [noun for pool in self.nouns.values() for noun in pool]
+        repeated = sorted({noun for noun in nouns if nouns.count(noun) > 1})
+        if repeated:
+            raise ValueError(f"the noun `{repeated[0]}` occurs twice")
+        return self
+
+
+def parameters(template: str) -> tuple[str, ...]:
+    """The placeholders of a template, in order."""
+    return tuple(PLACEHOLDER.findall(template))
+
+
+def template_regex(template: str) -> str:
+    r"""The regular expression of a template's actions, such as `^take (\w+) from (\w+)$`; it runs in linear time."""
+    parts = PLACEHOLDER.split(template)
+    return (
+        "^" + "".join(r"(\w+)" if i % 2 else re.escape(part).replace(r"\ ", " ") for i, part in enumerate(parts)) + "$"
+    )
+
+
+def load_family(name: str, text: str, modules: dict[str, str]) -> Family:
+    """Read a family from its YAML text; `uses` names the modules whose definitions it shares.
+
+    Args:
+        name: the family's name.
+        text: YAML.
+        modules: YAML texts of the modules, by name.
+
+    Raises:
+        UserError: the file or one of its modules is not what it should be.
+    """
+    own = _mapping(text, f"family `{name}`")
+    merged: dict[str, Any] = {}
+    for module in own.pop("uses", []):
+        if module not in modules:
+            raise UserError(f"family `{name}`: uses the module `{module}`, which does not exist; correct `uses`.")
+        _merge(merged, _mapping(modules[module], f"module `{module}`"))
+    _merge(merged, own)
+    merged["objects"] = {
+        kind: value if isinstance(value, dict) else {"pool": kind, "count": value}
+        for kind, value in merged.get("objects", {}).items()
+    }
+    for part in ("types", "predicates", "actions", "objects"):
+        if not isinstance(merged.setdefault(part, {}), dict):
+            raise UserError(f"family `{name}`: `{part}` must be a mapping; correct it.")
+    try:
+        return Family.model_validate({"name": name, **merged})
+    except ValidationError as error:
+        raise UserError(f"family `{name}`: {first_problem(error)} Correct the key.") from error
+
+
+def load_theme(name: str, text: str) -> Theme:
+    """Read a theme from its YAML text.
+
+    Raises:
+        UserError: the file is not what it should be.
+    """
+    try:
+        return Theme.model_validate({"name": name, **_mapping(text, f"theme `{name}`")})
+    except ValidationError as error:
+        raise UserError(f"theme `{name}`: {first_problem(error)} Correct the key.") from error
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a mapping of keys at the top; correct it.")
+    return value
+
+
+def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
+    for key, value in part.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            into[key] = {**into[key], **value}
+        elif isinstance(value, list) and isinstance(into.get(key), list) and key != "plan":
+            into[key] = [*into[key], *value]
+        else:
+            into[key] = value
+
+
+def data_files(folder: str) -> Iterable[tuple[str, str]]:
+    """Name and text of the YAML files in a folder of this package, sorted by name."""
+    files = resources.files("agentrefine.worlds").joinpath(folder).iterdir()
+    found = sorted((f.name.removesuffix(".yaml"), f) for f in files if f.name.endswith(".yaml"))
+    return [(name, file.read_text(encoding="utf-8")) for name, file in found]

@@ -1,0 +1,180 @@
+"""Worlds: a family in a theme, laid out by a seed, always solvable."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+from agentrefine.errors import UserError
+from agentrefine.files import short_hash
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.facts import Fact, Pattern, index, query, type_of
+from agentrefine.worlds.family import Family, GoalPart, StartRule, Theme
+from agentrefine.worlds.oracle import Problem, find_plan, problem_of
+
+EVALUATION_SEEDS = 1_000_000
+"""Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
+
+_ATTEMPTS = 500
+
+
+@dataclass(frozen=True)
+class GoalCondition:
+    """A ground fact that the goal demands.
+
+    Attributes:
+        fact: what must hold.
+        text: how the goal says it.
+        part: conditions with the same number concern the same object and belong together.
+    """
+
+    fact: Fact
+    text: str
+    part: int
+
+
+@dataclass(frozen=True)
+class World:
+    """A world before the first action.
+
+    Attributes:
+        family, theme, seed: where it comes from.
+        rules: the family's definition.
+        members: for each type, the objects that belong to it.
+        start: the facts that hold at the start.
+        conditions: what the goal demands, in the order in which the goal says it.
+    """
+
+    family: str
+    theme: str
+    seed: int
+    rules: Family
+    members: dict[str, tuple[str, ...]]
+    start: frozenset[Fact]
+    conditions: tuple[GoalCondition, ...]
+
+    @property
+    def id(self) -> str:
+        """`family.theme.seed`; `world_from_id` makes the same world of it."""
+        return f"{self.family}.{self.theme}.{self.seed}"
+
+    @property
+    def goal(self) -> str:
+        """The task in words."""
+        return " , ".join(condition.text for condition in self.conditions) + " ."
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """Every object with its leaf type."""
+        return {name: kind for kind in self.rules.objects for name in self.members[kind]}
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The world in the planner's form."""
+        return problem_of(self.rules, self.members, self.start)
+
+
+def draw_world(family: str, theme: str, seed: int) -> World:
+    """The world of a family, a theme and a seed. The oracle has solved it; no goal condition holds at the start.
+
+    Raises:
+        KeyError: there is no such family or theme.
+        UserError: the family's data file admits no solvable layout in this theme.
+    """
+    rules, nouns = catalogue.family(family), catalogue.theme(theme)
+    for attempt in range(_ATTEMPTS):
+        rng = Random(int(short_hash("world", family, theme, str(seed), str(attempt)), 16))
+        members = _draw_members(rules, nouns, rng)
+        start = _draw_start(rules, members, rng)
+        conditions = _draw_goal(rules, members, start, rng)
+        if conditions is None:
+            continue
+        world = World(family, theme, seed, rules, members, start, conditions)
+        plan = find_plan(world.problem, start, [c.fact for c in conditions])
+        if plan is not None and rules.plan[0] <= len(plan) <= rules.plan[1]:
+            return world
+    raise UserError(f"family `{family}`: no solvable layout in theme `{theme}`; correct `objects`, `goals` or `plan`.")
+
+
+def world_from_id(world_id: str) -> World:
+    """The world of an id.
+
+    Raises:
+        UserError: the text is not the id of a world.
+    """
+    parts = world_id.split(".")
+    try:
+        family, theme, seed = parts[0], parts[1], int(parts[2])
+        if len(parts) == 3 and f"{family}.{theme}.{seed}" == world_id:
+            return draw_world(family, theme, seed)
+    except (IndexError, ValueError, KeyError) as error:
+        raise UserError(f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.") from error
+    raise UserError(f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.")
+
+
+def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[str, ...]]:
+    pools = {pool: rng.sample(theme.nouns[pool], len(theme.nouns[pool])) for pool in sorted(theme.nouns)}
+    members: dict[str, tuple[str, ...]] = {}
+    for kind, objects in rules.objects.items():
+        members[kind] = tuple(sorted(pools[objects.pool].pop() for _ in range(rng.randint(*objects.count))))
+    for kind in rules.types:
+        for leaf in rules.leaves(kind):
+            members.setdefault(leaf, ())
+    for kind in rules.types:
+        members[kind] = tuple(name for leaf in rules.leaves(kind) for name in members.get(leaf, ()))
+    return members
+
+
+def _draw_start(rules: Family, members: dict[str, tuple[str, ...]], rng: Random) -> frozenset[Fact]:
+    facts: set[Fact] = set()
+    for rule in rules.start:
+        targets = [{}] if rule.each is None else [{rule.each: name} for name in members.get(rule.each, ())]
+        for target in targets:
+            for _ in range(rule.times):
+                facts.update(_draw_facts(rule, members, target, rng))
+    return frozenset(facts)
+
+
+def _draw_facts(
+    rule: StartRule, members: dict[str, tuple[str, ...]], target: dict[str, str], rng: Random
+) -> list[Fact]:
+    binding = dict(target)
+    patterns = [*rule.facts, *(rng.choice(rule.any) if rule.any else ())]
+    for pattern in patterns:
+        _complete(pattern, members, binding, rng)
+    return [pattern.ground(binding) for pattern in patterns]
+
+
+def _complete(pattern: Pattern, members: dict[str, tuple[str, ...]], binding: dict[str, str], rng: Random) -> None:
+    for variable in pattern.variables:
+        if variable not in binding:
+            binding[variable] = rng.choice(members[type_of(variable)])
+
+
+def _draw_goal(
+    rules: Family, members: dict[str, tuple[str, ...]], start: frozenset[Fact], rng: Random
+) -> tuple[GoalCondition, ...] | None:
+    conditions: list[GoalCondition] = []
+    used: set[str] = set()
+    number = 0
+    for part in rules.goals:
+        for _ in range(rng.randint(*part.count)):
+            drawn = _draw_part(part, number, members, start, rng)
+            main = drawn[0].fact[1] if drawn else ""
+            if not drawn or main in used or any(c.fact in start for c in drawn):
+                return None
+            used.add(main)
+            conditions.extend(drawn)
+            number += 1
+    return tuple(conditions) or None
+
+
+def _draw_part(
+    part: GoalPart, number: int, members: dict[str, tuple[str, ...]], start: frozenset[Fact], rng: Random
+) -> list[GoalCondition]:
+    options = list(query(part.given, index(start), members, {}))
+    if not options:
+        return []
+    binding = dict(rng.choice(options))
+    for condition in part.conditions:
+        _complete(condition.fact, members, binding, rng)
+    return [GoalCondition(c.fact.ground(binding), c.text.format(**binding), number) for c in part.conditions]

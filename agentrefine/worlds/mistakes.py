@@ -1,0 +1,99 @@
+"""Mistaken actions that a player could take now, with the wrong belief behind each."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.engine import Game, MistakeKind, Move, Refusal
+from agentrefine.worlds.facts import type_of
+from agentrefine.worlds.family import parameters
+from agentrefine.worlds.player import first_person
+
+
+class Mistake(NamedTuple):
+    """An action that the world refuses.
+
+    Attributes:
+        action: in the game's wording.
+        kind: the error that it raises.
+        belief: the wrong belief behind it, in the first person, without the final full stop, such as
+            `apple is in barn` or `i hold apple`.
+        error_message: what the observation will say first, such as `apple is not in barn .`.
+        relevant: it concerns an object of a goal condition that is still open.
+    """
+
+    action: str
+    kind: MistakeKind
+    belief: str
+    error_message: str
+    relevant: bool
+
+
+def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
+    """The mistaken actions of a kind that are possible now, in a fixed order; none changes the game.
+
+    Logic and place errors are known actions with known values; parameter errors have an unknown verb, or a value that
+    the theme knows but the action does not. Their beliefs rest on what is false in the hidden state.
+    """
+    found = _parameter_errors(game) if kind == "parameter_error" else _refused(game, kind)
+    return list(dict.fromkeys(found))
+
+
+def _wanted(game: Game) -> set[str]:
+    return {name for c in game.world.conditions if c.fact not in game.state for name in c.fact[1:]}
+
+
+def _refused(game: Game, kind: MistakeKind) -> Iterator[Mistake]:
+    wanted = _wanted(game)
+    for move in game.moves():
+        refusal = game.judge(move)
+        if isinstance(refusal, Refusal) and refusal.error == kind and refusal.belief:
+            yield _mistake(game.render(move), refusal, not wanted.isdisjoint(move.binding.values()))
+
+
+def _mistake(action: str, refusal: Refusal, relevant: bool) -> Mistake:
+    return Mistake(action, refusal.error, first_person(refusal.belief), refusal.message, relevant)
+
+
+def _parameter_errors(game: Game) -> Iterator[Mistake]:
+    wanted = _wanted(game)
+    for template in catalogue.texts()["unknown_verbs"]:
+        for binding in _fillings(game, template):
+            action = template.format(**binding)
+            refusal = game.read(action)
+            if isinstance(refusal, Refusal):
+                belief = catalogue.texts()["belief_verb"].format(verb=action.split()[0])
+                yield Mistake(
+                    action, "parameter_error", belief, refusal.message, not wanted.isdisjoint(binding.values())
+                )
+    for move in game.moves():
+        if isinstance(game.judge(move), Refusal):
+            continue
+        for name, value in _strangers(game, move):
+            action = game.render(Move(move.template, {**move.binding, name: value}))
+            refusal = game.read(action)
+            if isinstance(refusal, Refusal):
+                yield _mistake(action, refusal, not wanted.isdisjoint({*move.binding.values(), value}))
+
+
+def _fillings(game: Game, template: str) -> Iterator[dict[str, str]]:
+    names = parameters(template)
+    if not names:
+        yield {}
+        return
+    for value in game.world.members.get(type_of(names[0]), ()):
+        yield {names[0]: value}
+
+
+def _strangers(game: Game, move: Move) -> Iterator[tuple[str, str]]:
+    """Values that a parameter of a possible action does not take: other objects here, and nouns of the theme."""
+    nouns = catalogue.theme(game.world.theme).nouns
+    for name in move.binding:
+        valid = game.world.members[type_of(name)]
+        pools = {
+            game.world.rules.objects[leaf].pool
+            for leaf in game.world.rules.leaves(type_of(name))
+            if leaf in game.world.rules.objects
+        }
+        others = [noun for pool in sorted(pools) for noun in nouns[pool]]
+        yield from ((name, value) for value in (*game.world.objects, *others) if value not in valid)

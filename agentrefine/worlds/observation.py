@@ -1,0 +1,65 @@
+"""What the player reads after each action.
+
+Bookkeeping by the environment, stated here because it makes the game easier and must be told wherever results are
+shown: every observation, an error's too, restates where the player is, what is visible there, what is held and which
+conditions of the goal are still open. A player needs to remember only what it saw in other places.
+"""
+
+from collections.abc import Collection
+
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.facts import Fact, Index, Members, index, query
+from agentrefine.worlds.family import Predicate, Sentence
+from agentrefine.worlds.layout import World
+
+
+def visible(world: World, facts: Index) -> set[Fact]:
+    """The facts that the player sees in a state."""
+    seen: set[Fact] = set()
+    for name, known in facts.items():
+        predicate = world.rules.predicates[name]
+        if predicate.seen == "always":
+            seen.update(known)
+        else:
+            seen.update(fact for fact in known if _is_seen(predicate, fact, facts, world.members))
+    return seen
+
+
+def _is_seen(predicate: Predicate, fact: Fact, facts: Index, members: Members) -> bool:
+    binding = dict(zip(predicate.of, fact[1:], strict=True))
+    alternatives = () if predicate.seen == "always" else predicate.seen
+    return any(next(query(patterns, facts, members, binding), None) is not None for patterns in alternatives)
+
+
+def opening(world: World, seen: Collection[Fact]) -> str:
+    """What is told once, at the start of the game, from the visible facts."""
+    return _say(world.rules.opening, index(seen), world.members)
+
+
+def status(world: World, seen: Collection[Fact], state: Collection[Fact]) -> str:
+    """The bookkeeping: where the player is, what is here, what is held (from the visible facts) and what is left."""
+    left = [condition.text for condition in world.conditions if condition.fact not in state]
+    texts = catalogue.texts()
+    rest = texts["left"].format(conditions=" , ".join(left)) if left else texts["complete"]
+    return f"{_say(world.rules.observation, index(seen), world.members)} {rest}"
+
+
+def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str:
+    """All sentences, each once; those with the same text (of several modules) join their lists."""
+    said: dict[str, dict[str, None]] = {}
+    otherwise: dict[str, str] = {}
+    for sentence in sentences:
+        for binding in query(sentence.for_, facts, members, {}):
+            text = sentence.text.format(list="{list}", **binding)
+            entries = said.setdefault(text, {})
+            entries.update(
+                dict.fromkeys(sentence.show.format(**b) for b in query(sentence.list, facts, members, binding))
+            )
+            otherwise[text] = otherwise.get(text) or sentence.none.format(**binding)
+    return " ".join(filled for text, entries in said.items() if (filled := _fill(text, list(entries), otherwise[text])))
+
+
+def _fill(text: str, entries: list[str], none: str) -> str:
+    if "{list}" not in text:
+        return text
+    return text.format(list=" , ".join(entries)) if entries else none

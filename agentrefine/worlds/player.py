@@ -1,0 +1,199 @@
+"""The expert: plays by what the observations have shown, and can say why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from agentrefine.worlds.engine import Game
+from agentrefine.worlds.facts import Fact
+from agentrefine.worlds.layout import GoalCondition
+from agentrefine.worlds.oracle import GroundAction, reachable, search
+
+
+class Reason(NamedTuple):
+    """Why the expert takes an action; all texts without the final full stop, in the first person.
+
+    Attributes:
+        kind: `plan`: the known facts suffice; `explore`: something is still to be found.
+        sub_goal: the condition of the goal that is worked at, in the goal's words, such as `put apple in barn`.
+        action: the action itself.
+        next_action: the next action that does more than bring the player elsewhere; the action itself if it does.
+        facts: known facts that allow `next_action`, such as `apple is in barn`; empty while exploring.
+        looked_for: while exploring, the object whose whereabouts are not known; empty otherwise.
+        target: while exploring, the place or container that the action leads to or opens; empty otherwise.
+    """
+
+    kind: Literal["plan", "explore"]
+    sub_goal: str
+    action: str
+    next_action: str
+    facts: tuple[str, ...]
+    looked_for: str
+    target: str
+
+
+class Explorer:
+    """A player that knows no more than the observations have shown.
+
+    It plans on known facts. Where no plan exists it opens a closed container, or visits the next place in the listed
+    order, until one does. Mistaken actions in between do not disturb it: it reads the game's known facts each time.
+
+    Attributes:
+        reason: why the last action was chosen.
+    """
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+        self.reason: Reason | None = None
+        self._plan: list[GroundAction] = []
+        self._aim = 0
+        self._exploring = ""
+        self._conditions: list[GoalCondition] = []
+
+    def next_action(self) -> str:
+        """The action to take now, in the game's wording.
+
+        Raises:
+            RuntimeError: the game is completed.
+        """
+        if self.game.completed:
+            raise RuntimeError("the game is completed; there is no action to take")
+        known = self.game.world.problem.mask(self.game.known)
+        if self._exploring or not self._continue(known):
+            self._plan_anew(known)
+        self.reason = self._explore(known) if self._exploring else self._reason_of_plan(known)
+        return self.reason.action
+
+    def _plan_anew(self, known: int) -> None:
+        plan = self._plan_to_goal(known)
+        if plan:
+            self._plan, self._exploring = plan, ""
+            self._aim = self.game.world.problem.mask(c.fact for c in self._conditions)
+        elif not (self._exploring and self._continue(known)):
+            self._plan, fact = self._exploration(known)
+            self._aim, self._exploring = self.game.world.problem.mask([fact]), fact[1]
+
+    def _continue(self, known: int) -> bool:
+        """Whether the plan made before still leads to its aim; drops the action that has been done."""
+        for done in (0, 1):
+            state = known
+            for action in self._plan[done:]:
+                if not action.applicable(state):
+                    break
+                state = action.apply(state)
+            else:
+                if self._plan[done:] and self._aim & ~state == 0 and self._aim & ~known:
+                    self._plan = self._plan[done:]
+                    return True
+        return False
+
+    def _plan_to_goal(self, known: int) -> list[GroundAction]:
+        """A plan for all parts of the goal that the known facts can fulfil; it keeps what is already fulfilled."""
+        world = self.game.world
+        possible = known | reachable(world.problem, known)
+        parts = {c.part for c in world.conditions}
+        open_parts = {c.part for c in world.conditions if world.problem.mask([c.fact]) & ~possible}
+        self._conditions = [c for c in world.conditions if c.part in parts - open_parts]
+        if all(c.fact in self.game.known for c in self._conditions):
+            return []
+        return search(world.problem, known, world.problem.mask(c.fact for c in self._conditions)) or []
+
+    def _reason_of_plan(self, known: int) -> Reason:
+        problem = self.game.world.problem
+        ahead = next((action for action in self._plan if not action.travel), self._plan[0])
+        return Reason(
+            kind="plan",
+            sub_goal=self._first_reached(known).text,
+            action=self._render(self._plan[0]),
+            next_action=self._render(ahead),
+            facts=tuple(self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known),
+            looked_for="",
+            target="",
+        )
+
+    def _first_reached(self, state: int) -> GoalCondition:
+        bits = self.game.world.problem.bits
+        missing = [c for c in self._conditions if c.fact not in self.game.known]
+        for action in self._plan:
+            state = action.apply(state)
+            for condition in missing:
+                if bits[condition.fact] & state:
+                    return condition
+        return missing[0]
+
+    def _reasons(self, action: GroundAction) -> Iterator[Fact]:
+        predicates = self.game.world.rules.predicates
+        here = {fact for fact in action.requires if fact[0] == "at"}
+        yield from (fact for fact in action.requires if predicates[fact[0]].tell and fact not in here)
+
+    def _told(self, fact: Fact) -> str:
+        return first_person(self.game.world.rules.predicates[fact[0]].text(fact))
+
+    def _explore(self, known: int) -> Reason:
+        missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
+        unreached = [c for c in self.game.world.conditions if c.part == missing.part]
+        sought = [self._sought(c.fact, known) for c in unreached]
+        ahead = next((action for action in self._plan if not action.travel), self._plan[0])
+        return Reason(
+            kind="explore",
+            sub_goal=missing.text,
+            action=self._render(self._plan[0]),
+            next_action=self._render(ahead),
+            facts=tuple(self._told(fact) for fact in self._reasons(ahead) if fact in self.game.known),
+            looked_for=next((name for name in sought if name), missing.fact[1]),
+            target=self._exploring,
+        )
+
+    def _exploration(self, known: int) -> tuple[list[GroundAction], Fact]:
+        """The way to what has not been seen yet: open what is here, else what is known, else visit the next place."""
+        problem = self.game.world.problem
+        ways: list[tuple[list[GroundAction], Fact]] = []
+        for fact in self._unexplored():
+            bit = problem.mask([fact])
+            direct = [a for a in problem.actions if a.adds & bit and a.applicable(known)]
+            if direct and not direct[0].travel:
+                return direct[:1], fact
+            way = direct[:1] or search(problem, known, bit)
+            if way:
+                ways.append((way, fact))
+        if not ways:
+            raise RuntimeError(f"world {self.game.world.id} cannot be explored further; its family file is broken")
+        return next((way for way in ways if len(way[0]) > 1), ways[0])
+
+    def _unexplored(self) -> Iterator[Fact]:
+        world = self.game.world
+        for pattern in world.rules.explore:
+            for name in world.members[pattern.variables[0]]:
+                fact = (pattern.predicate, name)
+                if fact not in self.game.ever_known:
+                    yield fact
+
+    def _sought(self, fact: Fact, known: int) -> str:
+        """The object that has to be found before a fact can be reached: the first argument of a fact unknown so far."""
+        problem = self.game.world.problem
+        possible = known | reachable(problem, known)
+        visited: set[Fact] = set()
+        while problem.mask([fact]) & ~possible and fact not in visited:
+            visited.add(fact)
+            makers = [a for a in problem.actions if a.adds & problem.mask([fact])]
+            lacking = [[f for f in a.requires if problem.bits[f] & ~possible] for a in makers]
+            nearest = min((facts for facts in lacking if facts), key=len, default=[])
+            if not nearest:
+                return fact[1]
+            fact = nearest[0]
+        return fact[1] if visited else ""
+
+    def _render(self, action: GroundAction) -> str:
+        return self.game.wording.render(action.text) if self.game.wording else action.text
+
+
+_FIRST_PERSON = {"you": "i", "your": "my", "are": "am"}
+
+
+def first_person(text: str) -> str:
+    """A sentence about the player (`you are in barn`) as the player says it (`i am in barn`)."""
+    words: Sequence[str] = text.split()
+    if words[:1] != ["you"]:
+        return text
+    return " ".join(_FIRST_PERSON.get(word, word) for word in words)

@@ -1,0 +1,62 @@
+"""A world as a script in the paper's form (section 3.1): nested environment, goal, actions."""
+
+from typing import Any
+
+from agentrefine.script import ActionSpec, Script
+from agentrefine.worlds.facts import Fact, type_of
+from agentrefine.worlds.family import parameters, template_regex
+from agentrefine.worlds.layout import World
+
+
+def script_of(world: World) -> Script:
+    """The script of a world. Its environment holds everything, the objects that the goal does not need included.
+
+    `environment["world"]` is the world's id; objects are nested in what contains them; facts that are no containment
+    are told in words with their first object.
+    """
+    predicates = world.rules.predicates
+    return Script(
+        environment=_environment(world),
+        goal=world.goal,
+        completion_conditions=[predicates[c.fact[0]].text(c.fact) for c in world.conditions],
+        available_actions={
+            template: ActionSpec(
+                description=action.does,
+                verification_code=template_regex(template),
+                parameters={name: list(world.members[type_of(name)]) for name in parameters(template)},
+            )
+            for template, action in world.rules.actions.items()
+        },
+    )
+
+
+def _environment(world: World) -> dict[str, Any]:
+    outer: dict[str, str] = {}
+    told: dict[str, list[str]] = {name: [] for name in world.objects}
+    player: list[str] = []
+    for fact in sorted(world.start):
+        predicate = world.rules.predicates[fact[0]]
+        inside = _containment(world, fact)
+        if inside:
+            outer.setdefault(*inside)
+        elif predicate.says.startswith("you "):
+            player.append(predicate.text(fact))
+        elif fact[0] not in ("whole", "part", "open"):
+            told[fact[1]].append(predicate.text(fact))
+    nodes: dict[str, dict[str, Any]] = {
+        name: {"type": kind, **({"facts": told[name]} if told[name] else {})} for name, kind in world.objects.items()
+    }
+    for name in nodes:
+        if name in outer:
+            nodes[outer[name]].setdefault("holds", {})[name] = nodes[name]
+    places = {name: node for name, node in nodes.items() if name not in outer}
+    return {"world": world.id, "places": places, "player": player}
+
+
+def _containment(world: World, fact: Fact) -> tuple[str, str] | None:
+    predicate = world.rules.predicates[fact[0]]
+    if predicate.nests is None:
+        return None
+    binding = dict(zip(predicate.of, fact[1:], strict=True))
+    inner, outer = (binding[variable] for variable in predicate.nests)
+    return None if inner == outer else (inner, outer)

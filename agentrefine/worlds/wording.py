@@ -1,0 +1,64 @@
+"""Other wordings of the actions (paper, robustness study: the benchmark's actions reworded in five ways).
+
+A wording gives every action template another form. Actions are parsed with one set of templates and rendered with the
+other, so that nothing is lost either way.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.family import template_regex
+
+WORDINGS: tuple[str, ...] = tuple(catalogue.wording_templates())
+"""The names of the alternative wordings."""
+
+
+class Wording(NamedTuple):
+    """One wording of the actions of all families.
+
+    Attributes:
+        name: one of `WORDINGS`.
+        templates: for each canonical template, the one that stands for it.
+    """
+
+    name: str
+    templates: Mapping[str, str]
+
+    def render(self, action: str) -> str:
+        """An action of canonical wording in this one."""
+        return _translate(action, list(self.templates.items())) or action
+
+    def parse(self, action: str) -> str | None:
+        """An action of this wording in canonical wording; None if it is none."""
+        return _translate(action.strip(" "), [(own, canonical) for canonical, own in self.templates.items()])
+
+    def reword(self, actions: Mapping[str, str]) -> dict[str, str]:
+        """Canonical templates with their descriptions, in this wording: what the instructions list."""
+        return {self.templates[template]: description for template, description in actions.items()}
+
+
+@cache
+def wording(name: str) -> Wording:
+    """The wording of a name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return Wording(name, catalogue.wording_templates()[name])
+
+
+def _translate(action: str, templates: list[tuple[str, str]]) -> str | None:
+    for source, target in templates:
+        found = _pattern(source).fullmatch(action)
+        if found is not None:
+            names = re.findall(r"\{(\w+)\}", source)
+            return target.format(**dict(zip(names, found.groups(), strict=True)))
+    return None
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(template_regex(template), re.ASCII)
