@@ -58,12 +58,23 @@ NEXT_STEPS = (
 )
 
 
+HTML_SCALE = 0.7
+
+
 class Plot(NamedTuple):
-    """A figure of the report: file name, what it shows, and its PNG bytes in base64 for the HTML page."""
+    """A figure of the report.
+
+    Attributes:
+        name: the file's name.
+        title: what it shows.
+        base64: its PNG bytes, for the HTML page.
+        width: in pixels of the HTML page, so that its letters have the size of the text.
+    """
 
     name: str
     title: str
     base64: str
+    width: int
 
 
 def write_report(params: Params, project: Project = Project()) -> Results:  # noqa: B008 (frozen)
@@ -297,7 +308,9 @@ def _count(number: int) -> str:
 
 
 def _plot(path: Path, title: str) -> Plot:
-    return Plot(path.name, title, base64.b64encode(path.read_bytes()).decode())
+    png = path.read_bytes()
+    pixels = int.from_bytes(png[16:20])  # the width in PNG's header
+    return Plot(path.name, title, base64.b64encode(png).decode(), round(pixels * HTML_SCALE))
 
 
 def _render(template: str, values: dict[str, Any]) -> str:

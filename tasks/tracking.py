@@ -40,7 +40,7 @@ TUNED_SECTIONS = (*MODEL_SECTIONS, "base_model", "tuning")
 BASE_SECTIONS = ("seed", "base_model")
 """Sections of params.yaml that decide what a model's files hold; only these are a run's parameters."""
 
-EPISODES = "evaluation/episodes.jsonl"
+EVALUATION, EPISODES = "evaluation", "episodes.jsonl"
 MODEL = "model"
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -73,16 +73,63 @@ def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
         UserError: the tracking store cannot be reached or used.
     """
     with _client(tracking) as client:
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(tracking.experiment)
-        wanted = f"tags.model_digest = '{digest}' and tags.model = '{_quotable(model)}'"
-        found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        tags = {"model": model, "model_digest": digest, "mlflow.source.git.commit": _git_commit()}
-        run = client.create_run(experiment_id, tags=tags, run_name=f"{model}-{digest[:6]}")
-        client.set_terminated(run.info.run_id)
-        return str(run.info.run_id)
+        experiment_id = _experiment(client, tracking)
+        found = _find(client, experiment_id, model, digest)
+        if found is not None:
+            return found
+        run_id = _new_run(client, experiment_id, f"{model}-{digest[:6]}", {"model": model, "model_digest": digest})
+        client.set_terminated(run_id)
+        return run_id
+
+
+@contextmanager
+def live_run(model: str, tracking: TrackingParams) -> Iterator[str]:
+    """A run to watch while a model is being tuned; yields its id. If tuning fails, the run is marked as failed.
+
+    The model's digest is not known yet: `adopt` gives the run its identity when it is.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(tracking) as client:
+        run_id = _new_run(client, _experiment(client, tracking), model, {"model": model})
+        _tag_flow_run(client, run_id, "tuning")
+    try:
+        yield run_id
+    except BaseException:
+        with _client(tracking) as client:
+            client.set_terminated(run_id, "FAILED")
+        raise
+
+
+def adopt(run_id: str, model: str, digest: str, tracking: TrackingParams) -> str:
+    """Make a live run the run of the model that came out of it; returns the id of that model's run.
+
+    When tuning gave the same bytes as before, the earlier run stays, since the registry may refer to it, and the live
+    one is deleted.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(tracking) as client:
+        earlier = _find(client, _experiment(client, tracking), model, digest)
+        if earlier is not None and earlier != run_id:
+            client.delete_run(run_id)
+            return earlier
+        client.set_tag(run_id, "model_digest", digest)
+        client.update_run(run_id, name=f"{model}-{digest[:6]}")
+        client.set_terminated(run_id)
+        return run_id
+
+
+def log_points(run_id: str, tracking: TrackingParams, points: Sequence[CurvePoint]) -> None:
+    """Add points to a run's loss curve; those at or before its last step are there already and are left out.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(tracking) as client:
+        _log_curve(client, run_id, points)
 
 
 def log_tuning(
@@ -100,7 +147,7 @@ def log_tuning(
         run_id: from `run_for`.
         params: those that the model was tuned with.
         data_set: the file of training samples.
-        curve: the loss curve; logged once, since equal bytes come from an equal curve.
+        curve: the loss curve; what was logged live is not logged again.
         metrics: final figures of tuning; logged as `tuning/<name>`.
         folder: the adapter or model, kept as the run's artifact `model`.
 
@@ -110,8 +157,7 @@ def log_tuning(
     with _client(params.tracking) as client:
         _log_params(client, run_id, flatten(params, TUNED_SECTIONS))
         client.log_inputs(run_id, [data_set_input(data_set)])
-        if "tuning/loss" not in client.get_run(run_id).data.metrics:
-            _log_curve(client, run_id, curve)
+        _log_curve(client, run_id, curve)
         _log_metrics(client, run_id, {f"tuning/{name}": value for name, value in metrics.items()})
         client.log_artifacts(run_id, str(folder), MODEL)
         _tag_flow_run(client, run_id, "tuning")
@@ -129,7 +175,7 @@ def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
             client.log_artifacts(run_id, str(folder), MODEL)
 
 
-def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float], episodes: Path, sample: str) -> None:
+def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float], folder: Path, sample: str) -> None:
     """Log what a model reached: rates with their intervals, all episodes, and some to read.
 
     The settings of the evaluation are tags, because the same model may be evaluated again with others.
@@ -138,7 +184,7 @@ def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float],
         run_id: from `run_for`.
         params: those of the evaluation.
         metrics: such as `worlds_layouts/success_rate`, `worlds_layouts/success_rate_low`.
-        episodes: all episodes of the model, a JSON-lines file.
+        folder: `reports/evaluation/<model>`, whose `episodes.jsonl` and `metrics.json` are kept.
         sample: some episodes as Markdown.
 
     Raises:
@@ -148,11 +194,9 @@ def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float],
         _log_metrics(client, run_id, metrics)
         for key, value in flatten(params, ("evaluation",)).items():
             client.set_tag(run_id, key, value)
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / Path(EPISODES).name
-            copy.symlink_to(episodes.resolve())
-            client.log_artifact(run_id, str(copy), str(Path(EPISODES).parent))
-        client.log_text(run_id, sample, "evaluation/sample.md")
+        for name in (EPISODES, "metrics.json"):
+            client.log_artifact(run_id, str(folder / name), EVALUATION)
+        client.log_text(run_id, sample, f"{EVALUATION}/sample.md")
         _tag_flow_run(client, run_id, "evaluation")
 
 
@@ -184,7 +228,7 @@ def register(
     with _client(params.tracking) as client:
         version = _version(client, name, model, digest, run_id)
         champion = _champion(client, name)
-        if champion is not None and champion.version == version.version:
+        if champion is not None and str(champion.version) == str(version.version):
             return Registration(str(version.version), CHAMPION, "", None)
         if champion is None:
             against, rival = "base", _of_benchmark(base_episodes, benchmark)
@@ -246,11 +290,27 @@ def _client(tracking: TrackingParams) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking.uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = str(error).partition("\n")[0][:200]
         address = _without_credentials(tracking.uri)
+        reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
         raise UserError(
             f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
         ) from error
+
+
+def _experiment(client: MlflowClient, tracking: TrackingParams) -> str:
+    found = client.get_experiment_by_name(tracking.experiment)
+    return str(found.experiment_id if found else client.create_experiment(tracking.experiment))
+
+
+def _find(client: MlflowClient, experiment_id: str, model: str, digest: str) -> str | None:
+    wanted = f"tags.model_digest = '{_quotable(digest)}' and tags.model = '{_quotable(model)}'"
+    runs = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _new_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+    commit = {"mlflow.source.git.commit": _git_commit()}
+    return str(client.create_run(experiment_id, tags={**tags, **commit}, run_name=name).info.run_id)
 
 
 def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
@@ -304,10 +364,13 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]
 
 
 def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[CurvePoint]) -> None:
+    known = client.get_metric_history(run_id, "tuning/loss") if curve else []
+    last = max((metric.step for metric in known), default=-1)
     now = int(time.time() * 1000)
     rows = [
         metric
         for point in curve
+        if point.step > last
         for metric in (
             Metric("tuning/loss", point.loss, now, point.step),
             Metric("tuning/tokens_read", float(point.tokens), now, point.step),
@@ -335,13 +398,14 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 def _move_alias(client: MlflowClient, name: str, version: ModelVersion, alias: str) -> None:
     client.set_registered_model_alias(name, alias, version.version)
     challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
-    if alias == CHAMPION and challenger == version.version:
+    if alias == CHAMPION and str(challenger) == str(version.version):
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def _stored_episodes(client: MlflowClient, version: ModelVersion, benchmark: str) -> list[Episode]:
     with tempfile.TemporaryDirectory() as folder:
-        return _of_benchmark(Path(client.download_artifacts(version.run_id, EPISODES, folder)), benchmark)
+        fetched = client.download_artifacts(version.run_id, f"{EVALUATION}/{EPISODES}", folder)
+        return _of_benchmark(Path(fetched), benchmark)
 
 
 def _of_benchmark(episodes: Path, benchmark: str) -> list[Episode]:

@@ -1,0 +1,56 @@
+"""The loss curve in MLflow while a model is being tuned."""
+
+import logging
+import time
+from typing import cast
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from agentrefine.errors import UserError
+from agentrefine.params import TrackingParams
+from agentrefine.report_inputs import CurvePoint
+from tasks.tracking import log_points
+
+SECONDS_BETWEEN_BATCHES = 5.0
+
+
+class LiveCurve(TrainerCallback):  # type: ignore[misc]
+    """Sends the loss of every step to a run, a batch every few seconds.
+
+    A tracking server that fails does not end hours of tuning: the curve is sent no further, which is logged once, and
+    what is missing is added when tuning is over (`tasks.tracking.log_tuning`).
+    """
+
+    def __init__(self, model: str, run_id: str, tracking: TrackingParams) -> None:
+        self._model = model
+        self._run_id = run_id
+        self._tracking = tracking
+        self._waiting: list[CurvePoint] = []
+        self._sent = time.monotonic()
+        self._broken = False
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Keep one point, and send those that wait when it is time."""
+        logs = cast("dict[str, float]", kwargs["logs"])
+        if "loss" not in logs or not state.is_world_process_zero:
+            return
+        self._waiting.append(CurvePoint(self._model, state.global_step, int(logs["num_tokens"]), float(logs["loss"])))
+        if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
+            self._send()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Send what still waits."""
+        self._send()
+
+    def _send(self) -> None:
+        if self._broken or not self._waiting:
+            return
+        try:
+            log_points(self._run_id, self._tracking, self._waiting)
+        except UserError as error:
+            self._broken = True
+            logging.getLogger(__name__).warning("The loss curve is not sent to MLflow any more: %s", error)
+        self._waiting = []
+        self._sent = time.monotonic()
