@@ -141,9 +141,7 @@ def _pretrain(
 ) -> list[float]:
     """Train in place; the loss of each step in nats per token."""
     steps = max(1, params.pretraining_tokens // params.batch_tokens)
-    optimizer = make_optimizer(
-        model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate
-    )
+    optimizer = make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
     losses: list[float] = []
     model.train()

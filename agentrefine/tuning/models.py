@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import enable_progress_bars
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
@@ -21,6 +23,11 @@ CARD = "card.json"
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 """What is fetched from the hub: weights as safetensors only, no code."""
+
+
+# Bars for downloads, which take long; none for reading and writing the files of a model.
+disable_progress_bar()
+enable_progress_bars()
 
 
 class LoadedModel(NamedTuple):

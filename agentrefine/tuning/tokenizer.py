@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from agentrefine.errors import UserError
@@ -15,6 +15,9 @@ SPECIAL_TOKENS = [PAD, END_OF_TURN, USER, ASSISTANT]
 
 MERGES_FOR_OTHER_TEXT = 384
 """Merges learned from the worlds' own words, so that text from elsewhere costs about half a token per letter."""
+
+WORD = r" ?\{\w+\}| ?\w+:?| ?[^\s\w]+|\s(?=\S)|\s+"
+"""How text splits before merging: words with their leading space, among them `{place}` and `Goal:`, and signs."""
 
 FREQUENT = 5
 """A piece that the texts hold this often is one token, also without its leading space or as punctuation."""
@@ -37,22 +40,27 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
         texts: typical text of the worlds, as the model reads it.
 
     Raises:
-        UserError: a word cannot be one token, because it is empty or mixes letters, digits and signs.
+        UserError: a word cannot be one token, because it is empty or mixes letters and signs.
     """
-    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     pieces = [_piece(word, pre_tokenizer) for word in sorted(set(words))]
     counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
     pieces += sorted(piece for piece, count in counts.items() if count >= FREQUENT)
 
     learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    learner.pre_tokenizer = pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + MERGES_FOR_OTHER_TEXT,
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    learner.train_from_iterator(sorted(set(words)), trainer)
+    learner.train_from_iterator((f" {word}" for word in sorted(set(words))), trainer)
 
     learned = learner.get_vocab(with_added_tokens=False)
     ordered = dict.fromkeys([*SPECIAL_TOKENS, *sorted(learned, key=lambda token: learned[token]), *pieces])
@@ -84,14 +92,14 @@ def check_words(tokenizer: PreTrainedTokenizerFast, words: Iterable[str]) -> Non
             raise UserError(f"The word {word!r} of the worlds is {len(ids)} tokens instead of one; rename it.")
 
 
-def _piece(word: str, pre_tokenizer: pre_tokenizers.ByteLevel) -> str:
+def _piece(word: str, pre_tokenizer: pre_tokenizers.PreTokenizer) -> str:
     """The word with its leading space, in the byte-level alphabet."""
     split = pre_tokenizer.pre_tokenize_str(f" {word}")
     if len(split) != 1 or not word.strip():
         parts = ", ".join(repr(word[max(begin - 1, 0) : end - 1]) for _, (begin, end) in split)
         raise UserError(
             f"The word {word!r} of the worlds cannot be one token: it splits into {parts}; "
-            "use letters only, or digits only, or signs only."
+            "use letters only, or signs only."
         )
     piece: str = split[0][0]
     return piece
