@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.files import first_problem
-from agentrefine.llm_json import load_list
-from agentrefine.rules import Problem, Rule, quoted
+from agentrefine.llm_json import check_values, load_list
+from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.script import Script
 
 
@@ -115,7 +115,10 @@ def _turn(value: Any, number: int) -> DMTurn | PlayerTurn | Problem:  # noqa: AN
             number,
         )
     try:
+        check_values(value)
         return DMTurn.model_validate(value) if role == "DM" else PlayerTurn.model_validate(value)
+    except RuleBrokenError as error:
+        return error.problem._replace(turn=number)
     except ValidationError as error:
         message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
         return Problem(Rule.TURN_KEYS, f"{message}{first_problem(error)} Write the keys as asked.", number)
