@@ -106,7 +106,7 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml.")
-    with path.open(encoding="utf-8") as handle:
+    with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             try:
                 yield model.model_validate_json(line)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from builders import make_trajectory
+from builders import make_script, make_trajectory
 from pydantic import ValidationError
 
+from agentrefine.benchmarks.babyai import BabyAI
 from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.params import Params, load_params
 from agentrefine.quality.data_set import validation_personas
 from agentrefine.quality.gate import Finding, GateResult
-from agentrefine.quality.held_out import HeldOut
+from agentrefine.quality.held_out import HeldOut, goal_texts, held_out
 from agentrefine.trajectory import PlayerTurn, Trajectory
+from agentrefine.worlds.catalogue import families, themes
+from agentrefine.worlds.layout import EVALUATION_SEEDS
 from tasks.expectations import run_gate
 
 HELD_OUT = HeldOut(
@@ -206,6 +210,42 @@ def test_one_poisoned_game_is_found_and_named(
     assert column in refusal.message
 
 
+def shapes(trajectory: Trajectory) -> Iterator[Trajectory]:
+    """Games that can be read and make no sense."""
+    turns = trajectory.turns
+    for odd in ([], turns[:1], turns[1:2], turns[1:], turns[::2], turns[1::2], turns[::-1], turns + turns):
+        yield replaced(trajectory, turns=odd)
+    for code in ("(", "(?=x)", "a{1001}"):
+        spec = trajectory.script.available_actions["go {place}"].model_copy(update={"verification_code": code})
+        actions = trajectory.script.available_actions | {"go {place}": spec}
+        yield replaced(trajectory, script=trajectory.script.model_copy(update={"available_actions": actions}))
+    for environment in ({"world": 5}, {"world": ["a.b.c"]}, {"world": "unlock.kitchen.many"}, {"world": "..."}):
+        yield replaced(trajectory, script=trajectory.script.model_copy(update={"environment": environment}))
+
+
+def test_games_that_make_no_sense_are_described_and_refused(gate: Gate) -> None:
+    odd = list(shapes(make_trajectory(7)))
+    named = [replaced(t, id=f"odd-{n}") for n, t in enumerate(odd)]
+    refusal = gate.refused([*sound(), *named])
+    found = set(refusal.finding("trajectory", "format_problem").example_ids)
+    found |= set(refusal.finding("trajectory", "broken_rule").example_ids)
+    assert {f"odd-{n}" for n in range(8)} <= found
+    rows = list(csv.DictReader((gate.reports / "features.csv").open(encoding="utf-8")))[-len(odd) :]
+    assert all(row["format_problem"] or row["broken_rule"] for row in rows)
+
+
+def test_our_held_out_worlds_and_the_goals_of_other_benchmarks_are_recognised() -> None:
+    training, evaluation = families("train")[0].name, families("held_out")[0].name
+    theme = themes("train")[0].name
+    ours = held_out(goal_texts(BabyAI(), limit=4, seed=1))
+    assert ours.overlap(make_script(1, f"{training}.{theme}.12"), "") is None
+    assert ours.overlap(make_script(1, f"{evaluation}.{theme}.12"), "") == f"held-out family {evaluation}"
+    assert ours.overlap(make_script(1, f"{training}.{theme}.{EVALUATION_SEEDS}"), "")
+    goal = next(goal_texts(BabyAI(), limit=1, seed=1))
+    copied = make_script(1).model_copy(update={"goal": goal.upper()})
+    assert "benchmark text" in str(ours.overlap(copied, ""))
+
+
 def test_an_exact_copy_names_the_copy_and_the_original(gate: Gate) -> None:
     trajectories = sound()
     trajectories.append(replaced(trajectories[3], id="copy"))
@@ -310,10 +350,11 @@ def test_a_refused_data_set_leaves_reports_and_removes_the_old_one(gate: Gate) -
     assert len((gate.reports / "features.csv").read_text(encoding="utf-8").splitlines()) == 41
 
 
-def test_a_broken_line_leaves_no_old_data_set(gate: Gate) -> None:
+@pytest.mark.parametrize("line", [b"{}", b"\xff\xfe", b'{"id": "\\ud800"}', b""])
+def test_a_broken_line_is_named_and_leaves_no_old_data_set(gate: Gate, line: bytes) -> None:
     gate.run(sound())
     file = gate.folder / "trajectories.jsonl"
-    file.write_text(file.read_text(encoding="utf-8") + "{}\n", encoding="utf-8")
+    file.write_bytes(file.read_bytes() + line + b"\n")
     with pytest.raises(UserError, match="line 41"):
         run_gate(
             file,
