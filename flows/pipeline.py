@@ -79,6 +79,7 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
                     stage.run()
                     workspace.record(stage.address)
                 bar.advance()
+                bar.publish()
 
 
 def main() -> None:

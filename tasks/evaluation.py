@@ -92,6 +92,7 @@ def play_benchmark(model: str, digest: str, name: str, seed: int, params: Evalua
         ):
             episodes.append(episode)
             bar.advance()
+            bar.publish()
     seconds = time.monotonic() - began
     get_run_logger().info("%s on %s: %d episodes in %.0f s", model, name, len(episodes), seconds)
     position = {spec.id: place for place, spec in enumerate(specs)}

@@ -24,13 +24,17 @@ class Progress:
         self._updated = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
-        self.reach(self._done + count)
+        """`count` more are done. Moves the bar only, so that it may be called from an event loop."""
+        self._bar.update(count)
+        self._done += count
 
     def reach(self, done: int) -> None:
         """`done` are done in all."""
-        self._bar.update(done - self._done)
-        self._done = done
+        self.advance(done - self._done)
+        self.publish()
+
+    def publish(self) -> None:
+        """Let Prefect know, if it is time."""
         now = time.monotonic()
         if now - self._updated > SECONDS_BETWEEN_UPDATES:
             self._updated = now

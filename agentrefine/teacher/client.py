@@ -22,15 +22,14 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_BACKOFF_SECONDS = 8.0
 
 
-def offline_endpoint(params: TeacherParams, seed: int, version: str) -> str:
+def offline_endpoint(params: TeacherParams, version: str) -> str:
     """The offline teacher's name in the journal: all that changes its answers, but not its port.
 
     Args:
         params: holds the shares of bad answers.
-        seed: draws its games.
         version: changes when its rules do.
     """
-    return f"offline:{version}:{seed}:{params.offline.model_dump_json()}"
+    return f"offline:{version}:{params.offline.model_dump_json()}"
 
 
 class OpenAITeacher:

@@ -1,0 +1,80 @@
+"""Refinement as tasks, one per shard of samples."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from agentrefine.files import atomic_write, read_jsonl, write_json
+from agentrefine.params import Params
+from agentrefine.refinement import Refined, refine_shard
+from agentrefine.synthesis import Attempt, by_sample
+from agentrefine.trajectory import Trajectory
+from tasks.progress import Progress, progress
+from tasks.teaching import open_teacher, shards, teacher_address, unless_users_mistake
+
+VERSION = "1"
+ATTEMPTS = Path("data/synthesis/attempts.jsonl")
+OUT = Path("data/refinement")
+COUNTS = ("samples", "kept", "dropped", "calls", "prompt_tokens", "completion_tokens")
+
+
+def write_trajectories(params: Params) -> None:
+    """Work on every sample until it is kept or dropped, and write both kinds with their counts.
+
+    Raises:
+        UserError: the attempts are missing or broken, a teacher that cannot be reached, a full disk.
+    """
+    counts: Counter[str] = Counter()
+    dropped_by_rule: Counter[str] = Counter()
+    with atomic_write(OUT / "trajectories.jsonl") as kept, atomic_write(OUT / "dropped.jsonl") as dropped:
+        for refined in _refined(params):
+            _count(refined, counts)
+            if isinstance(refined.outcome, Trajectory):
+                counts["kept"] += 1
+                kept.write(refined.outcome.model_dump_json() + "\n")
+            else:
+                counts["dropped"] += 1
+                dropped_by_rule[refined.outcome.rule] += 1
+                dropped.write(refined.outcome.model_dump_json() + "\n")
+    figures = {name: counts[name] for name in COUNTS}
+    write_json(OUT / "metrics.json", {**figures, "dropped_by_rule": dict(sorted(dropped_by_rule.items()))})
+
+
+def _count(refined: Refined, counts: Counter[str]) -> None:
+    counts["samples"] += 1
+    counts["calls"] += len(refined.attempts)
+    for attempt in refined.attempts:
+        counts["prompt_tokens"] += attempt.usage.prompt_tokens
+        counts["completion_tokens"] += attempt.usage.completion_tokens
+
+
+def _refined(params: Params) -> Iterator[Refined]:
+    total = sum(1 for _ in by_sample(read_jsonl(ATTEMPTS, Attempt)))
+    with teacher_address(params.teacher) as address, progress("refinement", total, "sample") as bar:
+        for shard in shards(by_sample(read_jsonl(ATTEMPTS, Attempt)), params.synthesis.shard_size):
+            yield from refine_samples(shard, params, address, bar)
+            bar.publish()
+
+
+# Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
+@task(
+    name="refinement",
+    version=VERSION,
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_condition_fn=unless_users_mistake,
+)
+def refine_samples(samples: list[list[Attempt]], params: Params, address: str, bar: Progress) -> list[Refined]:
+    """Work on a shard of samples until each is kept or dropped, in their order."""
+
+    async def work() -> list[Refined]:
+        async with open_teacher(params.teacher, address) as teacher:
+            return await refine_shard(samples, teacher, params, bar.advance)
+
+    return asyncio.run(work())
