@@ -93,7 +93,7 @@ def write_jsonl(path: Path, records: Iterable[BaseModel]) -> int:
     count = 0
     with atomic_write(path) as handle:
         for record in records:
-            handle.write(record.model_dump_json() + "\n")
+            handle.write(record.model_dump_json(by_alias=True) + "\n")
             count += 1
     return count
 
