@@ -9,12 +9,14 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from agentrefine.conversation import instructions, opening, reply_text
 from agentrefine.files import atomic_folder, write_json
 from agentrefine.params import BaseModelParams, TinyModel
+from agentrefine.teacher.offline import thoughts
 from agentrefine.tuning.corpus import plain_texts
 from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
-from agentrefine.tuning.tokenizer import build_tokenizer, check_words
+from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words
 from agentrefine.worlds.catalogue import vocabulary
 
 Progress = Callable[[int, int], None]
@@ -104,8 +106,9 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
 
 def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """The tiny base's tokenizer: every word of every world, held out or not, and of the agent's texts is one token."""
-    words = vocabulary()
-    tokenizer = build_tokenizer(words, islice(plain_texts(seed), TEXTS_FOR_TOKENIZER))
+    words = vocabulary() | thoughts.words()
+    chat = [m.content for m in opening(instructions({}), "", "")] + [reply_text("", "")]
+    tokenizer = build_tokenizer(words, [*islice(plain_texts(seed), TEXTS_FOR_TOKENIZER), *chat * FREQUENT])
     check_words(tokenizer, words)
     return tokenizer
 

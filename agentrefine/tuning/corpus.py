@@ -49,4 +49,4 @@ def _transcript(game: Game, rng: Random) -> str:
             break  # wandering has spent what the goal needs, such as the only coin: the text ends here
         possible_before = possible
         lines += [action, game.step(action).observation]
-    return "\n".join(lines)
+    return "".join(f" {line}\n" for line in lines)
