@@ -7,9 +7,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from agentrefine.agent.local import LocalPolicy
+from agentrefine.agent.play import play
 from agentrefine.agent.policy import Dialogue
 from agentrefine.agent.row_cache import Row, RowCache
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.conversation import Message, opening
+from agentrefine.files import write_jsonl
 from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
 from agentrefine.tuning.tokenizer import build_tokenizer
 
@@ -200,3 +203,12 @@ def test_a_model_with_windowed_attention_is_kept_within_its_window(tokenizer):
     histories = dialogues(3)
     play_rounds(policy, model, tokenizer, histories, rounds=2, max_new_tokens=6)
     assert policy.act([Dialogue("long", opening("act", "take", "see " * 130))])[0].context_full
+
+
+def test_two_plays_of_a_benchmark_are_equal(tokenizer, tmp_path):
+    chosen = benchmark("worlds_layouts")
+    for name in ("first", "second"):
+        policy = LocalPolicy(llama(tokenizer, positions=2048), tokenizer, name="tiny", max_new_tokens=6)
+        played = play(policy, chosen, chosen.episodes(5, 7), max_steps=4, batch_size=3, model_digest="d")
+        assert write_jsonl(tmp_path / name, played) == 5
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()

@@ -1,10 +1,18 @@
 """The benchmarks by name."""
 
+from collections.abc import Callable
+
 from agentrefine.benchmarks.babyai import BabyAI
 from agentrefine.benchmarks.base import Benchmark
+from agentrefine.benchmarks.worlds import worlds_families, worlds_layouts, worlds_wording
 from agentrefine.errors import UserError
 
-NAMES = ("babyai",)
+BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
+    "worlds_layouts": worlds_layouts,
+    "worlds_families": worlds_families,
+    "worlds_wording": worlds_wording,
+    "babyai": BabyAI,
+}
 
 
 def benchmark(name: str) -> Benchmark:
@@ -13,6 +21,6 @@ def benchmark(name: str) -> Benchmark:
     Raises:
         UserError: there is none; lists those that there are.
     """
-    if name == "babyai":
-        return BabyAI()
-    raise UserError(f"evaluation.benchmarks: there is no benchmark {name!r}; known are {', '.join(NAMES)}.")
+    if name not in BENCHMARKS:
+        raise UserError(f"evaluation.benchmarks: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}.")
+    return BENCHMARKS[name]()

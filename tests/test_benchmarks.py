@@ -1,0 +1,81 @@
+"""What every benchmark promises: stable episodes, winnable by the actions that the agent is told, deaf to junk."""
+
+import pytest
+from playing import JUNK, gold_policy
+
+from agentrefine.agent.play import play
+from agentrefine.agent.policy import Reply
+from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
+from agentrefine.conversation import prompt
+from agentrefine.errors import UserError
+from agentrefine.metrics import summarise
+
+WORLDS = ["worlds_layouts", "worlds_families", "worlds_wording"]
+
+
+def test_an_unknown_benchmark_names_those_that_are_known():
+    with pytest.raises(UserError, match=r"'alfworldd'; known are worlds_layouts, .*babyai"):
+        benchmark("alfworldd")
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_episodes_are_unique_stable_and_spread(name):
+    episodes = benchmark(name).episodes(24, 7)
+    assert len(episodes) == len({episode.id for episode in episodes}) == 24
+    assert episodes == benchmark(name).episodes(24, 7)
+    assert {episode.benchmark for episode in episodes} == {name}
+    assert len({episode.task for episode in episodes}) >= 3
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_solution_wins_every_world_through_the_player(name):
+    chosen = benchmark(name)
+    episodes = chosen.episodes(36, 7)
+    played = list(play(gold_policy(chosen, episodes), chosen, episodes, max_steps=100, batch_size=10))
+    assert len(played) == 36
+    for episode in played:
+        assert (episode.stop, episode.success, episode.progress) == ("solved", True, 1.0)
+        assert all(step.valid for step in episode.steps)
+    summary = summarise(played)[name]
+    assert summary["success_rate"]["value"] == summary["grounding"]["value"] == 1
+    assert summary["recovery_rate"]["value"] is None
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_any_text_is_answered(name):
+    chosen = benchmark(name)
+    for episode in chosen.episodes(10, 3):
+        environment = chosen.make(episode)
+        environment.reset()
+        for action in JUNK:
+            result = environment.step(action)
+            assert 0 < len(result.observation) < 3000
+            assert (result.valid, result.success, result.done) == (False, False, False)
+        environment.close()
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_any_reply_is_played_on(name):
+    class Junk:
+        name = "junk"
+        number = 0
+
+        def act(self, dialogues):
+            self.number += 1
+            action = JUNK[self.number % len(JUNK)]
+            return [Reply(text, 1, 1) for text in (action, f"Thought: hm\nAction: {action}") * len(dialogues)][
+                : len(dialogues)
+            ]
+
+        def forget(self, keys):
+            pass
+
+    chosen = benchmark(name)
+    played = list(play(Junk(), chosen, chosen.episodes(6, 1), max_steps=20, batch_size=4))
+    assert len(played) == 6
+    for episode in played:
+        assert (episode.stop, episode.success, len(episode.steps)) == ("step limit", False, 20)
+        malformed = [step for step in episode.steps if step.format_error]
+        assert malformed
+        assert {step.observation for step in malformed} == {prompt("agent_format_error.md")}
+        assert not any(step.valid for step in episode.steps)
