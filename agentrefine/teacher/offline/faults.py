@@ -1,0 +1,247 @@
+"""Bad answers: each fault is a small pure function from a good answer to a text of the kind that language models write.
+
+A fault returns None where the answer gives it nothing to spoil (no error turn to unflag in a short continuation).
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+Record = dict[str, Any]
+ScriptFault = Callable[[Record, Random], str | None]
+TrajectoryFault = Callable[[list[Record], Record, Random], str | None]
+
+FLAGS = ("parameter_error", "logic_error", "place_error")
+UNKNOWN_ACTIONS = ("wait for help", "please help me", "think about the goal", "shout loudly", "do something else")
+NAMELESS_VALUES = ("unicorn", "moon dust", "teapot of destiny", "invisible door")
+
+
+def script_text(script: Record) -> str:
+    """A script as a good answer."""
+    return json.dumps(script, ensure_ascii=False)
+
+
+def turns_text(turns: list[Record]) -> str:
+    """Turns as a good answer."""
+    return "[" + ",\n".join(json.dumps(turn, ensure_ascii=False) for turn in turns) + "]"
+
+
+def regex_rejects_own_action(script: Record, draw: Random) -> str | None:
+    """A verification code that demands a word which the template does not have."""
+    spoilt = copy.deepcopy(script)
+    spec = spoilt["available_actions"][draw.choice(sorted(spoilt["available_actions"]))]
+    spec["verification_code"] = r"(?:please|kindly) \w+" + draw.choice([r"( \w+)*", r" the \w+", ""])
+    return script_text(spoilt)
+
+
+def lookahead_in_regex(script: Record, draw: Random) -> str | None:
+    """A verification code that no linear-time engine can run."""
+    spoilt = copy.deepcopy(script)
+    spec = spoilt["available_actions"][draw.choice(sorted(spoilt["available_actions"]))]
+    spec["verification_code"] = "(?=.+)" + spec["verification_code"].removeprefix("^")
+    return script_text(spoilt)
+
+
+def script_without_key(script: Record, draw: Random) -> str | None:
+    """A key is missing, at the top or in an action."""
+    spoilt = copy.deepcopy(script)
+    if draw.random() < 0.5:
+        del spoilt[draw.choice(["environment", "goal", "completion_conditions", "available_actions"])]
+    else:
+        spec = spoilt["available_actions"][draw.choice(sorted(spoilt["available_actions"]))]
+        del spec[draw.choice(["description", "verification_code", "parameters"])]
+    return script_text(spoilt)
+
+
+def script_cut_off(script: Record, draw: Random) -> str | None:
+    """The answer stops in the middle of the environment."""
+    text = script_text(script)
+    return text[: int(len(text) * draw.uniform(0.1, 0.5))]
+
+
+def value_not_in_environment(script: Record, draw: Random) -> str | None:
+    """A placeholder may take a value that names nothing."""
+    spoilt = copy.deepcopy(script)
+    specs = [spec for spec in spoilt["available_actions"].values() if spec["parameters"]]
+    if not specs:
+        return None
+    parameters = draw.choice(specs)["parameters"]
+    parameters[draw.choice(sorted(parameters))].append(draw.choice(NAMELESS_VALUES))
+    return script_text(spoilt)
+
+
+def ambiguous_templates(script: Record, draw: Random) -> str | None:
+    """Two templates that differ in the name of a placeholder only."""
+    spoilt = copy.deepcopy(script)
+    actions = spoilt["available_actions"]
+    templates = sorted(template for template, spec in actions.items() if spec["parameters"])
+    if not templates:
+        return None
+    template = draw.choice(templates)
+    spec = copy.deepcopy(actions[template])
+    name = draw.choice(sorted(spec["parameters"]))
+    spec["parameters"][f"another_{name}"] = spec["parameters"].pop(name)
+    actions[template.replace("{" + name + "}", "{another_" + name + "}")] = spec
+    return script_text(spoilt)
+
+
+def placeholder_without_values(script: Record, draw: Random) -> str | None:
+    """A placeholder that `parameters` does not know."""
+    spoilt = copy.deepcopy(script)
+    specs = [spec for spec in spoilt["available_actions"].values() if spec["parameters"]]
+    if not specs:
+        return None
+    parameters = draw.choice(specs)["parameters"]
+    del parameters[draw.choice(sorted(parameters))]
+    return script_text(spoilt)
+
+
+def script_in_prose(script: Record, draw: Random) -> str | None:
+    """A summary instead of a script."""
+    return f"{draw.choice(['Sure!', 'Of course.', 'Here is my idea.'])} The goal of the game would be: {script['goal']}"
+
+
+def unflagged_parameter_error(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The player says what is no action and the DM does not mind."""
+    spoilt = copy.deepcopy(turns)
+    pairs = _answered(spoilt)
+    if not pairs:
+        return None
+    flagged = [(player, dm) for player, dm in pairs if dm["parameter_error"]]
+    if flagged:
+        draw.choice(flagged)[1]["parameter_error"] = False
+    else:
+        player, dm = draw.choice(pairs)
+        player["action"] = draw.choice(UNKNOWN_ACTIONS)
+        dm.update(dict.fromkeys(FLAGS, False))
+    return turns_text(spoilt)
+
+
+def false_alarm(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The DM calls a well-formed action with valid values unknown."""
+    spoilt = copy.deepcopy(turns)
+    answers = [dm for _, dm in _answered(spoilt) if not any(dm[flag] for flag in FLAGS)]
+    if not answers:
+        return None
+    draw.choice(answers)["parameter_error"] = True
+    return turns_text(spoilt)
+
+
+def turn_without_key(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """A turn lacks one of its keys."""
+    spoilt = copy.deepcopy(turns)
+    turn = draw.choice(spoilt)
+    del turn[draw.choice(sorted(turn.keys() - {"turn", "role"}))]
+    return turns_text(spoilt)
+
+
+def game_in_prose(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The game as a stage play: not JSON."""
+    said = (f"{turn['role']} : {turn.get('observation') or turn.get('action')}" for turn in turns)
+    return "\n".join(said)
+
+
+def game_cut_off(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The answer stops in the middle."""
+    text = turns_text(turns)
+    return text[: int(len(text) * draw.uniform(0.3, 0.9))]
+
+
+def unfinished(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The game ends before the goal is reached."""
+    ends = [index for index, turn in enumerate(turns[:-1]) if turn["role"] == "DM" and index > 0]
+    return turns_text(turns[: draw.choice(ends) + 1]) if ends else None
+
+
+def refinement_repeats_failure(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """After a logic or place error the player does the same again, and now it works."""
+    spoilt = copy.deepcopy(turns)
+    pairs = _answered(spoilt)
+    places = [
+        index
+        for index in range(len(pairs) - 1)
+        if (pairs[index][1]["logic_error"] or pairs[index][1]["place_error"])
+        and not any(pairs[index + 1][1][flag] for flag in FLAGS)
+    ]
+    if not places:
+        return None
+    index = draw.choice(places)
+    pairs[index + 1][0]["action"] = pairs[index][0]["action"]
+    return turns_text(spoilt)
+
+
+def leaked_environment(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """An observation quotes the hidden environment."""
+    spoilt = copy.deepcopy(turns)
+    turn = draw.choice([turn for turn in spoilt if turn["role"] == "DM"])
+    turn["observation"] += " " + json.dumps(environment, ensure_ascii=False)
+    return turns_text(spoilt)
+
+
+def completed_too_early(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The DM declares the game won and goes on."""
+    spoilt = copy.deepcopy(turns)
+    answers = [turn for turn in spoilt[:-1] if turn["role"] == "DM"]
+    if not answers:
+        return None
+    draw.choice(answers)["task_completed"] = True
+    return turns_text(spoilt)
+
+
+def turn_left_out(turns: list[Record], environment: Record, draw: Random) -> str | None:
+    """The DM speaks twice, because a player turn is missing."""
+    players = [index for index, turn in enumerate(turns) if turn["role"] == "Player"]
+    if not players:
+        return None
+    left_out = draw.choice(players)
+    return turns_text(turns[:left_out] + turns[left_out + 1 :])
+
+
+SCRIPT_FAULTS: tuple[ScriptFault, ...] = (
+    regex_rejects_own_action,
+    lookahead_in_regex,
+    script_without_key,
+    script_cut_off,
+    value_not_in_environment,
+    ambiguous_templates,
+    placeholder_without_values,
+    script_in_prose,
+)
+TRAJECTORY_FAULTS: tuple[TrajectoryFault, ...] = (
+    unflagged_parameter_error,
+    false_alarm,
+    turn_without_key,
+    game_in_prose,
+    game_cut_off,
+    unfinished,
+    refinement_repeats_failure,
+    leaked_environment,
+    completed_too_early,
+    turn_left_out,
+)
+
+
+def spoil_script(script: Record, draw: Random) -> str:
+    """A script with one fault drawn from all."""
+    for fault in draw.sample(SCRIPT_FAULTS, len(SCRIPT_FAULTS)):
+        text = fault(script, draw)
+        if text is not None:
+            return text
+    return script_text(script)
+
+
+def spoil_turns(turns: list[Record], environment: Record, draw: Random) -> str:
+    """Turns with one fault drawn from all."""
+    for fault in draw.sample(TRAJECTORY_FAULTS, len(TRAJECTORY_FAULTS)):
+        text = fault(turns, environment, draw)
+        if text is not None:
+            return text
+    return turns_text(turns)
+
+
+def _answered(turns: list[Record]) -> list[tuple[Record, Record]]:
+    """Player turns with the DM turns that answer them."""
+    return [(player, dm) for player, dm in pairwise(turns) if (player["role"], dm["role"]) == ("Player", "DM")]

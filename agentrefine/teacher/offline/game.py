@@ -1,0 +1,201 @@
+"""Writes games: a knowledge-fair expert plays, and errs on purpose where a mistake is put in."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise, takewhile
+from random import Random
+from typing import Any, NamedTuple
+
+from agentrefine.teacher.offline.mistakes import KINDS, Mistake, Situation, find_mistake
+from agentrefine.teacher.offline.themes import world_of
+from agentrefine.teacher.offline.thoughts import after_error, expert_thought, mistaken_thought, thoughts
+from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
+from agentrefine.worlds.engine import Game, Move, Outcome, Refusal
+from agentrefine.worlds.layout import World
+from agentrefine.worlds.player import Explorer, Reason
+
+AGAIN = 0.2
+"""Chance that a mistake is followed by another one before the correction."""
+LONGEST_RUN = 3
+"""Mistakes in a row."""
+FORESEEN = 5
+"""The expert's actions among which one may be taken too early."""
+LONGEST_PLAY = 100
+"""The expert's actions after which a world counts as broken."""
+
+
+class ExpertStep(NamedTuple):
+    """One action of the expert: the game before it, why it is taken, what comes of it."""
+
+    before: Game
+    reason: Reason
+    outcome: Outcome
+
+
+def write_game(
+    world: World, kept: Sequence[DMTurn | PlayerTurn], mistakes: tuple[int, int], draw: Random
+) -> list[dict[str, Any]]:
+    """The turns of a game, or those that come after the turns that are kept.
+
+    Mistakes change nothing in a world, so the expert's way is found first and the mistakes are put in then.
+
+    Args:
+        world: where the game is played.
+        kept: the turns that stand already, ending with the DM; empty for a whole game.
+        mistakes: how many mistakes the whole game holds, at least and at most; a run of mistakes before one
+            correction counts once.
+        draw: chooses wordings, mistakes and their places.
+
+    Returns:
+        Turns in the form of the trajectory prompt, as plain dictionaries.
+    """
+    game = Game(world)
+    writer = _Writer(game, len(kept), draw)
+    if not kept:
+        writer.first(game.first_observation())
+    for turn in kept:
+        writer.read(turn.observation if isinstance(turn, DMTurn) else turn.action)
+        if isinstance(turn, PlayerTurn):
+            writer.last_refusal = _cited(game, turn.action)
+            if game.step(turn.action).error is None:
+                writer.done.append(turn.action)
+    steps = _steps_from(game, writer.done)
+    wanted = draw.randint(*mistakes) - error_refine_turns(kept) - bool(writer.last_refusal)
+    places = _spread(len(steps), wanted, draw)
+    kinds = draw.sample(KINDS, len(KINDS))
+    for number, step in enumerate(steps):
+        if number in places:
+            # Every game begins with another kind and goes through all of them.
+            kinds = [*kinds[1:], kinds[0]]
+            writer.err(step, _foreseen(steps[number : number + FORESEEN]), tuple(kinds))
+        writer.act(step)
+    return writer.turns
+
+
+class _Writer:
+    """The turns written so far, and what the player has read."""
+
+    def __init__(self, game: Game, turns_before: int, draw: Random) -> None:
+        self.turns: list[dict[str, Any]] = []
+        self.done: list[str] = []
+        self.last_refusal = ""
+        self._number = turns_before
+        self._draw = draw
+        self._places = frozenset(game.world.members.get("place", ()))
+        self._known = set(game.world.goal.split())
+        self._sight: frozenset[str] = frozenset()
+
+    def first(self, observation: str) -> None:
+        """The game begins."""
+        self._say(observation, thoughts().dm.first, Outcome(observation, None, False))
+
+    def read(self, text: str) -> None:
+        """The player has seen a text."""
+        self._sight = frozenset(text.split())
+        self._known |= self._sight
+
+    def act(self, step: ExpertStep) -> None:
+        """The expert's own action."""
+        reason = step.reason
+        thought = expert_thought(reason.looked_for, self._facts(reason), reason.action, self._draw)
+        self._play(thought, reason.action)
+        texts = thoughts().dm
+        template = texts.completed if step.outcome.completed else texts.done
+        self._say(step.outcome.observation, template.format(action=reason.action), step.outcome)
+        self.done.append(reason.action)
+        self.last_refusal = ""
+
+    def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[Any, ...]) -> None:
+        """One mistake, or a few in a row, just before the expert's action."""
+        focus = self._focus(step)
+        tried: set[str] = set()
+        for run in range(LONGEST_RUN):
+            situation = Situation(step.before, focus, self._known, self._sight, step.reason.action, ahead, self.done)
+            mistake = find_mistake(situation, kinds, tried, self._draw)
+            if mistake is None or (run and self._draw.random() >= AGAIN):
+                return
+            tried.add(mistake.action)
+            self._mistake(step.before.copy().step(mistake.action), mistake)
+            kinds = (*kinds[1:], kinds[0])
+
+    def _mistake(self, outcome: Outcome, mistake: Mistake) -> None:
+        self._play(mistaken_thought(mistake.belief, mistake.action, self._draw), mistake.action)
+        self._say(outcome.observation, thoughts().dm.error.format(belief=mistake.belief), outcome)
+        self.last_refusal = mistake.cited
+
+    def _focus(self, step: ExpertStep) -> list[str]:
+        """The objects that the player is concerned with: what it does, what for, and what it looks for."""
+        reason = step.reason
+        concerned = f"{reason.action} {reason.next_action} {reason.sub_goal} {reason.looked_for}".split()
+        return [name for name in step.before.world.objects if name in concerned]
+
+    def _facts(self, reason: Reason) -> list[str]:
+        # Places are always open: that they are is no reason for anything.
+        trivial = {f"{place} is open" for place in self._places}
+        return [fact for fact in reason.facts if fact not in trivial and fact not in self.last_refusal]
+
+    def _play(self, thought: str, action: str) -> None:
+        self._number += 1
+        if self.last_refusal:
+            thought = after_error(self.last_refusal, thought)
+        self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
+
+    def _say(self, observation: str, thought: str, outcome: Outcome) -> None:
+        self._number += 1
+        self.read(observation)
+        self.turns.append(
+            {
+                "turn": self._number,
+                "role": "DM",
+                "thought": thought,
+                "observation": observation,
+                "parameter_error": outcome.error == "parameter_error",
+                "logic_error": outcome.error == "logic_error",
+                "place_error": outcome.error == "place_error",
+                "task_completed": outcome.completed,
+            }
+        )
+
+
+def _steps_from(game: Game, done: list[str]) -> list[ExpertStep]:
+    """The expert's steps from here on; those of the whole game where the player has followed them so far."""
+    whole = _steps_from_start(game.world.id)
+    if done == [step.reason.action for step in whole[: len(done)]]:
+        return whole[len(done) :]
+    return _expert_steps(game)
+
+
+@lru_cache(maxsize=2048)
+def _steps_from_start(world_id: str) -> list[ExpertStep]:
+    return _expert_steps(Game(world_of(world_id)))
+
+
+def _expert_steps(game: Game) -> list[ExpertStep]:
+    explorer = Explorer(game)
+    steps: list[ExpertStep] = []
+    while not game.completed and len(steps) < LONGEST_PLAY:
+        action = explorer.next_action()
+        assert explorer.reason is not None
+        before = game.copy()
+        steps.append(ExpertStep(before, explorer.reason, game.step(action)))
+    return steps
+
+
+def _foreseen(steps: Sequence[ExpertStep]) -> list[str]:
+    """The actions after the first one that rest on what the player knows now."""
+    planned = takewhile(lambda step: step.reason.kind == "plan", steps)
+    return [step.reason.action for step in planned][1:]
+
+
+def _spread(length: int, wanted: int, draw: Random) -> set[int]:
+    """`wanted` of `length` places, one in each stretch of about equal length."""
+    count = max(0, min(wanted, length))
+    ends = [length * part // count for part in range(count + 1)] if count else [0]
+    return {draw.randrange(start, end) for start, end in pairwise(ends)}
+
+
+def _cited(game: Game, action: str) -> str:
+    """What the error of an action says; empty when the action can be done."""
+    move = game.read(action)
+    refusal = game.judge(move) if isinstance(move, Move) else move
+    return refusal.message if isinstance(refusal, Refusal) else ""

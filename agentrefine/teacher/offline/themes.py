@@ -1,0 +1,48 @@
+"""Which world a persona gets: a train theme that its words call for, a train family, a layout for teaching."""
+
+import re
+from functools import cache, lru_cache
+from importlib import resources
+
+import yaml
+
+from agentrefine.teacher.offline.draws import share
+from agentrefine.worlds.catalogue import families, themes
+from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
+
+_WORD = re.compile(r"\w+")
+
+
+def world_for(persona: str, sample: int | None) -> World:
+    """The world of a persona's sample. Samples in a row get different families."""
+    number = sample or 0
+    names = [family.name for family in families("train")]
+    family = names[(int(share("family", persona) * len(names)) + number) % len(names)]
+    seed = int(share("layout", persona, str(number)) * EVALUATION_SEEDS)
+    return world_of(f"{family}.{_theme(persona, number)}.{seed}")
+
+
+@lru_cache(maxsize=2048)
+def world_of(world_id: str) -> World:
+    """The world of an id; those asked for lately are kept, since drawing one takes a while.
+
+    Raises:
+        UserError: the text is not the id of a world.
+    """
+    return world_from_id(world_id)
+
+
+def _theme(persona: str, number: int) -> str:
+    called_for = theme_words()
+    for word in _WORD.findall(persona.lower()):
+        if word in called_for:
+            return called_for[word]
+    names = [theme.name for theme in themes("train")]
+    return names[int(share("theme", persona, str(number)) * len(names))]
+
+
+@cache
+def theme_words() -> dict[str, str]:
+    """For each word that calls for a theme, the theme."""
+    text = resources.files("agentrefine.teacher.offline").joinpath("themes.yaml").read_text(encoding="utf-8")
+    return {word: theme for theme, words in yaml.safe_load(text).items() for word in words}
