@@ -170,7 +170,7 @@ def next_steps(params: Params) -> list[dict[str, str]]:
     fitting = {"uri": params.tracking.uri, "model": params.evaluation.models[-1]}
     if "@" in params.tracking.uri:
         fitting["uri"] = "<tracking.uri>"
-    return [{"what": what, "command": command.format(**fitting)} for what, command in NEXT_STEPS]
+    return [{"shows": shows, "command": command.format(**fitting)} for shows, command in NEXT_STEPS]
 
 
 def episodes_to_read(model: str, episodes: Sequence[Episode]) -> str:

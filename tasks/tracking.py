@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+# MLflow reads these when it is imported; what the user has set stays.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault(
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-)  # the default, 7, leaves a wrong address silent for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7, leaves a wrong address silent for long
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import yaml
 from mlflow import MlflowClient
@@ -175,7 +177,7 @@ def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
             client.log_artifacts(run_id, str(folder), MODEL)
 
 
-def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float], folder: Path, sample: str) -> None:
+def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float], episodes: Path, sample: str) -> None:
     """Log what a model reached: rates with their intervals, all episodes, and some to read.
 
     The settings of the evaluation are tags, because the same model may be evaluated again with others.
@@ -184,7 +186,7 @@ def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float],
         run_id: from `run_for`.
         params: those of the evaluation.
         metrics: such as `worlds_layouts/success_rate`, `worlds_layouts/success_rate_low`.
-        folder: `reports/evaluation/<model>`, whose `episodes.jsonl` and `metrics.json` are kept.
+        episodes: all episodes of the model, `reports/evaluation/<model>/episodes.jsonl`; registration reads them back.
         sample: some episodes as Markdown.
 
     Raises:
@@ -194,8 +196,7 @@ def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float],
         _log_metrics(client, run_id, metrics)
         for key, value in flatten(params, ("evaluation",)).items():
             client.set_tag(run_id, key, value)
-        for name in (EPISODES, "metrics.json"):
-            client.log_artifact(run_id, str(folder / name), EVALUATION)
+        client.log_artifact(run_id, str(episodes), EVALUATION)
         client.log_text(run_id, sample, f"{EVALUATION}/sample.md")
         _tag_flow_run(client, run_id, "evaluation")
 

@@ -75,7 +75,7 @@ def evaluated(params: Params, root: Path, model: str, digest: str, solved: int) 
         tracking.run_for(model, digest, params.tracking),
         params,
         metrics=flat_metrics(model_summary(Project(root / digest), model)),
-        folder=folder,
+        episodes=folder / "episodes.jsonl",
         sample="# Episodes",
     )
     return folder / "episodes.jsonl"
@@ -243,7 +243,10 @@ def test_no_secret_is_kept(params: Params, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["nobody listens", "unknown scheme", "no database", "file store"])
-def test_store_that_cannot_be_used_is_one_sentence(params: Params, tmp_path: Path, kind: str) -> None:
+def test_store_that_cannot_be_used_is_one_sentence(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = free.getsockname()[1]
