@@ -8,7 +8,17 @@ from typing import Any
 import yaml
 
 from agentrefine.conversation import prompt
-from agentrefine.worlds.family import Family, Split, Theme, data_files, load_family, load_theme, parameters
+from agentrefine.worlds.checks import check_family
+from agentrefine.worlds.family import (
+    Family,
+    Split,
+    Theme,
+    data_files,
+    load_family,
+    load_theme,
+    parameters,
+    read_mapping,
+)
 
 
 def families(split: Split) -> tuple[Family, ...]:
@@ -61,12 +71,17 @@ def vocabulary() -> frozenset[str]:
     """
     said = ["Goal: Thought: Action: i am my", prompt("agent_instructions.md"), prompt("agent_acknowledgement.md")]
     said.extend(text for name in texts() for text in _lines(texts()[name]))
-    said.extend(template for templates in wording_templates().values() for template in templates.values())
     for definition in _families().values():
         said.extend(_family_texts(definition))
     for setting in _themes().values():
         said.extend(noun for pool in setting.nouns.values() for noun in pool)
-    return frozenset(word for text in said for word in text.split() if word != "$actions")
+    words = {word for text in said for word in text.split() if "{" not in word and word != "$actions"}
+    return frozenset(words | {word for template in _all_templates() for word in template.split()})
+
+
+def _all_templates() -> Iterator[str]:
+    yield from (template for rules in _families().values() for template in rules.actions)
+    yield from (template for templates in wording_templates().values() for template in templates.values())
 
 
 def _lines(value: str | list[str]) -> list[str]:
@@ -74,9 +89,8 @@ def _lines(value: str | list[str]) -> list[str]:
 
 
 def _family_texts(rules: Family) -> Iterator[str]:
-    yield from (type_of_parameter for t in rules.actions for type_of_parameter in parameters(t))
     for template, action in rules.actions.items():
-        yield from (template, action.does, action.success or "")
+        yield from (*parameters(template), action.does, action.success or "")
         yield from (text for p in action.requires for text in (p.message, p.belief))
     for predicate in rules.predicates.values():
         yield from (predicate.says, predicate.denies)
@@ -87,8 +101,11 @@ def _family_texts(rules: Family) -> Iterator[str]:
 
 @cache
 def _families() -> dict[str, Family]:
-    modules = dict(data_files("modules"))
-    return {name: load_family(name, text, modules) for name, text in data_files("families")}
+    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules")}
+    found = {name: load_family(name, text, modules) for name, text in data_files("families")}
+    for rules in found.values():
+        check_family(rules)
+    return found
 
 
 @cache

@@ -121,7 +121,7 @@ class Game:
         """Recognise an action that is written in the game's wording; a parameter error if it is not known."""
         text = self.wording.parse(action) if self.wording else action
         for template, pattern, names in self.world.rules.templates:
-            found = pattern.fullmatch(text.strip(" ")) if text is not None else None
+            found = pattern.fullmatch(text.strip()) if text is not None else None
             if found is None:
                 continue
             binding = dict(zip(names, found.groups(), strict=True))

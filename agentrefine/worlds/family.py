@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
 from agentrefine.script import PLACEHOLDER
-from agentrefine.worlds.facts import Fact, Pattern, PatternField, type_of
+from agentrefine.worlds.facts import Fact, PatternField
 
 Split = Literal["train", "held_out"]
 ErrorKind = Literal["logic", "place"]
@@ -188,44 +188,6 @@ class Family(Definition):
         for subtype in self.types.get(type_name, ()):
             yield from self.leaves(subtype)
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        known = set(self.objects) | set(self.types) | {s for subtypes in self.types.values() for s in subtypes}
-        for where, pattern in self._patterns():
-            if pattern.predicate not in self.predicates:
-                raise ValueError(f"{where} uses the predicate `{pattern.predicate}`, which is not defined")
-            if len(pattern.variables) != len(self.predicates[pattern.predicate].of):
-                raise ValueError(f"{where} gives `{pattern.predicate}` the wrong number of arguments")
-            strange = [v for v in pattern.variables if type_of(v) not in known]
-            if strange:
-                raise ValueError(f"{where} uses the variable `{strange[0]}`, whose type is not defined")
-        for template, action in self.actions.items():
-            bound = set(parameters(template)) | {v for p in action.requires for v in p.fact.variables}
-            used = {v for effect in action.effects for v in effect.variables}
-            texts = [action.success or "", *(p.message for p in action.requires), *(p.belief for p in action.requires)]
-            used |= {v for text in texts for v in parameters(text)}
-            if used - bound:
-                raise ValueError(f"action `{template}` uses `{min(used - bound)}` without binding it")
-            strange = [v for v in parameters(template) if type_of(v) not in known]
-            if strange:
-                raise ValueError(f"action `{template}` has the parameter `{strange[0]}`, whose type is not defined")
-        return self
-
-    def _patterns(self) -> Iterator[tuple[str, Pattern]]:
-        for name, predicate in self.predicates.items():
-            for alternative in () if predicate.seen == "always" else predicate.seen:
-                yield from ((f"predicate `{name}`", pattern) for pattern in alternative)
-        for template, action in self.actions.items():
-            yield from ((f"action `{template}`", p.fact) for p in action.requires)
-            yield from ((f"action `{template}`", effect) for effect in action.effects)
-        for sentence in (*self.opening, *self.observation):
-            yield from ((f"sentence `{sentence.text}`", pattern) for pattern in (*sentence.for_, *sentence.list))
-        for rule in self.start:
-            yield from (("start", pattern) for pattern in (*rule.facts, *(p for option in rule.any for p in option)))
-        for goal in self.goals:
-            yield from (("goals", pattern) for pattern in (*goal.given, *(c.fact for c in goal.conditions)))
-        yield from (("explore", pattern) for pattern in self.explore)
-
 
 class Theme(Definition):
     """The nouns of a setting: for each leaf type, single lower-case words, all distinct."""
@@ -256,31 +218,30 @@ def template_regex(template: str) -> str:
     )
 
 
-def load_family(name: str, text: str, modules: dict[str, str]) -> Family:
+def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Family:
     """Read a family from its YAML text; `uses` names the modules whose definitions it shares.
 
     Args:
         name: the family's name.
         text: YAML.
-        modules: YAML texts of the modules, by name.
+        modules: the modules' mappings, by name (`read_mapping`).
 
     Raises:
         UserError: the file or one of its modules is not what it should be.
     """
-    own = _mapping(text, f"family `{name}`")
+    own = read_mapping(text, f"family `{name}`")
     merged: dict[str, Any] = {}
     for module in own.pop("uses", []):
         if module not in modules:
             raise UserError(f"family `{name}`: uses the module `{module}`, which does not exist; correct `uses`.")
-        _merge(merged, _mapping(modules[module], f"module `{module}`"))
+        _merge(merged, modules[module])
     _merge(merged, own)
+    objects = merged.get("objects")
+    if not isinstance(objects, dict):
+        raise UserError(f"family `{name}`: `objects` must give the number of objects of each type; correct it.")
     merged["objects"] = {
-        kind: value if isinstance(value, dict) else {"pool": kind, "count": value}
-        for kind, value in merged.get("objects", {}).items()
+        kind: value if isinstance(value, dict) else {"pool": kind, "count": value} for kind, value in objects.items()
     }
-    for part in ("types", "predicates", "actions", "objects"):
-        if not isinstance(merged.setdefault(part, {}), dict):
-            raise UserError(f"family `{name}`: `{part}` must be a mapping; correct it.")
     try:
         return Family.model_validate({"name": name, **merged})
     except ValidationError as error:
@@ -294,12 +255,17 @@ def load_theme(name: str, text: str) -> Theme:
         UserError: the file is not what it should be.
     """
     try:
-        return Theme.model_validate({"name": name, **_mapping(text, f"theme `{name}`")})
+        return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
     except ValidationError as error:
         raise UserError(f"theme `{name}`: {first_problem(error)} Correct the key.") from error
 
 
-def _mapping(text: str, where: str) -> dict[str, Any]:
+def read_mapping(text: str, where: str) -> dict[str, Any]:
+    """The mapping at the top of a YAML text.
+
+    Raises:
+        UserError: the text is not YAML or no mapping; names `where`.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -115,6 +115,10 @@ def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[s
     pools = {pool: rng.sample(theme.nouns[pool], len(theme.nouns[pool])) for pool in sorted(theme.nouns)}
     members: dict[str, tuple[str, ...]] = {}
     for kind, objects in rules.objects.items():
+        if len(pools.get(objects.pool, ())) < objects.count[1]:
+            raise UserError(
+                f"theme `{theme.name}`: too few nouns of `{objects.pool}` for family `{rules.name}`; add some."
+            )
         members[kind] = tuple(sorted(pools[objects.pool].pop() for _ in range(rng.randint(*objects.count))))
     for kind in rules.types:
         for leaf in rules.leaves(kind):

@@ -37,7 +37,8 @@ class Explorer:
     """A player that knows no more than the observations have shown.
 
     It plans on known facts. Where no plan exists it opens a closed container, or visits the next place in the listed
-    order, until one does. Mistaken actions in between do not disturb it: it reads the game's known facts each time.
+    order (from where it is, the first after the last), until one does. Mistaken actions in between do not disturb it:
+    it reads the game's known facts each time.
 
     Attributes:
         reason: why the last action was chosen.
@@ -55,7 +56,7 @@ class Explorer:
         """The action to take now, in the game's wording.
 
         Raises:
-            RuntimeError: the game is completed.
+            RuntimeError: the game is completed, or its goal cannot be reached any more (what is needed was given away).
         """
         if self.game.completed:
             raise RuntimeError("the game is completed; there is no action to take")
@@ -158,14 +159,17 @@ class Explorer:
             if way:
                 ways.append((way, fact))
         if not ways:
-            raise RuntimeError(f"world {self.game.world.id} cannot be explored further; its family file is broken")
+            raise RuntimeError(
+                f"world {self.game.world.id} cannot be won any more: there is no plan and nothing left to explore"
+            )
         return next((way for way in ways if len(way[0]) > 1), ways[0])
 
     def _unexplored(self) -> Iterator[Fact]:
         world = self.game.world
         for pattern in world.rules.explore:
-            for name in world.members[pattern.variables[0]]:
-                fact = (pattern.predicate, name)
+            facts = [(pattern.predicate, name) for name in world.members[pattern.variables[0]]]
+            now = next((position for position, fact in enumerate(facts) if fact in self.game.known), -1)
+            for fact in facts[now + 1 :] + facts[: now + 1]:
                 if fact not in self.game.ever_known:
                     yield fact
 

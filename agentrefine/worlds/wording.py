@@ -33,7 +33,7 @@ class Wording(NamedTuple):
 
     def parse(self, action: str) -> str | None:
         """An action of this wording in canonical wording; None if it is none."""
-        return _translate(action.strip(" "), [(own, canonical) for canonical, own in self.templates.items()])
+        return _translate(action.strip(), [(own, canonical) for canonical, own in self.templates.items()])
 
     def reword(self, actions: Mapping[str, str]) -> dict[str, str]:
         """Canonical templates with their descriptions, in this wording: what the instructions list."""

@@ -1,0 +1,135 @@
+"""Held-out worlds: unseen layouts, unseen families and themes, and reworded actions."""
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+from random import Random
+
+from agentrefine.benchmarks.base import EpisodeSpec, StepResult
+from agentrefine.conversation import instructions
+from agentrefine.files import short_hash
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.engine import Game
+from agentrefine.worlds.family import Split
+from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
+from agentrefine.worlds.player import Explorer
+from agentrefine.worlds.wording import WORDINGS, Wording, wording
+
+_SEEDS = 1_000_000_000
+_GOLD_STEPS = 100
+
+
+class WorldEnvironment:
+    """A world being played as an episode.
+
+    Attributes:
+        instructions: exactly what a training conversation of the same world begins with, in the episode's wording.
+        goal: the task in words.
+    """
+
+    def __init__(self, world: World, action_wording: Wording | None = None) -> None:
+        self.goal = world.goal
+        actions = {template: action.does for template, action in world.rules.actions.items()}
+        self.instructions = instructions(action_wording.reword(actions) if action_wording else actions)
+        self._world = world
+        self._wording = action_wording
+        self._game = Game(world, action_wording)
+
+    def reset(self) -> str:
+        """Start the episode and return the first observation."""
+        self._game = Game(self._world, self._wording)
+        return self._game.first_observation()
+
+    def step(self, action: str) -> StepResult:
+        """Take one action. Any text is answered with an observation."""
+        outcome = self._game.step(action)
+        return StepResult(
+            observation=outcome.observation,
+            progress=self._game.progress,
+            success=outcome.completed,
+            done=outcome.completed,
+            valid=outcome.error is None,
+        )
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class WorldsBenchmark:
+    """Episodes in worlds that no teacher draws, the same number in every family (within one).
+
+    An episode's id is the world's id, followed by a slash and the wording where actions are reworded.
+
+    Attributes:
+        name: the benchmark's name.
+        progress_definition: what progress means here.
+    """
+
+    progress_definition = "best share of the goal's conditions that hold at the same time, so far"
+
+    def __init__(self, name: str, split: Split, wordings: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self._split: Split = split
+        self._wordings = wordings
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` episodes; fewer are the first of more. `variant` is the wording, else the theme."""
+        return list(islice(self._drawn(seed), limit))
+
+    def _drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        families = catalogue.families(self._split)
+        themes = catalogue.themes(self._split)
+        rng = Random(int(short_hash("episodes", self.name, str(seed)), 16))
+        seen: set[str] = set()
+        for number, family in enumerate(cycle(families)):
+            theme = rng.choice(themes).name
+            layout = EVALUATION_SEEDS + rng.randrange(_SEEDS)
+            world_id = f"{family.name}.{theme}.{layout}"
+            if world_id in seen:
+                continue
+            seen.add(world_id)
+            variant = self._wordings[(number + number // len(families)) % len(self._wordings)] if self._wordings else ""
+            yield EpisodeSpec(
+                id=f"{world_id}/{variant}" if variant else world_id,
+                benchmark=self.name,
+                task=family.name,
+                seed=layout,
+                variant=variant or theme,
+            )
+
+    def make(self, episode: EpisodeSpec) -> WorldEnvironment:
+        """The environment of one episode.
+
+        Raises:
+            UserError: the episode's id names no world.
+        """
+        return WorldEnvironment(*_world_and_wording(episode))
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """The actions of the expert, which knows only what the observations have shown; they solve the episode."""
+        game = Game(*_world_and_wording(episode))
+        expert = Explorer(game)
+        actions: list[str] = []
+        while not game.completed and len(actions) < _GOLD_STEPS:
+            actions.append(expert.next_action())
+            game.step(actions[-1])
+        return actions
+
+
+def _world_and_wording(episode: EpisodeSpec) -> tuple[World, Wording | None]:
+    world_id, _, name = episode.id.partition("/")
+    return world_from_id(world_id), wording(name) if name else None
+
+
+def worlds_layouts() -> WorldsBenchmark:
+    """Families and themes that were tuned on, in layouts that were not."""
+    return WorldsBenchmark("worlds_layouts", "train")
+
+
+def worlds_families() -> WorldsBenchmark:
+    """Families and themes that were never tuned on."""
+    return WorldsBenchmark("worlds_families", "held_out")
+
+
+def worlds_wording() -> WorldsBenchmark:
+    """As `worlds_layouts`, with the actions in one of five other wordings (paper, robustness study)."""
+    return WorldsBenchmark("worlds_wording", "train", WORDINGS)
