@@ -62,15 +62,6 @@ class GateResult(BaseModel):
         failed = [finding for finding in self.findings if not finding.success]
         return sorted(failed, key=lambda finding: finding.severity)
 
-    @property
-    def warnings(self) -> list[str]:
-        """The failures that do not stop the pipeline, one sentence each."""
-        return [
-            f"{finding.scope} {finding.column}: expected {finding.expected}; found {finding.observed}"
-            for finding in self.failures
-            if finding.severity == "warning"
-        ]
-
 
 def table(failures: Sequence[Finding]) -> str:
     """Failures as aligned plain text, one a line, with the ids of failing trajectories beneath."""
