@@ -44,8 +44,8 @@ TINY_MODEL = (
     "figures show what this pipeline does, not what refinement tuning does for a large model."
 )
 BOOKKEEPING = (
-    "In the worlds, observations restate what is held and what is left to do. That bookkeeping is done by the "
-    "environment, not by the model, and a small model depends on it."
+    "In the worlds, every observation restates where the player is, what is seen there, what is held and which "
+    "conditions of the goal are open. That bookkeeping is the environment's, not the model's, and a small model depends on it."
 )
 NEXT_STEPS = (
     ("Runs, loss curves and models side by side", "mlflow ui --backend-store-uri {uri} --host 127.0.0.1"),
