@@ -5,6 +5,7 @@ environment, the DM's thoughts and its judgements are never shown.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from string import Template
 from typing import Literal
@@ -114,6 +115,7 @@ def sample(trajectory: Trajectory) -> Sample:
     )
 
 
+@cache
 def prompt(name: str) -> str:
     """A prompt file's text."""
     return resources.files("agentrefine.prompts").joinpath(name).read_text(encoding="utf-8")
