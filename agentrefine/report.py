@@ -45,7 +45,8 @@ TINY_MODEL = (
 )
 BOOKKEEPING = (
     "In the worlds, every observation restates where the player is, what is seen there, what is held and which "
-    "conditions of the goal are open. That bookkeeping is the environment's, not the model's, and a small model depends on it."
+    "conditions of the goal are open. That bookkeeping is the environment's, not the model's, and a "
+    "small model depends on it."
 )
 NEXT_STEPS = (
     ("Runs, loss curves and models side by side", "mlflow ui --backend-store-uri {uri} --host 127.0.0.1"),

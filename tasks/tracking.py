@@ -6,14 +6,12 @@ files, so a repeated evaluation updates its run and a newly tuned model opens a 
 
 import json
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 # MLflow reads these when it is imported; what the user has set stays.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,7 +20,6 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.entities.model_registry import ModelVersion
@@ -36,6 +33,7 @@ from agentrefine.files import read_jsonl, sha256_file
 from agentrefine.metrics import Comparison, compare
 from agentrefine.params import Params, TrackingParams
 from agentrefine.report_inputs import CurvePoint
+from tasks.provenance import dvc_md5, flatten, git_commit, without_credentials
 
 MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
 TUNED_SECTIONS = (*MODEL_SECTIONS, "base_model", "tuning")
@@ -256,12 +254,6 @@ def download_model(tracking: TrackingParams, target: Path, alias: str = CHAMPION
         return Path(client.download_artifacts(version.run_id, MODEL, str(target)))
 
 
-def flatten(params: Params, sections: Sequence[str]) -> dict[str, str]:
-    """Parameters by their dotted names, lists and null as JSON. Credentials inside URLs are cut out."""
-    values = params.model_dump(mode="json", include=set(sections))
-    return dict(_flat(values, ""))
-
-
 def data_set_input(path: Path, lock: Path = Path("dvc.lock")) -> DatasetInput:
     """A data set as a run's input: its digest is DVC's hash where dvc.lock has one, else SHA-256 (its first half)."""
     sha256 = sha256_file(path)
@@ -276,22 +268,12 @@ def data_set_input(path: Path, lock: Path = Path("dvc.lock")) -> DatasetInput:
     return DatasetInput(data_set, tags=[InputTag("mlflow.data.context", "tuning")])
 
 
-def dvc_md5(path: Path, lock: Path = Path("dvc.lock")) -> str | None:
-    """The hash under which DVC keeps `path`, or the folder that holds it; None when DVC has not recorded it."""
-    if not lock.is_file():
-        return None
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
-    names = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
-    return next((outs[name] for name in names if name in outs), None)
-
-
 @contextmanager
 def _client(tracking: TrackingParams) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking.uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        address = _without_credentials(tracking.uri)
+        address = without_credentials(tracking.uri)
         reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
         raise UserError(
             f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
@@ -310,38 +292,12 @@ def _find(client: MlflowClient, experiment_id: str, model: str, digest: str) -> 
 
 
 def _new_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-    commit = {"mlflow.source.git.commit": _git_commit()}
+    commit = {"mlflow.source.git.commit": git_commit()}
     return str(client.create_run(experiment_id, tags={**tags, **commit}, run_name=name).info.run_id)
-
-
-def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, str):
-        yield name, _without_credentials(value)
-    else:
-        yield name, json.dumps(value)
-
-
-def _without_credentials(text: str) -> str:
-    """The text as it is, or, where it is a URL, without user, password and query."""
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return text
-    if not parts.scheme or not parts.netloc:
-        return text
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _quotable(text: str) -> str:
     return text.replace("'", "")
-
-
-def _git_commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return found.stdout.strip() or "none"
 
 
 def _tag_flow_run(client: MlflowClient, run_id: str, stage: str) -> None:
