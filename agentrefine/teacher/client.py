@@ -1,6 +1,7 @@
 """The teacher behind an OpenAI-compatible endpoint, with every answer journaled."""
 
 import asyncio
+import json
 import logging
 import os
 from types import TracebackType
@@ -127,7 +128,7 @@ class OpenAITeacher:
 
     async def _ask_in_form(
         self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
-    ) -> ChatCompletion:
+    ) -> ChatCompletion | None:
         json_mode = response_format == "json_object" and self._json_mode
         try:
             return await self._create(messages, temperature, max_tokens, sample, json_mode)
@@ -148,21 +149,26 @@ class OpenAITeacher:
 
     async def _create(
         self, messages: list[ChatMessage], temperature: float, max_tokens: int, sample: int, json_mode: bool
-    ) -> ChatCompletion:
-        return await self._client.chat.completions.create(
-            model=self.model,
-            messages=messages,  # type: ignore[arg-type]
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=sample,
-            response_format={"type": "json_object"} if json_mode else openai.omit,
-        )
+    ) -> ChatCompletion | None:
+        """One answer; None when its body is not JSON."""
+        try:
+            answer: ChatCompletion = await self._client.chat.completions.create(
+                model=self.model,
+                messages=messages,  # type: ignore[arg-type]
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=sample,
+                response_format={"type": "json_object"} if json_mode else openai.omit,
+            )
+        except json.JSONDecodeError:
+            return None
+        return answer
 
     def _refused(self, error: openai.OpenAIError) -> UserError:
         """What an error means for the user, in one sentence and without the key."""
         where = f"teacher.base_url {self._base_url}"
         reason = " ".join(str(error).split()).replace(self._api_key, "***")[:300]
-        if isinstance(error, openai.APITimeoutError):
+        if isinstance(error, openai.APIConnectionError) and _waited_in_vain(error):
             return UserError(
                 f"{where}: no answer within {self._params.timeout_seconds:g} seconds, retries included; "
                 "raise teacher.timeout_seconds or lower teacher.concurrency and run again."
@@ -200,6 +206,16 @@ def _api_key(params: TeacherParams, base_url: str) -> str:
         f"teacher.api_key_env: the environment variable {params.api_key_env} is not set; set it to the key of "
         f"{base_url} (any text, if the endpoint needs none)."
     )
+
+
+def _waited_in_vain(error: BaseException) -> bool:
+    """Whether a time limit ended the call; the HTTP client calls refused and broken connections time-outs too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TimeoutError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _usage(answer: ChatCompletion) -> Usage:

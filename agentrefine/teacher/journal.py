@@ -136,7 +136,7 @@ class Journal:
 
     async def flush(self) -> None:
         """Wait until every answer that was handed in is written."""
-        if self._writing is not None:
+        if self._writing is not None and not self._writing.done():
             await asyncio.wait([self._writing])
 
     async def _write_pending(self) -> None:

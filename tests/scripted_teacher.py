@@ -1,0 +1,55 @@
+"""A teacher that says what it is told to say, in order, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from agentrefine.params import Params, load_params
+from agentrefine.teacher.completion import ChatMessage, Completion, Usage
+
+PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
+
+
+def params(**changes: Any) -> Params:
+    """params.yaml with other values, by dotted names with two underscores: `refinement__call_budget=3`."""
+    values = PARAMS.model_dump()
+    for name, value in changes.items():
+        section, key = name.split("__")
+        values[section][key] = value
+    return Params.model_validate(values)
+
+
+class ScriptedTeacher:
+    """Answers with the given texts, one a call; for many samples at once, with those of the call's persona."""
+
+    model = "scripted"
+
+    def __init__(self, *texts: str, by_persona: dict[str, Iterable[str]] | None = None) -> None:
+        self._texts = iter(texts)
+        self._by_persona = {name: iter(said) for name, said in (by_persona or {}).items()}
+        self.prompts: list[str] = []
+        self.draws: list[int] = []
+        self.formats: list[str] = []
+
+    async def complete(
+        self,
+        messages: list[ChatMessage],
+        *,
+        temperature: float,
+        max_tokens: int,
+        response_format: Literal["json_object", "text"],
+        sample: int,
+    ) -> Completion:
+        await asyncio.sleep(0)
+        prompt = messages[-1]["content"]
+        self.prompts.append(prompt)
+        self.draws.append(sample)
+        self.formats.append(response_format)
+        text = next(next((said for name, said in self._by_persona.items() if name in prompt), self._texts))
+        return Completion(
+            id=f"answer-{len(self.prompts)}",
+            text=text,
+            usage=Usage(prompt_tokens=10, completion_tokens=5),
+            finish_reason="stop",
+        )
