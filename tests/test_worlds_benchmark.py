@@ -50,7 +50,7 @@ def test_every_wording_occurs_in_every_family():
 
 @by_name
 def test_the_expert_solves_every_episode(benchmark_):
-    for episode in benchmark_.episodes(170, 5):
+    for episode in benchmark_.episodes(104, 5):
         environment = benchmark_.make(episode)
         assert environment.reset()
         progress = 0.0

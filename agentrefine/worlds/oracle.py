@@ -54,11 +54,13 @@ class Problem(NamedTuple):
         bits: each fact's bit.
         facts: the facts in the order of their bits.
         actions: ground actions in the family's order.
+        by_text: the same by their text; those of one text differ in objects that the text does not name.
     """
 
     bits: dict[Fact, int]
     facts: list[Fact]
     actions: list[GroundAction]
+    by_text: dict[str, list[GroundAction]]
 
     def mask(self, facts: Iterable[Fact]) -> int:
         """The mask of those facts that play a role in the problem."""
@@ -104,7 +106,7 @@ def search(problem: Problem, start: int, goal: int) -> list[GroundAction] | None
             return None
         _, _, state, path = heapq.heappop(queue)
         if goal & ~state == 0:
-            return _without_needless(_unwind(path), start, goal)
+            return _without_needless(problem, _unwind(path), start, goal)
         relaxed = relaxed_plan(problem, state, goal)
         if relaxed is None:
             continue
@@ -130,23 +132,30 @@ def _unwind(path: tuple[object, ...]) -> list[GroundAction]:
     return actions[::-1]
 
 
-def _without_needless(plan: list[GroundAction], start: int, goal: int) -> list[GroundAction]:
+def _without_needless(problem: Problem, plan: list[GroundAction], start: int, goal: int) -> list[GroundAction]:
     """Drop single actions and pairs (such as taking and putting back) that the goal does not need."""
-    shorter = next((rest for rest in _shortened(plan) if _reaches(rest, start, goal)), None)
-    return plan if shorter is None else _without_needless(shorter, start, goal)
+    for rest in _shortened(plan):
+        again = replay(problem, [action.text for action in rest], start, goal)
+        if again is not None:
+            return _without_needless(problem, again, start, goal)
+    return plan
 
 
-def _shortened(plan: list[GroundAction]) -> Iterator[list[GroundAction]]:
+def _shortened(plan: list[GroundAction]) -> Iterator[tuple[GroundAction, ...]]:
     for kept in range(len(plan) - 1, max(len(plan) - 3, 0), -1):
-        yield from (list(rest) for rest in combinations(plan, kept))
+        yield from combinations(plan, kept)
 
 
-def _reaches(plan: list[GroundAction], state: int, goal: int) -> bool:
-    for action in plan:
-        if not action.applicable(state):
-            return False
+def replay(problem: Problem, texts: Sequence[str], state: int, goal: int) -> list[GroundAction] | None:
+    """The ground actions that texts stand for from a state on; None if one is impossible or the goal is missed."""
+    plan: list[GroundAction] = []
+    for text in texts:
+        action = next((a for a in problem.by_text[text] if a.applicable(state)), None)
+        if action is None:
+            return None
+        plan.append(action)
         state = action.apply(state)
-    return goal & ~state == 0
+    return None if goal & ~state else plan
 
 
 def relaxed_plan(problem: Problem, state: int, goal: int) -> Relaxed | None:
@@ -206,12 +215,13 @@ def reachable(problem: Problem, state: int) -> int:
 def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Iterable[Fact]) -> Problem:
     """Ground a family's actions over a world's objects, as far as its static facts allow."""
     facts = index(start)
-    problem = Problem({}, [], [])
+    problem = Problem({}, [], [], {})
     for template, action in rules.actions.items():
         for binding in _bindings(rules, action, template, members, facts):
             ground = _ground(problem, template, action, binding)
             if ground.needs & ground.forbids == 0:
                 problem.actions.append(ground)
+                problem.by_text.setdefault(ground.text, []).append(ground)
     return problem
 
 

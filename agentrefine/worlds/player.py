@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.facts import Fact
 from agentrefine.worlds.layout import GoalCondition
-from agentrefine.worlds.oracle import GroundAction, reachable, search
+from agentrefine.worlds.oracle import GroundAction, reachable, replay, search
 
 
 class Reason(NamedTuple):
@@ -77,16 +77,14 @@ class Explorer:
 
     def _continue(self, known: int) -> bool:
         """Whether the plan made before still leads to its aim; drops the action that has been done."""
+        if not self._aim & ~known:
+            return False
         for done in (0, 1):
-            state = known
-            for action in self._plan[done:]:
-                if not action.applicable(state):
-                    break
-                state = action.apply(state)
-            else:
-                if self._plan[done:] and self._aim & ~state == 0 and self._aim & ~known:
-                    self._plan = self._plan[done:]
-                    return True
+            rest = [action.text for action in self._plan[done:]]
+            again = replay(self.game.world.problem, rest, known, self._aim)
+            if again:
+                self._plan = again
+                return True
         return False
 
     def _plan_to_goal(self, known: int) -> list[GroundAction]:
@@ -105,7 +103,7 @@ class Explorer:
         ahead = next((action for action in self._plan if not action.travel), self._plan[0])
         return Reason(
             kind="plan",
-            sub_goal=self._first_reached(known).text,
+            sub_goal=self._sub_goal(ahead, known).text,
             action=self._render(self._plan[0]),
             next_action=self._render(ahead),
             facts=tuple(self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known),
@@ -113,15 +111,16 @@ class Explorer:
             target="",
         )
 
-    def _first_reached(self, state: int) -> GoalCondition:
+    def _sub_goal(self, ahead: GroundAction, state: int) -> GoalCondition:
+        """The first condition that the plan fulfils and that concerns the objects of the action ahead."""
         bits = self.game.world.problem.bits
         missing = [c for c in self._conditions if c.fact not in self.game.known]
+        reached: list[GoalCondition] = []
         for action in self._plan:
             state = action.apply(state)
-            for condition in missing:
-                if bits[condition.fact] & state:
-                    return condition
-        return missing[0]
+            reached += [c for c in missing if bits[c.fact] & state and c not in reached]
+        named = set(ahead.text.split())
+        return next((c for c in reached if named & set(c.fact[1:])), reached[0])
 
     def _reasons(self, action: GroundAction) -> Iterator[Fact]:
         predicates = self.game.world.rules.predicates
