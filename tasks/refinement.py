@@ -32,8 +32,12 @@ def write_trajectories(params: Params) -> None:
     counts: Counter[str] = Counter()
     dropped_by_rule: Counter[str] = Counter()
     with atomic_write(OUT / "trajectories.jsonl") as kept, atomic_write(OUT / "dropped.jsonl") as dropped:
-        for refined in _refined(params):
-            _count(refined, counts)
+        for known, refined in _refined(params):
+            counts["samples"] += 1
+            for attempt in refined.attempts[known:]:
+                counts["calls"] += 1
+                counts["prompt_tokens"] += attempt.usage.prompt_tokens
+                counts["completion_tokens"] += attempt.usage.completion_tokens
             if isinstance(refined.outcome, Trajectory):
                 counts["kept"] += 1
                 kept.write(refined.outcome.model_dump_json() + "\n")
@@ -45,19 +49,12 @@ def write_trajectories(params: Params) -> None:
     write_json(OUT / "metrics.json", {**figures, "dropped_by_rule": dict(sorted(dropped_by_rule.items()))})
 
 
-def _count(refined: Refined, counts: Counter[str]) -> None:
-    counts["samples"] += 1
-    counts["calls"] += len(refined.attempts)
-    for attempt in refined.attempts:
-        counts["prompt_tokens"] += attempt.usage.prompt_tokens
-        counts["completion_tokens"] += attempt.usage.completion_tokens
-
-
-def _refined(params: Params) -> Iterator[Refined]:
+def _refined(params: Params) -> Iterator[tuple[int, Refined]]:
+    """The end of every sample, with how many of its answers synthesis had asked for."""
     total = sum(1 for _ in by_sample(read_jsonl(ATTEMPTS, Attempt)))
     with teacher_address(params.teacher) as address, progress("refinement", total, "sample") as bar:
         for shard in shards(by_sample(read_jsonl(ATTEMPTS, Attempt)), params.synthesis.shard_size):
-            yield from refine_samples(shard, params, address, bar)
+            yield from zip(map(len, shard), refine_samples(shard, params, address, bar), strict=True)
             bar.publish()
 
 

@@ -27,6 +27,7 @@ def tune_variant(variant: str, params: Params) -> None:
     """
     from agentrefine.tuning.models import model_digest  # imports torch, transformers and trl
     from agentrefine.tuning.trainer import tune
+    from tasks.live_curve import LiveCurve
 
     if variant not in params.tuning.variants:
         known = ", ".join(get_args(Variant))
@@ -34,7 +35,9 @@ def tune_variant(variant: str, params: Params) -> None:
     if not (DATA_SET / "train.jsonl").is_file():
         raise UserError(f"{DATA_SET}: there is no data set; run the stage quality_gate, which writes it if it passes.")
     out = MODELS / variant
-    result = tune(variant, DATA_SET, MODELS / BASE, out, params.tuning, params.seed)
+    with tracking.live_run(variant, params.tracking) as live:
+        curve = LiveCurve(variant, live, params.tracking)
+        result = tune(variant, DATA_SET, MODELS / BASE, out, params.tuning, params.seed, [curve])
     figures = result.model_dump(exclude={"curve", "seconds", "tokens_per_second"})
     figures["trained_token_share"] = result.trained_tokens / result.tokens
     write_json(REPORTS / variant / "metrics.json", figures)
@@ -47,7 +50,7 @@ def tune_variant(variant: str, params: Params) -> None:
         variant, result.tokens, result.seconds, result.tokens_per_second,
         100 * figures["trained_token_share"], result.train_loss,
     )  # fmt: skip
-    run_id = tracking.run_for(variant, model_digest(out), params.tracking)
+    run_id = tracking.adopt(live, variant, model_digest(out), params.tracking)
     tracking.log_tuning(
         run_id,
         params,
