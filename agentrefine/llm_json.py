@@ -92,12 +92,7 @@ def check_values(value: dict[str, Any]) -> list[str]:
                 strings.extend(item)
             children = item.values() if isinstance(item, dict) else item
             pending.extend((child, depth + 1) for child in children)
-    try:
-        "".join(strings).encode()
-    except UnicodeEncodeError:
-        raise RuleBrokenError(
-            Rule.INVALID_TEXT, "A text holds a lone half of a Unicode pair; write plain characters."
-        ) from None
+    _check_unicode("".join(strings))
     return strings
 
 
@@ -108,6 +103,16 @@ def _check_size(text: str, expected: str) -> None:
         raise RuleBrokenError(
             Rule.TOO_LONG, f"The answer has {len(text)} characters, {LONGEST_ANSWER} are the most; write less."
         )
+    _check_unicode(text)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RuleBrokenError(
+            Rule.INVALID_TEXT, "A text holds a lone half of a Unicode pair; write plain characters."
+        ) from None
 
 
 def _whole_list(text: str) -> list[Any] | None:

@@ -94,9 +94,10 @@ def parse_turns(text: str) -> ParsedTurns:
     JSON that is cut off, the complete turns before the cut are read.
     """
     values, problem = load_list(text)
+    escapes = "\\u" in text
     turns: list[DMTurn | PlayerTurn] = []
     for number, value in enumerate(values, start=1):
-        turn = _turn(value, number)
+        turn = _turn(value, number, escapes)
         if isinstance(turn, Problem):
             return ParsedTurns(turns, turn)
         turns.append(turn)
@@ -105,7 +106,7 @@ def parse_turns(text: str) -> ParsedTurns:
     return ParsedTurns(turns, problem)
 
 
-def _turn(value: Any, number: int) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
+def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
     role = value.get("role") if isinstance(value, dict) else None
     if role not in ("DM", "Player"):
         return Problem(
@@ -115,7 +116,8 @@ def _turn(value: Any, number: int) -> DMTurn | PlayerTurn | Problem:  # noqa: AN
             number,
         )
     try:
-        check_values(value)
+        if escapes:  # only they can bring what is not Unicode
+            check_values(value)
         return DMTurn.model_validate(value) if role == "DM" else PlayerTurn.model_validate(value)
     except RuleBrokenError as error:
         return error.problem._replace(turn=number)

@@ -62,6 +62,7 @@ def test_a_cut_inside_python_style_text_is_not_filled_up_either():
         ('{"turns": []}', Rule.NOT_JSON, 0),
         ("no game today", Rule.NOT_JSON, 0),
         ('"text"', Rule.NOT_JSON, 0),
+        ('["\ud800"]', Rule.INVALID_TEXT, 0),
         (json.dumps(dm(1)), Rule.NOT_JSON, 0),
         ("x" * 10_000_000, Rule.TOO_LONG, 0),
         ("[" * 100_000, Rule.NOT_JSON, 0),
@@ -79,7 +80,7 @@ def test_a_cut_inside_python_style_text_is_not_filled_up_either():
         (game_text()[:-1] + ", oops", Rule.NOT_JSON, len(game())),
         (
             json.dumps([*game()[:2], {"role": "DM", "x": "DEEP"}]).replace('"DEEP"', "[" * 99 + "]" * 99),
-            Rule.TOO_DEEP,
+            Rule.TURN_KEYS,
             2,
         ),
         (json.dumps([*game()[:2], "DEEP"]).replace('"DEEP"', '{"a":' * 9999), Rule.TOO_DEEP, 2),
