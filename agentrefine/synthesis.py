@@ -16,7 +16,7 @@ from agentrefine.teacher.prompts import script_messages, trajectory_messages
 
 ResultT = TypeVar("ResultT")
 
-_SAMPLES_PER_CALL = 1_000_000
+SAMPLES_PER_CALL = 1_000_000
 
 
 class Attempt(BaseModel):
@@ -89,7 +89,7 @@ async def ask(
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
         response_format="json_object" if kind == "script" else "text",
-        sample=sample + _SAMPLES_PER_CALL * (call - 1),
+        sample=sample + SAMPLES_PER_CALL * (call - 1),
     )
     return Attempt(
         id=answer.id,

@@ -16,7 +16,7 @@ TrajectoryFault = Callable[[list[Record], Record, Random], str | None]
 
 FLAGS = ("parameter_error", "logic_error", "place_error")
 UNKNOWN_ACTIONS = ("wait for help", "please help me", "think about the goal", "shout loudly", "do something else")
-NAMELESS_VALUES = ("unicorn", "moon dust", "teapot of destiny", "invisible door")
+NAMELESS_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
 
 
 def script_text(script: Record) -> str:
@@ -41,7 +41,7 @@ def lookahead_in_regex(script: Record, draw: Random) -> str | None:
     """A verification code that no linear-time engine can run."""
     spoilt = copy.deepcopy(script)
     spec = spoilt["available_actions"][draw.choice(sorted(spoilt["available_actions"]))]
-    spec["verification_code"] = "(?=.+)" + spec["verification_code"].removeprefix("^")
+    spec["verification_code"] = "(?=.+)" + spec["verification_code"]
     return script_text(spoilt)
 
 

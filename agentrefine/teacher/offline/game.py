@@ -6,7 +6,7 @@ from itertools import pairwise, takewhile
 from random import Random
 from typing import Any, NamedTuple
 
-from agentrefine.teacher.offline.mistakes import KINDS, Mistake, Situation, find_mistake
+from agentrefine.teacher.offline.mistakes import KINDS, Mistake, Situation, cited, find_mistake
 from agentrefine.teacher.offline.themes import world_of
 from agentrefine.teacher.offline.thoughts import after_error, expert_thought, mistaken_thought, thoughts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
@@ -198,4 +198,4 @@ def _cited(game: Game, action: str) -> str:
     """What the error of an action says; empty when the action can be done."""
     move = game.read(action)
     refusal = game.judge(move) if isinstance(move, Move) else move
-    return refusal.message if isinstance(refusal, Refusal) else ""
+    return cited(refusal) if isinstance(refusal, Refusal) else ""

@@ -64,6 +64,11 @@ def find_mistake(situation: Situation, kinds: tuple[MistakeKind, ...], avoid: se
     return None
 
 
+def cited(refusal: Refusal) -> str:
+    """An error as the player repeats it: of two sentences the last, which says why the action is not known."""
+    return first_person(refusal.message.split(" . ")[-1])
+
+
 def _of_the_world(situation: Situation, draw: Random) -> Iterator[Mistake]:
     """Known actions that are senseless now or concern what is elsewhere."""
     hidden = _hidden(situation.game)
@@ -74,7 +79,7 @@ def _of_the_world(situation: Situation, draw: Random) -> Iterator[Mistake]:
             continue
         # An error must not tell what the player has yet to find out.
         if not any(fact in refusal.message for fact in hidden):
-            yield Mistake(action, first_person(refusal.belief), first_person(refusal.message), refusal.error)
+            yield Mistake(action, first_person(refusal.belief), cited(refusal), refusal.error)
 
 
 def _tempting(situation: Situation, draw: Random) -> Iterator[str]:
@@ -149,8 +154,7 @@ def _wrong_names(situation: Situation, draw: Random) -> Iterator[tuple[str, str,
             action = situation.game.render(Move(move.template, {**move.binding, name: other}))
             refusal = situation.game.read(action)
             if isinstance(refusal, Refusal) and value != other and refusal.belief:
-                # The message is two sentences: the action is unknown, and why.
-                yield action, refusal.belief, refusal.message.split(" . ", 1)[-1]
+                yield action, refusal.belief, cited(refusal)
 
 
 def _belief_in(command: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from importlib import resources
 
 import yaml
 
+from agentrefine.synthesis import SAMPLES_PER_CALL
 from agentrefine.teacher.offline.draws import share
 from agentrefine.worlds.catalogue import families, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
@@ -14,8 +15,13 @@ _WORD = re.compile(r"\w+")
 
 
 def world_for(persona: str, sample: int | None) -> World:
-    """The world of a persona's sample. Samples in a row get different families."""
-    number = sample or 0
+    """The world of a persona's sample, the same one in all of its calls. Samples in a row get different families.
+
+    Args:
+        persona: the sentence.
+        sample: the request's `seed`, which holds the sample and the call (see `agentrefine.synthesis.ask`).
+    """
+    number = (sample or 0) % SAMPLES_PER_CALL
     names = [family.name for family in families("train")]
     family = names[(int(share("family", persona) * len(names)) + number) % len(names)]
     seed = int(share("layout", persona, str(number)) * EVALUATION_SEEDS)
