@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from agentrefine.agent.endpoint import EndpointPolicy
+from agentrefine.agent.play import play
 from agentrefine.agent.policy import Dialogue
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.conversation import Message, opening
 from agentrefine.errors import UserError
 
@@ -89,12 +91,13 @@ def test_replies_come_in_the_order_of_the_dialogues_and_together(make):
         return 200, completion(f"echo {last}"), {}
 
     with server(answer) as (url, seen):
-        policy = make(url, timeout_seconds=30)
+        policy = make(url, timeout_seconds=30, name="shown")
         replies = policy.act([dialogue(str(n)) for n in range(8)])
         again = policy.act([dialogue("later")])
     assert [reply.text for reply in replies] == [f"echo Goal: take the apple\nfirst {n}" for n in range(8)]
     assert (replies[0].prompt_tokens, replies[0].completion_tokens, replies[0].turns_cut) == (11, 4, 0)
     assert again[0].text.endswith("first later")
+    assert policy.name == "shown"
     path, authorization, request = seen[0]
     assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
     assert (request["model"], request["temperature"], request["max_tokens"]) == ("m", 0, 64)
@@ -194,3 +197,21 @@ def test_a_key_that_is_not_set_is_one_clear_sentence(monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
     with pytest.raises(UserError, match=f"environment variable {KEY} is not set"):
         EndpointPolicy(base_url="http://127.0.0.1:1/v1", model="m", api_key_env=KEY, max_new_tokens=8)
+
+
+def test_a_remote_model_that_knows_the_way_wins_worlds(make):
+    worlds = benchmark("worlds_layouts")
+    episodes = worlds.episodes(6, 7)
+    gold = {}
+    for episode in episodes:
+        environment = worlds.make(episode)
+        first = environment.reset()
+        gold[opening(environment.instructions, environment.goal, first)[2].content] = worlds.gold(episode)
+
+    def answer(request, _):
+        turns = [message["content"] for message in request["messages"]]
+        return 200, completion(f"Thought: I know .\nAction: {gold[turns[2]][(len(turns) - 3) // 2]}"), {}
+
+    with server(answer) as (url, _):
+        played = list(play(make(url), worlds, episodes, max_steps=60, batch_size=3))
+    assert [episode.success for episode in played] == [True] * 6

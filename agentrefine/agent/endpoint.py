@@ -35,7 +35,8 @@ class EndpointPolicy:
 
     Args:
         base_url: the endpoint, such as `http://127.0.0.1:8000/v1`.
-        model: the model's name at the endpoint; also its name in reports.
+        model: the model's name at the endpoint.
+        name: the model's name in reports; as at the endpoint if not given.
         api_key_env: the environment variable that holds the key.
         max_new_tokens: most tokens of one reply.
         concurrency: calls in flight.
@@ -51,6 +52,7 @@ class EndpointPolicy:
         *,
         base_url: str,
         model: str,
+        name: str | None = None,
         api_key_env: str,
         max_new_tokens: int,
         concurrency: int = 16,
@@ -63,7 +65,8 @@ class EndpointPolicy:
                 f"the environment variable {api_key_env} is not set: put the key of {base_url} into it "
                 "(any text for a server that asks for none)."
             )
-        self.name = model
+        self.name = name or model
+        self._model = model
         self._base_url = base_url
         self._key = key
         self._max_new_tokens = max_new_tokens
@@ -115,7 +118,7 @@ class EndpointPolicy:
             except APIStatusError as error:
                 if error.code != "context_length_exceeded":
                     raise UserError(
-                        f"{self._base_url}: refused model {self.name!r} with status {error.status_code} "
+                        f"{self._base_url}: refused model {self._model!r} with status {error.status_code} "
                         f"({error.message[:200]}); check the address, the model's name and the key."
                     ) from error
                 if turns_cut == most:
@@ -133,7 +136,7 @@ class EndpointPolicy:
     async def _complete(self, client: AsyncOpenAI, messages: list[Message]) -> _Answer:
         try:
             response = await client.chat.completions.with_raw_response.create(
-                model=self.name,
+                model=self._model,
                 messages=[_chat_message(message) for message in messages],
                 temperature=0,
                 max_tokens=self._max_new_tokens,
