@@ -81,10 +81,10 @@ def answer(text: str | None = "hello", finish_reason: str | None = "stop", token
     }
 
 
-def error(status: int, message: str = "no", **headers: str) -> web.Response:
+def error(status: int, message: str = "no", code: str | None = None, **headers: str) -> web.Response:
     return web.Response(
         status=status,
-        text=json.dumps({"error": {"message": message, "type": "x", "code": None}}),
+        text=json.dumps({"error": {"message": message, "type": "x", "code": code}}),
         content_type="application/json",
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )

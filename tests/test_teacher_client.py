@@ -211,6 +211,21 @@ def test_a_server_without_json_mode_is_asked_for_text(journal, caplog):
     assert len([record for record in caplog.records if "json_object" in record.getMessage()]) == 1
 
 
+@pytest.mark.parametrize("response_format", ["text", "json_object"])
+@pytest.mark.parametrize("code", ["content_filter", "context_length_exceeded"])
+def test_a_refused_prompt_is_an_empty_answer_of_one_sample(journal, code, response_format):
+    def reply(number, request):
+        return error(400, code=code) if request["seed"] == 1 else answer()
+
+    with ChatServer(reply) as server:
+        questions = [{"sample": sample, "response_format": response_format} for sample in range(3)]
+        completions, _ = ask(server, journal, questions)
+        ask(server, journal, questions)
+    assert [completion.text for completion in completions] == ["hello", "", "hello"]
+    assert completions[1].finish_reason == code
+    assert len(server.requests) == 3
+
+
 @pytest.mark.parametrize(("content", "text"), [(None, ""), ("\ud83d!", "?!"), ("\x00 nul", "\x00 nul")])
 def test_odd_answers_are_kept_as_text(journal, content, text):
     with ChatServer(lambda number, request: answer(content, finish_reason=None)) as server:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import openai
@@ -21,6 +21,14 @@ logger = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_BACKOFF_SECONDS = 8.0
+_PROMPT_REFUSALS = ("content_filter", "content_policy_violation", "context_length_exceeded")
+"""Error codes that concern one prompt and not the endpoint: the sample gets an empty answer, the run goes on."""
+
+
+class _Answer(NamedTuple):
+    text: str
+    usage: Usage
+    finish_reason: str
 
 
 def offline_endpoint(params: TeacherParams, version: str) -> str:
@@ -102,25 +110,26 @@ class OpenAITeacher:
                 return known
             self.paid += 1
             answer = await self._ask(messages, temperature, max_tokens, response_format, sample)
-            choice = answer.choices[0]
-            return await self._journal.keep(
-                key,
-                max_tokens,
-                text=_storable(choice.message.content or ""),
-                usage=_usage(answer),
-                finish_reason=choice.finish_reason or "unknown",
-            )
+            return await self._journal.keep(key, max_tokens, *answer)
 
     async def _ask(
         self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
-    ) -> ChatCompletion:
-        """The endpoint's answer, with at least one choice; some gateways answer 200 with an error and none."""
+    ) -> _Answer:
+        """The endpoint's answer; asked again when it has no choice: some gateways answer 200 with an error inside."""
         for attempt in range(self._params.max_retries + 1):
             if attempt:
                 await asyncio.sleep(min(0.5 * 2**attempt, _LONGEST_BACKOFF_SECONDS))
-            answer = await self._ask_in_form(messages, temperature, max_tokens, response_format, sample)
+            try:
+                answer = await self._ask_in_form(messages, temperature, max_tokens, response_format, sample)
+            except openai.OpenAIError as error:
+                if isinstance(error, openai.BadRequestError) and error.code in _PROMPT_REFUSALS:
+                    return _Answer("", Usage(prompt_tokens=0, completion_tokens=0), error.code)
+                raise self._refused(error) from error
             if isinstance(answer, ChatCompletion) and answer.choices and answer.choices[0].message is not None:
-                return answer
+                choice = answer.choices[0]
+                content = choice.message.content
+                text = _storable(content) if isinstance(content, str) else ""
+                return _Answer(text, _usage(answer), choice.finish_reason or "unknown")
         raise UserError(
             f"teacher.base_url {self._base_url}: answers without any choice; "
             "is this the address of an OpenAI-compatible chat completions API (it mostly ends in /v1)?"
@@ -129,19 +138,16 @@ class OpenAITeacher:
     async def _ask_in_form(
         self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
     ) -> ChatCompletion | None:
-        json_mode = response_format == "json_object" and self._json_mode
+        """One answer, asked for in JSON mode if wanted and if the endpoint has one."""
+        if response_format == "text" or not self._json_mode:
+            return await self._create(messages, temperature, max_tokens, sample, json_mode=False)
         try:
-            return await self._create(messages, temperature, max_tokens, sample, json_mode)
+            return await self._create(messages, temperature, max_tokens, sample, json_mode=True)
         except openai.BadRequestError as error:
-            if not json_mode:
-                raise self._refused(error) from error
+            if error.code in _PROMPT_REFUSALS:
+                raise
             refusal = error
-        except openai.OpenAIError as error:
-            raise self._refused(error) from error
-        try:
-            answer = await self._create(messages, temperature, max_tokens, sample, json_mode=False)
-        except openai.OpenAIError as error:
-            raise self._refused(error) from error
+        answer = await self._create(messages, temperature, max_tokens, sample, json_mode=False)
         if self._json_mode:
             self._json_mode = False
             logger.warning("%s refuses response_format json_object (%s); asking for text.", self._base_url, refusal)
