@@ -16,7 +16,7 @@ from agentrefine.conversation import instructions, script_instructions
 from agentrefine.errors import UserError
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.checks import check_family
-from agentrefine.worlds.engine import Game, Move
+from agentrefine.worlds.engine import Game, Move, Refusal
 from agentrefine.worlds.family import data_files, load_family, load_theme, read_mapping
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, draw_world, world_from_id
 from agentrefine.worlds.mistakes import mistakes
@@ -236,6 +236,19 @@ def test_listed_mistakes_raise_the_error_that_they_are_listed_for(family):
             assert set(game.applicable()).isdisjoint(m.action for k in MISTAKE_KINDS for m in mistakes(game, k))
             game.step(expert.next_action())
         assert all(listed.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_refusal_tells_what_the_player_has_yet_to_find_out(family):
+    for world in worlds_of(family, seeds=(6,)):
+        game = Game(world)
+        expert = Explorer(game)
+        while not game.completed:
+            predicates = world.rules.predicates
+            hidden = [predicates[fact[0]].text(fact) for fact in game.state - game.known]
+            refusals = [r for move in game.moves() if isinstance(r := game.judge(move), Refusal)]
+            assert not any(text in refusal.message for refusal in refusals for text in hidden)
+            game.step(expert.next_action())
 
 
 def test_error_kinds_follow_the_first_precondition_that_fails():

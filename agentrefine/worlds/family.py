@@ -35,6 +35,7 @@ class Predicate(Definition):
         says, denies: the fact and its opposite in words, without the final full stop.
         nests: (inner, outer), where the fact means that one object contains the other.
         tell: whether an agent mentions such facts as reasons.
+        about: objects, the player, or the structure that a script's nesting shows anyway.
     """
 
     of: tuple[str, ...]
@@ -43,6 +44,7 @@ class Predicate(Definition):
     denies: str = ""
     nests: tuple[str, str] | None = None
     tell: bool = False
+    about: Literal["objects", "player", "structure"] = "objects"
 
     def text(self, fact: Fact, *, holds: bool = True) -> str:
         """A ground fact, or its opposite, in words."""

@@ -124,8 +124,7 @@ class Explorer:
 
     def _reasons(self, action: GroundAction) -> Iterator[Fact]:
         predicates = self.game.world.rules.predicates
-        here = {fact for fact in action.requires if fact[0] == "at"}
-        yield from (fact for fact in action.requires if predicates[fact[0]].tell and fact not in here)
+        yield from (fact for fact in action.requires if predicates[fact[0]].tell)
 
     def _told(self, fact: Fact) -> str:
         return first_person(self.game.world.rules.predicates[fact[0]].text(fact))

@@ -39,9 +39,9 @@ def _environment(world: World) -> dict[str, Any]:
         inside = _containment(world, fact)
         if inside:
             outer.setdefault(*inside)
-        elif predicate.says.startswith("you "):
+        elif predicate.about == "player":
             player.append(predicate.text(fact))
-        elif fact[0] not in ("whole", "part", "open"):
+        elif predicate.about == "objects":
             told[fact[1]].append(predicate.text(fact))
     nodes: dict[str, dict[str, Any]] = {
         name: {"type": kind, **({"facts": told[name]} if told[name] else {})} for name, kind in world.objects.items()

@@ -1,7 +1,8 @@
 """Other wordings of the actions (paper, robustness study: the benchmark's actions reworded in five ways).
 
 A wording gives every action template another form. Actions are parsed with one set of templates and rendered with the
-other, so that nothing is lost either way.
+other, so that nothing is lost either way. Instructions and the observations that repeat an action follow the wording;
+goals and error messages name no action template and stay as they are.
 """
 
 import re
