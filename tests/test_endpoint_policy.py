@@ -156,12 +156,17 @@ def test_a_server_that_is_not_there_is_one_clear_sentence(make):
         make(url, max_retries=0).act([dialogue("a")])
 
 
-def test_an_answer_without_text_is_an_empty_reply(make):
-    bodies = [completion(None), completion("x") | {"choices": []}, completion("x") | {"usage": None}]
+def test_an_incomplete_answer_is_still_a_reply(make):
+    bodies = [
+        completion(None),
+        completion("x") | {"choices": []},
+        completion("x") | {"usage": None},
+        json.dumps(completion("half \ud83d")).encode(),
+    ]
     with server(lambda _, number: (200, bodies[number - 1], {})) as (url, _):
         policy = make(url)
         replies = [policy.act([dialogue("a")])[0] for _ in bodies]
-    assert [reply.text for reply in replies] == ["", "", "x"]
+    assert [reply.text for reply in replies] == ["", "", "x", "half ?"]
     assert replies[2].prompt_tokens == 0
 
 

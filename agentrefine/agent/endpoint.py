@@ -1,6 +1,7 @@
 """A policy behind any OpenAI-compatible endpoint: a hosted model, vLLM, `transformers serve`, llama.cpp, ..."""
 
 import asyncio
+import json
 import os
 from collections.abc import Sequence
 
@@ -141,15 +142,17 @@ class EndpointPolicy:
                 temperature=0,
                 max_tokens=self._max_new_tokens,
             )
-            return _Answer.model_validate_json(response.content)
+            # A cut emoji is half a character, which no file can hold: it becomes a question mark.
+            body = json.dumps(json.loads(response.content), ensure_ascii=False).encode(errors="replace")
+            return _Answer.model_validate_json(body)
         except APIConnectionError as error:
             raise UserError(
                 f"{self._base_url}: cannot be reached ({error.message}); start the server or correct the address."
             ) from error
         except APIStatusError:
             raise
-        except (APIError, ValidationError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else error.message
+        except (APIError, ValueError) as error:
+            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise UserError(
                 f"{self._base_url}: does not answer as an OpenAI-compatible server does ({reason[:200]}); "
                 "correct the address."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from agentrefine.agent.episode import Episode, EpisodeStep, StopReason
 from agentrefine.agent.policy import Dialogue, Policy, Reply
 from agentrefine.agent.reply import parse_reply
-from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.conversation import Message, opening, prompt
 
 
@@ -70,7 +70,7 @@ def play(
             for episode in finished:
                 episode.environment.close()
             for episode in finished:
-                yield _record(episode, episode.stop, policy.name, model_digest)
+                yield _record(episode, policy.name, model_digest)
     finally:
         for episode in running:
             episode.environment.close()
@@ -94,26 +94,25 @@ def _take_turn(episode: _Running, reply: Reply, max_steps: int) -> None:
         return
     parsed = parse_reply(reply.text)
     thought, action = parsed or ("", "")
-    observation, valid = prompt("agent_format_error.md"), False
-    if parsed:
-        try:
-            result = episode.environment.step(action)
-        except SimulatorError as error:
-            episode.stop, episode.error = "environment error", str(error)
-            return
-        observation, valid = result.observation, result.valid
-        episode.progress = max(episode.progress, result.progress)
-        if result.success:
-            episode.stop = "solved"
-        elif result.done:
-            episode.stop = "environment over"
+    try:
+        result = episode.environment.step(action) if parsed else _format_error(episode.progress)
+    except SimulatorError as error:
+        episode.stop, episode.error = "environment error", str(error)
+        return
+    episode.progress = max(episode.progress, result.progress)
+    if result.success:
+        episode.stop = "solved"
+    elif result.done:
+        episode.stop = "environment over"
+    elif len(episode.steps) + 1 >= max_steps:
+        episode.stop = "step limit"
     episode.steps.append(
         EpisodeStep(
             thought=thought,
             action=action,
             reply=reply.text,
-            observation=observation,
-            valid=valid,
+            observation=result.observation,
+            valid=result.valid,
             format_error=parsed is None,
             progress=episode.progress,
             prompt_tokens=reply.prompt_tokens,
@@ -124,14 +123,17 @@ def _take_turn(episode: _Running, reply: Reply, max_steps: int) -> None:
     episode.messages = [
         *episode.messages,
         Message(role="assistant", content=reply.text),
-        Message(role="user", content=observation),
+        Message(role="user", content=result.observation),
     ]
-    if episode.stop is None and len(episode.steps) >= max_steps:
-        episode.stop = "step limit"
 
 
-def _record(episode: _Running, stop: StopReason | None, model: str, model_digest: str) -> Episode:
-    assert stop is not None
+def _format_error(progress: float) -> StepResult:
+    """The answer to a reply in the wrong form: the environment does not see it."""
+    return StepResult(prompt("agent_format_error.md"), progress, success=False, done=False, valid=False)
+
+
+def _record(episode: _Running, model: str, model_digest: str) -> Episode:
+    assert episode.stop is not None
     return Episode(
         **episode.spec.model_dump(),
         model=model,
@@ -139,9 +141,9 @@ def _record(episode: _Running, stop: StopReason | None, model: str, model_digest
         goal=episode.environment.goal,
         first_observation=episode.first_observation,
         steps=episode.steps,
-        success=stop == "solved",
+        success=episode.stop == "solved",
         progress=episode.progress,
-        stop=stop,
+        stop=episode.stop,
         error=episode.error,
         seconds=time.perf_counter() - episode.started,
     )
