@@ -6,12 +6,13 @@ from itertools import pairwise, takewhile
 from random import Random
 from typing import Any, NamedTuple
 
-from agentrefine.teacher.offline.mistakes import KINDS, Mistake, Situation, cited, find_mistake
+from agentrefine.teacher.offline.mistakes import KINDS, Situation, cited, cited_from, find_mistake
 from agentrefine.teacher.offline.themes import world_of
 from agentrefine.teacher.offline.thoughts import after_error, expert_thought, mistaken_thought, thoughts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
-from agentrefine.worlds.engine import Game, Move, Outcome, Refusal
+from agentrefine.worlds.engine import Game, MistakeKind, Outcome
 from agentrefine.worlds.layout import World
+from agentrefine.worlds.mistakes import Mistake
 from agentrefine.worlds.player import Explorer, Reason
 
 AGAIN = 0.2
@@ -56,7 +57,7 @@ def write_game(
     for turn in kept:
         writer.read(turn.observation if isinstance(turn, DMTurn) else turn.action)
         if isinstance(turn, PlayerTurn):
-            writer.last_refusal = _cited(game, turn.action)
+            writer.last_refusal = cited_from(game, turn.action)
             if game.step(turn.action).error is None:
                 writer.done.append(turn.action)
     steps = _steps_from(game, writer.done)
@@ -105,14 +106,14 @@ class _Writer:
         self.done.append(reason.action)
         self.last_refusal = ""
 
-    def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[Any, ...]) -> None:
+    def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
         focus = self._focus(step)
         tried: set[str] = set()
-        for run in range(LONGEST_RUN):
+        while len(tried) < LONGEST_RUN and (not tried or self._draw.random() < AGAIN):
             situation = Situation(step.before, focus, self._known, self._sight, step.reason.action, ahead, self.done)
             mistake = find_mistake(situation, kinds, tried, self._draw)
-            if mistake is None or (run and self._draw.random() >= AGAIN):
+            if mistake is None:
                 return
             tried.add(mistake.action)
             self._mistake(step.before.copy().step(mistake.action), mistake)
@@ -121,7 +122,7 @@ class _Writer:
     def _mistake(self, outcome: Outcome, mistake: Mistake) -> None:
         self._play(mistaken_thought(mistake.belief, mistake.action, self._draw), mistake.action)
         self._say(outcome.observation, thoughts().dm.error.format(belief=mistake.belief), outcome)
-        self.last_refusal = mistake.cited
+        self.last_refusal = cited(mistake)
 
     def _focus(self, step: ExpertStep) -> list[str]:
         """The objects that the player is concerned with: what it does, what for, and what it looks for."""
@@ -192,10 +193,3 @@ def _spread(length: int, wanted: int, draw: Random) -> set[int]:
     count = max(0, min(wanted, length))
     ends = [length * part // count for part in range(count + 1)] if count else [0]
     return {draw.randrange(start, end) for start, end in pairwise(ends)}
-
-
-def _cited(game: Game, action: str) -> str:
-    """What the error of an action says; empty when the action can be done."""
-    move = game.read(action)
-    refusal = game.judge(move) if isinstance(move, Move) else move
-    return cited(refusal) if isinstance(refusal, Refusal) else ""

@@ -37,7 +37,6 @@ class Thoughts(BaseModel):
     mistaken: Wordings = Field(min_length=1)
     after_error: str
     unknown_command: str
-    unknown_command_cited: str
     dm: DungeonMaster
 
 
@@ -53,7 +52,8 @@ def words() -> frozenset[str]:
     templates: list[str] = []
     for value in thoughts().model_dump(exclude={"dm"}).values():
         templates += [value] if isinstance(value, str) else value
-    return frozenset(word for template in templates for word in template.split() if not _HOLE.search(word))
+    # An error is cited with its negation.
+    return frozenset(word for template in templates for word in template.split() if not _HOLE.search(word)) | {"not"}
 
 
 def expert_thought(sought: str, facts: Sequence[str], action: str, draw: Random) -> str:
