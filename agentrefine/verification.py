@@ -21,6 +21,10 @@ from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
+VERSION = "1"
+"""Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
+
+
 class Verdict(BaseModel):
     """What the rules say of one answer of the teacher.
 
@@ -32,6 +36,7 @@ class Verdict(BaseModel):
         turn: the turn at fault, from 1; None for scripts and for findings on the whole.
         message: feedback that the teacher can act on; empty when it passed.
         turns_kept: how many leading turns are sound and stay (0: start again).
+        rules_version: `VERSION` of the rules that judged.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +50,7 @@ class Verdict(BaseModel):
     turn: int | None
     message: str
     turns_kept: int
+    rules_version: str
 
 
 class TrajectoryFinding(NamedTuple):
@@ -99,6 +105,7 @@ def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdi
         turn=problem.turn if problem else None,
         message=problem.message if problem else "",
         turns_kept=turns_kept,
+        rules_version=VERSION,
     )
 
 

@@ -109,6 +109,7 @@ def _policy(model: str, params: EvaluationParams) -> Policy:
         return EndpointPolicy(
             base_url=endpoint.base_url,
             model=endpoint.model,
+            name=model,
             api_key_env=endpoint.api_key_env,
             max_new_tokens=params.max_new_tokens,
             concurrency=params.batch_size,

@@ -3,22 +3,26 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
 from agentrefine.params import Params
 from agentrefine.refinement import Refined, refine_shard
 from agentrefine.synthesis import Attempt, by_sample
 from agentrefine.trajectory import Trajectory
+from agentrefine.verification import Verdict
 from tasks.progress import Progress, progress
 from tasks.teaching import open_teacher, shards, teacher_address, unless_users_mistake
 
 VERSION = "1"
 ATTEMPTS = Path("data/synthesis/attempts.jsonl")
+VERDICTS = Path("data/verification/verdicts.jsonl")
 OUT = Path("data/refinement")
 COUNTS = ("samples", "kept", "dropped", "calls", "prompt_tokens", "completion_tokens")
 
@@ -52,10 +56,23 @@ def write_trajectories(params: Params) -> None:
 def _refined(params: Params) -> Iterator[tuple[int, Refined]]:
     """The end of every sample, with how many of its answers synthesis had asked for."""
     total = sum(1 for _ in by_sample(read_jsonl(ATTEMPTS, Attempt)))
+    verdicts = read_jsonl(VERDICTS, Verdict)
     with teacher_address(params.teacher) as address, progress("refinement", total, "sample") as bar:
         for shard in shards(by_sample(read_jsonl(ATTEMPTS, Attempt)), params.synthesis.shard_size):
-            yield from zip(map(len, shard), refine_samples(shard, params, address, bar), strict=True)
+            for first_attempts, refined in zip(shard, refine_samples(shard, params, address, bar), strict=True):
+                _check_verdicts(refined, list(islice(verdicts, len(first_attempts))))
+                yield len(first_attempts), refined
             bar.publish()
+
+
+def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
+    """Refine only what the verification stage has judged, by the rules of today."""
+    if refined.verdicts[: len(recorded)] != recorded or not recorded:
+        sample = refined.attempts[0]
+        raise UserError(
+            f"{VERDICTS}: the verdicts on persona {sample.persona_id}, sample {sample.sample}, are not those of the "
+            "present rules and attempts; run the verification stage again."
+        )
 
 
 # Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
