@@ -46,7 +46,13 @@ class OfflineTeacher(Section):
     script_faults: Share
     trajectory_faults: Share
     wire_faults: Share
-    mistakes: Annotated[list[int], Field(min_length=2, max_length=2)]
+    mistakes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+    @model_validator(mode="after")
+    def _mistakes_are_a_range(self) -> Self:
+        if self.mistakes[0] > self.mistakes[1]:
+            raise ValueError("teacher.offline.mistakes must be [least, most]; put the smaller number first")
+        return self
 
 
 class TeacherParams(Section):

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
+from pydantic import ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.params import OfflineTeacher, load_params
@@ -350,6 +351,21 @@ def test_a_script_that_is_no_world_of_ours_is_refused(client: openai.OpenAI):
     assert ask(client, trajectory_messages(Script.model_validate(script))) == REFUSAL
 
 
+@pytest.mark.parametrize("world", ["recover.kitchen.1", "fetch.ship.1", f"fetch.kitchen.{EVALUATION_SEEDS}"])
+def test_a_world_that_models_are_evaluated_on_is_refused(client: openai.OpenAI, world: str):
+    assert ask(client, trajectory_messages(script_of(world_from_id(world)))) == REFUSAL
+
+
+def test_a_game_that_is_over_is_continued_by_nothing():
+    spoiling = FAULTLESS.model_copy(update={"trajectory_faults": 1.0})
+    script, turns = next(games(1))
+    kept = parse_turns(faults.turns_text(turns)).turns
+    prompt = continuation_messages(script, kept, "Nothing.")[0]["content"]
+    assert {answer(prompt, str(n), 0, spoiling).removeprefix("```json\n").removesuffix("\n```") for n in range(30)} == {
+        "[]"
+    }
+
+
 def test_another_model_name_is_not_found(client: openai.OpenAI):
     with pytest.raises(openai.NotFoundError, match="offline-teacher"):
         client.chat.completions.create(model="gpt-4o", messages=script_messages(BAKER))
@@ -451,6 +467,12 @@ def test_a_server_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="did not start"), offline_teacher(FAULTLESS):
         pass
+
+
+@pytest.mark.parametrize("mistakes", [[3, 2], [-1, 2], [2]])
+def test_a_range_of_mistakes_that_is_none_is_refused(mistakes: list[int]):
+    with pytest.raises(ValidationError, match="mistakes"):
+        OfflineTeacher(script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, mistakes=mistakes)
 
 
 def test_a_port_in_use_is_said_in_one_sentence():

@@ -52,7 +52,7 @@ def _game(request: GameRequest, key: str, params: OfflineTeacher) -> str:
     too_clean = faulty and draw.randrange(len(faults.TRAJECTORY_FAULTS) + 1) == 0
     mistakes = (0, 1) if too_clean else (params.mistakes[0], params.mistakes[1])
     turns = write_game(request.world, request.kept, mistakes, generator("game", key))
-    if faulty and not too_clean:
+    if faulty and not too_clean and turns:
         return faults.spoil_turns(turns, request.environment, draw)
     return _dressed(faults.turns_text(turns), key)
 

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from agentrefine.errors import UserError
-from agentrefine.teacher.offline.themes import world_of
+from agentrefine.teacher.offline.themes import is_for_teaching, world_of
 from agentrefine.trajectory import DMTurn, PlayerTurn, Turn
 from agentrefine.worlds.layout import World
 
 PERSONA_LINE = re.compile(r"\nPersona: ([^\n]+)\s*\Z")
 SCRIPT_BLOCK = re.compile(r"\n# Script\n\n```json\n(.+)\n```")
 TURNS_BLOCK = re.compile(r"\n# Turns so far\n\n```json\n(\[.*?\])\n```", re.DOTALL)
-FEEDBACK_HEADING = "\n# What to change\n"
 
 _TURNS: TypeAdapter[list[DMTurn | PlayerTurn]] = TypeAdapter(list[Turn])
 
@@ -62,7 +61,7 @@ def _game_request(script: str, turns: str) -> GameRequest | None:
         kept = _TURNS.validate_json(turns)
     except (ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
-    return GameRequest(world, environment, kept)
+    return GameRequest(world, environment, kept) if is_for_teaching(world) else None
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:

@@ -8,7 +8,7 @@ import yaml
 
 from agentrefine.synthesis import SAMPLES_PER_CALL
 from agentrefine.teacher.offline.draws import share
-from agentrefine.worlds.catalogue import families, themes
+from agentrefine.worlds.catalogue import families, family, theme, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
 
 _WORD = re.compile(r"\w+")
@@ -22,10 +22,10 @@ def world_for(persona: str, sample: int | None) -> World:
         sample: the request's `seed`, which holds the sample and the call (see `agentrefine.synthesis.ask`).
     """
     number = (sample or 0) % SAMPLES_PER_CALL
-    names = [family.name for family in families("train")]
-    family = names[(int(share("family", persona) * len(names)) + number) % len(names)]
+    names = [definition.name for definition in families("train")]
+    drawn = names[(int(share("family", persona) * len(names)) + number) % len(names)]
     seed = int(share("layout", persona, str(number)) * EVALUATION_SEEDS)
-    return world_of(f"{family}.{_theme(persona, number)}.{seed}")
+    return world_of(f"{drawn}.{_theme(persona, number)}.{seed}")
 
 
 @lru_cache(maxsize=2048)
@@ -38,12 +38,18 @@ def world_of(world_id: str) -> World:
     return world_from_id(world_id)
 
 
+def is_for_teaching(world: World) -> bool:
+    """Whether a world is none of those that models are evaluated on."""
+    split = (family(world.family).split, theme(world.theme).split)
+    return split == ("train", "train") and 0 <= world.seed < EVALUATION_SEEDS
+
+
 def _theme(persona: str, number: int) -> str:
     called_for = theme_words()
     for word in _WORD.findall(persona.lower()):
         if word in called_for:
             return called_for[word]
-    names = [theme.name for theme in themes("train")]
+    names = [definition.name for definition in themes("train")]
     return names[int(share("theme", persona, str(number)) * len(names))]
 
 
@@ -51,4 +57,4 @@ def _theme(persona: str, number: int) -> str:
 def theme_words() -> dict[str, str]:
     """For each word that calls for a theme, the theme."""
     text = resources.files("agentrefine.teacher.offline").joinpath("themes.yaml").read_text(encoding="utf-8")
-    return {word: theme for theme, words in yaml.safe_load(text).items() for word in words}
+    return {word: name for name, words in yaml.safe_load(text).items() for word in words}
