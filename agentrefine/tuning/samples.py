@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datasets import Dataset, Features, List, Value
+from datasets.exceptions import DatasetGenerationError
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
@@ -77,7 +78,12 @@ def rendered_rows(
         yield first
         yield from iterator
 
-    data = Dataset.from_generator(all_rows, features=FEATURES, cache_dir=str(cache), fingerprint=f"{file.stem}")
+    try:
+        data = Dataset.from_generator(all_rows, features=FEATURES, cache_dir=str(cache), fingerprint=file.stem)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError | OSError):
+            raise error.__cause__ from None
+        raise
     return data, counts
 
 

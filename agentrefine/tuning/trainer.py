@@ -1,5 +1,6 @@
 """Refinement tuning: cross-entropy on the tokens of correct turns only (paper, section 3.3), by TRL's SFTTrainer."""
 
+import json
 import math
 import tempfile
 import time
@@ -115,7 +116,7 @@ def tune(
             validation_loss=masked_loss(model, validation) if validation else None,
             curve=curve.thinned(CURVE_POINTS),
         )
-        model.save_pretrained(folder)
+        _save(model, folder)
         loaded.tokenizer.save_pretrained(folder)
         write_json(folder / CARD, _card(result, data_set, base, params, seed))
     return result
@@ -240,6 +241,18 @@ def _weights_dtype(params: TuningParams) -> torch.dtype:
     """Frozen weights of a GPU are kept in bf16 to save memory; trained ones in fp32, under autocast."""
     frozen_on_gpu = params.method == "lora" and torch.cuda.is_available()
     return torch.bfloat16 if frozen_on_gpu and _use_bf16(params) else torch.float32
+
+
+def _save(model: Model, folder: Path) -> None:
+    """Write the weights; an adapter's configuration without what differs between equal runs (the order of a set)."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        config = json.loads(adapter.read_text(encoding="utf-8"))
+        if isinstance(config["target_modules"], list):
+            config["target_modules"].sort()
+        write_json(adapter, config)
 
 
 def _card(result: TuningResult, data_set: Path, base: str | Path, params: TuningParams, seed: int) -> dict[str, Any]:
