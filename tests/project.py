@@ -29,9 +29,11 @@ class ProjectCopy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        home = folder / ".prefect" / "home"
+        home.mkdir(parents=True)
         self.environment = {
             **os.environ,
-            "PREFECT_HOME": str(folder / ".prefect" / "home"),
+            "PREFECT_HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "PYTHONPATH": str(folder),
