@@ -324,4 +324,4 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)} Correct the key; docs/parameters.md lists all.") from error
+        raise UserError(f"{path}: {first_problem(error)} Correct it; `git show HEAD:params.yaml` shows every key.") from error
