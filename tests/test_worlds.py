@@ -252,9 +252,14 @@ def test_no_refusal_tells_what_the_player_has_yet_to_find_out(family):
 
 
 def test_error_kinds_follow_the_first_precondition_that_fails():
-    world = next(w for s in range(50) if len((w := draw_world("store", "farm", s)).members["thing"]) >= 3)
-    here = next(f[1] for f in world.start if f[0] == "at")
-    box, elsewhere = next((f[1], f[2]) for f in sorted(world.start) if f[0] == "part" and f[1] != f[2] and f[2] != here)
+    world, here, box, elsewhere = next(
+        (world, here, fact[1], fact[2])
+        for world in (draw_world("store", "farm", seed) for seed in range(50))
+        if len(world.members["thing"]) >= 3
+        for here in (fact[1] for fact in world.start if fact[0] == "at")
+        for fact in sorted(world.start)
+        if fact[0] == "part" and fact[1] != fact[2] and fact[2] != here
+    )
     thing = world.members["thing"][0]
     game = Game(world)
     assert game.step(f"open {box}").error == "place_error"
