@@ -1,21 +1,24 @@
 """The model that is tuned: a tiny one made here, or a reference to one from elsewhere."""
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentrefine.conversation import instructions, opening, reply_text
-from agentrefine.files import atomic_folder, write_json
+from agentrefine.files import atomic_folder, short_hash, write_json
 from agentrefine.params import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
 from agentrefine.tuning.corpus import plain_texts
 from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
+from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words
 from agentrefine.worlds.catalogue import vocabulary
 
@@ -23,8 +26,21 @@ Progress = Callable[[int, int], None]
 """Told the tokens done and all tokens, after each step."""
 
 TEXTS_FOR_TOKENIZER = 400
+
+POOL = 64
+"""Texts among which rows of similar length are put together."""
+
 WARMUP_STEPS = 30
+
 DECAY_SHARE = 0.4
+
+
+class Batch(NamedTuple):
+    """Padded rows of token ids and labels, (rows, longest row); labels are -100 on padding."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    tokens: int
 
 
 class BaseResult(NamedTuple):
@@ -85,11 +101,10 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     tokenizer.model_max_length = params.max_length
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_config(params, tokenizer))
-    losses = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
+    losses, seen = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
+    _renew_unseen(model, seen, seed)
     tail = losses[-max(1, len(losses) // 10) :]
-    result = BaseResult(
-        parameters=model.num_parameters(), tokens=len(losses) * params.batch_tokens, loss=sum(tail) / len(tail)
-    )
+    result = BaseResult(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
     card = {
         "kind": "tiny",
         "seed": seed,
@@ -129,41 +144,69 @@ def _config(params: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
     )
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[torch.Tensor]:
-    """Token ids, (rows, row length), without end: texts one after the other, each closed by the end token."""
-    row = min(512, params.batch_tokens, params.max_length)
-    rows = params.batch_tokens // row
-    encoded = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in plain_texts(seed))
-    stream = chain.from_iterable([*ids, tokenizer.eos_token_id] for ids in encoded)
+def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[Batch]:
+    """Batches without end: each text is a row of its own, rows of similar length together."""
+    rng = Random(int(short_hash("batches", str(seed)), 16))
+    texts = plain_texts(seed)
     while True:
-        yield torch.tensor(list(islice(stream, rows * row))).view(rows, row)
+        rows = [_row(tokenizer, text, params) for text in islice(texts, POOL)]
+        batches: list[list[torch.Tensor]] = [[]]
+        for row in sorted(rows, key=len):
+            if batches[-1] and (len(batches[-1]) + 1) * len(row) > params.batch_tokens:
+                batches.append([])
+            batches[-1].append(row)
+        rng.shuffle(batches)
+        for batch in batches:
+            ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id)
+            labels = pad_sequence(batch, batch_first=True, padding_value=MASKED)
+            yield Batch(ids, labels, tokens=sum(len(row) for row in batch))
+
+
+def _row(tokenizer: PreTrainedTokenizerFast, text: str, params: TinyModel) -> torch.Tensor:
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return torch.tensor(ids[: params.max_length])
 
 
 def _pretrain(
-    model: LlamaForCausalLM, batches: Iterator[torch.Tensor], params: TinyModel, progress: Progress | None
-) -> list[float]:
-    """Train in place; the loss of each step in nats per token."""
-    steps = max(1, params.pretraining_tokens // params.batch_tokens)
+    model: LlamaForCausalLM, batches: Iterator[Batch], params: TinyModel, progress: Progress | None
+) -> tuple[list[float], torch.Tensor]:
+    """Train in place. Returns the loss of each step in nats per token, and which tokens the text held."""
     optimizer = make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
+    highest = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
+    seen = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+    done = 0
     model.train()
-    for step, ids in enumerate(islice(batches, steps), start=1):
-        logits = model(input_ids=ids, use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    while done < params.pretraining_tokens:
+        batch = next(batches)
+        for group, rate in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = rate * _learning_rate_factor(len(losses), done / params.pretraining_tokens)
+        logits = model(input_ids=batch.ids, use_cache=False).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=MASKED)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
+        seen[batch.labels[batch.labels != MASKED]] = True
+        done += batch.tokens
         if progress is not None:
-            progress(step * params.batch_tokens, steps * params.batch_tokens)
-    return losses
+            progress(min(done, params.pretraining_tokens), params.pretraining_tokens)
+    return losses, seen
 
 
-def _learning_rate_factor(step: int, steps: int) -> float:
+def _renew_unseen(model: LlamaForCausalLM, seen: torch.Tensor, seed: int) -> None:
+    """Draw the embeddings of tokens that the text never held anew, around the mean of the others.
+
+    Pretraining only pushes them away from everything; the chat's tokens would take long to come back from there.
+    """
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        noise = torch.randn(int((~seen).sum()), weight.shape[1])
+        weight[~seen] = weight[seen].mean(dim=0) + weight[seen].std(dim=0) * noise
+
+
+def _learning_rate_factor(step: int, share_done: float) -> float:
     """Linear warm-up, a constant stretch, linear decay to zero."""
-    warmup = min(WARMUP_STEPS, steps // 4)
-    decay = max(1, round(DECAY_SHARE * steps))
-    return min(1.0, (step + 1) / (warmup + 1), (steps - step) / decay)
+    return min(1.0, (step + 1) / (WARMUP_STEPS + 1), (1 - share_done) / DECAY_SHARE)

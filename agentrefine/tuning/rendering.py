@@ -4,6 +4,7 @@ The chat template is the tokenizer's own. A conversation's beginning must be the
 the model read in play what it read in training. Templates that break this are refused.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,10 +63,12 @@ def render(
     full = _template(tokenizer, chosen)
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoded["input_ids"]
-    starts = [start for start, _ in encoded["offset_mapping"]]
-    spans = [
-        _span(tokenizer, chosen, index, full, ids, starts) for index, m in enumerate(chosen) if m.role == "assistant"
-    ]
+    special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    tokens = _Tokens(full, ids, encoded["offset_mapping"], special | {tokenizer.eos_token_id})
+    replies = [index for index, m in enumerate(chosen) if m.role == "assistant"]
+    spans = [_span(tokenizer, chosen, index, tokens) for index in replies]
+    if replies and prompt_ids(tokenizer, chosen[: replies[-1]]) != ids[: spans[-1].start]:
+        raise _broken(tokenizer, "a prompt alone has other tokens than at the beginning of its conversation")
     kept = [span for span in spans if max_length is None or span.end <= max_length]
     ids = ids[: kept[-1].end] if kept else []
     labels = [MASKED] * len(ids)
@@ -89,28 +92,29 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return rendered.ids[-1]
 
 
-def _span(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[Message],
-    index: int,
-    full: str,
-    ids: list[int],
-    starts: list[int],
-) -> Span:
-    """Where the assistant's message `index` stands among `ids`, after checking that its prompt is their prefix."""
+class _Tokens(NamedTuple):
+    """A rendered conversation: its text, its ids, where each lies in the text, and which ids may end a turn."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    special: frozenset[int]
+
+
+def _span(tokenizer: PreTrainedTokenizerBase, messages: list[Message], index: int, tokens: _Tokens) -> Span:
+    """Where the assistant's message `index` stands, after checking that its prompt is the beginning of all."""
     content = messages[index].content
     prompt = _template(tokenizer, messages[:index], add_generation_prompt=True)
-    begin = full.find(content, len(prompt))
-    if not full.startswith(prompt) or begin < 0 or full[len(prompt) : begin].strip():
+    begin = tokens.text.find(content, len(prompt))
+    if not tokens.text.startswith(prompt) or begin < 0 or tokens.text[len(prompt) : begin].strip():
         raise _broken(tokenizer, "it writes an earlier message in another way once a later one follows")
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    first = len(prompt_ids)
-    if ids[:first] != prompt_ids:
+    first = bisect_left(tokens.offsets, len(prompt), key=lambda offset: offset[0])
+    if first and tokens.offsets[first - 1][1] > len(prompt):
         raise _broken(tokenizer, "a token crosses the border between the prompt and the assistant's text")
     tail = begin + len(content)
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {tokenizer.eos_token_id}
-    end = next((i for i in range(first, len(ids)) if starts[i] >= tail and ids[i] in special), None)
-    if end is None or full[tail : starts[end]].strip():
+    after = bisect_left(tokens.offsets, tail, key=lambda offset: offset[0])
+    end = next((i for i in range(after, len(tokens.ids)) if tokens.ids[i] in tokens.special), None)
+    if end is None or tokens.text[tail : tokens.offsets[end][0]].strip():
         raise _broken(tokenizer, "no special token ends the assistant's turn, so the model could not learn to stop")
     return Span(first, end + 1, trained=bool(messages[index].loss))
 
