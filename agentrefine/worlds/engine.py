@@ -113,6 +113,13 @@ class Game:
             for values in product(*(self.world.members[type_of(name)] for name in names)):
                 yield Move(template, dict(zip(names, values, strict=True)))
 
+    def unexplored(self) -> Iterator[Fact]:
+        """What could be made true to learn more and has not been; places in their order from the present one on."""
+        for pattern in self.world.rules.explore:
+            facts = [(pattern.predicate, name) for name in self.world.members[pattern.variables[0]]]
+            now = next((position for position, fact in enumerate(facts) if fact in self.known), -1)
+            yield from (fact for fact in facts[now + 1 :] + facts[: now + 1] if fact not in self.ever_known)
+
     def render(self, move: Move) -> str:
         """An action in the game's wording."""
         return self.wording.render(move.text) if self.wording else move.text
@@ -186,4 +193,5 @@ class Game:
         return said.format(**binding)
 
     def _status(self) -> str:
-        return observation.status(self.world, self._seen, self.state)
+        unseen_places = [fact[1] for fact in self.unexplored() if fact[1] in self.world.members["place"]]
+        return observation.status(self.world, self._seen, self.state, unseen_places)

@@ -1,8 +1,9 @@
 """What the player reads after each action.
 
 Bookkeeping by the environment, stated here because it makes the game easier and must be told wherever results are
-shown: every observation, an error's too, restates where the player is, what is visible there, what is held and which
-conditions of the goal are still open. A player needs to remember only what it saw in other places.
+shown: every observation, an error's too, restates where the player is, what is visible there, what is held, which
+places have not been seen yet and which conditions of the goal are still open. A player needs to remember only what it
+saw in other places.
 """
 
 from collections.abc import Collection
@@ -36,11 +37,13 @@ def opening(world: World, seen: Collection[Fact]) -> str:
     return _say(world.rules.opening, index(seen), world.members)
 
 
-def status(world: World, seen: Collection[Fact], state: Collection[Fact]) -> str:
+def status(world: World, seen: Collection[Fact], state: Collection[Fact], unseen_places: Collection[str]) -> str:
     """The bookkeeping: where the player is, what is here, what is held (from the visible facts) and what is left."""
     left = [condition.text for condition in world.conditions if condition.fact not in state]
     texts = catalogue.texts()
     rest = texts["left"].format(conditions=" , ".join(left)) if left else texts["complete"]
+    if unseen_places:
+        rest = f"{texts['unseen'].format(places=' , '.join(unseen_places))} {rest}"
     return f"{_say(world.rules.observation, index(seen), world.members)} {rest}"
 
 

@@ -148,7 +148,7 @@ class Explorer:
         """The way to what has not been seen yet: open what is here, else what is known, else visit the next place."""
         problem = self.game.world.problem
         ways: list[tuple[list[GroundAction], Fact]] = []
-        for fact in self._unexplored():
+        for fact in self.game.unexplored():
             bit = problem.mask([fact])
             direct = [a for a in problem.actions if a.adds & bit and a.applicable(known)]
             if direct and not direct[0].travel:
@@ -161,15 +161,6 @@ class Explorer:
                 f"world {self.game.world.id} cannot be won any more: there is no plan and nothing left to explore"
             )
         return next((way for way in ways if len(way[0]) > 1), ways[0])
-
-    def _unexplored(self) -> Iterator[Fact]:
-        world = self.game.world
-        for pattern in world.rules.explore:
-            facts = [(pattern.predicate, name) for name in world.members[pattern.variables[0]]]
-            now = next((position for position, fact in enumerate(facts) if fact in self.game.known), -1)
-            for fact in facts[now + 1 :] + facts[: now + 1]:
-                if fact not in self.game.ever_known:
-                    yield fact
 
     def _sought(self, fact: Fact, known: int) -> str:
         """The object that has to be found before a fact can be reached: the first argument of a fact unknown so far."""
