@@ -1,5 +1,6 @@
 """Typed `params.yaml`: one section per stage; unknown keys and wrong types are refused."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -255,7 +256,7 @@ class Endpoint(Section):
 class EvaluationParams(Section):
     """Who plays what, and for how long."""
 
-    endpoints: dict[str, Endpoint]
+    endpoints: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Endpoint]
     models: Annotated[list[Literal["base"] | Variant], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
     episodes: Annotated[int, Field(gt=0)]
@@ -296,6 +297,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_are_tuned(self) -> Self:
+        if BASE not in self.evaluation.models:
+            raise ValueError("evaluation.models must hold base, which the others are compared with")
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
@@ -307,6 +310,15 @@ class Params(Section):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but with 1e-5 as a number, as in YAML 1.2 and as DVC writes it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
 
@@ -315,13 +327,17 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: no such file; run from the project's folder, or restore it from git.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8; save the file as UTF-8.") from error
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)} Correct it; `git show HEAD:params.yaml` shows every key.") from error
+        raise UserError(
+            f"{path}: {first_problem(error)} Correct it; `git show HEAD:params.yaml` shows every key."
+        ) from error

@@ -50,7 +50,7 @@ def _parse(line: str, where: str) -> Persona:
     expected = 'expected one JSON object a line, such as {"persona": "A nurse who ..."}; correct or remove the line.'
     try:
         text = json.loads(line)["persona"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{where}: {expected}") from error
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: `persona` must be a non-empty string; {expected}")

@@ -10,7 +10,7 @@ from agentrefine.script import PLACEHOLDER, ActionSpec, Command, Script, parse_s
 
 # Bounds of a script: far above what a player can use, low enough that every check stays fast.
 MOST_ACTIONS = 100
-MOST_PLACEHOLDERS = 10
+MOST_PLACEHOLDERS = 6
 MOST_VALUES = 500
 LONGEST_TEMPLATE = 500
 LONGEST_VALUE = 200
@@ -73,11 +73,11 @@ def _check_sizes(script: Script) -> None:
 def _check_placeholders(template: str, spec: ActionSpec) -> None:
     names = PLACEHOLDER.findall(template)
     stray = set("{}") & set(PLACEHOLDER.sub("", template))
-    if stray or len(set(names)) < len(names) or set(names) != set(spec.parameters):
+    if stray or "}{" in template or len(set(names)) < len(names) or set(names) != set(spec.parameters):
         raise RuleBrokenError(
             Rule.PLACEHOLDERS,
             f"The placeholders of {quoted(template)} are {quoted(names)} and its parameters are "
-            f"{quoted(list(spec.parameters))}; they must be the same, each once, with no other braces.",
+            f"{quoted(list(spec.parameters))}; they must be the same, each once, with text between them and no other braces.",
         )
     for name, values in spec.parameters.items():
         if not values or any(not value.strip() for value in values):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from prefect import flow
 from prefect.logging import get_run_logger
 
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
 from flows.command import exit_with_sentence
@@ -69,7 +70,10 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
     logger = get_run_logger()
     with exclusive_use(), overridden_params(overrides or {}):
         workspace = Workspace()
-        todo = list(stages(load_params()))
+        params = load_params()
+        for name in params.evaluation.benchmarks:
+            benchmark(name)  # refuses an unknown name before anything is paid for
+        todo = list(stages(params))
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
             for done, stage in enumerate(todo):
                 if workspace.up_to_date(stage.address):
@@ -86,8 +90,10 @@ def main() -> None:
     """Run what is out of date; where nothing is, say so without starting anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    workspace = Workspace()
-    if not all(workspace.up_to_date(stage.address) for stage in stages(load_params())):
+    with exclusive_use():
+        workspace = Workspace()
+        todo = [stage.address for stage in stages(load_params()) if not workspace.up_to_date(stage.address)]
+    if todo:
         agentrefine()
     else:
         print("Every stage is up to date; nothing to run.")

@@ -94,10 +94,9 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
             service("prefect-server", [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)],
                     environment)
         )  # fmt: skip
-        uri = load_params().tracking.uri
         mlflow = running.enter_context(
-            service("mlflow", [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port),
-                               "--backend-store-uri", uri], environment)
+            service("mlflow", [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)],
+                    {**environment, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri})
         )  # fmt: skip
         wait_for("prefect-server", server, f"{api}/health")
         _deploy(prefect, environment)

@@ -14,6 +14,7 @@ from agentrefine.errors import UserError
 
 PARAMS = Path("params.yaml")
 BACKUP = Path(".dvc/tmp/params.before-run.yaml")
+OVERRIDDEN = Path(".dvc/tmp/params.of-run.yaml")
 LOCK = Path(".dvc/tmp/pipeline.lock")
 
 
@@ -43,6 +44,10 @@ class Workspace:
         self._repo._reset()
         try:
             self._repo.commit(address, force=True)
+        except OSError as error:
+            raise UserError(
+                f"{address}: DVC cannot keep its outputs ({error.strerror or error}); free some space and run again."
+            ) from error
         except DvcException as error:
             raise UserError(f"dvc.yaml, stage {address}: {error}; correct the stage and run again.") from error
 
@@ -60,9 +65,17 @@ def exclusive_use() -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError("Another pipeline run works in this folder; wait for it to end, or stop it.") from error
-        if BACKUP.exists():  # a run with overrides was killed before it could put the file back
-            shutil.move(BACKUP, PARAMS)
+        _put_back_after_a_kill()
         yield
+
+
+def _put_back_after_a_kill() -> None:
+    """Undo the overrides of a run that was killed, unless someone has edited the file since."""
+    if BACKUP.exists():
+        if not OVERRIDDEN.exists() or OVERRIDDEN.read_bytes() == PARAMS.read_bytes():
+            shutil.move(BACKUP, PARAMS)
+        BACKUP.unlink(missing_ok=True)
+        OVERRIDDEN.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -89,9 +102,11 @@ def overridden_params(overrides: dict[str, object]) -> Iterator[None]:
             apply_overrides(PARAMS, [f"{key}={_hydra(value)}" for key, value in overrides.items()])
         except DvcException as error:
             raise UserError(f"overrides: {error.__cause__ or error}; name keys as params.yaml does.") from error
+        shutil.copyfile(PARAMS, OVERRIDDEN)
         yield
     finally:
         shutil.move(BACKUP, PARAMS)
+        OVERRIDDEN.unlink(missing_ok=True)
 
 
 def _hydra(value: object) -> str:

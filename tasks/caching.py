@@ -19,10 +19,10 @@ def version_and_inputs(context: TaskRunContext, arguments: dict[str, Any]) -> st
 
 
 @cache
-def source_digest() -> str:
-    """SHA-256 over the package's code and data files."""
+def source_digest(*packages: str) -> str:
+    """SHA-256 over the code and data files of packages, all of `agentrefine` if none is named."""
     digest = hashlib.sha256()
-    pending = [resources.files("agentrefine")]
+    pending = [resources.files(package) for package in packages or ("agentrefine",)]
     while pending:
         entry = pending.pop()
         if entry.is_dir():

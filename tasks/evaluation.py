@@ -14,15 +14,24 @@ from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash, write_json, write_jsonl
 from agentrefine.metrics import summarise
-from agentrefine.params import BASE, EvaluationParams, Params
+from agentrefine.params import BASE, Endpoint, EvaluationParams, Params
 from agentrefine.report import episodes_to_read
 from agentrefine.report_inputs import Project, flat_metrics, model_summary, notable_episodes
 from tasks import tracking
 from tasks.caching import version_and_inputs
-from tasks.progress import progress
+from tasks.progress import artifact_key, progress
 
 VERSION = "1"
 MODELS = Path("models")
+
+
+class Rules(TypedDict):
+    """The settings of `evaluation` that decide how a benchmark is played, and only those: they are in the cache key."""
+
+    episodes: int
+    max_steps: int
+    max_new_tokens: int
+    batch_size: int
 
 
 class Played(TypedDict):
@@ -44,8 +53,14 @@ def evaluate_model(model: str, params: Params) -> None:
     """
     digest = _digest(model, params.evaluation)
     out = Project().evaluation(model)
+    rules = Rules(
+        episodes=params.evaluation.episodes,
+        max_steps=params.evaluation.max_steps,
+        max_new_tokens=params.evaluation.max_new_tokens,
+        batch_size=params.evaluation.batch_size,
+    )
     played = {
-        name: play_benchmark(model, digest, name, params.seed, params.evaluation)
+        name: play_benchmark(model, digest, name, params.seed, rules, params.evaluation.endpoints.get(model))
         for name in params.evaluation.benchmarks
     }
     episodes = [Episode.model_validate_json(line) for result in played.values() for line in result["episodes"]]
@@ -54,20 +69,29 @@ def evaluate_model(model: str, params: Params) -> None:
     write_json(out / "timing.json", {name: round(result["seconds"], 1) for name, result in played.items()})
     summaries = model_summary(Project(), model)
     create_table_artifact(
-        key=f"evaluation-{model.replace('_', '-')}".lower(),
+        key=artifact_key("evaluation", model),
         description=f"{model} on the held-out benchmarks, with 95% intervals",
         table=[
             {"benchmark": name, **{rate: str(value) for rate, value in summary.rates().items()}}
             for name, summary in summaries.items()
         ],
     )
-    run_id = tracking.run_for(model, digest, params.tracking)
+    log_results(model, tracking.run_for(model, digest, params.tracking), params)
+
+
+def log_results(model: str, run_id: str, params: Params) -> None:
+    """Log a model's evaluation from its files.
+
+    Raises:
+        UserError: a file is missing, or a tracking store that cannot be used.
+    """
+    project = Project()
     tracking.log_evaluation(
         run_id,
         params,
-        metrics=flat_metrics(summaries),
-        episodes=out / "episodes.jsonl",
-        sample=episodes_to_read(model, notable_episodes(episodes)),
+        metrics=flat_metrics(model_summary(project, model)),
+        episodes=project.evaluation(model) / "episodes.jsonl",
+        sample=episodes_to_read(model, notable_episodes(project.episodes(model))),
     )
 
 
@@ -79,16 +103,16 @@ def evaluate_model(model: str, params: Params) -> None:
     persist_result=True,
     result_serializer="json",
 )
-def play_benchmark(model: str, digest: str, name: str, seed: int, params: EvaluationParams) -> Played:
+def play_benchmark(model: str, digest: str, name: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> Played:
     """Play one benchmark. What a model with the same digest has played under the same settings is not played again."""
     bench = benchmark(name)
-    specs = bench.episodes(params.episodes, seed)
-    policy = _policy(model, params)
+    specs = bench.episodes(rules["episodes"], seed)
+    policy = _policy(model, rules, endpoint)
     began = time.monotonic()
     episodes = []
-    with progress(f"{model} {name}".replace(" ", "-"), len(specs), "episode") as bar:
+    with progress(f"{model} {name}", len(specs), "episode") as bar:
         for episode in play(
-            policy, bench, specs, max_steps=params.max_steps, batch_size=params.batch_size, model_digest=digest
+            policy, bench, specs, max_steps=rules["max_steps"], batch_size=rules["batch_size"], model_digest=digest
         ):
             episodes.append(episode)
             bar.advance()
@@ -100,25 +124,24 @@ def play_benchmark(model: str, digest: str, name: str, seed: int, params: Evalua
     return Played(episodes=[episode.model_dump_json() for episode in episodes], seconds=seconds)
 
 
-def _policy(model: str, params: EvaluationParams) -> Policy:
+def _policy(model: str, rules: Rules, endpoint: Endpoint | None) -> Policy:
     """The policy of a model: local weights, or an endpoint."""
-    if model in params.endpoints:
+    if endpoint is not None:
         from agentrefine.agent.endpoint import EndpointPolicy
 
-        endpoint = params.endpoints[model]
         return EndpointPolicy(
             base_url=endpoint.base_url,
             model=endpoint.model,
             name=model,
             api_key_env=endpoint.api_key_env,
-            max_new_tokens=params.max_new_tokens,
-            concurrency=params.batch_size,
+            max_new_tokens=rules["max_new_tokens"],
+            concurrency=rules["batch_size"],
         )
     from agentrefine.agent.local import LocalPolicy  # imports torch and transformers
     from agentrefine.tuning.models import load_tuned
 
     loaded = load_tuned(MODELS / model)
-    return LocalPolicy(loaded.model, loaded.tokenizer, name=model, max_new_tokens=params.max_new_tokens)
+    return LocalPolicy(loaded.model, loaded.tokenizer, name=model, max_new_tokens=rules["max_new_tokens"])
 
 
 def _digest(model: str, params: EvaluationParams) -> str:

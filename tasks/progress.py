@@ -1,5 +1,6 @@
 """Progress that a person can watch: a bar in the terminal and an artifact in the Prefect UI."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,11 @@ class Progress:
         return 100 * min(1.0, self._done / self._total) if self._total else 100.0
 
 
+def artifact_key(*parts: str) -> str:
+    """A key as Prefect allows it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
 @contextmanager
 def progress(stage: str, total: int, unit: str, *, bar: bool = True) -> Iterator[Progress]:
     """A progress bar and artifact for one stage.
@@ -56,7 +62,7 @@ def progress(stage: str, total: int, unit: str, *, bar: bool = True) -> Iterator
         unit: what is counted, such as `game`.
         bar: False where something else draws one.
     """
-    key = f"{stage.replace('_', '-')}-progress"
+    key = artifact_key(stage, "progress")
     artifact = cast("UUID", create_progress_artifact(progress=0.0, key=key, description=f"{total} {unit}s"))
     with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5, disable=not bar) as shown:
         counter = Progress(shown, total, artifact)

@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from agentrefine.params import BASE, Params
 from agentrefine.report import write_report as write_files
 from agentrefine.report_inputs import Project, Results
-from tasks import tracking
+from tasks import evaluation, tracking, tuning
 
 VERSION = "1"
 REPORTS = Path("reports")
@@ -41,6 +41,11 @@ def register_models(params: Params) -> None:
             continue
         digest = model_digest(Path("models") / model)
         run_id = tracking.run_for(model, digest, params.tracking)
+        # A tracking store that is newer than the models holds an empty run.
+        if not tracking.holds(run_id, tracking.MODEL, params.tracking):
+            tuning.log_results(model, run_id, params)
+        if not tracking.holds(run_id, tracking.EVALUATION, params.tracking):
+            evaluation.log_results(model, run_id, params)
         tracking.log_plots(run_id, params.tracking, sorted((REPORTS / "plots").glob("*.png")))
         standing = tracking.register(
             model, digest, run_id, params,

@@ -19,6 +19,9 @@ from tasks.caching import source_digest
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
 
+OFFLINE_SOURCES = ("agentrefine.teacher.offline", "agentrefine.worlds")
+"""What decides the offline teacher's answers; its old answers are not replayed when that has changed."""
+
 Item = TypeVar("Item")
 
 
@@ -35,7 +38,7 @@ def teacher_address(params: TeacherParams) -> Iterator[str]:
 @asynccontextmanager
 async def open_teacher(params: TeacherParams, base_url: str) -> AsyncIterator[OpenAITeacher]:
     """A client of the teacher at `base_url`, with the journal open."""
-    endpoint = offline_endpoint(params, source_digest()) if params.is_offline else None
+    endpoint = offline_endpoint(params, source_digest(*OFFLINE_SOURCES)) if params.is_offline else None
     with Journal(JOURNAL) as journal:
         async with OpenAITeacher(params, journal, base_url=base_url, endpoint=endpoint) as teacher:
             yield teacher

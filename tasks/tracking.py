@@ -199,6 +199,16 @@ def log_evaluation(run_id: str, params: Params, *, metrics: Mapping[str, float],
         _tag_flow_run(client, run_id, "evaluation")
 
 
+def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
+    """Whether a run has artifacts in `folder` (`MODEL` or `EVALUATION`).
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with _client(tracking) as client:
+        return bool(client.list_artifacts(run_id, folder))
+
+
 def log_plots(run_id: str, tracking: TrackingParams, plots: Sequence[Path]) -> None:
     """Keep figures as the run's artifacts under `plots/`.
 
@@ -232,7 +242,8 @@ def register(
         if champion is None:
             against, rival = "base", _of_benchmark(base_episodes, benchmark)
         else:
-            against, rival = f"version {champion.version}", _stored_episodes(client, champion, benchmark)
+            against = f"version {champion.version}"
+            rival = _stored_episodes(client, champion, benchmark) if _same_rules(client, champion, params) else []
         comparison = _compare_common(_of_benchmark(episodes, benchmark), rival)
         better = comparison is not None and comparison.verdict == "better"
         alias = CHAMPION if better else CHALLENGER
@@ -365,6 +376,13 @@ def _stored_episodes(client: MlflowClient, version: ModelVersion, benchmark: str
         return _of_benchmark(Path(fetched), benchmark)
 
 
+def _same_rules(client: MlflowClient, version: ModelVersion, params: Params) -> bool:
+    """Whether a version was evaluated with the step and token limits of today."""
+    tags = client.get_run(version.run_id).data.tags
+    limits = flatten(params, ("evaluation",))
+    return all(tags.get(name) == limits[name] for name in ("evaluation.max_steps", "evaluation.max_new_tokens"))
+
+
 def _of_benchmark(episodes: Path, benchmark: str) -> list[Episode]:
     return [episode for episode in read_jsonl(episodes, Episode) if episode.benchmark == benchmark]
 
@@ -379,6 +397,6 @@ def _compare_common(new: list[Episode], rival: list[Episode]) -> Comparison | No
 
 def _verdict(comparison: Comparison | None) -> str:
     if comparison is None:
-        return "they have played no episode in common"
+        return "they have played no episode in common under the same limits"
     difference = comparison.success_difference
     return f"{comparison.verdict} ({difference.value} [{difference.low}, {difference.high}], n={difference.n})"

@@ -1,16 +1,20 @@
 """Tuning one variant as a task."""
 
 import csv
+import json
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from prefect import get_run_logger, task
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
 from agentrefine.params import BASE, Params, Variant
-from agentrefine.report_inputs import CurvePoint
+from agentrefine.report_inputs import read_curve
 from tasks import tracking
+
+if TYPE_CHECKING:
+    from agentrefine.tuning.trainer import TuningResult
 
 VERSION = "1"
 DATA_SET = Path("data/dataset")
@@ -38,6 +42,34 @@ def tune_variant(variant: str, params: Params) -> None:
     with tracking.live_run(variant, params.tracking) as live:
         curve = LiveCurve(variant, live, params.tracking)
         result = tune(variant, DATA_SET, MODELS / BASE, out, params.tuning, params.seed, [curve])
+        _write_results(variant, result)
+    get_run_logger().info(
+        "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",
+        variant, result.tokens, result.seconds, result.tokens_per_second,
+        100 * result.trained_tokens / result.tokens, result.train_loss,
+    )  # fmt: skip
+    log_results(variant, tracking.adopt(live, variant, model_digest(out), params.tracking), params)
+
+
+def log_results(variant: str, run_id: str, params: Params) -> None:
+    """Log a tuned variant from its files.
+
+    Raises:
+        UserError: a file is missing, or a tracking store that cannot be used.
+    """
+    figures = json.loads((REPORTS / variant / "metrics.json").read_text(encoding="utf-8"))
+    tracking.log_tuning(
+        run_id,
+        params,
+        data_set=DATA_SET / "train.jsonl",
+        curve=read_curve(REPORTS / variant / "loss_curve.csv", variant),
+        metrics=dict(_numbers(figures)),
+        folder=MODELS / variant,
+    )
+
+
+def _write_results(variant: str, result: "TuningResult") -> None:
+    """The figures that stay the same when tuning is repeated, and the loss curve."""
     figures = result.model_dump(exclude={"curve", "seconds", "tokens_per_second"})
     figures["trained_token_share"] = result.trained_tokens / result.tokens
     write_json(REPORTS / variant / "metrics.json", figures)
@@ -45,20 +77,6 @@ def tune_variant(variant: str, params: Params) -> None:
         writer = csv.DictWriter(handle, ["step", "loss", "tokens", "learning_rate"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(point.model_dump() for point in result.curve)
-    get_run_logger().info(
-        "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",
-        variant, result.tokens, result.seconds, result.tokens_per_second,
-        100 * figures["trained_token_share"], result.train_loss,
-    )  # fmt: skip
-    run_id = tracking.adopt(live, variant, model_digest(out), params.tracking)
-    tracking.log_tuning(
-        run_id,
-        params,
-        data_set=DATA_SET / "train.jsonl",
-        curve=[CurvePoint(variant, point.step, point.tokens, point.loss) for point in result.curve],
-        metrics={name: float(value) for name, value in _numbers(figures)},
-        folder=out,
-    )
 
 
 def _numbers(figures: dict[str, object]) -> list[tuple[str, float]]:

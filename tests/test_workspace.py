@@ -85,6 +85,17 @@ def test_params_left_by_a_killed_run_are_put_back_by_the_next(folder: Path) -> N
         assert (folder / "params.yaml").read_text() == PARAMS
 
 
+def test_what_was_edited_after_a_kill_is_kept(folder: Path) -> None:
+    workspace.BACKUP.parent.mkdir(parents=True, exist_ok=True)
+    workspace.BACKUP.write_text(PARAMS)
+    workspace.OVERRIDDEN.write_text(PARAMS.replace("tiny", "other"))
+    edited = PARAMS.replace("tiny", "mine")
+    (folder / "params.yaml").write_text(edited)
+    with exclusive_use():
+        assert (folder / "params.yaml").read_text() == edited
+    assert not workspace.BACKUP.exists()
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_second_run_in_the_same_folder_is_refused() -> None:
     with exclusive_use(), pytest.raises(UserError, match="Another pipeline run"), exclusive_use():

@@ -31,6 +31,10 @@ class _Answer(BaseModel):
     usage: Usage | None = None
 
 
+_REFUSED_DIALOGUES = ("content_filter", "content_policy_violation")
+"""Error codes that concern one dialogue: the model has no reply to it, which is a format error."""
+
+
 class EndpointPolicy:
     """A remote model that acts, at temperature 0, over all waiting dialogues at once.
 
@@ -117,6 +121,8 @@ class EndpointPolicy:
             try:
                 answer = await self._complete(client, without_oldest_turns(messages, turns_cut))
             except APIStatusError as error:
+                if error.code in _REFUSED_DIALOGUES:
+                    return Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=turns_cut)
                 if error.code != "context_length_exceeded":
                     raise UserError(
                         f"{self._base_url}: refused model {self._model!r} with status {error.status_code} "

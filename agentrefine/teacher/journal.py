@@ -144,7 +144,7 @@ class Journal:
             batch, self._pending = self._pending, []
             try:
                 await asyncio.to_thread(self._write, [row for row, _ in batch])
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
                 for _, written in batch:
                     if not written.done():
                         written.set_exception(self._cannot(error))
@@ -158,7 +158,7 @@ class Journal:
         try:
             self._writer.executemany(_INSERT, rows)
             self._writer.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeEncodeError, OverflowError):
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise

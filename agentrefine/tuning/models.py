@@ -45,6 +45,8 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> LoadedMod
     """
     card = read_card(Path(path))
     folder = resolve(card.get("path", path))
+    if card.get("kind") == "reference" and model_digest(folder) != card["digest"]:
+        raise UserError(f"{folder}: is no longer the model that the base_model stage saw; run that stage again.")
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -43,7 +43,9 @@ def _sample(file: Path, number: int) -> Sample:
 def main() -> int:
     """Print one sample, or say in one sentence why not."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="train.jsonl or validation.jsonl")
+    parser.add_argument(
+        "file", type=Path, nargs="?", default=Path("data/dataset/train.jsonl"), help="default: %(default)s"
+    )
     parser.add_argument("--number", type=int, default=1, help="which sample, from 1")
     parser.add_argument("--model", default="models/base", help="whose tokenizer (a folder or a hub id)")
     parser.add_argument("--variant", choices=get_args(Variant), default="refinement")

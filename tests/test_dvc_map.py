@@ -1,0 +1,115 @@
+"""dvc.yaml names all that a stage's results depend on, so that nothing stale is ever called up to date."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agentrefine.params import EvaluationParams, TuningParams
+
+ROOT = Path(__file__).parent.parent
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ALWAYS = {
+    "agentrefine/__init__.py",
+    "agentrefine/errors.py",
+    "agentrefine/files.py",
+    "agentrefine/params.py",
+    "tasks/__init__.py",
+    "tasks/caching.py",
+    "tasks/progress.py",
+    "tasks/teaching.py",
+}
+"""Modules that decide no result of their own; params.py is covered by the params that a stage lists."""
+
+NOT_THE_RESULT = {"tasks/tracking.py", "tasks/provenance.py", "tasks/live_curve.py"}
+"""Modules that only log what a stage has made."""
+
+TYPES_ONLY = {
+    "synthesis": set(),
+    "verification": {"agentrefine/synthesis.py"},
+    "refinement": set(),
+    "base_model": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/offline/process.py"},
+    "quality_gate": {"agentrefine/synthesis.py"},
+    "tuning": {"agentrefine/script.py", "agentrefine/trajectory.py"},
+    "evaluation": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/completion.py"},
+    "endpoint_evaluation": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/completion.py"},
+    "report": {"agentrefine/conversation.py"},
+}
+"""Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
+tuned or a benchmark played again."""
+
+LOGGING_ONLY = {
+    "tuning": {"agentrefine/report_inputs.py"},
+    "evaluation": {"agentrefine/report.py", "agentrefine/report_inputs.py"},
+    "endpoint_evaluation": {"agentrefine/report.py", "agentrefine/report_inputs.py"},
+    "report": {"agentrefine/tuning/models.py", "tasks/evaluation.py", "tasks/tuning.py"},
+}
+"""Modules that a stage uses only for what it sends to MLflow."""
+
+DATA_FOLDERS = {"agentrefine/conversation.py": "agentrefine/prompts"}
+"""Modules that read data files outside their own folder."""
+
+
+def definition(stage: str) -> dict[str, object]:
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def imported(module: Path) -> Iterator[Path]:
+    """The project's modules that a module imports, in functions too."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.split(".")[0] in ("agentrefine", "tasks"):
+                path = ROOT / Path(*name.split("."))
+                yield from (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file())
+
+
+def closure(stage: str, task: Path) -> set[str]:
+    """All modules and data folders that a stage's task leads to."""
+    found: set[str] = set()
+    pending = [task]
+    while pending:
+        module = pending.pop()
+        name = module.relative_to(ROOT).as_posix()
+        if name in found | ALWAYS | NOT_THE_RESULT | TYPES_ONLY[stage] | LOGGING_ONLY.get(stage, set()):
+            continue
+        found.add(name)
+        if name in DATA_FOLDERS:
+            found.add(DATA_FOLDERS[name])
+        pending.extend(imported(module))
+    return {name for name in found if not name.endswith("__init__.py")}
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_depends_on_every_module_that_it_uses(stage: str) -> None:
+    deps = [str(dep).split("$")[0] for dep in definition(stage)["deps"]]
+    task = ROOT / "tasks" / f"{stage.removeprefix('endpoint_')}.py"
+    missing = {
+        name
+        for name in closure(stage, task)
+        if not any(name == dep or name.startswith(f"{dep}/") for dep in deps if dep)
+    }
+    assert not missing, f"add to dvc.yaml, stage {stage}: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_dependency_in_the_source_exists(stage: str) -> None:
+    sources = [dep for dep in definition(stage)["deps"] if dep.startswith(("agentrefine/", "tasks/"))]
+    assert all((ROOT / source).exists() for source in sources), sources
+
+
+def test_tuning_and_evaluation_depend_on_all_their_parameters_but_the_list_of_models() -> None:
+    tuning = {f"tuning.{key}" for key in TuningParams.model_fields} - {"tuning.variants"}
+    assert tuning <= set(definition("tuning")["params"])
+    evaluation = {f"evaluation.{key}" for key in EvaluationParams.model_fields}
+    listed = set(definition("evaluation")["params"])
+    assert evaluation - {"evaluation.models", "evaluation.endpoints"} <= listed
+    assert evaluation - {"evaluation.models", "evaluation.endpoints"} <= set(
+        definition("endpoint_evaluation")["params"]
+    )
