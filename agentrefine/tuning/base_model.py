@@ -15,7 +15,7 @@ from agentrefine.conversation import instructions, opening, reply_text
 from agentrefine.files import atomic_folder, short_hash, write_json
 from agentrefine.params import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
-from agentrefine.tuning.corpus import plain_texts
+from agentrefine.tuning.corpus import PlainText, plain_texts
 from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
@@ -34,9 +34,20 @@ WARMUP_STEPS = 30
 
 DECAY_SHARE = 0.4
 
+EMBEDDING_STD = 0.1
+"""Of the first embeddings. With transformers' 0.02 the first steps make the names of one kind nearly the same, and the
+model cannot tell them apart when it looks something up."""
+
+
+class Row(NamedTuple):
+    """A text's token ids, and its labels with -100 where nothing is learned."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+
 
 class Batch(NamedTuple):
-    """Padded rows of token ids and labels, (rows, longest row); labels are -100 on padding."""
+    """Padded rows of token ids and labels, (rows, longest row); labels are -100 where nothing is learned."""
 
     ids: torch.Tensor
     labels: torch.Tensor
@@ -101,6 +112,7 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     tokenizer.model_max_length = params.max_length
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_config(params, tokenizer))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
     losses, seen = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
     _renew_unseen(model, seen, seed)
     tail = losses[-max(1, len(losses) // 10) :]
@@ -123,7 +135,7 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """The tiny base's tokenizer: every word of every world, held out or not, and of the agent's texts is one token."""
     words = vocabulary() | thoughts.words()
     chat = [m.content for m in opening(instructions({}), "", "")] + [reply_text("", "")]
-    tokenizer = build_tokenizer(words, [*islice(plain_texts(seed), TEXTS_FOR_TOKENIZER), *chat * FREQUENT])
+    tokenizer = build_tokenizer(words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT])
     check_words(tokenizer, words)
     return tokenizer
 
@@ -150,21 +162,32 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
     texts = plain_texts(seed)
     while True:
         rows = [_row(tokenizer, text, params) for text in islice(texts, POOL)]
-        batches: list[list[torch.Tensor]] = [[]]
-        for row in sorted(rows, key=len):
-            if batches[-1] and (len(batches[-1]) + 1) * len(row) > params.batch_tokens:
+        batches: list[list[Row]] = [[]]
+        for row in sorted(rows, key=lambda row: len(row.ids)):
+            if batches[-1] and (len(batches[-1]) + 1) * len(row.ids) > params.batch_tokens:
                 batches.append([])
             batches[-1].append(row)
         rng.shuffle(batches)
         for batch in batches:
-            ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id)
-            labels = pad_sequence(batch, batch_first=True, padding_value=MASKED)
-            yield Batch(ids, labels, tokens=sum(len(row) for row in batch))
+            ids = pad_sequence([row.ids for row in batch], batch_first=True, padding_value=tokenizer.pad_token_id)
+            labels = pad_sequence([row.labels for row in batch], batch_first=True, padding_value=MASKED)
+            yield Batch(ids, labels, tokens=sum(len(row.ids) for row in batch))
 
 
-def _row(tokenizer: PreTrainedTokenizerFast, text: str, params: TinyModel) -> torch.Tensor:
-    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return torch.tensor(ids[: params.max_length])
+def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> Row:
+    ids = [*tokenizer(plain.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][: params.max_length]
+    labels = _answers(tokenizer, ids) if plain.answers_only else ids
+    return Row(torch.tensor(ids), torch.tensor(labels))
+
+
+def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
+    """The tokens from each question mark, itself left out, to the next full stop; all others masked."""
+    question, stop = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(f" {mark}"))[0] for mark in "?.")
+    labels, answering = [], False
+    for token in ids:
+        labels.append(token if answering else MASKED)
+        answering = token == question or (answering and token != stop)
+    return labels
 
 
 def _pretrain(
@@ -188,7 +211,7 @@ def _pretrain(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        seen[batch.labels[batch.labels != MASKED]] = True
+        seen[batch.ids.flatten()] = True
         done += batch.tokens
         if progress is not None:
             progress(min(done, params.pretraining_tokens), params.pretraining_tokens)

@@ -1,40 +1,78 @@
-"""Plain text of the training worlds: what the tiny base reads before it is tuned. No chat, no thoughts, no format."""
+"""Plain text of the training worlds: what the tiny base reads before it is tuned. No chat, no thoughts, no format.
+
+Two kinds of text. *Inventories* say where a few things are and then ask: a model of this size learns to look things up
+in its context from such text within a hundred thousand tokens, and from transcripts alone not within millions.
+*Transcripts* are games with questions between the lines. Both know the training families and themes only.
+"""
 
 from collections.abc import Iterator
+from functools import cache
+from importlib import resources
 from itertools import count
 from random import Random
+from typing import NamedTuple
+
+import yaml
 
 from agentrefine.files import short_hash
 from agentrefine.worlds.catalogue import families, themes
 from agentrefine.worlds.engine import Game
+from agentrefine.worlds.family import Theme
 from agentrefine.worlds.layout import EVALUATION_SEEDS, draw_world
-from agentrefine.worlds.player import Explorer, first_person
+from agentrefine.worlds.player import Explorer
+
+INVENTORIES = 8
+"""Inventories for each transcript; they are about a fifth as long."""
 
 WANDERING_SHARE = 0.3
 """How often a transcript's player does something that is possible or was possible, instead of what the expert does."""
 
 RULES_SHARE = 0.5
-"""How many of the texts begin with the rules."""
+"""How many of the transcripts begin with the rules."""
 
-REMARKS = 2
-"""Remarks on what is known, after each observation."""
+QUESTIONS = 3
+"""Questions after each observation of a transcript."""
 
 MOST_ACTIONS = 25
 
 
-def plain_texts(seed: int) -> Iterator[str]:
-    """Texts without end: a world's goal, often its rules, and a transcript of actions and what they lead to.
+class PlainText(NamedTuple):
+    """A text to pretrain on.
 
-    Between the lines stand remarks on where things are, or that it is not known: what the observations so far say, in
-    the words of the worlds. Worlds are of the training families and themes only. The player of the transcript
-    wanders: some of its actions are not the expert's and some fail.
+    Attributes:
+        text: in the words of the worlds.
+        answers_only: train only on what stands between a question mark and the full stop: all else is drawn at random
+            and would drown what can be learned.
     """
+
+    text: str
+    answers_only: bool
+
+
+def plain_texts(seed: int) -> Iterator[PlainText]:
+    """Texts without end: inventories, and transcripts whose player wanders, so that some of its actions fail."""
     rng = Random(int(short_hash("plain texts", str(seed)), 16))
     kinds = [family.name for family in families("train")]
-    places = [theme.name for theme in themes("train")]
     for number in count():
+        for _ in range(INVENTORIES):
+            yield PlainText(_inventory(rng.choice(themes("train")), rng), answers_only=True)
         world_seed = int(short_hash("plain text", str(seed), str(number)), 16) % EVALUATION_SEEDS
-        yield _transcript(Game(draw_world(rng.choice(kinds), rng.choice(places), world_seed)), rng)
+        theme = rng.choice(themes("train")).name
+        game = Game(draw_world(rng.choice(kinds), theme, world_seed))
+        yield PlainText(_transcript(game, rng), answers_only=False)
+
+
+def _inventory(theme: Theme, rng: Random) -> str:
+    """Where some things are, then questions about these and a few others, twice."""
+    spots = [*theme.nouns["place"], *theme.nouns["container"]]
+    names = [name for kind, nouns in theme.nouns.items() if kind not in ("place", "container") for name in nouns]
+    asked = rng.sample(names, rng.randint(4, 9))
+    facts = {name: _texts()["located"].format(name=name, spot=rng.choice(spots)) for name in asked[:-2]}
+    sentences = [f"{fact} ." for fact in facts.values()]
+    for _ in range(2):
+        rng.shuffle(asked)
+        sentences += [_answered(name, facts.get(name)) for name in asked]
+    return f" {' '.join(sentences)}\n"
 
 
 def _transcript(game: Game, rng: Random) -> str:
@@ -45,7 +83,7 @@ def _transcript(game: Game, rng: Random) -> str:
     for _ in range(MOST_ACTIONS):
         if game.completed:
             break
-        lines.append(" ".join(_remark(game, rng) for _ in range(REMARKS)))
+        lines.append(" ".join(_question(game, rng) for _ in range(QUESTIONS)))
         possible = game.applicable()
         wandering = rng.random() < WANDERING_SHARE
         try:
@@ -57,17 +95,30 @@ def _transcript(game: Game, rng: Random) -> str:
     return "".join(f" {line}\n" for line in lines)
 
 
-def _remark(game: Game, rng: Random) -> str:
-    """What is known of an object of the goal, or of any other object."""
+def _question(game: Game, rng: Random) -> str:
+    """A question about the game as it is known so far, with its answer."""
+    kind = rng.random()
+    if kind < 0.2:
+        open_conditions = [c.text for c in game.world.conditions if c.fact not in game.state]
+        return _texts()["left"].format(condition=open_conditions[0])
+    unseen_places = [fact[1] for fact in game.unexplored() if fact[1] in game.world.members["place"]]
+    if kind < 0.4 and unseen_places:
+        return _texts()["next"].format(place=unseen_places[0])
     predicates = game.world.rules.predicates
-    known = [fact for fact in sorted(game.known) if predicates[fact[0]].tell]
+    known = [fact for fact in sorted(game.known) if predicates[fact[0]].tell and len(fact) > 1]
     wanted = [name for condition in game.world.conditions for name in condition.fact[1:]]
-    if known and rng.random() < 0.5:
-        fact = rng.choice(known)
-    else:
-        name = rng.choice(wanted)
-        about = [fact for fact in known if fact[1] == name]
-        if not about:
-            return f"i do not know where {name} is ."
-        fact = about[-1]
-    return f"{first_person(predicates[fact[0]].text(fact))} ."
+    name = rng.choice([*wanted, *(fact[1] for fact in known)])
+    about = [fact for fact in known if fact[1] == name]
+    return _answered(name, predicates[about[0][0]].text(about[0]) if about else None)
+
+
+def _answered(name: str, fact: str | None) -> str:
+    if fact is None:
+        return _texts()["unseen"].format(name=name)
+    return _texts()["where"].format(name=name, fact=fact)
+
+
+@cache
+def _texts() -> dict[str, str]:
+    text = resources.files("agentrefine.tuning").joinpath("corpus.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))

@@ -98,7 +98,7 @@ class _Writer:
     def act(self, step: ExpertStep) -> None:
         """The expert's own action."""
         reason = step.reason
-        thought = expert_thought(reason.looked_for, self._facts(reason), reason.action, self._draw)
+        thought = expert_thought(reason.sub_goal, reason.looked_for, self._facts(reason), reason.action, self._draw)
         self._play(thought, reason.action)
         texts = thoughts().dm
         template = texts.completed if step.outcome.completed else texts.done

@@ -56,10 +56,11 @@ def words() -> frozenset[str]:
     return frozenset(word for template in templates for word in template.split() if not _HOLE.search(word)) | {"not"}
 
 
-def expert_thought(sought: str, facts: Sequence[str], action: str, draw: Random) -> str:
+def expert_thought(sub_goal: str, sought: str, facts: Sequence[str], action: str, draw: Random) -> str:
     """A thought that leads to the right action.
 
     Args:
+        sub_goal: the open condition of the goal that is worked at.
         sought: what is looked for; empty when the way is known.
         facts: what the player knows and acts on.
         action: the action.
@@ -70,7 +71,7 @@ def expert_thought(sought: str, facts: Sequence[str], action: str, draw: Random)
         wordings = thoughts().exploring_with_facts if facts else thoughts().exploring
     else:
         wordings = thoughts().planned if facts else thoughts().planned_without_facts
-    return draw.choice(wordings).format(sought=sought, facts=known, action=action)
+    return draw.choice(wordings).format(sub_goal=sub_goal, sought=sought, facts=known, action=action)
 
 
 def mistaken_thought(belief: str, action: str, draw: Random) -> str:
