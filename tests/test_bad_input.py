@@ -76,7 +76,9 @@ def test_an_unreachable_teacher_is_named(project: ProjectCopy) -> None:
 
 
 def test_a_missing_key_names_its_variable(project: ProjectCopy) -> None:
-    project.set_params(**{"teacher.base_url": "'https://example.invalid/v1'", "teacher.api_key_env": "A_KEY_NOBODY_SET"})
+    project.set_params(
+        **{"teacher.base_url": "'https://example.invalid/v1'", "teacher.api_key_env": "A_KEY_NOBODY_SET"}
+    )
     assert "A_KEY_NOBODY_SET" in sentence(project.stage("pipeline"))
 
 

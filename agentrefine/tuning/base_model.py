@@ -135,7 +135,9 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """The tiny base's tokenizer: every word of every world, held out or not, and of the agent's texts is one token."""
     words = vocabulary() | thoughts.words()
     chat = [m.content for m in opening(instructions({}), "", "")] + [reply_text("", "")]
-    tokenizer = build_tokenizer(words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT])
+    tokenizer = build_tokenizer(
+        words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT]
+    )
     check_words(tokenizer, words)
     return tokenizer
 

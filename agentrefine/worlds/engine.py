@@ -194,4 +194,4 @@ class Game:
 
     def _status(self) -> str:
         unseen_places = [fact[1] for fact in self.unexplored() if fact[1] in self.world.members["place"]]
-        return observation.status(self.world, self._seen, self.state, unseen_places)
+        return observation.status(self.world, self._seen, self.state, self.known, unseen_places)

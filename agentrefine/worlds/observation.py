@@ -2,16 +2,19 @@
 
 Bookkeeping by the environment, stated here because it makes the game easier and must be told wherever results are
 shown: every observation, an error's too, restates where the player is, what is visible there, what is held, which
-places have not been seen yet and which conditions of the goal are still open. A player needs to remember only what it
-saw in other places.
+places have not been seen yet, which conditions of the goal are still open, and where the player has last seen the
+objects of the first of these. Nothing is told that the player has not been shown before.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.facts import Fact, Index, Members, index, query
 from agentrefine.worlds.family import Predicate, Sentence
 from agentrefine.worlds.layout import World
+
+WHEREABOUTS = ("in", "stands", "part")
+"""Predicates that say where an object is: their first argument is in the second."""
 
 
 def visible(world: World, facts: Index) -> set[Fact]:
@@ -37,14 +40,45 @@ def opening(world: World, seen: Collection[Fact]) -> str:
     return _say(world.rules.opening, index(seen), world.members)
 
 
-def status(world: World, seen: Collection[Fact], state: Collection[Fact], unseen_places: Collection[str]) -> str:
-    """The bookkeeping: where the player is, what is here, what is held (from the visible facts) and what is left."""
-    left = [condition.text for condition in world.conditions if condition.fact not in state]
+def status(
+    world: World,
+    seen: Collection[Fact],
+    state: Collection[Fact],
+    known: Collection[Fact],
+    unseen_places: Collection[str],
+) -> str:
+    """The bookkeeping: where the player is, what is here, what is held, which places are new, what is left of the goal.
+
+    After what is left stands what the player has seen of the objects of the first open condition (`notes`).
+    """
+    open_conditions = [condition for condition in world.conditions if condition.fact not in state]
+    left = [condition.text for condition in open_conditions]
     texts = catalogue.texts()
     rest = texts["left"].format(conditions=" , ".join(left)) if left else texts["complete"]
     if unseen_places:
         rest = f"{texts['unseen'].format(places=' , '.join(unseen_places))} {rest}"
+    if open_conditions:
+        rest = " ".join([rest, *notes(world, known, open_conditions[0].fact[1:])])
     return f"{_say(world.rules.observation, index(seen), world.members)} {rest}"
+
+
+def notes(world: World, known: Collection[Fact], names: Collection[str]) -> Iterator[str]:
+    """For each object that is no place: that it is held, where the player last saw it, or that it has not been seen."""
+    texts = catalogue.texts()
+    here = next((fact[1] for fact in known if fact[0] == "at"), "")
+    for name in names:
+        if name in world.members["place"]:
+            continue
+        if ("hold", name) in known:
+            yield texts["held"].format(name=name)
+            continue
+        spot = next((fact[2] for fact in sorted(known) if fact[0] in WHEREABOUTS and fact[1] == name), None)
+        if spot is None:
+            yield texts["unknown"].format(name=name)
+        elif spot == here:
+            yield texts["here"].format(name=name)
+        else:
+            yield texts["elsewhere"].format(name=name, spot=spot)
 
 
 def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str:

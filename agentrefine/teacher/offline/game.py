@@ -98,7 +98,8 @@ class _Writer:
     def act(self, step: ExpertStep) -> None:
         """The expert's own action."""
         reason = step.reason
-        thought = expert_thought(reason.sub_goal, reason.looked_for, self._facts(reason), reason.action, self._draw)
+        facts = self._facts(reason, _place(step.before))
+        thought = expert_thought(reason.sub_goal, reason.looked_for, facts, reason.action, self._draw)
         self._play(thought, reason.action)
         texts = thoughts().dm
         template = texts.completed if step.outcome.completed else texts.done
@@ -130,10 +131,15 @@ class _Writer:
         concerned = f"{reason.action} {reason.next_action} {reason.sub_goal} {reason.looked_for}".split()
         return [name for name in step.before.world.objects if name in concerned]
 
-    def _facts(self, reason: Reason) -> list[str]:
+    def _facts(self, reason: Reason, place: str) -> list[str]:
         # Places are always open: that they are is no reason for anything.
         trivial = {f"{place} is open" for place in self._places}
-        return [fact for fact in reason.facts if fact not in trivial and fact not in self.last_refusal]
+        facts = [fact for fact in reason.facts if fact not in trivial and fact not in self.last_refusal]
+        return [self._seen_from(place, fact) for fact in facts]
+
+    def _seen_from(self, place: str, fact: str) -> str:
+        """`apple is here` instead of `apple is in barn` for a player in the barn."""
+        return fact.replace(f" is in {place}", " is here") if fact.endswith(f" is in {place}") else fact
 
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
@@ -156,6 +162,11 @@ class _Writer:
                 "task_completed": outcome.completed,
             }
         )
+
+
+def _place(game: Game) -> str:
+    """Where the player is."""
+    return next(fact[1] for fact in game.state if fact[0] == "at")
 
 
 def _steps_from(game: Game, done: list[str]) -> list[ExpertStep]:
