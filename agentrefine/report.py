@@ -40,7 +40,7 @@ OFFLINE_TEACHER = (
     "language model wrote them."
 )
 TINY_MODEL = (
-    "The tuned model is tiny (about one million parameters, made here in minutes) and was tuned with one seed: the "
+    "The tuned model is tiny (about half a million parameters, made here in minutes) and was tuned with one seed: the "
     "figures show what this pipeline does, not what refinement tuning does for a large model."
 )
 BOOKKEEPING = (

@@ -77,7 +77,8 @@ def _check_placeholders(template: str, spec: ActionSpec) -> None:
         raise RuleBrokenError(
             Rule.PLACEHOLDERS,
             f"The placeholders of {quoted(template)} are {quoted(names)} and its parameters are "
-            f"{quoted(list(spec.parameters))}; they must be the same, each once, with text between them and no other braces.",
+            f"{quoted(list(spec.parameters))}; they must be the same, each once, with text between them and no "
+            "other braces.",
         )
     for name, values in spec.parameters.items():
         if not values or any(not value.strip() for value in values):

@@ -17,6 +17,10 @@ WHEREABOUTS = ("in", "stands", "part")
 """Predicates that say where an object is: their first argument is in the second."""
 
 
+MEANS = ("washer", "heater", "key", "tool", "money")
+"""Types of objects that goals need without naming them."""
+
+
 def visible(world: World, facts: Index) -> set[Fact]:
     """The facts that the player sees in a state."""
     seen: set[Fact] = set()
@@ -63,16 +67,22 @@ def status(
 
 
 def notes(world: World, known: Collection[Fact], names: Collection[str]) -> Iterator[str]:
-    """For each object that is no place: that it is held, where the player last saw it, or that it has not been seen."""
+    """Where the player last saw the objects in `names` and the means (washers, keys, ...), or that it holds them.
+
+    Places are left out; of `names`, what has not been seen is said to be so.
+    """
     texts = catalogue.texts()
     here = next((fact[1] for fact in known if fact[0] == "at"), "")
-    for name in names:
+    means = [name for kind in MEANS for name in world.members.get(kind, ()) if name not in names]
+    for name in (*names, *means):
         if name in world.members["place"]:
             continue
         if ("hold", name) in known:
             yield texts["held"].format(name=name)
             continue
         spot = next((fact[2] for fact in sorted(known) if fact[0] in WHEREABOUTS and fact[1] == name), None)
+        if spot is None and name in means:
+            continue
         if spot is None:
             yield texts["unknown"].format(name=name)
         elif spot == here:
