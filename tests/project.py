@@ -12,6 +12,9 @@ import yaml
 from flows.workspace import apply_overrides
 
 ROOT = Path(__file__).parent.parent
+NOT_COPIED = ("tests/", "docs/", "reports/", "data/synthesis/", "data/verification/", "data/refinement/")
+"""What the stages write, or do not read."""
+
 SMALL = {
     "personas.limit": 24,
     "synthesis.samples_per_persona": 2,
@@ -47,7 +50,7 @@ class ProjectCopy:
             ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.splitlines()
         for name in listed:
-            if (ROOT / name).is_file() and not name.startswith(("tests/", "reports/", "docs/")):
+            if (ROOT / name).is_file() and not name.startswith(NOT_COPIED):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, folder / name)
         (folder / "dvc.lock").unlink(missing_ok=True)
