@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 
 from agentrefine.errors import UserError
 
@@ -70,6 +71,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _cannot_write(path, error) from error
+    except SafetensorError as error:  # tells of a full disk in words only
+        shutil.rmtree(temporary, ignore_errors=True)
+        if "No space left" in str(error):
+            raise _cannot_write(path, OSError(errno.ENOSPC, str(error))) from error
+        raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -1,0 +1,41 @@
+"""Writing files: whole or not at all, and a full disk is said in one sentence."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from agentrefine.errors import UserError
+from agentrefine.files import atomic_folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    target = tmp_path / "disk"
+    target.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(target)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs the rights to do so")
+    yield target
+    subprocess.run(["umount", str(target)], check=True)
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_nothing_behind(small_disk: Path) -> None:
+    with pytest.raises(UserError, match="the disk is full"), atomic_folder(small_disk / "model") as folder:
+        save_file({"weight": torch.zeros(1_000_000)}, str(folder / "model.safetensors"))
+    assert not list(small_disk.iterdir())
+
+
+def test_a_folder_takes_its_place_only_when_it_is_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "model") as folder:
+        (folder / "b").mkdir()
+        (folder / "b").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "a").read_text() == "old"
