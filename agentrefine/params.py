@@ -239,6 +239,7 @@ class TuningParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     batch_tokens: Annotated[int, Field(gt=0)]
     gradient_accumulation_steps: Annotated[int, Field(gt=0)]
+    cpu_processes: Annotated[int, Field(gt=0)]
     activation_checkpointing: bool
     packing: bool
     max_length: Annotated[int, Field(gt=0)]

@@ -34,7 +34,8 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         logs = cast("dict[str, float]", kwargs["logs"])
         if "loss" not in logs or not state.is_world_process_zero:
             return
-        self._waiting.append(CurvePoint(self._model, state.global_step, int(logs["num_tokens"]), float(logs["loss"])))
+        tokens = int(state.num_input_tokens_seen)
+        self._waiting.append(CurvePoint(self._model, state.global_step, tokens, float(logs["loss"])))
         if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self._send()
 

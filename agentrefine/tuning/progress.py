@@ -36,7 +36,7 @@ class LossCurve(TrainerCallback):  # type: ignore[misc]
             self.points.append(
                 LossPoint(
                     step=state.global_step,
-                    tokens=int(logs["num_tokens"]),
+                    tokens=int(state.num_input_tokens_seen),
                     loss=logs["loss"],
                     learning_rate=logs["learning_rate"],
                 )
@@ -65,7 +65,7 @@ class TokenBar(TrainerCallback):  # type: ignore[misc]
         logs = cast("dict[str, float]", kwargs["logs"])
         if "loss" in logs:
             self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
-            self._bar.update(int(logs["num_tokens"]) - self._bar.n)
+            self._bar.update(int(state.num_input_tokens_seen) - self._bar.n)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object

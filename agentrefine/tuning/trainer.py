@@ -1,32 +1,28 @@
 """Refinement tuning: cross-entropy on the tokens of correct turns only (paper, section 3.3), by TRL's SFTTrainer."""
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import BaseModel
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import TrainerCallback
 
 from agentrefine.files import atomic_folder, sha256_file, write_json
 from agentrefine.params import TuningParams, Variant
 from agentrefine.tuning.models import CARD, LoadedModel, load_base, model_digest
-from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.progress import LossCurve, LossPoint, TokenBar
 from agentrefine.tuning.rendering import MASKED
+from agentrefine.tuning.replicas import ReplicaJob, replicas
 from agentrefine.tuning.samples import RenderingCounts, rendered_rows
-
-Model: TypeAlias = PreTrainedModel | PeftModel
+from agentrefine.tuning.sft import Model, make_trainer, weights_dtype, with_adapter
 
 CURVE_POINTS = 100
 """About how many points a loss curve has."""
@@ -89,17 +85,29 @@ def tune(
         UserError: a bad data set, base, chat template or parameter; a full disk.
     """
     datasets.disable_progress_bars()
-    with atomic_folder(out) as folder, tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as cache:
-        loaded = load_base(base, _weights_dtype(params))
+    processes = 1 if torch.cuda.is_available() else params.cpu_processes
+    with (
+        atomic_folder(out) as folder,
+        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as cache,
+        replicas(processes) as others,
+    ):
+        loaded = load_base(base, weights_dtype(params))
         rows, counts = rendered_rows(
             data_set / "train.jsonl", loaded.tokenizer, variant, params.max_length, Path(cache) / "train"
         )
         validation = _validation_rows(data_set, loaded, variant, params, Path(cache))
-        model = _with_adapter(loaded.model, base, params, seed)
+        model = with_adapter(loaded.model, base, params, seed)
         loss_before = masked_loss(model, validation) if validation else None
-        trainer, curve = _trainer(model, loaded, rows, counts, params, seed, Path(cache), callbacks)
+        curve = LossCurve()
+        bar = TokenBar(counts.tokens * params.epochs, str(base))
+        others.begin(ReplicaJob(base=str(base), rows=_file_of(rows), counts=counts, params=params, seed=seed))
+        scratch = Path(cache) / "trainer"
+        trainer = make_trainer(model, loaded.tokenizer, rows, counts, params, seed, scratch, [curve, bar, *callbacks])
         began = time.monotonic()
-        trainer.train()
+        try:
+            trainer.train()
+        except RuntimeError as error:
+            raise others.explain(error) from error
         seconds = time.monotonic() - began
         result = TuningResult(
             variant=variant,
@@ -120,6 +128,12 @@ def tune(
         loaded.tokenizer.save_pretrained(folder)
         write_json(folder / CARD, _card(result, data_set, base, params, seed))
     return result
+
+
+def _file_of(rows: Dataset) -> Path:
+    """The Arrow file that holds the rows."""
+    (file,) = rows.cache_files
+    return Path(file["filename"])
 
 
 def masked_loss(model: Model, rows: Dataset, batch_size: int = 8) -> float:
@@ -150,97 +164,6 @@ def _validation_rows(
         return None
     rows, _ = rendered_rows(file, loaded.tokenizer, variant, params.max_length, cache / "validation")
     return rows
-
-
-def _with_adapter(model: PreTrainedModel, base: str | Path, params: TuningParams, seed: int) -> Model:
-    """The model itself, or the model with a fresh LoRA adapter."""
-    model.name_or_path = str(base)
-    if params.method == "full":
-        return model
-    torch.manual_seed(seed)
-    lora = LoraConfig(
-        r=params.lora.rank,
-        lora_alpha=params.lora.alpha,
-        lora_dropout=params.lora.dropout,
-        target_modules=params.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora)
-
-
-def _trainer(
-    model: Model,
-    loaded: LoadedModel,
-    rows: Dataset,
-    counts: RenderingCounts,
-    params: TuningParams,
-    seed: int,
-    cache: Path,
-    callbacks: Sequence[TrainerCallback],
-) -> tuple[SFTTrainer, LossCurve]:
-    """TRL's trainer on our labels, with schedule, progress bar and loss curve."""
-    curve = LossCurve()
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            output_dir=str(cache / "trainer"),
-            num_train_epochs=params.epochs,
-            per_device_train_batch_size=_rows_per_batch(params, counts),
-            gradient_accumulation_steps=params.gradient_accumulation_steps,
-            activation_checkpointing=params.activation_checkpointing,
-            max_length=max(params.max_length, counts.longest) if params.packing else None,
-            packing=params.packing,
-            packing_strategy="bfd",
-            train_sampling_strategy="random" if params.packing else "group_by_length",
-            learning_rate=params.learning_rate,
-            lr_scheduler_type=params.lr_scheduler_type,
-            max_grad_norm=params.max_grad_norm,
-            bf16=_use_bf16(params),
-            use_cpu=not torch.cuda.is_available(),
-            seed=seed,
-            data_seed=seed,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            eval_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        ),
-        train_dataset=rows,
-        processing_class=loaded.tokenizer,
-        optimizers=(
-            make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate),
-            None,
-        ),
-        callbacks=[curve, TokenBar(counts.tokens * params.epochs, loaded.model.name_or_path), *callbacks],
-    )
-    trainer.remove_callback(PrinterCallback)
-    steps = math.ceil(len(trainer.get_train_dataloader()) / params.gradient_accumulation_steps) * params.epochs
-    trainer.args.warmup_steps = min(params.warmup_steps, steps // 4)
-    if params.lr_scheduler_type == "warmup_stable_decay":
-        decay_steps = min(round(params.decay_share * steps), steps - trainer.args.warmup_steps)
-        trainer.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
-    return trainer, curve
-
-
-def _rows_per_batch(params: TuningParams, counts: RenderingCounts) -> int:
-    """Rows of one forward pass: `batch_tokens` split over the accumulation steps, by packed or mean row length."""
-    row_tokens = params.max_length if params.packing else counts.tokens / counts.samples
-    return max(1, round(params.batch_tokens / params.gradient_accumulation_steps / row_tokens))
-
-
-def _use_bf16(params: TuningParams) -> bool:
-    if params.precision != "auto":
-        return params.precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _weights_dtype(params: TuningParams) -> torch.dtype:
-    """Frozen weights of a GPU are kept in bf16 to save memory; trained ones in fp32, under autocast."""
-    frozen_on_gpu = params.method == "lora" and torch.cuda.is_available()
-    return torch.bfloat16 if frozen_on_gpu and _use_bf16(params) else torch.float32
 
 
 def _save(model: Model, folder: Path) -> None:

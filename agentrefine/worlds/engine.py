@@ -168,7 +168,8 @@ class Game:
         )
 
     def _refused(self, refusal: Refusal) -> Outcome:
-        return Outcome(f"{refusal.message} {self._status()}", refusal.error, self.completed)
+        said = catalogue.texts()["refused"].format(message=refusal.message)
+        return Outcome(f"{said} {self._status()}", refusal.error, self.completed)
 
     def _apply(self, action: Action, binding: Binding) -> None:
         deleted = {effect.ground(binding) for effect in action.effects if effect.negated}

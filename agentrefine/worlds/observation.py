@@ -3,7 +3,8 @@
 Bookkeeping by the environment, stated here because it makes the game easier and must be told wherever results are
 shown: every observation, an error's too, restates where the player is, what is visible there, what is held, which
 places have not been seen yet, which conditions of the goal are still open, and where the player has last seen the
-objects of the first of these. Nothing is told that the player has not been shown before.
+objects of the first of these and the means (keys, tools, devices, ...) that goals need without naming them.
+Nothing is told that the player has not been shown before.
 """
 
 from collections.abc import Collection, Iterator
@@ -17,7 +18,7 @@ WHEREABOUTS = ("in", "stands", "part")
 """Predicates that say where an object is: their first argument is in the second."""
 
 
-MEANS = ("washer", "heater", "key", "tool", "money")
+MEANS = ("washer", "heater", "device", "key", "tool", "money")
 """Types of objects that goals need without naming them."""
 
 

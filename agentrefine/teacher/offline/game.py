@@ -117,11 +117,13 @@ class _Writer:
             if mistake is None:
                 return
             tried.add(mistake.action)
-            self._mistake(step.before.copy().step(mistake.action), mistake)
+            self._mistake(step, mistake)
             kinds = (*kinds[1:], kinds[0])
 
-    def _mistake(self, outcome: Outcome, mistake: Mistake) -> None:
-        self._play(mistaken_thought(mistake.belief, mistake.action, self._draw), mistake.action)
+    def _mistake(self, step: ExpertStep, mistake: Mistake) -> None:
+        outcome = step.before.copy().step(mistake.action)
+        belief = self._seen_from(_place(step.before), mistake.belief)
+        self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.action, self._draw), mistake.action)
         self._say(outcome.observation, thoughts().dm.error.format(belief=mistake.belief), outcome)
         self.last_refusal = cited(mistake)
 

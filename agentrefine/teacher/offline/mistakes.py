@@ -42,9 +42,9 @@ def find_mistake(situation: Situation, kinds: tuple[MistakeKind, ...], avoid: se
             offered = _about_commands(situation, of_kind)
         else:
             offered = _about_the_world(situation, of_kind)
-        for group in offered:
-            if group:
-                return draw.choice(draw.choice([part for part in group if part]))
+        groups = [group for group in offered if group]
+        if groups:
+            return draw.choice(draw.choice(groups))
     return None
 
 
@@ -63,8 +63,8 @@ def cited_from(game: Game, action: str) -> str:
     return first_person(refusal.message.split(" . ")[-1]) if isinstance(refusal, Refusal) else ""
 
 
-def _about_the_world(situation: Situation, found: list[Mistake]) -> Iterator[list[list[Mistake]]]:
-    """Groups in the order in which they suggest themselves: too early, with what is in sight, again, with the rest."""
+def _about_the_world(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
+    """Groups of what suggests itself: too early, with what is in sight, again; else with what is of concern."""
     hidden = _hidden(situation.game)
     # A player cannot name what it has not read of, and an error must not tell what is yet to be found out.
     fair = [
@@ -74,13 +74,13 @@ def _about_the_world(situation: Situation, found: list[Mistake]) -> Iterator[lis
         and not any(fact in mistake.error_message for fact in hidden)
     ]
     concerned = [m for m in fair if any(name in situation.focus for name in _names(situation, m.action))]
-    yield _groups([m for m in fair if m.action in situation.ahead])
-    yield _groups([m for m in concerned if all(n in situation.sight for n in _names(situation, m.action))])
-    yield _groups([m for m in fair if m.action in situation.behind[-3:]])
-    yield _groups(concerned)
+    too_early = [m for m in fair if m.action in situation.ahead]
+    in_sight = [m for m in concerned if all(n in situation.sight for n in _names(situation, m.action))]
+    again = [m for m in fair if m.action in situation.behind[-3:]]
+    return [too_early, in_sight, again] if too_early or in_sight or again else [concerned]
 
 
-def _about_commands(situation: Situation, found: list[Mistake]) -> Iterator[list[list[Mistake]]]:
+def _about_commands(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
     """Another verb for what the player is concerned with, a wrong name in the right action, or a part of it."""
     right = situation.right.split()
     verbs, wrong_names = [], []
@@ -91,11 +91,7 @@ def _about_commands(situation: Situation, found: list[Mistake]) -> Iterator[list
                 verbs.append(mistake)
         elif len(words) == len(right) and sum(a != b for a, b in zip(words, right, strict=True)) == 1:
             wrong_names.append(mistake)
-    yield _groups(verbs, wrong_names, list(_without_end(situation)))
-
-
-def _groups(*parts: list[Mistake]) -> list[list[Mistake]]:
-    return [part for part in parts if part]
+    return [verbs, wrong_names, list(_without_end(situation))]
 
 
 def _without_end(situation: Situation) -> Iterator[Mistake]:

@@ -74,9 +74,9 @@ def expert_thought(sub_goal: str, sought: str, facts: Sequence[str], action: str
     return draw.choice(wordings).format(sub_goal=sub_goal, sought=sought, facts=known, action=action)
 
 
-def mistaken_thought(belief: str, action: str, draw: Random) -> str:
-    """A thought that leads from a wrong belief to a wrong action."""
-    return draw.choice(thoughts().mistaken).format(belief=belief, action=action)
+def mistaken_thought(sub_goal: str, belief: str, action: str, draw: Random) -> str:
+    """A thought that leads from a wrong belief to a wrong action, on the way to a condition of the goal."""
+    return draw.choice(thoughts().mistaken).format(sub_goal=sub_goal, belief=belief, action=action)
 
 
 def after_error(cited: str, thought: str) -> str:

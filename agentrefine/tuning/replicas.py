@@ -1,0 +1,177 @@
+"""Data-parallel tuning on the cores of one machine: processes that train with this one, each on its share of the rows.
+
+A small model leaves the cores of a CPU idle when its matrices are split among threads; a process for each core does
+not. Gradients are averaged after each step (torch's DistributedDataParallel over gloo on the loopback device), so that equal
+seeds and equal numbers of processes give equal bytes.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import torch
+from datasets import Dataset
+from pydantic import BaseModel
+from torch import distributed
+
+from agentrefine.errors import UserError
+from agentrefine.params import TuningParams
+from agentrefine.tuning.models import load_base
+from agentrefine.tuning.samples import RenderingCounts
+from agentrefine.tuning.sft import make_trainer, weights_dtype, with_adapter
+
+READY = "ready"
+
+
+class ReplicaJob(BaseModel):
+    """What a replica trains on; the same as the process that started it.
+
+    Attributes:
+        base: the base model's folder or hub id.
+        rows: an Arrow file of `input_ids` and `labels`.
+        counts: of these rows.
+        params: the section `tuning` of params.yaml.
+        seed: of the order of the rows and of adapter weights.
+    """
+
+    base: str
+    rows: Path
+    counts: RenderingCounts
+    params: TuningParams
+    seed: int
+
+
+class Replicas:
+    """The other processes; none where one process trains alone."""
+
+    def __init__(self, processes: "list[subprocess.Popen[str]]", log: IO[str]) -> None:
+        self._processes = processes
+        self._log = log
+
+    def begin(self, job: ReplicaJob) -> None:
+        """Hand out the job; returns when all are ready to train with this process.
+
+        Raises:
+            UserError: a replica has ended.
+        """
+        for process in self._processes:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{job.model_dump_json()}\n")
+                process.stdin.flush()
+            if process.stdout.readline().strip() != READY:
+                raise self._ended()
+
+    def ended(self) -> bool:
+        """Whether one has ended by itself."""
+        return any(process.poll() for process in self._processes)
+
+    def _ended(self) -> UserError:
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines() or ["it said nothing"]
+        return UserError(
+            f"tuning: one of the processes that tune together has ended ({lines[-1]}); set tuning.cpu_processes to 1 "
+            "to tune in a single one, or run the stage again."
+        )
+
+    def explain(self, error: RuntimeError) -> Exception:
+        """The error to raise for one that training met: the replica's, where it was a replica that failed."""
+        return self._ended() if self.ended() else error
+
+
+@contextlib.contextmanager
+def replicas(processes: int) -> Iterator[Replicas]:
+    """Start `processes` - 1 replicas and make this process the first of all, until the context ends.
+
+    Does nothing for one process, and where the environment already names several (torchrun).
+    """
+    if processes == 1 or "WORLD_SIZE" in os.environ:
+        yield Replicas([], tempfile.TemporaryFile("w+"))
+        return
+    threads = torch.get_num_threads()
+    port = _free_port()
+    environments = [_environment(rank, processes, port) for rank in range(processes)]
+    before = dict(os.environ)
+    with tempfile.TemporaryFile("w+") as log:
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "agentrefine.tuning.replicas"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**before, **environment},
+            )
+            for environment in environments[1:]
+        ]
+        os.environ.update(environments[0])
+        torch.set_num_threads(int(environments[0]["OMP_NUM_THREADS"]))
+        try:
+            yield Replicas(started, log)
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            for process in started:
+                _end(process)
+            for name in environments[0]:
+                os.environ.pop(name)
+            os.environ.update({name: before[name] for name in environments[0] if name in before})
+            torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Be a replica: read the job from standard input, say that training can begin, train; the first saves the model."""
+    line = sys.stdin.readline()
+    if not line:
+        return
+    job = ReplicaJob.model_validate_json(line)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    loaded = load_base(job.base, weights_dtype(job.params))
+    model = with_adapter(loaded.model, job.base, job.params, job.seed)
+    rows = Dataset.from_file(str(job.rows))
+    print(READY, flush=True)
+    with tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
+        make_trainer(model, loaded.tokenizer, rows, job.counts, job.params, job.seed, Path(scratch)).train()
+    distributed.destroy_process_group()
+
+
+def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    """What torchrun would set, with this process's share of the cores."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Wait a moment for a replica that has done its work; end one that has not."""
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
