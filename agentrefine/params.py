@@ -133,6 +133,7 @@ class TrajectoryThresholds(Section):
     completed: Requirement
     copy_of: Requirement
     near_duplicate_of: Requirement
+    script_near_duplicate_of: Requirement
     held_out_overlap: Requirement
     error_turn_ratio: MostlyBand
     error_refine_turns: MostlyBand

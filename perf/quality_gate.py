@@ -51,7 +51,8 @@ def judge(folder: Path) -> None:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"gate: {seconds:.0f} s, peak memory {peak:.0f} MB, failed: {[f.column for f in result.failures]}")
-    print(f"near-duplicates: {result.data_set['near_duplicate_share']:.4f}")
+    for kind in ("near_duplicate_share", "script_near_duplicate_share"):
+        print(f"{kind}: {result.data_set[kind]:.4f}")
 
 
 if __name__ == "__main__":

@@ -259,14 +259,25 @@ def test_too_many_near_duplicates_are_refused_and_a_few_are_not(gate: Gate) -> N
     many = [replaced(reworded(t), id=f"reworded-{n}") for n, t in enumerate(few[:8])]
     refusal = gate.refused([*few, *many])
     finding = refusal.finding("trajectory", "near_duplicate_of")
-    assert refusal.critical == ["trajectory.near_duplicate_of"]
+    assert refusal.critical == ["trajectory.near_duplicate_of", "trajectory.script_near_duplicate_of"]
     assert finding.example_ids == [f"reworded-{n}" for n in range(8)]
     assert finding.example_values == [t.id for t in few[:8]]
     assert finding.share == pytest.approx(8 / 48, abs=1e-6)
 
 
+def test_different_games_in_the_same_scripts_are_refused(gate: Gate) -> None:
+    few = sound(40)
+    others = [replaced(make_trajectory(1000 + n), script=few[n].script) for n in range(8)]
+    refusal = gate.refused([*few, *others])
+    finding = refusal.finding("trajectory", "script_near_duplicate_of")
+    assert finding.example_ids == [t.id for t in others]
+    assert finding.example_values == [t.id for t in few[:8]]
+    assert "trajectory.near_duplicate_of" not in refusal.critical
+
+
 def test_different_games_of_one_kind_are_no_near_duplicates(gate: Gate) -> None:
-    assert gate.run(sound(200)).data_set["near_duplicate_share"] == 0
+    data_set = gate.run(sound(200)).data_set
+    assert data_set["near_duplicate_share"] == data_set["script_near_duplicate_share"] == 0
 
 
 def test_an_id_used_twice_is_refused(gate: Gate) -> None:

@@ -11,7 +11,7 @@ from agentrefine.conversation import reply_text, sample
 from agentrefine.files import short_hash
 from agentrefine.params import VerificationParams
 from agentrefine.quality.held_out import HeldOut, world_id
-from agentrefine.quality.near_duplicates import DuplicateIndex, Duplicates
+from agentrefine.quality.near_duplicates import DuplicateIndex, Duplicates, game_text, script_text
 from agentrefine.script_checks import verify_script
 from agentrefine.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
 from agentrefine.verification import judge
@@ -38,6 +38,7 @@ class FeatureRow:
         broken_rule: the first verification rule that it breaks.
         copy_of: id of an earlier trajectory with the same texts.
         near_duplicate_of: id of an earlier trajectory that it resembles too closely; copies included.
+        script_near_duplicate_of: id of an earlier trajectory whose script its own resembles too closely.
         held_out_overlap: what of the evaluation it repeats.
     """
 
@@ -60,6 +61,7 @@ class FeatureRow:
     broken_rule: str | None
     copy_of: str | None
     near_duplicate_of: str | None
+    script_near_duplicate_of: str | None
     held_out_overlap: str | None
 
 
@@ -74,6 +76,7 @@ class DataSetFeatures:
         kept_share: trajectories / (trajectories + dropped).
         unique_id_share: distinct ids / trajectories.
         copy_share, near_duplicate_share: trajectories that repeat an earlier one / trajectories.
+        script_near_duplicate_share: trajectories whose script repeats an earlier one / trajectories.
         held_out_overlaps: trajectories that repeat something of the evaluation.
         error_turn_ratio: mistakes / player turns, over all trajectories.
         corrected_share: error-refine turns / mistakes, over all trajectories; 0 without mistakes.
@@ -91,6 +94,7 @@ class DataSetFeatures:
     unique_id_share: float
     copy_share: float
     near_duplicate_share: float
+    script_near_duplicate_share: float
     held_out_overlaps: int
     error_turn_ratio: float
     corrected_share: float
@@ -150,21 +154,22 @@ def feature_rows(
     """Stream the features of trajectories, in their order.
 
     Args:
-        trajectories: read one at a time; nothing of one is kept but its row, a signature and hashes.
+        trajectories: read one at a time; nothing of one is kept but its row, two signatures and hashes.
         count_tokens: tokens of a text.
         verification: what the rules of verification demand; they judge every game again.
         held_out: what the data must not contain.
-        near_duplicate_similarity: Jaccard similarity from which two games are near-duplicates.
+        near_duplicate_similarity: Jaccard similarity from which two games, or two scripts, are near-duplicates.
         diversity: counts each trajectory on the way.
     """
-    seen = DuplicateIndex(near_duplicate_similarity)
+    games, scripts = DuplicateIndex(near_duplicate_similarity), DuplicateIndex(near_duplicate_similarity)
     for trajectory in trajectories:
         diversity.add(trajectory)
         yield features(
             trajectory,
             count_tokens=count_tokens,
             broken_rule=broken_rule(trajectory, verification),
-            duplicates=seen.add(trajectory),
+            duplicates=games.add(trajectory.id, game_text(trajectory)),
+            script_duplicates=scripts.add(trajectory.id, script_text(trajectory.script)),
             held_out=held_out,
         )
 
@@ -175,6 +180,7 @@ def features(
     count_tokens: Callable[[str], int],
     broken_rule: str | None,
     duplicates: Duplicates,
+    script_duplicates: Duplicates,
     held_out: HeldOut,
 ) -> FeatureRow:
     """One trajectory's features. Any trajectory that could be read is described, however ill-formed."""
@@ -205,6 +211,7 @@ def features(
         broken_rule=broken_rule,
         copy_of=duplicates.copy_of,
         near_duplicate_of=duplicates.near_duplicate_of,
+        script_near_duplicate_of=script_duplicates.near_duplicate_of,
         held_out_overlap=held_out.overlap(trajectory.script, first.observation if isinstance(first, DMTurn) else ""),
     )
 
@@ -263,6 +270,7 @@ def data_set_features(rows: Sequence[FeatureRow], dropped: int, diversity: Diver
         unique_id_share=_share(len({row.id for row in rows}), count),
         copy_share=_share(sum(row.copy_of is not None for row in rows), count),
         near_duplicate_share=_share(sum(row.near_duplicate_of is not None for row in rows), count),
+        script_near_duplicate_share=_share(sum(row.script_near_duplicate_of is not None for row in rows), count),
         held_out_overlaps=sum(row.held_out_overlap is not None for row in rows),
         error_turn_ratio=_share(errors, player_turns),
         corrected_share=_share(sum(row.error_refine_turns for row in rows), errors),
