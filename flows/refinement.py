@@ -1,10 +1,10 @@
 """Refinement: rejected games go back to the teacher with the reason: python -m flows.refinement"""
 
 from prefect import flow
-from tasks.refinement import write_trajectories
 
 from agentrefine.params import load_params
 from flows.command import run
+from tasks.refinement import write_trajectories
 
 
 @flow(name="refinement", flow_run_name="refinement")

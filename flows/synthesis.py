@@ -1,10 +1,10 @@
 """Synthesis: the teacher writes a script and plays a first game for every persona: python -m flows.synthesis"""
 
 from prefect import flow
-from tasks.synthesis import write_attempts
 
 from agentrefine.params import load_params
 from flows.command import run
+from tasks.synthesis import write_attempts
 
 
 @flow(name="synthesis", flow_run_name="synthesis")

@@ -1,10 +1,10 @@
 """Verification: rules judge every answer of the teacher: python -m flows.verification"""
 
 from prefect import flow
-from tasks.verification import write_verdicts
 
 from agentrefine.params import load_params
 from flows.command import run
+from tasks.verification import write_verdicts
 
 
 @flow(name="verification", flow_run_name="verification")
