@@ -81,9 +81,10 @@ def download_model(tracking: TrackingParams, target: Path, alias: str = CHAMPION
 def _version(client: MlflowClient, name: str, model: str, digest: str, run_id: str) -> ModelVersion:
     if not client.search_registered_models(f"name = '{quotable(name)}'"):
         client.create_registered_model(name, description="Agents by refinement tuning; `champion` moves by comparison.")
-    for version in client.search_model_versions(f"name = '{quotable(name)}'"):
-        if version.tags.get("model_digest") == digest:
-            return version
+    wanted = f"name = '{quotable(name)}' and tags.model_digest = '{quotable(digest)}'"
+    known = client.search_model_versions(wanted, order_by=["version_number ASC"], max_results=1)
+    if known:
+        return known[0]
     tags = {"model": model, "model_digest": digest}
     return client.create_model_version(name, source=f"runs:/{run_id}/{MODEL}", run_id=run_id, tags=tags)
 
