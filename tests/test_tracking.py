@@ -12,7 +12,7 @@ from results_tree import episodes, params_for, write_evaluation, write_model
 from agentrefine.errors import UserError
 from agentrefine.params import Params
 from agentrefine.report_inputs import CurvePoint, Project, flat_metrics, model_summary
-from tasks import registry, tracking
+from tasks import registry, tracking, tuning
 from tasks.registry import Registration
 
 CURVE = [CurvePoint("refinement", step, 1024 * step, 3.0 / step) for step in range(1, 6)]
@@ -161,6 +161,11 @@ def test_live_run_with_bytes_that_are_known_gives_way_to_the_earlier_run(
         pass
     assert tracking.adopt(live, "refinement", "d1", params.tracking) == first
     assert len(runs(client)) == 1
+
+
+def test_missing_figures_of_tuning_name_the_stage_that_writes_them(params: Params) -> None:
+    with pytest.raises(UserError, match=r"^reports/tuning/refinement/metrics\.json: .* tuning@refinement"):
+        tuning.log_results("refinement", "no run", params)
 
 
 def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient) -> None:
