@@ -120,12 +120,14 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
                 raise UserError(f"{path}, line {number}: {first_problem(error)}") from error
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, *, with_value: bool = True) -> str:
     """The first finding of a pydantic error as one sentence: which key, what was expected, what was found."""
     finding = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in finding["loc"]) or "the whole value"
+    told = f"{'.'.join(str(part) for part in finding['loc']) or 'the whole value'}: {finding['msg']}"
+    if not with_value:
+        return f"{told}."
     found = repr(finding["input"])
-    return f"{key}: {finding['msg']}; found {found[:80]}{'...' if len(found) > 80 else ''}."
+    return f"{told}; found {found[:80]}{'...' if len(found) > 80 else ''}."
 
 
 def sha256_file(path: Path) -> str:

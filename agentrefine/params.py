@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
@@ -14,11 +15,35 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["critical", "warning"]
 """What a broken threshold does: critical stops the pipeline, warning is printed (Great Expectations' names)."""
 
+OFFLINE = "offline"
+"""The `teacher.base_url` that starts the rule-based stand-in."""
+
 Variant = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """A tuned model, named after its loss (paper, section 3.3 and the ablations of section 4)."""
 
 BASE = "base"
 """The name of the untuned model among the models that are evaluated."""
+
+
+def _bare_address(address: str) -> str:
+    """Refuse an address that holds a key: it would be told in errors and kept in the journal and in dvc.lock."""
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # its own message would repeat the address
+        usable = False
+    if not usable:
+        raise ValueError("this is no address; write one such as http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.query:
+        raise ValueError(
+            "an address must hold no user, password or query; put the key into the environment variable that "
+            "api_key_env names, and leave scheme, host, port and path"
+        )
+    return address
+
+
+def _teacher_address(address: str) -> str:
+    return address if address == OFFLINE else _bare_address(address)
 
 
 class Section(BaseModel):
@@ -59,7 +84,7 @@ class OfflineTeacher(Section):
 class TeacherParams(Section):
     """The endpoint that writes scripts and trajectories."""
 
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_teacher_address)]
     model: str
     api_key_env: str
     concurrency: Annotated[int, Field(gt=0)]
@@ -72,7 +97,7 @@ class TeacherParams(Section):
     @property
     def is_offline(self) -> bool:
         """Whether the rule-based stand-in answers instead of a model."""
-        return self.base_url == "offline"
+        return self.base_url == OFFLINE
 
 
 class SynthesisParams(Section):
@@ -250,7 +275,7 @@ class TuningParams(Section):
 class Endpoint(Section):
     """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
 
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_bare_address)]
     model: str
     api_key_env: str
 
@@ -335,11 +360,13 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: not UTF-8; save the file as UTF-8.") from error
     try:
         values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:  # its text quotes the line, in which a key may stand
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{path}: not valid YAML ({line}{error.problem}); correct it.") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(
-            f"{path}: {first_problem(error)} Correct it; `git show HEAD:params.yaml` shows every key."
-        ) from error
+        problem = first_problem(error, with_value=False)  # a key may stand in it
+        raise UserError(f"{path}: {problem} Correct it; `git show HEAD:params.yaml` shows every key.") from error

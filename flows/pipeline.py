@@ -80,8 +80,7 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
                     logger.info("%s: up to date", stage.address)
                 else:
                     logger.info("%s: running (%d of %d)", stage.address, done + 1, len(todo))
-                    stage.run()
-                    workspace.record(stage.address)
+                    workspace.run(stage.address, stage.run)
                 bar.advance()
                 bar.publish()
 

@@ -2,13 +2,14 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.hydra import apply_overrides
+from dvc_data.hashfile.hash_info import HashInfo
 
 from agentrefine.errors import UserError
 
@@ -19,7 +20,7 @@ LOCK = Path(".dvc/tmp/pipeline.lock")
 
 
 class Workspace:
-    """Asks DVC which stages are up to date and records those that have run."""
+    """Asks DVC which stages are up to date, runs the others and records them."""
 
     def __init__(self) -> None:
         try:
@@ -32,24 +33,53 @@ class Workspace:
 
         Args:
             address: a stage as DVC names it, such as `verification` or `tuning@refinement`.
+
+        Raises:
+            UserError: dvc.yaml has no such stage, or the stage is not sound.
         """
+        with self._asked_about(address):
+            return not self._repo.status(targets=[address])
+
+    def run(self, address: str, stage: Callable[[], object]) -> None:
+        """Run a stage, then write its inputs and outputs into dvc.lock and the cache.
+
+        DVC takes the inputs' hashes when the stage has ended. One that was edited meanwhile would pass for what the
+        outputs were made from, so the inputs must be the same before and after.
+
+        Raises:
+            UserError: an input changed while the stage ran, or the outputs cannot be kept; nothing is recorded.
+        """
+        before = self._inputs(address)
+        stage()
+        after = self._inputs(address)
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        if changed:
+            raise UserError(
+                f"{address}: {' and '.join(changed)} changed while the stage ran, so its results are not recorded; "
+                f"run again, or, where the change decides nothing, keep them by `dvc commit -f {address}`."
+            )
+        with self._asked_about(address):
+            self._repo.commit(address, force=True)
+
+    def _inputs(self, address: str) -> dict[str, HashInfo | None]:
+        """The hashes of the files and parameters that a stage reads, by their names; None where there is no such."""
+        with self._asked_about(address):
+            inputs = [dependency for stage in self._repo.stage.collect(address) for dependency in stage.deps]
+            return {str(found): found.get_hash() if found.exists else None for found in inputs}
+
+    @contextmanager
+    def _asked_about(self, address: str) -> Iterator[None]:
+        """Let DVC look at the files as they are now; what it cannot do is one sentence."""
         self._repo._reset()  # DVC keeps what it has read of files that the stages have since rewritten
         try:
-            return not self._repo.status(targets=[address])
-        except DvcException as error:
-            raise UserError(f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters.") from error
-
-    def record(self, address: str) -> None:
-        """Write the stage's inputs and outputs, as they are now, into dvc.lock and the cache."""
-        self._repo._reset()
-        try:
-            self._repo.commit(address, force=True)
+            yield
         except OSError as error:
             raise UserError(
-                f"{address}: DVC cannot keep its outputs ({error.strerror or error}); free some space and run again."
+                f"{address}: DVC cannot read or keep its files ({error.strerror or error}); free some space or make "
+                "them readable, and run again."
             ) from error
         except DvcException as error:
-            raise UserError(f"dvc.yaml, stage {address}: {error}; correct the stage and run again.") from error
+            raise UserError(f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters.") from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import great_expectations as gx
 import pandas as pd
@@ -34,7 +34,7 @@ SITE = "local"
 class Scope(NamedTuple):
     """One table and what is expected of its columns."""
 
-    name: str
+    name: Literal["trajectory", "data_set"]
     table: pd.DataFrame
     thresholds: Section
 
@@ -52,7 +52,7 @@ def run_gate(
     """Judge the trajectories and write the data set if nothing critical is wrong with them.
 
     The feature table (`features.csv`), `result.json`, `summary.md` and `data_docs/` are written in any case. A data
-    set of an earlier run is removed first, so that a refused one leaves nothing to be tuned on.
+    set of an earlier run is removed first, so that a refused one leaves nothing to be tuned on; so are its verdicts.
 
     Args:
         trajectories: verified games, one `Trajectory` a line.
@@ -68,6 +68,8 @@ def run_gate(
             the disk is full.
     """
     remove_data_set(out)
+    for verdict in ("result.json", "summary.md"):
+        (reports / verdict).unlink(missing_ok=True)
     gate = params.quality_gate
     diversity = Diversity()
     rows = list(

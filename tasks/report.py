@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from agentrefine.params import BASE, Params
 from agentrefine.report import write_report as write_files
 from agentrefine.report_inputs import Project, Results
-from tasks import evaluation, tracking, tuning
+from tasks import evaluation, registry, tracking, tuning
 
 VERSION = "1"
 REPORTS = Path("reports")
@@ -47,7 +47,7 @@ def register_models(params: Params) -> None:
         if not tracking.holds(run_id, tracking.EVALUATION, params.tracking):
             evaluation.log_results(model, run_id, params)
         tracking.log_plots(run_id, params.tracking, sorted((REPORTS / "plots").glob("*.png")))
-        standing = tracking.register(
+        standing = registry.register(
             model, digest, run_id, params,
             episodes=project.evaluation(model) / "episodes.jsonl",
             base_episodes=project.evaluation(BASE) / "episodes.jsonl",

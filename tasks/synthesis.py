@@ -18,6 +18,7 @@ from tasks.teaching import open_teacher, shards, teacher_address, unless_users_m
 
 VERSION = "1"
 OUT = Path("data/synthesis")
+COUNTS = ("personas", "samples", "scripts", "trajectories", "calls", "prompt_tokens", "completion_tokens")
 
 
 def write_attempts(params: Params) -> None:
@@ -32,9 +33,6 @@ def write_attempts(params: Params) -> None:
     with teacher_address(params.teacher) as address, progress("synthesis", samples, "sample") as bar:
         write_jsonl(OUT / "attempts.jsonl", _counted(_attempts(params, address, bar), counts))
     write_json(OUT / "metrics.json", {name: counts[name] for name in COUNTS})
-
-
-COUNTS = ("personas", "samples", "scripts", "trajectories", "calls", "prompt_tokens", "completion_tokens")
 
 
 def _personas(params: Params) -> Iterator[Persona]:

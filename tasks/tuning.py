@@ -57,7 +57,10 @@ def log_results(variant: str, run_id: str, params: Params) -> None:
     Raises:
         UserError: a file is missing, or a tracking store that cannot be used.
     """
-    figures = json.loads((REPORTS / variant / "metrics.json").read_text(encoding="utf-8"))
+    file = REPORTS / variant / "metrics.json"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; run the stage tuning@{variant}, which writes it.")
+    figures = json.loads(file.read_text(encoding="utf-8"))
     tracking.log_tuning(
         run_id,
         params,

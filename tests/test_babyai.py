@@ -30,7 +30,7 @@ def test_the_agent_is_told_what_it_sees_where_and_what_it_carries():
     environment, observation = started("OpenRedDoor", 1235)
     assert environment.goal == "open the red door"
     assert "{object}" in environment.instructions
-    for thing in environment.things():
+    for thing in environment.view.things():
         assert f"a {thing.name}" in observation
     assert observation.endswith("You carry nothing .")
 
@@ -72,9 +72,9 @@ def test_every_listed_action_is_possible_and_moves_the_game():
 
 def test_macro_actions_reach_pick_up_and_drop_an_object():
     environment, _ = started("PickupDistDebug", 1235)
-    thing = next(thing for thing in environment.things() if not thing.is_door)
+    thing = next(thing for thing in environment.view.things() if not thing.is_door)
     assert environment.step(f"go to {thing.name}").valid
-    front = environment.front()
+    front = environment.view.front()
     assert front is not None
     assert front.object is thing.object
     again = environment.step(f"go to {front.name}")
@@ -86,12 +86,12 @@ def test_macro_actions_reach_pick_up_and_drop_an_object():
     if not held.done:
         assert f"You carry a {kind} ." in held.observation
         assert environment.step("drop").valid
-        assert environment.front().object is thing.object
+        assert environment.view.front().object is thing.object
 
 
 def test_a_locked_door_wants_the_key_of_its_color():
     environment, _ = started("UnlockLocalDist")
-    door = next(thing for thing in environment.things() if thing.is_door)
+    door = next(thing for thing in environment.view.things() if thing.is_door)
     refused = environment.step(f"toggle and go through {door.name}")
     assert not refused.valid
     assert f"you do not carry a {door.object.color} key" in refused.observation

@@ -1,13 +1,13 @@
 """Bad input gets one clear sentence, a non-zero exit status, and leaves nothing half-written."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from project import ProjectCopy
+from small_disk import small_disk_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -123,13 +123,8 @@ def test_poisoned_games_are_refused_by_the_gate_and_nothing_is_tuned(project: Pr
 @pytest.fixture
 def small_disk(project: ProjectCopy) -> Iterator[ProjectCopy]:
     """The project with its `data/synthesis` on a disk of 64 KiB."""
-    target = project.folder / "data/synthesis"
-    target.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(target)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs the rights to do so")
-    yield project
-    subprocess.run(["umount", str(target)], check=True)
+    with small_disk_at(project.folder / "data/synthesis", "64k"):
+        yield project
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_behind(small_disk: ProjectCopy) -> None:

@@ -1,13 +1,12 @@
 """Writing files: whole or not at all, and a full disk is said in one sentence."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_disk import small_disk_at
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder
@@ -16,13 +15,8 @@ from agentrefine.files import atomic_folder
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 KiB."""
-    target = tmp_path / "disk"
-    target.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(target)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs the rights to do so")
-    yield target
-    subprocess.run(["umount", str(target)], check=True)
+    with small_disk_at(tmp_path / "disk", "256k"):
+        yield tmp_path / "disk"
 
 
 def test_weights_that_do_not_fit_on_the_disk_leave_nothing_behind(small_disk: Path) -> None:

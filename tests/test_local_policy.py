@@ -4,7 +4,8 @@ import random
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from tiny_model import tiny_model
+from transformers import MistralConfig
 
 from agentrefine.agent.local import LocalPolicy
 from agentrefine.agent.play import play
@@ -30,20 +31,7 @@ def model(tokenizer):
 
 
 def llama(tokenizer, positions=512):
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=positions,
-        initializer_range=0.4,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    return tiny_model(tokenizer, 3, max_position_embeddings=positions)
 
 
 def dialogues(count, seed=0):
@@ -186,19 +174,7 @@ def test_an_opening_that_does_not_fit_ends_the_episode_and_no_other(tokenizer):
 
 
 def test_a_model_with_windowed_attention_is_kept_within_its_window(tokenizer):
-    torch.manual_seed(4)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=120,
-        max_position_embeddings=512,
-        initializer_range=0.4,
-    )
-    model = MistralForCausalLM(config).eval()
+    model = tiny_model(tokenizer, 4, kind=MistralConfig, sliding_window=120, max_position_embeddings=512)
     policy = LocalPolicy(model, tokenizer, name="mistral", max_new_tokens=6)
     histories = dialogues(3)
     play_rounds(policy, model, tokenizer, histories, rounds=2, max_new_tokens=6)

@@ -362,7 +362,7 @@ def test_a_refused_data_set_leaves_reports_and_removes_the_old_one(gate: Gate) -
 
 
 @pytest.mark.parametrize("line", [b"{}", b"\xff\xfe", b'{"id": "\\ud800"}', b""])
-def test_a_broken_line_is_named_and_leaves_no_old_data_set(gate: Gate, line: bytes) -> None:
+def test_a_broken_line_is_named_and_leaves_no_old_data_set_and_no_old_verdict(gate: Gate, line: bytes) -> None:
     gate.run(sound())
     file = gate.folder / "trajectories.jsonl"
     file.write_bytes(file.read_bytes() + line + b"\n")
@@ -377,6 +377,7 @@ def test_a_broken_line_is_named_and_leaves_no_old_data_set(gate: Gate, line: byt
             held_out=HELD_OUT,
         )
     assert not any(gate.out.iterdir())
+    assert {p.name for p in gate.reports.iterdir()} == {"features.csv", "data_docs"}
 
 
 def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from results_tree import episodes, params_for, write_evaluation, write_model
 from agentrefine.errors import UserError
 from agentrefine.params import Params
 from agentrefine.report_inputs import CurvePoint, Project, flat_metrics, model_summary
-from tasks import tracking
-from tasks.tracking import Registration
+from tasks import registry, tracking, tuning
+from tasks.registry import Registration
 
 CURVE = [CurvePoint("refinement", step, 1024 * step, 3.0 / step) for step in range(1, 6)]
 LOCK = """\
@@ -86,7 +86,7 @@ def registered(params: Params, root: Path, digest: str, solved: int) -> Registra
     run_id = tuned(params, root, digest, weights=digest.encode())
     base = evaluated(params, root, "base", "base0", 1)
     played = evaluated(params, root, "refinement", digest, solved)
-    return tracking.register("refinement", digest, run_id, params, episodes=played, base_episodes=base)
+    return registry.register("refinement", digest, run_id, params, episodes=played, base_episodes=base)
 
 
 def runs(client: MlflowClient) -> list[str]:
@@ -163,6 +163,11 @@ def test_live_run_with_bytes_that_are_known_gives_way_to_the_earlier_run(
     assert len(runs(client)) == 1
 
 
+def test_missing_figures_of_tuning_name_the_stage_that_writes_them(params: Params) -> None:
+    with pytest.raises(UserError, match=r"^reports/tuning/refinement/metrics\.json: .* tuning@refinement"):
+        tuning.log_results("refinement", "no run", params)
+
+
 def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient) -> None:
     with pytest.raises(ZeroDivisionError), tracking.live_run("refinement", params.tracking) as live:
         _ = 1 / 0
@@ -212,7 +217,7 @@ def test_champion_with_other_episodes_is_kept(params: Params, tmp_path: Path) ->
     other = params.model_copy(update={"report": params.report.model_copy(update={"champion_benchmark": "babyai"})})
     run_id = tuned(params, tmp_path, "d2", weights=b"d2")
     played = write_evaluation(tmp_path / "d2", "refinement", episodes("refinement", 20, benchmark="babyai"))
-    registration = tracking.register(
+    registration = registry.register(
         "refinement", "d2", run_id, other, episodes=played / "episodes.jsonl", base_episodes=played / "episodes.jsonl"
     )
     assert (registration.alias, registration.comparison) == ("challenger", None)
@@ -220,7 +225,7 @@ def test_champion_with_other_episodes_is_kept(params: Params, tmp_path: Path) ->
 
 def test_champion_comes_back_byte_for_byte(params: Params, tmp_path: Path) -> None:
     registered(params, tmp_path, "d1", solved=12)
-    folder = tracking.download_model(params.tracking, tmp_path / "fetched")
+    folder = registry.download_model(params.tracking, tmp_path / "fetched")
     source = tmp_path / "models" / "d1"
     names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     assert len(names) == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_model import tiny_model
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -73,20 +74,15 @@ def data_set(tmp_path_factory) -> Path:
 def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer = build_tokenizer(NOUNS, [m.content for i in range(20) for m in conversation(i)])
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+    model = tiny_model(
+        tokenizer,
+        0,
         num_attention_heads=2,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         initializer_range=0.2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -25,7 +25,8 @@ stages:
   tuning:
     matrix:
       variant: ${tuning.variants}
-    cmd: cp params.yaml ${item.variant}.txt
+    cmd: cp data.txt ${item.variant}.txt
+    deps: [data.txt]
     params: [tuning]
     outs: ["${item.variant}.txt"]
 """
@@ -36,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with DVC and one stage."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "data.txt").write_text("games")
     (tmp_path / "dvc.yaml").write_text(DVC)
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
@@ -45,13 +47,54 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_stage_is_up_to_date_once_it_is_recorded_and_until_its_parameters_change(folder: Path) -> None:
     work = Workspace()
     assert not work.up_to_date("tuning@refinement")
-    (folder / "refinement.txt").write_text("a model")
-    work.record("tuning@refinement")
+    work.run("tuning@refinement", lambda: (folder / "refinement.txt").write_text("a model"))
     assert work.up_to_date("tuning@refinement")
     status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True).stdout
     assert "up to date" in status
     (folder / "params.yaml").write_text(PARAMS.replace("1.0e-3", "2.0e-3"))
     assert not work.up_to_date("tuning@refinement")
+
+
+@pytest.mark.parametrize(
+    ("name", "edited"), [("data.txt", "other games"), ("params.yaml", PARAMS.replace("1.0e-3", "2.0e-3"))]
+)
+def test_a_stage_whose_input_changes_while_it_runs_is_not_recorded(folder: Path, name: str, edited: str) -> None:
+    def run() -> None:
+        (folder / "refinement.txt").write_text("a model of what was there before")
+        (folder / name).write_text(edited)
+
+    work = Workspace()
+    with pytest.raises(UserError, match=f"^tuning@refinement: {name} changed while the stage ran") as refused:
+        work.run("tuning@refinement", run)
+    assert "\n" not in str(refused.value)
+    assert not (folder / "dvc.lock").exists()
+    assert not work.up_to_date("tuning@refinement")
+
+
+def test_what_a_stage_does_not_read_may_change_while_it_runs(folder: Path) -> None:
+    def run() -> None:
+        (folder / "refinement.txt").write_text("a model")
+        (folder / "params.yaml").write_text(PARAMS.replace("tiny", "other"))
+
+    work = Workspace()
+    work.run("tuning@refinement", run)
+    assert work.up_to_date("tuning@refinement")
+
+
+def test_a_stage_that_fails_is_not_recorded(folder: Path) -> None:
+    def run() -> None:
+        (folder / "refinement.txt").write_text("half a model")
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        Workspace().run("tuning@refinement", run)
+    assert not (folder / "dvc.lock").exists()
+
+
+def test_a_stage_that_dvc_yaml_does_not_have_is_named(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^dvc\.yaml, stage dancing: ") as refused:
+        Workspace().up_to_date("dancing")
+    assert "\n" not in str(refused.value)
 
 
 def test_overrides_hold_for_one_run_and_leave_the_file_as_it_was(folder: Path) -> None:

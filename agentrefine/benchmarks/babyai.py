@@ -11,32 +11,32 @@ download of their own, progress and success are the simulator's, and the mission
 import contextlib
 import io
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
-from importlib import resources
-from string import Template
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-
+from agentrefine.benchmarks.babyai_view import (
+    DATA,
+    DONE,
+    DROP,
+    FORWARD,
+    LEFT,
+    PICK_UP,
+    RIGHT,
+    TOGGLE,
+    Thing,
+    View,
+    name_of,
+    told,
+)
 from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError, StepResult
 from agentrefine.conversation import instructions
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
 
-_DATA: dict[str, Any] = yaml.safe_load(
-    resources.files("agentrefine.benchmarks").joinpath("babyai.yaml").read_text(encoding="utf-8")
-)
-LEVELS: dict[str, str] = _DATA["levels"]
-SEEDS: list[int] = _DATA["seeds"]
-TEXTS: dict[str, str] = _DATA["texts"]
-
-LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE, DONE = range(7)
-"""The simulator's actions, by its own numbers."""
-
+LEVELS: dict[str, str] = DATA["levels"]
+SEEDS: list[int] = DATA["seeds"]
 PRIMITIVES = {LEFT: "turn left", RIGHT: "turn right", FORWARD: "move forward", DROP: "drop", TOGGLE: "toggle"}
-DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 NO_STEP_LIMIT = 1_000_000
 """The simulator's own limit counts single cells; the player's limit counts the agent's turns and decides."""
 
@@ -44,38 +44,26 @@ GOLD_STEPS = 500
 GOLD_SEARCHES = 300
 """Path searches that the bot may make for one action; it needs at most 50, and hangs for good on some levels."""
 
-Position = tuple[int, int]
-
-
-class Thing(NamedTuple):
-    """An object in the field of view, by the name that the agent uses, such as `red ball 1`."""
-
-    name: str
-    object: Any
-    position: Position
-    forward: int
-    right: int
-
-    @property
-    def is_door(self) -> bool:
-        """Whether it is a door, open or not."""
-        return bool(self.object.type == "door")
-
 
 class Refusal(Exception):
     """Why an action is not possible now, in words for the agent."""
 
 
 class BabyAIEnvironment:
-    """One level with one seed. Valid: the action was possible and changed something, or was a look at the actions."""
+    """One level with one seed. Valid: the action was possible and changed something, or was a look at the actions.
+
+    Attributes:
+        view: what the agent sees now.
+    """
 
     def __init__(self, level: str, seed: int) -> None:
-        self.instructions = instructions(_DATA["actions"])
+        self.instructions = instructions(DATA["actions"])
         self.goal = ""
         self._seed = seed
         self._progress = 0.0
         self._over = False
         self._simulation = _gymnasium().make(LEVELS[level], disable_env_checker=True).unwrapped
+        self.view = View(self._simulation)
 
     def reset(self) -> str:
         """Start the episode and return the first observation."""
@@ -85,15 +73,15 @@ class BabyAIEnvironment:
         self._simulation.max_steps = NO_STEP_LIMIT
         self._progress, self._over = 0.0, False
         self.goal = str(self._simulation.mission)
-        return self._describe()
+        return self.view.describe()
 
     def step(self, action: str) -> StepResult:
         """Take one action of the agent, which may be many of the simulator's."""
         if self._over:
-            return self._result(TEXTS["over"], success=False, valid=False)
+            return self._result(told("over"), success=False, valid=False)
         words = " ".join(action.lower().split())
         if words == "check available actions":
-            return self._result(_text("available", actions=" , ".join(self.available())), success=False, valid=True)
+            return self._result(told("available", actions=" , ".join(self.available())), success=False, valid=True)
         try:
             plan = self._plan(words)
         except Refusal as refusal:
@@ -108,30 +96,8 @@ class BabyAIEnvironment:
         """The actions that are possible now."""
         candidates = [PRIMITIVES[a] for a in (LEFT, RIGHT, FORWARD, DROP, TOGGLE)]
         verbs = ("go to", "pick up", "go through", "toggle and go through")
-        candidates += [f"{verb} {thing.name}" for verb in verbs for thing in self.things()]
+        candidates += [f"{verb} {thing.name}" for verb in verbs for thing in self.view.things()]
         return [words for words in candidates if self._is_possible(words)]
-
-    def things(self) -> list[Thing]:
-        """What the agent sees, nearest first, walls left out; equal names are numbered in that order."""
-        simulation = self._simulation
-        seen = []
-        for position in self._visible():
-            cell = simulation.grid.get(*position)
-            if cell is not None and cell.type != "wall" and position != _position(simulation.agent_pos):
-                forward, right = self._relative(position)
-                seen.append((forward + abs(right), forward, right, position, cell))
-        seen.sort(key=lambda item: item[:4])
-        counts: dict[str, int] = {}
-        things = []
-        for _, forward, right, position, cell in seen:
-            kind = _kind(cell)
-            counts[kind] = counts.get(kind, 0) + 1
-            things.append(Thing(f"{kind} {counts[kind]}", cell, position, forward, right))
-        return things
-
-    def front(self) -> Thing | None:
-        """What stands on the cell before the agent."""
-        return next((thing for thing in self.things() if (thing.forward, thing.right) == (1, 0)), None)
 
     def _result(self, observation: str, *, success: bool, valid: bool) -> StepResult:
         return StepResult(observation, self._progress, success=success, done=self._over, valid=valid)
@@ -139,9 +105,9 @@ class BabyAIEnvironment:
     def _carry_out(self, plan: list[int]) -> StepResult:
         reward, changed = 0.0, False
         for action in plan:
-            before = self._state()
+            before = self.view.state()
             _, reward, self._over, _, _ = self._simulation.step(action)
-            blocked = self._state() == before
+            blocked = self.view.state() == before
             changed = changed or not blocked
             if self._over or blocked:
                 break
@@ -149,9 +115,9 @@ class BabyAIEnvironment:
         earlier = self._progress
         self._progress = max(earlier, 1.0 if success else _progress(self._simulation.instrs))
         changed = changed or self._progress > earlier
-        ending = [TEXTS["completed" if success else "failed"]] if self._over else []
-        beginning = [] if changed else [TEXTS["nothing_changes"]]
-        observation = " ".join([*beginning, self._describe(), *ending])
+        ending = [told("completed" if success else "failed")] if self._over else []
+        beginning = [] if changed else [told("nothing_changes")]
+        observation = " ".join([*beginning, self.view.describe(), *ending])
         return self._result(observation, success=success, valid=changed)
 
     def _plan(self, words: str) -> list[int]:
@@ -174,140 +140,70 @@ class BabyAIEnvironment:
         for verb, macro in macros.items():
             if words.startswith(verb):
                 name = words.removeprefix(verb)
-                thing = next((thing for thing in self.things() if thing.name == name), None)
+                thing = next((thing for thing in self.view.things() if thing.name == name), None)
                 if thing is None:
-                    raise Refusal(TEXTS["not_seen"])
+                    raise Refusal(told("not_seen"))
                 return macro(thing)
-        raise Refusal(TEXTS["unknown"])
+        raise Refusal(told("unknown"))
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
         if action == FORWARD and cell is not None and not cell.can_overlap():
-            raise Refusal(TEXTS["blocked"])
+            raise Refusal(told("blocked"))
         if action == DROP and self._simulation.carrying is None:
-            raise Refusal(TEXTS["nothing_to_drop"])
+            raise Refusal(told("nothing_to_drop"))
         if action == DROP and cell is not None:
-            raise Refusal(TEXTS["no_room"])
+            raise Refusal(told("no_room"))
         if action == TOGGLE:
-            front = self.front()
+            front = self.view.front()
             if front is None or front.object.type not in ("door", "box"):
-                raise Refusal(TEXTS["no_door"])
+                raise Refusal(told("no_door"))
             self._check_key(front)
 
     def _check_key(self, thing: Thing) -> None:
         carried = self._simulation.carrying
         locked = thing.is_door and thing.object.is_locked
         if locked and (carried is None or carried.type != "key" or carried.color != thing.object.color):
-            raise Refusal(_text("needs_key", name=thing.name, color=thing.object.color))
+            raise Refusal(told("needs_key", name=thing.name, color=thing.object.color))
 
     def _go_to(self, thing: Thing) -> list[int]:
         # Who faces it already does nothing, but lets the simulator see that the goal is reached.
-        return self._path(thing) or [DONE]
+        return self._way(thing) or [DONE]
 
     def _pick_up(self, thing: Thing) -> list[int]:
         carried = self._simulation.carrying
         if thing.is_door:
-            raise Refusal(TEXTS["not_portable"])
+            raise Refusal(told("not_portable"))
         if carried is not None:
-            raise Refusal(_text("hands_full", name=thing.name, carried=_kind(carried)))
-        return [*self._path(thing), PICK_UP]
+            raise Refusal(told("hands_full", name=thing.name, carried=name_of(carried)))
+        return [*self._way(thing), PICK_UP]
 
     def _go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(_text("not_a_door", name=thing.name))
+            raise Refusal(told("not_a_door", name=thing.name))
         if not thing.object.is_open:
-            raise Refusal(_text("closed", name=thing.name))
-        return [*self._path(thing), FORWARD]
+            raise Refusal(told("closed", name=thing.name))
+        return [*self._way(thing), FORWARD]
 
     def _toggle_and_go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(_text("not_a_door", name=thing.name))
+            raise Refusal(told("not_a_door", name=thing.name))
         if thing.object.is_open:
-            raise Refusal(_text("already_open", name=thing.name))
+            raise Refusal(told("already_open", name=thing.name))
         self._check_key(thing)
-        return [*self._path(thing), TOGGLE, FORWARD]
+        return [*self._way(thing), TOGGLE, FORWARD]
 
-    def _path(self, thing: Thing) -> list[int]:
-        """Fewest turns and steps to stand before `thing` and face it, over visible free cells."""
-        simulation = self._simulation
-        grid = simulation.grid
-        free = {p for p in self._visible() if (cell := grid.get(*p)) is None or cell.can_overlap()} - {thing.position}
-        start = (_position(simulation.agent_pos), int(simulation.agent_dir))
-        came: dict[tuple[Position, int], list[int]] = {start: []}
-        queue = deque([start])
-        while queue:
-            (x, y), direction = place = queue.popleft()
-            ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
-            if ahead == thing.position:
-                return came[place]
-            following = [(LEFT, ((x, y), (direction - 1) % 4)), (RIGHT, ((x, y), (direction + 1) % 4))]
-            if ahead in free:
-                following.insert(0, (FORWARD, (ahead, direction)))
-            for action, target in following:
-                if target not in came:
-                    came[target] = [*came[place], action]
-                    queue.append(target)
-        raise Refusal(_text("no_path", name=thing.name))
+    def _way(self, thing: Thing) -> list[int]:
+        path = self.view.path(thing)
+        if path is None:
+            raise Refusal(told("no_path", name=thing.name))
+        return path
 
     def _is_possible(self, words: str) -> bool:
         try:
             return self._plan(words) != [DONE]
         except Refusal:
             return False
-
-    def _visible(self) -> list[Position]:
-        """The cells that the agent sees, its own included."""
-        simulation = self._simulation
-        _, mask = simulation.gen_obs_grid()
-        size = simulation.agent_view_size
-        ahead, right = simulation.dir_vec, simulation.right_vec
-        cells = [
-            _position(simulation.agent_pos + ahead * (size - 1 - j) + right * (i - size // 2))
-            for i in range(size)
-            for j in range(size)
-            if mask[i, j]
-        ]
-        grid = simulation.grid
-        return [(x, y) for x, y in cells if 0 <= x < grid.width and 0 <= y < grid.height]
-
-    def _relative(self, position: Position) -> tuple[int, int]:
-        """How far before the agent and how far to its right."""
-        offset = [position[axis] - int(self._simulation.agent_pos[axis]) for axis in (0, 1)]
-        ahead, right = self._simulation.dir_vec, self._simulation.right_vec
-        return (
-            int(offset[0] * ahead[0] + offset[1] * ahead[1]),
-            int(offset[0] * right[0] + offset[1] * right[1]),
-        )
-
-    def _state(self) -> tuple[object, ...]:
-        """What an action can change."""
-        simulation = self._simulation
-        cell = simulation.grid.get(*simulation.front_pos)
-        held = None if simulation.carrying is None else _kind(simulation.carrying)
-        return (
-            _position(simulation.agent_pos),
-            int(simulation.agent_dir),
-            held,
-            None if cell is None else _kind(cell),
-        )
-
-    def _describe(self) -> str:
-        things = self.things()
-        parts = [TEXTS["nothing"]]
-        if things:
-            listed = " , ".join(_text("object", name=thing.name, where=_where(thing)) for thing in things)
-            parts = [TEXTS["seen"], listed, "."]
-        visible = set(self._visible())
-        x, y = _position(self._simulation.agent_pos)
-        dx, dy = DIRECTIONS[int(self._simulation.agent_dir)]
-        for forward in range(1, self._simulation.agent_view_size):
-            position = (x + dx * forward, y + dy * forward)
-            if position in visible and getattr(self._simulation.grid.get(*position), "type", None) == "wall":
-                parts.append(_text("wall", forward=forward))
-                break
-        carried = self._simulation.carrying
-        parts.append(TEXTS["empty_handed"] if carried is None else _text("carrying", name=_kind(carried)))
-        return " ".join(parts)
 
 
 class BabyAI:
@@ -370,7 +266,7 @@ def _bot_actions(environment: BabyAIEnvironment) -> list[str] | None:
         # The bot asserts that its plan is possible, and gives up on some levels in this way.
         except (SimulatorError, AssertionError):
             return None
-        front = environment.front()
+        front = environment.view.front()
         if taken == PICK_UP and front is not None:
             actions.append(f"pick up {front.name}")
         elif taken == DONE and front is not None:
@@ -417,26 +313,3 @@ def _gymnasium() -> ModuleType:
         raise UserError("the benchmark babyai needs the package minigrid: pip install 'minigrid>=3.0'.") from error
     module: ModuleType = gymnasium
     return module
-
-
-def _text(text: str, /, **values: object) -> str:
-    return Template(TEXTS[text]).substitute(values)
-
-
-def _position(vector: Any) -> Position:
-    return int(vector[0]), int(vector[1])
-
-
-def _kind(cell: Any) -> str:
-    """What the agent calls an object: its color, a door's state, its type."""
-    if cell.type != "door":
-        return f"{cell.color} {cell.type}"
-    state = "open" if cell.is_open else "locked" if cell.is_locked else "closed"
-    return f"{cell.color} {state} door"
-
-
-def _where(thing: Thing) -> str:
-    parts = [_text("ahead", forward=thing.forward)] if thing.forward else []
-    if thing.right:
-        parts.append(_text("beside", side=abs(thing.right), direction="right" if thing.right > 0 else "left"))
-    return " and ".join(parts)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from agentrefine.benchmarks.base import Benchmark
@@ -73,10 +74,9 @@ def goal_texts(benchmark: Benchmark, limit: int, seed: int) -> Iterator[str]:
         UserError: a package or data folder of the benchmark is missing.
     """
     for spec in benchmark.episodes(limit, seed):
-        environment = benchmark.make(spec)
-        environment.reset()
-        yield environment.goal
-        environment.close()
+        with closing(benchmark.make(spec)) as environment:
+            environment.reset()
+            yield environment.goal
 
 
 def world_id(script: Script) -> str:

@@ -1,0 +1,83 @@
+"""Loading params.yaml: addresses hold no keys, and no error repeats one."""
+
+from pathlib import Path
+
+import pytest
+
+from agentrefine.errors import UserError
+from agentrefine.params import Params, load_params
+
+PARAMS = (Path(__file__).parent.parent / "params.yaml").read_text()
+TEACHER = ("base_url: offline ", "base_url: {address} ")
+ENDPOINT = ("endpoints: {{}}", 'endpoints: {{rival: {{base_url: "{address}", model: m, api_key_env: KEY}}}}')
+
+
+def load(folder: Path, old: str, new: str) -> Params:
+    assert old in PARAMS
+    file = folder / "params.yaml"
+    file.write_text(PARAMS.replace(old, new, 1))
+    return load_params(file)
+
+
+def refusal(folder: Path, old: str, new: str) -> str:
+    with pytest.raises(UserError) as refused:
+        load(folder, old, new)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["https://api.openai.com/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1"])
+def test_plain_addresses_are_taken(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, TEACHER[0], TEACHER[1].format(address=address)).teacher.base_url == address
+    old, new = (text.format(address=address) for text in ENDPOINT)
+    assert load(tmp_path, old, new).evaluation.endpoints["rival"].base_url == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:SECRET@host/v1",
+        "https://SECRET@host:8000/v1",
+        "https://host/v1?key=SECRET",
+        "user:SECRET@host/v1",
+        "http://user:SECRET@[host/v1",
+        "http://user:SECRET@h\u2100st/v1",
+        "http://user:SECRET@/v1",
+        "ftp://user:SECRET@host/v1",
+    ],
+)
+@pytest.mark.parametrize(
+    ("change", "key"), [(TEACHER, "teacher.base_url"), (ENDPOINT, "evaluation.endpoints.rival.base_url")]
+)
+def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
+    tmp_path: Path, change: tuple[str, str], key: str, address: str
+) -> None:
+    said = refusal(tmp_path, *(text.format(address=address) for text in change))
+    assert f"{key}: " in said
+    assert "SECRET" not in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("endpoints: {}", "endpoints: {a: {base_url: 'http://user:SECRET@host/v1', model: m}}"),
+        ("endpoints: {}", "endpoints: {a: 'http://user:SECRET@host/v1'}"),
+        ("endpoints: {}", "endpoints: {a: {base_url: ['http://user:SECRET@host/v1'], model: m, api_key_env: K}}"),
+        ("  model: offline-teacher", "  model: offline-teacher\n  api_key: SECRET"),
+        ("base_url: offline ", "base_url: 'http://user:SECRET@host/v1 "),
+        ("base_url: offline ", "base_url: http://user:SECRET@host/v1: "),
+        ("models: [base, refinement]", "models: [refinement]"),
+    ],
+    ids=["missing key", "no mapping", "wrong type", "unknown key", "open quote", "two colons", "between sections"],
+)
+def test_no_other_error_repeats_a_key(tmp_path: Path, old: str, new: str) -> None:
+    said = refusal(tmp_path, old, new)
+    assert "SECRET" not in said
+    assert "\n" not in said
+    assert len(said) < 500
+
+
+def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
+    assert "verification.max_turns: Input should be" in refusal(tmp_path, "max_turns: 60", "max_turns: many")
+    line = PARAMS[: PARAMS.index("epochs:")].count("\n") + 1
+    assert f"not valid YAML (line {line}: " in refusal(tmp_path, "epochs: 2", "epochs: 2: 3")
