@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from agentrefine.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.errors import UserError
-from agentrefine.files import write_jsonl
+from agentrefine.files import sha256_file, write_jsonl
 from agentrefine.params import TuningParams, load_params
 from agentrefine.tuning.base_model import make_reference, make_tiny_base, tiny_tokenizer
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
@@ -33,6 +35,7 @@ QUICK = PARAMS.tuning.model_copy(
         "learning_rate": 4e-3,
         "epochs": 1,
         "packing": False,
+        "cpu_processes": 1,
     }
 )
 NOUNS = ["lamp", "key", "box", "cup", "book"]
@@ -115,6 +118,38 @@ def test_the_first_loss_is_the_masked_cross_entropy_by_hand(base, data_set, tmp_
     assert result.steps == 1
     assert result.curve[0].loss == pytest.approx(by_hand(base, range(12)), abs=1e-4)
     assert result.validation_loss_before == pytest.approx(by_hand(base, range(60, 63)), abs=1e-4)
+
+
+def test_two_processes_share_a_step_and_have_the_same_loss_and_tokens(base, tmp_path):
+    write_jsonl(tmp_path / "data" / "train.jsonl", (as_sample(i) for i in range(12)))
+    write_jsonl(tmp_path / "data" / "validation.jsonl", (as_sample(i) for i in range(60, 63)))
+    tokenizer = load_tokenizer(base)
+    tokens = sum(len(render(tokenizer, conversation(i), "refinement").ids) for i in range(12))
+    result = tuned(base, tmp_path / "data", tmp_path / "out", batch_tokens=tokens, max_length=2048, cpu_processes=2)
+    assert result.steps == 1
+    assert result.curve[0].tokens == tokens
+    assert result.curve[0].loss == pytest.approx(by_hand(base, range(12)), abs=1e-4)
+
+
+def test_two_processes_learn_as_one_does_and_leave_the_environment_as_it_was(base, data_set, tmp_path):
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    alone = tuned(base, data_set, tmp_path / "alone", epochs=4, batch_tokens=512)
+    together = tuned(base, data_set, tmp_path / "together", epochs=4, batch_tokens=512, cpu_processes=2)
+    assert together.steps == alone.steps
+    assert together.validation_loss == pytest.approx(alone.validation_loss, rel=0.1)
+    again = tuned(base, data_set, tmp_path / "again", epochs=4, batch_tokens=512, cpu_processes=2)
+    assert sha256_file(tmp_path / "again" / "model.safetensors") == sha256_file(
+        tmp_path / "together" / "model.safetensors"
+    )
+    assert again.validation_loss == together.validation_loss
+    assert (dict(os.environ), torch.get_num_threads()) == (environment, threads)
+
+
+def test_a_process_that_dies_ends_tuning_with_its_reason(base, data_set, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    with pytest.raises(UserError, match="one of the processes that tune together has ended"):
+        tuned(base, data_set, tmp_path / "out", cpu_processes=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_accumulated_steps_weigh_tokens_not_batches(base, tmp_path):

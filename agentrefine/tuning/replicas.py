@@ -1,7 +1,7 @@
 """Data-parallel tuning on the cores of one machine: processes that train with this one, each on its share of the rows.
 
 A small model leaves the cores of a CPU idle when its matrices are split among threads; a process for each core does
-not. Gradients are averaged after each step (torch's DistributedDataParallel over gloo on the loopback device), so that equal
+not. Gradients are averaged after each step (torch's DistributedDataParallel over gloo on the loopback device): equal
 seeds and equal numbers of processes give equal bytes.
 """
 
@@ -92,27 +92,16 @@ def replicas(processes: int) -> Iterator[Replicas]:
 
     Does nothing for one process, and where the environment already names several (torchrun).
     """
-    if processes == 1 or "WORLD_SIZE" in os.environ:
-        yield Replicas([], tempfile.TemporaryFile("w+"))
-        return
-    threads = torch.get_num_threads()
-    port = _free_port()
-    environments = [_environment(rank, processes, port) for rank in range(processes)]
-    before = dict(os.environ)
+    others = 0 if "WORLD_SIZE" in os.environ else processes - 1
     with tempfile.TemporaryFile("w+") as log:
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "agentrefine.tuning.replicas"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**before, **environment},
-            )
-            for environment in environments[1:]
-        ]
-        os.environ.update(environments[0])
-        torch.set_num_threads(int(environments[0]["OMP_NUM_THREADS"]))
+        if not others:
+            yield Replicas([], log)
+            return
+        threads, before, port = torch.get_num_threads(), dict(os.environ), _free_port()
+        started = [_start(_environment(rank, processes, port), log) for rank in range(1, processes)]
+        own = _environment(0, processes, port)
+        os.environ.update(own)
+        torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
         try:
             yield Replicas(started, log)
         finally:
@@ -120,9 +109,9 @@ def replicas(processes: int) -> Iterator[Replicas]:
                 distributed.destroy_process_group()
             for process in started:
                 _end(process)
-            for name in environments[0]:
+            for name in own:
                 os.environ.pop(name)
-            os.environ.update({name: before[name] for name in environments[0] if name in before})
+            os.environ.update({name: before[name] for name in own if name in before})
             torch.set_num_threads(threads)
 
 
@@ -140,6 +129,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
         make_trainer(model, loaded.tokenizer, rows, job.counts, job.params, job.seed, Path(scratch)).train()
     distributed.destroy_process_group()
+
+
+def _start(environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "agentrefine.tuning.replicas"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
