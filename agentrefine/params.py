@@ -86,7 +86,7 @@ class TeacherParams(Section):
 
     base_url: Annotated[str, AfterValidator(_teacher_address)]
     model: str
-    api_key_env: str
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     concurrency: Annotated[int, Field(gt=0)]
     timeout_seconds: Annotated[float, Field(gt=0)]
     max_retries: Annotated[int, Field(ge=0)]
@@ -277,7 +277,7 @@ class Endpoint(Section):
 
     base_url: Annotated[str, AfterValidator(_bare_address)]
     model: str
-    api_key_env: str
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class EvaluationParams(Section):

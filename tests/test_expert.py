@@ -122,7 +122,7 @@ def test_listed_mistakes_raise_the_error_that_they_are_listed_for(family):
                 for mistake in mistakes(game, kind):
                     outcome = game.step(mistake.action)
                     assert outcome.error == mistake.kind == kind
-                    assert outcome.observation.startswith(mistake.error_message)
+                    assert outcome.observation.startswith(f"error : {mistake.error_message}")
                     assert mistake.belief
                     listed[kind] += 1
             assert game.state == before

@@ -304,12 +304,12 @@ def test_muon_moves_matrices_and_adamw_the_rest_and_states_come_back():
 
 
 @pytest.mark.slow
-def test_the_tiny_base_has_about_half_a_million_parameters_and_is_reproducible(tmp_path):
+def test_the_tiny_base_has_under_a_million_parameters_and_is_reproducible(tmp_path):
     params = PARAMS.base_model.tiny.model_copy(update={"pretraining_tokens": 20_480})
     done: list[tuple[int, int]] = []
     for name in ("one", "two"):
         result = make_tiny_base(params, 7, tmp_path / name, lambda now, whole: done.append((now, whole)))
-    assert 0.4e6 < result.parameters < 0.7e6
+    assert 0.7e6 < result.parameters < 0.9e6
     assert result.loss < math.log(len(tiny_tokenizer(7)))
     assert done[-1][0] == done[-1][1] == result.tokens
     for file in (tmp_path / "one").iterdir():

@@ -206,8 +206,10 @@ def _pretrain(
         batch = next(batches)
         for group, rate in zip(optimizer.param_groups, highest, strict=True):
             group["lr"] = rate * _learning_rate_factor(len(losses), done / params.pretraining_tokens)
-        logits = model(input_ids=batch.ids, use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=MASKED)
+        labels = batch.labels[:, 1:]
+        positions = (labels != MASKED).any(dim=0).nonzero().flatten()
+        logits = model(input_ids=batch.ids, logits_to_keep=positions, use_cache=False).logits
+        loss = cross_entropy(logits.flatten(0, 1), labels[:, positions].flatten(), ignore_index=MASKED)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

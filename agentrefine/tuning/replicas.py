@@ -69,9 +69,9 @@ class Replicas:
             if process.stdout.readline().strip() != READY:
                 raise self._ended()
 
-    def ended(self) -> bool:
-        """Whether one has ended by itself."""
-        return any(process.poll() for process in self._processes)
+    def explain(self, error: RuntimeError) -> Exception:
+        """The error to raise for one that training met: the replica's, where the connection to it was lost."""
+        return self._ended() if self._processes and "gloo" in str(error) else error
 
     def _ended(self) -> UserError:
         self._log.seek(0)
@@ -80,10 +80,6 @@ class Replicas:
             f"tuning: one of the processes that tune together has ended ({lines[-1]}); set tuning.cpu_processes to 1 "
             "to tune in a single one, or run the stage again."
         )
-
-    def explain(self, error: RuntimeError) -> Exception:
-        """The error to raise for one that training met: the replica's, where it was a replica that failed."""
-        return self._ended() if self.ended() else error
 
 
 @contextlib.contextmanager
@@ -104,15 +100,19 @@ def replicas(processes: int) -> Iterator[Replicas]:
         torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
         try:
             yield Replicas(started, log)
-        finally:
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
+        except BaseException:
             for process in started:
-                _end(process)
+                process.kill()
+            raise
+        finally:
             for name in own:
                 os.environ.pop(name)
             os.environ.update({name: before[name] for name in own if name in before})
             torch.set_num_threads(threads)
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            for process in started:
+                _end(process)
 
 
 def main() -> None:
@@ -126,7 +126,8 @@ def main() -> None:
     model = with_adapter(loaded.model, job.base, job.params, job.seed)
     rows = Dataset.from_file(str(job.rows))
     print(READY, flush=True)
-    with tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
+    # Nobody reads this process's standard output from here on.
+    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
         make_trainer(model, loaded.tokenizer, rows, job.counts, job.params, job.seed, Path(scratch)).train()
     distributed.destroy_process_group()
 
@@ -163,9 +164,11 @@ def _free_port() -> int:
 
 def _end(process: "subprocess.Popen[str]") -> None:
     """Wait a moment for a replica that has done its work; end one that has not."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:

@@ -70,14 +70,13 @@ def status(
 def notes(world: World, known: Collection[Fact], names: Collection[str]) -> Iterator[str]:
     """Where the player last saw the objects in `names` and the means (washers, keys, ...), or that it holds them.
 
-    Of a place in `names` it is said whether the player is there; of what has not been seen, that it has not.
+    Places are left out; of `names`, what has not been seen is said to be so.
     """
     texts = catalogue.texts()
     here = next((fact[1] for fact in known if fact[0] == "at"), "")
     means = [name for kind in MEANS for name in world.members.get(kind, ()) if name not in names]
     for name in (*names, *means):
         if name in world.members["place"]:
-            yield texts["here" if name == here else "not_here"].format(name=name)
             continue
         if ("hold", name) in known:
             yield texts["held"].format(name=name)

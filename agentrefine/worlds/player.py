@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.facts import Fact
 from agentrefine.worlds.layout import GoalCondition
@@ -20,8 +19,7 @@ class Reason(NamedTuple):
         sub_goal: the condition of the goal that is worked at, in the goal's words, such as `put apple in barn`.
         action: the action itself.
         next_action: the next action that does more than bring the player elsewhere; the action itself if it does.
-        facts: known facts that allow `next_action`, such as `apple is in barn`, and whether the player is in the place
-            that the sub-goal names; while exploring only those that allow opening something.
+        facts: known facts that allow `next_action`, such as `apple is in barn`; empty while exploring.
         looked_for: while exploring, the object whose whereabouts are not known; empty otherwise.
         target: while exploring, the place or container that the action leads to or opens; empty otherwise.
     """
@@ -103,24 +101,15 @@ class Explorer:
     def _reason_of_plan(self, known: int) -> Reason:
         problem = self.game.world.problem
         ahead = next((action for action in self._plan if not action.travel), self._plan[0])
-        sub_goal = self._sub_goal(ahead, known)
-        facts = [self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known]
         return Reason(
             kind="plan",
-            sub_goal=sub_goal.text,
+            sub_goal=self._sub_goal(ahead, known).text,
             action=self._render(self._plan[0]),
             next_action=self._render(ahead),
-            facts=(*facts, *self._whether_there(ahead, sub_goal)),
+            facts=tuple(self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known),
             looked_for="",
             target="",
         )
-
-    def _whether_there(self, action: GroundAction, sub_goal: GoalCondition) -> Iterator[str]:
-        """Whether the player is in the place that the sub-goal names, if the action has to be done there."""
-        for fact in action.requires:
-            if fact[0] == "at" and fact[1] in sub_goal.fact:
-                text = "here" if fact in self.game.known else "not_here"
-                yield catalogue.texts()[text].format(name=fact[1]).removesuffix(" .")
 
     def _sub_goal(self, ahead: GroundAction, state: int) -> GoalCondition:
         """The first condition that the plan fulfils and that concerns the objects of the action ahead."""

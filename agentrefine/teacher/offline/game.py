@@ -124,7 +124,7 @@ class _Writer:
         outcome = step.before.copy().step(mistake.action)
         belief = self._seen_from(_place(step.before), mistake.belief)
         self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.action, self._draw), mistake.action)
-        self._say(outcome.observation, thoughts().dm.error.format(belief=mistake.belief), outcome)
+        self._say(outcome.observation, thoughts().dm.error.format(belief=belief), outcome)
         self.last_refusal = cited(mistake)
 
     def _focus(self, step: ExpertStep) -> list[str]:
