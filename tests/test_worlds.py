@@ -134,7 +134,9 @@ def test_error_kinds_follow_the_first_precondition_that_fails():
     assert game.step(f"take {thing} from {box}").error == "place_error"
     assert game.step(f"open {thing}").error == "parameter_error"
     assert game.step("dance").observation.startswith("error : that is not a known action . ")
-    assert game.step("go to moon").observation.startswith("error : that is not a known action . that is not a known place . ")
+    assert game.step("go to moon").observation.startswith(
+        "error : that is not a known action . that is not a known place . "
+    )
 
 
 def test_only_one_item_is_carried():
