@@ -46,7 +46,8 @@ TINY_MODEL = (
 BOOKKEEPING = (
     "In the worlds, every observation restates where the player is, what is seen there, what is held, which places are "
     "new, which conditions of the goal are open, and where the player has last seen the objects of the first of them "
-    "and the keys, tools, devices and the like. That bookkeeping is the environment's, not the model's, and a small model depends on it."
+    "and the keys, tools, devices and the like. That bookkeeping is the environment's, not the model's, and a small "
+    "model depends on it."
 )
 NEXT_STEPS = (
     ("Runs, loss curves and models side by side", "mlflow ui --backend-store-uri {uri} --host 127.0.0.1"),
