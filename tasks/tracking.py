@@ -7,7 +7,7 @@ files, so a repeated evaluation updates its run and a newly tuned model opens a 
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -56,7 +56,8 @@ def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
 def live_run(model: str, tracking: TrackingParams) -> Iterator[str]:
     """A run to watch while a model is being tuned; yields its id. If tuning fails, the run is marked as failed.
 
-    The model's digest is not known yet: `adopt` gives the run its identity when it is.
+    The model's digest is not known yet: `adopt` gives the run its identity when it is. A store that cannot be reached
+    any more when tuning fails does not hide why it failed.
 
     Raises:
         UserError: the tracking store cannot be reached or used.
@@ -67,7 +68,7 @@ def live_run(model: str, tracking: TrackingParams) -> Iterator[str]:
     try:
         yield run_id
     except BaseException:
-        with store(tracking) as client:
+        with suppress(UserError), store(tracking) as client:
             client.set_terminated(run_id, "FAILED")
         raise
 

@@ -174,6 +174,17 @@ def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient)
     assert client.get_run(live).info.status == "FAILED"
 
 
+def test_failed_tuning_tells_its_own_reason_when_the_store_is_lost_too(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise OSError("the store is gone")
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", lost)
+    with pytest.raises(ZeroDivisionError), tracking.live_run("refinement", params.tracking):
+        _ = 1 / 0
+
+
 def test_first_champion_must_beat_the_base(params: Params, client: MlflowClient, tmp_path: Path) -> None:
     weak = registered(params, tmp_path, "d1", solved=2)
     assert (weak.version, weak.alias, weak.against) == ("1", "challenger", "base")
