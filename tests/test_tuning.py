@@ -132,8 +132,8 @@ def test_two_processes_share_a_step_and_have_the_same_loss_and_tokens(base, tmp_
 
 
 def test_two_processes_learn_as_one_does_and_leave_the_environment_as_it_was(base, data_set, tmp_path):
-    environment, threads = dict(os.environ), torch.get_num_threads()
     alone = tuned(base, data_set, tmp_path / "alone", epochs=4, batch_tokens=512)
+    environment, threads = dict(os.environ), torch.get_num_threads()  # torch itself sets a variable on first use
     together = tuned(base, data_set, tmp_path / "together", epochs=4, batch_tokens=512, cpu_processes=2)
     assert together.steps == alone.steps
     assert together.validation_loss == pytest.approx(alone.validation_loss, rel=0.1)
