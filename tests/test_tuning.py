@@ -6,11 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tiny_model import tiny_model
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from agentrefine.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.errors import UserError
@@ -150,6 +151,24 @@ def test_a_process_that_dies_ends_tuning_with_its_reason(base, data_set, tmp_pat
     with pytest.raises(UserError, match="one of the processes that tune together has ended"):
         tuned(base, data_set, tmp_path / "out", cpu_processes=2)
     assert not (tmp_path / "out").exists()
+
+
+class KillsTheOther(TrainerCallback):
+    """Kills the process that trains with this one after the first step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for child in psutil.Process().children():
+            if "agentrefine.tuning.replicas" in child.cmdline():
+                child.kill()
+
+
+def test_a_process_that_is_killed_while_it_trains_ends_tuning_and_leaves_nothing(base, data_set, tmp_path):
+    params = QUICK.model_copy(update={"epochs": 4, "cpu_processes": 2})
+    with pytest.raises(UserError, match=r"one of the processes that tune together has ended \(it was killed"):
+        tune("refinement", data_set, base, tmp_path / "out", params, 7, [KillsTheOther()])
+    assert list(tmp_path.iterdir()) == []
+    assert "WORLD_SIZE" not in os.environ
+    assert not torch.distributed.is_initialized()
 
 
 def test_accumulated_steps_weigh_tokens_not_batches(base, tmp_path):

@@ -71,13 +71,19 @@ class Replicas:
 
     def explain(self, error: RuntimeError) -> Exception:
         """The error to raise for one that training met: the replica's, where the connection to it was lost."""
-        return self._ended() if self._processes and "gloo" in str(error) else error
+        lost = "gloo" in str(error).lower() or isinstance(error, distributed.DistError)
+        return self._ended() if self._processes and lost else error
 
     def _ended(self) -> UserError:
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
         self._log.seek(0)
         lines = self._log.read().strip().splitlines() or ["it said nothing"]
+        killed = any(process.returncode is not None and process.returncode < 0 for process in self._processes)
+        reason = "it was killed, perhaps because memory ran out" if killed else lines[-1]
         return UserError(
-            f"tuning: one of the processes that tune together has ended ({lines[-1]}); set tuning.cpu_processes to 1 "
+            f"tuning: one of the processes that tune together has ended ({reason}); set tuning.cpu_processes to 1 "
             "to tune in a single one, or run the stage again."
         )
 
@@ -94,11 +100,13 @@ def replicas(processes: int) -> Iterator[Replicas]:
             yield Replicas([], log)
             return
         threads, before, port = torch.get_num_threads(), dict(os.environ), _free_port()
-        started = [_start(_environment(rank, processes, port), log) for rank in range(1, processes)]
         own = _environment(0, processes, port)
-        os.environ.update(own)
-        torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
+        started: list[subprocess.Popen[str]] = []
         try:
+            for rank in range(1, processes):
+                started.append(_start(_environment(rank, processes, port), log))
+            os.environ.update(own)
+            torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
             yield Replicas(started, log)
         except BaseException:
             for process in started:
@@ -106,7 +114,7 @@ def replicas(processes: int) -> Iterator[Replicas]:
             raise
         finally:
             for name in own:
-                os.environ.pop(name)
+                os.environ.pop(name, None)
             os.environ.update({name: before[name] for name in own if name in before})
             torch.set_num_threads(threads)
             if distributed.is_initialized():
@@ -122,12 +130,13 @@ def main() -> None:
         return
     job = ReplicaJob.model_validate_json(line)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    loaded = load_base(job.base, weights_dtype(job.params))
-    model = with_adapter(loaded.model, job.base, job.params, job.seed)
-    rows = Dataset.from_file(str(job.rows))
-    print(READY, flush=True)
-    # Nobody reads this process's standard output from here on.
+    # Standard output is for one word to the process that started this one; what a library prints is for the log.
+    told = sys.stdout
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
+        loaded = load_base(job.base, weights_dtype(job.params))
+        model = with_adapter(loaded.model, job.base, job.params, job.seed)
+        rows = Dataset.from_file(str(job.rows))
+        print(READY, file=told, flush=True)
         make_trainer(model, loaded.tokenizer, rows, job.counts, job.params, job.seed, Path(scratch)).train()
     distributed.destroy_process_group()
 
@@ -144,8 +153,10 @@ def _start(environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]"
 
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
-    """What torchrun would set, with this process's share of the cores."""
+    """What torchrun would set, with this process's share of the cores; gloo would take the network's device."""
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     return {
+        **({"GLOO_SOCKET_IFNAME": loopback} if loopback else {}),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),

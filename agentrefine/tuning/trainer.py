@@ -101,10 +101,10 @@ def tune(
         curve = LossCurve()
         bar = TokenBar(counts.tokens * params.epochs, str(base))
         others.begin(ReplicaJob(base=str(base), rows=_file_of(rows), counts=counts, params=params, seed=seed))
-        scratch = Path(cache) / "trainer"
-        trainer = make_trainer(model, loaded.tokenizer, rows, counts, params, seed, scratch, [curve, bar, *callbacks])
-        began = time.monotonic()
+        scratch, watching = Path(cache) / "trainer", [curve, bar, *callbacks]
         try:
+            trainer = make_trainer(model, loaded.tokenizer, rows, counts, params, seed, scratch, watching)
+            began = time.monotonic()
             trainer.train()
         except RuntimeError as error:
             raise others.explain(error) from error
