@@ -97,6 +97,8 @@ def tune(
         )
         validation = _validation_rows(data_set, loaded, variant, params, Path(cache))
         model = with_adapter(loaded.model, base, params, seed)
+        if torch.cuda.is_available():
+            model.to("cuda")
         loss_before = masked_loss(model, validation) if validation else None
         curve = LossCurve()
         bar = TokenBar(counts.tokens * params.epochs, str(base))
