@@ -101,7 +101,7 @@ def tune(
             model.to("cuda")
         loss_before = masked_loss(model, validation) if validation else None
         curve = LossCurve()
-        bar = TokenBar(counts.tokens * params.epochs, str(base))
+        bar = TokenBar(counts.tokens * params.epochs, variant)
         others.begin(ReplicaJob(base=str(base), rows=_file_of(rows), counts=counts, params=params, seed=seed))
         scratch, watching = Path(cache) / "trainer", [curve, bar, *callbacks]
         try:
