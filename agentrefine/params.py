@@ -173,6 +173,7 @@ class DataSetThresholds(Section):
     trajectories: Band
     personas: Band
     kept_share: Band
+    kept_persona_share: Band
     error_turn_ratio: Band
     corrected_share: Band
     rarest_error_share: Band

@@ -23,7 +23,14 @@ from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
 from agentrefine.params import Band, MostlyBand, Params, Requirement, Section, Thresholds
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
-from agentrefine.quality.features import DataSetFeatures, Diversity, FeatureRow, data_set_features, feature_rows
+from agentrefine.quality.features import (
+    DataSetFeatures,
+    Diversity,
+    DroppedSample,
+    FeatureRow,
+    data_set_features,
+    feature_rows,
+)
 from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, number, summary, table
 from agentrefine.quality.held_out import HeldOut
 from agentrefine.trajectory import Trajectory
@@ -82,7 +89,7 @@ def run_gate(
             diversity=diversity,
         )
     )
-    whole = data_set_features(rows, _count_lines(dropped), diversity)
+    whole = data_set_features(rows, [sample.persona_id for sample in read_jsonl(dropped, DroppedSample)], diversity)
     feature_table = _table(FeatureRow, rows)
     with atomic_write(reports / "features.csv") as handle:
         feature_table.to_csv(handle, index=False)
@@ -230,13 +237,6 @@ def _table(record: type[Any], records: Sequence[Any]) -> pd.DataFrame:
     names = [field.name for field in dataclasses.fields(record)]
     frame = pd.DataFrame({name: [getattr(r, name) for r in records] for name in names})
     return frame.astype({"tokens": "Int64"}) if "tokens" in names else frame
-
-
-def _count_lines(path: Path) -> int:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; run the stage that writes it.")
-    with path.open("rb") as handle:
-        return sum(1 for _ in handle)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The loss curve in MLflow while a model is being tuned."""
+"""What can be watched while a model is being tuned: the loss curve in MLflow, the share that is done in Prefect."""
 
 import logging
 import time
@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
 from agentrefine.report_inputs import CurvePoint
+from tasks.progress import Progress
 from tasks.tracking import log_points
 
 SECONDS_BETWEEN_BATCHES = 5.0
@@ -55,3 +56,16 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
             logging.getLogger(__name__).warning("The loss curve is not sent to MLflow any more: %s", error)
         self._waiting = []
         self._sent = time.monotonic()
+
+
+class LiveProgress(TrainerCallback):  # type: ignore[misc]
+    """Moves a stage's progress, counted in percent of the steps."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Tell how far it is."""
+        self._progress.reach(100 * state.global_step // state.max_steps)

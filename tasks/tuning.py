@@ -12,6 +12,7 @@ from agentrefine.files import atomic_write, write_json
 from agentrefine.params import BASE, Params, Variant
 from agentrefine.report_inputs import read_curve
 from tasks import tracking
+from tasks.progress import progress
 
 if TYPE_CHECKING:
     from agentrefine.tuning.trainer import TuningResult
@@ -31,7 +32,7 @@ def tune_variant(variant: str, params: Params) -> None:
     """
     from agentrefine.tuning.models import model_digest  # imports torch, transformers and trl
     from agentrefine.tuning.trainer import tune
-    from tasks.live_curve import LiveCurve
+    from tasks.live_curve import LiveCurve, LiveProgress
 
     if variant not in params.tuning.variants:
         known = ", ".join(get_args(Variant))
@@ -39,9 +40,12 @@ def tune_variant(variant: str, params: Params) -> None:
     if not (DATA_SET / "train.jsonl").is_file():
         raise UserError(f"{DATA_SET}: there is no data set; run the stage quality_gate, which writes it if it passes.")
     out = MODELS / variant
-    with tracking.live_run(variant, params.tracking) as live:
-        curve = LiveCurve(variant, live, params.tracking)
-        result = tune(variant, DATA_SET, MODELS / BASE, out, params.tuning, params.seed, [curve])
+    with (
+        tracking.live_run(variant, params.tracking) as live,
+        progress(f"tuning {variant}", 100, "percent", bar=False) as done,
+    ):
+        callbacks = [LiveCurve(variant, live, params.tracking), LiveProgress(done)]
+        result = tune(variant, DATA_SET, MODELS / BASE, out, params.tuning, params.seed, callbacks)
         _write_results(variant, result)
     get_run_logger().info(
         "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",

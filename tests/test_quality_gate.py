@@ -301,6 +301,12 @@ def test_too_few_kept_samples_are_refused(gate: Gate) -> None:
     assert refusal.finding("data_set", "kept_share").observed == "0.4"
 
 
+def test_personas_of_whom_nothing_was_kept_are_counted(gate: Gate) -> None:
+    personas = {trajectory.persona_id for trajectory in sound()}
+    kept = gate.run(sound(), dropped=1)
+    assert kept.data_set["kept_persona_share"] == pytest.approx(len(personas) / len(personas | {"p"}))
+
+
 def test_an_empty_file_is_refused_by_its_size(gate: Gate) -> None:
     refusal = gate.refused([])
     assert {"data_set.trajectories", "data_set.personas"} <= set(refusal.critical)

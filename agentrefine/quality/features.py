@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pydantic import BaseModel
+
 from agentrefine.agent.reply import parse_reply
 from agentrefine.conversation import reply_text, sample
 from agentrefine.files import short_hash
@@ -65,6 +67,12 @@ class FeatureRow:
     held_out_overlap: str | None
 
 
+class DroppedSample(BaseModel):
+    """A sample that never became a trajectory, as far as the features need it: whose it is."""
+
+    persona_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class DataSetFeatures:
     """Features of the whole data set.
@@ -74,6 +82,7 @@ class DataSetFeatures:
         personas: how many personas they were written for.
         dropped: samples that never became a trajectory.
         kept_share: trajectories / (trajectories + dropped).
+        kept_persona_share: personas / (personas + those of whose samples none became a trajectory).
         unique_id_share: distinct ids / trajectories.
         copy_share, near_duplicate_share: trajectories that repeat an earlier one / trajectories.
         script_near_duplicate_share: trajectories whose script repeats an earlier one / trajectories.
@@ -91,6 +100,7 @@ class DataSetFeatures:
     personas: int
     dropped: int
     kept_share: float
+    kept_persona_share: float
     unique_id_share: float
     copy_share: float
     near_duplicate_share: float
@@ -246,15 +256,16 @@ def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
     return None
 
 
-def data_set_features(rows: Sequence[FeatureRow], dropped: int, diversity: Diversity) -> DataSetFeatures:
+def data_set_features(rows: Sequence[FeatureRow], dropped: Sequence[str], diversity: Diversity) -> DataSetFeatures:
     """The features of all trajectories together.
 
     Args:
         rows: one per trajectory.
-        dropped: samples that never became a trajectory.
+        dropped: the persona's id of each sample that never became a trajectory.
         diversity: what was counted while the rows were made.
     """
     count = len(rows)
+    personas = {row.persona_id for row in rows}
     player_turns = sum(row.player_turns for row in rows)
     errors = sum(row.error_turns for row in rows)
     kinds = (
@@ -264,9 +275,10 @@ def data_set_features(rows: Sequence[FeatureRow], dropped: int, diversity: Diver
     )
     return DataSetFeatures(
         trajectories=count,
-        personas=len({row.persona_id for row in rows}),
-        dropped=dropped,
-        kept_share=_share(count, count + dropped),
+        personas=len(personas),
+        dropped=len(dropped),
+        kept_share=_share(count, count + len(dropped)),
+        kept_persona_share=_share(len(personas), len(personas.union(dropped))),
         unique_id_share=_share(len({row.id for row in rows}), count),
         copy_share=_share(sum(row.copy_of is not None for row in rows), count),
         near_duplicate_share=_share(sum(row.near_duplicate_of is not None for row in rows), count),
