@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from pydantic import BaseModel
 from torch import distributed
 
@@ -34,14 +34,14 @@ class ReplicaJob(BaseModel):
 
     Attributes:
         base: the base model's folder or hub id.
-        rows: an Arrow file of `input_ids` and `labels`.
+        rows: Arrow files of `input_ids` and `labels`, in order.
         counts: of these rows.
         params: the section `tuning` of params.yaml.
         seed: of the order of the rows and of adapter weights.
     """
 
     base: str
-    rows: Path
+    rows: list[Path]
     counts: RenderingCounts
     params: TuningParams
     seed: int
@@ -135,7 +135,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
         loaded = load_base(job.base, weights_dtype(job.params))
         model = with_adapter(loaded.model, job.base, job.params, job.seed)
-        rows = Dataset.from_file(str(job.rows))
+        rows = concatenate_datasets([Dataset.from_file(str(file)) for file in job.rows])
         print(READY, file=told, flush=True)
         make_trainer(model, loaded.tokenizer, rows, job.counts, job.params, job.seed, Path(scratch)).train()
     distributed.destroy_process_group()

@@ -102,7 +102,8 @@ def tune(
         loss_before = masked_loss(model, validation) if validation else None
         curve = LossCurve()
         bar = TokenBar(counts.tokens * params.epochs, variant)
-        others.begin(ReplicaJob(base=str(base), rows=_file_of(rows), counts=counts, params=params, seed=seed))
+        files = [Path(file["filename"]) for file in rows.cache_files]
+        others.begin(ReplicaJob(base=str(base), rows=files, counts=counts, params=params, seed=seed))
         scratch, watching = Path(cache) / "trainer", [curve, bar, *callbacks]
         try:
             trainer = make_trainer(model, loaded.tokenizer, rows, counts, params, seed, scratch, watching)
@@ -130,12 +131,6 @@ def tune(
         loaded.tokenizer.save_pretrained(folder)
         write_json(folder / CARD, _card(result, data_set, base, params, seed))
     return result
-
-
-def _file_of(rows: Dataset) -> Path:
-    """The Arrow file that holds the rows."""
-    (file,) = rows.cache_files
-    return Path(file["filename"])
 
 
 def masked_loss(model: Model, rows: Dataset, batch_size: int = 8) -> float:
