@@ -137,14 +137,11 @@ def _policy(model: str, rules: Rules, endpoint: Endpoint | None) -> Policy:
             max_new_tokens=rules["max_new_tokens"],
             concurrency=rules["batch_size"],
         )
-    import torch
-
     from agentrefine.agent.local import LocalPolicy  # imports torch and transformers
     from agentrefine.tuning.models import load_tuned
 
     loaded = load_tuned(MODELS / model)
-    played = loaded.model.to("cuda") if torch.cuda.is_available() else loaded.model
-    return LocalPolicy(played, loaded.tokenizer, name=model, max_new_tokens=rules["max_new_tokens"])
+    return LocalPolicy(loaded.model, loaded.tokenizer, name=model, max_new_tokens=rules["max_new_tokens"])
 
 
 def _digest(model: str, params: EvaluationParams) -> str:

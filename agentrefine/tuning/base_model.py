@@ -7,7 +7,6 @@ from random import Random
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -16,6 +15,7 @@ from agentrefine.files import atomic_folder, short_hash, write_json
 from agentrefine.params import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
 from agentrefine.tuning.corpus import PlainText, plain_texts
+from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
@@ -206,10 +206,7 @@ def _pretrain(
         batch = next(batches)
         for group, rate in zip(optimizer.param_groups, highest, strict=True):
             group["lr"] = rate * _learning_rate_factor(len(losses), done / params.pretraining_tokens)
-        labels = batch.labels[:, 1:]
-        positions = (labels != MASKED).any(dim=0).nonzero().flatten()
-        logits = model(input_ids=batch.ids, logits_to_keep=positions, use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), labels[:, positions].flatten(), ignore_index=MASKED)
+        loss = labelled_loss(model, batch.ids, batch.labels, reduction="mean")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

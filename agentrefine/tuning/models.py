@@ -85,14 +85,15 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
 
 
 def load_tuned(path: str | Path) -> LoadedModel:
-    """A model that plays: a tuned one (an adapter is merged into its base), or a base as it is.
+    """A model that plays, on the GPU where there is one: a tuned one (an adapter is merged into its base), or a base.
 
     Raises:
         UserError: there is no such model, or the adapter's base is no longer the one that it was tuned on.
     """
     folder = Path(path)
     if not (folder / "adapter_config.json").is_file():
-        return load_base(path)
+        base = load_base(path)
+        return base._replace(model=on_device(base.model))
     card = read_card(folder)
     base = load_base(card["base"])
     if model_digest(card["base"]) != card["base_digest"]:
@@ -100,7 +101,12 @@ def load_tuned(path: str | Path) -> LoadedModel:
             f"{path}: was tuned on another {card['base']} than the present one; run the tuning stage again."
         )
     merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
-    return LoadedModel(merged, load_tokenizer(folder))
+    return LoadedModel(on_device(merged), load_tokenizer(folder))
+
+
+def on_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the GPU where there is one; moved in place."""
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def model_digest(path: str | Path) -> str:

@@ -10,13 +10,12 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from agentrefine.params import TuningParams
+from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
-from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.samples import RenderingCounts
 
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -43,12 +42,7 @@ class LabelledLossTrainer(SFTTrainer):  # type: ignore[misc]
         """The loss of a batch, in nats per label."""
         if return_outputs or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"][:, 1:]
-        positions = (labels != MASKED).any(dim=0).nonzero().flatten()
-        logits = model(input_ids=inputs["input_ids"], logits_to_keep=positions, use_cache=False).logits
-        total = cross_entropy(
-            logits.flatten(0, 1).float(), labels[:, positions].flatten(), ignore_index=MASKED, reduction="sum"
-        )
+        total = labelled_loss(model, inputs["input_ids"], inputs["labels"], reduction="sum")
         return total / num_items_in_batch * self.accelerator.num_processes
 
 

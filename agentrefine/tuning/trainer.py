@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from agentrefine.files import atomic_folder, sha256_file, write_json
 from agentrefine.params import TuningParams, Variant
-from agentrefine.tuning.models import CARD, LoadedModel, load_base, model_digest
+from agentrefine.tuning.models import CARD, LoadedModel, load_base, model_digest, on_device
 from agentrefine.tuning.progress import LossCurve, LossPoint, TokenBar
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.replicas import ReplicaJob, replicas
@@ -96,9 +96,7 @@ def tune(
             data_set / "train.jsonl", loaded.tokenizer, variant, params.max_length, Path(cache) / "train"
         )
         validation = _validation_rows(data_set, loaded, variant, params, Path(cache))
-        model = with_adapter(loaded.model, base, params, seed)
-        if torch.cuda.is_available():
-            model.to("cuda")
+        model = with_adapter(on_device(loaded.model), base, params, seed)
         loss_before = masked_loss(model, validation) if validation else None
         curve = LossCurve()
         bar = TokenBar(counts.tokens * params.epochs, variant)

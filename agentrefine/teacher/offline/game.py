@@ -122,7 +122,7 @@ class _Writer:
 
     def _mistake(self, step: ExpertStep, mistake: Mistake) -> None:
         outcome = step.before.copy().step(mistake.action)
-        belief = self._seen_from(_place(step.before), mistake.belief)
+        belief = _seen_from(_place(step.before), mistake.belief)
         self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.action, self._draw), mistake.action)
         self._say(outcome.observation, thoughts().dm.error.format(belief=belief), outcome)
         self.last_refusal = cited(mistake)
@@ -137,11 +137,7 @@ class _Writer:
         # Places are always open: that they are is no reason for anything.
         trivial = {f"{place} is open" for place in self._places}
         facts = [fact for fact in reason.facts if fact not in trivial and fact not in self.last_refusal]
-        return [self._seen_from(place, fact) for fact in facts]
-
-    def _seen_from(self, place: str, fact: str) -> str:
-        """`apple is here` instead of `apple is in barn` for a player in the barn."""
-        return fact.replace(f" is in {place}", " is here") if fact.endswith(f" is in {place}") else fact
+        return [_seen_from(place, fact) for fact in facts]
 
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
@@ -169,6 +165,12 @@ class _Writer:
 def _place(game: Game) -> str:
     """Where the player is."""
     return next(fact[1] for fact in game.state if fact[0] == "at")
+
+
+def _seen_from(place: str, fact: str) -> str:
+    """`apple is here` instead of `apple is in barn` for a player in the barn."""
+    elsewhere = f" is in {place}"
+    return f"{fact.removesuffix(elsewhere)} is here" if fact.endswith(elsewhere) else fact
 
 
 def _steps_from(game: Game, done: list[str]) -> list[ExpertStep]:

@@ -1,0 +1,31 @@
+"""The masked cross-entropy, computed where labels are and nowhere else."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from agentrefine.tuning.rendering import MASKED
+
+
+def labelled_loss(
+    model: nn.Module, ids: torch.Tensor, labels: torch.Tensor, reduction: Literal["mean", "sum"]
+) -> torch.Tensor:
+    """Cross-entropy in nats over the tokens that have a label: their mean or their sum.
+
+    Logits are computed only at positions where some row has a label, which is most of the saving where a fifth of the
+    tokens has one. Rows must be padded on the right: causal attention needs no mask for them.
+
+    Args:
+        model: a causal LM of transformers, or a wrapper around one.
+        ids: token ids, (rows, length).
+        labels: of the same shape; -100 where nothing is learned.
+        reduction: as in torch's `cross_entropy`.
+    """
+    following = labels[:, 1:]
+    positions = (following != MASKED).any(dim=0).nonzero().flatten()
+    logits = model(input_ids=ids, logits_to_keep=positions, use_cache=False).logits
+    return cross_entropy(
+        logits.flatten(0, 1).float(), following[:, positions].flatten(), ignore_index=MASKED, reduction=reduction
+    )
