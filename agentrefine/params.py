@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -46,6 +46,12 @@ def _teacher_address(address: str) -> str:
     return address if address == OFFLINE else _bare_address(address)
 
 
+def _none_or_several(count: int) -> int:
+    if count < 0 or count == 1:
+        raise ValueError("one persona tells nothing of how personas differ; write 0 or at least 2")
+    return count
+
+
 class Section(BaseModel):
     """A part of params.yaml."""
 
@@ -59,11 +65,30 @@ class Personas(Section):
     limit: Annotated[int, Field(gt=0)] | None
 
 
-class PromptSampling(Section):
-    """Sampling settings of one prompt."""
+Role = Literal["script", "trajectory", "refinement"]
+"""What a teacher is called for: a first script, its first game, or any call after a rejected answer."""
+
+StructuredOutput = Literal["auto", "json_schema", "json_object", "text"]
+"""How JSON is asked for; `auto` takes the first of the others that the endpoint is found to honour."""
+
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class RoleParams(Section):
+    """One role of the teacher: how its answers are sampled, and who takes it when that is not `teacher` itself."""
 
     temperature: Annotated[float, Field(ge=0, le=2)]
     max_tokens: Annotated[int, Field(gt=0)]
+    base_url: Annotated[str, AfterValidator(_teacher_address)] | None = None
+    model: str | None = None
+    api_key_env: KeyName | None = None
+    structured_output: StructuredOutput | None = None
+
+    @model_validator(mode="after")
+    def _no_key_goes_to_another_host(self) -> Self:
+        if self.base_url not in (None, OFFLINE) and self.api_key_env is None:
+            raise ValueError("base_url names another endpoint; name its api_key_env beside it")
+        return self
 
 
 class OfflineTeacher(Section):
@@ -82,17 +107,64 @@ class OfflineTeacher(Section):
 
 
 class TeacherParams(Section):
-    """The endpoint that writes scripts and trajectories."""
+    """Who writes scripts and trajectories, how the calls are sent, and what they may cost.
+
+    `requests_per_minute` and `tokens_per_minute` are ceilings of each endpoint, for all processes together; tokens
+    count prompts and answers. `max_cost` is in US dollars.
+    """
 
     base_url: Annotated[str, AfterValidator(_teacher_address)]
     model: str
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    concurrency: Annotated[int, Field(gt=0)]
+    api_key_env: KeyName
+    structured_output: StructuredOutput
+    transport: Literal["chat", "batch"]
     timeout_seconds: Annotated[float, Field(gt=0)]
     max_retries: Annotated[int, Field(ge=0)]
-    script: PromptSampling
-    trajectory: PromptSampling
+    concurrency: Annotated[int, Field(gt=0)]
+    requests_per_minute: Annotated[int, Field(gt=0)] | None
+    tokens_per_minute: Annotated[int, Field(gt=0)] | None
+    processes: Annotated[int, Field(gt=0)]
+    task_runner: Literal["prefect", "dask"]
+    pilot_personas: Annotated[int, AfterValidator(_none_or_several)]
+    max_cost: Annotated[float, Field(gt=0)] | None
+    prices: str | None
+    script: RoleParams
+    trajectory: RoleParams
+    refinement: RoleParams
     offline: OfflineTeacher
+
+    def role(self, role: Role) -> "TeacherRole":
+        """A role with all that it does not name itself taken from the teacher."""
+        own: RoleParams = {"script": self.script, "trajectory": self.trajectory, "refinement": self.refinement}[role]
+        return TeacherRole(
+            base_url=own.base_url or self.base_url,
+            model=own.model or self.model,
+            api_key_env=own.api_key_env or self.api_key_env,
+            structured_output=own.structured_output or self.structured_output,
+            temperature=own.temperature,
+            max_tokens=own.max_tokens,
+        )
+
+    @property
+    def roles(self) -> "dict[Role, TeacherRole]":
+        """All roles."""
+        return {role: self.role(role) for role in get_args(Role)}
+
+    @property
+    def uses_offline(self) -> bool:
+        """Whether the rule-based stand-in takes any role."""
+        return any(role.is_offline for role in self.roles.values())
+
+
+class TeacherRole(NamedTuple):
+    """Who takes a role and how its answers are sampled. See `TeacherParams`."""
+
+    base_url: str
+    model: str
+    api_key_env: str
+    structured_output: StructuredOutput
+    temperature: float
+    max_tokens: int
 
     @property
     def is_offline(self) -> bool:
@@ -278,7 +350,7 @@ class Endpoint(Section):
 
     base_url: Annotated[str, AfterValidator(_bare_address)]
     model: str
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    api_key_env: KeyName
 
 
 class EvaluationParams(Section):

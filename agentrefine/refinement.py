@@ -142,7 +142,7 @@ class _Sample:
         feedback = self.problem.message if self.problem else ""
         if self.script is None:
             messages = script_retry_messages(self.persona, feedback) if feedback else script_messages(self.persona)
-            return await ask(messages, "script", self.persona, self.sample, call, teacher, self.params)
+            return await ask(messages, "script", "refinement", self.persona, self.sample, call, teacher)
         demands = self.params.verification
         mistakes, max_turns = demands.min_error_refine_turns, demands.max_turns
         if self.problem is None:
@@ -152,11 +152,11 @@ class _Sample:
         return await ask(
             messages,
             "trajectory",
+            "refinement",
             self.persona,
             self.sample,
             call,
             teacher,
-            self.params,
             script_call=self.script_attempt.call,
         )
 

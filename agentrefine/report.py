@@ -203,7 +203,7 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
 
 def _caveats(params: Params) -> list[str]:
     return [
-        *([OFFLINE_TEACHER] if params.teacher.is_offline else []),
+        *([OFFLINE_TEACHER] if params.teacher.uses_offline else []),
         *([TINY_MODEL] if params.base_model.is_tiny else []),
         *([BOOKKEEPING] if any(name.startswith("worlds") for name in params.evaluation.benchmarks) else []),
     ]

@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from itertools import groupby
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
-from agentrefine.params import Params
+from agentrefine.params import Params, Role
 from agentrefine.personas import Persona
 from agentrefine.script_checks import verify_script
-from agentrefine.teacher.completion import ChatMessage, Teacher, Usage
+from agentrefine.teacher.completion import ChatMessage, Kind, Teacher, Usage
 from agentrefine.teacher.prompts import script_messages, trajectory_messages
 
 ResultT = TypeVar("ResultT")
@@ -42,7 +42,7 @@ class Attempt(BaseModel):
     persona: str
     sample: int
     call: int
-    kind: Literal["script", "trajectory"]
+    kind: Kind
     script_call: int | None
     text: str
     usage: Usage
@@ -56,25 +56,25 @@ async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Pa
     Raises:
         UserError: the teacher refuses for good.
     """
-    first = await ask(script_messages(persona), "script", persona, sample, 1, teacher, params)
+    first = await ask(script_messages(persona), "script", "script", persona, sample, 1, teacher)
     script = verify_script(first.text).script
     if script is None:
         return [first]
     messages = trajectory_messages(
         script, mistakes=params.verification.min_error_refine_turns, max_turns=params.verification.max_turns
     )
-    second = await ask(messages, "trajectory", persona, sample, 2, teacher, params, script_call=1)
+    second = await ask(messages, "trajectory", "trajectory", persona, sample, 2, teacher, script_call=1)
     return [first, second]
 
 
 async def ask(
     messages: list[ChatMessage],
-    kind: Literal["script", "trajectory"],
+    kind: Kind,
+    role: Role,
     persona: Persona,
     sample: int,
     call: int,
     teacher: Teacher,
-    params: Params,
     *,
     script_call: int | None = None,
 ) -> Attempt:
@@ -83,14 +83,7 @@ async def ask(
     Raises:
         UserError: the teacher refuses for good.
     """
-    sampling = params.teacher.script if kind == "script" else params.teacher.trajectory
-    answer = await teacher.complete(
-        messages,
-        temperature=sampling.temperature,
-        max_tokens=sampling.max_tokens,
-        response_format="json_object" if kind == "script" else "text",
-        sample=sample + SAMPLES_PER_CALL * (call - 1),
-    )
+    answer = await teacher.complete(messages, kind=kind, role=role, sample=sample + SAMPLES_PER_CALL * (call - 1))
     return Attempt(
         id=answer.id,
         persona_id=persona.id,
@@ -102,7 +95,7 @@ async def ask(
         text=answer.text,
         usage=answer.usage,
         finish_reason=answer.finish_reason,
-        teacher=teacher.model,
+        teacher=answer.model,
     )
 
 

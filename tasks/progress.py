@@ -15,23 +15,27 @@ SECONDS_BETWEEN_UPDATES = 3.0
 
 
 class Progress:
-    """Counts what a stage has done."""
+    """Counts what a stage has done.
+
+    Attributes:
+        done, total: how many of the units are done, and how many there are.
+    """
 
     def __init__(self, bar: "tqdm[Never]", total: int, artifact: UUID) -> None:
         self._bar = bar
-        self._total = total
-        self._done = 0
+        self.total = total
+        self.done = 0
         self._artifact = artifact
         self._updated = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
         """`count` more are done. Moves the bar only, so that it may be called from an event loop."""
         self._bar.update(count)
-        self._done += count
+        self.done += count
 
     def reach(self, done: int) -> None:
         """`done` are done in all."""
-        self.advance(done - self._done)
+        self.advance(done - self.done)
         self.publish()
 
     def publish(self) -> None:
@@ -44,7 +48,7 @@ class Progress:
     @property
     def percent(self) -> float:
         """How much is done, from 0 to 100."""
-        return 100 * min(1.0, self._done / self._total) if self._total else 100.0
+        return 100 * min(1.0, self.done / self.total) if self.total else 100.0
 
 
 def artifact_key(*parts: str) -> str:

@@ -1,68 +1,119 @@
 """Refinement as tasks, one per shard of samples."""
 
-import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import uvloop
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from agentrefine.accounts import Account, persona_accounts
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
 from agentrefine.params import Params
 from agentrefine.refinement import Refined, refine_shard
 from agentrefine.synthesis import Attempt, by_sample
+from agentrefine.teacher.client import DONE
+from agentrefine.teacher.prices import load_prices
 from agentrefine.trajectory import Trajectory
 from agentrefine.verification import Verdict
-from tasks.progress import Progress, progress
-from tasks.teaching import open_teacher, shards, teacher_address, unless_users_mistake
+from tasks.progress import progress
+from tasks.teaching import (
+    Access,
+    access_to,
+    in_order,
+    open_teacher,
+    shard_size,
+    shards,
+    tell_cost,
+    unless_users_mistake,
+)
 
-VERSION = "1"
+VERSION = "2"
 ATTEMPTS = Path("data/synthesis/attempts.jsonl")
 VERDICTS = Path("data/verification/verdicts.jsonl")
 OUT = Path("data/refinement")
-COUNTS = ("samples", "kept", "dropped", "calls", "prompt_tokens", "completion_tokens")
+COUNTS = ("personas", "personas_kept", "personas_dropped", "samples", "kept", "dropped")
 
 
 def write_trajectories(params: Params) -> None:
-    """Work on every sample until it is kept or dropped, and write both kinds with their counts.
+    """Work on every sample until it is kept or dropped, and write both kinds, with what each persona has cost.
 
     Raises:
-        UserError: the attempts are missing or broken, a teacher that cannot be reached, a full disk.
+        UserError: the attempts are missing or broken, a teacher that cannot be reached, `teacher.max_cost` spent, a
+            full disk.
     """
+    prices = load_prices(params.teacher.prices)
+    stage, whole = Account(prices), Account(prices)
     counts: Counter[str] = Counter()
     dropped_by_rule: Counter[str] = Counter()
-    with atomic_write(OUT / "trajectories.jsonl") as kept, atomic_write(OUT / "dropped.jsonl") as dropped:
-        for known, refined in _refined(params):
-            counts["samples"] += 1
-            for attempt in refined.attempts[known:]:
-                counts["calls"] += 1
-                counts["prompt_tokens"] += attempt.usage.prompt_tokens
-                counts["completion_tokens"] += attempt.usage.completion_tokens
-            if isinstance(refined.outcome, Trajectory):
-                counts["kept"] += 1
-                kept.write(refined.outcome.model_dump_json() + "\n")
-            else:
-                counts["dropped"] += 1
-                dropped_by_rule[refined.outcome.rule] += 1
-                dropped.write(refined.outcome.model_dump_json() + "\n")
-    figures = {name: counts[name] for name in COUNTS}
-    write_json(OUT / "metrics.json", {**figures, "dropped_by_rule": dict(sorted(dropped_by_rule.items()))})
+    with (
+        atomic_write(OUT / "trajectories.jsonl") as kept,
+        atomic_write(OUT / "dropped.jsonl") as dropped,
+        atomic_write(OUT / "costs.jsonl") as costs,
+    ):
+        for persona, samples in persona_accounts(_refined(params, stage), prices):
+            costs.write(persona.model_dump_json() + "\n")
+            counts["personas"] += 1
+            counts["personas_kept" if persona.kept else "personas_dropped"] += 1
+            for refined in samples:
+                counts["samples"] += 1
+                whole.add_all(refined.attempts)
+                if isinstance(refined.outcome, Trajectory):
+                    counts["kept"] += 1
+                    kept.write(refined.outcome.model_dump_json() + "\n")
+                else:
+                    counts["dropped"] += 1
+                    dropped_by_rule[refined.outcome.rule] += 1
+                    dropped.write(refined.outcome.model_dump_json() + "\n")
+    tell_cost("synthesis and refinement", whole)
+    figures = {
+        **{name: counts[name] for name in COUNTS},
+        **stage.figures(),
+        "with_synthesis": {
+            **whole.figures(),
+            "per_persona": whole.figures_per(counts["personas"]),
+            "per_kept_trajectory": whole.figures_per(counts["kept"]),
+        },
+        "dropped_by_rule": dict(sorted(dropped_by_rule.items())),
+    }
+    write_json(OUT / "metrics.json", figures)
 
 
-def _refined(params: Params) -> Iterator[tuple[int, Refined]]:
-    """The end of every sample, with how many of its answers synthesis had asked for."""
-    total = sum(1 for _ in by_sample(read_jsonl(ATTEMPTS, Attempt)))
+def _refined(params: Params, stage: Account) -> Iterator[Refined]:
+    """The end of every sample; `stage` counts the calls that synthesis had not made."""
+    total, spent = _first_attempts(params)
     verdicts = read_jsonl(VERDICTS, Verdict)
-    with teacher_address(params.teacher) as address, progress("refinement", total, "sample") as bar:
-        for shard in shards(by_sample(read_jsonl(ATTEMPTS, Attempt)), params.synthesis.shard_size):
-            for first_attempts, refined in zip(shard, refine_samples(shard, params, address, bar), strict=True):
-                _check_verdicts(refined, list(islice(verdicts, len(first_attempts))))
-                yield len(first_attempts), refined
-            bar.publish()
+    samples = by_sample(read_jsonl(ATTEMPTS, Attempt))
+    known: deque[int] = deque()
+    with access_to(params.teacher, spent=spent) as access, progress("refinement", total, "sample") as bar:
+        named = ((f"refinement-{s[0][0].persona_id}", s) for s in shards(_noted(samples, known), shard_size(params)))
+        for shard in in_order(refine_samples, named, params, access, bar):
+            for refined in shard:
+                first = known.popleft()
+                _check_verdicts(refined, list(islice(verdicts, first)))
+                stage.add_all(refined.attempts[first:])
+                yield refined
+
+
+def _first_attempts(params: Params) -> tuple[int, float]:
+    """How many samples synthesis began, and what that has cost, as far as it is known."""
+    account = Account(load_prices(params.teacher.prices))
+    total = 0
+    for attempts in by_sample(read_jsonl(ATTEMPTS, Attempt)):
+        total += 1
+        account.add_all(attempts)
+    return total, account.cost or 0.0
+
+
+def _noted(samples: Iterator[list[Attempt]], known: deque[int]) -> Iterator[list[Attempt]]:
+    """The samples, with the number of answers that each of them has already noted down."""
+    for attempts in samples:
+        known.append(len(attempts))
+        yield attempts
 
 
 def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
@@ -84,11 +135,11 @@ def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
     retry_delay_seconds=exponential_backoff(5),
     retry_condition_fn=unless_users_mistake,
 )
-def refine_samples(samples: list[list[Attempt]], params: Params, address: str, bar: Progress) -> list[Refined]:
+def refine_samples(samples: list[list[Attempt]], params: Params, access: Access) -> list[Refined]:
     """Work on a shard of samples until each is kept or dropped, in their order."""
 
     async def work() -> list[Refined]:
-        async with open_teacher(params.teacher, address) as teacher:
-            return await refine_shard(samples, teacher, params, bar.advance)
+        async with open_teacher(access) as (teacher, numbers):
+            return await refine_shard(samples, teacher, params, lambda: numbers.add(DONE, 1))
 
-    return asyncio.run(work())
+    return uvloop.run(work())

@@ -1,20 +1,38 @@
-"""The teacher as tasks use it: one server or endpoint for a stage, one client for a task."""
+"""The teacher as tasks use it: its server and shared numbers for a stage, one client for a task, several processes."""
 
+import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import get_run_logger
+from prefect import Task, get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from agentrefine.accounts import Account
 from agentrefine.errors import UserError
-from agentrefine.params import TeacherParams
-from agentrefine.teacher.client import OpenAITeacher, offline_endpoint
+from agentrefine.params import Params, TeacherParams
+from agentrefine.teacher.client import (
+    DONE,
+    PAID,
+    REPLAYED,
+    JournaledTeacher,
+    OfflineAddress,
+    offline_name,
+    run_numbers,
+)
 from agentrefine.teacher.journal import Journal
 from agentrefine.teacher.offline.process import offline_teacher
+from agentrefine.teacher.shared_numbers import SharedNumbers
+from agentrefine.teacher.spending import BudgetSpentError
+from agentrefine.teacher.throttle import STOPPED
 from tasks.caching import source_digest
+from tasks.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
@@ -22,29 +40,143 @@ JOURNAL = Path("data/journal/answers.sqlite")
 OFFLINE_SOURCES = ("agentrefine.teacher.offline", "agentrefine.worlds")
 """What decides the offline teacher's answers; its old answers are not replayed when that has changed."""
 
+SECONDS_BETWEEN_LOOKS = 0.3
+SAMPLES_PER_BATCH = 10_000
+SHARDS_AHEAD = 2
+"""Shards that each process has been given, so that none waits for the next; more would only take memory."""
+
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Access:
+    """All that a task needs to reach the teacher, in whichever process it runs.
+
+    Attributes:
+        params: the teacher's section of params.yaml.
+        offline: where the offline teacher listens, if it has a role.
+        numbers: the file of the run's shared numbers.
+    """
+
+    params: TeacherParams
+    offline: OfflineAddress | None
+    numbers: Path
 
 
 @contextmanager
-def teacher_address(params: TeacherParams) -> Iterator[str]:
-    """The base URL of the teacher; the offline teacher runs while the block does."""
-    if params.is_offline:
-        with offline_teacher(params.offline) as address:
-            yield address
-    else:
-        yield params.base_url
+def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
+    """Access to the teacher for one stage; the offline teacher, if it has a role, runs while the block does.
+
+    Args:
+        params: the teacher's section of params.yaml.
+        spent: US dollars that earlier calls for the same data set have cost.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="agentrefine-") as folder,
+        offline_teacher(params.offline) if params.uses_offline else nullcontext() as address,
+    ):
+        offline = OfflineAddress(address, offline_name(params, source_digest(*OFFLINE_SOURCES))) if address else None
+        access = Access(params, offline, Path(folder) / "numbers")
+        with run_numbers(access.numbers, params) as numbers:
+            numbers["spent"] = spent
+        yield access
 
 
 @asynccontextmanager
-async def open_teacher(params: TeacherParams, base_url: str) -> AsyncIterator[OpenAITeacher]:
-    """A client of the teacher at `base_url`, with the journal open."""
-    endpoint = offline_endpoint(params, source_digest(*OFFLINE_SOURCES)) if params.is_offline else None
-    with Journal(JOURNAL) as journal:
-        async with OpenAITeacher(params, journal, base_url=base_url, endpoint=endpoint) as teacher:
-            yield teacher
-            get_run_logger().info(
-                "%d answers, %d of them from the journal", teacher.paid + teacher.replayed, teacher.replayed
-            )
+async def open_teacher(access: Access) -> AsyncIterator[tuple[JournaledTeacher, SharedNumbers]]:
+    """A client of the teacher, with the journal open, and the run's shared numbers."""
+    with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
+        async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
+            yield teacher, numbers
+
+
+def in_order(
+    work: "Task[[list[Item], Params, Access], list[Result]]",
+    shards: Iterable[tuple[str, list[Item]]],
+    params: Params,
+    access: Access,
+    bar: Progress,
+) -> Iterator[list[Result]]:
+    """The results of a task for each shard, in their order, as many shards at once as there are processes.
+
+    When a shard fails, or the run is interrupted, no more calls go out; those that are out are waited for, as they are
+    paid for.
+
+    Args:
+        work: takes a shard, `params` and `access`.
+        shards: the name of each task run and its items.
+        params: handed to every task.
+        access: to the teacher.
+        bar: shows the samples that the processes have done.
+    """
+    pending: deque[PrefectFuture[list[Result]]] = deque()
+    shards = iter(shards)
+    with run_numbers(access.numbers, access.params) as numbers, _task_runner(access.params) as runner:
+        try:
+            while True:
+                for name, shard in islice(shards, params.teacher.processes * SHARDS_AHEAD - len(pending)):
+                    arguments = {"samples": shard, "params": params, "access": access}
+                    pending.append(runner.submit(work.with_options(task_run_name=name), parameters=arguments))
+                if not pending:
+                    break
+                _wait_for_the_first(pending, numbers, bar)
+                yield pending.popleft().result()
+        except BudgetSpentError as error:
+            raise UserError(f"{error} {bar.done:,} of {bar.total:,} samples are done.") from error
+        finally:
+            numbers[STOPPED] = 1.0
+        bar.reach(int(numbers[DONE]))
+        paid, replayed = int(numbers[PAID]), int(numbers[REPLAYED])
+        get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
+
+
+def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: SharedNumbers, bar: Progress) -> None:
+    """Wait until the first shard has its result, or any has failed: then raise."""
+    while not pending[0].state.is_final():
+        pending[0].wait(timeout=SECONDS_BETWEEN_LOOKS)
+        bar.reach(int(numbers[DONE]))
+        for future in pending:
+            if future.state.is_failed() or future.state.is_crashed():
+                future.result()
+
+
+def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
+    """Runs as many tasks at once as there are processes.
+
+    Raises:
+        UserError: Dask is asked for and not installed.
+    """
+    if params.task_runner == "dask":
+        try:
+            from prefect_dask import DaskTaskRunner
+        except ImportError as error:
+            raise UserError(
+                "teacher.task_runner: Dask is not installed; run `pip install 'agentrefine[dask]'`, or set prefect."
+            ) from error
+        cluster = {"n_workers": params.processes, "threads_per_worker": 1, "dashboard_address": None}
+        return DaskTaskRunner(cluster_kwargs=cluster)
+    if params.processes == 1:
+        return ThreadPoolTaskRunner(max_workers=1)
+    return ProcessPoolTaskRunner(max_workers=params.processes)
+
+
+def shard_size(params: Params) -> int:
+    """Samples per task. What waits for the Batch API waits together, so that there are few batches."""
+    return params.synthesis.shard_size if params.teacher.transport == "chat" else SAMPLES_PER_BATCH
+
+
+def tell_cost(what: str, account: Account) -> None:
+    """Log what calls have cost, or why that is not known."""
+    if account.cost is None:
+        get_run_logger().warning(
+            "%s: cost unknown, no price for %s; give one in a file that teacher.prices names",
+            what,
+            ", ".join(sorted(account.models_without_price)),
+        )
+    else:
+        tokens = account.prompt_tokens + account.completion_tokens
+        get_run_logger().info("%s: $%.2f for %d calls of %d tokens", what, account.cost, account.calls, tokens)
 
 
 def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -1,87 +1,116 @@
-"""The teacher behind an OpenAI-compatible endpoint, with every answer journaled."""
+"""The teacher: OpenAI-compatible endpoints for its roles, with every answer journaled and every call accounted for."""
 
 import asyncio
-import json
-import logging
-import os
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
-from urllib.parse import urlsplit
-
-import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient
-from openai.types.chat import ChatCompletion
+from typing import NamedTuple, Self
 
 from agentrefine.errors import UserError
-from agentrefine.params import TeacherParams
-from agentrefine.teacher.completion import ChatMessage, Completion, Usage
-from agentrefine.teacher.journal import Journal, Question
+from agentrefine.params import Role, TeacherParams, TeacherRole
+from agentrefine.teacher.batch import BatchTransport
+from agentrefine.teacher.completion import UNANSWERED, ChatMessage, Completion, Kind, Request, Usage
+from agentrefine.teacher.endpoint import Endpoint, Transport
+from agentrefine.teacher.journal import Journal, KeptAnswer, Question, answer_id
+from agentrefine.teacher.prices import Price, Prices, load_prices
+from agentrefine.teacher.prompts import prompt_version
+from agentrefine.teacher.shared_numbers import SharedNumbers
+from agentrefine.teacher.spending import SPENDING_NUMBERS, Spending
+from agentrefine.teacher.structured import JsonForm
+from agentrefine.teacher.throttle import STOPPED, Throttle, check_stopped, throttle_numbers
 
-logger = logging.getLogger(__name__)
+PAID, REPLAYED, DONE = "paid", "replayed", "done"
+"""Shared numbers: calls that went to an endpoint, calls that the journal answered, samples done."""
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_LONGEST_BACKOFF_SECONDS = 8.0
-_PROMPT_REFUSALS = ("content_filter", "content_policy_violation", "context_length_exceeded")
-"""Error codes that concern one prompt and not the endpoint: the sample gets an empty answer, the run goes on."""
-
-
-class _Answer(NamedTuple):
-    text: str
-    usage: Usage
-    finish_reason: str
+_WORST_BYTES_PER_TOKEN = 2
+"""Of a prompt, for the most that it can cost; texts have three to five."""
 
 
-def offline_endpoint(params: TeacherParams, version: str) -> str:
-    """The offline teacher's name in the journal: all that changes its answers, but not its port.
+class OfflineAddress(NamedTuple):
+    """Where the offline teacher listens, and its name in the journal.
+
+    Attributes:
+        base_url: with a port that changes from run to run.
+        name: all that changes its answers.
+    """
+
+    base_url: str
+    name: str
+
+
+def offline_name(params: TeacherParams, version: str) -> str:
+    """The offline teacher's name in the journal: all that changes its answers, but not how they travel.
 
     Args:
         params: holds the shares of bad answers.
         version: changes when its rules do.
     """
-    return f"offline:{version}:{params.offline.model_dump_json()}"
+    settings = params.offline.model_dump_json(include={"script_faults", "trajectory_faults", "mistakes"})
+    return f"offline:{version}:{settings}"
 
 
-class OpenAITeacher:
-    """Completes chats by an OpenAI-compatible endpoint. Use it as an async context manager, within one event loop.
+def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
+    """The numbers that the processes of one run share, in a file that one of them has made room for."""
+    names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, DONE]
+    for endpoint in range(len(_endpoints(params))):
+        names += throttle_numbers(endpoint)
+    return SharedNumbers(path, names)
 
-    At most `concurrency` calls are in flight. 429, 5xx and broken connections are retried with growing waits, as the
-    endpoint asks by Retry-After.
 
-    Attributes:
-        model: the model that answers.
-        paid: calls that went to the endpoint.
-        replayed: calls that the journal answered.
+class _Voice(NamedTuple):
+    """Who answers for a role."""
+
+    role: TeacherRole
+    name: str
+    transport: Transport
+    form: JsonForm
+    price: Price | None
+
+
+class JournaledTeacher:
+    """Completes chats by OpenAI-compatible endpoints. Use it as an async context manager, within one event loop.
+
+    An answer that is in the journal is taken from there; any other call goes out when the throttle and the budget allow
+    it, and its answer is on disk before anyone sees it. Calls that are out when the work is given up are waited for:
+    they are paid for.
     """
 
-    def __init__(self, params: TeacherParams, journal: Journal, *, base_url: str, endpoint: str | None = None) -> None:
-        """Prepare the client.
+    def __init__(
+        self, params: TeacherParams, journal: Journal, numbers: SharedNumbers, offline: OfflineAddress | None = None
+    ) -> None:
+        """Prepare the clients.
 
         Args:
-            params: model, key variable, concurrency, timeout, retries.
+            params: the teacher's section of params.yaml.
             journal: where answers are kept.
-            base_url: where the endpoint listens, such as `https://api.openai.com/v1`.
-            endpoint: its name in the journal, when that is not `base_url` (see `offline_endpoint`).
+            numbers: what this process shares with the others of the run (`run_numbers`).
+            offline: where the offline teacher listens, if it has a role.
 
         Raises:
-            UserError: the environment variable that holds the key is not set.
+            UserError: the environment variable of a key is not set, or the cost is limited and a price is not known.
         """
-        self.model = params.model
-        self.paid = 0
-        self.replayed = 0
-        self._params = params
         self._journal = journal
-        self._base_url = base_url
-        self._endpoint = endpoint or base_url
-        self._api_key = _api_key(params, base_url)
-        self._slots = asyncio.Semaphore(params.concurrency)
-        self._json_mode = True
-        self._client = AsyncOpenAI(
-            base_url=base_url,
-            api_key=self._api_key,
-            timeout=params.timeout_seconds,
-            max_retries=params.max_retries,
-            http_client=DefaultAioHttpClient(),
-        )
+        self._numbers = numbers
+        self._spending = Spending(numbers, params.max_cost)
+        self._asking: set[asyncio.Task[KeptAnswer]] = set()
+        addresses = _endpoints(params)
+        throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
+        self._endpoints: dict[tuple[str, str, str], Endpoint] = {}
+        transports: dict[Endpoint, Transport] = {}
+        forms: dict[tuple[Endpoint, str], JsonForm] = {}
+        prices = load_prices(params.prices)
+        self._voices: dict[Role, _Voice] = {}
+        for name, role in params.roles.items():
+            base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
+            who = (known_as, role.model, role.api_key_env)
+            if who not in self._endpoints:
+                throttle = throttles[addresses.index(role.base_url)]
+                endpoint = self._endpoints[who] = Endpoint(role, base_url, params, throttle)
+                by_batch = params.transport == "batch"
+                transports[endpoint] = BatchTransport(endpoint, journal, known_as) if by_batch else endpoint
+            endpoint = self._endpoints[who]
+            form = forms.setdefault((endpoint, role.structured_output), JsonForm(endpoint, role))
+            price = _price(prices, role.model, params.max_cost)
+            self._voices[name] = _Voice(role, known_as, transports[endpoint], form, price)
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,147 +118,95 @@ class OpenAITeacher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()
+        if self._asking:
+            out = {task for endpoint in self._endpoints.values() for task in endpoint.calls_out}
+            for task in self._asking - out:
+                task.cancel()
+            await asyncio.wait(self._asking)
+        for endpoint in self._endpoints.values():
+            await endpoint.close()
         await self._journal.flush()
 
-    async def complete(
-        self,
-        messages: list[ChatMessage],
-        *,
-        temperature: float,
-        max_tokens: int,
-        response_format: Literal["json_object", "text"],
-        sample: int,
-    ) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
         """One answer to `messages`, from the journal when it is there. See `Teacher.complete`."""
-        key = Question(self._endpoint, self.model, messages, temperature, response_format, sample).key()
-        async with self._slots:
-            known = self._journal.find(key, max_tokens)
-            if known:
-                self.replayed += 1
-                return known
-            self.paid += 1
-            answer = await self._ask(messages, temperature, max_tokens, response_format, sample)
-            return await self._journal.keep(key, max_tokens, *answer)
-
-    async def _ask(
-        self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
-    ) -> _Answer:
-        """The endpoint's answer; asked again when it has no choice: some gateways answer 200 with an error inside."""
-        for attempt in range(self._params.max_retries + 1):
-            if attempt:
-                await asyncio.sleep(min(0.5 * 2**attempt, _LONGEST_BACKOFF_SECONDS))
-            try:
-                answer = await self._ask_in_form(messages, temperature, max_tokens, response_format, sample)
-            except openai.OpenAIError as error:
-                if isinstance(error, openai.BadRequestError) and error.code in _PROMPT_REFUSALS:
-                    return _Answer("", Usage(prompt_tokens=0, completion_tokens=0), error.code)
-                raise self._refused(error) from error
-            if isinstance(answer, ChatCompletion) and answer.choices and answer.choices[0].message is not None:
-                choice = answer.choices[0]
-                content = choice.message.content
-                text = _storable(content) if isinstance(content, str) else ""
-                return _Answer(text, _usage(answer), choice.finish_reason or "unknown")
-        raise UserError(
-            f"teacher.base_url {self._base_url}: answers without any choice; "
-            "is this the address of an OpenAI-compatible chat completions API (it mostly ends in /v1)?"
+        voice = self._voices[role]
+        settings = voice.role
+        key = Question(
+            endpoint=voice.name,
+            model=settings.model,
+            messages=messages,
+            temperature=settings.temperature,
+            kind=kind,
+            structured_output=settings.structured_output,
+            prompt_version=prompt_version(kind),
+            sample=sample,
+        ).key()
+        kept = self._journal.find(key, settings.max_tokens)
+        if kept:
+            self._numbers.add(REPLAYED, 1)
+            self._spending.settle(0.0, voice.price.cost(kept.answer.usage) if voice.price else 0.0)
+        else:
+            asking = asyncio.create_task(self._ask(voice, key, messages, kind, sample))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+            kept = await asyncio.shield(asking)
+        answer = kept.answer
+        return Completion(
+            id=kept.id,
+            model=settings.model,
+            text=answer.text,
+            usage=answer.usage,
+            finish_reason=answer.finish_reason,
         )
 
-    async def _ask_in_form(
-        self, messages: list[ChatMessage], temperature: float, max_tokens: int, response_format: str, sample: int
-    ) -> ChatCompletion | None:
-        """One answer, asked for in JSON mode if wanted and if the endpoint has one."""
-        if response_format == "text" or not self._json_mode:
-            return await self._create(messages, temperature, max_tokens, sample, json_mode=False)
+    async def _ask(self, voice: _Voice, key: str, messages: list[ChatMessage], kind: Kind, sample: int) -> KeptAnswer:
+        """Pay for an answer and keep it; one that did not come is not kept, so that the next run asks again."""
+        check_stopped(self._numbers)
+        role = voice.role
+        request = Request(role.model, messages, role.temperature, role.max_tokens, sample)
+        request = request._replace(response_format=await voice.form.response_format(kind))
+        reserved = voice.price.cost(_worst(request)) if voice.price else 0.0
+        await self._spending.reserve(reserved)
+        cost = 0.0
         try:
-            return await self._create(messages, temperature, max_tokens, sample, json_mode=True)
-        except openai.BadRequestError as error:
-            if error.code in _PROMPT_REFUSALS:
-                raise
-            refusal = error
-        answer = await self._create(messages, temperature, max_tokens, sample, json_mode=False)
-        if self._json_mode:
-            self._json_mode = False
-            logger.warning("%s refuses response_format json_object (%s); asking for text.", self._base_url, refusal)
-        return answer
-
-    async def _create(
-        self, messages: list[ChatMessage], temperature: float, max_tokens: int, sample: int, json_mode: bool
-    ) -> ChatCompletion | None:
-        """One answer; None when its body is not JSON."""
-        try:
-            answer: ChatCompletion = await self._client.chat.completions.create(
-                model=self.model,
-                messages=messages,  # type: ignore[arg-type]
-                temperature=temperature,
-                max_tokens=max_tokens,
-                seed=sample,
-                response_format={"type": "json_object"} if json_mode else openai.omit,
-            )
-        except json.JSONDecodeError:
-            return None
-        return answer
-
-    def _refused(self, error: openai.OpenAIError) -> UserError:
-        """What an error means for the user, in one sentence and without the key."""
-        where = f"teacher.base_url {self._base_url}"
-        reason = " ".join(str(error).split()).replace(self._api_key, "***")[:300]
-        if isinstance(error, openai.APIConnectionError) and _waited_in_vain(error):
-            return UserError(
-                f"{where}: no answer within {self._params.timeout_seconds:g} seconds, retries included; "
-                "raise teacher.timeout_seconds or lower teacher.concurrency and run again."
-            )
-        if isinstance(error, openai.APIConnectionError):
-            return UserError(f"{where}: cannot be reached; check the address and that the server runs, then run again.")
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return UserError(f"{where}: refuses the key in ${self._params.api_key_env}; set it to a valid key.")
-        if isinstance(error, openai.NotFoundError):
-            return UserError(
-                f"{where}: knows no model {self.model!r} or no such path; correct teacher.model or the URL."
-            )
-        if isinstance(error, openai.RateLimitError):
-            return UserError(
-                f"{where}: still over its rate limit or quota after {self._params.max_retries} retries; "
-                "lower teacher.concurrency, and run again later: answers so far are kept."
-            )
-        if isinstance(error, openai.InternalServerError):
-            return UserError(
-                f"{where}: still fails after {self._params.max_retries} retries ({reason}); "
-                "run again later: answers so far are kept."
-            )
-        return UserError(f"{where}: refuses the call ({reason}); correct the teacher section of params.yaml.")
+            answer = await voice.transport.ask(key, request)
+            cost = voice.price.cost(answer.usage) if voice.price else 0.0
+            if answer.finish_reason == UNANSWERED:
+                return KeptAnswer(answer_id(key, role.max_tokens), answer)
+            kept = await self._journal.keep(key, role.max_tokens, answer)
+            self._numbers.add(PAID, 1)
+            return kept
+        finally:
+            self._spending.settle(reserved, cost)
 
 
-def _api_key(params: TeacherParams, base_url: str) -> str:
-    if params.is_offline:
-        return "offline"
-    key = os.environ.get(params.api_key_env, "")
-    if key:
-        return key
-    if urlsplit(base_url).hostname in _LOOPBACK:
-        return "none"
-    raise UserError(
-        f"teacher.api_key_env: the environment variable {params.api_key_env} is not set; set it to the key of "
-        f"{base_url} (any text, if the endpoint needs none)."
+def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> Throttle:
+    return Throttle(
+        numbers,
+        endpoint,
+        most_in_flight=params.concurrency,
+        processes=params.processes,
+        requests_per_minute=params.requests_per_minute,
+        tokens_per_minute=params.tokens_per_minute,
     )
 
 
-def _waited_in_vain(error: BaseException) -> bool:
-    """Whether a time limit ended the call; the HTTP client calls refused and broken connections time-outs too."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, TimeoutError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+def _price(prices: Prices, model: str, max_cost: float | None) -> Price | None:
+    price = prices.models.get(model)
+    if max_cost is not None and price is None:
+        raise UserError(
+            f"teacher.max_cost: the price of model {model!r} is not known; give it in a file that teacher.prices names "
+            "(see agentrefine/teacher/prices.yaml), or set teacher.max_cost to null."
+        )
+    return price
 
 
-def _usage(answer: ChatCompletion) -> Usage:
-    if answer.usage is None:
-        return Usage(prompt_tokens=0, completion_tokens=0)
-    return Usage(prompt_tokens=answer.usage.prompt_tokens or 0, completion_tokens=answer.usage.completion_tokens or 0)
+def _endpoints(params: TeacherParams) -> list[str]:
+    """The addresses of all roles, each once."""
+    return list(dict.fromkeys(role.base_url for role in params.roles.values()))
 
 
-def _storable(text: str) -> str:
-    """The text with lone halves of Unicode pairs, which no file can hold, replaced by question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _worst(request: Request) -> Usage:
+    """More tokens than a call can take."""
+    size = sum(len(message["content"].encode()) for message in request.messages)
+    return Usage(prompt_tokens=size // _WORST_BYTES_PER_TOKEN, completion_tokens=request.max_tokens)

@@ -1,8 +1,16 @@
 """What a teacher is asked and what it answers: the contract between the stages and any endpoint."""
 
-from typing import Literal, Protocol, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import BaseModel, ConfigDict
+
+from agentrefine.params import Role
+
+Kind = Literal["script", "trajectory"]
+"""What an answer must hold."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of a prompt, for estimates before the endpoint has counted."""
 
 
 class ChatMessage(TypedDict):
@@ -13,51 +21,99 @@ class ChatMessage(TypedDict):
 
 
 class Usage(BaseModel):
-    """Tokens that the endpoint counted for one call."""
+    """Tokens that the endpoint counted for one call.
+
+    Attributes:
+        prompt_tokens, completion_tokens: as counted; 0 from endpoints that count nothing.
+        cached_tokens: those of the prompt that the endpoint read from its cache, mostly at a lower price.
+        batch: whether the call went through the Batch API, at its lower price.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    batch: bool = False
+
+
+class Request(NamedTuple):
+    """One call as an endpoint gets it.
+
+    Attributes:
+        model, messages, temperature, max_tokens: by OpenAI's names.
+        seed: tells equal prompts apart.
+        response_format: the form demanded, as OpenAI's API writes it; None for plain text.
+    """
+
+    model: str
+    messages: list[ChatMessage]
+    temperature: float
+    max_tokens: int
+    seed: int
+    response_format: dict[str, Any] | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the chat completions API."""
+        body = {name: value for name, value in self._asdict().items() if name != "response_format"}
+        return body if self.response_format is None else {**body, "response_format": self.response_format}
+
+    @property
+    def prompt_tokens(self) -> int:
+        """About how many tokens the prompt has."""
+        return sum(len(message["content"]) for message in self.messages) // CHARACTERS_PER_TOKEN
+
+
+class Answer(NamedTuple):
+    """What came back for one call.
+
+    Attributes:
+        text: the answer, raw; empty when there was none.
+        usage: tokens as the endpoint reports them.
+        finish_reason: `stop`, `length`, `content_filter`, ... as the endpoint reports it, or `UNANSWERED`.
+    """
+
+    text: str
+    usage: Usage
+    finish_reason: str
+
+
+UNANSWERED = "unanswered"
+"""The finish reason of a call that failed after all its retries while others of the endpoint were answered."""
 
 
 class Completion(BaseModel):
-    """One answer of the teacher.
+    """One answer of the teacher, as the stages see it.
 
     Attributes:
         id: the answer's key in the journal.
-        text: the answer, raw.
-        usage: tokens as the endpoint reports them.
-        finish_reason: `stop`, `length`, `content_filter`, ... as the endpoint reports it.
+        model: who answered.
+        text, usage, finish_reason: as in `Answer`.
     """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
+    model: str
     text: str
     usage: Usage
     finish_reason: str
 
 
 class Teacher(Protocol):
-    """Whoever completes a chat: a journaled OpenAI-compatible endpoint, or a double in a test."""
+    """Whoever completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
 
-    model: str
-
-    async def complete(
-        self,
-        messages: list[ChatMessage],
-        *,
-        temperature: float,
-        max_tokens: int,
-        response_format: Literal["json_object", "text"],
-        sample: int,
-    ) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
         """One answer to `messages`.
 
-        `sample` tells equal prompts apart: another number is another draw, the same number the same answer.
+        Args:
+            messages: the prompt.
+            kind: what the answer must hold.
+            role: who is asked, and how the answer is sampled (`teacher` in params.yaml).
+            sample: tells equal prompts apart: another number is another draw, the same number the same answer.
 
         Raises:
-            UserError: the endpoint refuses the call for good (unknown model, bad key, unreachable after the retries).
+            UserError: the endpoint refuses the call for good (unknown model, bad key, unreachable after the retries),
+                or `teacher.max_cost` is spent.
         """
         ...

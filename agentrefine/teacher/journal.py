@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from agentrefine.errors import UserError
-from agentrefine.teacher.completion import ChatMessage, Completion, Usage
+from agentrefine.teacher.completion import Answer, ChatMessage, Usage
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -19,14 +19,20 @@ CREATE TABLE IF NOT EXISTS answers (
     text TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    batch INTEGER NOT NULL,
     finish_reason TEXT NOT NULL,
     PRIMARY KEY (key, max_tokens)
 ) WITHOUT ROWID
 """
+_VERSION = 2
+"""Of the file's form; SQLite keeps it in the file as `user_version`."""
 _SELECT = """
-SELECT max_tokens, text, prompt_tokens, completion_tokens, finish_reason FROM answers WHERE key = ? ORDER BY max_tokens
+SELECT max_tokens, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason
+FROM answers WHERE key = ? ORDER BY max_tokens
 """
-_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_Row = tuple[str, int, str, int, int, int, int, str]
 _BUSY_SECONDS = 60
 
 
@@ -35,20 +41,32 @@ class Question(NamedTuple):
 
     Attributes:
         endpoint: who answers: a base URL, or for the offline teacher its name with the settings of its answers.
-        model, messages, temperature, response_format, sample: as in `Teacher.complete`.
+        model, messages, temperature: as the endpoint gets them.
+        kind, structured_output: what the answer must hold, and how that is asked for.
+        prompt_version: of the texts that the prompt is made of.
+        sample: as in `Teacher.complete`.
     """
 
     endpoint: str
     model: str
     messages: Sequence[ChatMessage]
     temperature: float
-    response_format: str
+    kind: str
+    structured_output: str
+    prompt_version: str
     sample: int
 
     def key(self) -> str:
         """SHA-256 of the question as canonical JSON."""
         canonical = json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class KeptAnswer(NamedTuple):
+    """An answer with its id, which is derived from its question and the limit that it was made under."""
+
+    id: str
+    answer: Answer
 
 
 class Journal:
@@ -73,16 +91,30 @@ class Journal:
             self._reader = self._connect()
             self._writer = self._connect()
             self._writer.execute("PRAGMA journal_mode=WAL")
-            self._writer.execute(_SCHEMA)
+            self._create()
         except (OSError, sqlite3.Error) as error:
             raise self._cannot(error) from error
-        self._pending: list[tuple[tuple[str, int, str, int, int, str], asyncio.Future[None]]] = []
+        self._pending: list[tuple[_Row, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous=FULL")
         return connection
+
+    def _create(self) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")  # another process may be about to do the same
+        tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        if tables and version != _VERSION:
+            self._writer.execute("ROLLBACK")
+            raise UserError(
+                f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
+                "file away to begin a new one, or use the program that wrote it."
+            )
+        self._writer.execute(_SCHEMA)
+        self._writer.execute(f"PRAGMA user_version = {_VERSION}")
+        self._writer.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file, after `flush`."""
@@ -97,7 +129,7 @@ class Journal:
     ) -> None:
         self.close()
 
-    def find(self, key: str, max_tokens: int) -> Completion | None:
+    def find(self, key: str, max_tokens: int) -> KeptAnswer | None:
         """The answer to a question that the endpoint could give within `max_tokens`; None when there is none yet.
 
         Raises:
@@ -107,23 +139,26 @@ class Journal:
             rows = self._reader.execute(_SELECT, (key,)).fetchall()
         except sqlite3.Error as error:
             raise self._cannot(error) from error
-        for asked, text, prompt_tokens, completion_tokens, finish_reason in rows:
+        for asked, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason in rows:
             if _fits(asked, completion_tokens, finish_reason, max_tokens):
-                return Completion(
-                    id=_answer_id(key, asked),
-                    text=text,
-                    usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
-                    finish_reason=finish_reason,
+                usage = Usage(
+                    prompt_tokens=prompt_tokens,
+                    completion_tokens=completion_tokens,
+                    cached_tokens=cached_tokens,
+                    batch=bool(batch),
                 )
+                return KeptAnswer(answer_id(key, asked), Answer(text, usage, finish_reason))
         return None
 
-    async def keep(self, key: str, max_tokens: int, text: str, usage: Usage, finish_reason: str) -> Completion:
+    async def keep(self, key: str, max_tokens: int, answer: Answer) -> KeptAnswer:
         """Write an answer and return it as the journal holds it: another process's, when that was faster.
 
         Raises:
             UserError: the file cannot be written; the disk may be full.
         """
-        row = (key, max_tokens, text, usage.prompt_tokens, usage.completion_tokens, finish_reason)
+        usage = answer.usage
+        counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, int(usage.batch))
+        row = (key, max_tokens, answer.text, *counts, answer.finish_reason)
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((row, written))
         if self._writing is None or self._writing.done():
@@ -153,7 +188,7 @@ class Journal:
                     if not written.done():
                         written.set_result(None)
 
-    def _write(self, rows: list[tuple[str, int, str, int, int, str]]) -> None:
+    def _write(self, rows: list[_Row]) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             self._writer.executemany(_INSERT, rows)
@@ -182,5 +217,6 @@ def _fits(asked: int, completion_tokens: int, finish_reason: str, max_tokens: in
     return max_tokens >= longest
 
 
-def _answer_id(key: str, max_tokens: int) -> str:
+def answer_id(key: str, max_tokens: int) -> str:
+    """Identifies an answer by its question and the limit that it was made under."""
     return hashlib.sha256(f"{key} {max_tokens}".encode()).hexdigest()[:16]

@@ -20,6 +20,12 @@ from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
 PROMPT_VERSION = "1"
 """Changes whenever a prompt's text does."""
 
+
+def prompt_version(kind: str) -> str:
+    """The version."""
+    return PROMPT_VERSION
+
+
 SCRIPT_SHOTS = ("script_nurse.json", "script_archivist.json", "script_baker.json")
 TRAJECTORY_SHOT = ("script_nurse.json", "trajectory_nurse.json")
 LONGEST_FEEDBACK = 1000

@@ -1,0 +1,257 @@
+"""The Batch API of an endpoint: calls are gathered into a file and answered within a day, mostly at half the price."""
+
+import asyncio
+import json
+import logging
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import openai
+from openai import AsyncOpenAI
+from openai.types import Batch
+
+from agentrefine.errors import UserError
+from agentrefine.teacher.completion import Answer, Request
+from agentrefine.teacher.endpoint import Endpoint, read_reply
+from agentrefine.teacher.journal import Journal
+
+logger = logging.getLogger(__name__)
+
+MOST_LINES = 20_000
+MOST_BYTES = 90_000_000
+"""Of one batch; OpenAI takes 50,000 lines and 200 MB."""
+GATHER_SECONDS = 1.0
+"""A batch goes out when no call has been added for so long."""
+_FIRST_POLL_SECONDS = 1.0
+_LONGEST_POLL_SECONDS = 60.0
+_RETRIES = 5
+_MARK = "agentrefine"
+"""The metadata key by which a batch is found again whose id was not yet kept when the program died."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS batches (
+    token TEXT PRIMARY KEY,
+    endpoint TEXT NOT NULL,
+    batch_id TEXT,
+    calls TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+class OpenBatch(NamedTuple):
+    """A batch that has been, or is about to be, submitted.
+
+    Attributes:
+        token: made here before it is submitted; stands in the batch's metadata.
+        batch_id: the endpoint's id; None until the endpoint has named one.
+        calls: journal key to limit (`max_tokens`) of each call in it.
+    """
+
+    token: str
+    batch_id: str | None
+    calls: dict[str, int]
+
+
+class BatchLedger:
+    """The open batches of an endpoint, in the journal's file: none is submitted twice and none is forgotten."""
+
+    def __init__(self, path: Path, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+        self._connection.execute(_SCHEMA)
+
+    def open_batches(self) -> list[OpenBatch]:
+        """All that have not been collected."""
+        found = self._connection.execute(
+            "SELECT token, batch_id, calls FROM batches WHERE endpoint = ? ORDER BY token", (self._endpoint,)
+        )
+        return [OpenBatch(token, batch_id, json.loads(calls)) for token, batch_id, calls in found]
+
+    def keep(self, batch: OpenBatch) -> None:
+        """Write a batch, or what is now known of it."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)",
+            (batch.token, self._endpoint, batch.batch_id, json.dumps(batch.calls)),
+        )
+
+    def forget(self, batch: OpenBatch) -> None:
+        """A batch is collected, or never came into being."""
+        self._connection.execute("DELETE FROM batches WHERE token = ?", (batch.token,))
+
+
+class BatchTransport:
+    """Sends calls by the Batch API. See `Transport`.
+
+    All calls that wait at the same time go into one batch (or a few, by size); the next is made when these are
+    answered. Each batch is written down before it is submitted, and its answers are journaled as soon as it ends, so
+    after a crash the same command goes on with it. A call that failed inside a batch, or that a batch did not come to
+    within its day, is asked call by call.
+    """
+
+    def __init__(self, endpoint: Endpoint, journal: Journal, name: str) -> None:
+        """Find the open batches of an earlier run.
+
+        Args:
+            endpoint: whose Batch API it is, and who answers what failed there.
+            journal: where the answers and the batches are kept.
+            name: the endpoint's name in the journal.
+        """
+        self._endpoint = endpoint
+        self._journal = journal
+        self._ledger = BatchLedger(journal.path, name)
+        self._open = self._ledger.open_batches()
+        self._waiting: dict[str, tuple[Request, asyncio.Future[Answer | None]]] = {}
+        self._added = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
+
+    async def ask(self, key: str, request: Request) -> Answer:
+        """The endpoint's answer, when its batch has ended. See `Transport.ask`."""
+        answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = (request, answer)
+        self._added.set()
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._serve())
+        try:
+            return await answer or await self._endpoint.ask(key, request)
+        finally:
+            self._waiting.pop(key, None)
+
+    async def _serve(self) -> None:
+        """Submit and collect batches as long as calls wait; what goes wrong is told to all of them."""
+        client = self._endpoint.client.with_options(max_retries=_RETRIES)
+        try:
+            while self._waiting:
+                for batch in list(self._open):
+                    await self._collect(client, batch)
+                await self._gather()
+                for calls in self._portions():
+                    await self._submit(client, calls)
+        except openai.OpenAIError as error:
+            self._fail(self._endpoint.meaning(error))
+        except UserError as error:
+            self._fail(error)
+
+    def _fail(self, error: UserError) -> None:
+        for _, answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _gather(self) -> None:
+        """Wait until no more calls come."""
+        while self._added.is_set():
+            self._added.clear()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._endpoint.check_stopped()
+
+    def _portions(self) -> Iterator[dict[str, Request]]:
+        portion: dict[str, Request] = {}
+        size = 0
+        for key, (request, answer) in list(self._waiting.items()):
+            kept = self._journal.find(key, request.max_tokens)  # collected since the call was added
+            if kept:
+                self._hand_over(key, kept.answer)
+            length = len(_line(key, request))
+            if portion and (len(portion) == MOST_LINES or size + length > MOST_BYTES):
+                yield portion
+                portion, size = {}, 0
+            if not answer.done():
+                portion[key] = request
+                size += length
+        if portion:
+            yield portion
+
+    async def _submit(self, client: AsyncOpenAI, calls: dict[str, Request]) -> None:
+        batch = OpenBatch(secrets.token_hex(16), None, {key: call.max_tokens for key, call in calls.items()})
+        self._ledger.keep(batch)
+        content = b"".join(_line(key, request) for key, request in calls.items())
+        file = await client.files.create(file=(f"{batch.token}.jsonl", content), purpose="batch")
+        made = await client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={_MARK: batch.token},
+        )
+        batch = batch._replace(batch_id=made.id)
+        self._ledger.keep(batch)
+        self._open.append(batch)
+        logger.info("batch %s: %d calls submitted", made.id, len(calls))
+
+    async def _collect(self, client: AsyncOpenAI, batch: OpenBatch) -> None:
+        """Wait for a batch and keep its answers; calls without one are handed back."""
+        ended = await self._ended(client, batch)
+        answered = 0
+        for file in (ended.output_file_id, ended.error_file_id) if ended else ():
+            if file is not None:
+                content = (await client.files.content(file)).content
+                answered += await self._keep_answers(batch, content)
+        self._ledger.forget(batch)
+        self._open.remove(batch)
+        if ended and ended.status == "failed":
+            problems = ended.errors.data if ended.errors and ended.errors.data else []
+            told = "; ".join(str(problem.message) for problem in problems[:3]) or "it does not say why"
+            raise UserError(
+                f"teacher.transport: the endpoint refuses batch {ended.id} ({told}); correct it, or set it to chat."
+            )
+        if ended:
+            logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))
+            for key in batch.calls:
+                self._hand_over(key, None)
+
+    async def _ended(self, client: AsyncOpenAI, batch: OpenBatch) -> Batch | None:
+        """The batch when it has ended; None when it never came into being."""
+        batch_id = batch.batch_id or await _find_by_token(client, batch.token)
+        pause = _FIRST_POLL_SECONDS
+        while batch_id is not None:
+            state = await client.batches.retrieve(batch_id)
+            if state.status in ("completed", "failed", "expired", "cancelled"):
+                return state
+            await asyncio.sleep(pause)
+            self._endpoint.check_stopped()
+            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+        return None
+
+    async def _keep_answers(self, batch: OpenBatch, content: bytes) -> int:
+        """Journal the answers in a file of results; how many there were."""
+        kept = []
+        for line in content.splitlines():
+            key, answer = _result(line)
+            if answer is not None and key in batch.calls:
+                kept.append(asyncio.create_task(self._keep(key, batch.calls[key], answer)))
+        await asyncio.gather(*kept)
+        return len(kept)
+
+    async def _keep(self, key: str, max_tokens: int, answer: Answer) -> None:
+        self._hand_over(key, (await self._journal.keep(key, max_tokens, answer)).answer)
+
+    def _hand_over(self, key: str, answer: Answer | None) -> None:
+        _, waiting = self._waiting.get(key, (None, None))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+
+async def _find_by_token(client: AsyncOpenAI, token: str) -> str | None:
+    async for batch in client.batches.list(limit=100):
+        if (batch.metadata or {}).get(_MARK) == token:
+            return batch.id
+    return None
+
+
+def _line(key: str, request: Request) -> bytes:
+    """A call as a line of a batch's input file."""
+    call = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": request.body()}
+    return json.dumps(call).encode() + b"\n"
+
+
+def _result(line: bytes) -> tuple[str, Answer | None]:
+    """The key and the answer in a line of a batch's output or error file; no answer where the call failed."""
+    try:
+        result = json.loads(line)
+        key, response = str(result["custom_id"]), result.get("response")
+        if response is None or response["status_code"] != 200:
+            return key, None
+        return key, read_reply(json.dumps(response["body"]), batch=True)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "", None

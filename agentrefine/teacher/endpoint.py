@@ -1,0 +1,353 @@
+"""One OpenAI-compatible endpoint over HTTP: tries, retries, waits, and what cannot be mended in one sentence."""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.errors import UserError
+from agentrefine.params import TeacherParams, TeacherRole
+from agentrefine.teacher.completion import UNANSWERED, Answer, Request, Usage
+from agentrefine.teacher.throttle import Throttle
+
+PROMPT_REFUSALS = ("content_filter", "content_policy_violation", "context_length_exceeded")
+"""Error codes that concern one prompt and not the endpoint: the sample gets an empty answer, the run goes on."""
+
+LONGEST_WAIT_SECONDS = 900.0
+"""An endpoint that asks for a longer pause is out of its quota rather than busy."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 8.0
+_Failure = openai.OpenAIError | TimeoutError
+_NO_USAGE = Usage(prompt_tokens=0, completion_tokens=0)
+
+
+class RequestRefusedError(UserError):
+    """The endpoint understands the call and will not take it as it is."""
+
+
+class Transport(Protocol):
+    """A way to an endpoint: call by call, or through its Batch API."""
+
+    async def ask(self, key: str, request: Request) -> Answer:
+        """The endpoint's answer.
+
+        Args:
+            key: names the call, also after a crash.
+            request: the call.
+
+        Raises:
+            UserError: the endpoint refuses for good.
+        """
+        ...
+
+
+class _Tokens(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    class Details(BaseModel):
+        model_config = ConfigDict(extra="ignore")
+
+        cached_tokens: int | None = None
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: Details | None = None
+
+
+class _Choice(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    class Message(BaseModel):
+        model_config = ConfigDict(extra="ignore")
+
+        content: object = None
+
+    message: Message
+    finish_reason: str | None = None
+
+
+class Reply(BaseModel):
+    """What we read of a chat completion's body."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    choices: list[_Choice]
+    usage: _Tokens | None = None
+
+    def answer(self, *, batch: bool) -> Answer | None:
+        """The answer in it; None when there is no choice."""
+        if not self.choices:
+            return None
+        choice = self.choices[0]
+        content = choice.message.content
+        return Answer(_storable(content) if isinstance(content, str) else "", self._usage(batch), _reason(choice))
+
+    def _usage(self, batch: bool) -> Usage:
+        tokens = self.usage or _Tokens()
+        details = tokens.prompt_tokens_details
+        return Usage(
+            prompt_tokens=max(0, tokens.prompt_tokens or 0),
+            completion_tokens=max(0, tokens.completion_tokens or 0),
+            cached_tokens=max(0, (details.cached_tokens if details else None) or 0),
+            batch=batch,
+        )
+
+
+def read_reply(body: bytes | str, *, batch: bool = False) -> Answer | None:
+    """The answer in a body; None when it is no chat completion: some gateways answer 200 with an error inside."""
+    try:
+        # Not model_validate_json: it refuses the lone halves of Unicode pairs that models write.
+        return Reply.model_validate(json.loads(body)).answer(batch=batch)
+    except (ValueError, RecursionError):
+        return None
+
+
+class Endpoint:
+    """Sends calls one by one, as many at once as its throttle allows. Use it within one event loop.
+
+    429, 5xx, time-outs, broken connections and bodies that are no completion are tried again with growing waits, or
+    after the pause that the endpoint asks for. A call that still fails while others are answered comes back as
+    `UNANSWERED`; when nothing is answered any more, the endpoint is down, and that is an error.
+
+    Attributes:
+        client: the HTTP client, also for the rest of the API.
+        calls_out: the tasks whose call is at the endpoint now.
+    """
+
+    def __init__(self, role: TeacherRole, base_url: str, params: TeacherParams, throttle: Throttle) -> None:
+        """Prepare the client.
+
+        Args:
+            role: model and key variable.
+            base_url: where the endpoint listens; that of the role, or of the offline teacher that was started.
+            params: time limit and retries.
+            throttle: when a call may go out.
+
+        Raises:
+            UserError: the environment variable that holds the key is not set.
+        """
+        self._role = role
+        self._base_url = base_url
+        self._timeout = params.timeout_seconds
+        self._max_retries = params.max_retries
+        self._throttle = throttle
+        self._answered = 0
+        self._tokens_per_answer = 0.0
+        self._limit_name = "max_tokens"
+        self.calls_out: set[asyncio.Task[Any]] = set()
+        self._api_key = api_key(role, base_url)
+        self.client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=self._api_key,
+            timeout=params.timeout_seconds,
+            max_retries=0,  # ours know the throttle
+            http_client=DefaultAioHttpClient(),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def ask(self, key: str, request: Request) -> Answer:
+        """The endpoint's answer. See `Transport.ask`."""
+        answered_before = self._answered
+        failures = 0
+        while True:
+            answered = self._answered
+            try:
+                answer = await self._try(request)
+            except (openai.OpenAIError, TimeoutError) as error:
+                if isinstance(error, openai.BadRequestError):
+                    if error.code in PROMPT_REFUSALS:
+                        return Answer("", _NO_USAGE, error.code)
+                    if self._limit_name in str(error) and "max_completion_tokens" in str(error):
+                        self._limit_name = "max_completion_tokens"  # what OpenAI calls it for its reasoning models
+                        continue
+                if not _may_pass(error):
+                    raise self.meaning(error) from error
+                # A busy endpoint that goes on answering others will come to this call too.
+                failures += not (isinstance(error, openai.RateLimitError) and self._answered > answered)
+                problem: _Failure | None = error
+            else:
+                if answer is not None:
+                    self._answered += 1
+                    return answer
+                failures, problem = failures + 1, None
+            if failures > self._max_retries:
+                if self._answered > answered_before:
+                    return Answer("", _NO_USAGE, UNANSWERED)
+                raise self.meaning(problem) from problem
+            await asyncio.sleep(_backoff(failures))
+
+    async def _try(self, request: Request) -> Answer | None:
+        """One try; None when what came back is no completion."""
+        expected = request.prompt_tokens + (self._tokens_per_answer or request.max_tokens / 4)
+        async with self._throttle.slot(expected):
+            try:
+                raw_answer = await self._send(request)
+            except (TimeoutError, openai.APITimeoutError):
+                self._throttle.overloaded()
+                raise
+            except openai.APIStatusError as error:
+                if error.status_code == 429 or "retry-after" in error.response.headers:
+                    self._throttle.overloaded(self._pause_asked_for(error))
+                raise
+            answer = read_reply(raw_answer)
+            if answer is not None:
+                self._throttle.answered()
+                self._throttle.used(answer.usage.prompt_tokens + answer.usage.completion_tokens - expected)
+                weight = 0.05 if self._tokens_per_answer else 1.0
+                self._tokens_per_answer += weight * (answer.usage.completion_tokens - self._tokens_per_answer)
+            return answer
+
+    async def _send(self, request: Request) -> bytes:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call goes out from a task")
+        self.calls_out.add(task)
+        try:
+            async with asyncio.timeout(self._timeout):  # the client's own limit is one for each read
+                raw = await self.client.chat.completions.with_raw_response.create(**self._body(request))
+                body: bytes = raw.content
+                return body
+        finally:
+            self.calls_out.discard(task)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = request.body()
+        body[self._limit_name] = body.pop("max_tokens")
+        return body
+
+    def _pause_asked_for(self, error: openai.APIStatusError) -> float:
+        seconds = _retry_after(error.response.headers)
+        if seconds > LONGEST_WAIT_SECONDS or error.code == "insufficient_quota":
+            raise UserError(
+                f"{self._where}: its quota is spent ({self._told(error)}); add to it, or wait, and run again: "
+                "answers so far are kept."
+            ) from error
+        return seconds
+
+    @property
+    def _where(self) -> str:
+        return f"teacher.base_url {self._base_url}"
+
+    def _told(self, error: _Failure) -> str:
+        return " ".join(str(error).split()).replace(self._api_key, "***")[:300]
+
+    def meaning(self, error: _Failure | None) -> UserError:
+        """What an error means for the user, in one sentence and without the key; None: an answer that is none."""
+        told = f"{self._where}: {self._advice(error)}"
+        if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+            return RequestRefusedError(told)
+        return UserError(told)
+
+    def check_stopped(self) -> None:
+        """Raise `StoppedError` when the run is ending."""
+        self._throttle.check_stopped()
+
+    def _advice(self, error: _Failure | None) -> str:
+        if error is None:
+            return (
+                "answers without any choice; is this the address of an OpenAI-compatible chat completions API "
+                "(it mostly ends in /v1)?"
+            )
+        if _waited_in_vain(error):
+            return (
+                f"no answer within {self._timeout:g} seconds, retries included; "
+                "raise teacher.timeout_seconds or lower teacher.concurrency and run again."
+            )
+        if isinstance(error, openai.APIConnectionError):
+            return "cannot be reached; check the address and that the server runs, then run again."
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return f"refuses the key in ${self._role.api_key_env}; set it to a valid key."
+        if isinstance(error, openai.NotFoundError):
+            return f"knows no model {self._role.model!r} or no such path; correct teacher.model or the URL."
+        if isinstance(error, openai.RateLimitError):
+            return (
+                f"still over its rate limit or quota after {self._max_retries} retries; lower teacher.concurrency, "
+                "and run again later: answers so far are kept."
+            )
+        if isinstance(error, openai.InternalServerError):
+            return (
+                f"still fails after {self._max_retries} retries ({self._told(error)}); "
+                "run again later: answers so far are kept."
+            )
+        return f"refuses the call ({self._told(error)}); correct the teacher section of params.yaml."
+
+
+def api_key(role: TeacherRole, base_url: str) -> str:
+    """The key for an endpoint, from the environment.
+
+    Raises:
+        UserError: the variable is not set, and the endpoint is not on this machine.
+    """
+    if role.is_offline:
+        return "offline"
+    key = os.environ.get(role.api_key_env, "")
+    if key:
+        return key
+    if urlsplit(base_url).hostname in _LOOPBACK:
+        return "none"
+    raise UserError(
+        f"teacher.api_key_env: the environment variable {role.api_key_env} is not set; set it to the key of "
+        f"{base_url} (any text, if the endpoint needs none)."
+    )
+
+
+def _may_pass(error: _Failure) -> bool:
+    """Whether the same call may be answered a little later."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, openai.APIConnectionError | TimeoutError)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """The pause that an answer asks for, in seconds; 0 when it names none."""
+    value = headers.get("retry-after", "")
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+
+
+def _backoff(failures: int) -> float:
+    """Seconds, doubled with each failure and spread, so that calls that failed together do not return together."""
+    longest = min(_FIRST_BACKOFF_SECONDS * 2.0**failures, _LONGEST_BACKOFF_SECONDS)
+    return longest * random.uniform(0.5, 1.0)
+
+
+def _waited_in_vain(error: _Failure | None) -> bool:
+    """Whether a time limit ended the call; the HTTP client calls refused and broken connections time-outs too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TimeoutError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _reason(choice: _Choice) -> str:
+    return choice.finish_reason or "unknown"
+
+
+def _storable(text: str) -> str:
+    """The text with lone halves of Unicode pairs, which no file can hold, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

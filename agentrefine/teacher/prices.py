@@ -1,0 +1,94 @@
+"""What calls cost: a table of prices, and nothing for a model that is not in it."""
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentrefine.errors import UserError
+from agentrefine.files import first_problem
+from agentrefine.teacher.completion import Usage
+
+_DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_MILLION = 1_000_000
+
+
+class Price(BaseModel):
+    """One model's prices.
+
+    Attributes:
+        input, output: US dollars per million tokens of prompts and of answers.
+        cached_input: the same for tokens that the provider reads from its cache; None: as `input`.
+        batch: the share of these prices that the Batch API costs; None: it has no such API.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: _DOLLARS
+    output: _DOLLARS
+    cached_input: _DOLLARS | None = None
+    batch: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def cost(self, usage: Usage) -> float:
+        """US dollars of one call. A call through a Batch API without a price of its own counts in full."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
+        dollars = fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * self.output
+        share = self.batch if usage.batch and self.batch is not None else 1.0
+        return dollars * share / _MILLION
+
+
+class Prices(BaseModel):
+    """A table of prices.
+
+    Attributes:
+        listed: when they were listed.
+        models: the price of each model, by the name that calls give it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listed: str
+    models: dict[str, Price]
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        """US dollars of one call; None where the model's price is not known."""
+        price = self.models.get(model)
+        return None if price is None else price.cost(usage)
+
+
+def load_prices(path: str | None) -> Prices:
+    """The table at `path`, or ours.
+
+    Raises:
+        UserError: the file is missing or not of the form of ours.
+    """
+    where = path or "agentrefine/teacher/prices.yaml"
+    try:
+        text = (
+            Path(path).read_text(encoding="utf-8")
+            if path
+            else resources.files("agentrefine.teacher").joinpath("prices.yaml").read_text(encoding="utf-8")
+        )
+        return Prices.model_validate(yaml.safe_load(text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"teacher.prices: {where} cannot be read ({error}); correct it or set it to null.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    except ValidationError as error:
+        raise UserError(
+            f"{where}: {first_problem(error)} Write it in the form of agentrefine/teacher/prices.yaml."
+        ) from error
+
+
+def total_cost(costs: Iterable[float | None]) -> float | None:
+    """The sum of costs; None as soon as one is unknown."""
+    total = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total

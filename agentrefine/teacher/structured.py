@@ -1,0 +1,101 @@
+"""How an endpoint is asked for JSON, and whether it does what it was asked."""
+
+import asyncio
+import json
+import logging
+from functools import cache
+from typing import Any, Literal
+
+from agentrefine.conversation import prompt
+from agentrefine.errors import UserError
+from agentrefine.params import TeacherRole
+from agentrefine.teacher.completion import Kind, Request
+from agentrefine.teacher.endpoint import Endpoint, RequestRefusedError
+
+logger = logging.getLogger(__name__)
+
+_Form = Literal["json_schema", "json_object", "text"]
+_JSON_OBJECT = {"type": "json_object"}
+_PROBE_TOKENS = 256
+
+
+class JsonForm:
+    """The form in which one model is asked for JSON, found out before its first call.
+
+    Some servers refuse a `response_format`, others accept it and ignore it. So a probe asks for what nobody would
+    answer but under the schema. `auto` takes JSON Schema, else JSON mode, else plain text; a form that params.yaml
+    demands and that is not honoured is an error.
+    """
+
+    def __init__(self, endpoint: Endpoint, role: TeacherRole) -> None:
+        self._endpoint = endpoint
+        self._role = role
+        self._found: _Form | None = None
+        self._probing = asyncio.Lock()
+
+    async def response_format(self, kind: Kind) -> dict[str, Any] | None:
+        """What to demand of an answer of this kind; None for plain text.
+
+        JSON mode gives objects only, so a game, which is a list of turns, is then asked for as text.
+
+        Raises:
+            UserError: the form that params.yaml demands is not honoured.
+        """
+        async with self._probing:
+            self._found = self._found or await self._find()
+        if self._found == "json_schema":
+            return {"type": "json_schema", "json_schema": _schema(kind)}
+        return _JSON_OBJECT if self._found == "json_object" and kind == "script" else None
+
+    async def _find(self) -> _Form:
+        wanted = self._role.structured_output
+        if wanted == "text":
+            return "text"
+        schema = {"type": "json_schema", "json_schema": _schema("probe")}
+        if wanted != "json_object":
+            problem = await self._problem(schema, {"answer": "agentrefine"})
+            if problem is None:
+                return "json_schema"
+            self._tell(wanted, "json_schema", problem)
+        problem = await self._problem(_JSON_OBJECT, None)
+        if problem is None:
+            return "json_object"
+        self._tell(wanted, "json_object", problem)
+        return "text"
+
+    async def _problem(self, response_format: dict[str, Any], expected: dict[str, str] | None) -> str | None:
+        """Why a demand is not honoured; None when it is."""
+        probe = Request(
+            model=self._role.model,
+            messages=[{"role": "user", "content": prompt("probe.md").strip()}],
+            temperature=0.0,
+            max_tokens=_PROBE_TOKENS,
+            seed=0,
+            response_format=response_format,
+        )
+        try:
+            text = (await self._endpoint.ask("probe", probe)).text
+        except RequestRefusedError as refusal:
+            return f"it is refused: {refusal}"
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return f"it is accepted and ignored: the answer is {text[:60]!r}"
+        if isinstance(value, dict) and expected in (None, value):
+            return None
+        return f"it is accepted and ignored: the answer is {text[:60]!r}"
+
+    def _tell(self, wanted: str, form: str, problem: str) -> None:
+        if wanted == form:
+            raise UserError(
+                f"teacher.structured_output: {form} is not honoured by model {self._role.model!r} ({problem}); "
+                "set it to auto or text."
+            )
+        level = logging.INFO if self._role.is_offline else logging.WARNING
+        logger.log(level, "%s: %s is not used, %s", self._role.model, form, problem)
+
+
+@cache
+def _schema(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(prompt(f"schemas/{name}.json"))
+    return schema

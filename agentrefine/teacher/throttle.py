@@ -1,0 +1,171 @@
+"""When a call may go out: calls in flight, ceilings per minute and pauses, kept together by all processes of a run."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from agentrefine.errors import UserError
+from agentrefine.teacher.shared_numbers import SharedNumbers
+
+STOPPED = "stopped"
+"""The shared number that is not zero once the run is to end: calls in flight are waited for, no other goes out."""
+
+CUT = 0.5
+"""What is left of the calls in flight after a sign of overload."""
+SECONDS_BETWEEN_CUTS = 1.0
+"""One overload is answered to many calls at once, and is one reason to cut back."""
+BURST_SECONDS = 1.0
+"""How far calls may run ahead of an even flow below a ceiling per minute."""
+_LONGEST_SLEEP_SECONDS = 1.0
+
+
+class StoppedError(UserError):
+    """The run is ending, so no more calls go out."""
+
+
+def check_stopped(numbers: SharedNumbers) -> None:
+    """Raise `StoppedError` when the run is ending."""
+    if numbers[STOPPED]:
+        raise StoppedError("The run was stopped; run the same command again: answers so far are kept.")
+
+
+class Throttle:
+    """Calls to one endpoint: additive increase, multiplicative decrease (Chiu and Jain 1989), and ceilings per minute.
+
+    The calls in flight begin at their maximum, are halved by each overload (429 or a time-out) and grow by one for
+    each round of answers. The ceilings hold by the generic cell rate algorithm: each call books the time that its
+    share of the ceiling takes. `Retry-After` pauses all calls. All of it is shared through `numbers`; each process has
+    its share of the calls in flight.
+    """
+
+    def __init__(
+        self,
+        numbers: SharedNumbers,
+        endpoint: int,
+        *,
+        most_in_flight: int,
+        processes: int,
+        requests_per_minute: int | None,
+        tokens_per_minute: int | None,
+    ) -> None:
+        """Join the other processes.
+
+        Args:
+            numbers: made with `throttle_numbers` among its names.
+            endpoint: which of the run's endpoints, from 0.
+            most_in_flight: of all processes together.
+            processes: how many there are.
+            requests_per_minute, tokens_per_minute: the ceilings; None for no ceiling.
+        """
+        self._numbers = numbers
+        names = throttle_numbers(endpoint)
+        self._window, self._cut_at, self._paused_until, self._next_request, self._next_token = names
+        self._most = most_in_flight
+        self._processes = processes
+        self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        with numbers.locked():
+            numbers[self._window] = numbers[self._window] or float(most_in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this process that are out."""
+        return self._in_flight
+
+    @property
+    def share(self) -> int:
+        """How many calls this process may have in flight now."""
+        return max(1, int(self._numbers[self._window]) // self._processes)
+
+    @asynccontextmanager
+    async def slot(self, tokens: float) -> AsyncIterator[None]:
+        """Wait until a call of about so many tokens may go out; it is in flight while the block runs.
+
+        Raises:
+            StoppedError: the run is ending.
+        """
+        while self._in_flight >= self.share:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._pass_on(turn)
+                raise
+        self._in_flight += 1
+        try:
+            await self._wait_for_the_ceilings(tokens)
+            yield
+        finally:
+            self._in_flight -= 1
+            self._wake()
+
+    def used(self, tokens: float) -> None:
+        """A call took so many tokens more than its slot was booked for, or fewer if negative."""
+        if self._seconds_per_token:
+            self._numbers.add(self._next_token, tokens * self._seconds_per_token)
+
+    def answered(self) -> None:
+        """A call was answered: more may be in flight."""
+        with self._numbers.locked() as numbers:
+            window = numbers[self._window]
+            numbers[self._window] = min(float(self._most), window + 1 / window)
+        self._wake()
+
+    def overloaded(self, retry_after: float = 0.0) -> None:
+        """The endpoint could not keep up: fewer calls in flight, and none for `retry_after` seconds."""
+        now = time.monotonic()
+        with self._numbers.locked() as numbers:
+            numbers[self._paused_until] = max(numbers[self._paused_until], now + retry_after)
+            if now - numbers[self._cut_at] >= SECONDS_BETWEEN_CUTS:
+                numbers[self._cut_at] = now
+                numbers[self._window] = max(1.0, numbers[self._window] * CUT)
+
+    async def _wait_for_the_ceilings(self, tokens: float) -> None:
+        with self._numbers.locked() as numbers:
+            now = time.monotonic()
+            start = max(
+                _booked(numbers, self._next_request, self._seconds_per_request, now),
+                _booked(numbers, self._next_token, self._seconds_per_token * tokens, now),
+            )
+        while (now := time.monotonic()) < (start := max(start, self._numbers[self._paused_until])):
+            self.check_stopped()
+            await asyncio.sleep(min(start - now, _LONGEST_SLEEP_SECONDS))
+        self.check_stopped()
+
+    def check_stopped(self) -> None:
+        """Raise `StoppedError` when the run is ending."""
+        check_stopped(self._numbers)
+
+    def _pass_on(self, turn: "asyncio.Future[None]") -> None:
+        """Give up a turn; when it had come already, it is the next one's."""
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        self._wake()
+
+    def _wake(self) -> None:
+        free = self.share - self._in_flight
+        while free > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                free -= 1
+
+
+def _booked(numbers: SharedNumbers, name: str, seconds: float, now: float) -> float:
+    """Book `seconds` of a ceiling; the time at which the call may go out."""
+    if not seconds:
+        return now
+    free = max(numbers[name], now - BURST_SECONDS)
+    numbers[name] = free + seconds
+    return free
+
+
+def throttle_numbers(endpoint: int) -> list[str]:
+    """The names of an endpoint's shared numbers; times are seconds of the machine's monotonic clock."""
+    kinds = ("window", "cut_at", "paused_until", "next_request", "next_token")
+    return [f"{kind}_{endpoint}" for kind in kinds]

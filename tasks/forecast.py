@@ -1,0 +1,75 @@
+"""The forecast of what a data set will cost, from a pilot of some of its personas."""
+
+from pathlib import Path
+
+import uvloop
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from agentrefine.accounts import Account, persona_accounts
+from agentrefine.forecast import Forecast, forecast, pilot_personas
+from agentrefine.params import Params
+from agentrefine.personas import load_personas
+from agentrefine.refinement import Refined, refine_shard
+from agentrefine.synthesis import Attempt, synthesise_shard
+from agentrefine.teacher.prices import load_prices
+from tasks.teaching import Access, access_to, open_teacher
+
+VERSION = "1"
+
+
+def tell_forecast(params: Params, personas: int) -> float:
+    """Run the pilot, if one is asked for, and tell what all personas will take. Its answers are kept for the run.
+
+    Args:
+        params: the settings.
+        personas: how many there are.
+
+    Returns:
+        What the pilot's calls after its first games have cost, in US dollars: synthesis does not make them again.
+
+    Raises:
+        UserError: a teacher that cannot be reached, or `teacher.max_cost` spent.
+    """
+    if not 0 < params.teacher.pilot_personas < personas:
+        return 0.0
+    found, later = run_pilot(params, personas)
+    logger = get_run_logger()
+    logger.info(found.sentence())
+    create_markdown_artifact(found.sentence(), key="forecast")
+    limit = params.teacher.max_cost
+    if limit is not None and found.cost is not None and found.cost.low > limit:
+        logger.warning("teacher.max_cost is $%.2f: the run will stop before it has asked for everything", limit)
+    return later
+
+
+def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
+    """The forecast for `personas` personas, and what the pilot's calls after its first games have cost."""
+    # A batch takes up to a day; the pilot's calls go out one by one, and are counted at the price of the batches.
+    batch = params.teacher.transport == "batch"
+    one_by_one = params.teacher.model_copy(update={"transport": "chat", "processes": 1})
+    with access_to(one_by_one) as access:
+        first, refined = play_pilot(params, access)
+    prices = load_prices(params.teacher.prices)
+    accounts = [account for account, _ in persona_accounts(refined, prices, batch=batch)]
+    later = Account(prices)
+    for known, sample in zip(first, refined, strict=True):
+        later.add_all(sample.attempts[len(known) :])
+    return forecast(accounts, personas), later.cost or 0.0
+
+
+@task(name="pilot", version=VERSION, cache_policy=NO_CACHE)
+def play_pilot(params: Params, access: Access) -> tuple[list[list[Attempt]], list[Refined]]:
+    """The first answers and the end of every sample of the pilot's personas."""
+    personas = pilot_personas(
+        load_personas(Path(params.personas.path), params.personas.limit), params.teacher.pilot_personas
+    )
+
+    async def work() -> tuple[list[list[Attempt]], list[Refined]]:
+        samples = [(persona, number) for persona in personas for number in range(params.synthesis.samples_per_persona)]
+        async with open_teacher(access) as (teacher, _):
+            first = await synthesise_shard(samples, teacher, params)
+            return first, await refine_shard(first, teacher, params)
+
+    return uvloop.run(work())
