@@ -36,10 +36,10 @@ DEMANDS = VerificationParams(min_error_refine_turns=2, max_turns=60)
 FOLDER = Path(prompts.__file__).parent
 
 RECORDED = {
-    "script_rules.md": (2, "9603663a230a"),
+    "script_rules.md": (2, "c93b44f5099a"),
     "script.md": (2, "cb859a38974f"),
     "script_retry.md": (2, "5b9ce6b74cae"),
-    "trajectory.md": (2, "064f483091eb"),
+    "trajectory.md": (2, "35ea51f31fb9"),
     "continuation.md": (2, "7f741aabd1cb"),
 }
 """Of each prompt file, its version and the first digits of the SHA-256 of its bytes."""
