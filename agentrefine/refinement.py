@@ -146,9 +146,11 @@ class _Sample:
         demands = self.params.verification
         mistakes, max_turns = demands.min_error_refine_turns, demands.max_turns
         if self.problem is None:
-            messages = trajectory_messages(self.script, mistakes=mistakes, max_turns=max_turns)
+            messages = trajectory_messages(self.persona, self.script, mistakes=mistakes, max_turns=max_turns)
         else:
-            messages = continuation_messages(self.script, self.turns, feedback, mistakes=mistakes, max_turns=max_turns)
+            messages = continuation_messages(
+                self.persona, self.script, self.turns, feedback, mistakes=mistakes, max_turns=max_turns
+            )
         return await ask(
             messages,
             "trajectory",

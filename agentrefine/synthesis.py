@@ -61,7 +61,10 @@ async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Pa
     if script is None:
         return [first]
     messages = trajectory_messages(
-        script, mistakes=params.verification.min_error_refine_turns, max_turns=params.verification.max_turns
+        persona,
+        script,
+        mistakes=params.verification.min_error_refine_turns,
+        max_turns=params.verification.max_turns,
     )
     second = await ask(messages, "trajectory", "trajectory", persona, sample, 2, teacher, script_call=1)
     return [first, second]

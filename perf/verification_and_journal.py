@@ -1,7 +1,6 @@
 """How fast scripts and games are verified and answers journaled: `python perf/verification_and_journal.py`."""
 
 import asyncio
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from agentrefine.params import VerificationParams
 from agentrefine.script_checks import verify_script
 from agentrefine.teacher.completion import Usage
 from agentrefine.teacher.journal import Journal
-from agentrefine.teacher.prompts import TRAJECTORY_SHOT, script_shot, trajectory_shot
+from agentrefine.teacher.prompts import turns_json
+from agentrefine.teacher.shots import script_pool, trajectory_pool
 from agentrefine.verification import verify_trajectory
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)
@@ -42,9 +42,9 @@ async def answers_kept_per_second(journal: Journal, in_flight: int, number: int)
 
 def main() -> None:
     """Print one number a line."""
-    script_name, turns_name = TRAJECTORY_SHOT
-    script_text = json.dumps(script_shot(script_name)["script"])
-    game_text = json.dumps(trajectory_shot(turns_name))
+    example = trajectory_pool()["nurse"]
+    script_text = script_pool()[example.script].script.model_dump_json()
+    game_text = turns_json(example.turns)
     script = verify_script(script_text).script
     if script is None:
         raise SystemExit("the example script is not sound")

@@ -155,7 +155,8 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
                 "teacher.task_runner: Dask is not installed; run `pip install 'agentrefine[dask]'`, or set prefect."
             ) from error
         cluster = {"n_workers": params.processes, "threads_per_worker": 1, "dashboard_address": None}
-        return DaskTaskRunner(cluster_kwargs=cluster)
+        dask: TaskRunner[Any] = DaskTaskRunner(cluster_kwargs=cluster)
+        return dask
     if params.processes == 1:
         return ThreadPoolTaskRunner(max_workers=1)
     return ProcessPoolTaskRunner(max_workers=params.processes)

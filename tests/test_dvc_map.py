@@ -48,7 +48,10 @@ LOGGING_ONLY = {
 }
 """Modules that a stage uses only for what it sends to MLflow."""
 
-DATA_FOLDERS = {"agentrefine/conversation.py": "agentrefine/prompts"}
+DATA_FOLDERS = {
+    "agentrefine/conversation.py": "agentrefine/prompts",
+    "agentrefine/teacher/shots.py": "agentrefine/prompts",
+}
 """Modules that read data files outside their own folder."""
 
 

@@ -53,7 +53,7 @@ def test_script_then_game_of_every_train_family_pass_verification(client: openai
     script, problem = verify_script(ask(client, script_messages(BAKER), seed))
     assert problem is None
     assert script is not None
-    text = ask(client, trajectory_messages(script), seed)
+    text = ask(client, trajectory_messages(BAKER, script), seed)
     kept, problem = verify_trajectory(script, text, DEMANDS)
     assert problem is None
     assert error_refine_turns(kept) >= 2
@@ -110,12 +110,12 @@ def test_what_it_does_not_understand_it_refuses_politely(client: openai.OpenAI, 
 def test_a_script_that_is_no_world_of_ours_is_refused(client: openai.OpenAI):
     script = script_for("fetch").model_dump()
     script["environment"].pop("world")
-    assert ask(client, trajectory_messages(Script.model_validate(script))) == REFUSAL
+    assert ask(client, trajectory_messages(BAKER, Script.model_validate(script))) == REFUSAL
 
 
 @pytest.mark.parametrize("world", ["recover.kitchen.1", "fetch.ship.1", f"fetch.kitchen.{EVALUATION_SEEDS}"])
 def test_a_world_that_models_are_evaluated_on_is_refused(client: openai.OpenAI, world: str):
-    assert ask(client, trajectory_messages(script_of(world_from_id(world)))) == REFUSAL
+    assert ask(client, trajectory_messages(BAKER, script_of(world_from_id(world)))) == REFUSAL
 
 
 def test_another_model_name_is_not_found(client: openai.OpenAI):
@@ -145,7 +145,7 @@ def test_the_same_request_gives_the_same_bytes_in_another_process(server: str):
     params = FAULTLESS.model_copy(update={"script_faults": 0.5, "trajectory_faults": 0.5})
     with offline_teacher(params) as first, offline_teacher(params) as second:
         for number, family in enumerate(TRAIN):
-            for messages in (script_messages(BAKER), trajectory_messages(script_for(family))):
+            for messages in (script_messages(BAKER), trajectory_messages(BAKER, script_for(family))):
                 body = {"model": "offline-teacher", "messages": messages, "seed": number}
                 answers = [httpx.post(f"{url}/chat/completions", json=body).content for url in (first, second, first)]
                 assert answers[0] == answers[1] == answers[2]

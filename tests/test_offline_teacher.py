@@ -107,7 +107,7 @@ def test_a_rejected_game_is_continued_from_its_sound_turns():
         kept = parse_turns(faults.turns_text(turns)).turns[: 2 * (number % 7) + 1]
         if kept[-1].turn == len(turns):
             continue
-        prompt = continuation_messages(script, kept, "Turn 9 is wrong.")[0]["content"]
+        prompt = continuation_messages(BAKER, script, kept, "Turn 9 is wrong.")[0]["content"]
         text = answer(prompt, str(number), 0, FAULTLESS)
         whole, problem = verify_trajectory(script, text, DEMANDS, kept)
         assert problem is None
@@ -220,7 +220,7 @@ def test_at_the_default_rates_a_quarter_of_the_first_answers_is_rejected():
             script, problem = verify_script(answer(prompt, key, sample, PARAMS.teacher.offline))
             asked, rejected = asked + 1, rejected + (problem is not None)
             if script is not None:
-                prompt = trajectory_messages(script)[0]["content"]
+                prompt = trajectory_messages(persona, script)[0]["content"]
                 text = answer(prompt, f"game {key}", sample, PARAMS.teacher.offline)
                 problem = verify_trajectory(script, text, DEMANDS).problem
                 asked, rejected = asked + 1, rejected + (problem is not None)
@@ -231,7 +231,7 @@ def test_a_game_that_is_over_is_continued_by_nothing():
     spoiling = FAULTLESS.model_copy(update={"trajectory_faults": 1.0})
     script, turns = next(games(1))
     kept = parse_turns(faults.turns_text(turns)).turns
-    prompt = continuation_messages(script, kept, "Nothing.")[0]["content"]
+    prompt = continuation_messages(BAKER, script, kept, "Nothing.")[0]["content"]
     assert {answer(prompt, str(n), 0, spoiling).removeprefix("```json\n").removesuffix("\n```") for n in range(30)} == {
         "[]"
     }

@@ -12,7 +12,6 @@ from agentrefine.llm_json import LONGEST_ANSWER
 from agentrefine.rules import Rule, RuleBrokenError
 from agentrefine.script import Script, parse_script
 from agentrefine.script_checks import verify_script
-from agentrefine.teacher.prompts import SCRIPT_SHOTS, script_shot
 
 
 @pytest.mark.parametrize(
@@ -161,11 +160,6 @@ def test_many_readings_of_one_action_are_compared_in_little_time():
     assert actions.matching("x" * 290 + "y") is None
     assert actions.matching("x" * 295) is not None
     assert time.perf_counter() - started < 1
-
-
-@pytest.mark.parametrize("name", SCRIPT_SHOTS)
-def test_the_examples_in_the_prompt_are_sound(name):
-    assert verify_script(json.dumps(script_shot(name)["script"])).problem is None
 
 
 @settings(max_examples=150, deadline=None)

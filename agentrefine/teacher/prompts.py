@@ -1,57 +1,94 @@
 """The prompts of synthesis and refinement (paper, section 3.1: three examples for scripts, one for games).
 
+What is the same for all calls of a persona, rules and examples, stands first, and what differs last, so that a
+provider's prompt cache helps. The examples are the persona's own draw (`agentrefine.teacher.shots`).
+
 Prompts are also read by programs, so parts stand in fixed places: the persona in one line `Persona: ...` at the very
 end of both script prompts; the script as one line of JSON in the block under `# Script`; the kept turns as a JSON list
 in the block under `# Turns so far`; the feedback in one line of its own under `# What to change`.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from string import Template
-from typing import Any
+from typing import Literal, NamedTuple
 
 from agentrefine.conversation import prompt
 from agentrefine.personas import Persona
 from agentrefine.script import Script
 from agentrefine.teacher.completion import ChatMessage
+from agentrefine.teacher.shots import script_pool, script_shots, trajectory_shot
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
 
-PROMPT_VERSION = "1"
-"""Changes whenever a prompt's text does."""
+PromptKind = Literal["script", "trajectory"]
 
+PROMPT_FILES: dict[PromptKind, tuple[str, ...]] = {
+    "script": ("script_rules.md", "script.md", "script_retry.md"),
+    "trajectory": ("trajectory.md", "continuation.md"),
+}
+"""The files that the prompts of each kind are made of."""
 
-def prompt_version(kind: str) -> str:
-    """The version."""
-    return PROMPT_VERSION
-
-
-SCRIPT_SHOTS = ("script_nurse.json", "script_archivist.json", "script_baker.json")
-TRAJECTORY_SHOT = ("script_nurse.json", "trajectory_nurse.json")
 LONGEST_FEEDBACK = 1000
 """Characters of feedback that a prompt passes on."""
+
+_VERSION_LINE = re.compile(r"<!-- version: ([1-9][0-9]*) -->\n")
+
+
+class PromptFile(NamedTuple):
+    """A prompt's text as a template, without its first line, which tells its version."""
+
+    version: int
+    template: Template
+
+
+def prompt_version(kind: PromptKind) -> str:
+    """The versions of the files that the prompts of a kind are made of, such as `trajectory 2, continuation 2`.
+
+    Raising the number in a file's first line has everything asked anew that its prompts ask for. The examples have no
+    version: they stand in the messages, and another one is to change the prompts of some personas only.
+    """
+    return ", ".join(f"{name.removesuffix('.md')} {prompt_file(name).version}" for name in PROMPT_FILES[kind])
+
+
+@cache
+def prompt_file(name: str) -> PromptFile:
+    """A prompt file with its version.
+
+    Raises:
+        ValueError: its first line does not tell a version.
+    """
+    text = prompt(name)
+    line = _VERSION_LINE.match(text)
+    if line is None:
+        raise ValueError(f"agentrefine/prompts/{name}: the first line must be `<!-- version: 1 -->`, with its number.")
+    return PromptFile(int(line.group(1)), Template(text[line.end() :]))
 
 
 def script_messages(persona: Persona) -> list[ChatMessage]:
     """Asks for a persona's script."""
-    return _message(_template("script.md").substitute(rules=_script_rules(), persona=persona.text))
+    return _message(prompt_file("script.md").template.substitute(rules=_script_rules(persona), persona=persona.text))
 
 
 def script_retry_messages(persona: Persona, feedback: str) -> list[ChatMessage]:
     """Asks for a persona's script again, saying what was wrong with the last one."""
     return _message(
-        _template("script_retry.md").substitute(
-            rules=_script_rules(), feedback=_one_line(feedback), persona=persona.text
+        prompt_file("script_retry.md").template.substitute(
+            rules=_script_rules(persona), feedback=_one_line(feedback), persona=persona.text
         )
     )
 
 
-def trajectory_messages(script: Script, *, mistakes: int = 2, max_turns: int = 60) -> list[ChatMessage]:
+def trajectory_messages(
+    persona: Persona, script: Script, *, mistakes: int = 2, max_turns: int = 60
+) -> list[ChatMessage]:
     """Asks for a whole game of a script: `mistakes` corrected mistakes at least, `max_turns` turns at most."""
-    return _message(_trajectory_prompt(script, mistakes, max_turns))
+    return _message(_trajectory_prompt(persona, script, mistakes, max_turns))
 
 
 def continuation_messages(
+    persona: Persona,
     script: Script,
     kept: Sequence[DMTurn | PlayerTurn],
     feedback: str,
@@ -61,60 +98,41 @@ def continuation_messages(
 ) -> list[ChatMessage]:
     """Asks for the turns after `kept`, which ends with a DM turn; for the whole game anew when `kept` is empty."""
     return _message(
-        _template("continuation.md").substitute(
-            instructions=_trajectory_prompt(script, mistakes, max_turns),
-            turns=turns_json([turn.model_dump() for turn in kept]),
+        prompt_file("continuation.md").template.substitute(
+            instructions=_trajectory_prompt(persona, script, mistakes, max_turns),
+            turns=turns_json(kept),
             feedback=_one_line(feedback),
             next_turn=len(kept) + 1,
             next_role="the Player" if kept else "the DM",
             corrected=error_refine_turns(kept),
+            mistakes=mistakes,
         )
     )
 
 
-def turns_json(turns: Sequence[dict[str, Any]]) -> str:
+def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
     """Turns as a JSON list, one turn a line."""
-    lines = ",\n".join(json.dumps(turn, ensure_ascii=False) for turn in turns)
+    lines = ",\n".join(json.dumps(turn.model_dump(), ensure_ascii=False) for turn in turns)
     return f"[\n{lines}\n]" if turns else "[]"
 
 
-def _trajectory_prompt(script: Script, mistakes: int, max_turns: int) -> str:
-    example_script, example_turns = TRAJECTORY_SHOT
-    return _template("trajectory.md").substitute(
+def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turns: int) -> str:
+    example = trajectory_shot(persona.id)
+    return prompt_file("trajectory.md").template.substitute(
         mistakes=mistakes,
         max_turns=max_turns,
-        example_script=json.dumps(script_shot(example_script)["script"], ensure_ascii=False),
-        example_turns=turns_json(trajectory_shot(example_turns)),
+        example_script=script_pool()[example.script].script.model_dump_json(),
+        example_turns=turns_json(example.turns),
         script=script.model_dump_json(),
     )
 
 
-@cache
-def _script_rules() -> str:
+def _script_rules(persona: Persona) -> str:
     examples = "\n\n".join(
-        f"Persona: {example['persona']}\n\n```json\n{json.dumps(example['script'], ensure_ascii=False)}\n```"
-        for example in map(script_shot, SCRIPT_SHOTS)
+        f"Persona: {example.persona}\n\n```json\n{example.script.model_dump_json()}\n```"
+        for example in script_shots(persona.id)
     )
-    return _template("script_rules.md").substitute(examples=examples)
-
-
-@cache
-def script_shot(name: str) -> dict[str, Any]:
-    """A persona with its script, as prompts show them: keys `persona` and `script`."""
-    example: dict[str, Any] = json.loads(prompt(f"shots/{name}"))
-    return example
-
-
-@cache
-def trajectory_shot(name: str) -> list[dict[str, Any]]:
-    """The turns of a whole game, as prompts show them."""
-    turns: list[dict[str, Any]] = json.loads(prompt(f"shots/{name}"))
-    return turns
-
-
-@cache
-def _template(name: str) -> Template:
-    return Template(prompt(name))
+    return prompt_file("script_rules.md").template.substitute(examples=examples)
 
 
 def _message(text: str) -> list[ChatMessage]:
