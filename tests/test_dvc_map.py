@@ -23,8 +23,8 @@ ALWAYS = {
 }
 """Modules that decide no result of their own; params.py is covered by the params that a stage lists."""
 
-NOT_THE_RESULT = {"tasks/tracking.py", "tasks/provenance.py", "tasks/live_curve.py"}
-"""Modules that only log what a stage has made."""
+NOT_THE_RESULT = {"tasks/tracking.py", "tasks/provenance.py", "tasks/live_curve.py", "tasks/forecast.py"}
+"""Modules that only tell what a stage has made or will."""
 
 TYPES_ONLY = {
     "synthesis": set(),
