@@ -116,17 +116,17 @@ def _overlap_section(overlap: Mapping[str, BenchmarkOverlap]) -> list[str]:
     lines = [
         "## Overlap with the benchmarks",
         "",
-        "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. A hit",
-        "in a foreign benchmark is a `held_out_overlap`. Our own worlds share families and wording with the training",
-        "worlds by design: families, themes and seeds tell them apart, and their figures are for information only.",
+        "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What a",
+        "game shares with a foreign benchmark is a `held_out_overlap`. Our own worlds share families and wording with",
+        "the training worlds by design: families, themes and seeds tell them apart; their figures are information only.",
         "",
         "| benchmark | hits allowed | episodes | n-grams looked for | n-grams found | trajectories with a hit |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for name, o in overlap.items():
         if not o.missing:
-            allowed = "yes" if o.ours else "no"
-            lines.append(f"| {name} | {allowed} | {o.episodes} | {o.ngrams} | {o.ngrams_found} | {o.trajectories} |")
+            cells = (name, "yes" if o.ours else "no", o.episodes, o.ngrams, o.ngrams_found, o.trajectories)
+            lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     missing = [f"- {name} was not compared: {o.missing}" for name, o in overlap.items() if o.missing]
     return [*lines, "", *missing] if missing else lines
 

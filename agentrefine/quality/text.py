@@ -30,7 +30,6 @@ def three_word_runs(text: str) -> set[str]:
 def five_letter_runs(text: str) -> set[str]:
     """What single sentences are compared by, in any language: there are too few words in them, or none that are spaced.
 
-    Case and punctuation do not count. Five characters: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.2.
+    Five characters: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.2.
     """
-    plain = " ".join(words(text))
-    return {plain[i : i + 5] for i in range(max(1, len(plain) - 4))} - {""}
+    return {text[i : i + 5] for i in range(max(1, len(text) - 4))} - {""}
