@@ -8,12 +8,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.params import Severity
-from agentrefine.quality.overlap import BenchmarkOverlap
 
 EXAMPLES = 10
 """How many trajectories a finding names."""
 
 MOST_COMMON_RULES = 3
+
+OVERLAP_NOTE = (
+    "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What one "
+    "shares with a foreign benchmark is its `held_out_overlap`. Our own worlds share families and wording with the "
+    "training worlds by design: families, themes and seeds tell them apart, and their figures are for information."
+)
 
 
 class Finding(BaseModel):
@@ -45,6 +50,28 @@ class Finding(BaseModel):
     share: float | None
     example_ids: list[str]
     example_values: list[str]
+
+
+class BenchmarkOverlap(BaseModel):
+    """How much of a benchmark the training data repeats.
+
+    Attributes:
+        ours: its worlds share their wording with the training worlds by design; the figures are for information.
+        missing: why it was not compared; empty when it was.
+        episodes: how many episodes the texts are of.
+        ngrams: different n-grams looked for.
+        ngrams_found: of these, how many stand in the training data.
+        trajectories: how many repeat an n-gram, a whole goal or a whole solution.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    ours: bool
+    missing: str
+    episodes: int
+    ngrams: int
+    ngrams_found: int
+    trajectories: int
 
 
 class GateResult(BaseModel):
@@ -116,9 +143,7 @@ def _overlap_section(overlap: Mapping[str, BenchmarkOverlap]) -> list[str]:
     lines = [
         "## Overlap with the benchmarks",
         "",
-        "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What a",
-        "game shares with a foreign benchmark is a `held_out_overlap`. Our own worlds share families and wording with",
-        "the training worlds by design: families, themes and seeds tell them apart; their figures are information only.",
+        OVERLAP_NOTE,
         "",
         "| benchmark | hits allowed | episodes | n-grams looked for | n-grams found | trajectories with a hit |",
         "|---|---|--:|--:|--:|--:|",

@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from agentrefine.conversation import instructions
 from agentrefine.quality.benchmark_texts import BenchmarkTexts
+from agentrefine.quality.gate import BenchmarkOverlap
 from agentrefine.quality.text import words, words_and_ends
 from agentrefine.trajectory import DMTurn, Trajectory, steps
 
@@ -25,28 +25,6 @@ SHORTEST_SOLUTION = 3
 
 _BASE = 0x9E3779B97F4A7C15
 """Of the rolling hash: an odd number whose bits are mixed well (2^64 divided by the golden ratio)."""
-
-
-class BenchmarkOverlap(BaseModel):
-    """How much of a benchmark the training data repeats.
-
-    Attributes:
-        ours: its worlds share their wording with the training worlds by design; the figures are for information.
-        missing: why it was not compared; empty when it was.
-        episodes: how many episodes the texts are of.
-        ngrams: different n-grams looked for.
-        ngrams_found: of these, how many stand in the training data.
-        trajectories: how many repeat an n-gram, a whole goal or a whole solution.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    ours: bool
-    missing: str
-    episodes: int
-    ngrams: int
-    ngrams_found: int
-    trajectories: int
 
 
 class Found(NamedTuple):
@@ -98,28 +76,27 @@ class OverlapIndex:
                     _own(self._solutions, _joined(solution), bit)
 
     def find(self, trajectory: Trajectory) -> Found:
-        """What a trajectory shares with the benchmarks: its goal, actions, observations and thoughts are compared."""
+        """What a trajectory shares with the benchmarks: all that a model reads or writes in the game is compared."""
         tokens = words_and_ends("\n".join(_texts(trajectory)))
         starts, hashes = self._windows(np.array([self._numbers.get(token, 0) for token in tokens], dtype=np.uint64))
         places = np.searchsorted(self._hashes, hashes)
-        places[places == len(self._hashes)] = 0
-        met = self._hashes[places] == hashes if len(self._hashes) else np.zeros(len(hashes), dtype=bool)
-        starts, places = starts[met], places[met]
+        known = places < len(self._hashes)
+        known[known] = self._hashes[places[known]] == hashes[known]
+        starts, places = starts[known], places[known]
         owners = self.owners[places]
         goal = _normal(trajectory.script.goal)
         solution = _joined(step.player.action for step in steps(trajectory.turns) if not step.answer.error)
-        by_goal, by_solution = self._goals.get(goal, 0), self._solutions.get(solution, 0)
-        by_ngram = int(np.bitwise_or.reduce(owners)) if len(owners) else 0
-        foreign = None
-        if by_goal & self._foreign:
-            foreign = f'{self._name(by_goal)} goal "{goal}"'
-        elif by_ngram & self._foreign:
-            first = int(np.argmax(owners & np.uint64(self._foreign) != 0))
-            text = " ".join(tokens[starts[first] : starts[first] + self._size])
-            foreign = f'{self._name(int(owners[first]))} text "{text}"'
-        elif by_solution & self._foreign:
-            foreign = f'{self._name(by_solution)} gold actions "{solution}"'
-        return Found(places, by_goal | by_ngram | by_solution, foreign)
+        shared = [
+            (self._goals.get(goal, 0), "goal", goal),
+            (self._solutions.get(solution, 0), "gold actions", solution),
+        ]
+        foreign = np.flatnonzero(owners & np.uint64(self._foreign))
+        if len(foreign):
+            start = starts[foreign[0]]
+            shared.append((int(owners[foreign[0]]), "text", " ".join(tokens[start : start + self._size])))
+        told = [f'{self._name(by)} {kind} "{text}"' for by, kind, text in shared if by & self._foreign]
+        benchmarks = int(np.bitwise_or.reduce(owners, initial=np.uint64(0))) | shared[0][0] | shared[1][0]
+        return Found(places, benchmarks, told[0] if told else None)
 
     def _read(self, benchmarks: Sequence[BenchmarkTexts]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """The hashes of all n-grams that are not allowed, sorted, and the benchmarks of each as bits."""
