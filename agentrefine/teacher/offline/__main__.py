@@ -53,7 +53,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m agentrefine.teacher.offline", description=__doc__)
     add = parser.add_argument
-    add("--port", type=int, default=0, help="0: any free port")
+    add("--port", type=_port, default=0, help="0: any free port")
     add("--params", default="{}", help="keys of teacher.offline in params.yaml, as JSON")
     add("--parent", type=int, default=None, help="end when this parent process has ended")
     add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="each chat completion waits that long")
@@ -61,15 +61,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--structured", action="store_true", help="accept response_format json_object and json_schema")
     add("--hang-seconds", type=_seconds, default=HANG_SECONDS, metavar="SECONDS", help="how long a connection hangs")
     add("--batch-seconds", type=_seconds, default=0.0, metavar="SECONDS", help="a batch is in progress that long")
-    add("--batch-window-seconds", type=int, default=WINDOW_SECONDS, metavar="SECONDS", help="then a batch expires")
+    add("--batch-window-seconds", type=_seconds, default=WINDOW_SECONDS, metavar="SECONDS", help="then a batch expires")
     add("--state", type=Path, default=None, metavar="DIR", help="keep files and batches there, to go on with them")
     return parser
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; they go from 0 to {2**16 - 1}")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
     if not 0 <= seconds < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} must be 0 seconds or more")
     return seconds
 
 

@@ -139,7 +139,7 @@ class BatchStore:
         return self._contents[self.file(file_id).id]
 
     def add_batch(
-        self, input_file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str] | None, seconds: int
+        self, input_file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str] | None, seconds: float
     ) -> Batch:
         """A new batch, to be validated; it expires after so many seconds."""
         created = int(time.time())
@@ -150,7 +150,7 @@ class BatchStore:
             input_file_id=input_file_id,
             completion_window=completion_window,
             created_at=created,
-            expires_at=created + seconds,
+            expires_at=created + int(seconds),
             metadata=metadata,
         )
         self.save(batch)

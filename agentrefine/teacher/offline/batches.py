@@ -28,7 +28,7 @@ AnswerLine = Callable[[dict[str, object], str], tuple[int, dict[str, object]]]
 class Batches:
     """All batches of a server; each unfinished one has a task that works on it."""
 
-    def __init__(self, store: BatchStore, answer: AnswerLine, *, seconds: float, window_seconds: int) -> None:
+    def __init__(self, store: BatchStore, answer: AnswerLine, *, seconds: float, window_seconds: float) -> None:
         """Prepare the work.
 
         Args:

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     structured: bool = False
     hang_seconds: float = HANG_SECONDS
     batch_seconds: float = 0.0
-    batch_window_seconds: int = WINDOW_SECONDS
+    batch_window_seconds: float = WINDOW_SECONDS
     state: Path | None = None
 
 
