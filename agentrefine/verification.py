@@ -16,12 +16,13 @@ from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.script import Script
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import Attempt
+from agentrefine.text_checks import check_turn_texts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse_turns
 
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
-VERSION = "1"
+VERSION = "2"
 """Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
 
 
@@ -190,7 +191,9 @@ def _check_turn(
                 f"Turn {number - 1} says task_completed, but the game goes on; set it on the last turn only.",
                 number - 1,
             )
+        check_turn_texts(script, turn, number)
         return
+    check_turn_texts(script, turn, number)
     if position == 0:
         _check_first_turn(turn)
     else:
@@ -218,6 +221,14 @@ def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position
         raise TypeError("an answer follows a player turn")
     action, number = quoted(player.action), position + 1
     template = script.actions.matching(player.action)
+    resembled = script.actions.resembling(player.action) if template is None else None
+    if resembled is not None:
+        raise RuleBrokenError(
+            Rule.LOOKALIKE,
+            f"The action of turn {number - 1}, {action}, looks like a valid use of {quoted(resembled)} but has other "
+            "characters; write the same ones.",
+            number - 1,
+        )
     if template is None and not answer.parameter_error:
         raise RuleBrokenError(
             Rule.UNFLAGGED_ERROR,
