@@ -95,3 +95,10 @@ def quoted(text: object, longest: int = 120) -> str:
     """A value as a message shows it: on one line, shortened."""
     shown = repr(text)
     return shown if len(shown) <= longest else shown[:longest] + "..."
+
+
+def legible(sentence: str, longest: int = 500) -> str:
+    """A sentence with an answer's own words in it as a message shows it: on one line, its middle left out when long."""
+    if len(sentence) > longest:
+        sentence = f"{sentence[: longest // 2]}...{sentence[-longest // 2 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in sentence)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.files import first_problem
 from agentrefine.llm_json import check_values, load_object
-from agentrefine.rules import Rule, RuleBrokenError, quoted
+from agentrefine.rules import Rule, RuleBrokenError, legible, quoted
 from agentrefine.texts.characters import skeleton
 from agentrefine.texts.writing import own_writing
 
@@ -231,5 +231,6 @@ def parse_script(text: str) -> Script:
         return Script.model_validate(value)
     except ValidationError as error:
         raise RuleBrokenError(
-            Rule.SCRIPT_KEYS, f"The script is not of the asked form: {first_problem(error)} Write all keys as asked."
+            Rule.SCRIPT_KEYS,
+            f"The script is not of the asked form: {legible(first_problem(error))} Write all keys as asked.",
         ) from None

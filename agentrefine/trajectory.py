@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.files import first_problem
 from agentrefine.llm_json import check_values, load_list
-from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.rules import Problem, Rule, RuleBrokenError, legible, quoted
 from agentrefine.script import Script
 
 
@@ -124,7 +124,7 @@ def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Probl
     except ValidationError as error:
         message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
         return _unsound(value, number) or Problem(
-            Rule.TURN_KEYS, f"{message}{first_problem(error)} Write the keys as asked.", number
+            Rule.TURN_KEYS, f"{message}{legible(first_problem(error))} Write the keys as asked.", number
         )
 
 
