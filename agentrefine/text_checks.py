@@ -5,12 +5,14 @@ because values and leaks are compared with it. The DM's thoughts are not shown e
 are judged by the rules for all texts.
 """
 
+from collections.abc import Sequence
+
 from agentrefine.llm_json import check_values
 from agentrefine.rules import Rule, RuleBrokenError, quoted
 from agentrefine.script import PLACEHOLDER, Script
 from agentrefine.texts.characters import hidden_character, named, skeleton
 from agentrefine.texts.phrases import reply_line, words_to_a_model
-from agentrefine.texts.writing import foreign_writing, mixed_word, own_writing
+from agentrefine.texts.writing import foreign_writing, is_free_of_others, mixed_word, own_writing
 from agentrefine.trajectory import DMTurn, PlayerTurn
 
 
@@ -35,6 +37,25 @@ def check_script_texts(script: Script) -> None:
     for text in shown:
         _check_reply_format("The script", text)
     _check_writing("The goal", script.goal, own_writing([*commands, *prose[1:]]))
+
+
+def has_doubtful_texts(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -> bool:
+    """Whether a turn's texts could break a rule: False only when `check_turn_texts` finds nothing in any turn.
+
+    One search of a whole game takes as long as that of one turn, and most games are beyond doubt.
+    """
+    actions = "".join(turn.action for turn in turns if isinstance(turn, PlayerTurn))
+    thoughts = "\n".join(turn.thought for turn in turns)
+    shown = "\n".join(turn.action if isinstance(turn, PlayerTurn) else turn.observation for turn in turns)
+    text = f"{thoughts}\n{shown}"
+    return (
+        not actions.isascii()
+        or "\n" in actions
+        or hidden_character(text) is not None
+        or words_to_a_model(text) is not None
+        or reply_line(text) is not None
+        or not is_free_of_others(text, script.writing)
+    )
 
 
 def check_turn_texts(script: Script, turn: DMTurn | PlayerTurn, number: int) -> None:

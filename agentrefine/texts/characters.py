@@ -3,14 +3,14 @@
 Sources: the Unicode property Default_Ignorable_Code_Point; Unicode Technical Standard 39 for lookalikes.
 """
 
-import re
 import unicodedata
 from functools import cache
 from importlib import resources
 
+import re2
 import yaml
 
-_HIDDEN = re.compile(
+_HIDDEN = re2.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and newline
     "\xad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # zero-width, joiners, direction
@@ -38,11 +38,9 @@ def hidden_character(text: str) -> str | None:
     Newline and tab are free. Joiners are free between letters of writing systems that need them (Persian, Hindi, ...)
     and inside emoji.
     """
-    if text.isascii() and text.isprintable():
-        return None
     found = (sign for sign in _HIDDEN.finditer(text) if not _is_needed(text, sign.start()))
     first = next(found, None)
-    return first.group() if first else None
+    return str(first.group()) if first else None
 
 
 def _is_needed(text: str, position: int) -> bool:

@@ -1,6 +1,5 @@
 """Phrases that a text of a game does not hold: words to a language model, its chat markers, its refusals."""
 
-import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -10,7 +9,7 @@ import yaml
 
 from agentrefine.texts.characters import skeleton
 
-_REPLY_LINE = re.compile(r"^[^\w\n]*(?:thought|action)\s*\d*\s*[:\uff1a]", re.IGNORECASE | re.MULTILINE)
+_REPLY_LINE = re2.compile(r"(?im)^[^\pL\pN_\n]*(?:thought|action)\s*\d*\s*[:\x{ff1a}]")
 _LONGEST_PREAMBLE = 500
 """Characters: an answer that declines says so at its beginning."""
 
@@ -25,10 +24,8 @@ def words_to_a_model(text: str) -> str | None:
 
 def reply_line(text: str) -> str | None:
     """The beginning of a line that could be taken for a part of an agent's reply (`Action: ...`); else None."""
-    if ":" not in text and "\uff1a" not in text:
-        return None
     found = _REPLY_LINE.search(text)
-    return found.group().strip() if found else None
+    return str(found.group()).strip() if found else None
 
 
 def is_refusal(text: str) -> bool:

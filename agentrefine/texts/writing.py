@@ -6,10 +6,12 @@ Writing systems are told apart, languages are not: that needs no model and is ne
 import re
 from collections import Counter
 
+import re2
+
 from agentrefine.texts.characters import first_word_of_name, is_lookalike
 
 _WORD = re.compile(r"[^\W_]+")
-_BEYOND_LATIN = re.compile("[^\x00-\u036f\u1d00-\u20cf]")
+_BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
 _ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
 """Their letters are easily taken for each other; a word of a person's language holds those of one of them only."""
 
@@ -47,12 +49,17 @@ def own_writing(texts: list[str]) -> frozenset[str]:
     return frozenset(system for system, letters in count.items() if letters >= _OWN_SHARE * count.total())
 
 
+def is_free_of_others(text: str, own: frozenset[str]) -> bool:
+    """Whether Latin is among the `own` writing systems and a text holds no other letters: true of most, soon told."""
+    return "LATIN" in own and _BEYOND_LATIN.search(text) is None
+
+
 def foreign_writing(text: str, own: frozenset[str]) -> str | None:
     """The writing system of a text most of which is in none of the `own` ones; None when it is, or too short to tell.
 
     "Most" is more than four fifths of at least twenty letters.
     """
-    if not own or ("LATIN" in own and _BEYOND_LATIN.search(text) is None):
+    if not own or is_free_of_others(text, own):
         return None
     count = _letters(text)
     total = count.total()
