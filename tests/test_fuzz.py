@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agentrefine.params import VerificationParams
 from agentrefine.rules import Problem, Rule
 from agentrefine.script_checks import verify_script
+from agentrefine.text_checks import check_turn_texts, has_doubtful_texts
 from agentrefine.trajectory import parse_turns
 from agentrefine.verification import verify_trajectory
 
@@ -63,7 +64,11 @@ def check_script(text: str) -> None:
 
 def check_game(text: str) -> None:
     kept, problem = verify_trajectory(SCRIPT, text, PARAMS)
-    assert kept == parse_turns(text).turns[: len(kept)]
+    turns = parse_turns(text).turns
+    assert kept == turns[: len(kept)]
+    if not has_doubtful_texts(SCRIPT, turns):
+        for turn in turns:
+            check_turn_texts(SCRIPT, turn, turn.turn)
     if problem is not None:
         check_problem(problem)
         assert len(kept) % 2 == 1 or not kept
