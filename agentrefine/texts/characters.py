@@ -6,6 +6,7 @@ Sources: the Unicode property Default_Ignorable_Code_Point; Unicode Technical St
 import unicodedata
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import re2
 import yaml
@@ -75,12 +76,21 @@ def skeleton(text: str) -> str:
     Compatibility forms are undone (Unicode's NFKC), and what looks like a Latin letter, hyphen, apostrophe or quotation
     mark is replaced by it. ASCII stands for itself.
     """
-    return text if text.isascii() else unicodedata.normalize("NFKC", text).translate(_lookalikes())
+    if text.isascii():
+        return text
+    plain = unicodedata.normalize("NFKC", text)
+    return plain.translate(_lookalikes()) if _any_lookalike().search(plain) else plain
 
 
 def is_lookalike(character: str) -> bool:
     """Whether a character of another writing system looks like a Latin letter."""
     return ord(character) in _lookalikes()
+
+
+@cache
+def _any_lookalike() -> Any:  # noqa: ANN401
+    """Soon tells that there is nothing to replace."""
+    return re2.compile("[" + "".join(map(chr, _lookalikes())) + "]")
 
 
 @cache

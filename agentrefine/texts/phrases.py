@@ -37,8 +37,9 @@ def _first(kind: str, text: str) -> str | None:
     """What is found in the text itself or, when it holds more than ASCII, in what it looks like."""
     pattern = _pattern(kind)
     found = pattern.search(text)
-    if found is None and not text.isascii():
-        found = pattern.search(skeleton(text))
+    plain = skeleton(text)
+    if found is None and plain != text:
+        found = pattern.search(plain)
     return str(found.group()) if found else None
 
 

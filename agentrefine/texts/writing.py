@@ -50,8 +50,10 @@ def own_writing(texts: list[str]) -> frozenset[str]:
 
 
 def is_free_of_others(text: str, own: frozenset[str]) -> bool:
-    """Whether Latin is among the `own` writing systems and a text holds no other letters: true of most, soon told."""
-    return "LATIN" in own and _BEYOND_LATIN.search(text) is None
+    """Whether a text holds letters of the `own` writing systems only: true of most texts, and soon told."""
+    if "LATIN" in own and _BEYOND_LATIN.search(text) is None:
+        return True
+    return own.issuperset(_letters(text))
 
 
 def foreign_writing(text: str, own: frozenset[str]) -> str | None:
