@@ -107,7 +107,7 @@ def main() -> None:
         api = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4299", "--no-ui"]
         teacher = [sys.executable, "-m", "agentrefine.teacher.offline", "--latency", str(arguments.latency)]
         teacher += ["--log", str(log), "--params", json.dumps(FAULTS)]
-        with started(api, "Check out", folder, environment), started(teacher, "http", ROOT, environment) as base_url:
+        with started(api, "API reference", folder, environment), started(teacher, "http", ROOT, environment) as base_url:
             environment["PREFECT_API_URL"] = "http://127.0.0.1:4299/api"
             killed = clone(folder / "killed", base_url, arguments.personas, 10)
             kills = []
