@@ -29,6 +29,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 STAGES = ("synthesis", "verification", "refinement")
 COMMAND = " && ".join(f"{sys.executable} -m flows.{stage}" for stage in STAGES)
+ANSWERS = ("answered", "slow_body")
 FAULTS = {"script_faults": 0.18, "trajectory_faults": 0.36, "wire_faults": 0.05}
 
 
@@ -59,8 +60,8 @@ def clone(folder: Path, base_url: str, personas: int, seconds: float) -> Path:
 
 
 def answered(log: Path) -> list[dict[str, object]]:
-    """The requests that the server has answered."""
-    return [entry for line in log.read_text().splitlines() if (entry := json.loads(line))["outcome"] == "answered"]
+    """The requests that the server has answered, slowly or not."""
+    return [entry for line in log.read_text().splitlines() if (entry := json.loads(line))["outcome"] in ANSWERS]
 
 
 def data(folder: Path) -> dict[str, bytes]:
@@ -107,7 +108,10 @@ def main() -> None:
         api = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4299", "--no-ui"]
         teacher = [sys.executable, "-m", "agentrefine.teacher.offline", "--latency", str(arguments.latency)]
         teacher += ["--log", str(log), "--params", json.dumps(FAULTS)]
-        with started(api, "API reference", folder, environment), started(teacher, "http", ROOT, environment) as base_url:
+        with (
+            started(api, "API reference", folder, environment),
+            started(teacher, "http", ROOT, environment) as base_url,
+        ):
             environment["PREFECT_API_URL"] = "http://127.0.0.1:4299/api"
             killed = clone(folder / "killed", base_url, arguments.personas, 10)
             kills = []
