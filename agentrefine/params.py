@@ -253,7 +253,7 @@ class TrajectoryThresholds(Section):
 
 
 class DataSetThresholds(Section):
-    """One threshold per feature of the whole data set (`agentrefine.quality.features.DataSetFeatures`)."""
+    """One threshold per feature of the whole data set (`agentrefine.quality.data_set_features.DataSetFeatures`)."""
 
     trajectories: Band
     personas: Band
@@ -262,9 +262,16 @@ class DataSetThresholds(Section):
     error_turn_ratio: Band
     corrected_share: Band
     rarest_error_share: Band
+    largest_persona_share: Band
+    persona_near_duplicate_share: Band
     action_entropy: Band
+    action_evenness: Band
     distinct_actions: Band
+    action_templates: Band
+    common_actions_share: Band
     distinct_goal_share: Band
+    goal_opening_entropy: Band
+    common_goal_share: Band
 
 
 class Thresholds(Section):
@@ -280,6 +287,9 @@ class QualityGateParams(Section):
     validation_share: Annotated[float, Field(gt=0, lt=1)]
     tokenizer: str
     near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=0.98)]
+    persona_similarity: Annotated[float, Field(ge=0.5, le=0.98)]
+    overlap_words: Annotated[int, Field(ge=4, le=50)]
+    overlap_episodes: Annotated[int, Field(gt=0)]
     thresholds: Thresholds
 
 

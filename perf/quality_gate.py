@@ -10,10 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from agentrefine.files import write_jsonl
+from agentrefine.files import short_hash, write_jsonl
 from agentrefine.params import load_params
+from agentrefine.quality.benchmark_texts import all_benchmark_texts
 from agentrefine.quality.held_out import held_out
-from tests.builders import make_trajectory
+from tests.builders import DIALECTS, make_trajectory
 
 
 def main() -> None:
@@ -25,7 +26,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         start = time.perf_counter()
-        games = (make_trajectory(n, mistakes=2 + n % 2, persona=str(n // 6), sample=n % 6) for n in range(count))
+        games = (
+            make_trajectory(
+                n,
+                mistakes=2 + n % 2,
+                persona=f"Persona {short_hash(str(n // 6))}, who plays six games",
+                sample=n % 6,
+                dialect=DIALECTS[n % len(DIALECTS)],
+            )
+            for n in range(count)
+        )
         write_jsonl(path / "trajectories.jsonl", games)
         size = (path / "trajectories.jsonl").stat().st_size
         print(f"{count} games, {size / 2**20:.0f} MB, made in {time.perf_counter() - start:.0f} s")
@@ -38,20 +48,24 @@ def judge(folder: Path) -> None:
     # Great Expectations takes seconds to import: not in the process that makes the games.
     from tasks.expectations import run_gate
 
+    params = load_params()
+    start = time.perf_counter()
+    texts = all_benchmark_texts(params)
+    print(f"texts of the benchmarks: {time.perf_counter() - start:.1f} s")
     start = time.perf_counter()
     result = run_gate(
         folder / "trajectories.jsonl",
         folder / "dropped.jsonl",
         folder / "dataset",
         folder / "reports",
-        load_params(),
+        params,
         count_tokens=lambda text: len(text.split()),
-        held_out=held_out(),
+        held_out=held_out(texts, params.quality_gate.overlap_words),
     )
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     print(f"gate: {seconds:.0f} s, peak memory {peak:.0f} MB, failed: {[f.column for f in result.failures]}")
-    for kind in ("near_duplicate_share", "script_near_duplicate_share"):
+    for kind in ("near_duplicate_share", "script_near_duplicate_share", "persona_near_duplicate_share"):
         print(f"{kind}: {result.data_set[kind]:.4f}")
 
 

@@ -6,7 +6,7 @@ Importing this module takes four seconds (Great Expectations): import it where t
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,29 +21,26 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
-from agentrefine.params import Band, MostlyBand, Params, Requirement, Section, Thresholds
+from agentrefine.params import Band, MostlyBand, Params, Requirement, Section
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
-from agentrefine.quality.features import (
-    DataSetFeatures,
-    Diversity,
-    DroppedSample,
-    FeatureRow,
-    data_set_features,
-    feature_rows,
-)
-from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, number, summary, table
+from agentrefine.quality.data_set_features import DataSetFeatures, DroppedSample, data_set_features
+from agentrefine.quality.diversity import Diversity, Example
+from agentrefine.quality.features import FeatureRow, feature_rows
+from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
 from agentrefine.quality.held_out import HeldOut
+from agentrefine.quality.overlap import OverlapCounts
 from agentrefine.trajectory import Trajectory
 
 SITE = "local"
 
 
 class Scope(NamedTuple):
-    """One table and what is expected of its columns."""
+    """One table and what is expected of its columns; examples of single columns, where the rows are none."""
 
     name: Literal["trajectory", "data_set"]
     table: pd.DataFrame
     thresholds: Section
+    examples: Mapping[str, Sequence[Example]]
 
 
 def run_gate(
@@ -71,14 +68,14 @@ def run_gate(
         held_out: what the data must not contain.
 
     Raises:
-        UserError: a critical expectation failed (with a table of all that failed), a file is missing or broken, or
-            the disk is full.
+        UserError: a critical expectation failed (with a table of all that failed), there is no trajectory at all, a
+            file is missing or broken, or the disk is full.
     """
     remove_data_set(out)
     for verdict in ("result.json", "summary.md"):
         (reports / verdict).unlink(missing_ok=True)
     gate = params.quality_gate
-    diversity = Diversity()
+    diversity, overlaps = Diversity(gate.persona_similarity), OverlapCounts(held_out.texts)
     rows = list(
         feature_rows(
             read_jsonl(trajectories, Trajectory),
@@ -87,13 +84,27 @@ def run_gate(
             held_out=held_out,
             near_duplicate_similarity=gate.near_duplicate_similarity,
             diversity=diversity,
+            overlaps=overlaps,
         )
     )
-    whole = data_set_features(rows, [sample.persona_id for sample in read_jsonl(dropped, DroppedSample)], diversity)
+    samples_dropped = list(read_jsonl(dropped, DroppedSample))
+    if not rows:
+        raise UserError(nothing_to_judge(trajectories, dropped, (sample.rule for sample in samples_dropped)))
+    whole = data_set_features(rows, samples_dropped, diversity)
     feature_table = _table(FeatureRow, rows)
     with atomic_write(reports / "features.csv") as handle:
         feature_table.to_csv(handle, index=False)
-    result = check(feature_table, whole, gate.thresholds, reports / "data_docs")
+    scopes = (
+        Scope("trajectory", feature_table, gate.thresholds.trajectory, {}),
+        Scope("data_set", _table(DataSetFeatures, [whole]), gate.thresholds.data_set, diversity.examples()),
+    )
+    findings = check(scopes, reports / "data_docs")
+    result = GateResult(
+        passed=all(finding.success or finding.severity == "warning" for finding in findings),
+        data_set=dataclasses.asdict(whole),
+        overlap=overlaps.by_benchmark(),
+        findings=findings,
+    )
     write_json(reports / "result.json", result.model_dump())
     with atomic_write(reports / "summary.md") as handle:
         handle.write(summary(result))
@@ -107,29 +118,21 @@ def run_gate(
     return result
 
 
-def check(rows: pd.DataFrame, data_set: DataSetFeatures, thresholds: Thresholds, data_docs: Path) -> GateResult:
+def check(scopes: Sequence[Scope], data_docs: Path) -> list[Finding]:
     """Judge features by thresholds and write Great Expectations' data docs.
 
     Args:
-        rows: one row per trajectory, columns as in `FeatureRow`.
-        data_set: the features of all of them together.
-        thresholds: what is expected.
+        scopes: what is judged; none of the tables is empty.
         data_docs: folder of the HTML pages, replaced.
     """
-    scopes = (
-        Scope("trajectory", rows, thresholds.trajectory),
-        Scope("data_set", _table(DataSetFeatures, [data_set]), thresholds.data_set),
-    )
     with _replaced_folder(data_docs) as folder:
         context = _context(folder)
         results = [_validate(context, scope) for scope in scopes]
-    findings = [
+    return [
         _finding(scope, column, threshold, result[column])
         for scope, result in zip(scopes, results, strict=True)
         for column, threshold in scope.thresholds
     ]
-    passed = all(finding.success or finding.severity == "warning" for finding in findings)
-    return GateResult(passed=passed, data_set=dataclasses.asdict(data_set), findings=findings)
 
 
 def _context(data_docs: Path) -> EphemeralDataContext:
@@ -202,7 +205,11 @@ def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: Ex
         raise RuntimeError(f"{scope.name}.{column} could not be judged: {found.exception_info}")
     failed, total = found.result["unexpected_count"], found.result["element_count"]
     whole = scope.name == "data_set"
-    examples = [] if whole else found.result.get("partial_unexpected_index_list") or []
+    if whole:
+        examples = list(scope.examples.get(column, []))
+    else:
+        unexpected = found.result.get("partial_unexpected_index_list") or []
+        examples = [Example(str(row["id"]), _value(row[column])) for row in unexpected]
     return Finding(
         scope=scope.name,
         column=column,
@@ -212,8 +219,8 @@ def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: Ex
         expected=_expected(column, threshold),
         observed=number(scope.table[column].iloc[0]) if whole else f"{failed} of {total} failed",
         share=None if whole else round((found.result.get("unexpected_percent") or 0.0) / 100, 6),
-        example_ids=[str(example["id"]) for example in examples],
-        example_values=[_value(example[column]) for example in examples],
+        example_ids=[example.trajectory_id for example in examples],
+        example_values=[example.text for example in examples],
     )
 
 

@@ -1,22 +1,19 @@
 """The quality gate as a task."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
-from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.params import BASE, Params
-from agentrefine.quality.held_out import goal_texts, held_out
+from agentrefine.quality.benchmark_texts import all_benchmark_texts
+from agentrefine.quality.held_out import held_out
 
-VERSION = "1"
+VERSION = "2"
 TRAJECTORIES = Path("data/refinement/trajectories.jsonl")
 DROPPED = Path("data/refinement/dropped.jsonl")
 DATA_SET = Path("data/dataset")
 REPORTS = Path("reports/quality_gate")
-WORLDS = "worlds_"
-"""Our own worlds share goals with the training worlds by design; families, themes and seeds tell them apart."""
 
 
 @task(name="quality_gate", version=VERSION)
@@ -24,7 +21,8 @@ def gate(params: Params) -> None:
     """Judge the trajectories; write the data set only if nothing critical is wrong.
 
     Raises:
-        UserError: the gate does not pass; a table of what failed, with example row ids.
+        UserError: the gate does not pass (a table of what failed, with example row ids), there is no trajectory at all,
+            or a benchmark that is evaluated is not installed.
     """
     from agentrefine.tuning.models import load_tokenizer  # imports torch and transformers
     from tasks.expectations import run_gate  # imports Great Expectations
@@ -39,17 +37,10 @@ def gate(params: Params) -> None:
             REPORTS,
             params,
             count_tokens=lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
-            held_out=held_out(_benchmark_texts(params)),
+            held_out=held_out(all_benchmark_texts(params), params.quality_gate.overlap_words),
         )
     finally:
         if (REPORTS / "summary.md").is_file():
             create_markdown_artifact((REPORTS / "summary.md").read_text(encoding="utf-8"), key="quality-gate")
     for finding in result.failures:
         get_run_logger().warning("%s: expected %s, found %s", finding.column, finding.expected, finding.observed)
-
-
-def _benchmark_texts(params: Params) -> Iterator[str]:
-    """The goals of the foreign benchmarks that the models will be evaluated on."""
-    for name in params.evaluation.benchmarks:
-        if not name.startswith(WORLDS):
-            yield from goal_texts(benchmark(name), params.evaluation.episodes, params.seed)

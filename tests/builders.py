@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 from agentrefine.files import short_hash
 from agentrefine.script import ActionSpec, Script
@@ -27,7 +28,26 @@ COLORS = ("red", "blue", "green", "black", "white", "amber", "violet", "grey", "
 MISTAKES = ("parameter", "logic", "place")
 
 
-def make_script(number: int = 0, world: str | None = None) -> Script:
+class Dialect(NamedTuple):
+    """How a kind of game calls its three actions and its goal."""
+
+    go: str
+    take: str
+    drop: str
+    goal: str
+
+
+DIALECTS = (
+    Dialect("go", "take", "drop", "Bring the {item} from the {source} to the {target}."),
+    Dialect(
+        "walk to", "pick up", "put down", "Somebody needs the {item} in the {target}; it was left in the {source}."
+    ),
+    Dialect("enter", "grab", "leave", "In the {target} the {item} is missed: look for it in the {source}."),
+)
+"""Kinds of games that differ in more than their names."""
+
+
+def make_script(number: int = 0, world: str | None = None, dialect: Dialect = DIALECTS[0]) -> Script:
     """A game of carrying one item from one place to another; places, items and colors differ with `number`."""
     draw = random.Random(number)
     places = draw.sample(PLACES, 5)
@@ -39,19 +59,23 @@ def make_script(number: int = 0, world: str | None = None) -> Script:
     environment = {"places": contents, "player": {"place": places[0], "holds": []}}
     return Script(
         environment=environment if world is None else {"world": world, **environment},
-        goal=f"Bring the {items[0]} from the {places[1]} to the {places[2]}.",
+        goal=dialect.goal.format(item=items[0], source=places[1], target=places[2]),
         completion_conditions=[f"the {items[0]} is in the {places[2]}"],
         available_actions={
-            "go {place}": ActionSpec(
-                description="Walk to a place.", verification_code=r"go [a-z]+", parameters={"place": places}
+            f"{dialect.go} {{place}}": ActionSpec(
+                description="Walk to a place.",
+                verification_code=rf"{dialect.go} [a-z]+",
+                parameters={"place": places},
             ),
-            "take {item}": ActionSpec(
+            f"{dialect.take} {{item}}": ActionSpec(
                 description="Pick up an item that is here.",
-                verification_code=r"take [a-z]+",
+                verification_code=rf"{dialect.take} [a-z]+",
                 parameters={"item": items},
             ),
-            "drop {item}": ActionSpec(
-                description="Leave a carried item here.", verification_code=r"drop [a-z]+", parameters={"item": items}
+            f"{dialect.drop} {{item}}": ActionSpec(
+                description="Leave a carried item here.",
+                verification_code=rf"{dialect.drop} [a-z]+",
+                parameters={"item": items},
             ),
         },
     )
@@ -64,15 +88,16 @@ def make_trajectory(
     persona: str | None = None,
     sample: int = 0,
     world: str | None = None,
+    dialect: Dialect = DIALECTS[0],
 ) -> Trajectory:
     """A sound, completed game of `make_script(number)` with so many mistakes, each corrected by the next turn.
 
     Mistakes are of all kinds in turn. A game without any has four player turns; each mistake adds one.
     """
-    script = make_script(number, world)
+    script = make_script(number, world, dialect)
     persona = persona or f"A person whose number is {number}."
     persona_id = short_hash("persona", persona)
-    turns = _play(script, mistakes, random.Random(-number - 1))
+    turns = _play(script, dialect, mistakes, random.Random(-number - 1))
     return Trajectory(
         id=short_hash(persona_id, str(sample), script.model_dump_json(), *(turn.model_dump_json() for turn in turns)),
         persona_id=persona_id,
@@ -85,36 +110,38 @@ def make_trajectory(
     )
 
 
-def _play(script: Script, mistakes: int, draw: random.Random) -> list[DMTurn | PlayerTurn]:
-    places = script.available_actions["go {place}"].parameters["place"]
-    item = script.available_actions["take {item}"].parameters["item"][0]
+def _play(script: Script, dialect: Dialect, mistakes: int, draw: random.Random) -> list[DMTurn | PlayerTurn]:
+    places = script.available_actions[f"{dialect.go} {{place}}"].parameters["place"]
+    item = script.available_actions[f"{dialect.take} {{item}}"].parameters["item"][0]
     start, source, target = places[:3]
     seen = {place: _contents(script, place) for place in places}
     solution = [
-        (f"go {source}", f"You are in the {source}. You see {seen[source]}."),
-        (f"take {item}", f"You now carry the {item}."),
-        (f"go {target}", f"You are in the {target}. You see {seen[target]}."),
-        (f"drop {item}", f"You leave the {item} in the {target}."),
+        (f"{dialect.go} {source}", f"You are in the {source}. You see {seen[source]}."),
+        (f"{dialect.take} {item}", f"You now carry the {item}."),
+        (f"{dialect.go} {target}", f"You are in the {target}. You see {seen[target]}."),
+        (f"{dialect.drop} {item}", f"You leave the {item} in the {target}."),
     ]
     listed = ", ".join(places)
     turns: list[DMTurn | PlayerTurn] = [_dm(1, f"You are in the {start}. You see {seen[start]}. There are {listed}.")]
     for position, (action, observation) in enumerate(solution):
         for made in range(position, mistakes, len(solution)):
             here = (start, source, source, target)[position]
-            turns += _mistake(MISTAKES[made % 3], len(turns), here, script, draw)
+            turns += _mistake(MISTAKES[made % 3], len(turns), here, script, dialect, draw)
         turns.append(_player(len(turns) + 1, f"The {item} belongs in the {target}, so I {action}.", action))
         turns.append(_dm(len(turns) + 1, observation, completed=position == len(solution) - 1))
     return turns
 
 
-def _mistake(kind: str, turns: int, here: str, script: Script, draw: random.Random) -> list[DMTurn | PlayerTurn]:
+def _mistake(
+    kind: str, turns: int, here: str, script: Script, dialect: Dialect, draw: random.Random
+) -> list[DMTurn | PlayerTurn]:
     """A wrong player turn and the DM's error feedback."""
-    items = script.available_actions["take {item}"].parameters["item"]
+    items = script.available_actions[f"{dialect.take} {{item}}"].parameters["item"]
     elsewhere = draw.choice([item for item in items[1:] if item not in script.environment["places"][here]])
     wrong, told = {
-        "parameter": (f"go {draw.choice(('moon', 'sea', 'roof', 'tower'))}", "There is no such place."),
-        "logic": (f"go {here}", "You are there already."),
-        "place": (f"take {elsewhere}", f"The {elsewhere} is not here."),
+        "parameter": (f"{dialect.go} {draw.choice(('moon', 'sea', 'roof', 'tower'))}", "There is no such place."),
+        "logic": (f"{dialect.go} {here}", "You are there already."),
+        "place": (f"{dialect.take} {elsewhere}", f"The {elsewhere} is not here."),
     }[kind]
     player = _player(turns + 1, f"I believe that I should {wrong}.", wrong)
     return [player, _dm(turns + 2, f"{told} Try something else.", error=kind)]

@@ -105,7 +105,7 @@ def write_results(root: Path) -> None:
     met = {**finding, "column": "kept_share", "success": True}
     write_json(
         root / "reports" / "quality_gate" / "result.json",
-        {"passed": True, "data_set": {"trajectories": 231.0}, "findings": [finding, met]},
+        {"passed": True, "data_set": {"trajectories": 231.0}, "overlap": {}, "findings": [finding, met]},
     )
     tuning = root / "reports" / "tuning" / "refinement"
     figures = {

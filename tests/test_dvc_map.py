@@ -27,7 +27,7 @@ NOT_THE_RESULT = {"tasks/tracking.py", "tasks/provenance.py", "tasks/live_curve.
 """Modules that only tell what a stage has made or will."""
 
 TYPES_ONLY = {
-    "synthesis": set(),
+    "synthesis": {"agentrefine/refinement.py"},
     "verification": {"agentrefine/synthesis.py"},
     "refinement": set(),
     "base_model": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/offline/process.py"},

@@ -17,8 +17,10 @@ import pytest
 from offline_games import BAKER, FAULTLESS, ROOT
 from openai.types import Batch
 
+from agentrefine.errors import UserError
 from agentrefine.params import OfflineTeacher
 from agentrefine.teacher.offline import offline_teacher
+from agentrefine.teacher.offline.batch_store import BatchStore
 from agentrefine.teacher.prompts import script_messages
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -298,6 +300,13 @@ def test_a_server_that_was_killed_goes_on_with_its_batches_and_answers_nothing_t
         assert len({line["custom_id"] for line in output}) == len(output) == 60
         assert [b.id for b in client.batches.list()] == [batch.id, done.id]
     assert len(log.read_text().splitlines()) == 60
+
+
+def test_a_damaged_folder_is_said_in_one_sentence(tmp_path: Path):
+    (tmp_path / "batches").mkdir()
+    (tmp_path / "batches" / "batch_000000.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        BatchStore(tmp_path)
 
 
 def test_without_a_folder_a_new_server_knows_nothing_of_an_old_ones_batches(client: openai.OpenAI):

@@ -4,96 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from builders import make_script, make_trajectory
+from builders import DIALECTS, make_trajectory
+from gates import HELD_OUT, Gate, params, replaced, sound
 from pydantic import ValidationError
 
-from agentrefine.benchmarks.babyai import BabyAI
 from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
-from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.params import Params, load_params
+from agentrefine.files import read_jsonl
+from agentrefine.params import load_params
 from agentrefine.quality.data_set import validation_personas
-from agentrefine.quality.gate import Finding, GateResult
-from agentrefine.quality.held_out import HeldOut, goal_texts, held_out
 from agentrefine.trajectory import PlayerTurn, Trajectory
-from agentrefine.worlds.catalogue import families, themes
-from agentrefine.worlds.layout import EVALUATION_SEEDS
 from tasks.expectations import run_gate
-
-HELD_OUT = HeldOut(
-    families=frozenset({"unlock"}),
-    themes=frozenset({"harbor"}),
-    first_seed=1000,
-    ngrams=frozenset({"put a cool tomato in the microwave and", "go to the red ball"}),
-)
-
-
-def sound(count: int = 40) -> list[Trajectory]:
-    return [make_trajectory(n, mistakes=2 + n % 2, persona=f"Persona {n // 2}.", sample=n % 2) for n in range(count)]
-
-
-def params(**changes: Any) -> Params:
-    """params.yaml with changed thresholds, such as trajectory={"tokens": {...}}."""
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    for scope, thresholds in changes.items():
-        values["quality_gate"]["thresholds"][scope] |= thresholds
-    return Params.model_validate(values)
-
-
-@dataclass
-class Gate:
-    folder: Path
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "dataset"
-
-    @property
-    def reports(self) -> Path:
-        return self.folder / "reports"
-
-    def run(self, trajectories: Iterable[Trajectory], settings: Params | None = None, dropped: int = 1) -> GateResult:
-        write_jsonl(self.folder / "trajectories.jsonl", trajectories)
-        (self.folder / "dropped.jsonl").write_text('{"persona_id": "p"}\n' * dropped)
-        return run_gate(
-            self.folder / "trajectories.jsonl",
-            self.folder / "dropped.jsonl",
-            self.out,
-            self.reports,
-            settings or params(),
-            count_tokens=lambda text: len(text.split()),
-            held_out=HELD_OUT,
-        )
-
-    def refused(self, trajectories: Iterable[Trajectory], settings: Params | None = None, dropped: int = 1) -> Refusal:
-        with pytest.raises(UserError) as error:
-            self.run(trajectories, settings, dropped)
-        return Refusal(str(error.value), read_result(self.reports))
-
-
-@dataclass
-class Refusal:
-    message: str
-    result: GateResult
-
-    def finding(self, scope: str, column: str) -> Finding:
-        (finding,) = [f for f in self.result.failures if (f.scope, f.column) == (scope, column)]
-        return finding
-
-    @property
-    def critical(self) -> list[str]:
-        return [f"{f.scope}.{f.column}" for f in self.result.failures if f.severity == "critical"]
-
-
-def read_result(reports: Path) -> GateResult:
-    return GateResult.model_validate_json((reports / "result.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -133,10 +58,6 @@ def test_the_split_follows_the_seed_alone_and_never_takes_every_persona() -> Non
     assert len(validation_personas(["a", "b"], 0.01, seed=7)) == 1
     assert len(validation_personas(["a", "b"], 0.99, seed=7)) == 1
     assert validation_personas(["a"], 0.5, seed=7) == frozenset()
-
-
-def replaced(trajectory: Trajectory, **changes: Any) -> Trajectory:
-    return trajectory.model_copy(update=changes)
 
 
 def unflagged(trajectory: Trajectory) -> Trajectory:
@@ -193,7 +114,7 @@ def two_line_action(trajectory: Trajectory) -> Trajectory:
         (
             "held_out_overlap",
             lambda t: replaced(t, script=t.script.model_copy(update={"goal": "Go to the red ball!"})),
-            'benchmark text "go to the red ball"',
+            'rooms goal "go to the red ball"',
         ),
     ],
 )
@@ -234,18 +155,6 @@ def test_games_that_make_no_sense_are_described_and_refused(gate: Gate) -> None:
     assert all(row["format_problem"] or row["broken_rule"] for row in rows)
 
 
-def test_our_held_out_worlds_and_the_goals_of_other_benchmarks_are_recognised() -> None:
-    training, evaluation = families("train")[0].name, families("held_out")[0].name
-    theme = themes("train")[0].name
-    ours = held_out(goal_texts(BabyAI(), limit=4, seed=1))
-    assert ours.overlap(make_script(1, f"{training}.{theme}.12"), "") is None
-    assert ours.overlap(make_script(1, f"{evaluation}.{theme}.12"), "") == f"held-out family {evaluation}"
-    assert ours.overlap(make_script(1, f"{training}.{theme}.{EVALUATION_SEEDS}"), "")
-    goal = next(goal_texts(BabyAI(), limit=1, seed=1))
-    copied = make_script(1).model_copy(update={"goal": goal.upper()})
-    assert "benchmark text" in str(ours.overlap(copied, ""))
-
-
 def test_an_exact_copy_names_the_copy_and_the_original(gate: Gate) -> None:
     trajectories = sound()
     trajectories.append(replaced(trajectories[3], id="copy"))
@@ -267,7 +176,9 @@ def test_too_many_near_duplicates_are_refused_and_a_few_are_not(gate: Gate) -> N
 
 def test_different_games_in_the_same_scripts_are_refused(gate: Gate) -> None:
     few = sound(40)
-    others = [replaced(make_trajectory(1000 + n), script=few[n].script) for n in range(8)]
+    others = [
+        replaced(make_trajectory(1000 + n, dialect=DIALECTS[n % len(DIALECTS)]), script=few[n].script) for n in range(8)
+    ]
     refusal = gate.refused([*few, *others])
     finding = refusal.finding("trajectory", "script_near_duplicate_of")
     assert finding.example_ids == [t.id for t in others]
@@ -305,11 +216,6 @@ def test_personas_of_whom_nothing_was_kept_are_counted(gate: Gate) -> None:
     personas = {trajectory.persona_id for trajectory in sound()}
     kept = gate.run(sound(), dropped=1)
     assert kept.data_set["kept_persona_share"] == pytest.approx(len(personas) / len(personas | {"p"}))
-
-
-def test_an_empty_file_is_refused_by_its_size(gate: Gate) -> None:
-    refusal = gate.refused([])
-    assert {"data_set.trajectories", "data_set.personas"} <= set(refusal.critical)
 
 
 def test_warnings_are_reported_and_do_not_stop(gate: Gate) -> None:

@@ -1,19 +1,18 @@
-"""Features of a data set: what the quality gate measures of each trajectory and of them all."""
+"""Features of trajectories: what the quality gate measures of each one."""
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-from pydantic import BaseModel
 
 from agentrefine.agent.reply import parse_reply
 from agentrefine.conversation import reply_text, sample
 from agentrefine.files import short_hash
 from agentrefine.params import VerificationParams
+from agentrefine.quality.diversity import Diversity
 from agentrefine.quality.held_out import HeldOut, world_id
 from agentrefine.quality.near_duplicates import DuplicateIndex, Duplicates, game_text, script_text
+from agentrefine.quality.overlap import OverlapCounts
+from agentrefine.quality.text import three_word_runs
 from agentrefine.script_checks import verify_script
 from agentrefine.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
 from agentrefine.verification import judge
@@ -41,7 +40,7 @@ class FeatureRow:
         copy_of: id of an earlier trajectory with the same texts.
         near_duplicate_of: id of an earlier trajectory that it resembles too closely; copies included.
         script_near_duplicate_of: id of an earlier trajectory whose script its own resembles too closely.
-        held_out_overlap: what of the evaluation it repeats.
+        held_out_overlap: what of the evaluation it repeats, with the benchmark's name and the text.
     """
 
     id: str
@@ -67,91 +66,6 @@ class FeatureRow:
     held_out_overlap: str | None
 
 
-class DroppedSample(BaseModel):
-    """A sample that never became a trajectory, as far as the features need it: whose it is."""
-
-    persona_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class DataSetFeatures:
-    """Features of the whole data set.
-
-    Attributes:
-        trajectories: how many there are.
-        personas: how many personas they were written for.
-        dropped: samples that never became a trajectory.
-        kept_share: trajectories / (trajectories + dropped).
-        kept_persona_share: personas / (personas + those of whose samples none became a trajectory).
-        unique_id_share: distinct ids / trajectories.
-        copy_share, near_duplicate_share: trajectories that repeat an earlier one / trajectories.
-        script_near_duplicate_share: trajectories whose script repeats an earlier one / trajectories.
-        held_out_overlaps: trajectories that repeat something of the evaluation.
-        error_turn_ratio: mistakes / player turns, over all trajectories.
-        corrected_share: error-refine turns / mistakes, over all trajectories; 0 without mistakes.
-        rarest_error_share: the share of the rarest of the three kinds of error among all mistakes.
-        action_entropy: entropy of the actions' verbs (first words), in bits.
-        distinct_actions: how many different actions there are.
-        distinct_goal_share: distinct goals / trajectories.
-        mean_player_turns, mean_tokens: per trajectory.
-    """
-
-    trajectories: int
-    personas: int
-    dropped: int
-    kept_share: float
-    kept_persona_share: float
-    unique_id_share: float
-    copy_share: float
-    near_duplicate_share: float
-    script_near_duplicate_share: float
-    held_out_overlaps: int
-    error_turn_ratio: float
-    corrected_share: float
-    rarest_error_share: float
-    action_entropy: float
-    distinct_actions: int
-    distinct_goal_share: float
-    mean_player_turns: float
-    mean_tokens: float
-
-
-class Diversity:
-    """Counts what the diversity of a data set is computed from, as trajectories stream by."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._verbs: Counter[str] = Counter()
-        self._actions: set[bytes] = set()
-        self._goals: set[bytes] = set()
-        self._trajectories = 0
-
-    def add(self, trajectory: Trajectory) -> None:
-        """Count one trajectory's goal and actions."""
-        self._trajectories += 1
-        self._goals.add(_fingerprint(trajectory.script.goal))
-        for turn in trajectory.turns:
-            if isinstance(turn, PlayerTurn):
-                self._verbs[(turn.action.split() or [""])[0].lower()] += 1
-                self._actions.add(_fingerprint(turn.action))
-
-    @property
-    def action_entropy(self) -> float:
-        """Entropy of the actions' verbs, in bits."""
-        total = self._verbs.total()
-        return -sum(n / total * math.log2(n / total) for n in self._verbs.values()) if total else 0.0
-
-    @property
-    def distinct_actions(self) -> int:
-        """How many different actions there are."""
-        return len(self._actions)
-
-    @property
-    def distinct_goal_share(self) -> float:
-        """Distinct goals / trajectories."""
-        return _share(len(self._goals), self._trajectories)
-
-
 def feature_rows(
     trajectories: Iterable[Trajectory],
     *,
@@ -160,6 +74,7 @@ def feature_rows(
     held_out: HeldOut,
     near_duplicate_similarity: float,
     diversity: Diversity,
+    overlaps: OverlapCounts,
 ) -> Iterator[FeatureRow]:
     """Stream the features of trajectories, in their order.
 
@@ -170,17 +85,21 @@ def feature_rows(
         held_out: what the data must not contain.
         near_duplicate_similarity: Jaccard similarity from which two games, or two scripts, are near-duplicates.
         diversity: counts each trajectory on the way.
+        overlaps: counts what each shares with the benchmarks on the way.
     """
-    games, scripts = DuplicateIndex(near_duplicate_similarity), DuplicateIndex(near_duplicate_similarity)
+    games = DuplicateIndex(near_duplicate_similarity, three_word_runs)
+    scripts = DuplicateIndex(near_duplicate_similarity, three_word_runs)
     for trajectory in trajectories:
         diversity.add(trajectory)
+        found = held_out.texts.find(trajectory)
+        overlaps.add(found)
         yield features(
             trajectory,
             count_tokens=count_tokens,
             broken_rule=broken_rule(trajectory, verification),
             duplicates=games.add(trajectory.id, game_text(trajectory)),
             script_duplicates=scripts.add(trajectory.id, script_text(trajectory.script)),
-            held_out=held_out,
+            held_out_overlap=held_out.overlap(trajectory.script, found),
         )
 
 
@@ -191,7 +110,7 @@ def features(
     broken_rule: str | None,
     duplicates: Duplicates,
     script_duplicates: Duplicates,
-    held_out: HeldOut,
+    held_out_overlap: str | None,
 ) -> FeatureRow:
     """One trajectory's features. Any trajectory that could be read is described, however ill-formed."""
     turns = trajectory.turns
@@ -200,7 +119,7 @@ def features(
     errors = sum(answer.error for answer in answers)
     refined = error_refine_turns(turns)
     problem = format_problem(turns)
-    first, last = (turns[0], turns[-1]) if turns else (None, None)
+    last = turns[-1] if turns else None
     return FeatureRow(
         id=trajectory.id,
         persona_id=trajectory.persona_id,
@@ -222,7 +141,7 @@ def features(
         copy_of=duplicates.copy_of,
         near_duplicate_of=duplicates.near_duplicate_of,
         script_near_duplicate_of=script_duplicates.near_duplicate_of,
-        held_out_overlap=held_out.overlap(trajectory.script, first.observation if isinstance(first, DMTurn) else ""),
+        held_out_overlap=held_out_overlap,
     )
 
 
@@ -256,55 +175,12 @@ def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
     return None
 
 
-def data_set_features(rows: Sequence[FeatureRow], dropped: Sequence[str], diversity: Diversity) -> DataSetFeatures:
-    """The features of all trajectories together.
-
-    Args:
-        rows: one per trajectory.
-        dropped: the persona's id of each sample that never became a trajectory.
-        diversity: what was counted while the rows were made.
-    """
-    count = len(rows)
-    personas = {row.persona_id for row in rows}
-    player_turns = sum(row.player_turns for row in rows)
-    errors = sum(row.error_turns for row in rows)
-    kinds = (
-        sum(row.parameter_errors for row in rows),
-        sum(row.logic_errors for row in rows),
-        sum(row.place_errors for row in rows),
-    )
-    return DataSetFeatures(
-        trajectories=count,
-        personas=len(personas),
-        dropped=len(dropped),
-        kept_share=_share(count, count + len(dropped)),
-        kept_persona_share=_share(len(personas), len(personas.union(dropped))),
-        unique_id_share=_share(len({row.id for row in rows}), count),
-        copy_share=_share(sum(row.copy_of is not None for row in rows), count),
-        near_duplicate_share=_share(sum(row.near_duplicate_of is not None for row in rows), count),
-        script_near_duplicate_share=_share(sum(row.script_near_duplicate_of is not None for row in rows), count),
-        held_out_overlaps=sum(row.held_out_overlap is not None for row in rows),
-        error_turn_ratio=_share(errors, player_turns),
-        corrected_share=_share(sum(row.error_refine_turns for row in rows), errors),
-        rarest_error_share=_share(min(kinds), errors),
-        action_entropy=diversity.action_entropy,
-        distinct_actions=diversity.distinct_actions,
-        distinct_goal_share=diversity.distinct_goal_share,
-        mean_player_turns=_share(player_turns, count),
-        mean_tokens=_share(sum(row.tokens or 0 for row in rows), count),
-    )
-
-
 def _reads_back(turn: PlayerTurn) -> bool:
     return parse_reply(reply_text(turn.thought, turn.action)) == (turn.thought.strip(), turn.action.strip())
 
 
 def _sample_text(trajectory: Trajectory) -> str:
     return "\n".join(message.value for message in sample(trajectory).conversations)
-
-
-def _fingerprint(text: str) -> bytes:
-    return bytes.fromhex(short_hash(" ".join(text.lower().split())))
 
 
 def _share(part: int, whole: int) -> float:

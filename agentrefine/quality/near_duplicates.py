@@ -1,7 +1,7 @@
-"""Copies and near-copies among games and among scripts, found as they stream by."""
+"""Copies and near-copies among games, scripts and personas, found as they stream by."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +9,11 @@ from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from agentrefine.files import short_hash
-from agentrefine.quality.text import word_ngrams
 from agentrefine.script import Script
 from agentrefine.trajectory import DMTurn, Trajectory
 
 PERMUTATIONS = 128
 """Signature length: the estimated similarity has a standard error of at most 1 / (2 * sqrt(128)) = 0.044."""
-
-SHINGLE_WORDS = 3
 
 RECALL_FIRST = (0.05, 0.95)
 """Weights of false candidates and missed ones when the bands are chosen: candidates are compared again afterwards."""
@@ -35,7 +32,7 @@ class Duplicates(NamedTuple):
 
 
 class DuplicateIndex:
-    """The texts seen so far, by the Jaccard similarity of their three-word shingles.
+    """The texts seen so far, by the Jaccard similarity of their shingles (`text.three_word_runs`, for one).
 
     MinHash signatures are compared within the
     candidates that locality-sensitive hashing proposes (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive
@@ -43,12 +40,14 @@ class DuplicateIndex:
     Keeps about 3 KB per distinct text.
     """
 
-    def __init__(self, similarity: float) -> None:
+    def __init__(self, similarity: float, shingles: Callable[[str], set[str]]) -> None:
         """Start empty.
 
         Args:
             similarity: Jaccard similarity in (0, 1] from which two texts are near-duplicates.
+            shingles: the parts of a text that are compared.
         """
+        self._shingles = shingles
         self._similarity = similarity
         self._lsh = MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, weights=RECALL_FIRST)
         self._permutations = MinHash(num_perm=PERMUTATIONS).permutations
@@ -67,7 +66,7 @@ class DuplicateIndex:
 
     def _near(self, identity: str, text: str) -> str | None:
         sketch = MinHash(permutations=self._permutations, hashfunc=zlib.crc32, scheme="affine32")
-        sketch.update_batch([shingle.encode() for shingle in word_ngrams(text, SHINGLE_WORDS)])
+        sketch.update_batch([shingle.encode() for shingle in self._shingles(text)])
         candidates: list[int] = sorted(self._lsh.query(sketch))
         if candidates:
             likeness = np.mean(np.stack([self._signatures[c] for c in candidates]) == sketch.hashvalues, axis=1)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_write
+from agentrefine.files import atomic_write, first_problem
 from agentrefine.teacher.offline.errors import ApiError
 
 Purpose = Literal["batch", "batch_output"]
@@ -97,7 +97,7 @@ class BatchStore:
             folder: where it is all kept; made if it is not there. None: in memory only.
 
         Raises:
-            UserError: the folder cannot be used.
+            UserError: the folder cannot be used, or holds what no server has written.
         """
         self._folder = folder
         self._files: dict[str, FileObject] = {}
@@ -109,6 +109,9 @@ class BatchStore:
                 self._read(folder)
             except OSError as error:
                 raise UserError(f"{folder}: cannot be used ({error.strerror}); choose another --state.") from error
+            except ValidationError as error:
+                problem = first_problem(error)
+                raise UserError(f"{folder}: holds a damaged file ({problem}); choose another --state.") from error
 
     def add_file(self, filename: str, purpose: Purpose, content: bytes) -> FileObject:
         """Keep a file under a new id."""
@@ -175,7 +178,7 @@ class BatchStore:
     def add_result(self, batch_id: str, line: bytes) -> None:
         """Keep a line of a batch's output or error file, before the batch has ended."""
         if self._folder is not None:
-            with (self._folder / "results" / f"{batch_id}.jsonl").open("ab") as handle:
+            with (self._folder / "results" / f"{batch_id}.jsonl").open("ab", buffering=0) as handle:
                 handle.write(line + b"\n")
         self._results.setdefault(batch_id, []).append(line)
         self._count(batch_id, [line])

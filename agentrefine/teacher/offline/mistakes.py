@@ -107,7 +107,8 @@ def _without_end(situation: Situation) -> Iterator[Mistake]:
 
 
 def _names(situation: Situation, action: str) -> list[str]:
-    return [word for word in action.split() if word in situation.game.world.objects]
+    objects = situation.game.world.objects
+    return [word for word in action.split() if word in objects]
 
 
 def _hidden(game: Game) -> list[str]:

@@ -36,6 +36,9 @@ REFUSED: dict[WireFaultKind, ApiError] = {
 }
 """The faults that are answers of the API; the others are faults of the connection."""
 
+WITHOUT_ANSWER: frozenset[WireFaultKind | None] = frozenset([*REFUSED, "reset", "hang", "wrong_content_type"])
+"""The faults that send nothing of the good answer."""
+
 PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
@@ -58,7 +61,7 @@ def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> Response:
 
     Args:
         fault: its kind.
-        good: the body of the good answer.
+        good: the body of the good answer; not read by the faults of WITHOUT_ANSWER.
         hang_seconds: how long a connection hangs until it is closed.
     """
     if fault in REFUSED:

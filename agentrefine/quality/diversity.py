@@ -1,0 +1,185 @@
+"""How different the games of a data set are: their personas, actions and goals."""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+from agentrefine.files import short_hash
+from agentrefine.quality.near_duplicates import DuplicateIndex
+from agentrefine.quality.text import five_letter_runs, words
+from agentrefine.script import Script
+from agentrefine.trajectory import PlayerTurn, Trajectory
+
+MOST_EXAMPLES = 10
+GOAL_OPENING_WORDS = 3
+
+
+class Example(NamedTuple):
+    """A trajectory that shows a feature, and the text that it shows it by."""
+
+    trajectory_id: str
+    text: str
+
+
+class Tally:
+    """Counts texts, and remembers where each stood first."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, text: str, trajectory_id: str) -> None:
+        """Count a text of a trajectory."""
+        self.counts[text] += 1
+        self._first.setdefault(text, trajectory_id)
+
+    @property
+    def largest_share(self) -> float:
+        """The share of the most common text; 0 when there is none."""
+        return max(self.counts.values(), default=0) / max(1, self.counts.total())
+
+    @property
+    def most_common(self) -> list[Example]:
+        """The most common text, by the first trajectory that has it; of several the first one met."""
+        return [Example(self._first[text], f'{count} times "{text}"') for text, count in self.counts.most_common(1)]
+
+
+class Diversity:
+    """Counts what the diversity of a data set is computed from, as trajectories stream by.
+
+    Shares and entropies are chosen over n-gram ratios (distinct-n of Li et al. 2016), which fall as a data set grows,
+    whatever is in it: one threshold could not serve 500 games and 64,000.
+    """
+
+    def __init__(self, persona_similarity: float) -> None:
+        """Start empty.
+
+        Args:
+            persona_similarity: Jaccard similarity of five-letter runs from which two personas are near-duplicates.
+        """
+        self._verbs: Counter[str] = Counter()
+        self._actions: set[bytes] = set()
+        self._templates: set[str] = set()
+        self._action_sets = Tally()
+        self._goals: set[bytes] = set()
+        self._goal_openings: Counter[str] = Counter()
+        self._goal_forms = Tally()
+        self._personas = Tally()
+        self._persona_index = DuplicateIndex(persona_similarity, five_letter_runs)
+        self._near_personas = 0
+        self._near_persona_examples: list[Example] = []
+        self._trajectories = 0
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Count one trajectory's persona, goal and actions."""
+        self._trajectories += 1
+        self._add_persona(trajectory)
+        script = trajectory.script
+        self._goals.add(_fingerprint(script.goal))
+        self._goal_openings[" ".join(words(script.goal)[:GOAL_OPENING_WORDS])] += 1
+        self._goal_forms.add(goal_form(script), trajectory.id)
+        self._templates.update(script.available_actions)
+        self._action_sets.add(", ".join(sorted(script.available_actions)), trajectory.id)
+        for turn in trajectory.turns:
+            if isinstance(turn, PlayerTurn):
+                self._verbs[(turn.action.split() or [""])[0].lower()] += 1
+                self._actions.add(_fingerprint(turn.action))
+
+    def _add_persona(self, trajectory: Trajectory) -> None:
+        persona = trajectory.persona
+        known = self._personas.counts[persona] > 0
+        self._personas.add(persona, trajectory.id)
+        if known:
+            return
+        earlier = self._persona_index.add(persona, " ".join(words(persona)) or persona).near_duplicate_of
+        if earlier is not None:
+            self._near_personas += 1
+            if len(self._near_persona_examples) < MOST_EXAMPLES:
+                self._near_persona_examples.append(Example(trajectory.id, f'"{persona}" resembles "{earlier}"'))
+
+    @property
+    def action_entropy(self) -> float:
+        """Entropy of the actions' verbs, in bits."""
+        return _entropy(self._verbs)
+
+    @property
+    def action_evenness(self) -> float:
+        """Entropy of the actions' verbs as a share of the most that so many verbs can have (Pielou 1966), 0 to 1."""
+        return _entropy(self._verbs) / math.log2(len(self._verbs)) if len(self._verbs) > 1 else 0.0
+
+    @property
+    def distinct_actions(self) -> int:
+        """How many different actions there are."""
+        return len(self._actions)
+
+    @property
+    def action_templates(self) -> int:
+        """How many different action templates the scripts have."""
+        return len(self._templates)
+
+    @property
+    def common_actions_share(self) -> float:
+        """Trajectories with the most common set of action templates / trajectories."""
+        return self._action_sets.largest_share
+
+    @property
+    def distinct_goal_share(self) -> float:
+        """Distinct goals / trajectories."""
+        return len(self._goals) / max(1, self._trajectories)
+
+    @property
+    def goal_opening_entropy(self) -> float:
+        """Entropy of the goals' first three words, in bits."""
+        return _entropy(self._goal_openings)
+
+    @property
+    def common_goal_share(self) -> float:
+        """Trajectories with the most common form of goal (`goal_form`) / trajectories."""
+        return self._goal_forms.largest_share
+
+    @property
+    def largest_persona_share(self) -> float:
+        """The most trajectories of one persona / trajectories."""
+        return self._personas.largest_share
+
+    @property
+    def persona_near_duplicate_share(self) -> float:
+        """Personas that resemble an earlier one too closely / personas; case and punctuation do not count."""
+        return self._near_personas / max(1, len(self._personas.counts))
+
+    def examples(self) -> dict[str, list[Example]]:
+        """Trajectories that show a feature, by its name: the largest group's first one, or what resembles what."""
+        return {
+            "common_actions_share": self._action_sets.most_common,
+            "common_goal_share": self._goal_forms.most_common,
+            "largest_persona_share": self._personas.most_common,
+            "persona_near_duplicate_share": self._near_persona_examples,
+        }
+
+
+def goal_form(script: Script) -> str:
+    """A goal with an underscore for all that the environment names or an action takes.
+
+    Games that differ in their names alone have the same form: "put _ in _".
+    """
+    names = set(words(" ".join(script.environment_keys)))
+    for action in script.available_actions.values():
+        for values in action.parameters.values():
+            names.update(words(" ".join(values)))
+    form: list[str] = []
+    for word in words(script.goal):
+        if word not in names:
+            form.append(word)
+        elif form[-1:] != ["_"]:
+            form.append("_")
+    return " ".join(form)
+
+
+def _entropy(counts: Counter[str]) -> float:
+    total = counts.total()
+    return -sum(n / total * math.log2(n / total) for n in counts.values()) if total else 0.0
+
+
+def _fingerprint(text: str) -> bytes:
+    return bytes.fromhex(short_hash(" ".join(text.lower().split())))

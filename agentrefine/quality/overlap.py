@@ -1,0 +1,199 @@
+"""Word n-grams that games share with the benchmarks' texts."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib import resources
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from agentrefine.conversation import instructions
+from agentrefine.quality.benchmark_texts import BenchmarkTexts
+from agentrefine.quality.gate import BenchmarkOverlap
+from agentrefine.quality.text import words, words_and_ends
+from agentrefine.trajectory import DMTurn, Trajectory, steps
+
+KeyT = TypeVar("KeyT", int, str)
+
+SHORTEST_GOAL = 4
+"""Words; a shorter goal, such as "open the door", is everyday language and no sign of a copy."""
+
+SHORTEST_SOLUTION = 3
+"""Different actions; a shorter solution, such as three steps forward, is no sign of a copy."""
+
+_BASE = 0x9E3779B97F4A7C15
+"""Of the rolling hash: an odd number whose bits are mixed well (2^64 divided by the golden ratio)."""
+
+
+class Found(NamedTuple):
+    """What one trajectory shares with the benchmarks.
+
+    Attributes:
+        ngrams: positions of the n-grams in the index.
+        benchmarks: the benchmarks as bits, the first one lowest.
+        foreign: the first thing that it shares with a benchmark that is not ours, in words; None when nothing.
+    """
+
+    ngrams: NDArray[np.intp]
+    benchmarks: int
+    foreign: str | None
+
+
+class OverlapIndex:
+    """The n-grams of benchmarks' texts, ready to be looked for.
+
+    An n-gram is a run of words within one sentence, whatever their case and the punctuation between them, as in the
+    contamination studies of language models (Brown et al. 2020, appendix C; Chowdhery et al. 2022, section 8, whose
+    n-grams of 8 words are ours). It is kept as a 64-bit rolling hash over the numbers of its words; words that no
+    benchmark uses need no number, so a game costs one look-up per word and one search per run of known words.
+
+    A goal counts when it is met whole, however short; so do gold actions: the game's actions without its mistakes.
+    """
+
+    def __init__(self, benchmarks: Sequence[BenchmarkTexts], size: int) -> None:
+        """Read the texts.
+
+        Args:
+            benchmarks: at most 64.
+            size: length of an n-gram, in words.
+        """
+        self.benchmarks = benchmarks
+        self._size = size
+        self._powers = np.array([pow(_BASE, power, 2**64) for power in range(size)], dtype=np.uint64)
+        self._numbers: dict[str, int] = {}
+        self._hashes, self.owners = self._read(benchmarks)
+        self._foreign = _bits(not texts.ours for texts in benchmarks)
+        self._goals: dict[str, int] = {}
+        self._solutions: dict[str, int] = {}
+        for bit, texts in enumerate(benchmarks):
+            for goal in texts.goals:
+                if len(words(goal)) >= SHORTEST_GOAL:
+                    _own(self._goals, _normal(goal), bit)
+            for solution in texts.solutions:
+                if len(set(solution)) >= SHORTEST_SOLUTION:
+                    _own(self._solutions, _joined(solution), bit)
+
+    def find(self, trajectory: Trajectory) -> Found:
+        """What a trajectory shares with the benchmarks: all that a model reads or writes in the game is compared."""
+        tokens = words_and_ends("\n".join(_texts(trajectory)))
+        starts, hashes = self._windows(np.array([self._numbers.get(token, 0) for token in tokens], dtype=np.uint64))
+        places = np.searchsorted(self._hashes, hashes)
+        known = places < len(self._hashes)
+        known[known] = self._hashes[places[known]] == hashes[known]
+        starts, places = starts[known], places[known]
+        owners = self.owners[places]
+        goal = _normal(trajectory.script.goal)
+        solution = _joined(step.player.action for step in steps(trajectory.turns) if not step.answer.error)
+        shared = [
+            (self._goals.get(goal, 0), "goal", goal),
+            (self._solutions.get(solution, 0), "gold actions", solution),
+        ]
+        foreign = np.flatnonzero(owners & np.uint64(self._foreign))
+        if len(foreign):
+            start = starts[foreign[0]]
+            shared.append((int(owners[foreign[0]]), "text", " ".join(tokens[start : start + self._size])))
+        told = [f'{self._name(by)} {kind} "{text}"' for by, kind, text in shared if by & self._foreign]
+        benchmarks = int(np.bitwise_or.reduce(owners, initial=np.uint64(0))) | shared[0][0] | shared[1][0]
+        return Found(places, benchmarks, told[0] if told else None)
+
+    def _read(self, benchmarks: Sequence[BenchmarkTexts]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The hashes of all n-grams that are not allowed, sorted, and the benchmarks of each as bits."""
+        allowed = np.concatenate([self._hash(text) for text in allowed_texts()])
+        owners: dict[int, int] = {}
+        for bit, texts in enumerate(benchmarks):
+            for passage in dict.fromkeys(texts.passages):
+                for value in np.setdiff1d(self._hash(passage), allowed).tolist():
+                    _own(owners, value, bit)
+        ordered = sorted(owners)
+        return np.array(ordered, dtype=np.uint64), np.array([owners[value] for value in ordered], dtype=np.uint64)
+
+    def _hash(self, text: str) -> NDArray[np.uint64]:
+        """The hashes of a text's n-grams; its words are given numbers from 1."""
+        numbers = [
+            self._numbers.setdefault(token, len(self._numbers) + 1) if token[0].isalnum() or token[0] == "_" else 0
+            for token in words_and_ends(text)
+        ]
+        return self._windows(np.array(numbers, dtype=np.uint64))[1]
+
+    def _windows(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+        """Where n-grams of numbered words begin, and their hashes; 0 is no word of a benchmark."""
+        if len(numbers) < self._size:
+            return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.uint64)
+        breaks = np.concatenate(([0], np.cumsum(numbers == 0)))
+        starts = np.flatnonzero(breaks[self._size :] == breaks[: -self._size])
+        runs = np.lib.stride_tricks.sliding_window_view(numbers, self._size)[starts]
+        return starts, (runs * self._powers).sum(axis=1, dtype=np.uint64)
+
+    def _name(self, owners: int) -> str:
+        """The first benchmark of a set that is not ours."""
+        bits = owners & self._foreign
+        return self.benchmarks[(bits & -bits).bit_length() - 1].benchmark
+
+
+class OverlapCounts:
+    """Counts what trajectories share with the benchmarks, as they stream by."""
+
+    def __init__(self, index: OverlapIndex) -> None:
+        """Start at nothing."""
+        self._index = index
+        self._met = np.zeros(len(index.owners), dtype=bool)
+        self._trajectories = [0] * len(index.benchmarks)
+
+    def add(self, found: Found) -> None:
+        """Count one trajectory."""
+        self._met[found.ngrams] = True
+        for bit in range(len(self._trajectories)):
+            self._trajectories[bit] += found.benchmarks >> bit & 1
+
+    def by_benchmark(self) -> dict[str, BenchmarkOverlap]:
+        """The figures so far, by the benchmark's name."""
+        figures = {}
+        for bit, texts in enumerate(self._index.benchmarks):
+            own = (self._index.owners >> np.uint64(bit) & np.uint64(1)).astype(bool)
+            figures[texts.benchmark] = BenchmarkOverlap(
+                ours=texts.ours,
+                missing=texts.missing,
+                episodes=texts.episodes,
+                ngrams=int(own.sum()),
+                ngrams_found=int((own & self._met).sum()),
+                trajectories=self._trajectories[bit],
+            )
+        return figures
+
+
+@cache
+def allowed_texts() -> tuple[str, ...]:
+    """Texts that are no overlap: those of `allowed_texts.yaml`, and what every conversation of ours begins with."""
+    listed = yaml.safe_load(resources.files("agentrefine.quality").joinpath("allowed_texts.yaml").read_text("utf-8"))
+    return (instructions({}), *(entry["text"] for entry in listed))
+
+
+def _texts(trajectory: Trajectory) -> Iterator[str]:
+    """All that a model reads or writes in a game, one passage at a time."""
+    yield trajectory.script.goal
+    for template, action in trajectory.script.available_actions.items():
+        yield f"{template} : {action.description}"
+    for turn in trajectory.turns:
+        if isinstance(turn, DMTurn):
+            yield turn.observation
+        else:
+            yield turn.thought
+            yield turn.action
+
+
+def _own(owners: dict[KeyT, int], key: KeyT, bit: int) -> None:
+    owners[key] = owners.get(key, 0) | 1 << bit
+
+
+def _bits(flags: Iterable[bool]) -> int:
+    return sum(flag << bit for bit, flag in enumerate(flags))
+
+
+def _normal(text: str) -> str:
+    return " ".join(words(text))
+
+
+def _joined(actions: Iterable[str]) -> str:
+    return ", ".join(_normal(action) for action in actions)
