@@ -67,7 +67,7 @@ class JsonForm:
         """Why a demand is not honoured; None when it is."""
         probe = Request(
             model=self._role.model,
-            messages=[{"role": "user", "content": prompt("probe.md").strip()}],
+            messages=[{"role": "user", "content": prompt("schemas/probe.md").strip()}],
             temperature=0.0,
             max_tokens=_PROBE_TOKENS,
             seed=0,
