@@ -146,6 +146,14 @@ class TeacherParams(Section):
     refinement: RoleParams
     offline: OfflineTeacher
 
+    @model_validator(mode="after")
+    def _processes_have_calls_to_make(self) -> Self:
+        if self.processes > self.concurrency:
+            raise ValueError("teacher.processes is above teacher.concurrency; each process has at least one call out")
+        if self.processes > 1 and self.transport == "batch":
+            raise ValueError("teacher.transport batch needs no more than one process; set teacher.processes to 1")
+        return self
+
     def role(self, role: Role) -> "TeacherRole":
         """A role with all that it does not name itself taken from the teacher."""
         own: RoleParams = {"script": self.script, "trajectory": self.trajectory, "refinement": self.refinement}[role]

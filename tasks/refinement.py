@@ -1,8 +1,9 @@
 """Refinement as tasks, one per shard of samples."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 
 import uvloop
@@ -54,8 +55,9 @@ def write_trajectories(params: Params) -> None:
         atomic_write(OUT / "trajectories.jsonl") as kept,
         atomic_write(OUT / "dropped.jsonl") as dropped,
         atomic_write(OUT / "costs.jsonl") as costs,
+        closing(_refined(params, stage)) as ended,
     ):
-        for persona, samples in persona_accounts(_refined(params, stage), prices):
+        for persona, samples in persona_accounts(ended, prices):
             costs.write(persona.model_dump_json() + "\n")
             counts["personas"] += 1
             counts["personas_kept" if persona.kept else "personas_dropped"] += 1
@@ -83,7 +85,7 @@ def write_trajectories(params: Params) -> None:
     write_json(OUT / "metrics.json", figures)
 
 
-def _refined(params: Params, stage: Account) -> Iterator[Refined]:
+def _refined(params: Params, stage: Account) -> Generator[Refined]:
     """The end of every sample; `stage` counts the calls that synthesis had not made."""
     total, spent = _first_attempts(params)
     verdicts = read_jsonl(VERDICTS, Verdict)
@@ -91,8 +93,8 @@ def _refined(params: Params, stage: Account) -> Iterator[Refined]:
     known: deque[int] = deque()
     with access_to(params.teacher, spent=spent) as access, progress("refinement", total, "sample") as bar:
         named = ((f"refinement-{s[0][0].persona_id}", s) for s in shards(_noted(samples, known), shard_size(params)))
-        for shard in in_order(refine_samples, named, params, access, bar):
-            for refined in shard:
+        with closing(in_order(refine_samples, named, params, access, bar)) as results:
+            for refined in chain.from_iterable(results):
                 first = known.popleft()
                 _check_verdicts(refined, list(islice(verdicts, first)))
                 stage.add_all(refined.attempts[first:])

@@ -1,7 +1,9 @@
 """Synthesis as tasks, one per shard of samples."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import uvloop
@@ -44,8 +46,12 @@ def write_attempts(params: Params) -> None:
     account = Account(load_prices(params.teacher.prices))
     kinds: Counter[str] = Counter()
     spent = tell_forecast(params, personas)
-    with access_to(params.teacher, spent=spent) as access, progress("synthesis", samples, "sample") as bar:
-        write_jsonl(OUT / "attempts.jsonl", _counted(_attempts(params, access, bar), account, kinds))
+    with (
+        access_to(params.teacher, spent=spent) as access,
+        progress("synthesis", samples, "sample") as bar,
+        closing(_attempts(params, access, bar)) as attempts,
+    ):
+        write_jsonl(OUT / "attempts.jsonl", _counted(attempts, account, kinds))
     tell_cost("synthesis", account)
     counts = {"personas": personas, "samples": samples, "scripts": kinds["script"], "trajectories": kinds["trajectory"]}
     write_json(OUT / "metrics.json", {**counts, **account.figures()})
@@ -55,11 +61,11 @@ def _personas(params: Params) -> Iterator[Persona]:
     return load_personas(Path(params.personas.path), params.personas.limit)
 
 
-def _attempts(params: Params, access: Access, bar: Progress) -> Iterator[Attempt]:
+def _attempts(params: Params, access: Access, bar: Progress) -> Generator[Attempt]:
     samples = ((p, number) for p in _personas(params) for number in range(params.synthesis.samples_per_persona))
     named = ((f"synthesis-{shard[0][0].id}", shard) for shard in shards(samples, shard_size(params)))
-    for answers in in_order(synthesise_samples, named, params, access, bar):
-        for attempts in answers:
+    with closing(in_order(synthesise_samples, named, params, access, bar)) as results:
+        for attempts in chain.from_iterable(results):
             yield from attempts
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -97,7 +97,7 @@ def in_order(
     params: Params,
     access: Access,
     bar: Progress,
-) -> Iterator[list[Result]]:
+) -> Generator[list[Result]]:
     """The results of a task for each shard, in their order, as many shards at once as there are processes.
 
     When a shard fails, or the run is interrupted, no more calls go out; those that are out are waited for, as they are
@@ -137,6 +137,7 @@ def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: 
         pending[0].wait(timeout=SECONDS_BETWEEN_LOOKS)
         bar.reach(int(numbers[DONE]))
         for future in pending:
+            future.wait(timeout=0)
             if future.state.is_failed() or future.state.is_crashed():
                 future.result()
 

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -12,16 +13,35 @@ Request = dict[str, Any]
 Reply = web.StreamResponse | dict[str, Any]
 
 
+class Trickle(NamedTuple):
+    """A body that comes one byte after the other, for so many seconds."""
+
+    seconds: float
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        until = time.monotonic() + self.seconds
+        while time.monotonic() < until:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+        await response.write(json.dumps(answer("at last")).encode())
+        return response
+
+
 class ChatServer:
     """Answers `POST /v1/chat/completions` by `reply(number, request)`, in a thread of its own.
 
-    `requests` holds the bodies, `most_at_once` the highest number of requests in flight.
+    A reply is a response, a body as a dict (its `delay` in seconds is waited first), `Trickle`, "reset" or "hang".
+
+    `requests` holds the bodies, `times` when they came, `most_at_once` the highest number of requests in flight.
     """
 
     def __init__(self, reply: Callable[[int, Request], Any]) -> None:
         self._reply = reply
         self.requests: list[Request] = []
         self.keys: list[str] = []
+        self.times: list[float] = []
         self.most_at_once = 0
         self._now = 0
         self._loop = asyncio.new_event_loop()
@@ -57,17 +77,23 @@ class ChatServer:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
+        self.times.append(time.monotonic())
+        number = len(self.requests)
         self.keys.append(request.headers.get("Authorization", ""))
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         try:
             await asyncio.sleep(0.01)
-            reply = self._reply(len(self.requests), body)
+            reply = self._reply(number, body)
             if reply == "reset":
                 request.transport.abort()
                 return web.Response()
             if reply == "hang":
                 await asyncio.sleep(30)
+            if isinstance(reply, Trickle):
+                return await reply.send(request)
+            if isinstance(reply, dict) and "delay" in reply:
+                await asyncio.sleep(reply["delay"])
             return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
         finally:
             self._now -= 1

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from agentrefine.params import Params, load_params
-from agentrefine.teacher.completion import ChatMessage, Completion, Usage
+from agentrefine.params import Params, Role, load_params
+from agentrefine.teacher.completion import ChatMessage, Completion, Kind, Usage
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 
@@ -23,32 +23,23 @@ def params(**changes: Any) -> Params:
 class ScriptedTeacher:
     """Answers with the given texts, one a call; for many samples at once, with those of the call's persona."""
 
-    model = "scripted"
-
     def __init__(self, *texts: str, by_persona: dict[str, Iterable[str]] | None = None) -> None:
         self._texts = iter(texts)
         self._by_persona = {name: iter(said) for name, said in (by_persona or {}).items()}
         self.prompts: list[str] = []
         self.draws: list[int] = []
-        self.formats: list[str] = []
+        self.asked: list[tuple[Kind, Role]] = []
 
-    async def complete(
-        self,
-        messages: list[ChatMessage],
-        *,
-        temperature: float,
-        max_tokens: int,
-        response_format: Literal["json_object", "text"],
-        sample: int,
-    ) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
         await asyncio.sleep(0)
         prompt = messages[-1]["content"]
         self.prompts.append(prompt)
         self.draws.append(sample)
-        self.formats.append(response_format)
+        self.asked.append((kind, role))
         text = next(next((said for name, said in self._by_persona.items() if name in prompt), self._texts))
         return Completion(
             id=f"answer-{len(self.prompts)}",
+            model="scripted",
             text=text,
             usage=Usage(prompt_tokens=10, completion_tokens=5),
             finish_reason="stop",

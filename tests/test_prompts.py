@@ -14,6 +14,7 @@ from agentrefine.conversation import prompt
 from agentrefine.params import VerificationParams
 from agentrefine.personas import Persona
 from agentrefine.quality.near_duplicates import DuplicateIndex, script_text
+from agentrefine.quality.text import three_word_runs
 from agentrefine.script import PLACEHOLDER, Script
 from agentrefine.script_checks import verify_script
 from agentrefine.teacher import shots
@@ -223,10 +224,10 @@ def values_of(example: Script, template: str, turn: PlayerTurn) -> tuple[str, ..
 
 
 def test_no_two_examples_are_alike():
-    index = DuplicateIndex(0.5)
+    index = DuplicateIndex(0.5, three_word_runs)
     for name, shot in script_pool().items():
         assert index.add(name, script_text(shot.script)) == (None, None)
-    games = DuplicateIndex(0.5)
+    games = DuplicateIndex(0.5, three_word_runs)
     for name, shot in trajectory_pool().items():
         said = [turn.observation if isinstance(turn, DMTurn) else turn.action for turn in shot.turns]
         assert games.add(name, "\n".join(said)) == (None, None)

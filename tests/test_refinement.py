@@ -83,6 +83,7 @@ def test_a_rejected_script_is_written_again_with_the_reason():
     assert refined.outcome.calls == ["answer-2", "answer-3"]
     assert "shield" in teacher.prompts[1].rpartition("# What to change")[2]
     assert refined.attempts[2].script_call == 2
+    assert teacher.asked == [("script", "script"), ("script", "refinement"), ("trajectory", "refinement")]
     assert len(set(teacher.draws)) == 3
 
 

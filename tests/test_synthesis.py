@@ -21,7 +21,7 @@ def test_a_sound_script_is_followed_by_a_game_of_it():
     )  # fmt: skip
     assert (second.kind, second.call, second.script_call, second.text) == ("trajectory", 2, 1, "anything")
     assert (first.id, second.id, second.persona, second.teacher) == ("answer-1", "answer-2", PERSONA.text, "scripted")
-    assert teacher.formats == ["json_object", "text"]
+    assert teacher.asked == [("script", "script"), ("trajectory", "trajectory")]
     assert len(set(teacher.draws)) == 2
 
 

@@ -3,17 +3,16 @@
 import asyncio
 import json
 import logging
+import random
 import secrets
-import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import openai
 from openai import AsyncOpenAI
 from openai.types import Batch
 
 from agentrefine.errors import UserError
+from agentrefine.teacher.batch_ledger import BatchLedger, OpenBatch
 from agentrefine.teacher.completion import Answer, Request
 from agentrefine.teacher.endpoint import Endpoint, read_reply
 from agentrefine.teacher.journal import Journal
@@ -28,58 +27,10 @@ GATHER_SECONDS = 1.0
 _FIRST_POLL_SECONDS = 1.0
 _LONGEST_POLL_SECONDS = 60.0
 _RETRIES = 5
+_LONGEST_BACKOFF_SECONDS = 30.0
+_ENDED = ("completed", "failed", "expired", "cancelled")
 _MARK = "agentrefine"
 """The metadata key by which a batch is found again whose id was not yet kept when the program died."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS batches (
-    token TEXT PRIMARY KEY,
-    endpoint TEXT NOT NULL,
-    batch_id TEXT,
-    calls TEXT NOT NULL
-) WITHOUT ROWID
-"""
-
-
-class OpenBatch(NamedTuple):
-    """A batch that has been, or is about to be, submitted.
-
-    Attributes:
-        token: made here before it is submitted; stands in the batch's metadata.
-        batch_id: the endpoint's id; None until the endpoint has named one.
-        calls: journal key to limit (`max_tokens`) of each call in it.
-    """
-
-    token: str
-    batch_id: str | None
-    calls: dict[str, int]
-
-
-class BatchLedger:
-    """The open batches of an endpoint, in the journal's file: none is submitted twice and none is forgotten."""
-
-    def __init__(self, path: Path, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-        self._connection.execute(_SCHEMA)
-
-    def open_batches(self) -> list[OpenBatch]:
-        """All that have not been collected."""
-        found = self._connection.execute(
-            "SELECT token, batch_id, calls FROM batches WHERE endpoint = ? ORDER BY token", (self._endpoint,)
-        )
-        return [OpenBatch(token, batch_id, json.loads(calls)) for token, batch_id, calls in found]
-
-    def keep(self, batch: OpenBatch) -> None:
-        """Write a batch, or what is now known of it."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)",
-            (batch.token, self._endpoint, batch.batch_id, json.dumps(batch.calls)),
-        )
-
-    def forget(self, batch: OpenBatch) -> None:
-        """A batch is collected, or never came into being."""
-        self._connection.execute("DELETE FROM batches WHERE token = ?", (batch.token,))
 
 
 class BatchTransport:
@@ -97,7 +48,7 @@ class BatchTransport:
         Args:
             endpoint: whose Batch API it is, and who answers what failed there.
             journal: where the answers and the batches are kept.
-            name: the endpoint's name in the journal.
+            name: tells the endpoint, the model and the account apart from others of this journal.
         """
         self._endpoint = endpoint
         self._journal = journal
@@ -107,6 +58,14 @@ class BatchTransport:
         self._added = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
 
+    async def close(self) -> None:
+        """Leave the open batches to the next run."""
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait([self._work])
+        self._ledger.close()
+        await self._endpoint.close()
+
     async def ask(self, key: str, request: Request) -> Answer:
         """The endpoint's answer, when its batch has ended. See `Transport.ask`."""
         answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
@@ -114,13 +73,21 @@ class BatchTransport:
         self._added.set()
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._serve())
+            self._work.add_done_callback(self._tell)
         try:
             return await answer or await self._endpoint.ask(key, request)
         finally:
             self._waiting.pop(key, None)
 
+    def _tell(self, work: asyncio.Task[None]) -> None:
+        """Tell those who wait what went wrong."""
+        error = None if work.cancelled() else work.exception()
+        for _, answer in self._waiting.values():
+            if error is not None and not answer.done():
+                answer.set_exception(error)
+
     async def _serve(self) -> None:
-        """Submit and collect batches as long as calls wait; what goes wrong is told to all of them."""
+        """Submit and collect batches as long as calls wait."""
         client = self._endpoint.client.with_options(max_retries=_RETRIES)
         try:
             while self._waiting:
@@ -130,54 +97,68 @@ class BatchTransport:
                 for calls in self._portions():
                     await self._submit(client, calls)
         except openai.OpenAIError as error:
-            self._fail(self._endpoint.meaning(error))
-        except UserError as error:
-            self._fail(error)
-
-    def _fail(self, error: UserError) -> None:
-        for _, answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(error)
+            raise self._endpoint.meaning(error) from error
 
     async def _gather(self) -> None:
         """Wait until no more calls come."""
         while self._added.is_set():
             self._added.clear()
-            await asyncio.sleep(GATHER_SECONDS)
-            self._endpoint.check_stopped()
+            await self._endpoint.sleep(GATHER_SECONDS)
 
     def _portions(self) -> Iterator[dict[str, Request]]:
         portion: dict[str, Request] = {}
         size = 0
-        for key, (request, answer) in list(self._waiting.items()):
+        for key, (request, _) in list(self._waiting.items()):
             kept = self._journal.find(key, request.max_tokens)  # collected since the call was added
             if kept:
                 self._hand_over(key, kept.answer)
-            length = len(_line(key, request))
+                continue
+            length = len(self._line(key, request))
             if portion and (len(portion) == MOST_LINES or size + length > MOST_BYTES):
                 yield portion
                 portion, size = {}, 0
-            if not answer.done():
-                portion[key] = request
-                size += length
+            portion[key] = request
+            size += length
         if portion:
             yield portion
+
+    def _line(self, key: str, request: Request) -> bytes:
+        """A call as a line of a batch's input file."""
+        body = self._endpoint.body(request)
+        call = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return json.dumps(call).encode() + b"\n"
 
     async def _submit(self, client: AsyncOpenAI, calls: dict[str, Request]) -> None:
         batch = OpenBatch(secrets.token_hex(16), None, {key: call.max_tokens for key, call in calls.items()})
         self._ledger.keep(batch)
-        content = b"".join(_line(key, request) for key, request in calls.items())
+        content = b"".join(self._line(key, request) for key, request in calls.items())
         file = await client.files.create(file=(f"{batch.token}.jsonl", content), purpose="batch")
-        made = await client.batches.create(
-            input_file_id=file.id,
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-            metadata={_MARK: batch.token},
-        )
-        batch = batch._replace(batch_id=made.id)
+        batch = batch._replace(batch_id=await self._create(client, file.id, batch.token))
         self._ledger.keep(batch)
         self._open.append(batch)
-        logger.info("batch %s: %d calls submitted", made.id, len(calls))
+        logger.info("batch %s: %d calls submitted", batch.batch_id, len(calls))
+
+    async def _create(self, client: AsyncOpenAI, file_id: str, token: str) -> str:
+        """Make a batch and return its id; where the reply was lost, look for it before it is made again."""
+        failures = 0
+        while True:
+            try:
+                made = await client.with_options(max_retries=0).batches.create(
+                    input_file_id=file_id,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={_MARK: token},
+                )
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
+                failures += 1
+                if failures > _RETRIES:
+                    raise
+            else:
+                return made.id
+            await self._endpoint.sleep(min(2.0**failures, _LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
+            found = await _find_by_token(client, token)
+            if found is not None:
+                return found
 
     async def _collect(self, client: AsyncOpenAI, batch: OpenBatch) -> None:
         """Wait for a batch and keep its answers; calls without one are handed back."""
@@ -201,15 +182,18 @@ class BatchTransport:
                 self._hand_over(key, None)
 
     async def _ended(self, client: AsyncOpenAI, batch: OpenBatch) -> Batch | None:
-        """The batch when it has ended; None when it never came into being."""
+        """The batch when it has ended; None when it never came into being or is gone: then its calls are new ones."""
         batch_id = batch.batch_id or await _find_by_token(client, batch.token)
         pause = _FIRST_POLL_SECONDS
         while batch_id is not None:
-            state = await client.batches.retrieve(batch_id)
-            if state.status in ("completed", "failed", "expired", "cancelled"):
+            try:
+                state = await client.batches.retrieve(batch_id)
+            except openai.NotFoundError:
+                logger.warning("batch %s: the endpoint no longer knows it; its calls are asked again", batch_id)
+                return None
+            if state.status in _ENDED:
                 return state
-            await asyncio.sleep(pause)
-            self._endpoint.check_stopped()
+            await self._endpoint.sleep(pause)
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
         return None
 
@@ -227,7 +211,8 @@ class BatchTransport:
         self._hand_over(key, (await self._journal.keep(key, max_tokens, answer)).answer)
 
     def _hand_over(self, key: str, answer: Answer | None) -> None:
-        _, waiting = self._waiting.get(key, (None, None))
+        """Give a call its answer, or None when it is to be asked by itself; it waits no more."""
+        _, waiting = self._waiting.pop(key, (None, None))
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
 
@@ -237,12 +222,6 @@ async def _find_by_token(client: AsyncOpenAI, token: str) -> str | None:
         if (batch.metadata or {}).get(_MARK) == token:
             return batch.id
     return None
-
-
-def _line(key: str, request: Request) -> bytes:
-    """A call as a line of a batch's input file."""
-    call = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": request.body()}
-    return json.dumps(call).encode() + b"\n"
 
 
 def _result(line: bytes) -> tuple[str, Answer | None]:

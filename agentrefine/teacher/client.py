@@ -1,6 +1,7 @@
 """The teacher: OpenAI-compatible endpoints for its roles, with every answer journaled and every call accounted for."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,7 +16,7 @@ from agentrefine.teacher.prices import Price, Prices, load_prices
 from agentrefine.teacher.prompts import prompt_version
 from agentrefine.teacher.shared_numbers import SharedNumbers
 from agentrefine.teacher.spending import SPENDING_NUMBERS, Spending
-from agentrefine.teacher.structured import JsonForm
+from agentrefine.teacher.structured import JsonForm, form_number
 from agentrefine.teacher.throttle import STOPPED, Throttle, check_stopped, throttle_numbers
 
 PAID, REPLAYED, DONE = "paid", "replayed", "done"
@@ -53,6 +54,7 @@ def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
     names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, DONE]
     for endpoint in range(len(_endpoints(params))):
         names += throttle_numbers(endpoint)
+    names += [form_number(number) for number in range(len(params.roles))]
     return SharedNumbers(path, names)
 
 
@@ -94,23 +96,27 @@ class JournaledTeacher:
         self._asking: set[asyncio.Task[KeptAnswer]] = set()
         addresses = _endpoints(params)
         throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
-        self._endpoints: dict[tuple[str, str, str], Endpoint] = {}
-        transports: dict[Endpoint, Transport] = {}
+        endpoints: dict[tuple[str, str, str], Endpoint] = {}
+        self._transports: dict[Endpoint, Transport] = {}
         forms: dict[tuple[Endpoint, str], JsonForm] = {}
         prices = load_prices(params.prices)
         self._voices: dict[Role, _Voice] = {}
         for name, role in params.roles.items():
             base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
             who = (known_as, role.model, role.api_key_env)
-            if who not in self._endpoints:
+            if who not in endpoints:
                 throttle = throttles[addresses.index(role.base_url)]
-                endpoint = self._endpoints[who] = Endpoint(role, base_url, params, throttle)
+                endpoint = endpoints[who] = Endpoint(role, base_url, params, throttle)
                 by_batch = params.transport == "batch"
-                transports[endpoint] = BatchTransport(endpoint, journal, known_as) if by_batch else endpoint
-            endpoint = self._endpoints[who]
-            form = forms.setdefault((endpoint, role.structured_output), JsonForm(endpoint, role))
+                transport = BatchTransport(endpoint, journal, " ".join(who)) if by_batch else endpoint
+                self._transports[endpoint] = transport
+            endpoint = endpoints[who]
             price = _price(prices, role.model, params.max_cost)
-            self._voices[name] = _Voice(role, known_as, transports[endpoint], form, price)
+            if (endpoint, role.structured_output) not in forms:
+                paid = partial(self._count, price)
+                forms[endpoint, role.structured_output] = JsonForm(endpoint, role, numbers, len(forms), paid)
+            form = forms[endpoint, role.structured_output]
+            self._voices[name] = _Voice(role, known_as, self._transports[endpoint], form, price)
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,12 +125,14 @@ class JournaledTeacher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._asking:
-            out = {task for endpoint in self._endpoints.values() for task in endpoint.calls_out}
+            for endpoint in self._transports:
+                endpoint.stop()
+            out = {task for endpoint in self._transports for task in endpoint.calls_out}
             for task in self._asking - out:
                 task.cancel()
             await asyncio.wait(self._asking)
-        for endpoint in self._endpoints.values():
-            await endpoint.close()
+        for transport in self._transports.values():
+            await transport.close()
         await self._journal.flush()
 
     async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
@@ -144,7 +152,7 @@ class JournaledTeacher:
         kept = self._journal.find(key, settings.max_tokens)
         if kept:
             self._numbers.add(REPLAYED, 1)
-            self._spending.settle(0.0, voice.price.cost(kept.answer.usage) if voice.price else 0.0)
+            self._count(voice.price, kept.answer.usage)
         else:
             asking = asyncio.create_task(self._ask(voice, key, messages, kind, sample))
             self._asking.add(asking)
@@ -164,11 +172,11 @@ class JournaledTeacher:
         check_stopped(self._numbers)
         role = voice.role
         request = Request(role.model, messages, role.temperature, role.max_tokens, sample)
-        request = request._replace(response_format=await voice.form.response_format(kind))
         reserved = voice.price.cost(_worst(request)) if voice.price else 0.0
         await self._spending.reserve(reserved)
         cost = 0.0
         try:
+            request = request._replace(response_format=await voice.form.response_format(kind))
             answer = await voice.transport.ask(key, request)
             cost = voice.price.cost(answer.usage) if voice.price else 0.0
             if answer.finish_reason == UNANSWERED:
@@ -178,6 +186,10 @@ class JournaledTeacher:
             return kept
         finally:
             self._spending.settle(reserved, cost)
+
+    def _count(self, price: Price | None, usage: Usage) -> None:
+        """Count what was paid without a reservation: now for a probe, or earlier for an answer of the journal."""
+        self._spending.settle(0.0, price.cost(usage) if price else 0.0)
 
 
 def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> Throttle:

@@ -5,7 +5,7 @@ import json
 import os
 import random
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
 from agentrefine.params import TeacherParams, TeacherRole
-from agentrefine.teacher.completion import UNANSWERED, Answer, Request, Usage
-from agentrefine.teacher.throttle import Throttle
+from agentrefine.teacher.completion import UNANSWERED, Answer, ChatMessage, Request, Usage
+from agentrefine.teacher.throttle import StoppedError, Throttle
 
 PROMPT_REFUSALS = ("content_filter", "content_policy_violation", "context_length_exceeded")
 """Error codes that concern one prompt and not the endpoint: the sample gets an empty answer, the run goes on."""
@@ -49,6 +49,10 @@ class Transport(Protocol):
         Raises:
             UserError: the endpoint refuses for good.
         """
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is held open."""
         ...
 
 
@@ -91,7 +95,11 @@ class Reply(BaseModel):
             return None
         choice = self.choices[0]
         content = choice.message.content
-        return Answer(_storable(content) if isinstance(content, str) else "", self._usage(batch), _reason(choice))
+        return Answer(
+            _storable(content) if isinstance(content, str) else "",
+            self._usage(batch),
+            choice.finish_reason or "unknown",
+        )
 
     def _usage(self, batch: bool) -> Usage:
         tokens = self.usage or _Tokens()
@@ -118,7 +126,7 @@ class Endpoint:
 
     429, 5xx, time-outs, broken connections and bodies that are no completion are tried again with growing waits, or
     after the pause that the endpoint asks for. A call that still fails while others are answered comes back as
-    `UNANSWERED`; when nothing is answered any more, the endpoint is down, and that is an error.
+    `UNANSWERED`; when nothing is answered any more, not even a greeting, the endpoint is down, and that is an error.
 
     Attributes:
         client: the HTTP client, also for the rest of the API.
@@ -145,6 +153,7 @@ class Endpoint:
         self._answered = 0
         self._tokens_per_answer = 0.0
         self._limit_name = "max_tokens"
+        self._closing = False
         self.calls_out: set[asyncio.Task[Any]] = set()
         self._api_key = api_key(role, base_url)
         self.client = AsyncOpenAI(
@@ -155,29 +164,34 @@ class Endpoint:
             http_client=DefaultAioHttpClient(),
         )
 
+    def stop(self) -> None:
+        """Let the calls that are at the endpoint come back, and no other go out."""
+        self._closing = True
+
     async def close(self) -> None:
         """Close the connections."""
         await self.client.close()
 
     async def ask(self, key: str, request: Request) -> Answer:
         """The endpoint's answer. See `Transport.ask`."""
-        answered_before = self._answered
+        answered_before = answered = self._answered
         failures = 0
         while True:
-            answered = self._answered
+            limit_name = self._limit_name
             try:
                 answer = await self._try(request)
             except (openai.OpenAIError, TimeoutError) as error:
                 if isinstance(error, openai.BadRequestError):
                     if error.code in PROMPT_REFUSALS:
                         return Answer("", _NO_USAGE, error.code)
-                    if self._limit_name in str(error) and "max_completion_tokens" in str(error):
+                    if limit_name == "max_tokens" and "max_completion_tokens" in str(error):
                         self._limit_name = "max_completion_tokens"  # what OpenAI calls it for its reasoning models
                         continue
                 if not _may_pass(error):
                     raise self.meaning(error) from error
                 # A busy endpoint that goes on answering others will come to this call too.
                 failures += not (isinstance(error, openai.RateLimitError) and self._answered > answered)
+                answered = self._answered
                 problem: _Failure | None = error
             else:
                 if answer is not None:
@@ -185,23 +199,33 @@ class Endpoint:
                     return answer
                 failures, problem = failures + 1, None
             if failures > self._max_retries:
-                if self._answered > answered_before:
+                if self._answered > answered_before or await self._is_up(request):
                     return Answer("", _NO_USAGE, UNANSWERED)
                 raise self.meaning(problem) from problem
-            await asyncio.sleep(_backoff(failures))
+            await self._throttle.sleep(_backoff(failures))
+
+    async def _is_up(self, request: Request) -> bool:
+        """Whether the endpoint answers a greeting, so that what fails is the call that failed so often."""
+        greeting: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
+        try:
+            return await self._try(request._replace(messages=greeting, response_format=None)) is not None
+        except (openai.OpenAIError, TimeoutError):
+            return False
 
     async def _try(self, request: Request) -> Answer | None:
         """One try; None when what came back is no completion."""
         expected = request.prompt_tokens + (self._tokens_per_answer or request.max_tokens / 4)
-        async with self._throttle.slot(expected):
+        async with self._throttle.slot(expected) as sent:
+            if self._closing:
+                raise StoppedError("The calls of this shard were given up.")
             try:
                 raw_answer = await self._send(request)
             except (TimeoutError, openai.APITimeoutError):
-                self._throttle.overloaded()
+                self._throttle.overloaded(sent)
                 raise
             except openai.APIStatusError as error:
                 if error.status_code == 429 or "retry-after" in error.response.headers:
-                    self._throttle.overloaded(self._pause_asked_for(error))
+                    self._throttle.overloaded(sent, self._pause_asked_for(error))
                 raise
             answer = read_reply(raw_answer)
             if answer is not None:
@@ -218,13 +242,14 @@ class Endpoint:
         self.calls_out.add(task)
         try:
             async with asyncio.timeout(self._timeout):  # the client's own limit is one for each read
-                raw = await self.client.chat.completions.with_raw_response.create(**self._body(request))
+                raw = await self.client.chat.completions.with_raw_response.create(**self.body(request))
                 body: bytes = raw.content
                 return body
         finally:
             self.calls_out.discard(task)
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def body(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a call, with the limit under the name that the endpoint gives it."""
         body = request.body()
         body[self._limit_name] = body.pop("max_tokens")
         return body
@@ -252,9 +277,9 @@ class Endpoint:
             return RequestRefusedError(told)
         return UserError(told)
 
-    def check_stopped(self) -> None:
-        """Raise `StoppedError` when the run is ending."""
-        self._throttle.check_stopped()
+    async def sleep(self, seconds: float) -> None:
+        """Wait; raise `StoppedError` as soon as the run is ending."""
+        await self._throttle.sleep(seconds)
 
     def _advice(self, error: _Failure | None) -> str:
         if error is None:
@@ -323,9 +348,10 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         pass
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # neither seconds nor a date
         return 0.0
-    return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+    # "-0000" stands for UTC without a zone (RFC 5322).
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _backoff(failures: int) -> float:
@@ -342,10 +368,6 @@ def _waited_in_vain(error: _Failure | None) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def _reason(choice: _Choice) -> str:
-    return choice.finish_reason or "unknown"
 
 
 def _storable(text: str) -> str:

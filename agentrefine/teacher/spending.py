@@ -1,9 +1,8 @@
 """The money of a run: what calls have cost, and a limit that no call may take it beyond."""
 
-import asyncio
-
 from agentrefine.errors import UserError
 from agentrefine.teacher.shared_numbers import SharedNumbers
+from agentrefine.teacher.throttle import sleep_unless_stopped
 
 SPENDING_NUMBERS = ("spent", "reserved")
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -36,9 +35,10 @@ class Spending:
 
         Raises:
             BudgetSpentError: it is not, and no call is in flight any more.
+            StoppedError: the run is ending. What a process had reserved that died is never set free.
         """
         while not self._reserved(most):
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            await sleep_unless_stopped(self._numbers, _SECONDS_BETWEEN_LOOKS)
 
     def settle(self, reserved: float, cost: float) -> None:
         """A call is over: `cost` instead of the `reserved` most."""

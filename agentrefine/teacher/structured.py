@@ -3,20 +3,24 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
 from agentrefine.params import TeacherRole
-from agentrefine.teacher.completion import Kind, Request
+from agentrefine.teacher.completion import UNANSWERED, Kind, Request, Usage
 from agentrefine.teacher.endpoint import Endpoint, RequestRefusedError
+from agentrefine.teacher.shared_numbers import SharedNumbers
 
 logger = logging.getLogger(__name__)
 
 _Form = Literal["json_schema", "json_object", "text"]
+_FORMS: tuple[_Form, ...] = get_args(_Form)
 _JSON_OBJECT = {"type": "json_object"}
-_PROBE_TOKENS = 256
+_PROBE_TOKENS = 2048
+"""Enough for a model that reasons before it answers."""
 
 
 class JsonForm:
@@ -24,13 +28,26 @@ class JsonForm:
 
     Some servers refuse a `response_format`, others accept it and ignore it. So a probe asks for what nobody would
     answer but under the schema. `auto` takes JSON Schema, else JSON mode, else plain text; a form that params.yaml
-    demands and that is not honoured is an error.
+    demands and that is not honoured is an error. What is found holds for the run: the processes share it.
     """
 
-    def __init__(self, endpoint: Endpoint, role: TeacherRole) -> None:
+    def __init__(
+        self, endpoint: Endpoint, role: TeacherRole, numbers: SharedNumbers, number: int, paid: Callable[[Usage], None]
+    ) -> None:
+        """Prepare to ask.
+
+        Args:
+            endpoint: who is asked.
+            role: which model, and the form that params.yaml demands.
+            numbers: made with `form_number(number)` among its names.
+            number: which of the run's pairs of model and form, from 0.
+            paid: told what a probe took.
+        """
         self._endpoint = endpoint
         self._role = role
-        self._found: _Form | None = None
+        self._numbers = numbers
+        self._number = form_number(number)
+        self._paid = paid
         self._probing = asyncio.Lock()
 
     async def response_format(self, kind: Kind) -> dict[str, Any] | None:
@@ -42,10 +59,12 @@ class JsonForm:
             UserError: the form that params.yaml demands is not honoured.
         """
         async with self._probing:
-            self._found = self._found or await self._find()
-        if self._found == "json_schema":
+            found = int(self._numbers[self._number])
+            form = _FORMS[found - 1] if found else await self._find()
+            self._numbers[self._number] = 1 + _FORMS.index(form)
+        if form == "json_schema":
             return {"type": "json_schema", "json_schema": _schema(kind)}
-        return _JSON_OBJECT if self._found == "json_object" and kind == "script" else None
+        return _JSON_OBJECT if form == "json_object" and kind == "script" else None
 
     async def _find(self) -> _Form:
         wanted = self._role.structured_output
@@ -67,16 +86,20 @@ class JsonForm:
         """Why a demand is not honoured; None when it is."""
         probe = Request(
             model=self._role.model,
-            messages=[{"role": "user", "content": prompt("probe.md").strip()}],
+            messages=[{"role": "user", "content": prompt("schemas/probe.md").strip()}],
             temperature=0.0,
             max_tokens=_PROBE_TOKENS,
             seed=0,
             response_format=response_format,
         )
         try:
-            text = (await self._endpoint.ask("probe", probe)).text
+            answer = await self._endpoint.ask("probe", probe)
         except RequestRefusedError as refusal:
             return f"it is refused: {refusal}"
+        if answer.finish_reason == UNANSWERED:
+            return "a call that demands it fails, and others are answered"
+        self._paid(answer.usage)
+        text = answer.text
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
@@ -93,6 +116,11 @@ class JsonForm:
             )
         level = logging.INFO if self._role.is_offline else logging.WARNING
         logger.log(level, "%s: %s is not used, %s", self._role.model, form, problem)
+
+
+def form_number(number: int) -> str:
+    """The name of the shared number that tells the form that was found; 0 before it was."""
+    return f"form_{number}"
 
 
 @cache

@@ -18,6 +18,8 @@ SECONDS_BETWEEN_CUTS = 1.0
 """One overload is answered to many calls at once, and is one reason to cut back."""
 BURST_SECONDS = 1.0
 """How far calls may run ahead of an even flow below a ceiling per minute."""
+_MINUTE = 60 + BURST_SECONDS
+"""The seconds over which a ceiling per minute is spread."""
 _LONGEST_SLEEP_SECONDS = 1.0
 
 
@@ -31,13 +33,22 @@ def check_stopped(numbers: SharedNumbers) -> None:
         raise StoppedError("The run was stopped; run the same command again: answers so far are kept.")
 
 
+async def sleep_unless_stopped(numbers: SharedNumbers, seconds: float) -> None:
+    """Wait; raise `StoppedError` as soon as the run is ending."""
+    until = time.monotonic() + seconds
+    check_stopped(numbers)
+    while (left := until - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, _LONGEST_SLEEP_SECONDS))
+        check_stopped(numbers)
+
+
 class Throttle:
     """Calls to one endpoint: additive increase, multiplicative decrease (Chiu and Jain 1989), and ceilings per minute.
 
     The calls in flight begin at their maximum, are halved by each overload (429 or a time-out) and grow by one for
     each round of answers. The ceilings hold by the generic cell rate algorithm: each call books the time that its
-    share of the ceiling takes. `Retry-After` pauses all calls. All of it is shared through `numbers`; each process has
-    its share of the calls in flight.
+    share of the ceiling takes, so that no minute, its burst included, holds more. `Retry-After` pauses all calls. All
+    of it is shared through `numbers`; each process has its share of the calls in flight.
     """
 
     def __init__(
@@ -64,8 +75,8 @@ class Throttle:
         self._window, self._cut_at, self._paused_until, self._next_request, self._next_token = names
         self._most = most_in_flight
         self._processes = processes
-        self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._seconds_per_request = _MINUTE / requests_per_minute if requests_per_minute else 0.0
+        self._seconds_per_token = _MINUTE / tokens_per_minute if tokens_per_minute else 0.0
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         with numbers.locked():
@@ -82,8 +93,10 @@ class Throttle:
         return max(1, int(self._numbers[self._window]) // self._processes)
 
     @asynccontextmanager
-    async def slot(self, tokens: float) -> AsyncIterator[None]:
+    async def slot(self, tokens: float) -> AsyncIterator[float]:
         """Wait until a call of about so many tokens may go out; it is in flight while the block runs.
+
+        Yields the time at which it goes out, for `overloaded`.
 
         Raises:
             StoppedError: the run is ending.
@@ -99,7 +112,7 @@ class Throttle:
         self._in_flight += 1
         try:
             await self._wait_for_the_ceilings(tokens)
-            yield
+            yield time.monotonic()
         finally:
             self._in_flight -= 1
             self._wake()
@@ -116,12 +129,16 @@ class Throttle:
             numbers[self._window] = min(float(self._most), window + 1 / window)
         self._wake()
 
-    def overloaded(self, retry_after: float = 0.0) -> None:
-        """The endpoint could not keep up: fewer calls in flight, and none for `retry_after` seconds."""
+    def overloaded(self, sent: float, retry_after: float = 0.0) -> None:
+        """The endpoint could not keep up: fewer calls in flight, and none for `retry_after` seconds.
+
+        Calls that were sent before the last cut tell of the overload that it was made for.
+        """
         now = time.monotonic()
         with self._numbers.locked() as numbers:
             numbers[self._paused_until] = max(numbers[self._paused_until], now + retry_after)
-            if now - numbers[self._cut_at] >= SECONDS_BETWEEN_CUTS:
+            cut_at = numbers[self._cut_at]
+            if sent > cut_at and now - cut_at >= SECONDS_BETWEEN_CUTS:
                 numbers[self._cut_at] = now
                 numbers[self._window] = max(1.0, numbers[self._window] * CUT)
 
@@ -133,13 +150,16 @@ class Throttle:
                 _booked(numbers, self._next_token, self._seconds_per_token * tokens, now),
             )
         while (now := time.monotonic()) < (start := max(start, self._numbers[self._paused_until])):
-            self.check_stopped()
-            await asyncio.sleep(min(start - now, _LONGEST_SLEEP_SECONDS))
-        self.check_stopped()
-
-    def check_stopped(self) -> None:
-        """Raise `StoppedError` when the run is ending."""
+            await sleep_unless_stopped(self._numbers, min(start - now, _LONGEST_SLEEP_SECONDS))
         check_stopped(self._numbers)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+            StoppedError: the run is ending.
+        """
+        await sleep_unless_stopped(self._numbers, seconds)
 
     def _pass_on(self, turn: "asyncio.Future[None]") -> None:
         """Give up a turn; when it had come already, it is the next one's."""
@@ -160,7 +180,7 @@ def _booked(numbers: SharedNumbers, name: str, seconds: float, now: float) -> fl
     """Book `seconds` of a ceiling; the time at which the call may go out."""
     if not seconds:
         return now
-    free = max(numbers[name], now - BURST_SECONDS)
+    free = max(numbers[name], now - max(0.0, BURST_SECONDS - seconds))
     numbers[name] = free + seconds
     return free
 
