@@ -15,6 +15,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["critical", "warning"]
 """What a broken threshold does: critical stops the pipeline, warning is printed (Great Expectations' names)."""
 
+WireFaultKind = Literal[
+    "too_many_requests",
+    "server_error",
+    "overloaded",
+    "reset",
+    "hang",
+    "slow_body",
+    "wrong_content_type",
+    "truncated_body",
+]
+"""What happens to an answer of the offline teacher on the wire."""
+
 OFFLINE = "offline"
 """The `teacher.base_url` that starts the rule-based stand-in."""
 
@@ -97,6 +109,7 @@ class OfflineTeacher(Section):
     script_faults: Share
     trajectory_faults: Share
     wire_faults: Share
+    wire_fault_kinds: Annotated[list[WireFaultKind], Field(min_length=1)]
     mistakes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
     @model_validator(mode="after")

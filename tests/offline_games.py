@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentrefine.params import OfflineTeacher, load_params
+from agentrefine.params import load_params
 from agentrefine.personas import Persona
 from agentrefine.script import Script
 from agentrefine.teacher.offline.draws import generator
@@ -17,7 +17,9 @@ from agentrefine.worlds.script_of import script_of
 ROOT = Path(__file__).parent.parent
 PARAMS = load_params(ROOT / "params.yaml")
 DEMANDS = PARAMS.verification
-FAULTLESS = OfflineTeacher(script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, mistakes=[2, 3])
+FAULTLESS = PARAMS.teacher.offline.model_copy(
+    update={"script_faults": 0.0, "trajectory_faults": 0.0, "wire_faults": 0.0, "mistakes": [2, 3]}
+)
 BAKER = Persona(id="baker", text="A baker in Ghent who sells bread to night workers")
 TRAIN = [family.name for family in families("train")]
 

@@ -240,4 +240,4 @@ def test_a_game_that_is_over_is_continued_by_nothing():
 @pytest.mark.parametrize("mistakes", [[3, 2], [-1, 2], [2]])
 def test_a_range_of_mistakes_that_is_none_is_refused(mistakes: list[int]):
     with pytest.raises(ValidationError, match="mistakes"):
-        OfflineTeacher(script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, mistakes=mistakes)
+        OfflineTeacher.model_validate(FAULTLESS.model_dump() | {"mistakes": mistakes})

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -19,17 +19,21 @@ SECONDS_TO_STOP = 5.0
 
 
 @contextmanager
-def offline_teacher(params: OfflineTeacher) -> Iterator[str]:
+def offline_teacher(params: OfflineTeacher, *flags: str) -> Iterator[str]:
     """Run the offline teacher on a free port of 127.0.0.1 and give its base URL (ends in `/v1`).
 
     The server is stopped when the block is left, in whatever way; when this process is killed, it ends by itself.
+
+    Args:
+        params: how often it answers badly.
+        flags: more of `python -m agentrefine.teacher.offline --help`, such as `--latency`, `0.1`.
 
     Raises:
         UserError: the server does not start; says what it printed last.
     """
     with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as complaints:
         process = subprocess.Popen(
-            _command(params), stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True
+            _command(params, flags), stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True
         )
         try:
             yield _address(process, complaints)
@@ -37,9 +41,9 @@ def offline_teacher(params: OfflineTeacher) -> Iterator[str]:
             _stop(process)
 
 
-def _command(params: OfflineTeacher) -> list[str]:
+def _command(params: OfflineTeacher, flags: Sequence[str]) -> list[str]:
     command = [sys.executable, "-m", "agentrefine.teacher.offline", "--port", "0", "--parent", str(os.getpid())]
-    return [*command, "--params", params.model_dump_json()]
+    return [*command, "--params", params.model_dump_json(), *flags]
 
 
 def _address(process: subprocess.Popen[str], complaints: IO[str]) -> str:

@@ -1,8 +1,9 @@
-"""The HTTP side of the offline teacher: OpenAI's chat completions API, its error form, and faults on the wire."""
+"""The HTTP side of the offline teacher: OpenAI's chat completions, files and batches."""
 
 import asyncio
 import os
-from collections import OrderedDict
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
 import orjson
 import uvicorn
@@ -12,97 +13,196 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agentrefine.files import first_problem, short_hash
-from agentrefine.params import OfflineTeacher
-from agentrefine.teacher.offline.answers import answer
-from agentrefine.teacher.offline.draws import share
+from agentrefine.files import first_problem
+from agentrefine.params import OfflineTeacher, WireFaultKind
+from agentrefine.teacher.offline.batch_store import BatchStore
+from agentrefine.teacher.offline.batches import WINDOW_SECONDS, Batches
+from agentrefine.teacher.offline.chat import MODEL, Attempts, ChatRequest, complete, read_chat, unknown_model
+from agentrefine.teacher.offline.errors import ApiError, json_response
+from agentrefine.teacher.offline.request_log import RequestLog
+from agentrefine.teacher.offline.uploads import read_upload
+from agentrefine.teacher.offline.wire import HANG_SECONDS, REFUSED, drawn_fault, faulty
 
-MODEL = "offline-teacher"
 OWNER = "agentrefine: a rule-based stand-in, not a language model"
-CHARACTERS_PER_TOKEN = 4
-"""Tokens are counted by length: there is no tokenizer behind the rules."""
-SLOW_SECONDS = 0.2
-RETRY_AFTER_SECONDS = 0.05
-REMEMBERED_REQUESTS = 100_000
+PAGE_OF_BATCHES = 20
+LARGEST_PAGE = 100
 
 
-class ChatRequest(BaseModel):
-    """The part of a chat completions request that changes the answer; other keys are accepted and ignored."""
+class Settings(NamedTuple):
+    """How the server serves; none of it changes an answer.
 
-    model_config = ConfigDict(extra="ignore")
+    Attributes:
+        latency: seconds that each chat completion waits.
+        log: the file that gets a line for each chat request.
+        structured: whether `response_format` may ask for JSON.
+        hang_seconds: how long a connection hangs.
+        batch_seconds: how long a batch is in progress at least.
+        batch_window_seconds: how long after its creation a batch expires.
+        state: the folder that keeps files and batches; None: they end with the server.
+    """
 
-    class ChatMessage(BaseModel):
-        """One message."""
-
-        model_config = ConfigDict(extra="ignore")
-
-        role: str
-        content: str
-
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    seed: int | None = None
-    temperature: float | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    n: int | None = Field(default=1, ge=1, le=1)
-    stream: bool | None = Field(default=False)
-
-    def key(self) -> str:
-        """Identifies everything that the answer is drawn from."""
-        said = [part for message in self.messages for part in (message.role, message.content)]
-        return short_hash(str(self.seed), str(self.temperature), *said)
+    latency: float = 0.0
+    log: Path | None = None
+    structured: bool = False
+    hang_seconds: float = HANG_SECONDS
+    batch_seconds: float = 0.0
+    batch_window_seconds: float = WINDOW_SECONDS
+    state: Path | None = None
 
 
-class Attempts:
-    """Counts how often each request has come, so that a retry of a failed one is a new draw."""
+class BatchRequest(BaseModel):
+    """The body of a request for a batch."""
 
-    def __init__(self) -> None:
-        self._counts: OrderedDict[str, int] = OrderedDict()
+    model_config = ConfigDict(extra="forbid")
 
-    def next(self, key: str) -> int:
-        """How often the request has come before."""
-        count = self._counts.pop(key, 0)
-        self._counts[key] = count + 1
-        if len(self._counts) > REMEMBERED_REQUESTS:
-            self._counts.popitem(last=False)
-        return count
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Literal["24h"]
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
-def application(params: OfflineTeacher) -> Starlette:
-    """The server's routes."""
-    attempts = Attempts()
+class Drawn(NamedTuple):
+    """What a request has drawn.
 
-    async def models(_: Request) -> Response:
+    Attributes:
+        key: identifies what the answer is drawn from.
+        attempt: how often it had come before.
+        fault: what goes wrong on the wire, if anything.
+    """
+
+    key: str
+    attempt: int
+    fault: WireFaultKind | None
+
+
+class Server:
+    """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch."""
+
+    def __init__(self, params: OfflineTeacher, settings: Settings) -> None:
+        """Open the log and the state.
+
+        Raises:
+            UserError: one of them cannot be used.
+        """
+        self._params = params
+        self._settings = settings
+        self._attempts = Attempts()
+        self._log = RequestLog(settings.log)
+        self._store = BatchStore(settings.state)
+        self._batches = Batches(
+            self._store,
+            self._answer_in_batch,
+            seconds=settings.batch_seconds,
+            window_seconds=settings.batch_window_seconds,
+        )
+        # In a batch there is no connection that could break.
+        self._batch_faults = [kind for kind in params.wire_fault_kinds if kind in REFUSED]
+
+    def application(self) -> Starlette:
+        """The routes."""
+        return Starlette(
+            routes=[
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name}", self._model),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/files", self._upload, methods=["POST"]),
+                Route("/v1/files/{id}", self._file),
+                Route("/v1/files/{id}/content", self._content),
+                Route("/v1/batches", self._create_batch, methods=["POST"]),
+                Route("/v1/batches", self._list_batches),
+                Route("/v1/batches/{id}", self._batch),
+                Route("/v1/batches/{id}/cancel", self._cancel_batch, methods=["POST"]),
+            ],
+            exception_handlers={ApiError: _refused},
+        )
+
+    def resume(self) -> None:
+        """Go on with batches that were unfinished when the server ended; needs the event loop to run."""
+        self._batches.resume()
+
+    async def _chat(self, request: Request) -> Response:
+        asked = read_chat(await request.body(), structured=self._settings.structured)
+        drawn = self._draw(asked, self._params.wire_fault_kinds)
+        if self._settings.latency:
+            await asyncio.sleep(self._settings.latency)
+        body = orjson.dumps(complete(asked, drawn.key, self._params)) if drawn.fault not in REFUSED else b""
+        self._note(asked, drawn, batch=None)
+        if drawn.fault is None:
+            return json_response(body)
+        return faulty(drawn.fault, body, self._settings.hang_seconds)
+
+    def _answer_in_batch(self, body: dict[str, object], batch_id: str) -> tuple[int, dict[str, object]]:
+        try:
+            asked = read_chat(orjson.dumps(body), structured=self._settings.structured)
+        except ApiError as error:
+            return error.status, error.body
+        drawn = self._draw(asked, self._batch_faults)
+        self._note(asked, drawn, batch=batch_id)
+        if drawn.fault is None:
+            return 200, complete(asked, drawn.key, self._params)
+        return REFUSED[drawn.fault].status, REFUSED[drawn.fault].body
+
+    def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> Drawn:
+        key = asked.key()
+        attempt = self._attempts.next(key)
+        return Drawn(key, attempt, drawn_fault(self._params.wire_faults, kinds, key, attempt))
+
+    def _note(self, asked: ChatRequest, drawn: Drawn, batch: str | None) -> None:
+        outcome = drawn.fault or "answered"
+        self._log.write(key=drawn.key, seed=asked.seed, attempt=drawn.attempt, outcome=outcome, batch=batch)
+
+    async def _models(self, _: Request) -> Response:
         return _json({"object": "list", "data": [_model_card()]})
 
-    async def model(request: Request) -> Response:
+    async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        return _json(_model_card()) if name == MODEL else _unknown_model(name)
+        if name != MODEL:
+            raise unknown_model(name)
+        return _json(_model_card())
 
-    async def chat(request: Request) -> Response:
+    async def _upload(self, request: Request) -> Response:
+        upload = read_upload(request.headers.get("Content-Type", ""), await request.body())
+        return _record(self._store.add_file(upload.filename, "batch", upload.content))
+
+    async def _file(self, request: Request) -> Response:
+        return _record(self._store.file(request.path_params["id"]))
+
+    async def _content(self, request: Request) -> Response:
+        return Response(self._store.content(request.path_params["id"]), media_type="application/octet-stream")
+
+    async def _create_batch(self, request: Request) -> Response:
         try:
-            asked = ChatRequest.model_validate_json(await request.body())
+            asked = BatchRequest.model_validate_json(await request.body())
         except ValidationError as error:
-            return _error(400, "invalid_request_error", first_problem(error))
-        if asked.model != MODEL:
-            return _unknown_model(asked.model)
-        if asked.stream:
-            return _error(400, "invalid_request_error", "stream: this server does not stream; leave it out.")
-        key = asked.key()
-        fault = _wire_fault(params.wire_faults, key, attempts.next(key))
-        if isinstance(fault, Response):
-            return fault
-        await asyncio.sleep(fault)
-        return _json(_completion(asked, key, params))
+            raise ApiError(400, first_problem(error)) from error
+        return _record(
+            self._batches.create(asked.input_file_id, asked.endpoint, asked.completion_window, asked.metadata)
+        )
 
-    return Starlette(
-        routes=[
-            Route("/v1/models", models, methods=["GET"]),
-            Route("/v1/models/{name}", model, methods=["GET"]),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-        ]
-    )
+    async def _batch(self, request: Request) -> Response:
+        return _record(self._store.batch(request.path_params["id"]))
+
+    async def _cancel_batch(self, request: Request) -> Response:
+        return _record(self._batches.cancel(request.path_params["id"]))
+
+    async def _list_batches(self, request: Request) -> Response:
+        limit = request.query_params.get("limit", str(PAGE_OF_BATCHES))
+        if not limit.isdecimal() or not 1 <= int(limit) <= LARGEST_PAGE:
+            raise ApiError(400, f"limit: {limit!r} is no number from 1 to {LARGEST_PAGE}.", param="limit")
+        batches = self._store.batches()
+        after = request.query_params.get("after")
+        if after is not None:
+            batches = [batch for batch in batches if batch.id < self._store.batch(after).id]
+        page = batches[: int(limit)]
+        return _json(
+            {
+                "object": "list",
+                "data": [batch.model_dump() for batch in page],
+                "first_id": page[0].id if page else None,
+                "last_id": page[-1].id if page else None,
+                "has_more": len(batches) > len(page),
+            }
+        )
 
 
 async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:
@@ -112,67 +212,18 @@ async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:
     server.should_exit = True
 
 
-def _completion(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, object]:
-    text = answer(asked.messages[-1].content, key, asked.seed, params)
-    limit = asked.max_completion_tokens or asked.max_tokens
-    cut = limit is not None and len(text) > limit * CHARACTERS_PER_TOKEN
-    if limit is not None and cut:
-        text = text[: limit * CHARACTERS_PER_TOKEN]
-    prompt_tokens = _tokens(sum(len(message.content) for message in asked.messages))
-    completion_tokens = _tokens(len(text))
-    return {
-        "id": f"chatcmpl-{key}",
-        "object": "chat.completion",
-        # The same request gives the same bytes, so no clock is read.
-        "created": 0,
-        "model": MODEL,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": "length" if cut else "stop",
-            }
-        ],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        },
-    }
-
-
-def _tokens(characters: int) -> int:
-    return -(-characters // CHARACTERS_PER_TOKEN)
-
-
-def _wire_fault(rate: float, key: str, attempt: int) -> Response | float:
-    """A failed answer, or the seconds to wait before a good one."""
-    if share("wire", key, str(attempt)) >= rate:
-        return 0.0
-    kind = int(share("wire kind", key, str(attempt)) * 4)
-    if kind == 0:
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return _error(429, "rate_limit_error", "Too many requests; try again after the given time.", headers)
-    if kind == 1:
-        return _error(500, "server_error", "The server had an error while processing your request.")
-    if kind == 2:
-        return _error(503, "server_error", "The server is overloaded; try again later.")
-    return SLOW_SECONDS
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
 
 
 def _model_card() -> dict[str, object]:
     return {"id": MODEL, "object": "model", "created": 0, "owned_by": OWNER}
 
 
-def _unknown_model(name: str) -> Response:
-    return _error(404, "invalid_request_error", f"The model {name!r} does not exist; this server has {MODEL!r} only.")
+def _record(record: BaseModel) -> Response:
+    return _json(record.model_dump())
 
 
-def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    body = {"error": {"message": message, "type": kind, "param": None, "code": None}}
-    return _json(body, status, headers)
-
-
-def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value), status, headers, media_type="application/json")
+def _json(value: object) -> Response:
+    return json_response(orjson.dumps(value))

@@ -1,0 +1,90 @@
+"""How many requests a second the offline teacher answers: `python perf/offline_teacher_speed.py`."""
+
+import asyncio
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+from agentrefine.params import load_params
+from agentrefine.personas import Persona
+from agentrefine.script import Script
+from agentrefine.teacher.offline import offline_teacher
+from agentrefine.teacher.offline.themes import world_for
+from agentrefine.teacher.prompts import script_messages, trajectory_messages
+from agentrefine.worlds.script_of import script_of
+
+CLIENTS = 2
+"""Processes that ask: one alone would be slower than the server."""
+CONNECTIONS = 64
+"""Of each client."""
+SAMPLES = 300
+
+
+def script_request(sample: int, kind: str) -> bytes:
+    """A request for the script of a persona of its own; `kind` makes its world another one."""
+    return _request(script_messages(_persona(sample, kind)), sample)
+
+
+def game_request(sample: int, kind: str) -> bytes:
+    """A request for the game of that script."""
+    script: Script = script_of(world_for(_persona(sample, kind).text, sample))
+    return _request(trajectory_messages(script), sample)
+
+
+def small_request(sample: int, kind: str) -> bytes:
+    """A request that is refused politely: the cost of HTTP alone."""
+    return _request([{"role": "user", "content": f"{kind} {sample}"}], sample)
+
+
+def _persona(sample: int, kind: str) -> Persona:
+    return Persona(id=f"p{sample}", text=f"{kind} person number {sample} who likes long walks")
+
+
+def _request(messages: Any, sample: int) -> bytes:
+    body = json.dumps({"model": "offline-teacher", "messages": messages, "seed": sample, "max_tokens": 8192}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def _ask(port: int, requests: list[bytes]) -> None:
+    """Send the requests over one connection, one after the other."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for request in requests:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 200")
+        await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+    writer.close()
+
+
+async def _client(port: int, requests: list[bytes]) -> None:
+    await asyncio.gather(*(_ask(port, requests[first::CONNECTIONS]) for first in range(CONNECTIONS)))
+
+
+def client(port: int, requests: list[bytes]) -> None:
+    """One client process."""
+    asyncio.run(_client(port, requests))
+
+
+def main() -> None:
+    """Print one number a line."""
+    params = load_params().teacher.offline.model_copy(update={"wire_faults": 0.0})
+    with ProcessPoolExecutor(CLIENTS) as clients:
+        for latency in ("0", "0.5"):
+            for ask, times in ((small_request, 5), (script_request, 1), (game_request, 1)):
+                # Another kind is another world: nothing is answered from what an earlier round has drawn.
+                requests = [ask(sample, f"A {latency}") for sample in range(SAMPLES * times)]
+                with offline_teacher(params, "--latency", latency) as base_url:
+                    port = urlsplit(base_url).port
+                    list(clients.map(client, [port] * CLIENTS, [[requests[0]]] * CLIENTS))
+                    started = time.perf_counter()
+                    shares = [requests[number::CLIENTS] for number in range(CLIENTS)]
+                    list(clients.map(client, [port] * CLIENTS, shares))
+                    rate = len(requests) / (time.perf_counter() - started)
+                print(f"{ask.__name__}, latency {latency} s: {rate:,.0f} a second")
+
+
+if __name__ == "__main__":
+    main()
