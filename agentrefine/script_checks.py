@@ -90,7 +90,7 @@ def _check_placeholders(template: str, spec: ActionSpec) -> None:
 
 def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Command]) -> None:
     for filled in _filled(command, spec):
-        if command.code.fullmatch(filled) is None:
+        if command.code.fullmatch(filled.encode()) is None:
             raise RuleBrokenError(
                 Rule.ACTION_MISMATCH,
                 f"The verification_code {quoted(spec.verification_code)} of {quoted(command.template)} does not match "

@@ -24,10 +24,14 @@ REFUSED = {"error": {"message": "response_format: plain text only", "type": "inv
 
 
 def canned_answer(prompt: str) -> str:
-    """The script or the game that answers a prompt of synthesis; each prompt has a script of its own."""
+    """The script or the game that answers a prompt of synthesis.
+
+    Each prompt has a script of its own, with regular expressions of its own: nothing is found in a cache.
+    """
     number = zlib.crc32(prompt.encode())
     if prompt.rpartition("\n")[2].startswith("Persona: "):
-        return SCRIPTS[number % len(SCRIPTS)].replace('"goal":"', f'"goal":"({number}) ', 1)
+        script = SCRIPTS[number % len(SCRIPTS)].replace('"goal":"', f'"goal":"({number}) ')
+        return script.replace('"verification_code":"', f'"verification_code":"{number}|')
     return GAMES[number % len(GAMES)]
 
 

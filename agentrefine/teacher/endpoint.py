@@ -220,7 +220,10 @@ class Endpoint:
             async with asyncio.timeout(self._timeout):  # the client's own limit is one for each read
                 # Not chat.completions.create: it walks through its arguments for a sixth of a call's processor time.
                 raw = await self.client.post(
-                    "/chat/completions", body=self._body(request), cast_to=HttpxBinaryResponseContent
+                    "/chat/completions",
+                    body=self._body(request),
+                    options={"security": {"bearer_auth": True}},
+                    cast_to=HttpxBinaryResponseContent,
                 )
                 return raw.content
         finally:
