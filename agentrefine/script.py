@@ -97,7 +97,7 @@ class Command(NamedTuple):
 
     def matches(self, action: str) -> bool:
         """Whether `action` is a valid use: filled with valid values and accepted by the verification code."""
-        return self.is_filled_as(action) and self.code.fullmatch(action) is not None
+        return self.is_filled_as(action) and self.code.fullmatch(action.encode()) is not None
 
 
 class ActionSet:

@@ -142,7 +142,7 @@ def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Co
                 f"{quoted(filled)} can be divided between the placeholders of {quoted(command.template)} in too many "
                 "ways; word the template so that its values stand apart.",
             )
-        if command.code.fullmatch(filled) is None:
+        if command.code.fullmatch(filled.encode()) is None:
             raise RuleBrokenError(
                 Rule.ACTION_MISMATCH,
                 f"The verification_code {quoted(spec.verification_code)} of {quoted(command.template)} does not match "

@@ -26,8 +26,9 @@ def test_every_persona_is_accounted_for_though_three_of_ten_answers_fail(tmp_pat
             "synthesis.samples_per_persona": 1,
             "teacher.offline.wire_faults": 0.3,
             "teacher.offline.wire_fault_kinds": f"[{FAULTS}]",
-            "teacher.timeout_seconds": 3.0,
-            "teacher.concurrency": 32,
+            "teacher.timeout_seconds": 2.0,
+            "teacher.pilot_personas": 0,
+            "teacher.concurrency": 64,
             "teacher.max_retries": 8,
         }
     )
@@ -45,6 +46,7 @@ def test_every_persona_is_accounted_for_though_three_of_ten_answers_fail(tmp_pat
         for name in ("trajectories", "dropped")
         for line in (tmp_path / f"data/refinement/{name}.jsonl").read_text().splitlines()
     ]
-    begun = [first[0].persona_id for first in by_sample(read_jsonl(tmp_path / "data/synthesis/attempts.jsonl", Attempt))]
+    attempts = read_jsonl(tmp_path / "data/synthesis/attempts.jsonl", Attempt)
+    begun = [first[0].persona_id for first in by_sample(attempts)]
     assert len(begun) == PERSONAS
     assert sorted(ended) == sorted(begun)
