@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
-from agentrefine.params import Params, Role
+from agentrefine.params import Params
+from agentrefine.params.teacher import Role
 from agentrefine.personas import Persona
 from agentrefine.script_checks import verify_script
 from agentrefine.teacher.completion import ChatMessage, Kind, Teacher, Usage

@@ -16,7 +16,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from agentrefine.accounts import Account
 from agentrefine.errors import UserError
-from agentrefine.params import Params, TeacherParams
+from agentrefine.params import Params
+from agentrefine.params.teacher import TeacherParams
 from agentrefine.teacher.client import (
     DONE,
     PAID,

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient, HttpxBinaryResponseContent
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
-from agentrefine.params import TeacherParams, TeacherRole
+from agentrefine.params.teacher import TeacherParams, TeacherRole
 from agentrefine.teacher.completion import UNANSWERED, Answer, ChatMessage, Request, Usage
 from agentrefine.teacher.throttle import StoppedError, Throttle
 
