@@ -1,5 +1,6 @@
 """The teacher as tasks use it: its server and shared numbers for a stage, one client for a task, several processes."""
 
+import signal
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
@@ -160,7 +161,10 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
         return dask
     if params.processes == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    return ProcessPoolTaskRunner(max_workers=params.processes)
+    # Ctrl-C reaches all processes of a terminal; this one tells the others, so that answers on their way are kept.
+    return ProcessPoolTaskRunner(
+        max_workers=params.processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
 
 
 def shard_size(params: Params) -> int:
