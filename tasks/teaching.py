@@ -1,5 +1,6 @@
 """The teacher as tasks use it: its server and shared numbers for a stage, one client for a task, several processes."""
 
+import signal
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
@@ -161,7 +162,12 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
         return dask
     if params.processes == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    return ProcessPoolTaskRunner(max_workers=params.processes)
+    return ProcessPoolTaskRunner(max_workers=params.processes, initializer=_leave_interrupts_to_the_parent)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal; the parent tells the others, so that answers on their way are kept."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def shard_size(params: Params) -> int:

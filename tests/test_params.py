@@ -87,3 +87,32 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
     said = refusal(tmp_path, "api_key_env: OPENAI_API_KEY", "api_key_env: sk-very-secret")
     assert "teacher.api_key_env" in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("pilot_personas: 8 ", "pilot_personas: 1 ", "write 0 or at least 2"),
+        ("max_cost: null ", "max_cost: 0 ", "teacher.max_cost"),
+        ("processes: 1 ", "processes: 17 ", "teacher.processes is above teacher.concurrency"),
+        ("requests_per_minute: null", "requests_per_minute: 0", "teacher.requests_per_minute"),
+        (
+            "refinement: {temperature: 1.0,",
+            "refinement: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
+            "name its api_key_env beside it",
+        ),
+    ],
+)
+def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new, told):
+    assert told in refusal(tmp_path, old, new)
+
+
+def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
+    new = "refinement: {base_url: 'https://elsewhere/v1', api_key_env: OTHER, model: big, temperature: 0.2,"
+    teacher = load(tmp_path, "refinement: {temperature: 1.0,", new).teacher
+    script, refinement = teacher.role("script"), teacher.role("refinement")
+    assert (script.base_url, script.model, script.api_key_env) == ("offline", "offline-teacher", "OPENAI_API_KEY")
+    assert (refinement.base_url, refinement.model, refinement.api_key_env) == ("https://elsewhere/v1", "big", "OTHER")
+    assert (refinement.temperature, refinement.max_tokens) == (0.2, 8192)
+    assert refinement.structured_output == teacher.structured_output
+    assert teacher.uses_offline

@@ -98,6 +98,12 @@ def results(project: ProjectCopy) -> dict[str, bytes]:
     }
 
 
+def without_ids(project: ProjectCopy) -> list[dict[str, Any]]:
+    """Answers and games without the ids of answers, in which the teacher's address stands."""
+    found = [*records(project, "synthesis/attempts.jsonl"), *records(project, "refinement/trajectories.jsonl")]
+    return [{key: value for key, value in record.items() if key not in ("id", "calls")} for record in found]
+
+
 def priced(project: ProjectCopy, **price: float) -> None:
     table = {"listed": "test", "models": {"offline-teacher": price}}
     (project.folder / "prices.yaml").write_text(yaml.safe_dump(table))
@@ -164,13 +170,14 @@ def test_the_forecast_by_itself_prints_its_sentence(finished: tuple[ProjectCopy,
 def test_two_processes_leave_the_same_bytes_as_one(
     finished: tuple[ProjectCopy, Witness], tmp_path: Path, runner: str
 ) -> None:
-    with teacher(tmp_path) as witness:
-        ways = {"teacher.processes": 2, "teacher.task_runner": runner}
-        project = project_at(tmp_path / "project", witness.base_url, **ways)
-        run(project, *STAGES)
-        asked = witness.answered
+    one, witness = finished
+    before = len(witness.answered)
+    ways = {"teacher.processes": 2, "teacher.task_runner": runner}
+    project = project_at(tmp_path / "project", witness.base_url, **ways)
+    run(project, *STAGES)
+    asked = witness.answered[before:]
     assert len(set(asked)) == len(asked) == journaled(project)
-    assert results(project) == results(finished[0])
+    assert results(project) == results(one)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -198,9 +205,8 @@ def test_a_spent_budget_stops_the_stage_and_a_higher_one_goes_on(
         run(project, *STAGES)
         assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
     whole = metrics(project, "refinement")["with_synthesis"]
-    assert whole["cost_usd"] == pytest.approx(whole["completion_tokens"] / 1000)
-    kept = "refinement/trajectories.jsonl"
-    assert results(project)[kept] == results(finished[0])[kept]
+    assert whole["cost_usd"] == pytest.approx(whole["completion_tokens"] / 1000, abs=1e-5)
+    assert without_ids(project) == without_ids(finished[0])
 
 
 def test_an_unknown_price_is_told_as_unknown(finished: tuple[ProjectCopy, Witness], tmp_path: Path) -> None:
@@ -244,4 +250,4 @@ def test_an_interrupted_run_ends_soon_and_the_next_one_goes_on(
         assert list((project.folder / "data/synthesis").glob("*")) == []
         run(project, *STAGES)
         assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
-    assert results(project) == results(finished[0])
+    assert without_ids(project) == without_ids(finished[0])
