@@ -166,7 +166,7 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
 
 
 def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent tells the others, so that answers on their way are kept."""
+    """Ctrl-C reaches all processes of a terminal: the parent tells the others, so that answers on the way are kept."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
