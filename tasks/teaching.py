@@ -127,6 +127,8 @@ def in_order(
             raise UserError(f"{error} {bar.done:,} of {bar.total:,} samples are done.") from error
         finally:
             numbers[STOPPED] = 1.0
+            for future in pending:  # those that a runner cancels may outlive it
+                future.wait()
         bar.reach(int(numbers[DONE]))
         paid, replayed = int(numbers[PAID]), int(numbers[REPLAYED])
         get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
@@ -161,10 +163,13 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
         return dask
     if params.processes == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    # Ctrl-C reaches all processes of a terminal; this one tells the others, so that answers on their way are kept.
-    return ProcessPoolTaskRunner(
-        max_workers=params.processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    return ProcessPoolTaskRunner(max_workers=params.processes, initializer=_ignore_ctrl_c)
+
+
+def _ignore_ctrl_c() -> None:
+    """Ctrl-C reaches all processes of a terminal: the first one tells the others, so that no answer is lost."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the servers that Prefect starts in them
 
 
 def shard_size(params: Params) -> int:
