@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any, NamedTuple, NoReturn
 
 from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.texts.phrases import is_refusal
 
 LONGEST_ANSWER = 200_000
 """Characters of an answer; a long game has about 20,000."""
@@ -47,12 +48,10 @@ def load_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         start = _OBJECT.search(text)
         if start is None:
-            raise RuleBrokenError(
-                Rule.NOT_JSON, "The answer holds no JSON object; answer with one JSON object only."
-            ) from None
+            raise _no_json(text, "holds no JSON object", "JSON object") from None
         value, _ = _value_at(text, start.start(), "the object")
     if not isinstance(value, dict):
-        raise RuleBrokenError(Rule.NOT_JSON, "The answer is JSON but not an object; answer with one JSON object only.")
+        raise _no_json(text, "is JSON but not an object", "JSON object")
     return value
 
 
@@ -67,11 +66,11 @@ def load_list(text: str) -> Elements:
         return Elements(values, None)
     start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
     if start is None:
-        return Elements([], Problem(Rule.NOT_JSON, "The answer holds no JSON list; answer with one JSON list only."))
+        return Elements([], _no_json(text, "holds no JSON list", "JSON list").problem)
     return _elements(text, start.start() + 1)
 
 
-def check_values(value: dict[str, Any]) -> list[str]:
+def check_values(value: Any) -> list[str]:  # noqa: ANN401
     """All keys and strings of a nested value, in order.
 
     Raises:
@@ -106,6 +105,15 @@ def _check_size(text: str, expected: str) -> None:
     _check_unicode(text)
 
 
+def _no_json(text: str, found: str, expected: str) -> RuleBrokenError:
+    """What an answer breaks that holds nothing of the asked form."""
+    if is_refusal(text):
+        return RuleBrokenError(
+            Rule.REFUSAL, f"The answer declines to write what was asked for; answer with one {expected} only."
+        )
+    return RuleBrokenError(Rule.NOT_JSON, f"The answer {found}; answer with one {expected} only.")
+
+
 def _check_unicode(text: str) -> None:
     try:
         text.encode()
@@ -125,9 +133,7 @@ def _whole_list(text: str) -> list[Any] | None:
         lists = [item for item in value.values() if isinstance(item, list)]
         value = next((item for item in lists if item and isinstance(item[0], dict) and "role" in item[0]), None)
     if not isinstance(value, list):
-        raise RuleBrokenError(
-            Rule.NOT_JSON, "The answer is JSON but not a list of turns; answer with one JSON list of turns only."
-        )
+        raise _no_json(text, "is JSON but not a list of turns", "JSON list of turns")
     return value
 
 

@@ -15,7 +15,7 @@ from agentrefine.files import atomic_write
 from agentrefine.metrics import Comparison, Rate
 from agentrefine.params import BASE, Params
 from agentrefine.plots import label
-from agentrefine.report_inputs import BenchmarkSummary, Project, Results
+from agentrefine.report_inputs import BenchmarkSummary, CallCounts, Project, Results
 
 COLUMNS = {
     "success_rate": ("success", "share of episodes that were fully solved (Wilson's interval)."),
@@ -235,22 +235,44 @@ def _rows(results: Results) -> list[dict[str, Any]]:
 
 def _stages(results: Results) -> list[dict[str, str]]:
     synthesis, verification, refinement = results.synthesis, results.verification, results.refinement
+    together = refinement.with_synthesis
     counts = [
-        ("synthesis", "personas", synthesis.personas),
-        ("synthesis", "samples asked for", synthesis.samples),
-        ("synthesis", "scripts written", synthesis.scripts),
-        ("synthesis", "trajectories written", synthesis.trajectories),
-        ("synthesis", "calls of the teacher", synthesis.calls),
-        ("synthesis", "prompt tokens", synthesis.prompt_tokens),
-        ("synthesis", "completion tokens", synthesis.completion_tokens),
-        ("verification", "first answers judged", verification.judged),
-        ("verification", "passed", verification.passed),
-        ("verification", "rejected", verification.rejected),
-        ("refinement", "further calls of the teacher", refinement.calls),
-        ("refinement", "samples kept", refinement.kept),
-        ("refinement", "samples dropped", refinement.dropped),
+        ("synthesis", "personas", _count(synthesis.personas)),
+        ("synthesis", "samples asked for", _count(synthesis.samples)),
+        ("synthesis", "scripts written", _count(synthesis.scripts)),
+        ("synthesis", "trajectories written", _count(synthesis.trajectories)),
+        ("synthesis", "calls of the teacher", _count(synthesis.calls)),
+        ("synthesis", "prompt tokens", _count(synthesis.prompt_tokens)),
+        ("synthesis", "completion tokens", _count(synthesis.completion_tokens)),
+        ("synthesis", "cost", _dollars(synthesis.cost_usd)),
+        ("verification", "first answers judged", _count(verification.judged)),
+        ("verification", "passed", _count(verification.passed)),
+        ("verification", "rejected", _count(verification.rejected)),
+        ("refinement", "further calls of the teacher", _count(refinement.calls)),
+        ("refinement", "cost", _dollars(refinement.cost_usd)),
+        ("refinement", "samples kept", _count(refinement.kept)),
+        ("refinement", "samples dropped", _count(refinement.dropped)),
+        ("refinement", "personas with a kept sample", _count(refinement.personas_kept)),
+        ("refinement", "personas without", _count(refinement.personas_dropped)),
+        ("both", "cost", _dollars(together.cost_usd)),
+        *_costs("persona", together.per_persona),
     ]
-    return [{"stage": stage, "what": what, "count": _count(count)} for stage, what, count in counts]
+    if isinstance(together.per_kept_trajectory, CallCounts):
+        counts += _costs("kept trajectory", together.per_kept_trajectory)
+    return [{"stage": stage, "what": what, "count": count} for stage, what, count in counts]
+
+
+def _costs(unit: str, counts: CallCounts) -> list[tuple[str, str, str]]:
+    return [
+        ("both", f"calls per {unit}", f"{counts.calls:.2f}"),
+        ("both", f"tokens per {unit}", _count(round(counts.tokens))),
+        ("both", f"cost per {unit}", _dollars(counts.cost_usd)),
+    ]
+
+
+def _dollars(cost: float | str) -> str:
+    """US dollars; an unknown cost stays a word."""
+    return cost if isinstance(cost, str) else f"${cost:,.4f}"
 
 
 def _rules(results: Results) -> list[dict[str, str]]:

@@ -25,7 +25,7 @@ class Counts(BaseModel):
 
 
 class SynthesisCounts(Counts):
-    """data/synthesis/metrics.json: what was asked of the teacher at first, and what it cost."""
+    """data/synthesis/metrics.json: what was asked at first, and what it cost (`unknown` without prices)."""
 
     personas: int
     samples: int
@@ -34,6 +34,7 @@ class SynthesisCounts(Counts):
     calls: int
     prompt_tokens: int
     completion_tokens: int
+    cost_usd: float | str
 
 
 class VerificationCounts(Counts):
@@ -45,14 +46,35 @@ class VerificationCounts(Counts):
     by_rule: dict[str, int]
 
 
+class CallCounts(Counts):
+    """Calls and their cost in US dollars (`unknown` without prices), for each one of something."""
+
+    calls: float
+    tokens: float
+    cost_usd: float | str
+
+
+class WholeCost(Counts):
+    """What synthesis and refinement took together. No counts for each kept trajectory where none was kept."""
+
+    cost_usd: float | str
+    per_persona: CallCounts
+    per_kept_trajectory: CallCounts | dict[str, float]
+
+
 class RefinementCounts(Counts):
     """data/refinement/metrics.json: what became of every sample."""
+
+    personas_kept: int
+    personas_dropped: int
 
     samples: int
     kept: int
     dropped: int
     dropped_by_rule: dict[str, int]
     calls: int
+    cost_usd: float | str
+    with_synthesis: WholeCost
 
 
 class BenchmarkSummary(Counts):

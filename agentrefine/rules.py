@@ -23,6 +23,7 @@ class Rule(StrEnum):
     # any answer
     EMPTY_ANSWER = "empty_answer", "the answer holds nothing"
     TOO_LONG = "too_long", "the answer has more characters than anything sensible needs"
+    REFUSAL = "refusal", "the answer declines to write what was asked for"
     NOT_JSON = "not_json", "no JSON of the asked form can be read from the answer"
     CUT_OFF = "cut_off", "the JSON ends in the middle"
     TOO_DEEP = "too_deep", "the JSON is nested deeper than any game needs"
@@ -30,9 +31,17 @@ class Rule(StrEnum):
     NOT_FINITE = "not_finite", "the JSON holds NaN or an infinite number"
     INVALID_TEXT = "invalid_text", "a text holds characters that are not Unicode (a lone half of a pair)"
 
+    # texts of scripts and of turns
+    HIDDEN_CHARACTER = "hidden_character", "a text holds an invisible, direction or control character"
+    MIXED_WRITING = "mixed_writing", "a word of a command mixes letters of alphabets that look alike"
+    LOOKALIKE = "lookalike", "a command or value differs from another one only by characters that look alike"
+    WORDS_TO_MODEL = "words_to_model", "a text speaks to a language model or holds the markers of a chat"
+    REPLY_FORMAT = "reply_format", "a text holds a line that reads as a part of an agent's reply"
+    OTHER_WRITING = "other_writing", "a text is in another writing system than the rest of its script"
+
     # scripts
     SCRIPT_KEYS = "script_keys", "a key of the script is missing or has a value of the wrong type"
-    TOO_LARGE = "too_large", "the script has more or longer actions, placeholders or values than a player can read"
+    TOO_LARGE = "too_large", "the script has more or longer actions, values or codes than a player can use"
     PLACEHOLDERS = "placeholders", "a template's placeholders and its parameters are not the same"
     NO_VALUES = "no_values", "a parameter has no value, or an empty one"
     NONLINEAR_REGEX = "nonlinear_regex", "a verification code needs lookaround or backreferences"
@@ -86,3 +95,10 @@ def quoted(text: object, longest: int = 120) -> str:
     """A value as a message shows it: on one line, shortened."""
     shown = repr(text)
     return shown if len(shown) <= longest else shown[:longest] + "..."
+
+
+def legible(sentence: str, longest: int = 500) -> str:
+    """A sentence with an answer's own words in it as a message shows it: on one line, its middle left out when long."""
+    if len(sentence) > longest:
+        sentence = f"{sentence[: longest // 2]}...{sentence[-longest // 2 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in sentence)

@@ -10,17 +10,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.files import first_problem
 from agentrefine.llm_json import check_values, load_object
-from agentrefine.rules import Rule, RuleBrokenError, quoted
+from agentrefine.rules import Rule, RuleBrokenError, legible, quoted
+from agentrefine.texts.characters import skeleton
+from agentrefine.texts.writing import own_writing
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 """A placeholder of an action template, such as `{path}` in `cd {path}`."""
 
-LONGEST_ACTION = 3000
+LONGEST_ACTION = 1000
 """Characters; what is longer is no valid action."""
+MOST_READINGS = 8
+"""Ways to divide the beginning of an action between placeholders; what has more is no valid action."""
 
 _QUIET = re2.Options()
 _QUIET.log_errors = False
 _QUIET.never_capture = True
+_QUIET.max_mem = 512 * 1024
+"""Bytes for a compiled code and its cache: enough for a list of all values, too few for a hundred times any letter."""
+
 _NONLINEAR = re.compile(
     r"invalid perl operator: \(\?([=!>(]|<[=!]|P$)|invalid escape sequence: \\([1-9]|[kg])|bad repetition operator: .\+"
 )
@@ -64,17 +71,33 @@ class Command(NamedTuple):
 
     def is_filled_as(self, action: str) -> bool:
         """Whether `action` is the template with each placeholder replaced by one of its valid values."""
-        if not action.startswith(self.literals[0]):
+        if not action.startswith(self.literals[0]) or not action.endswith(self.literals[-1]):
             return False
         ends = {len(self.literals[0])}
         for values, lengths, literal in zip(self.values, self.lengths, self.literals[1:], strict=True):
-            after = (end + length for end in ends for length in lengths if action[end : end + length] in values)
-            ends = {end + len(literal) for end in after if action.startswith(literal, end)}
+            reached = set()
+            for end in ends:
+                for length in lengths:
+                    stop = end + length
+                    if action[end:stop] in values and action.startswith(literal, stop):
+                        reached.add(stop + len(literal))
+            if not reached or len(reached) > MOST_READINGS:
+                return False
+            ends = reached
         return len(action) in ends
+
+    def in_plain_characters(self) -> "Command":
+        """The command as the eye sees it (`skeleton`), for comparisons with `is_filled_as` only."""
+        values = tuple(frozenset(map(skeleton, known)) for known in self.values)
+        return self._replace(
+            literals=tuple(map(skeleton, self.literals)),
+            values=values,
+            lengths=tuple(frozenset(map(len, known)) for known in values),
+        )
 
     def matches(self, action: str) -> bool:
         """Whether `action` is a valid use: filled with valid values and accepted by the verification code."""
-        return self.is_filled_as(action) and self.code.fullmatch(action) is not None
+        return self.is_filled_as(action) and self.code.fullmatch(action.encode()) is not None
 
 
 class ActionSet:
@@ -92,6 +115,24 @@ class ActionSet:
         if len(action) > LONGEST_ACTION:
             return None
         return next((command.template for command in self.commands if command.matches(action)), None)
+
+    def resembling(self, action: str) -> str | None:
+        """The template of which `action` looks like a valid use although its characters are others; else None."""
+        if len(action) > LONGEST_ACTION or (self._is_ascii and action.isascii()):
+            return None
+        plain = skeleton(action)
+        return next((command.template for command in self._plain_commands if command.is_filled_as(plain)), None)
+
+    @cached_property
+    def _is_ascii(self) -> bool:
+        return all(
+            "".join(command.literals).isascii() and all(value.isascii() for known in command.values for value in known)
+            for command in self.commands
+        )
+
+    @cached_property
+    def _plain_commands(self) -> list[Command]:
+        return [command.in_plain_characters() for command in self.commands]
 
 
 def _command(template: str, spec: ActionSpec) -> Command:
@@ -151,6 +192,15 @@ class Script(BaseModel):
         return ActionSet(self.available_actions)
 
     @cached_property
+    def writing(self) -> frozenset[str]:
+        """The writing systems of what the player is shown: goal, templates, descriptions and values."""
+        shown = [self.goal, *self.completion_conditions]
+        for template, spec in self.available_actions.items():
+            shown += [template, spec.description]
+            shown += (value for values in spec.parameters.values() for value in values)
+        return own_writing(shown)
+
+    @cached_property
     def environment_keys(self) -> frozenset[str]:
         """All keys of the environment, at any depth, in lower case."""
         keys: set[str] = set()
@@ -181,5 +231,6 @@ def parse_script(text: str) -> Script:
         return Script.model_validate(value)
     except ValidationError as error:
         raise RuleBrokenError(
-            Rule.SCRIPT_KEYS, f"The script is not of the asked form: {first_problem(error)} Write all keys as asked."
+            Rule.SCRIPT_KEYS,
+            f"The script is not of the asked form: {legible(first_problem(error))} Write all keys as asked.",
         ) from None

@@ -6,14 +6,22 @@ from typing import NamedTuple
 
 from agentrefine.llm_json import check_values
 from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
-from agentrefine.script import PLACEHOLDER, ActionSpec, Command, Script, parse_script
+from agentrefine.script import LONGEST_ACTION, PLACEHOLDER, ActionSpec, Command, Script, parse_script
+from agentrefine.text_checks import check_script_texts
 
 # Bounds of a script: far above what a player can use, low enough that every check stays fast.
 MOST_ACTIONS = 100
 MOST_PLACEHOLDERS = 6
 MOST_VALUES = 500
-LONGEST_TEMPLATE = 500
+MOST_VALUES_IN_ALL = 3000
+LONGEST_TEMPLATE = 200
 LONGEST_VALUE = 200
+LONGEST_CODE = 20_000
+MOST_COMPARISONS = 1_000_000
+"""Places at which an action may be compared with a value when all actions are compared with all templates."""
+MOST_MATCHING_STEPS = 100_000_000
+"""Instructions of the compiled codes times characters that they read: the linear-time engine's work, at the most."""
+MOST_STEPS_OF_A_MATCH = 5_000_000
 
 _SEPARATORS = re.compile(r"[\s_\-]+")
 _WORD = re.compile(r"[^\W_]+")
@@ -41,7 +49,9 @@ def verify_script(text: str) -> ScriptFinding:
         _check_sizes(script)
         for template, spec in script.available_actions.items():
             _check_placeholders(template, spec)
+        check_script_texts(script)
         commands = script.actions.commands
+        _check_work(script)
         for command in commands:
             _check_own_strings(command, script.available_actions[command.template], commands)
         _check_values_exist(script)
@@ -68,6 +78,42 @@ def _check_sizes(script: Script) -> None:
                     f"Parameter {quoted(parameter)} of {name} has more than {MOST_VALUES} values, or one of more than "
                     f"{LONGEST_VALUE} characters; write fewer and shorter ones.",
                 )
+        longest = len(template) + sum(max(map(len, values), default=0) for values in spec.parameters.values())
+        if longest > LONGEST_ACTION or len(spec.verification_code) > LONGEST_CODE:
+            raise RuleBrokenError(
+                Rule.TOO_LARGE,
+                f"{name} with its longest values has more than {LONGEST_ACTION} characters, or its verification_code "
+                f"more than {LONGEST_CODE}; write shorter ones.",
+            )
+    total = sum(len(values) for spec in script.available_actions.values() for values in spec.parameters.values())
+    if total > MOST_VALUES_IN_ALL:
+        raise RuleBrokenError(
+            Rule.TOO_LARGE,
+            f"The actions have {total} valid values in all; write {MOST_VALUES_IN_ALL} at most.",
+        )
+
+
+def _check_work(script: Script) -> None:
+    """What the checks of a script, and of the actions of its games, take is bounded before they begin."""
+    strings = comparisons = steps = 0
+    for command in script.actions.commands:
+        filled = [len(text) for text in _filled(command, script.available_actions[command.template])]
+        longest = sum(map(len, command.literals)) + sum(map(max, command.lengths))
+        if command.code.programsize * longest > MOST_STEPS_OF_A_MATCH:
+            raise RuleBrokenError(
+                Rule.TOO_LARGE,
+                f"The verification_code of {quoted(command.template)} is too large a program for its actions; write a "
+                "simpler one, without large counted repetitions.",
+            )
+        strings += len(filled)
+        comparisons += 1 + sum(map(len, command.lengths))
+        steps += command.code.programsize * sum(filled)
+    if strings * comparisons > MOST_COMPARISONS or steps > MOST_MATCHING_STEPS:
+        raise RuleBrokenError(
+            Rule.TOO_LARGE,
+            "The actions have too many values, or too large verification codes, to be compared with each other; write "
+            "fewer actions and values, and simpler codes.",
+        )
 
 
 def _check_placeholders(template: str, spec: ActionSpec) -> None:
@@ -90,7 +136,13 @@ def _check_placeholders(template: str, spec: ActionSpec) -> None:
 
 def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Command]) -> None:
     for filled in _filled(command, spec):
-        if command.code.fullmatch(filled) is None:
+        if not command.is_filled_as(filled):
+            raise RuleBrokenError(
+                Rule.TOO_LARGE,
+                f"{quoted(filled)} can be divided between the placeholders of {quoted(command.template)} in too many "
+                "ways; word the template so that its values stand apart.",
+            )
+        if command.code.fullmatch(filled.encode()) is None:
             raise RuleBrokenError(
                 Rule.ACTION_MISMATCH,
                 f"The verification_code {quoted(spec.verification_code)} of {quoted(command.template)} does not match "

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
-from agentrefine.params import Params, Role
+from agentrefine.params import Params
+from agentrefine.params.teacher import Role
 from agentrefine.personas import Persona
 from agentrefine.script_checks import verify_script
 from agentrefine.teacher.completion import ChatMessage, Kind, Teacher, Usage
@@ -57,17 +58,27 @@ async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Pa
         UserError: the teacher refuses for good.
     """
     first = await ask(script_messages(persona), "script", "script", persona, sample, 1, teacher)
-    script = verify_script(first.text).script
-    if script is None:
+    messages = _game_messages(persona, first.text, params)
+    if messages is None:
         return [first]
-    messages = trajectory_messages(
+    second = await ask(messages, "trajectory", "trajectory", persona, sample, 2, teacher, script_call=1)
+    return [first, second]
+
+
+def _game_messages(persona: Persona, answer: str, params: Params) -> list[ChatMessage] | None:
+    """Asks for a game of the script in an answer; None when the script is not sound.
+
+    The script is not kept: with its compiled expressions it takes a hundred kilobytes, and thousands of samples wait.
+    """
+    script = verify_script(answer).script
+    if script is None:
+        return None
+    return trajectory_messages(
         persona,
         script,
         mistakes=params.verification.min_error_refine_turns,
         max_turns=params.verification.max_turns,
     )
-    second = await ask(messages, "trajectory", "trajectory", persona, sample, 2, teacher, script_call=1)
-    return [first, second]
 
 
 async def ask(

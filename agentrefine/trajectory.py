@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.files import first_problem
 from agentrefine.llm_json import check_values, load_list
-from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.rules import Problem, Rule, RuleBrokenError, legible, quoted
 from agentrefine.script import Script
 
 
@@ -109,7 +109,7 @@ def parse_turns(text: str) -> ParsedTurns:
 def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
     role = value.get("role") if isinstance(value, dict) else None
     if role not in ("DM", "Player"):
-        return Problem(
+        return _unsound(value, number) or Problem(
             Rule.TURN_KEYS,
             f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; '
             f"found {quoted(value)}.",
@@ -123,7 +123,18 @@ def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Probl
         return error.problem._replace(turn=number)
     except ValidationError as error:
         message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
-        return Problem(Rule.TURN_KEYS, f"{message}{first_problem(error)} Write the keys as asked.", number)
+        return _unsound(value, number) or Problem(
+            Rule.TURN_KEYS, f"{message}{legible(first_problem(error))} Write the keys as asked.", number
+        )
+
+
+def _unsound(value: Any, number: int) -> Problem | None:  # noqa: ANN401
+    """Why a value cannot even be shown in a message: its depth, its numbers, its characters."""
+    try:
+        check_values(value)
+    except RuleBrokenError as error:
+        return error.problem._replace(turn=number)
+    return None
 
 
 class Trajectory(BaseModel):

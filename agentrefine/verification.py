@@ -16,12 +16,13 @@ from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.script import Script
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import Attempt
+from agentrefine.text_checks import check_turn_texts, has_doubtful_texts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse_turns
 
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
-VERSION = "1"
+VERSION = "2"
 """Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
 
 
@@ -135,9 +136,14 @@ def judge(
         params: what is demanded.
         reading: why the turns after these could not be read, if so: the finding when these break no rule themselves.
     """
+    doubtful = has_doubtful_texts(script, turns)
     try:
-        for position in range(len(turns)):
-            _check_turn(script, turns, position, params)
+        for position, turn in enumerate(turns):
+            _check_place(turns, position, params)
+            if doubtful:
+                check_turn_texts(script, turn, position + 1)
+            if isinstance(turn, DMTurn):
+                _check_dm_turn(script, turns, turn, position)
     except RuleBrokenError as error:
         return TrajectoryFinding(_sound_prefix(turns, error.problem.turn, params), error.problem)
     problem = reading or _whole_game_problem(turns, params)
@@ -163,9 +169,8 @@ def _sound_prefix(
     return list(turns[:end])
 
 
-def _check_turn(
-    script: Script, turns: Sequence[DMTurn | PlayerTurn], position: int, params: VerificationParams
-) -> None:
+def _check_place(turns: Sequence[DMTurn | PlayerTurn], position: int, params: VerificationParams) -> None:
+    """Whether this is the turn that must come now."""
     turn, number = turns[position], position + 1
     if number > params.max_turns:
         raise RuleBrokenError(
@@ -190,7 +195,9 @@ def _check_turn(
                 f"Turn {number - 1} says task_completed, but the game goes on; set it on the last turn only.",
                 number - 1,
             )
-        return
+
+
+def _check_dm_turn(script: Script, turns: Sequence[DMTurn | PlayerTurn], turn: DMTurn, position: int) -> None:
     if position == 0:
         _check_first_turn(turn)
     else:
@@ -218,6 +225,14 @@ def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position
         raise TypeError("an answer follows a player turn")
     action, number = quoted(player.action), position + 1
     template = script.actions.matching(player.action)
+    resembled = script.actions.resembling(player.action) if template is None else None
+    if resembled is not None:
+        raise RuleBrokenError(
+            Rule.LOOKALIKE,
+            f"The action of turn {number - 1}, {action}, looks like a valid use of {quoted(resembled)} but has other "
+            "characters; write the same ones.",
+            number - 1,
+        )
     if template is None and not answer.parameter_error:
         raise RuleBrokenError(
             Rule.UNFLAGGED_ERROR,

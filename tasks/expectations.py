@@ -21,7 +21,9 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
-from agentrefine.params import Band, MostlyBand, Params, Requirement, Section
+from agentrefine.params import Params
+from agentrefine.params.base import Section
+from agentrefine.params.quality_gate import Band, MostlyBand, Requirement
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
 from agentrefine.quality.data_set_features import DataSetFeatures, DroppedSample, data_set_features
 from agentrefine.quality.diversity import Diversity, Example

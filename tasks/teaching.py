@@ -17,7 +17,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from agentrefine.accounts import Account
 from agentrefine.errors import UserError
-from agentrefine.params import Params, TeacherParams
+from agentrefine.params import Params
+from agentrefine.params.teacher import TeacherParams
 from agentrefine.teacher.client import (
     DONE,
     PAID,
@@ -163,11 +164,11 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
         return dask
     if params.processes == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    return ProcessPoolTaskRunner(max_workers=params.processes, initializer=_ignore_ctrl_c)
+    return ProcessPoolTaskRunner(max_workers=params.processes, initializer=_leave_interrupts_to_the_parent)
 
 
-def _ignore_ctrl_c() -> None:
-    """Ctrl-C reaches all processes of a terminal: the first one tells the others, so that no answer is lost."""
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal: the parent tells the others, so that answers on the way are kept."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the servers that Prefect starts in them
 

@@ -10,7 +10,7 @@ import yaml
 from chat_server import ChatServer
 from scripted_teacher import PARAMS
 
-from agentrefine.params import Role, TeacherParams
+from agentrefine.params.teacher import Role, TeacherParams
 from agentrefine.teacher.client import PAID, REPLAYED, JournaledTeacher, run_numbers
 from agentrefine.teacher.completion import Completion, Kind
 from agentrefine.teacher.journal import Journal

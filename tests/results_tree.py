@@ -82,11 +82,26 @@ def write_results(root: Path) -> None:
             "scripts": 240,
             "trajectories": 220,
             "calls": 460,
+            "cost_usd": 2.75,
             "prompt_tokens": 1_234_567,
             "completion_tokens": 765_432,
         },
         "verification": {"judged": 460, "passed": 300, "rejected": 160, "by_rule": {"not_json": 90, "no_end": 70}},
-        "refinement": {"samples": 240, "kept": 231, "dropped": 9, "dropped_by_rule": {"not_json": 9}, "calls": 180},
+        "refinement": {
+            "personas_kept": 40,
+            "personas_dropped": 0,
+            "samples": 240,
+            "kept": 231,
+            "dropped": 9,
+            "dropped_by_rule": {"not_json": 9},
+            "calls": 180,
+            "cost_usd": 1.5,
+            "with_synthesis": {
+                "cost_usd": 4.25,
+                "per_persona": {"calls": 16.0, "tokens": 64_000.0, "cost_usd": 0.10625},
+                "per_kept_trajectory": {"calls": 2.77, "tokens": 11_082.0, "cost_usd": 0.0184},
+            },
+        },
     }
     for stage, values in counts.items():
         write_json(root / "data" / stage / "metrics.json", values)

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agentrefine.params import Params, Role, load_params
+from agentrefine.params import Params, load_params
+from agentrefine.params.teacher import Role
 from agentrefine.teacher.completion import ChatMessage, Completion, Kind, Usage
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")

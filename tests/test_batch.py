@@ -17,7 +17,7 @@ from openai.resources import AsyncBatches
 from openai.types import Batch
 
 from agentrefine.errors import UserError
-from agentrefine.params import OfflineTeacher, TeacherParams
+from agentrefine.params.teacher import OfflineTeacher, TeacherParams
 from agentrefine.teacher import batch as batches
 from agentrefine.teacher import endpoint as endpoint_module
 from agentrefine.teacher.batch_ledger import BatchLedger, OpenBatch

@@ -18,7 +18,7 @@ from offline_games import BAKER, FAULTLESS, ROOT
 from openai.types import Batch
 
 from agentrefine.errors import UserError
-from agentrefine.params import OfflineTeacher
+from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.teacher.offline import offline_teacher
 from agentrefine.teacher.offline.batch_store import BatchStore
 from agentrefine.teacher.prompts import script_messages

@@ -9,7 +9,7 @@ import pytest
 from offline_games import BAKER, DEMANDS, FAULTLESS, PARAMS, ROOT, TRAIN, games, script_for
 from pydantic import ValidationError
 
-from agentrefine.params import OfflineTeacher
+from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.personas import load_personas
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import SAMPLES_PER_CALL

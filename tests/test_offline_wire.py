@@ -14,7 +14,7 @@ import openai
 import pytest
 from offline_games import BAKER, FAULTLESS, PARAMS
 
-from agentrefine.params import OfflineTeacher, WireFaultKind
+from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
 from agentrefine.script_checks import verify_script
 from agentrefine.teacher.offline import offline_teacher
 from agentrefine.teacher.offline.wire import drawn_fault

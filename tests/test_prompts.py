@@ -115,23 +115,18 @@ def test_a_prompt_file_without_a_version_is_refused():
     assert prompt("agent_instructions.md").startswith("You play")
 
 
-def drawn_names(persona_id: str) -> tuple[str, ...]:
-    names = {id(shot): name for name, shot in script_pool().items()}
-    return tuple(names[id(shot)] for shot in script_shots(persona_id))
-
-
 def test_a_persona_draws_the_same_examples_in_every_process():
     pinned = {
         "a": ("archivist", "mediator", "conductor"),
         "b": ("baker", "archivist", "hortelana"),
         "c": ("dispatcher", "archivist", "sailor"),
     }
-    assert {persona_id: drawn_names(persona_id) for persona_id in ("a", "b", "c")} == pinned
+    assert {persona_id: tuple(script_shots(persona_id)) for persona_id in ("a", "b", "c")} == pinned
 
 
 def test_examples_are_drawn_evenly_and_in_every_order():
-    draws = [drawn_names(str(number)) for number in range(6000)]
-    games = Counter(id(trajectory_shot(str(number))) for number in range(6000))
+    draws = [tuple(script_shots(str(number))) for number in range(6000)]
+    games = Counter(trajectory_shot(str(number)) for number in range(6000))
     for position in range(3):
         counts = Counter(draw[position] for draw in draws)
         assert len(counts) == len(script_pool())
@@ -143,11 +138,11 @@ def test_examples_are_drawn_evenly_and_in_every_order():
 
 
 def test_a_new_example_changes_only_the_prompts_that_show_it(monkeypatch):
-    before = {str(number): drawn_names(str(number)) for number in range(300)}
+    before = {str(number): script_shots(str(number)) for number in range(300)}
     fewer = {name: shot for name, shot in script_pool().items() if name != "sailor"}
     monkeypatch.setattr(shots, "script_pool", lambda: fewer)
     for persona_id, names in before.items():
-        assert ("sailor" in names) or drawn_names(persona_id) == names
+        assert ("sailor" in names) or script_shots(persona_id) == names
     assert any("sailor" in names for names in before.values())
 
 

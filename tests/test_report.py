@@ -31,6 +31,8 @@ def test_report_shows_every_stage_and_the_rates_with_intervals(root: Path) -> No
         "| synthesis | prompt tokens | 1,234,567 |",
         "| verification | rejected | 160 |",
         "| refinement | samples kept | 231 |",
+        "| both | cost per kept trajectory | $0.0184 |",
+        "| both | tokens per kept trajectory | 11,082 |",
         "| not_json | 90 | 9 |",
         "| no_end | 70 | 0 |",
         "passed: 1 of 2 expectations are met",

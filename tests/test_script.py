@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agentrefine.llm_json import LONGEST_ANSWER
 from agentrefine.rules import Rule, RuleBrokenError
-from agentrefine.script import Script, parse_script
+from agentrefine.script import PLACEHOLDER, Script, parse_script
 from agentrefine.script_checks import verify_script
 
 
@@ -53,7 +53,8 @@ def test_apostrophes_and_unescaped_quotes_inside_texts_survive():
     [
         ("", Rule.EMPTY_ANSWER),
         (" \n\t", Rule.EMPTY_ANSWER),
-        ("I cannot do that.", Rule.NOT_JSON),
+        ("I cannot do that.", Rule.REFUSAL),
+        ("It cannot be done.", Rule.NOT_JSON),
         ("[1, 2]", Rule.NOT_JSON),
         ("null", Rule.NOT_JSON),
         ('{"environment": }', Rule.NOT_JSON),
@@ -104,20 +105,49 @@ def test_hostile_texts_end_soon(text):
     assert time.perf_counter() - started < 2
 
 
-@pytest.mark.slow
-def test_a_script_as_large_as_allowed_is_checked_soon():
-    values = [f"{number:03d} a" for number in range(500)]
-    actions = {
-        f"do{number} {{x}}": {
-            "description": "d",
-            "verification_code": "^(do[0-9]+ .* ?)+$",
-            "parameters": {"x": values},
-        }
-        for number in range(30)
+def large_script(actions: int, values: list[str], template: str, code: str) -> str:
+    """A script of many actions of one kind; `#` in template and code is the action's number."""
+    spec = {"description": "d", "parameters": dict.fromkeys(PLACEHOLDER.findall(template), values)}
+    available = {
+        template.replace("#", str(number)): spec | {"verification_code": code.replace("#", str(number))}
+        for number in range(actions)
     }
-    text = json.dumps(script_value() | {"available_actions": actions, "environment": {"a": values}})
+    return json.dumps(script_value() | {"available_actions": available, "environment": {"all": values}})
+
+
+def test_a_script_as_large_as_allowed_is_checked_soon():
+    values = [f"{number:03d} a" for number in range(100)]
+    text = large_script(30, values, "do# {x}", "^(do[0-9]+ .* ?)+$")
     started = time.perf_counter()
     assert verify_script(text).problem is None
+    assert time.perf_counter() - started < 5
+
+
+RUNS = ["x" * length for length in range(1, 100)]
+NUMBERS = [str(number) for number in range(500)]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (large_script(70, list("12345"), "{a} {b} {c} {d} {e} # {f}", ".*"), None),
+        (large_script(5, NUMBERS, "{a} {b} {c} {d} {e} {f} #", ".*"), Rule.TOO_LARGE),
+        (large_script(1, NUMBERS, "{a} {b} {c} {d} {e} {f} #", "(.*a?|b*){500}"), Rule.TOO_LARGE),
+        (large_script(40, RUNS[:30], "{a}x{b}x{c} #", ".*"), Rule.TOO_LARGE),
+        (large_script(1, RUNS, "go {a}x{b}x{c}x{d}x{e}", ".*"), Rule.TOO_LARGE),
+        (large_script(100, ["a"], "go# {a}", "(a{1000}){1000}"), Rule.INVALID_REGEX),
+        (large_script(100, ["a"], "go# {a}", r"(\pL{1,30}){1,30}"), Rule.INVALID_REGEX),
+        (large_script(100, ["1" * 100], "go# {a}", r"(go# |(1?){900}|(x+x+)+y)*"), None),
+        (large_script(100, ["1" * 200], "go# {a}", r"(go# |(.*1|2*){900}|3)*"), Rule.TOO_LARGE),
+        (large_script(9, ["1" * 190], "go# {a} {b} {c} {d} {e}", r"((.*1|2*){900}|3)*"), Rule.TOO_LARGE),
+        (large_script(9, ["1" * 190], "go# {a} {b} {c} {d} {e} {f}", ".*"), Rule.TOO_LARGE),
+    ],
+)
+def test_the_largest_scripts_are_judged_soon(text, rule):
+    assert len(text) < LONGEST_ANSWER
+    started = time.perf_counter()
+    problem = verify_script(text).problem
+    assert (problem.rule if problem else None) is rule
     assert time.perf_counter() - started < 5
 
 
@@ -158,7 +188,7 @@ def test_many_readings_of_one_action_are_compared_in_little_time():
     actions = Script.model_validate(value).actions
     started = time.perf_counter()
     assert actions.matching("x" * 290 + "y") is None
-    assert actions.matching("x" * 295) is not None
+    assert actions.matching("x" * 295) is None  # more readings than are followed
     assert time.perf_counter() - started < 1
 
 

@@ -9,7 +9,7 @@ from chat_server import ChatServer, answer, error
 
 from agentrefine.accounts import UNKNOWN, Account
 from agentrefine.errors import UserError
-from agentrefine.params import TeacherParams
+from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis import Attempt
 from agentrefine.teacher import endpoint
 from agentrefine.teacher.completion import Usage

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from project import ProjectCopy, digests
 
-from agentrefine.params import OfflineTeacher, load_params
+from agentrefine.params import load_params
+from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.teacher.offline import offline_teacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -8,7 +8,7 @@ import pytest
 from asking import SECRET, ask, ask_with, in_processes, questions, settings
 from chat_server import ChatServer, answer, error
 
-from agentrefine.params import TeacherParams
+from agentrefine.params.teacher import TeacherParams
 from agentrefine.teacher import endpoint, throttle
 from agentrefine.teacher.journal import Journal
 from agentrefine.teacher.shared_numbers import SharedNumbers

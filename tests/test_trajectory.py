@@ -80,7 +80,7 @@ def test_a_cut_inside_python_style_text_is_not_filled_up_either():
         (game_text()[:-1] + ", oops", Rule.NOT_JSON, len(game())),
         (
             json.dumps([*game()[:2], {"role": "DM", "x": "DEEP"}]).replace('"DEEP"', "[" * 99 + "]" * 99),
-            Rule.TURN_KEYS,
+            Rule.TOO_DEEP,
             2,
         ),
         (json.dumps([*game()[:2], "DEEP"]).replace('"DEEP"', '{"a":' * 9999), Rule.TOO_DEEP, 2),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine.params import Severity
+from agentrefine.params.base import Severity
 
 EXAMPLES = 10
 """How many trajectories a finding names."""

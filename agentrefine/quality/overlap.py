@@ -49,7 +49,7 @@ class OverlapIndex:
     n-grams of 8 words are ours). It is kept as a 64-bit rolling hash over the numbers of its words; words that no
     benchmark uses need no number, so a game costs one look-up per word and one search per run of known words.
 
-    A goal counts when it is met whole, however short; so do gold actions: the game's actions without its mistakes.
+    A goal of some words also counts when it is met whole; so do gold actions: the game's actions without its mistakes.
     """
 
     def __init__(self, benchmarks: Sequence[BenchmarkTexts], size: int) -> None:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from agentrefine.errors import UserError
-from agentrefine.params import Role, TeacherParams, TeacherRole
+from agentrefine.params.teacher import Role, TeacherParams, TeacherRole
 from agentrefine.teacher.batch import BatchTransport
 from agentrefine.teacher.completion import UNANSWERED, ChatMessage, Completion, Kind, Request, Usage
 from agentrefine.teacher.endpoint import Endpoint, Transport

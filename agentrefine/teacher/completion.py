@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine.params import Role
+from agentrefine.params.teacher import Role
 
 Kind = Literal["script", "trajectory"]
 """What an answer must hold."""

@@ -34,6 +34,8 @@ FROM answers WHERE key = ? ORDER BY max_tokens
 _INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _Row = tuple[str, int, str, int, int, int, int, str]
 _BUSY_SECONDS = 60
+_SECONDS_BETWEEN_WRITES = 0.02
+"""So that answers which come in quick succession share a write; one alone is written at once."""
 
 
 class Question(NamedTuple):
@@ -187,6 +189,7 @@ class Journal:
                 for _, written in batch:
                     if not written.done():
                         written.set_result(None)
+            await asyncio.sleep(_SECONDS_BETWEEN_WRITES)
 
     def _write(self, rows: list[_Row]) -> None:
         self._writer.execute("BEGIN IMMEDIATE")

@@ -19,7 +19,7 @@ from agentrefine.conversation import prompt
 from agentrefine.personas import Persona
 from agentrefine.script import Script
 from agentrefine.teacher.completion import ChatMessage
-from agentrefine.teacher.shots import script_pool, script_shots, trajectory_shot
+from agentrefine.teacher.shots import script_pool, script_shots, trajectory_pool, trajectory_shot
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
 
 PromptKind = Literal["script", "trajectory"]
@@ -117,22 +117,32 @@ def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
 
 
 def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turns: int) -> str:
-    example = trajectory_shot(persona.id)
+    example_script, example_turns = _example_game(trajectory_shot(persona.id))
     return prompt_file("trajectory.md").template.substitute(
         mistakes=mistakes,
         max_turns=max_turns,
-        example_script=script_pool()[example.script].script.model_dump_json(),
-        example_turns=turns_json(example.turns),
+        example_script=example_script,
+        example_turns=example_turns,
         script=script.model_dump_json(),
     )
 
 
 def _script_rules(persona: Persona) -> str:
-    examples = "\n\n".join(
-        f"Persona: {example.persona}\n\n```json\n{example.script.model_dump_json()}\n```"
-        for example in script_shots(persona.id)
-    )
+    examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
     return prompt_file("script_rules.md").template.substitute(examples=examples)
+
+
+@cache
+def _example_script(name: str) -> str:
+    shot = script_pool()[name]
+    return f"Persona: {shot.persona}\n\n```json\n{shot.script.model_dump_json()}\n```"
+
+
+@cache
+def _example_game(name: str) -> tuple[str, str]:
+    """The example's script and its turns."""
+    shot = trajectory_pool()[name]
+    return script_pool()[shot.script].script.model_dump_json(), turns_json(shot.turns)
 
 
 def _message(text: str) -> list[ChatMessage]:

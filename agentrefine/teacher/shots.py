@@ -63,16 +63,14 @@ def trajectory_pool() -> Mapping[str, TrajectoryShot]:
     return _pool("trajectories", TrajectoryShot)
 
 
-def script_shots(persona_id: str) -> list[ScriptShot]:
-    """The `SCRIPTS_PER_PROMPT` examples of scripts that a persona's prompts show, in their order."""
-    pool = script_pool()
-    return [pool[name] for name in _drawn("script", persona_id, pool)[:SCRIPTS_PER_PROMPT]]
+def script_shots(persona_id: str) -> list[str]:
+    """The names of the `SCRIPTS_PER_PROMPT` examples of scripts that a persona's prompts show, in their order."""
+    return _drawn("script", persona_id, script_pool())[:SCRIPTS_PER_PROMPT]
 
 
-def trajectory_shot(persona_id: str) -> TrajectoryShot:
-    """The example of a game that a persona's prompts show."""
-    pool = trajectory_pool()
-    return pool[_drawn("trajectory", persona_id, pool)[0]]
+def trajectory_shot(persona_id: str) -> str:
+    """The name of the example of a game that a persona's prompts show."""
+    return _drawn("trajectory", persona_id, trajectory_pool())[0]
 
 
 def _drawn(kind: str, persona_id: str, names: Iterable[str]) -> list[str]:

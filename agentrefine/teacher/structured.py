@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
-from agentrefine.params import TeacherRole
+from agentrefine.params.teacher import TeacherRole
 from agentrefine.teacher.completion import UNANSWERED, Kind, Request, Usage
 from agentrefine.teacher.endpoint import Endpoint, RequestRefusedError
 from agentrefine.teacher.shared_numbers import SharedNumbers

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
-from agentrefine.params import OfflineTeacher, WireFaultKind
+from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
 from agentrefine.teacher.offline.batches import WINDOW_SECONDS
 from agentrefine.teacher.offline.server import Server, Settings, stop_with_parent
 from agentrefine.teacher.offline.wire import HANG_SECONDS, WireProtocol

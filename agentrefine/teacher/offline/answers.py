@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agentrefine.params import OfflineTeacher
+from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.teacher.offline import faults
 from agentrefine.teacher.offline.draws import generator, share
 from agentrefine.teacher.offline.game import write_game

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.files import first_problem, short_hash
-from agentrefine.params import OfflineTeacher
+from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.teacher.offline.answers import REFUSAL, answer
 from agentrefine.teacher.offline.errors import ApiError
 from agentrefine.teacher.offline.structured import ResponseFormat, constants, formed

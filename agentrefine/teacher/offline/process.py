@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from agentrefine.errors import UserError
-from agentrefine.params import OfflineTeacher
+from agentrefine.params.teacher import OfflineTeacher
 
 SECONDS_TO_START = 60.0
 SECONDS_TO_STOP = 5.0

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentrefine.files import first_problem
-from agentrefine.params import OfflineTeacher, WireFaultKind
+from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
 from agentrefine.teacher.offline.batch_store import BatchStore
 from agentrefine.teacher.offline.batches import WINDOW_SECONDS, Batches
 from agentrefine.teacher.offline.chat import MODEL, Attempts, ChatRequest, complete, read_chat, unknown_model

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from agentrefine.params import WireFaultKind
+from agentrefine.params.teacher import WireFaultKind
 from agentrefine.teacher.offline.draws import share
 from agentrefine.teacher.offline.errors import ApiError, json_response
 

@@ -1,4 +1,4 @@
-"""How fast scripts and games are verified and answers journaled: `python perf/verification_and_journal.py`."""
+"""How fast answers are journaled and found again: python -m perf.journal"""
 
 import asyncio
 import tempfile
@@ -6,15 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agentrefine.params import VerificationParams
-from agentrefine.script_checks import verify_script
-from agentrefine.teacher.completion import Usage
+from agentrefine.teacher.completion import Answer, Usage
 from agentrefine.teacher.journal import Journal
-from agentrefine.teacher.prompts import turns_json
-from agentrefine.teacher.shots import script_pool, trajectory_pool
-from agentrefine.verification import verify_trajectory
 
-PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)
 ANSWER = "x" * 6000
 USAGE = Usage(prompt_tokens=1500, completion_tokens=1500)
 
@@ -33,7 +27,7 @@ async def answers_kept_per_second(journal: Journal, in_flight: int, number: int)
 
     async def keep(index: int) -> None:
         async with slots:
-            await journal.keep(f"{in_flight} {index}", 4096, ANSWER, USAGE, "stop")
+            await journal.keep(f"{in_flight} {index}", 4096, Answer(ANSWER, USAGE, "stop"))
 
     started = time.perf_counter()
     await asyncio.gather(*(keep(index) for index in range(number)))
@@ -42,16 +36,6 @@ async def answers_kept_per_second(journal: Journal, in_flight: int, number: int)
 
 def main() -> None:
     """Print one number a line."""
-    example = trajectory_pool()["nurse"]
-    script_text = script_pool()[example.script].script.model_dump_json()
-    game_text = turns_json(example.turns)
-    script = verify_script(script_text).script
-    if script is None:
-        raise SystemExit("the example script is not sound")
-    scripts = per_cpu_second(lambda: verify_script(script_text), 1000)
-    games = per_cpu_second(lambda: verify_trajectory(script, game_text, PARAMS), 2000)
-    print(f"scripts verified: {scripts:,.0f} a second and core")
-    print(f"games verified: {games:,.0f} a second and core ({len(game_text):,} characters each)")
     with tempfile.TemporaryDirectory(dir=".") as folder, Journal(Path(folder) / "answers.sqlite") as journal:
         for in_flight, number in ((1, 200), (16, 3000), (128, 3000)):
             rate = asyncio.run(answers_kept_per_second(journal, in_flight, number))

@@ -1,0 +1,222 @@
+"""Typed `params.yaml`: one section per stage; unknown keys and wrong types are refused."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from agentrefine.errors import UserError
+from agentrefine.files import first_problem
+from agentrefine.params.base import KeyName, Section, Share, bare_address
+from agentrefine.params.quality_gate import QualityGateParams
+from agentrefine.params.teacher import TeacherParams
+
+Variant = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
+"""A tuned model, named after its loss (paper, section 3.3 and the ablations of section 4)."""
+
+BASE = "base"
+"""The name of the untuned model among the models that are evaluated."""
+
+
+class Personas(Section):
+    """Who the games are written for."""
+
+    path: str
+    limit: Annotated[int, Field(gt=0)] | None
+
+
+class SynthesisParams(Section):
+    """How many games are asked for."""
+
+    samples_per_persona: Annotated[int, Field(gt=0)]
+    shard_size: Annotated[int, Field(gt=0)]
+
+
+class VerificationParams(Section):
+    """What the rules demand of a trajectory."""
+
+    min_error_refine_turns: Annotated[int, Field(ge=0)]
+    max_turns: Annotated[int, Field(gt=2)]
+
+
+class RefinementParams(Section):
+    """How long a rejected game is worked on."""
+
+    call_budget: Annotated[int, Field(ge=2)]
+
+
+class TinyModel(Section):
+    """The base model that is made on the spot: a Llama with tied embeddings, by transformers' names where it has one.
+
+    The learning rate is AdamW's (embeddings and norms), `muon_learning_rate` is Muon's (hidden matrices).
+    """
+
+    hidden_size: Annotated[int, Field(gt=0)]
+    intermediate_size: Annotated[int, Field(gt=0)]
+    layers: Annotated[int, Field(gt=0)]
+    heads: Annotated[int, Field(gt=0)]
+    max_length: Annotated[int, Field(gt=0)]
+    pretraining_tokens: Annotated[int, Field(gt=0)]
+    batch_tokens: Annotated[int, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    muon_learning_rate: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError("hidden_size must be an even multiple of heads")
+        return self
+
+
+class BaseModelParams(Section):
+    """The model that is tuned.
+
+    `chat_template` names a jinja file that replaces the tokenizer's own template; null keeps that one, or takes ours
+    where there is none.
+    """
+
+    path: str
+    chat_template: str | None
+    tiny: TinyModel
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the base is made here instead of loaded."""
+        return self.path == "tiny"
+
+
+class LoraParams(Section):
+    """Low-rank adaptation, by PEFT's names."""
+
+    rank: Annotated[int, Field(gt=0)]
+    alpha: Annotated[int, Field(gt=0)]
+    dropout: Share
+    target_modules: str | list[str]
+
+
+class TuningParams(Section):
+    """How a variant is tuned, by TRL's and transformers' names where they have one.
+
+    `muon_learning_rate` null means AdamW for every parameter. `decay_share` is the share of the steps over which
+    `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped from the end of longer games.
+    """
+
+    variants: Annotated[list[Variant], Field(min_length=1)]
+    method: Literal["full", "lora"]
+    lora: LoraParams
+    epochs: Annotated[int, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    muon_learning_rate: Annotated[float, Field(gt=0)] | None
+    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"]
+    decay_share: Share
+    warmup_steps: Annotated[int, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+    batch_tokens: Annotated[int, Field(gt=0)]
+    gradient_accumulation_steps: Annotated[int, Field(gt=0)]
+    cpu_processes: Annotated[int, Field(gt=0)]
+    activation_checkpointing: bool
+    packing: bool
+    max_length: Annotated[int, Field(gt=0)]
+    precision: Literal["auto", "fp32", "bf16"]
+
+
+class Endpoint(Section):
+    """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
+
+    base_url: Annotated[str, AfterValidator(bare_address)]
+    model: str
+    api_key_env: KeyName
+
+
+class EvaluationParams(Section):
+    """Who plays what, and for how long."""
+
+    endpoints: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Endpoint]
+    models: Annotated[list[Literal["base"] | Variant], Field(min_length=1)]
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    episodes: Annotated[int, Field(gt=0)]
+    max_steps: Annotated[int, Field(gt=0)]
+    max_new_tokens: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+
+
+class ReportParams(Section):
+    """What the report decides by."""
+
+    champion_benchmark: str
+
+
+class TrackingParams(Section):
+    """Where MLflow keeps runs and models."""
+
+    uri: str
+    experiment: str
+    registered_model: str
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int
+    personas: Personas
+    teacher: TeacherParams
+    synthesis: SynthesisParams
+    verification: VerificationParams
+    refinement: RefinementParams
+    quality_gate: QualityGateParams
+    base_model: BaseModelParams
+    tuning: TuningParams
+    evaluation: EvaluationParams
+    report: ReportParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _models_are_tuned(self) -> Self:
+        if BASE not in self.evaluation.models:
+            raise ValueError("evaluation.models must hold base, which the others are compared with")
+        missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
+        if missing:
+            raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
+        clash = [name for name in self.evaluation.endpoints if name in self.evaluation.models]
+        if clash:
+            raise ValueError(f"evaluation.endpoints.{clash[0]} has the name of one of evaluation.models; rename it")
+        if self.report.champion_benchmark not in self.evaluation.benchmarks:
+            raise ValueError("report.champion_benchmark must be one of evaluation.benchmarks")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but with 1e-5 as a number, as in YAML 1.2 and as DVC writes it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{path}: no such file; run from the project's folder, or restore it from git.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8; save the file as UTF-8.") from error
+    try:
+        values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:  # its text quotes the line, in which a key may stand
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{path}: not valid YAML ({line}{error.problem}); correct it.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problem = first_problem(error, with_value=False)  # a key may stand in it
+        raise UserError(f"{path}: {problem} Correct it; `git show HEAD:params.yaml` shows every key.") from error

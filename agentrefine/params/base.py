@@ -1,0 +1,36 @@
+"""What the sections of params.yaml share: the form of a section, kinds of values, addresses."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Severity = Literal["critical", "warning"]
+"""What a broken threshold does: critical stops the pipeline, warning is printed (Great Expectations' names)."""
+
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""The name of an environment variable."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def bare_address(address: str) -> str:
+    """Refuse an address that holds a key: it would be told in errors and kept in the journal and in dvc.lock."""
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # its own message would repeat the address
+        usable = False
+    if not usable:
+        raise ValueError("this is no address; write one such as http://127.0.0.1:8000/v1")
+    if parts.username is not None or parts.query:
+        raise ValueError(
+            "an address must hold no user, password or query; put the key into the environment variable that "
+            "api_key_env names, and leave scheme, host, port and path"
+        )
+    return address
