@@ -2,8 +2,12 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
+
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL
 
 from agentrefine.errors import UserError
 
@@ -17,7 +21,22 @@ def run(flow: Callable[..., object], description: str | None, arguments: Sequenc
     for argument in arguments:
         parser.add_argument(argument)
     values = vars(parser.parse_args())
+    start_prefect()
     exit_with_sentence(lambda: flow(**values))
+
+
+def start_prefect() -> None:
+    """Start Prefect's temporary server, unless another is set, so that Ctrl-C does not end it.
+
+    Otherwise the server is gone before the flow has told it of its end, and Prefect tries again for minutes.
+    """
+    if PREFECT_API_URL.value():
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def exit_with_sentence(body: Callable[[], object]) -> None:

@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
-from flows.command import exit_with_sentence
+from flows.command import exit_with_sentence, start_prefect
 from flows.evaluation import evaluation
 from flows.quality_gate import quality_gate
 from flows.refinement import refinement
@@ -93,6 +93,7 @@ def main() -> None:
         workspace = Workspace()
         todo = [stage.address for stage in stages(load_params()) if not workspace.up_to_date(stage.address)]
     if todo:
+        start_prefect()
         agentrefine()
     else:
         print("Every stage is up to date; nothing to run.")

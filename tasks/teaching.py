@@ -128,6 +128,8 @@ def in_order(
             raise UserError(f"{error} {bar.done:,} of {bar.total:,} samples are done.") from error
         finally:
             numbers[STOPPED] = 1.0
+            for future in pending:  # those that a runner cancels may outlive it
+                future.wait()
         bar.reach(int(numbers[DONE]))
         paid, replayed = int(numbers[PAID]), int(numbers[REPLAYED])
         get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
@@ -168,6 +170,7 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
 def _leave_interrupts_to_the_parent() -> None:
     """Ctrl-C reaches all processes of a terminal: the parent tells the others, so that answers on the way are kept."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the servers that Prefect starts in them
 
 
 def shard_size(params: Params) -> int:

@@ -115,7 +115,7 @@ def test_a_pause_holds_for_all_processes(tmp_path, monkeypatch):
         params = settings(server, processes=2, concurrency=2, requests_per_minute=600)
         in_processes(2, ask_in_a_process, params, tmp_path, 20)
     told = server.times[0]
-    paused = [at - told for at in server.times if 0.2 < at - told < 1.9]
+    paused = [at - told for at in server.times if 0.5 < at - told < 1.9]
     assert paused == []
     assert len(server.requests) == 41
 
@@ -129,8 +129,8 @@ def test_requests_a_minute_are_held_by_all_processes_together(tmp_path, processe
     seconds = server.times[-1] - server.times[0]
     allowed_at_once = rate * throttle.BURST_SECONDS
     assert len(server.times) == 80
-    assert rate * seconds + allowed_at_once >= 80 - 2, "two for the clock of the server"
-    assert seconds < 80 / rate * 1.5 + 3 * (processes - 1), "and they are used"
+    assert rate * (seconds + 0.4) + allowed_at_once >= 80, "what a busy machine may delay the first by"
+    assert seconds < 20, "and they are used"
 
 
 def test_tokens_a_minute_are_held(journal):
