@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentrefine.refinement import Refined
 from agentrefine.synthesis import Attempt
+from agentrefine.teacher.completion import NO_ANSWER
 from agentrefine.teacher.prices import Prices
 from agentrefine.trajectory import Trajectory
 
@@ -27,6 +28,7 @@ class Account:
         self._prices = prices
         self._batch = batch
         self.calls = 0
+        self.unanswered = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
@@ -37,6 +39,7 @@ class Account:
         """Count one call."""
         usage = attempt.usage.model_copy(update={"batch": True}) if self._batch else attempt.usage
         self.calls += 1
+        self.unanswered += attempt.finish_reason in NO_ANSWER
         self.prompt_tokens += usage.prompt_tokens
         self.cached_tokens += usage.cached_tokens
         self.completion_tokens += usage.completion_tokens
@@ -54,6 +57,7 @@ class Account:
         """The sums as a record; `cost_usd` is `unknown` as soon as the price of one call is."""
         return {
             "calls": self.calls,
+            "unanswered": self.unanswered,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,

@@ -69,7 +69,7 @@ def forecast(pilot: Sequence[PersonaAccount], personas: int) -> Forecast:
         calls=_total([account.calls for account in pilot], personas),
         prompt_tokens=_total([account.prompt_tokens for account in pilot], personas),
         completion_tokens=_total([account.completion_tokens for account in pilot], personas),
-        kept=_total([account.kept for account in pilot], personas),
+        kept=_at_most(_total([account.kept for account in pilot], personas), personas * pilot[0].samples),
         cost=_total(costs, personas) if len(costs) == len(pilot) else None,
     )
 
@@ -82,6 +82,10 @@ def _total(taken: Sequence[float], personas: int) -> Expected:
     spread = math.sqrt(variance * (rest**2 / count + rest)) * float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
     known, expected = sum(taken), rest * mean
     return Expected(known + expected, max(known, known + expected - spread), known + expected + spread)
+
+
+def _at_most(expected: Expected, most: float) -> Expected:
+    return Expected(*(min(number, most) for number in expected))
 
 
 def _told(expected: Expected, form: str = "{:,.0f}") -> str:

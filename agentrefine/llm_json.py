@@ -15,9 +15,12 @@ from agentrefine.texts.phrases import is_refusal
 
 LONGEST_ANSWER = 200_000
 """Characters of an answer; a long game has about 20,000."""
+MOST_ELEMENTS = 1000
+"""Elements of a list that is no sound JSON as a whole; a long game has 60."""
 DEEPEST = 40
 """Levels of nesting."""
 
+_END_OF_REASONING = "</think>"
 _LIST_OF_TURNS = re.compile(r"""\[\s*\{\s*["'](?:turn|role)""")
 _LIST = re.compile(r"\[\s*[\]{]")
 _OBJECT = re.compile(r"""\{\s*["'}]""")
@@ -43,6 +46,7 @@ def load_object(text: str) -> dict[str, Any]:
         RuleBrokenError: there is none, it is cut off, or it cannot be mended.
     """
     _check_size(text, "one JSON object")
+    text = _said(text)
     try:
         value = _strict(text)
     except (ValueError, RecursionError):
@@ -59,6 +63,7 @@ def load_list(text: str) -> Elements:
     """The JSON list in a text, or the list in a JSON object that wraps it: its leading elements that can be read."""
     try:
         _check_size(text, "one JSON list of turns")
+        text = _said(text)
         values = _whole_list(text)
     except RuleBrokenError as error:
         return Elements([], error.problem)
@@ -93,6 +98,11 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
             pending.extend((child, depth + 1) for child in children)
     _check_unicode("".join(strings))
     return strings
+
+
+def _said(text: str) -> str:
+    """The answer without the reasoning that some servers put before it; a draft in there is not the answer."""
+    return text.rpartition(_END_OF_REASONING)[2] if _END_OF_REASONING in text else text
 
 
 def _check_size(text: str, expected: str) -> None:
@@ -139,7 +149,7 @@ def _whole_list(text: str) -> list[Any] | None:
 
 def _elements(text: str, position: int) -> Elements:
     found: list[Any] = []
-    while True:
+    while len(found) < MOST_ELEMENTS:
         gap = _GAP.match(text, position)
         position = gap.end() if gap else position
         number = len(found) + 1
@@ -153,6 +163,8 @@ def _elements(text: str, position: int) -> Elements:
         except RuleBrokenError as error:
             return Elements(found, error.problem._replace(turn=number))
         found.append(value)
+    message = f"The list has more than {MOST_ELEMENTS} elements; write a game of fewer turns."
+    return Elements(found, Problem(Rule.TOO_LONG, message, len(found)))
 
 
 def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:

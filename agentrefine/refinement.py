@@ -20,7 +20,7 @@ from agentrefine.teacher.prompts import (
     trajectory_messages,
 )
 from agentrefine.trajectory import DMTurn, PlayerTurn, Trajectory
-from agentrefine.verification import Verdict, verdict, verify_trajectory
+from agentrefine.verification import Verdict, no_answer, verdict, verify_trajectory
 
 
 class Dropped(BaseModel):
@@ -116,15 +116,16 @@ class _Sample:
         return 2 if self.script is None else 1
 
     def take(self, attempt: Attempt) -> None:
-        """Judge an answer and keep what is sound of it."""
-        if attempt.kind == "script":
+        """Judge an answer and keep what is sound of it. A call without an answer leaves everything as it was."""
+        unanswered = no_answer(attempt)
+        if not unanswered and attempt.kind == "script":
             self.script, self.problem = verify_script(attempt.text)
             self.script_attempt = attempt
             self.turns, self.writers = [], []
-        else:
+        elif not unanswered:
             self._take_turns(attempt)
         self.attempts.append(attempt)
-        self.verdicts.append(verdict(attempt, self.problem, turns_kept=len(self.turns)))
+        self.verdicts.append(verdict(attempt, unanswered or self.problem, turns_kept=len(self.turns)))
 
     def _take_turns(self, attempt: Attempt) -> None:
         if self.script is None:

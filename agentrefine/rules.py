@@ -21,6 +21,7 @@ class Rule(StrEnum):
         return member
 
     # any answer
+    NO_ANSWER = "no_answer", "the endpoint gave no answer: it failed in spite of all retries, or refused the prompt"
     EMPTY_ANSWER = "empty_answer", "the answer holds nothing"
     TOO_LONG = "too_long", "the answer has more characters than anything sensible needs"
     REFUSAL = "refusal", "the answer declines to write what was asked for"

@@ -16,6 +16,7 @@ from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.script import Script
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import Attempt
+from agentrefine.teacher.completion import NO_ANSWER
 from agentrefine.text_checks import check_turn_texts, has_doubtful_texts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse_turns
 
@@ -81,6 +82,7 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
     for attempt in attempts:
         if attempt.kind == "script":
             script, problem = verify_script(attempt.text)
+            problem = no_answer(attempt) or problem
             script_of = (attempt.persona_id, attempt.sample, attempt.call)
             yield verdict(attempt, problem, turns_kept=0)
             continue
@@ -91,7 +93,14 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
                 "run the synthesis stage again."
             )
         kept, problem = verify_trajectory(script, attempt.text, params)
-        yield verdict(attempt, problem, turns_kept=len(kept))
+        yield verdict(attempt, no_answer(attempt) or problem, turns_kept=len(kept))
+
+
+def no_answer(attempt: Attempt) -> Problem | None:
+    """The problem of a call that the endpoint did not answer; None of one that it did."""
+    if attempt.finish_reason not in NO_ANSWER:
+        return None
+    return Problem(Rule.NO_ANSWER, f"The call is {attempt.finish_reason}: the endpoint gave no answer to it.")
 
 
 def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdict:

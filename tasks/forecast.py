@@ -39,8 +39,8 @@ def tell_forecast(params: Params, personas: int) -> float:
     logger.info(found.sentence())
     create_markdown_artifact(found.sentence(), key="forecast")
     limit = params.teacher.max_cost
-    if limit is not None and found.cost is not None and found.cost.low > limit:
-        logger.warning("teacher.max_cost is $%.2f: the run will stop before it has asked for everything", limit)
+    if limit is not None and found.cost is not None and found.cost.value > limit:
+        logger.warning("teacher.max_cost is $%.2f: the run will probably stop before it has asked for all", limit)
     return later
 
 

@@ -1,19 +1,23 @@
 """The teacher as tasks use it: its server and shared numbers for a stage, one client for a task, several processes."""
 
+import asyncio
 import gc
+import os
 import signal
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Task, get_run_logger
+from prefect import Task, get_client, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from agentrefine.accounts import Account
@@ -46,6 +50,8 @@ OFFLINE_SOURCES = ("agentrefine.teacher.offline", "agentrefine.worlds")
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the shards: each look is a request to Prefect's server for each of them."""
 SAMPLES_PER_BATCH = 10_000
+SAMPLES_PER_SLOT = 6
+"""Of a shard, for each call that may be in flight."""
 SHARDS_AHEAD = 2
 """Shards that each process has been given, so that none waits for the next; more would only take memory."""
 
@@ -61,11 +67,13 @@ class Access:
         params: the teacher's section of params.yaml.
         offline: where the offline teacher listens, if it has a role.
         numbers: the file of the run's shared numbers.
+        owner: the process that runs the stage.
     """
 
     params: TeacherParams
     offline: OfflineAddress | None
     numbers: Path
+    owner: int
 
 
 @contextmanager
@@ -81,7 +89,7 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
         offline_teacher(params.offline) if params.uses_offline else nullcontext() as address,
     ):
         offline = OfflineAddress(address, offline_name(params, source_digest(*OFFLINE_SOURCES))) if address else None
-        access = Access(params, offline, Path(folder) / "numbers")
+        access = Access(params, offline, Path(folder) / "numbers", os.getpid())
         with run_numbers(access.numbers, params) as numbers:
             numbers["spent"] = spent
         yield access
@@ -95,8 +103,28 @@ async def open_teacher(access: Access) -> AsyncIterator[tuple[JournaledTeacher, 
         gc.collect()
         gc.freeze()
     with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
-        async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
-            yield teacher, numbers
+        watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
+        try:
+            async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
+                yield teacher, numbers
+        finally:
+            watch.cancel()
+
+
+async def _stop_without_owner(owner: int, numbers: SharedNumbers) -> None:
+    """Let no more calls go out once the process that runs the stage is dead: nobody counts what they cost."""
+    parent = os.getppid()
+    while owner == os.getpid() or (os.getppid() == parent and _is_alive(owner)):
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    numbers[STOPPED] = 1.0
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def in_order(
@@ -120,7 +148,11 @@ def in_order(
     """
     pending: deque[PrefectFuture[list[Result]]] = deque()
     shards = iter(shards)
-    with run_numbers(access.numbers, access.params) as numbers, _task_runner(access.params) as runner:
+    with (
+        run_numbers(access.numbers, access.params) as numbers,
+        _one_prefect_server(),
+        _task_runner(access.params) as runner,
+    ):
         try:
             while True:
                 for name, shard in islice(shards, params.teacher.processes * SHARDS_AHEAD - len(pending)):
@@ -132,6 +164,11 @@ def in_order(
                 yield pending.popleft().result()
         except BudgetSpentError as error:
             raise UserError(f"{error} {bar.done:,} of {bar.total:,} samples are done.") from error
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that asks the teacher was ended from outside, perhaps for want of memory; lower "
+                "teacher.processes or synthesis.shard_size and run the same command again: answers so far are kept."
+            ) from error
         finally:
             numbers[STOPPED] = 1.0
             for future in pending:  # those that a runner cancels may outlive it
@@ -139,6 +176,13 @@ def in_order(
         bar.reach(int(numbers[DONE]))
         paid, replayed = int(numbers[PAID]), int(numbers[REPLAYED])
         get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
+
+
+@contextmanager
+def _one_prefect_server() -> Iterator[None]:
+    """Let the processes report to the server that this one reports to, instead of each starting its own."""
+    with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
+        yield
 
 
 def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: SharedNumbers, bar: Progress) -> None:
@@ -180,8 +224,14 @@ def _leave_interrupts_to_the_parent() -> None:
 
 
 def shard_size(params: Params) -> int:
-    """Samples per task. What waits for the Batch API waits together, so that there are few batches."""
-    return params.synthesis.shard_size if params.teacher.transport == "chat" else SAMPLES_PER_BATCH
+    """Samples per task. What waits for the Batch API waits together, so that there are few batches.
+
+    A shard ends with its slowest call, so it holds several times as many samples as may be in flight.
+    """
+    if params.teacher.transport == "batch":
+        return SAMPLES_PER_BATCH
+    in_flight = params.teacher.concurrency // params.teacher.processes
+    return max(params.synthesis.shard_size, SAMPLES_PER_SLOT * in_flight)
 
 
 def tell_cost(what: str, account: Account) -> None:

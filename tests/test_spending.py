@@ -14,7 +14,7 @@ from agentrefine.synthesis import Attempt
 from agentrefine.teacher import endpoint
 from agentrefine.teacher.completion import Usage
 from agentrefine.teacher.journal import Journal
-from agentrefine.teacher.prices import Price, Prices, load_prices, total_cost
+from agentrefine.teacher.prices import Price, Prices, load_prices
 from agentrefine.teacher.shared_numbers import SharedNumbers
 from agentrefine.teacher.spending import SPENDING_NUMBERS, BudgetSpentError, Spending
 from agentrefine.teacher.throttle import STOPPED, StoppedError
@@ -151,7 +151,6 @@ def test_a_cost_that_is_not_known_is_unknown_and_never_nothing():
     assert known.figures()["cost_usd"] == pytest.approx(4e-6)
     assert unknown.figures()["cost_usd"] == unknown.figures_per(3)["cost_usd"] == UNKNOWN
     assert unknown.models_without_price == {"other"}
-    assert (total_cost([1.0, 2.0]), total_cost([1.0, None])) == (3.0, None)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The teacher's section of params.yaml."""
 
-from typing import Annotated, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -39,7 +39,11 @@ def _none_or_several(count: int) -> int:
 
 
 class RoleParams(Section):
-    """One role of the teacher: how its answers are sampled, and who takes it when that is not `teacher` itself."""
+    """One role of the teacher: how its answers are sampled, and who takes it when that is not `teacher` itself.
+
+    `extra_body` holds further keys of the request's body, such as `{reasoning_effort: low}`; one that is null leaves a
+    key of ours out, such as `{seed: null}` for a server that does not know it.
+    """
 
     temperature: Annotated[float, Field(ge=0, le=2)]
     max_tokens: Annotated[int, Field(gt=0)]
@@ -47,6 +51,7 @@ class RoleParams(Section):
     model: str | None = None
     api_key_env: KeyName | None = None
     structured_output: StructuredOutput | None = None
+    extra_body: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:
@@ -116,6 +121,7 @@ class TeacherParams(Section):
             structured_output=own.structured_output or self.structured_output,
             temperature=own.temperature,
             max_tokens=own.max_tokens,
+            extra_body=own.extra_body,
         )
 
     @property
@@ -138,6 +144,7 @@ class TeacherRole(NamedTuple):
     structured_output: StructuredOutput
     temperature: float
     max_tokens: int
+    extra_body: dict[str, Any]
 
     @property
     def is_offline(self) -> bool:

@@ -34,10 +34,9 @@ class Duplicates(NamedTuple):
 class DuplicateIndex:
     """The texts seen so far, by the Jaccard similarity of their shingles (`text.three_word_runs`, for one).
 
-    MinHash signatures are compared within the
-    candidates that locality-sensitive hashing proposes (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive
-    Datasets, chapter 3). A text that repeats another is not indexed itself, so a thousand copies cost no more than one.
-    Keeps about 3 KB per distinct text.
+    MinHash signatures are compared within the candidates that locality-sensitive hashing proposes (Broder 1997;
+    Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). A text that repeats another is not indexed
+    itself, so a thousand copies cost no more than one. Keeps about 3 KB per distinct text.
     """
 
     def __init__(self, similarity: float, shingles: Callable[[str], set[str]]) -> None:

@@ -14,8 +14,9 @@ from openai.types import Batch
 from agentrefine.errors import UserError
 from agentrefine.teacher.batch_ledger import BatchLedger, OpenBatch
 from agentrefine.teacher.completion import Answer, Request
-from agentrefine.teacher.endpoint import Endpoint, read_reply
+from agentrefine.teacher.endpoint import Endpoint
 from agentrefine.teacher.journal import Journal
+from agentrefine.teacher.reply import read_reply
 
 logger = logging.getLogger(__name__)
 

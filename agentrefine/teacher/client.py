@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 from agentrefine.errors import UserError
 from agentrefine.params.teacher import Role, TeacherParams, TeacherRole
 from agentrefine.teacher.batch import BatchTransport
-from agentrefine.teacher.completion import UNANSWERED, ChatMessage, Completion, Kind, Request, Usage
-from agentrefine.teacher.endpoint import Endpoint, Transport
+from agentrefine.teacher.completion import REFUSED, UNANSWERED, ChatMessage, Completion, Kind, Request, Usage
+from agentrefine.teacher.endpoint import LONGEST_OUTAGE_SECONDS, Endpoint, Transport
 from agentrefine.teacher.journal import Journal, KeptAnswer, Question, answer_id
 from agentrefine.teacher.prices import Price, Prices, load_prices
 from agentrefine.teacher.prompts import prompt_version
@@ -23,7 +23,7 @@ PAID, REPLAYED, DONE = "paid", "replayed", "done"
 """Shared numbers: calls that went to an endpoint, calls that the journal answered, samples done."""
 
 _WORST_BYTES_PER_TOKEN = 2
-"""Of a prompt, for the most that it can cost; texts have three to five."""
+"""Of a prompt, for the most that it is taken to cost; texts have three to five."""
 
 
 class OfflineAddress(NamedTuple):
@@ -92,7 +92,7 @@ class JournaledTeacher:
         """
         self._journal = journal
         self._numbers = numbers
-        self._spending = Spending(numbers, params.max_cost)
+        self._spending = Spending(numbers, params.max_cost, LONGEST_OUTAGE_SECONDS + 2 * params.timeout_seconds)
         self._asking: set[asyncio.Task[KeptAnswer]] = set()
         addresses = _endpoints(params)
         throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
@@ -148,6 +148,7 @@ class JournaledTeacher:
             structured_output=settings.structured_output,
             prompt_version=prompt_version(kind),
             sample=sample,
+            extra_body=settings.extra_body,
         ).key()
         kept = self._journal.find(key, settings.max_tokens)
         if kept:
@@ -171,13 +172,16 @@ class JournaledTeacher:
         """Pay for an answer and keep it; one that did not come is not kept, so that the next run asks again."""
         check_stopped(self._numbers)
         role = voice.role
-        request = Request(role.model, messages, role.temperature, role.max_tokens, sample)
+        request = Request(role.model, messages, role.temperature, role.max_tokens, sample, None, role.extra_body)
         reserved = voice.price.cost(_worst(request)) if voice.price else 0.0
         await self._spending.reserve(reserved)
         cost = 0.0
         try:
             request = request._replace(response_format=await voice.form.response_format(kind))
             answer = await voice.transport.ask(key, request)
+            if answer.finish_reason == REFUSED and request.response_format and role.structured_output == "auto":
+                # Some servers take the probe's schema and not every other one.
+                answer = await voice.transport.ask(key, request._replace(response_format=None))
             cost = voice.price.cost(answer.usage) if voice.price else 0.0
             if answer.finish_reason == UNANSWERED:
                 return KeptAnswer(answer_id(key, role.max_tokens), answer)
@@ -219,6 +223,6 @@ def _endpoints(params: TeacherParams) -> list[str]:
 
 
 def _worst(request: Request) -> Usage:
-    """More tokens than a call can take."""
+    """More tokens than a call takes, unless its prompt is of characters that tokenizers hardly know."""
     size = sum(len(message["content"].encode()) for message in request.messages)
     return Usage(prompt_tokens=size // _WORST_BYTES_PER_TOKEN, completion_tokens=request.max_tokens)

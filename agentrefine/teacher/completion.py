@@ -1,5 +1,6 @@
 """What a teacher is asked and what it answers: the contract between the stages and any endpoint."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from pydantic import BaseModel, ConfigDict
@@ -44,6 +45,7 @@ class Request(NamedTuple):
         model, messages, temperature, max_tokens: by OpenAI's names.
         seed: tells equal prompts apart.
         response_format: the form demanded, as OpenAI's API writes it; None for plain text.
+        extra_body: further keys of the body, before which ours yield; a key that is None is left out of the body.
     """
 
     model: str
@@ -52,11 +54,12 @@ class Request(NamedTuple):
     max_tokens: int
     seed: int
     response_format: dict[str, Any] | None = None
+    extra_body: Mapping[str, Any] = {}
 
     def body(self) -> dict[str, Any]:
         """The JSON body of the chat completions API."""
-        body = {name: value for name, value in self._asdict().items() if name != "response_format"}
-        return body if self.response_format is None else {**body, "response_format": self.response_format}
+        body = {name: value for name, value in self._asdict().items() if name != "extra_body"} | dict(self.extra_body)
+        return {name: value for name, value in body.items() if value is not None}
 
     @property
     def prompt_tokens(self) -> int:
@@ -70,7 +73,7 @@ class Answer(NamedTuple):
     Attributes:
         text: the answer, raw; empty when there was none.
         usage: tokens as the endpoint reports them.
-        finish_reason: `stop`, `length`, `content_filter`, ... as the endpoint reports it, or `UNANSWERED`.
+        finish_reason: `stop`, `length`, `content_filter`, ... as the endpoint reports it, `UNANSWERED` or `REFUSED`.
     """
 
     text: str
@@ -79,7 +82,12 @@ class Answer(NamedTuple):
 
 
 UNANSWERED = "unanswered"
-"""The finish reason of a call that failed after all its retries while others of the endpoint were answered."""
+"""The finish reason of a call that failed after all its retries though the endpoint answers others."""
+
+REFUSED = "refused"
+"""The finish reason of a call that the endpoint will not take though it takes others: too long, filtered, ..."""
+
+NO_ANSWER = (UNANSWERED, REFUSED)
 
 
 class Completion(BaseModel):

@@ -1,9 +1,10 @@
 """One OpenAI-compatible endpoint over HTTP: tries, retries, waits, and what cannot be mended in one sentence."""
 
 import asyncio
-import json
+import logging
 import os
 import random
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -12,28 +13,31 @@ from urllib.parse import urlsplit
 
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient, HttpxBinaryResponseContent
-from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
 from agentrefine.params.teacher import TeacherParams, TeacherRole
-from agentrefine.teacher.completion import UNANSWERED, Answer, ChatMessage, Request, Usage
+from agentrefine.teacher.completion import REFUSED, UNANSWERED, Answer, ChatMessage, Request, Usage
+from agentrefine.teacher.reply import read_reply
 from agentrefine.teacher.throttle import StoppedError, Throttle
 
-PROMPT_REFUSALS = ("content_filter", "content_policy_violation", "context_length_exceeded")
-"""Error codes that concern one prompt and not the endpoint: the sample gets an empty answer, the run goes on."""
+logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 900.0
 """An endpoint that asks for a longer pause is out of its quota rather than busy."""
 
+LONGEST_OUTAGE_SECONDS = 600.0
+"""How long an endpoint that has answered is waited for when it is down."""
+
+MOST_REFUSED_IN_A_ROW = 20
+"""Calls that an endpoint refuses one after the other until that is no matter of single prompts any more."""
+
+SECONDS_BETWEEN_GREETINGS = 5.0
+_GREETING_TOKENS = 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 8.0
 _Failure = openai.OpenAIError | TimeoutError
 _NO_USAGE = Usage(prompt_tokens=0, completion_tokens=0)
-
-
-class RequestRefusedError(UserError):
-    """The endpoint understands the call and will not take it as it is."""
 
 
 class Transport(Protocol):
@@ -56,77 +60,14 @@ class Transport(Protocol):
         ...
 
 
-class _Tokens(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    class Details(BaseModel):
-        model_config = ConfigDict(extra="ignore")
-
-        cached_tokens: int | None = None
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: Details | None = None
-
-
-class _Choice(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    class Message(BaseModel):
-        model_config = ConfigDict(extra="ignore")
-
-        content: object = None
-
-    message: Message
-    finish_reason: str | None = None
-
-
-class Reply(BaseModel):
-    """What we read of a chat completion's body."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    choices: list[_Choice]
-    usage: _Tokens | None = None
-
-    def answer(self, *, batch: bool) -> Answer | None:
-        """The answer in it; None when there is no choice."""
-        if not self.choices:
-            return None
-        choice = self.choices[0]
-        content = choice.message.content
-        return Answer(
-            _storable(content) if isinstance(content, str) else "",
-            self._usage(batch),
-            choice.finish_reason or "unknown",
-        )
-
-    def _usage(self, batch: bool) -> Usage:
-        tokens = self.usage or _Tokens()
-        details = tokens.prompt_tokens_details
-        return Usage(
-            prompt_tokens=max(0, tokens.prompt_tokens or 0),
-            completion_tokens=max(0, tokens.completion_tokens or 0),
-            cached_tokens=max(0, (details.cached_tokens if details else None) or 0),
-            batch=batch,
-        )
-
-
-def read_reply(body: bytes | str, *, batch: bool = False) -> Answer | None:
-    """The answer in a body; None when it is no chat completion: some gateways answer 200 with an error inside."""
-    try:
-        # Not model_validate_json: it refuses the lone halves of Unicode pairs that models write.
-        return Reply.model_validate(json.loads(body)).answer(batch=batch)
-    except (ValueError, RecursionError):
-        return None
-
-
 class Endpoint:
     """Sends calls one by one, as many at once as its throttle allows. Use it within one event loop.
 
     429, 5xx, time-outs, broken connections and bodies that are no completion are tried again with growing waits, or
-    after the pause that the endpoint asks for. A call that still fails while others are answered comes back as
-    `UNANSWERED`; when nothing is answered any more, not even a greeting, the endpoint is down, and that is an error.
+    after the pause that the endpoint asks for. When a call still fails, a greeting tells whether the endpoint is up: if
+    so, the call is tried a last time and comes back as `UNANSWERED`. An endpoint that has answered before is waited for
+    (`LONGEST_OUTAGE_SECONDS`); one that stays down is an error. A call that is refused as it is comes back as `REFUSED`
+    when the endpoint takes a greeting; when it takes none, or refuses many calls in a row, that is an error.
 
     Attributes:
         client: the HTTP client, also for the rest of the API.
@@ -153,6 +94,8 @@ class Endpoint:
         self._throttle = throttle
         self._answered = 0
         self._tokens_per_answer = 0.0
+        self._refused_in_a_row = 0
+        self._greeting = asyncio.Lock()
         self._limit_name = "max_tokens"
         self._closing = False
         self.calls_out: set[asyncio.Task[Any]] = set()
@@ -175,21 +118,20 @@ class Endpoint:
 
     async def ask(self, key: str, request: Request) -> Answer:
         """The endpoint's answer. See `Transport.ask`."""
-        answered_before = answered = self._answered
+        answered = self._answered
         failures = 0
+        last_try = False
         while True:
             limit_name = self._limit_name
             try:
                 answer = await self._try(request)
             except (openai.OpenAIError, TimeoutError) as error:
-                if isinstance(error, openai.BadRequestError):
-                    if error.code in PROMPT_REFUSALS:
-                        return Answer("", _NO_USAGE, error.code)
-                    if limit_name == "max_tokens" and "max_completion_tokens" in str(error):
-                        self._limit_name = "max_completion_tokens"  # what OpenAI calls it for its reasoning models
-                        continue
+                refused = isinstance(error, openai.BadRequestError)
+                if refused and limit_name == "max_tokens" and "max_completion_tokens" in str(error):
+                    self._limit_name = "max_completion_tokens"  # what OpenAI calls it for its reasoning models
+                    continue
                 if not _may_pass(error):
-                    raise self.meaning(error) from error
+                    return await self._refused(request, error)
                 # A busy endpoint that goes on answering others will come to this call too.
                 failures += not (isinstance(error, openai.RateLimitError) and self._answered > answered)
                 answered = self._answered
@@ -197,21 +139,49 @@ class Endpoint:
             else:
                 if answer is not None:
                     self._answered += 1
+                    self._refused_in_a_row = 0
                     return answer
                 failures, problem = failures + 1, None
+            if last_try:
+                return Answer("", _NO_USAGE, UNANSWERED)
             if failures > self._max_retries:
-                if self._answered > answered_before or await self._is_up(request):
-                    return Answer("", _NO_USAGE, UNANSWERED)
-                raise self.meaning(problem) from problem
-            await self._throttle.sleep(_backoff(failures))
+                if not await self._comes_back(request):
+                    raise self.meaning(problem) from problem
+                last_try = True
+            else:
+                await self._throttle.sleep(_backoff(failures))
+
+    async def _refused(self, request: Request, error: _Failure) -> Answer:
+        """No answer, where it is this call that the endpoint will not take; else the error is raised."""
+        own = isinstance(error, openai.APIStatusError) and error.status_code in (400, 413, 422)
+        self._refused_in_a_row += 1
+        if not own or self._refused_in_a_row > MOST_REFUSED_IN_A_ROW or not await self._is_up(request):
+            raise self.meaning(error) from error
+        logger.warning("%s refuses a call: %s", self._base_url, self._told(error))
+        return Answer("", _NO_USAGE, REFUSED)
+
+    async def _comes_back(self, request: Request) -> bool:
+        """Whether the endpoint is up, or, when it has answered before, comes back soon enough."""
+        deadline = time.monotonic() + (LONGEST_OUTAGE_SECONDS if self._answered else 0.0)
+        answered = self._answered
+        async with self._greeting:  # one call waits for all
+            while self._answered == answered and not await self._is_up(request):
+                if time.monotonic() >= deadline:
+                    return False
+                await self._throttle.sleep(SECONDS_BETWEEN_GREETINGS)
+        return True
 
     async def _is_up(self, request: Request) -> bool:
-        """Whether the endpoint answers a greeting, so that what fails is the call that failed so often."""
+        """Whether the endpoint answers a greeting."""
         greeting: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
+        small = request._replace(messages=greeting, response_format=None, max_tokens=_GREETING_TOKENS)
         try:
-            return await self._try(request._replace(messages=greeting, response_format=None)) is not None
+            if await self._try(small) is None:
+                return False
         except (openai.OpenAIError, TimeoutError):
             return False
+        self._answered += 1
+        return True
 
     async def _try(self, request: Request) -> Answer | None:
         """One try; None when what came back is no completion."""
@@ -225,7 +195,7 @@ class Endpoint:
                 self._throttle.overloaded(sent)
                 raise
             except openai.APIStatusError as error:
-                if error.status_code == 429 or "retry-after" in error.response.headers:
+                if error.status_code in (402, 429) or "retry-after" in error.response.headers:
                     self._throttle.overloaded(sent, self._pause_asked_for(error))
                 raise
             answer = read_reply(raw_answer)
@@ -262,7 +232,7 @@ class Endpoint:
 
     def _pause_asked_for(self, error: openai.APIStatusError) -> float:
         seconds = _retry_after(error.response.headers)
-        if seconds > LONGEST_WAIT_SECONDS or error.code == "insufficient_quota":
+        if seconds > LONGEST_WAIT_SECONDS or error.code == "insufficient_quota" or error.status_code == 402:
             raise UserError(
                 f"{self._where}: its quota is spent ({self._told(error)}); add to it, or wait, and run again: "
                 "answers so far are kept."
@@ -278,10 +248,7 @@ class Endpoint:
 
     def meaning(self, error: _Failure | None) -> UserError:
         """What an error means for the user, in one sentence and without the key; None: an answer that is none."""
-        told = f"{self._where}: {self._advice(error)}"
-        if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
-            return RequestRefusedError(told)
-        return UserError(told)
+        return UserError(f"{self._where}: {self._advice(error)}")
 
     async def sleep(self, seconds: float) -> None:
         """Wait; raise `StoppedError` as soon as the run is ending."""
@@ -374,8 +341,3 @@ def _waited_in_vain(error: _Failure | None) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def _storable(text: str) -> str:
-    """The text with lone halves of Unicode pairs, which no file can hold, replaced by question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from agentrefine.errors import UserError
 from agentrefine.teacher.completion import Answer, ChatMessage, Usage
@@ -47,6 +47,7 @@ class Question(NamedTuple):
         kind, structured_output: what the answer must hold, and how that is asked for.
         prompt_version: of the texts that the prompt is made of.
         sample: as in `Teacher.complete`.
+        extra_body: further keys of the request's body.
     """
 
     endpoint: str
@@ -57,6 +58,7 @@ class Question(NamedTuple):
     structured_output: str
     prompt_version: str
     sample: int
+    extra_body: Mapping[str, Any] = {}
 
     def key(self) -> str:
         """SHA-256 of the question as canonical JSON."""

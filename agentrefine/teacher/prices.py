@@ -1,6 +1,5 @@
 """What calls cost: a table of prices, and nothing for a model that is not in it."""
 
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -82,13 +81,3 @@ def load_prices(path: str | None) -> Prices:
         raise UserError(
             f"{where}: {first_problem(error)} Write it in the form of agentrefine/teacher/prices.yaml."
         ) from error
-
-
-def total_cost(costs: Iterable[float | None]) -> float | None:
-    """The sum of costs; None as soon as one is unknown."""
-    total = 0.0
-    for cost in costs:
-        if cost is None:
-            return None
-        total += cost
-    return total

@@ -1,10 +1,12 @@
 """The money of a run: what calls have cost, and a limit that no call may take it beyond."""
 
+import time
+
 from agentrefine.errors import UserError
 from agentrefine.teacher.shared_numbers import SharedNumbers
 from agentrefine.teacher.throttle import sleep_unless_stopped
 
-SPENDING_NUMBERS = ("spent", "reserved")
+SPENDING_NUMBERS = ("spent", "reserved", "settled_at")
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -16,26 +18,29 @@ class Spending:
     """What the calls of all processes have cost, in US dollars, kept below a limit.
 
     Before a call goes out, the most that it can cost is reserved; its real cost takes that place when it is answered.
-    So the limit is never passed as long as the endpoint counts what it bills. Answers from the journal count too: the
-    limit is one for the data set, and a rerun does not begin at zero.
+    So the limit is not passed as long as the endpoint counts what it bills, and bills no call that timed out or broke.
+    Answers from the journal count too: the limit is one for the data set, and a rerun does not begin at zero.
     """
 
-    def __init__(self, numbers: SharedNumbers, max_cost: float | None) -> None:
+    def __init__(self, numbers: SharedNumbers, max_cost: float | None, patience: float) -> None:
         """Join the other processes.
 
         Args:
             numbers: made with `SPENDING_NUMBERS` among its names.
             max_cost: the limit; None for no limit.
+            patience: seconds in which some call ends as long as any is in flight.
         """
         self._numbers = numbers
         self._max_cost = max_cost
+        self._patience = patience
 
     async def reserve(self, most: float) -> None:
         """Wait until `most` is free, which calls in flight may set free.
 
         Raises:
-            BudgetSpentError: it is not, and no call is in flight any more.
-            StoppedError: the run is ending. What a process had reserved that died is never set free.
+            BudgetSpentError: it is not, and no call is in flight any more; or none has ended for so long that what is
+                reserved must be that of a process that died.
+            StoppedError: the run is ending.
         """
         while not self._reserved(most):
             await sleep_unless_stopped(self._numbers, _SECONDS_BETWEEN_LOOKS)
@@ -45,6 +50,7 @@ class Spending:
         with self._numbers.locked() as numbers:
             numbers["reserved"] = max(0.0, numbers["reserved"] - reserved)
             numbers["spent"] += cost
+            numbers["settled_at"] = time.monotonic()
 
     def _reserved(self, most: float) -> bool:
         with self._numbers.locked() as numbers:
@@ -52,7 +58,8 @@ class Spending:
             if self._max_cost is None or spent + reserved + most <= self._max_cost:
                 numbers["reserved"] = reserved + most
                 return True
-        if reserved > 1e-9:  # what rounding leaves is no call
+            idle = time.monotonic() - (numbers["settled_at"] or time.monotonic())
+        if reserved > 1e-9 and idle < self._patience:  # what rounding leaves is no call
             return False
         raise BudgetSpentError(
             f"teacher.max_cost: {spent:.2f} of {self._max_cost:.2f} US dollars are spent, and the next call could cost "

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
 from agentrefine.params.teacher import TeacherRole
-from agentrefine.teacher.completion import UNANSWERED, Kind, Request, Usage
-from agentrefine.teacher.endpoint import Endpoint, RequestRefusedError
+from agentrefine.teacher.completion import REFUSED, UNANSWERED, Kind, Request, Usage
+from agentrefine.teacher.endpoint import Endpoint
 from agentrefine.teacher.shared_numbers import SharedNumbers
 
 logger = logging.getLogger(__name__)
@@ -92,10 +92,9 @@ class JsonForm:
             seed=0,
             response_format=response_format,
         )
-        try:
-            answer = await self._endpoint.ask("probe", probe)
-        except RequestRefusedError as refusal:
-            return f"it is refused: {refusal}"
+        answer = await self._endpoint.ask("probe", probe)
+        if answer.finish_reason == REFUSED:
+            return "it is refused"
         if answer.finish_reason == UNANSWERED:
             return "a call that demands it fails, and others are answered"
         self._paid(answer.usage)
