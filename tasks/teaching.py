@@ -1,5 +1,6 @@
 """The teacher as tasks use it: its server and shared numbers for a stage, one client for a task, several processes."""
 
+import gc
 import signal
 import tempfile
 from collections import deque
@@ -42,7 +43,8 @@ JOURNAL = Path("data/journal/answers.sqlite")
 OFFLINE_SOURCES = ("agentrefine.teacher.offline", "agentrefine.worlds")
 """What decides the offline teacher's answers; its old answers are not replayed when that has changed."""
 
-SECONDS_BETWEEN_LOOKS = 0.3
+SECONDS_BETWEEN_LOOKS = 1.0
+"""At the shards: each look is a request to Prefect's server for each of them."""
 SAMPLES_PER_BATCH = 10_000
 SHARDS_AHEAD = 2
 """Shards that each process has been given, so that none waits for the next; more would only take memory."""
@@ -88,6 +90,10 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
 @asynccontextmanager
 async def open_teacher(access: Access) -> AsyncIterator[tuple[JournaledTeacher, SharedNumbers]]:
     """A client of the teacher, with the journal open, and the run's shared numbers."""
+    if gc.get_freeze_count() == 0:
+        # What is loaded now, Prefect's modules above all, stays: 200,000 objects in which no garbage need be sought.
+        gc.collect()
+        gc.freeze()
     with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
         async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
             yield teacher, numbers

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from prefect_server import prefect_api
 
 from flows.workspace import apply_overrides
 
@@ -30,7 +31,7 @@ SMALL = {
 class ProjectCopy:
     """A copy of the project and the commands that a user would give in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, own_server: bool = False) -> None:
         self.folder = folder
         home = folder / ".prefect" / "home"
         home.mkdir(parents=True)
@@ -42,10 +43,15 @@ class ProjectCopy:
             "PYTHONPATH": str(folder),
         }
         self.environment.pop("PREFECT_API_URL", None)
+        if not own_server:
+            self.environment["PREFECT_API_URL"] = prefect_api()
 
     @classmethod
-    def make(cls, folder: Path, **overrides: object) -> "ProjectCopy":
-        """Copy what git would clone, and shrink the settings."""
+    def make(cls, folder: Path, *, own_server: bool = False, **overrides: object) -> "ProjectCopy":
+        """Copy what git would clone, and shrink the settings.
+
+        With `own_server` each command starts a Prefect server for itself, as it does for a user without one.
+        """
         listed = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.splitlines()
@@ -54,7 +60,7 @@ class ProjectCopy:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, folder / name)
         (folder / "dvc.lock").unlink(missing_ok=True)
-        copy = cls(folder)
+        copy = cls(folder, own_server=own_server)
         copy.set_params(**{**SMALL, **overrides})
         copy.git("init", "-q")
         copy.commit("start")

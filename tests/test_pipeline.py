@@ -23,7 +23,7 @@ STAGES = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     """A project that the pipeline has been run in once."""
-    copy = ProjectCopy.make(tmp_path_factory.mktemp("project"))
+    copy = ProjectCopy.make(tmp_path_factory.mktemp("project"), own_server=True)
     done = copy.stage("pipeline")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (copy.folder / "first_run.txt").write_text(done.stdout)

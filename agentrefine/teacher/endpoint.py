@@ -147,6 +147,7 @@ class Endpoint:
         """
         self._role = role
         self._base_url = base_url
+        self._url = f"{base_url.rstrip('/')}/chat/completions"  # whole: the client need not join it for each call
         self._timeout = params.timeout_seconds
         self._max_retries = params.max_retries
         self._throttle = throttle
@@ -244,7 +245,7 @@ class Endpoint:
             async with asyncio.timeout(self._timeout):  # the client's own limit is one for each read
                 # Not chat.completions.create: it walks through its arguments for a sixth of a call's processor time.
                 raw = await self.client.post(
-                    "/chat/completions",
+                    self._url,
                     body=self.body(request),
                     options={"security": {"bearer_auth": True}},
                     cast_to=HttpxBinaryResponseContent,
