@@ -19,8 +19,8 @@ export TOKENIZERS_PARALLELISM := false
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	python -m flows.pipeline
 
-test: $(INSTALLED) ## all tests, the slow ones too
-	python -m pytest -q $(PYTEST_ARGS)
+test: $(INSTALLED) ## all tests, the slow ones too, in two processes
+	python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	ruff check .

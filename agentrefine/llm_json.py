@@ -102,7 +102,8 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
 
 def _said(text: str) -> str:
     """The answer without the reasoning that some servers put before it; a draft in there is not the answer."""
-    return text.rpartition(_END_OF_REASONING)[2] if _END_OF_REASONING in text else text
+    begins_with_json = text.lstrip()[0] in "{[`"
+    return text if begins_with_json or _END_OF_REASONING not in text else text.rpartition(_END_OF_REASONING)[2]
 
 
 def _check_size(text: str, expected: str) -> None:

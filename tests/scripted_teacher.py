@@ -7,7 +7,7 @@ from typing import Any
 
 from agentrefine.params import Params, load_params
 from agentrefine.params.teacher import Role
-from agentrefine.teacher.completion import ChatMessage, Completion, Kind, Usage
+from agentrefine.teacher.completion import UNANSWERED, ChatMessage, Completion, Kind, Usage
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 
@@ -22,9 +22,12 @@ def params(**changes: Any) -> Params:
 
 
 class ScriptedTeacher:
-    """Answers with the given texts, one a call; for many samples at once, with those of the call's persona."""
+    """Answers with the given texts, one a call; for many samples at once, with those of the call's persona.
 
-    def __init__(self, *texts: str, by_persona: dict[str, Iterable[str]] | None = None) -> None:
+    None is a call that the endpoint does not answer.
+    """
+
+    def __init__(self, *texts: str | None, by_persona: dict[str, Iterable[str]] | None = None) -> None:
         self._texts = iter(texts)
         self._by_persona = {name: iter(said) for name, said in (by_persona or {}).items()}
         self.prompts: list[str] = []
@@ -41,7 +44,7 @@ class ScriptedTeacher:
         return Completion(
             id=f"answer-{len(self.prompts)}",
             model="scripted",
-            text=text,
+            text=text or "",
             usage=Usage(prompt_tokens=10, completion_tokens=5),
-            finish_reason="stop",
+            finish_reason="stop" if text is not None else UNANSWERED,
         )

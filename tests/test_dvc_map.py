@@ -34,7 +34,7 @@ TYPES_ONLY = {
     "verification": {"agentrefine/synthesis.py"},
     "refinement": set(),
     "base_model": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/offline/process.py"},
-    "quality_gate": {"agentrefine/synthesis.py"},
+    "quality_gate": {"agentrefine/synthesis.py", "agentrefine/teacher/completion.py"},
     "tuning": {"agentrefine/script.py", "agentrefine/trajectory.py"},
     "evaluation": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/completion.py"},
     "endpoint_evaluation": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/completion.py"},

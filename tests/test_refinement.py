@@ -23,7 +23,7 @@ TOO_CLEAN = game_text(GOOD_STEPS[1:])
 SPOILED = json.dumps([*game()[:7], player(8, "go to cellar"), dm(9, "parameter"), *game()[9:]])
 
 
-def run(*texts: str, budget: int = 4):
+def run(*texts: str | None, budget: int = 4):
     """The end of a sample for which the teacher says `texts`, and the teacher."""
     teacher = ScriptedTeacher(*texts)
     settings_ = params(refinement__call_budget=budget)
@@ -49,6 +49,17 @@ def test_what_passes_at_first_needs_no_further_call():
     assert trajectory.calls == ["answer-1", "answer-2"]
     assert (trajectory.persona_id, trajectory.persona, trajectory.sample) == ("p1", "A tester.", 0)
     assert trajectory.teacher == "scripted"
+
+
+def test_a_call_without_an_answer_costs_a_call_and_changes_nothing():
+    refined, teacher = run(None, script_text(), SPOILED, None, json.dumps(game()[7:]), budget=5)
+    assert rules(refined) == ["no_answer", "", "false_alarm", "no_answer", ""]
+    assert [verdict.turns_kept for verdict in refined.verdicts] == [0, 0, 7, 7, 11]
+    assert teacher.prompts[1] == teacher.prompts[0], "the script is asked for again, without feedback"
+    assert teacher.prompts[4] == teacher.prompts[3], "the rest of the game is asked for again, with the same feedback"
+    dropped, _ = run(None, None, None)
+    assert isinstance(dropped.outcome, Dropped)
+    assert dropped.outcome.rule == "no_answer"
 
 
 def test_a_spoiled_game_is_continued_after_its_sound_turns():

@@ -108,7 +108,7 @@ def test_who_waits_for_money_of_a_process_that_died_ends_with_the_run(tmp_path):
         numbers["reserved"] = 8.0
 
         async def work() -> None:
-            waiting = asyncio.create_task(Spending(numbers, 10.0).reserve(5.0))
+            waiting = asyncio.create_task(Spending(numbers, 10.0, patience=60).reserve(5.0))
             await asyncio.sleep(0.3)
             assert not waiting.done()
             numbers[STOPPED] = 1.0

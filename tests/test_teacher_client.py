@@ -12,6 +12,7 @@ from chat_server import ChatServer, answer, error
 
 from agentrefine.errors import UserError
 from agentrefine.teacher.client import JournaledTeacher, run_numbers
+from agentrefine.teacher.completion import REFUSED
 from agentrefine.teacher.journal import Journal
 
 
@@ -163,17 +164,36 @@ def test_odd_answers_are_kept_as_text(journal, content, text):
     assert (completion.text, completion.finish_reason) == (text, "unknown")
 
 
-@pytest.mark.parametrize("code", ["content_filter", "context_length_exceeded"])
-def test_a_refused_prompt_is_an_empty_answer_of_one_sample(journal, code):
+@pytest.mark.parametrize(("status", "code"), [(400, "content_filter"), (400, None), (413, None), (422, "400")])
+def test_a_refused_prompt_is_an_empty_answer_of_one_sample(journal, status, code):
     def reply(number, request):
-        return error(400, code=code) if request["seed"] == 1 else answer()
+        return error(status, code=code) if request["seed"] == 1 else answer()
 
     with ChatServer(reply) as server:
         asked = ask(server, journal, questions(3))
-        ask(server, journal, questions(3))
-    assert asked.texts == ["hello", "", "hello"]
-    assert asked.completions[1].finish_reason == code
-    assert len(server.requests) == 3
+        again = ask(server, journal, questions(3))
+    assert asked.texts == again.texts == ["hello", "", "hello"]
+    assert asked.completions[1].finish_reason == REFUSED
+    greetings = [request for request in server.requests if request["messages"][0]["content"] == "Hello!"]
+    assert (len(server.requests), len(greetings)) == (4, 1)
+
+
+def test_an_endpoint_that_refuses_every_prompt_ends_the_run(journal):
+    def reply(number, request):
+        return answer() if request["messages"][0]["content"] == "Hello!" else error(400, "no")
+
+    with ChatServer(reply) as server, pytest.raises(UserError, match=r"refuses the call \(.*no"):
+        ask(server, journal, questions(60))
+
+
+def test_extra_keys_go_into_the_body_and_null_leaves_one_out(journal):
+    with ChatServer(lambda number, request: answer()) as server:
+        ask(server, journal, script={"extra_body": {"reasoning_effort": "low", "seed": None}})
+        ask(server, journal)
+    first, second = server.requests
+    assert first["reasoning_effort"] == "low"
+    assert "seed" not in first
+    assert "seed" in second, "another body is another question"
 
 
 def test_answers_in_flight_are_kept_when_the_work_is_given_up(journal, tmp_path):

@@ -1,5 +1,6 @@
 """One endpoint on a bad day: what is tried again, what is given up, and what is said."""
 
+import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,9 @@ from chat_server import ChatServer, Trickle, answer, error
 from agentrefine.errors import UserError
 from agentrefine.teacher import endpoint
 from agentrefine.teacher.completion import UNANSWERED
-from agentrefine.teacher.endpoint import _retry_after, read_reply
+from agentrefine.teacher.endpoint import _retry_after
 from agentrefine.teacher.journal import Journal
+from agentrefine.teacher.reply import read_reply
 
 
 @pytest.fixture(autouse=True)
@@ -225,3 +227,50 @@ def test_tokens_that_are_not_counted_are_none(usage):
     read = read_reply(body)
     assert read is not None
     assert (read.usage.prompt_tokens, read.usage.completion_tokens, read.usage.cached_tokens) == (0, 0, 0)
+
+
+def test_an_outage_is_waited_out_by_an_endpoint_that_has_answered(journal, monkeypatch):
+    monkeypatch.setattr(endpoint, "SECONDS_BETWEEN_GREETINGS", 0.1)
+    down_until = []
+
+    def reply(number, request):
+        if number == 4:
+            down_until.append(time.monotonic() + 6)
+        return error(500) if down_until and time.monotonic() < down_until[0] else answer()
+
+    with ChatServer(reply) as server:
+        asked = ask(server, journal, questions(30), concurrency=2, max_retries=1)
+    assert asked.texts == ["hello"] * 30
+
+
+def test_an_endpoint_that_stays_down_ends_the_run(journal, monkeypatch):
+    monkeypatch.setattr(endpoint, "SECONDS_BETWEEN_GREETINGS", 0.1)
+    monkeypatch.setattr(endpoint, "LONGEST_OUTAGE_SECONDS", 1.0)
+    with (
+        ChatServer(lambda number, request: answer() if number < 4 else error(500)) as server,
+        pytest.raises(UserError, match="still fails after 1 retries"),
+    ):
+        ask(server, journal, questions(30), concurrency=2, max_retries=1)
+
+
+def test_odd_counts_do_not_cost_a_paid_answer(journal):
+    odd = {"prompt_tokens": 10**20, "completion_tokens": "many", "prompt_tokens_details": [1]}
+    body = answer("paid") | {"usage": odd}
+    with ChatServer(lambda number, request: body) as server:
+        asked = ask(server, journal, questions(3))
+    assert asked.texts == ["paid"] * 3
+    assert asked.completions[0].usage.completion_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None, "refusal": "I cannot."}, "I cannot."),
+        ({"content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}, 3]}, "one two"),
+        ({"content": {"a": 1}}, ""),
+    ],
+)
+def test_refusals_and_parts_are_read(message, text):
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "\ud83d"}]})
+    assert read_reply(body).text == text
+    assert read_reply(body).finish_reason == "?"

@@ -174,7 +174,7 @@ class Endpoint:
     async def _is_up(self, request: Request) -> bool:
         """Whether the endpoint answers a greeting."""
         greeting: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
-        small = request._replace(messages=greeting, response_format=None, max_tokens=_GREETING_TOKENS)
+        small = request._replace(messages=greeting, response_format=None, max_tokens=_GREETING_TOKENS, seed=0)
         try:
             if await self._try(small) is None:
                 return False
