@@ -235,7 +235,14 @@ def shard_size(params: Params) -> int:
 
 
 def tell_cost(what: str, account: Account) -> None:
-    """Log what calls have cost, or why that is not known."""
+    """Log what calls have cost, or why that is not known, and how many had no answer."""
+    if account.unanswered:
+        get_run_logger().warning(
+            "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks for them again",
+            what,
+            account.unanswered,
+            account.calls,
+        )
     if account.cost is None:
         get_run_logger().warning(
             "%s: cost unknown, no price for %s; give one in a file that teacher.prices names",
