@@ -238,7 +238,7 @@ def tell_cost(what: str, account: Account) -> None:
     """Log what calls have cost, or why that is not known, and how many had no answer."""
     if account.unanswered:
         get_run_logger().warning(
-            "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks for them again",
+            "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks them again",
             what,
             account.unanswered,
             account.calls,
