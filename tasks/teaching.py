@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 import tempfile
+import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -214,13 +216,24 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
         return dask
     if params.processes == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    return ProcessPoolTaskRunner(max_workers=params.processes, initializer=_leave_interrupts_to_the_parent)
+    return ProcessPoolTaskRunner(
+        max_workers=params.processes, initializer=_prepare_process, initargs=(params.timeout_seconds,)
+    )
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal: the parent tells the others, so that answers on the way are kept."""
+def _prepare_process(seconds_for_calls: float) -> None:
+    """Leave Ctrl-C, which reaches all processes of a terminal, to the parent, and end some time after it has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the servers that Prefect starts in them
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the processes that it may start
+    threading.Thread(target=_end_after_parent, args=(os.getppid(), seconds_for_calls), daemon=True).start()
+
+
+def _end_after_parent(parent: int, seconds_for_calls: float) -> None:
+    """End this process when its parent is dead and the calls that were out have had their time to come back."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    time.sleep(seconds_for_calls)
+    os._exit(1)
 
 
 def shard_size(params: Params) -> int:
