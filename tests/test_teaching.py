@@ -252,3 +252,33 @@ def test_an_interrupted_run_ends_soon_and_the_next_one_goes_on(
         run(project, *STAGES)
         assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
     assert without_ids(project) == without_ids(finished[0])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_sends_no_more_calls_and_the_next_one_loses_none(
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int
+) -> None:
+    """SIGKILL of the stage's own process only, as the system does it when memory is short."""
+    in_flight = 4
+    with teacher(tmp_path, "--latency", "0.4") as witness:
+        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": in_flight}
+        project = project_at(tmp_path / "project", witness.base_url, **ways)
+        running = subprocess.Popen(
+            [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=project.environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(witness.answered) < 8 and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.05)
+        running.kill()
+        running.wait(30)
+        time.sleep(4)
+        sent = len(witness.answered)
+        assert 8 <= sent <= 8 + 4 * in_flight
+        time.sleep(2)
+        assert len(witness.answered) == sent, "nobody goes on asking"
+        kept = journaled(project)
+        assert kept >= sent - in_flight, "only answers on their way may be lost"
+        run(project, *STAGES)
+        assert len(witness.answered) - len(set(witness.answered)) == sent - kept
+    assert without_ids(project) == without_ids(finished[0])
