@@ -157,6 +157,14 @@ def test_calls_that_failed_inside_a_batch_are_asked_one_by_one(serve, journal, b
     assert {completion.usage.batch for completion in asked.completions} == {True, False}
 
 
+def test_a_batch_without_a_single_answer_is_not_asked_again_at_the_full_price(serve, journal):
+    faulty = FAULTLESS.model_copy(update={"wire_faults": 1.0, "wire_fault_kinds": ["server_error"]})
+    endpoint = serve(params=faulty)
+    with pytest.raises(UserError, match=r"none of the 24 calls of batch .* was answered"):
+        ask(endpoint, journal, 24)
+    assert endpoint.by_chat() == 0
+
+
 def test_what_an_expired_batch_did_not_come_to_is_asked_one_by_one(serve, journal, by_chat):
     endpoint = serve("--batch-seconds", "60", "--batch-window-seconds", "1")
     asked = ask(endpoint, journal, 12)
@@ -188,10 +196,9 @@ def test_a_cancelled_batch_is_asked_one_by_one(serve, journal, by_chat):
     assert endpoint.batches()[0]["status"] in ("cancelled", "cancelling")
 
 
-def test_calls_go_into_several_batches_by_size(serve, journal, by_chat, monkeypatch):
-    monkeypatch.setattr(batches, "MOST_LINES", 5)
+def test_calls_go_into_several_batches_by_size(serve, journal, by_chat):
     endpoint = serve()
-    assert ask(endpoint, journal, 12).texts == by_chat
+    assert ask(endpoint, journal, 12, batch_calls=5).texts == by_chat
     assert sorted(batch["request_counts"]["total"] for batch in endpoint.batches()) == [2, 5, 5]
 
 

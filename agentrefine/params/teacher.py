@@ -88,6 +88,7 @@ class TeacherParams(Section):
     api_key_env: KeyName
     structured_output: StructuredOutput
     transport: Literal["chat", "batch"]
+    batch_calls: Annotated[int, Field(gt=0, le=50_000)]
     timeout_seconds: Annotated[float, Field(gt=0)]
     max_retries: Annotated[int, Field(ge=0)]
     concurrency: Annotated[int, Field(gt=0)]

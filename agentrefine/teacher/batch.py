@@ -20,9 +20,10 @@ from agentrefine.teacher.reply import read_reply
 
 logger = logging.getLogger(__name__)
 
-MOST_LINES = 20_000
 MOST_BYTES = 90_000_000
-"""Of one batch; OpenAI takes 50,000 lines and 200 MB."""
+"""Of one batch; OpenAI takes 200 MB."""
+MOST_UNANSWERED = 20
+"""Calls in a batch without any answer that are asked one by one; more have a common cause."""
 GATHER_SECONDS = 1.0
 """A batch goes out when no call has been added for so long."""
 _FIRST_POLL_SECONDS = 1.0
@@ -43,14 +44,16 @@ class BatchTransport:
     within its day, is asked call by call.
     """
 
-    def __init__(self, endpoint: Endpoint, journal: Journal, name: str) -> None:
+    def __init__(self, endpoint: Endpoint, journal: Journal, name: str, most_calls: int) -> None:
         """Find the open batches of an earlier run.
 
         Args:
             endpoint: whose Batch API it is, and who answers what failed there.
             journal: where the answers and the batches are kept.
             name: tells the endpoint, the model and the account apart from others of this journal.
+            most_calls: of one batch.
         """
+        self._most_calls = most_calls
         self._endpoint = endpoint
         self._journal = journal
         self._ledger = BatchLedger(journal.path, name)
@@ -115,7 +118,7 @@ class BatchTransport:
                 self._hand_over(key, kept.answer)
                 continue
             length = len(self._line(key, request))
-            if portion and (len(portion) == MOST_LINES or size + length > MOST_BYTES):
+            if portion and (len(portion) == self._most_calls or size + length > MOST_BYTES):
                 yield portion
                 portion, size = {}, 0
             portion[key] = request
@@ -176,6 +179,12 @@ class BatchTransport:
             told = "; ".join(str(problem.message) for problem in problems[:3]) or "it does not say why"
             raise UserError(
                 f"teacher.transport: the endpoint refuses batch {ended.id} ({told}); correct it, or set it to chat."
+            )
+        if ended and ended.status == "completed" and not answered and len(batch.calls) >= MOST_UNANSWERED:
+            raise UserError(
+                f"teacher.transport: none of the {len(batch.calls)} calls of batch {ended.id} was answered, so they "
+                f"are not asked one by one at the full price; read its error file ({ended.error_file_id}), correct the "
+                "teacher section of params.yaml or set the transport to chat."
             )
         if ended:
             logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))

@@ -108,7 +108,9 @@ class JournaledTeacher:
                 throttle = throttles[addresses.index(role.base_url)]
                 endpoint = endpoints[who] = Endpoint(role, base_url, params, throttle)
                 by_batch = params.transport == "batch"
-                transport = BatchTransport(endpoint, journal, " ".join(who)) if by_batch else endpoint
+                transport = (
+                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if by_batch else endpoint
+                )
                 self._transports[endpoint] = transport
             endpoint = endpoints[who]
             price = _price(prices, role.model, params.max_cost)
