@@ -55,14 +55,18 @@ def pilot_personas(personas: Iterable[Persona], count: int) -> list[Persona]:
     return heapq.nsmallest(count, personas, key=lambda persona: short_hash("pilot", persona.id))
 
 
-def forecast(pilot: Sequence[PersonaAccount], personas: int) -> Forecast:
+def forecast(pilot: Sequence[PersonaAccount], personas: int, paid: float | None) -> Forecast:
     """What `personas` personas will take, from what the first of them took.
 
     Args:
         pilot: at least two accounts.
         personas: how many there are, those of the pilot included.
+        paid: what the pilot itself cost in US dollars, which is more than its accounts say where the rest goes through
+            the Batch API; None when it is not known.
     """
     costs = [account.cost_usd for account in pilot if account.cost_usd is not None]
+    known = paid is not None and len(costs) == len(pilot)
+    extra = paid - sum(costs) if paid is not None else 0.0
     return Forecast(
         pilot=len(pilot),
         personas=personas,
@@ -70,7 +74,7 @@ def forecast(pilot: Sequence[PersonaAccount], personas: int) -> Forecast:
         prompt_tokens=_total([account.prompt_tokens for account in pilot], personas),
         completion_tokens=_total([account.completion_tokens for account in pilot], personas),
         kept=_at_most(_total([account.kept for account in pilot], personas), personas * pilot[0].samples),
-        cost=_total(costs, personas) if len(costs) == len(pilot) else None,
+        cost=Expected(*(number + extra for number in _total(costs, personas))) if known else None,
     )
 
 

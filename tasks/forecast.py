@@ -56,7 +56,9 @@ def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
     later = Account(prices)
     for known, sample in zip(first, refined, strict=True):
         later.add_all(sample.attempts[len(known) :])
-    return forecast(accounts, personas), later.cost or 0.0
+    whole = Account(prices)
+    whole.add_all(attempt for sample in refined for attempt in sample.attempts)
+    return forecast(accounts, personas, whole.cost), later.cost or 0.0
 
 
 @task(name="pilot", version=VERSION, cache_policy=NO_CACHE)

@@ -33,7 +33,7 @@ def test_the_interval_holds_the_true_total_about_as_often_as_it_says(pilot):
     held = 0
     for _ in range(600):
         costs = [cost() for _ in range(300)]
-        found = forecast([account(number, cost) for number, cost in enumerate(costs[:pilot])], 300)
+        found = forecast([account(number, cost) for number, cost in enumerate(costs[:pilot])], 300, sum(costs[:pilot]))
         assert found.cost is not None
         held += found.cost.low <= sum(costs) <= found.cost.high
     assert 0.92 <= held / 600 <= 0.98
@@ -41,7 +41,7 @@ def test_the_interval_holds_the_true_total_about_as_often_as_it_says(pilot):
 
 def test_figures_add_up():
     pilot = [account(0, 1.0, 10, 3), account(1, 3.0, 14, 5)]
-    found = forecast(pilot, 20)
+    found = forecast(pilot, 20, sum(account.cost_usd for account in pilot))
     assert (found.pilot, found.personas) == (2, 20)
     assert found.cost is not None
     assert found.cost.value == pytest.approx(40.0)
@@ -53,18 +53,18 @@ def test_figures_add_up():
 
 
 def test_when_all_is_known_nothing_is_uncertain():
-    found = forecast([account(0, 1.0), account(1, 3.0)], 2)
+    found = forecast([account(0, 1.0), account(1, 3.0)], 2, 4.0)
     assert found.cost == (4.0, 4.0, 4.0)
 
 
 def test_an_unknown_price_makes_the_cost_unknown_and_not_nothing():
-    found = forecast([account(0, 1.0), account(1, None)], 20)
+    found = forecast([account(0, 1.0), account(1, None)], 20, None)
     assert found.cost is None
     assert "cost unknown, as a price is not known" in found.sentence()
 
 
 def test_the_sentence_tells_all_figures():
-    said = forecast([account(0, 1.0), account(1, 3.0)], 2000).sentence()
+    said = forecast([account(0, 1.0), account(1, 3.0)], 2000, 4.0).sentence()
     assert said.startswith("forecast for 2,000 personas from a pilot of 2 (95% intervals): cost $4,000.00 [$4.00, $")
     for figure in ("20,000", "2,000,000", "200,000", "6,000 [6"):
         assert figure in said
@@ -76,3 +76,10 @@ def test_the_pilot_is_drawn_alike_in_every_order_of_the_file():
     assert len(drawn) == 8
     assert {persona.id for persona in pilot_personas(reversed(personas), 8)} == drawn
     assert drawn != {str(number) for number in range(8)}
+
+
+def test_a_pilot_that_was_paid_in_full_counts_in_full_though_the_rest_goes_by_batch():
+    half_price = [account(0, 1.0), account(1, 1.0)]
+    found = forecast(half_price, 10, paid=4.0)
+    assert found.cost is not None
+    assert found.cost.value == pytest.approx(4.0 + 8 * 1.0)

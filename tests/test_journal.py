@@ -41,6 +41,7 @@ def test_the_key_covers_all_that_can_change_an_answer():
         QUESTION._replace(structured_output="text"),
         QUESTION._replace(prompt_version="script 2"),
         QUESTION._replace(sample=1),
+        QUESTION._replace(extra_body={"reasoning_effort": "low"}),
     ]
     assert len({question.key() for question in [QUESTION, *others]}) == 1 + len(QUESTION._fields) + 1
     assert QUESTION._replace(messages=[{"content": "hi", "role": "user"}]).key() == QUESTION.key()

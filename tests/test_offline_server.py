@@ -234,7 +234,7 @@ def test_the_server_stops_when_the_block_is_left_by_an_exception():
 def test_the_server_ends_when_its_parent_is_killed():
     program = (
         "import time\n"
-        "from agentrefine.params import OfflineTeacher\n"
+        "from agentrefine.params.teacher import OfflineTeacher\n"
         "from agentrefine.teacher.offline import offline_teacher\n"
         f"with offline_teacher(OfflineTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
         "    print(url, flush=True)\n"

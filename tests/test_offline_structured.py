@@ -69,14 +69,14 @@ def test_a_script_in_json_mode_stands_without_markdown(
 
 def test_a_game_becomes_an_object_where_the_schema_has_turns(structured: openai.OpenAI):
     for seed in range(10):
-        text = ask(structured, trajectory_messages(GAME), seed, response_format=schema(TURNS_SCHEMA))
+        text = ask(structured, trajectory_messages(BAKER, GAME), seed, response_format=schema(TURNS_SCHEMA))
         answer = json.loads(text)
         assert list(answer) == ["turns"]
         assert verify_trajectory(GAME, json.dumps(answer["turns"]), DEMANDS).problem is None
 
 
 def test_a_game_stays_a_list_where_nothing_else_is_wanted(structured: openai.OpenAI):
-    text = ask(structured, trajectory_messages(GAME), response_format={"type": "json_object"})
+    text = ask(structured, trajectory_messages(BAKER, GAME), response_format={"type": "json_object"})
     assert isinstance(json.loads(text), list)
 
 
@@ -87,7 +87,8 @@ def test_bad_games_stay_bad_in_a_schema():
         openai.OpenAI(base_url=url, api_key="none") as client,
     ):
         texts = [
-            ask(client, trajectory_messages(GAME), seed, response_format=schema(TURNS_SCHEMA)) for seed in range(60)
+            ask(client, trajectory_messages(BAKER, GAME), seed, response_format=schema(TURNS_SCHEMA))
+            for seed in range(60)
         ]
     cut_off = [text for text in texts if text.startswith('{"turns": [') and not text.endswith("]}")]
     prose = [text for text in texts if text.startswith("DM :")]

@@ -77,6 +77,11 @@ def run(project: ProjectCopy, *stages: str) -> str:
     return said
 
 
+def heed_interrupts() -> None:
+    """A job that a shell has put into the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def journaled(project: ProjectCopy) -> int:
     with sqlite3.connect(project.folder / "data/journal/answers.sqlite") as journal:
         count = journal.execute("SELECT count(*) FROM answers").fetchone()[0]
@@ -235,6 +240,7 @@ def test_an_interrupted_run_ends_soon_and_the_next_one_goes_on(
         running = subprocess.Popen(
             [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=alone,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            preexec_fn=heed_interrupts,
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while len(witness.answered) < 8 and time.monotonic() < deadline and running.poll() is None:

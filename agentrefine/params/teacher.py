@@ -38,6 +38,10 @@ def _none_or_several(count: int) -> int:
     return count
 
 
+OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
+"""Keys of a request's body that decide what is asked and what it costs."""
+
+
 class RoleParams(Section):
     """One role of the teacher: how its answers are sampled, and who takes it when that is not `teacher` itself.
 
@@ -52,6 +56,13 @@ class RoleParams(Section):
     api_key_env: KeyName | None = None
     structured_output: StructuredOutput | None = None
     extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _extra_body_adds(self) -> Self:
+        ours = sorted(OURS & self.extra_body.keys())
+        if ours:
+            raise ValueError(f"extra_body must not hold {ours[0]}, which has a place of its own in params.yaml")
+        return self
 
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:

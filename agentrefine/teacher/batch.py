@@ -140,7 +140,11 @@ class BatchTransport:
         batch = batch._replace(batch_id=await self._create(client, file.id, batch.token))
         self._ledger.keep(batch)
         self._open.append(batch)
-        logger.info("batch %s: %d calls submitted", batch.batch_id, len(calls))
+        logger.warning(
+            "batch %s: %d calls submitted, which may take a day; the program may be stopped and run again meanwhile",
+            batch.batch_id,
+            len(calls),
+        )
 
     async def _create(self, client: AsyncOpenAI, file_id: str, token: str) -> str:
         """Make a batch and return its id; where the reply was lost, look for it before it is made again."""
