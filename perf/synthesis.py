@@ -41,6 +41,10 @@ SECONDS_BETWEEN_SAMPLES = 0.1
 MIB = 2**20
 
 
+MOST_PROBES = 2
+"""Calls by which the stage finds out which form of JSON the server honours."""
+
+
 class Sample(NamedTuple):
     """What a client's processes have used: seconds of processor, bytes of memory of the largest and of all."""
 
@@ -178,7 +182,7 @@ def measure(command: Command, workload: Workload, latency: float) -> Figures:
             raise SystemExit(f"{' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
         with urllib.request.urlopen(f"{base_url}/counts") as answer:
             counts = json.load(answer)
-    if counts["answered"] != 2 * workload.personas:
+    if not 0 <= counts["answered"] - 2 * workload.personas <= MOST_PROBES:
         raise SystemExit(f"{' '.join(arguments)}: {counts['answered']} calls instead of {2 * workload.personas}")
     cpu = _cpu_at(samples, counts["last_answer"]) - _cpu_at(samples, counts["first_arrival"])
     return Figures(
