@@ -40,7 +40,7 @@ def start_prefect() -> None:
 
 
 def exit_with_sentence(body: Callable[[], object]) -> None:
-    """Run `body`; end the process with status 1 and one sentence if it raises `UserError`."""
+    """Run `body`; end with one sentence and status 1 if it raises `UserError`, 130 if it is interrupted (Ctrl-C)."""
     logging.getLogger("prefect.flow_runs").addFilter(_no_traceback_of_user_errors)
     logging.getLogger("prefect.task_runs").addFilter(_no_traceback_of_user_errors)
     try:
@@ -48,11 +48,14 @@ def exit_with_sentence(body: Callable[[], object]) -> None:
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command again to go on: what the teacher has answered is kept.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _no_traceback_of_user_errors(record: logging.LogRecord) -> bool:
-    """A user's mistake is told in one sentence; the stack says nothing that helps."""
-    if record.exc_info and isinstance(record.exc_info[1], UserError):
+    """A user's mistake, or wish to stop, is told in one sentence; the stack says nothing that helps."""
+    if record.exc_info and isinstance(record.exc_info[1], UserError | KeyboardInterrupt):
         record.exc_info = None
         record.exc_text = None
     return True
