@@ -46,7 +46,7 @@ def tell_forecast(params: Params, personas: int) -> float:
 
 def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
     """The forecast for `personas` personas, and what the pilot's calls after its first games have cost."""
-    # A batch takes up to a day; the pilot's calls go out one by one, and only the rest is counted at the price of batches.
+    # A batch takes up to a day; the pilot's calls go out one by one; the rest counts at the price of batches.
     batch = params.teacher.transport == "batch"
     one_by_one = params.teacher.model_copy(update={"transport": "chat", "processes": 1})
     with access_to(one_by_one) as access:
