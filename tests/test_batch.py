@@ -37,12 +37,6 @@ def _quick(monkeypatch):
     monkeypatch.setattr(batches, "_FIRST_POLL_SECONDS", 0.1)
 
 
-@pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "answers.sqlite") as opened:
-        yield opened
-
-
 class Endpoint:
     """An offline teacher with a Batch API, and what its log says."""
 

@@ -28,12 +28,6 @@ def _key(monkeypatch):
     monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.02)
 
 
-@pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "answers.sqlite") as opened:
-        yield opened
-
-
 def limited(server: ChatServer, folder: Path, max_cost: float, **changes: object) -> TeacherParams:
     """An endpoint whose answers may take up to 10 dollars each."""
     prices = price_list(folder, m=DOLLAR_A_TOKEN)

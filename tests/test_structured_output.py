@@ -14,7 +14,6 @@ from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
 from agentrefine.llm_json import load_list
 from agentrefine.teacher import endpoint
-from agentrefine.teacher.journal import Journal
 from agentrefine.teacher.shots import script_pool, trajectory_pool
 
 FRUIT = json.dumps({"answer": "apple"})
@@ -25,12 +24,6 @@ HONOURED = json.dumps({"answer": "agentrefine"})
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.02)
-
-
-@pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "answers.sqlite") as opened:
-        yield opened
 
 
 def form(request: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from agentrefine.errors import UserError
 from agentrefine.teacher import endpoint
 from agentrefine.teacher.completion import UNANSWERED
 from agentrefine.teacher.endpoint import _retry_after
-from agentrefine.teacher.journal import Journal
 from agentrefine.teacher.reply import read_reply
 
 
@@ -23,12 +22,6 @@ from agentrefine.teacher.reply import read_reply
 def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
-
-
-@pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "answers.sqlite") as opened:
-        yield opened
 
 
 BAD_REPLIES = {

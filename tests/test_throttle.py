@@ -22,12 +22,6 @@ def _key(monkeypatch):
 
 
 @pytest.fixture
-def journal(tmp_path):
-    with Journal(tmp_path / "answers.sqlite") as opened:
-        yield opened
-
-
-@pytest.fixture
 def numbers(tmp_path):
     with SharedNumbers(tmp_path / "numbers", [STOPPED, *throttle_numbers(0)]) as shared:
         yield shared
