@@ -79,9 +79,10 @@ def check_free(name: str, port: int, option: str) -> None:
 
 
 def serve(prefect_port: int, mlflow_port: int) -> None:
-    """Start everything and wait until interrupted.
+    """Start everything and wait until one of the servers ends or the user interrupts.
 
     Raises:
+        KeyboardInterrupt: the user's way to end it.
         UserError: a port is taken or a server does not start.
     """
     check_free("prefect-server", prefect_port, "--prefect-port")
@@ -116,6 +117,14 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
         raise UserError(f"A server has ended; the logs are in {LOGS}.")
 
 
+def serve_until_interrupted(prefect_port: int, mlflow_port: int) -> None:
+    """`serve`, for which an interruption is the regular end and no failure."""
+    try:
+        serve(prefect_port, mlflow_port)
+    except KeyboardInterrupt:
+        print("\nStopped.")
+
+
 def _deploy(prefect: list[str], environment: dict[str, str]) -> None:
     """Create the work pool and register the deployments."""
     for command in (
@@ -139,10 +148,7 @@ def main() -> None:
     ports = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # a background process starts with SIGINT ignored
-    try:
-        exit_with_sentence(lambda: serve(ports.prefect_port, ports.mlflow_port))
-    except KeyboardInterrupt:
-        print("\nStopped.")
+    exit_with_sentence(lambda: serve_until_interrupted(ports.prefect_port, ports.mlflow_port))
 
 
 if __name__ == "__main__":
