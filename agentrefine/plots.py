@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agentrefine.files import atomic_write
-from agentrefine.params import BASE
+from agentrefine.params.tuning import BASE
 from agentrefine.report_inputs import Bar, CurvePoint, ProgressPoint
 
 COLOURS = {

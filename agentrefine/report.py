@@ -13,7 +13,8 @@ from agentrefine.agent.episode import Episode
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write
 from agentrefine.metrics import Comparison, Rate
-from agentrefine.params import BASE, Params
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from agentrefine.plots import label
 from agentrefine.report_inputs import BenchmarkSummary, CallCounts, Project, Results
 

@@ -12,7 +12,8 @@ from agentrefine.agent.episode import Episode
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, read_jsonl
 from agentrefine.metrics import Comparison, Rate, compare
-from agentrefine.params import BASE, Params
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate import GateResult
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

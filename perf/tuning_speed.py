@@ -17,7 +17,8 @@ from trl import SFTTrainer
 
 from agentrefine.conversation import Sample
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.params import TuningParams, load_params
+from agentrefine.params import load_params
+from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning import sft
 from agentrefine.tuning.trainer import tune
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 
-from agentrefine.params import BASE, Params
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from tasks import tracking
 from tasks.progress import progress
 

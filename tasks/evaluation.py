@@ -14,7 +14,8 @@ from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash, write_json, write_jsonl
 from agentrefine.metrics import summarise
-from agentrefine.params import BASE, Endpoint, EvaluationParams, Params
+from agentrefine.params import Endpoint, EvaluationParams, Params
+from agentrefine.params.tuning import BASE
 from agentrefine.report import episodes_to_read
 from agentrefine.report_inputs import Project, flat_metrics, model_summary, notable_episodes
 from tasks import tracking

@@ -5,7 +5,8 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
-from agentrefine.params import BASE, Params
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from agentrefine.quality.benchmark_texts import all_benchmark_texts
 from agentrefine.quality.held_out import held_out
 

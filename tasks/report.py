@@ -5,7 +5,8 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
-from agentrefine.params import BASE, Params
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from agentrefine.report import write_report as write_files
 from agentrefine.report_inputs import Project, Results
 from tasks import evaluation, registry, tracking, tuning

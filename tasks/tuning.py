@@ -3,13 +3,14 @@
 import csv
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
-from agentrefine.params import BASE, Params, Variant
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE, Variant
 from agentrefine.report_inputs import read_curve
 from tasks import tracking
 from tasks.progress import progress
@@ -34,18 +35,20 @@ def tune_variant(variant: str, params: Params) -> None:
     from agentrefine.tuning.trainer import tune
     from tasks.live_curve import LiveCurve, LiveProgress
 
-    if variant not in params.tuning.variants:
-        known = ", ".join(get_args(Variant))
-        raise UserError(f"tuning.variants in params.yaml does not name {variant!r}; add it there, as one of {known}.")
-    if not (DATA_SET / "train.jsonl").is_file():
-        raise UserError(f"{DATA_SET}: there is no data set; run the stage quality_gate, which writes it if it passes.")
+    chosen = _variant(variant, params)
+    data_set = Path(chosen.data_set)
+    if not (data_set / "train.jsonl").is_file():
+        raise UserError(
+            f"{data_set}: there is no data set (train.jsonl and validation.jsonl); run the stage that writes it "
+            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set."
+        )
     out = MODELS / variant
     with (
         tracking.live_run(variant, params.tracking) as live,
         progress(f"tuning {variant}", 100, "percent", bar=False) as done,
     ):
         callbacks = [LiveCurve(variant, live, params.tracking), LiveProgress(done)]
-        result = tune(variant, DATA_SET, MODELS / BASE, out, params.tuning, params.seed, callbacks)
+        result = tune(chosen.loss, data_set, MODELS / BASE, out, params.tuning, params.seed, callbacks)
         _write_results(variant, result)
     get_run_logger().info(
         "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",
@@ -68,11 +71,17 @@ def log_results(variant: str, run_id: str, params: Params) -> None:
     tracking.log_tuning(
         run_id,
         params,
-        data_set=DATA_SET / "train.jsonl",
+        data_set=Path(_variant(variant, params).data_set) / "train.jsonl",
         curve=read_curve(REPORTS / variant / "loss_curve.csv", variant),
         metrics=dict(_numbers(figures)),
         folder=MODELS / variant,
     )
+
+
+def _variant(name: str, params: Params) -> Variant:
+    if name not in params.tuning.variants:
+        raise UserError(f"tuning.variants in params.yaml does not name {name!r}; add it, with its loss and data set.")
+    return params.tuning.variants[name]
 
 
 def _write_results(variant: str, result: "TuningResult") -> None:

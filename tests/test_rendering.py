@@ -7,11 +7,11 @@ from transformers import PreTrainedTokenizerFast
 
 from agentrefine.conversation import Message, opening, reply_text
 from agentrefine.errors import UserError
-from agentrefine.params import Variant
+from agentrefine.params.tuning import Loss
+from agentrefine.tuning.masking import apply_loss
 from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.show_mask import colour
 from agentrefine.tuning.tokenizer import build_tokenizer
-from agentrefine.tuning.variants import apply_variant
 
 EXPERT_1 = reply_text("the key is in the box , so i open it", "open box")
 MISTAKE_1 = reply_text("the lamp is here", "take lamp")
@@ -32,7 +32,7 @@ CONVERSATION = [
     Message(role="assistant", content=EXPERT_2, loss=True),
 ]
 
-TRAINED: dict[Variant, list[str]] = {
+TRAINED: dict[Loss, list[str]] = {
     "refinement": [EXPERT_1, REFINE, EXPERT_2],
     "with_erroneous_loss": [EXPERT_1, MISTAKE_1, MISTAKE_2, REFINE, EXPERT_2],
     "without_refinement_loss": [EXPERT_1, EXPERT_2],
@@ -45,16 +45,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(["lamp", "key", "box", "open", "take"], [m.content for m in CONVERSATION] * 5)
 
 
-@pytest.mark.parametrize("variant", get_args(Variant))
-def test_trained_spans_are_the_assistants_texts_with_their_end_of_turn(tokenizer, variant):
-    rendered = render(tokenizer, CONVERSATION, variant)
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_trained_spans_are_the_assistants_texts_with_their_end_of_turn(tokenizer, loss):
+    rendered = render(tokenizer, CONVERSATION, loss)
     trained = [tokenizer.decode(rendered.ids[s.start : s.end]) for s in rendered.spans if s.trained]
-    assert trained == [f"{text}<|end|>" for text in TRAINED[variant]]
+    assert trained == [f"{text}<|end|>" for text in TRAINED[loss]]
 
 
-@pytest.mark.parametrize("variant", get_args(Variant))
-def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, variant):
-    rendered = render(tokenizer, CONVERSATION, variant)
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, loss):
+    rendered = render(tokenizer, CONVERSATION, loss)
     inside = {i for s in rendered.spans if s.trained for i in range(s.start, s.end)}
     assert len(rendered.labels) == len(rendered.ids)
     for i, (token, label) in enumerate(zip(rendered.ids, rendered.labels, strict=True)):
@@ -63,28 +63,28 @@ def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, variant)
 
 
 def test_mistakes_stay_in_the_context_unless_cut_out(tokenizer):
-    for variant in get_args(Variant):
-        text = tokenizer.decode(render(tokenizer, CONVERSATION, variant).ids)
-        assert (MISTAKE_1 in text) == (variant != "without_refinement_data")
-        assert ("the lamp is not here ." + "<|end|>" in text) == (variant != "without_refinement_data")
+    for loss in get_args(Loss):
+        text = tokenizer.decode(render(tokenizer, CONVERSATION, loss).ids)
+        assert (MISTAKE_1 in text) == (loss != "without_refinement_data")
+        assert ("the lamp is not here ." + "<|end|>" in text) == (loss != "without_refinement_data")
 
 
 def test_cutting_mistakes_out_keeps_the_observation_before_them():
-    cut = apply_variant(CONVERSATION, "without_refinement_data")
+    cut = apply_loss(CONVERSATION, "without_refinement_data")
     assert [m.role for m in cut] == ["user", "assistant"] + ["user", "assistant"] * (len(cut) // 2 - 1)
     before = next(i for i, m in enumerate(cut) if m.content == REFINE) - 1
     assert cut[before].content == "the box is open ."
 
 
 def test_a_mistake_at_the_end_is_cut_with_nothing_left_behind():
-    cut = apply_variant([*CONVERSATION[:4], *CONVERSATION[4:6]], "without_refinement_data")
+    cut = apply_loss([*CONVERSATION[:4], *CONVERSATION[4:6]], "without_refinement_data")
     assert cut[-1].content == EXPERT_1
 
 
 def test_the_acknowledgement_is_never_trained(tokenizer):
     eager = [m.model_copy(update={"loss": True}) if m.role == "assistant" else m for m in CONVERSATION]
-    for variant in get_args(Variant):
-        rendered = render(tokenizer, eager, variant)
+    for loss in get_args(Loss):
+        rendered = render(tokenizer, eager, loss)
         assert not rendered.spans[0].trained
         assert tokenizer.decode(rendered.ids[rendered.spans[0].start]) == "OK"
 

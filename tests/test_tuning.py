@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from agentrefine.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file, write_jsonl
-from agentrefine.params import TuningParams, load_params
+from agentrefine.params import load_params
+from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.base_model import make_reference, make_tiny_base, tiny_tokenizer
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
 from agentrefine.tuning.optimizer import make_optimizer
@@ -189,7 +190,7 @@ def test_full_tuning_learns_saves_and_reloads_exactly(base, data_set, tmp_path):
     model, tokenizer = load_tuned(tmp_path / "full")
     assert result.validation_loss == pytest.approx(_validation_loss(model, tokenizer), abs=1e-5)
     card = read_card(tmp_path / "full")
-    assert card["variant"] == "refinement"
+    assert card["loss"] == "refinement"
     assert card["base_digest"] == model_digest(base)
     assert set(card["data_set_sha256"]) == {"train.jsonl", "validation.jsonl"}
 

@@ -2,22 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
-from agentrefine.params.base import KeyName, Section, Share, bare_address
+from agentrefine.params.base import KeyName, Section, bare_address
 from agentrefine.params.quality_gate import QualityGateParams
 from agentrefine.params.teacher import TeacherParams
-
-Variant = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
-"""A tuned model, named after its loss (paper, section 3.3 and the ablations of section 4)."""
-
-BASE = "base"
-"""The name of the untuned model among the models that are evaluated."""
+from agentrefine.params.tuning import BASE, BaseModelParams, Mix, Name, TuningParams
 
 
 class Personas(Section):
@@ -47,81 +42,6 @@ class RefinementParams(Section):
     call_budget: Annotated[int, Field(ge=2)]
 
 
-class TinyModel(Section):
-    """The base model that is made on the spot: a Llama with tied embeddings, by transformers' names where it has one.
-
-    The learning rate is AdamW's (embeddings and norms), `muon_learning_rate` is Muon's (hidden matrices).
-    """
-
-    hidden_size: Annotated[int, Field(gt=0)]
-    intermediate_size: Annotated[int, Field(gt=0)]
-    layers: Annotated[int, Field(gt=0)]
-    heads: Annotated[int, Field(gt=0)]
-    max_length: Annotated[int, Field(gt=0)]
-    pretraining_tokens: Annotated[int, Field(gt=0)]
-    batch_tokens: Annotated[int, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    muon_learning_rate: Annotated[float, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> Self:
-        if self.hidden_size % (2 * self.heads):
-            raise ValueError("hidden_size must be an even multiple of heads")
-        return self
-
-
-class BaseModelParams(Section):
-    """The model that is tuned.
-
-    `chat_template` names a jinja file that replaces the tokenizer's own template; null keeps that one, or takes ours
-    where there is none.
-    """
-
-    path: str
-    chat_template: str | None
-    tiny: TinyModel
-
-    @property
-    def is_tiny(self) -> bool:
-        """Whether the base is made here instead of loaded."""
-        return self.path == "tiny"
-
-
-class LoraParams(Section):
-    """Low-rank adaptation, by PEFT's names."""
-
-    rank: Annotated[int, Field(gt=0)]
-    alpha: Annotated[int, Field(gt=0)]
-    dropout: Share
-    target_modules: str | list[str]
-
-
-class TuningParams(Section):
-    """How a variant is tuned, by TRL's and transformers' names where they have one.
-
-    `muon_learning_rate` null means AdamW for every parameter. `decay_share` is the share of the steps over which
-    `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped from the end of longer games.
-    """
-
-    variants: Annotated[list[Variant], Field(min_length=1)]
-    method: Literal["full", "lora"]
-    lora: LoraParams
-    epochs: Annotated[int, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    muon_learning_rate: Annotated[float, Field(gt=0)] | None
-    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"]
-    decay_share: Share
-    warmup_steps: Annotated[int, Field(ge=0)]
-    max_grad_norm: Annotated[float, Field(gt=0)]
-    batch_tokens: Annotated[int, Field(gt=0)]
-    gradient_accumulation_steps: Annotated[int, Field(gt=0)]
-    cpu_processes: Annotated[int, Field(gt=0)]
-    activation_checkpointing: bool
-    packing: bool
-    max_length: Annotated[int, Field(gt=0)]
-    precision: Literal["auto", "fp32", "bf16"]
-
-
 class Endpoint(Section):
     """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
 
@@ -133,8 +53,8 @@ class Endpoint(Section):
 class EvaluationParams(Section):
     """Who plays what, and for how long."""
 
-    endpoints: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Endpoint]
-    models: Annotated[list[Literal["base"] | Variant], Field(min_length=1)]
+    endpoints: dict[Name, Endpoint]
+    models: Annotated[list[Name], Field(min_length=1)]
     benchmarks: Annotated[list[str], Field(min_length=1)]
     episodes: Annotated[int, Field(gt=0)]
     max_steps: Annotated[int, Field(gt=0)]
@@ -167,6 +87,7 @@ class Params(Section):
     refinement: RefinementParams
     quality_gate: QualityGateParams
     base_model: BaseModelParams
+    mix: dict[Name, Mix]
     tuning: TuningParams
     evaluation: EvaluationParams
     report: ReportParams
@@ -176,6 +97,8 @@ class Params(Section):
     def _models_are_tuned(self) -> Self:
         if BASE not in self.evaluation.models:
             raise ValueError("evaluation.models must hold base, which the others are compared with")
+        if BASE in self.tuning.variants:
+            raise ValueError("tuning.variants: base is the name of the untuned model; rename it")
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")

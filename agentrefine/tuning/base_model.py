@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentrefine.conversation import instructions, opening, reply_text
 from agentrefine.files import atomic_folder, short_hash, write_json
-from agentrefine.params import BaseModelParams, TinyModel
+from agentrefine.params.tuning import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
 from agentrefine.tuning.corpus import PlainText, plain_texts
 from agentrefine.tuning.loss import labelled_loss

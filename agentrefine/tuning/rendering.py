@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from agentrefine.conversation import Message
 from agentrefine.errors import UserError
-from agentrefine.params import Variant
-from agentrefine.tuning.variants import apply_variant
+from agentrefine.params.tuning import Loss
+from agentrefine.tuning.masking import apply_loss
 
 MASKED = -100
 """The label of a token that is not trained (torch's `ignore_index`)."""
@@ -50,16 +50,16 @@ class Rendered(NamedTuple):
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], variant: Variant, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], loss: Loss, max_length: int | None = None
 ) -> Rendered:
-    """The ids and labels that `variant` trains on.
+    """The ids and labels that `loss` trains on.
 
     Turns that do not fit into `max_length` tokens are dropped whole, from the end.
 
     Raises:
         UserError: the chat template or the tokenizer does not keep prefixes, or marks no end of a turn.
     """
-    chosen = apply_variant(messages, variant)
+    chosen = apply_loss(messages, loss)
     full = _template(tokenizer, chosen)
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoded["input_ids"]

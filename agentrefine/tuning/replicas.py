@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from torch import distributed
 
 from agentrefine.errors import UserError
-from agentrefine.params import TuningParams
+from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.models import load_base
 from agentrefine.tuning.samples import RenderingCounts
 from agentrefine.tuning.sft import make_trainer, weights_dtype, with_adapter

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
-from agentrefine.params import Variant
+from agentrefine.params.tuning import Loss
 from agentrefine.tuning.rendering import render
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -43,7 +43,7 @@ class RenderingCounts(BaseModel):
 
 
 def rendered_rows(
-    file: Path, tokenizer: PreTrainedTokenizerBase, variant: Variant, max_length: int, cache: Path
+    file: Path, tokenizer: PreTrainedTokenizerBase, loss: Loss, max_length: int, cache: Path
 ) -> tuple[Dataset, RenderingCounts]:
     """The rows (`input_ids`, `labels`) of a file of samples, kept under the folder `cache`.
 
@@ -55,7 +55,7 @@ def rendered_rows(
 
     def rows() -> Iterator[dict[str, list[int]]]:
         for sample in read_jsonl(file, Sample):
-            rendered = render(tokenizer, sample.messages(), variant, longest_possible)
+            rendered = render(tokenizer, sample.messages(), loss, longest_possible)
             counts.turns_dropped += rendered.dropped_turns
             if not rendered.trained_tokens:
                 counts.samples_dropped += 1

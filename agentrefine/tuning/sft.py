@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from agentrefine.params import TuningParams
+from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.samples import RenderingCounts
@@ -52,13 +52,7 @@ def with_adapter(model: PreTrainedModel, base: str | Path, params: TuningParams,
     if params.method == "full":
         return model
     torch.manual_seed(seed)
-    lora = LoraConfig(
-        r=params.lora.rank,
-        lora_alpha=params.lora.alpha,
-        lora_dropout=params.lora.dropout,
-        target_modules=params.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
+    lora = LoraConfig(task_type="CAUSAL_LM", **params.lora.model_dump())
     return get_peft_model(model, lora)
 
 

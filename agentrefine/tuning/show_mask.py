@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
-from agentrefine.params import Variant
+from agentrefine.params.tuning import Loss
 from agentrefine.tuning.models import load_tokenizer
 from agentrefine.tuning.rendering import Rendered, render
 
@@ -48,13 +48,13 @@ def main() -> int:
     )
     parser.add_argument("--number", type=int, default=1, help="which sample, from 1")
     parser.add_argument("--model", default="models/base", help="whose tokenizer (a folder or a hub id)")
-    parser.add_argument("--variant", choices=get_args(Variant), default="refinement")
+    parser.add_argument("--loss", choices=get_args(Loss), default="refinement", help="default: %(default)s")
     arguments = parser.parse_args()
     console = Console()
     try:
         sample = _sample(arguments.file, arguments.number)
         tokenizer = load_tokenizer(arguments.model)
-        rendered = render(tokenizer, sample.messages(), arguments.variant)
+        rendered = render(tokenizer, sample.messages(), arguments.loss)
     except UserError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 1

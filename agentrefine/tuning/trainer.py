@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
 from agentrefine.files import atomic_folder, sha256_file, write_json
-from agentrefine.params import TuningParams, Variant
+from agentrefine.params.tuning import Loss, TuningParams
 from agentrefine.tuning.models import CARD, LoadedModel, load_base, model_digest, on_device
 from agentrefine.tuning.progress import LossCurve, LossPoint, TokenBar
 from agentrefine.tuning.rendering import MASKED
@@ -32,7 +32,7 @@ class TuningResult(BaseModel):
     """What tuning did.
 
     Attributes:
-        variant: which loss.
+        loss: which turns were trained.
         parameters, trainable_parameters: of the model.
         rendering: samples, turns and tokens of the training file.
         steps: optimizer steps.
@@ -46,7 +46,7 @@ class TuningResult(BaseModel):
         curve: the training loss over steps and tokens.
     """
 
-    variant: Variant
+    loss: Loss
     parameters: int
     trainable_parameters: int
     rendering: RenderingCounts
@@ -62,7 +62,7 @@ class TuningResult(BaseModel):
 
 
 def tune(
-    variant: Variant,
+    loss: Loss,
     data_set: Path,
     base: str | Path,
     out: Path,
@@ -73,7 +73,7 @@ def tune(
     """Tune `base` on the samples of `data_set` and write the model, or its adapter, to the folder `out`.
 
     Args:
-        variant: what is trained (see `agentrefine.tuning.variants`).
+        loss: which turns are trained (see `agentrefine.tuning.masking`).
         data_set: a folder with `train.jsonl` and `validation.jsonl` of `agentrefine.conversation.Sample`.
         base: a folder made by the base_model stage, another local folder, or a hub id.
         out: replaced as a whole once everything is written.
@@ -93,13 +93,13 @@ def tune(
     ):
         loaded = load_base(base, weights_dtype(params))
         rows, counts = rendered_rows(
-            data_set / "train.jsonl", loaded.tokenizer, variant, params.max_length, Path(cache) / "train"
+            data_set / "train.jsonl", loaded.tokenizer, loss, params.max_length, Path(cache) / "train"
         )
-        validation = _validation_rows(data_set, loaded, variant, params, Path(cache))
+        validation = _validation_rows(data_set, loaded, loss, params, Path(cache))
         model = with_adapter(on_device(loaded.model), base, params, seed)
         loss_before = masked_loss(model, validation) if validation else None
         curve = LossCurve()
-        bar = TokenBar(counts.tokens * params.epochs, variant)
+        bar = TokenBar(counts.tokens * params.epochs, out.name)
         files = [Path(file["filename"]) for file in rows.cache_files]
         others.begin(ReplicaJob(base=str(base), rows=files, counts=counts, params=params, seed=seed))
         scratch, watching = Path(cache) / "trainer", [curve, bar, *callbacks]
@@ -111,7 +111,7 @@ def tune(
             raise others.explain(error) from error
         seconds = time.monotonic() - began
         result = TuningResult(
-            variant=variant,
+            loss=loss,
             parameters=sum(p.numel() for p in model.parameters()),
             trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             rendering=counts,
@@ -144,20 +144,21 @@ def masked_loss(model: Model, rows: Dataset, batch_size: int = 8) -> float:
             mask = pad_sequence([torch.ones(len(x), dtype=torch.long) for x in batch["input_ids"]], batch_first=True)
             logits = model(input_ids=ids, attention_mask=mask.to(device), use_cache=False).logits
             target = labels[:, 1:].to(device)
-            loss = cross_entropy(logits[:, :-1].transpose(1, 2).float(), target, ignore_index=MASKED, reduction="sum")
-            total += float(loss)
+            total += float(
+                cross_entropy(logits[:, :-1].transpose(1, 2).float(), target, ignore_index=MASKED, reduction="sum")
+            )
             count += int((target != MASKED).sum())
     model.train(was_training)
     return total / count
 
 
 def _validation_rows(
-    data_set: Path, loaded: LoadedModel, variant: Variant, params: TuningParams, cache: Path
+    data_set: Path, loaded: LoadedModel, loss: Loss, params: TuningParams, cache: Path
 ) -> Dataset | None:
     file = data_set / "validation.jsonl"
     if file.is_file() and file.stat().st_size == 0:
         return None
-    rows, _ = rendered_rows(file, loaded.tokenizer, variant, params.max_length, cache / "validation")
+    rows, _ = rendered_rows(file, loaded.tokenizer, loss, params.max_length, cache / "validation")
     return rows
 
 
@@ -177,7 +178,7 @@ def _card(result: TuningResult, data_set: Path, base: str | Path, params: Tuning
     """What the model is and how it came about; equal for equal runs, so without times."""
     return {
         "kind": "tuned",
-        "variant": result.variant,
+        "loss": result.loss,
         "base": str(base),
         "base_digest": model_digest(base),
         "data_set": str(data_set),

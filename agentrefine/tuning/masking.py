@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from agentrefine.conversation import Message
-from agentrefine.params import Variant
+from agentrefine.params.tuning import Loss
 
 
-def apply_variant(messages: Sequence[Message], variant: Variant) -> list[Message]:
-    """The conversation as `variant` trains it: every assistant message with `loss` true or false.
+def apply_loss(messages: Sequence[Message], loss: Loss) -> list[Message]:
+    """The conversation as `loss` trains it: every assistant message with `loss` true or false.
 
     An assistant message is a mistake where its `loss` is False. The first assistant message is the acknowledgement of
     the instructions and is never trained.
@@ -20,12 +20,12 @@ def apply_variant(messages: Sequence[Message], variant: Variant) -> list[Message
       correcting turn answers the observation before the mistake. Its action is right there; its thought may still
       mention the error that is no longer shown (a limit of cutting: rewriting thoughts would be other data).
     """
-    if variant == "without_refinement_data":
+    if loss == "without_refinement_data":
         return _without_mistakes(_with_flags(messages))
     flagged = _with_flags(messages)
-    if variant == "with_erroneous_loss":
+    if loss == "with_erroneous_loss":
         return _train_all(flagged)
-    if variant == "without_refinement_loss":
+    if loss == "without_refinement_loss":
         return _without_corrections(flagged)
     return flagged
 
