@@ -12,17 +12,22 @@ from prefect.settings import PREFECT_API_URL
 from agentrefine.errors import UserError
 
 
-def run(flow: Callable[..., object], description: str | None, arguments: Sequence[str] = ()) -> None:
+def run(
+    body: Callable[..., object], description: str | None, arguments: Sequence[str] = (), *, with_prefect: bool = True
+) -> None:
     """Run a stage's flow with the positional arguments of the command line, each a required string.
 
-    Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
+    Without Prefect, `body` is no flow but a function.
+
+    Exits with status 1 and one sentence on standard error when `body` raises `UserError`.
     """
     parser = argparse.ArgumentParser(description=description)
     for argument in arguments:
         parser.add_argument(argument)
     values = vars(parser.parse_args())
-    start_prefect()
-    exit_with_sentence(lambda: flow(**values))
+    if with_prefect:
+        start_prefect()
+    exit_with_sentence(lambda: body(**values))
 
 
 def start_prefect() -> None:

@@ -22,7 +22,7 @@ from flows.quality_gate import quality_gate
 from flows.refinement import refinement
 from flows.report import print_report, report
 from flows.synthesis import synthesis
-from flows.tuning import tuning
+from flows.tuning import launch, tuning
 from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
 from tasks.progress import progress
@@ -48,7 +48,9 @@ def stages(params: Params) -> Iterator[Stage]:
     yield Stage("base_model", base_model)
     yield Stage("quality_gate", quality_gate)
     for variant in params.tuning.variants:
-        yield Stage(f"tuning@{variant}", partial(tuning, variant))
+        launcher = params.tuning.launcher
+        run = partial(tuning, variant) if launcher == "python" else partial(launch, variant, launcher)
+        yield Stage(f"tuning@{variant}", run)
     for model in params.evaluation.models:
         yield Stage(f"evaluation@{model}", partial(evaluation, model))
     for endpoint in params.evaluation.endpoints:

@@ -1,15 +1,23 @@
-"""Tuning: one variant, with the loss masked on the mistaken turns: python -m flows.tuning refinement"""
+"""Tuning: one variant, with the loss masked on the mistaken turns: python -m flows.tuning refinement
+
+On several GPUs: accelerate launch --config_file configs/fsdp.yaml -m flows.tuning refinement
+"""
+
+import os
+import shlex
+import subprocess
 
 from prefect import flow
 
+from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.command import run
-from tasks.tuning import tune_variant
+from tasks.tuning import tune_variant, tuning_job
 
 
 @flow(name="tuning", flow_run_name="tuning-{variant}")
 def tuning(variant: str) -> None:
-    """Write `models/<variant>/` and `reports/tuning/<variant>/` from `data/dataset/` and `models/base/`.
+    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`.
 
     Args:
         variant: one of `tuning.variants` in params.yaml.
@@ -20,5 +28,34 @@ def tuning(variant: str) -> None:
     tune_variant(variant, load_params())
 
 
+def take_part(variant: str) -> None:
+    """Tune as one of the processes after the first, which alone has a flow, logs and writes.
+
+    Raises:
+        UserError: as the flow.
+    """
+    from agentrefine.tuning.trainer import follow  # imports torch, transformers and trl
+
+    follow(tuning_job(variant, load_params()))
+
+
+def launch(variant: str, launcher: str) -> None:
+    """Run the stage's command by `tuning.launcher`, which starts its processes.
+
+    Raises:
+        UserError: the launcher is not installed, or the command failed.
+    """
+    command = [*shlex.split(launcher), "-m", "flows.tuning", variant]
+    try:
+        done = subprocess.run(command, check=False)
+    except FileNotFoundError as error:
+        raise UserError(f"tuning.launcher: {command[0]} is not installed; correct it in params.yaml.") from error
+    if done.returncode:
+        raise UserError(f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above.")
+
+
 if __name__ == "__main__":
-    run(tuning, __doc__, ["variant"])
+    if int(os.environ.get("RANK", "0")) == 0:
+        run(tuning, __doc__, ["variant"])
+    else:
+        run(take_part, __doc__, ["variant"], with_prefect=False)

@@ -34,7 +34,7 @@ def tokens_per_second(params: TuningParams, samples: int, seed: int, *, plain: b
         )
         write_jsonl(Path(folder) / "data" / "validation.jsonl", [])
         with (
-            patch.object(sft, "LabelledLossTrainer", SFTTrainer if plain else sft.LabelledLossTrainer),
+            patch.object(sft, "RefinementTrainer", SFTTrainer if plain else sft.RefinementTrainer),
             patch.object(sft, "PADDED_TO", None if plain else sft.PADDED_TO),
         ):
             result = tune("refinement", Path(folder) / "data", BASE, Path(folder) / "out", params, seed)

@@ -16,12 +16,15 @@ from tasks import tracking
 from tasks.progress import progress
 
 if TYPE_CHECKING:
+    from agentrefine.tuning.job import TuningJob
     from agentrefine.tuning.trainer import TuningResult
 
 VERSION = "1"
 DATA_SET = Path("data/dataset")
 MODELS = Path("models")
 REPORTS = Path("reports/tuning")
+CHECKPOINTS = Path("checkpoints")
+"""Outside what DVC removes before it runs the stage again; where an interrupted tuning goes on."""
 
 
 @task(name="tuning", version=VERSION, task_run_name="tuning-{variant}")
@@ -35,20 +38,14 @@ def tune_variant(variant: str, params: Params) -> None:
     from agentrefine.tuning.trainer import tune
     from tasks.live_curve import LiveCurve, LiveProgress
 
-    chosen = _variant(variant, params)
-    data_set = Path(chosen.data_set)
-    if not (data_set / "train.jsonl").is_file():
-        raise UserError(
-            f"{data_set}: there is no data set (train.jsonl and validation.jsonl); run the stage that writes it "
-            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set."
-        )
+    job = tuning_job(variant, params)
     out = MODELS / variant
     with (
         tracking.live_run(variant, params.tracking) as live,
         progress(f"tuning {variant}", 100, "percent", bar=False) as done,
     ):
         callbacks = [LiveCurve(variant, live, params.tracking), LiveProgress(done)]
-        result = tune(chosen.loss, data_set, MODELS / BASE, out, params.tuning, params.seed, callbacks)
+        result = tune(job, out, callbacks)
         _write_results(variant, result)
     get_run_logger().info(
         "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",
@@ -56,6 +53,31 @@ def tune_variant(variant: str, params: Params) -> None:
         100 * result.trained_tokens / result.tokens, result.train_loss,
     )  # fmt: skip
     log_results(variant, tracking.adopt(live, variant, model_digest(out), params.tracking), params)
+
+
+def tuning_job(variant: str, params: Params) -> "TuningJob":
+    """What `variant` is tuned on, the same for every process that takes part.
+
+    Raises:
+        UserError: a variant that params.yaml does not name, or a missing data set.
+    """
+    from agentrefine.tuning.job import TuningJob
+
+    chosen = _variant(variant, params)
+    data_set = Path(chosen.data_set)
+    if not all((data_set / name).is_file() for name in ("train.jsonl", "validation.jsonl")):
+        raise UserError(
+            f"{data_set}: there is no data set (train.jsonl and validation.jsonl); run the stage that writes it "
+            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set."
+        )
+    return TuningJob(
+        loss=chosen.loss,
+        data_set=data_set,
+        base=str(MODELS / BASE),
+        params=params.tuning,
+        seed=params.seed,
+        checkpoints=CHECKPOINTS / variant,
+    )
 
 
 def log_results(variant: str, run_id: str, params: Params) -> None:
@@ -86,7 +108,7 @@ def _variant(name: str, params: Params) -> Variant:
 
 def _write_results(variant: str, result: "TuningResult") -> None:
     """The figures that stay the same when tuning is repeated, and the loss curve."""
-    figures = result.model_dump(exclude={"curve", "seconds", "tokens_per_second"})
+    figures = result.model_dump(exclude={"curve", "resumed_at", "seconds", "tokens_per_second"})
     figures["trained_token_share"] = result.trained_tokens / result.tokens
     write_json(REPORTS / variant / "metrics.json", figures)
     with atomic_write(REPORTS / variant / "loss_curve.csv") as handle:

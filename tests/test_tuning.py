@@ -19,11 +19,13 @@ from agentrefine.files import sha256_file, write_jsonl
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.base_model import make_reference, make_tiny_base, tiny_tokenizer
+from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import render
+from agentrefine.tuning.scoring import masked_loss
 from agentrefine.tuning.tokenizer import build_tokenizer
-from agentrefine.tuning.trainer import masked_loss, tune
+from agentrefine.tuning.trainer import tune
 
 PARAMS = load_params(Path("params.yaml"))
 QUICK = PARAMS.tuning.model_copy(
@@ -92,9 +94,13 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
+def job(base: Path, data_set: Path, params: TuningParams) -> TuningJob:
+    return TuningJob(loss="refinement", data_set=data_set, base=str(base), params=params, seed=7)
+
+
 def tuned(base: Path, data_set: Path, out: Path, **changes: object):
     params = TuningParams.model_validate({**QUICK.model_dump(), **changes})
-    return tune("refinement", data_set, base, out, params, seed=7)
+    return tune(job(base, data_set, params), out)
 
 
 def by_hand(base: Path, numbers: range) -> float:
@@ -166,7 +172,11 @@ class KillsTheOther(TrainerCallback):
 def test_a_process_that_is_killed_while_it_trains_ends_tuning_and_leaves_nothing(base, data_set, tmp_path):
     params = QUICK.model_copy(update={"epochs": 4, "cpu_processes": 2})
     with pytest.raises(UserError, match=r"one of the processes that tune together has ended \(it was killed"):
-        tune("refinement", data_set, base, tmp_path / "out", params, 7, [KillsTheOther()])
+        tune(
+            TuningJob(loss="refinement", data_set=data_set, base=str(base), params=params, seed=7),
+            tmp_path / "out",
+            [KillsTheOther()],
+        )
     assert list(tmp_path.iterdir()) == []
     assert "WORLD_SIZE" not in os.environ
     assert not torch.distributed.is_initialized()

@@ -10,7 +10,11 @@ from agentrefine.tuning.rendering import MASKED
 
 
 def labelled_loss(
-    model: nn.Module, ids: torch.Tensor, labels: torch.Tensor, reduction: Literal["mean", "sum"]
+    model: nn.Module,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    reduction: Literal["mean", "sum"],
+    position_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy in nats over the tokens that have a label: their mean or their sum.
 
@@ -22,10 +26,12 @@ def labelled_loss(
         ids: token ids, (rows, length).
         labels: of the same shape; -100 where nothing is learned.
         reduction: as in torch's `cross_entropy`.
+        position_ids: of the same shape, for rows that hold several conversations: each begins at 0.
     """
     following = labels[:, 1:]
     positions = (following != MASKED).any(dim=0).nonzero().flatten()
-    logits = model(input_ids=ids, logits_to_keep=positions, use_cache=False).logits
+    several = {} if position_ids is None else {"position_ids": position_ids}
+    logits = model(input_ids=ids, logits_to_keep=positions, use_cache=False, **several).logits
     return cross_entropy(
         logits.flatten(0, 1).float(), following[:, positions].flatten(), ignore_index=MASKED, reduction=reduction
     )

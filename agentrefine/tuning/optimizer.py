@@ -7,6 +7,9 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
+BETAS = (0.9, 0.95)
+"""Of AdamW; the second is lower than torch's, as is usual for language models."""
+
 
 class MuonWithAdamW(Optimizer):
     """Muon (Jordan et al. 2024) on matrices between layers; AdamW on embeddings, norms and biases.
@@ -29,7 +32,7 @@ class MuonWithAdamW(Optimizer):
         super().__init__(groups, defaults={})
         self._parts = [
             Muon([self.param_groups[0]], weight_decay=0.0),
-            AdamW([self.param_groups[1]], weight_decay=0.0, betas=(0.9, 0.95)),
+            AdamW([self.param_groups[1]], weight_decay=0.0, betas=BETAS),
         ]
         self._share()
 
@@ -55,17 +58,20 @@ class MuonWithAdamW(Optimizer):
             part.state = self.state
 
 
-def make_optimizer(model: nn.Module, *, learning_rate: float, muon_learning_rate: float | None) -> Optimizer:
+def make_optimizer(
+    model: nn.Module, *, learning_rate: float, muon_learning_rate: float | None, weight_decay: float = 0.0
+) -> Optimizer:
     """The optimizer of a model's trainable parameters.
 
     Args:
         model: embeddings are found by type; every other matrix counts as hidden.
         learning_rate: AdamW's.
         muon_learning_rate: Muon's, for the hidden matrices; None: AdamW for everything.
+        weight_decay: AdamW's, on matrices; vectors (norms, biases) and Muon's matrices have none.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if muon_learning_rate is None:
-        return AdamW(trainable, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+        return AdamW(_groups(trainable, weight_decay), lr=learning_rate, betas=BETAS)
     embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     hidden = {
         id(module.weight)
@@ -78,3 +84,12 @@ def make_optimizer(model: nn.Module, *, learning_rate: float, muon_learning_rate
         muon_learning_rate=muon_learning_rate,
         learning_rate=learning_rate,
     )
+
+
+def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors without; a group that is empty is left out."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

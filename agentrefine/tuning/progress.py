@@ -1,4 +1,4 @@
-"""Callbacks of the trainer: the loss curve and the bar that a person watches."""
+"""What is seen of training: the loss curve, and the bar that a person watches."""
 
 from typing import cast
 
@@ -23,49 +23,55 @@ class LossPoint(BaseModel):
     learning_rate: float
 
 
-class LossCurve(TrainerCallback):  # type: ignore[misc]
-    """Collects the training loss of every step."""
+def curve_of(state: TrainerState) -> list[LossPoint]:
+    """The training loss of every step, those before an interruption included."""
+    return [
+        LossPoint(
+            step=entry["step"],
+            tokens=int(entry["num_input_tokens_seen"]),
+            loss=entry["loss"],
+            learning_rate=entry["learning_rate"],
+        )
+        for entry in state.log_history
+        if "loss" in entry
+    ]
 
-    def __init__(self) -> None:
-        self.points: list[LossPoint] = []
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Keep one point."""
-        logs = cast("dict[str, float]", kwargs["logs"])
-        if "loss" in logs:
-            self.points.append(
-                LossPoint(
-                    step=state.global_step,
-                    tokens=int(state.num_input_tokens_seen),
-                    loss=logs["loss"],
-                    learning_rate=logs["learning_rate"],
-                )
-            )
+def last_tenth(curve: list[LossPoint]) -> float:
+    """Mean loss over the last tenth of the steps."""
+    tail = curve[-max(1, len(curve) // 10) :]
+    return sum(point.loss for point in tail) / len(tail)
 
-    def last_tenth(self) -> float:
-        """Mean loss over the last tenth of the steps."""
-        tail = self.points[-max(1, len(self.points) // 10) :]
-        return sum(point.loss for point in tail) / len(tail)
 
-    def thinned(self, most: int) -> list[LossPoint]:
-        """At most `most` points: each the mean loss of its stretch, at the stretch's end."""
-        size = -(-len(self.points) // most)
-        stretches = [self.points[i : i + size] for i in range(0, len(self.points), size)]
-        return [s[-1].model_copy(update={"loss": sum(p.loss for p in s) / len(s)}) for s in stretches]
+def thinned(curve: list[LossPoint], most: int) -> list[LossPoint]:
+    """At most `most` points: each the mean loss of its stretch, at the stretch's end."""
+    size = -(-len(curve) // most)
+    stretches = [curve[i : i + size] for i in range(0, len(curve), size)]
+    return [s[-1].model_copy(update={"loss": sum(p.loss for p in s) / len(s)}) for s in stretches]
 
 
 class TokenBar(TrainerCallback):  # type: ignore[misc]
-    """A progress bar in tokens, with tokens per second and the loss."""
+    """A progress bar in tokens: how many a second, when it will be over, the share that is trained, the losses."""
 
-    def __init__(self, total: int, description: str) -> None:
+    def __init__(self, total: int, trained_share: float, description: str) -> None:
         self._bar = tqdm(total=total, desc=description, unit="tok", unit_scale=True, mininterval=1.0)
+        self._shown = {"trained": f"{trained_share:.0%}"}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Start where an interrupted training goes on, so that the speed is that of now."""
+        self._bar.initial = self._bar.n = int(state.num_input_tokens_seen)
+        self._bar.last_print_n = self._bar.n
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Move the bar."""
         logs = cast("dict[str, float]", kwargs["logs"])
-        if "loss" in logs:
-            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
-            self._bar.update(int(state.num_input_tokens_seen) - self._bar.n)
+        for key, name in (("loss", "loss"), ("eval_loss", "validation")):
+            if key in logs:
+                self._shown[name] = f"{float(logs[key]):.3f}"
+        self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.update(int(state.num_input_tokens_seen) - self._bar.n)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object

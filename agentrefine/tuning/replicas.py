@@ -16,35 +16,13 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from datasets import Dataset, concatenate_datasets
-from pydantic import BaseModel
 from torch import distributed
 
 from agentrefine.errors import UserError
-from agentrefine.params.tuning import TuningParams
-from agentrefine.tuning.models import load_base
-from agentrefine.tuning.samples import RenderingCounts
-from agentrefine.tuning.sft import make_trainer, weights_dtype, with_adapter
+from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.training import train
 
 READY = "ready"
-
-
-class ReplicaJob(BaseModel):
-    """What a replica trains on; the same as the process that started it.
-
-    Attributes:
-        base: the base model's folder or hub id.
-        rows: Arrow files of `input_ids` and `labels`, in order.
-        counts: of these rows.
-        params: the section `tuning` of params.yaml.
-        seed: of the order of the rows and of adapter weights.
-    """
-
-    base: str
-    rows: list[Path]
-    counts: RenderingCounts
-    params: TuningParams
-    seed: int
 
 
 class Replicas:
@@ -54,18 +32,22 @@ class Replicas:
         self._processes = processes
         self._log = log
 
-    def begin(self, job: ReplicaJob) -> None:
-        """Hand out the job; returns when all are ready to train with this process.
+    def begin(self, job: TuningJob) -> None:
+        """Hand out the job; the others load while this process does."""
+        for process in self._processes:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{job.model_dump_json()}\n")
+                process.stdin.flush()
+
+    def wait(self) -> None:
+        """Return when all are ready to train with this process.
 
         Raises:
             UserError: a replica has ended.
         """
         for process in self._processes:
-            assert process.stdin is not None
             assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(f"{job.model_dump_json()}\n")
-                process.stdin.flush()
             if process.stdout.readline().strip() != READY:
                 raise self._ended()
 
@@ -124,20 +106,16 @@ def replicas(processes: int) -> Iterator[Replicas]:
 
 
 def main() -> None:
-    """Be a replica: read the job from standard input, say that training can begin, train; the first saves the model."""
+    """Be a replica: read the job from standard input, say when training can begin, train; the first saves the model."""
     line = sys.stdin.readline()
     if not line:
         return
-    job = ReplicaJob.model_validate_json(line)
+    job = TuningJob.model_validate_json(line)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Standard output is for one word to the process that started this one; what a library prints is for the log.
     told = sys.stdout
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
-        loaded = load_base(job.base, weights_dtype(job.params))
-        model = with_adapter(loaded.model, job.base, job.params, job.seed)
-        rows = concatenate_datasets([Dataset.from_file(str(file)) for file in job.rows])
-        print(READY, file=told, flush=True)
-        make_trainer(model, loaded.tokenizer, rows, job.counts, job.params, job.seed, Path(scratch)).train()
+        train(job, Path(scratch), ready=lambda: print(READY, file=told, flush=True))
     distributed.destroy_process_group()
 
 

@@ -1,28 +1,26 @@
 """Refinement tuning: cross-entropy on the tokens of correct turns only (paper, section 3.3), by TRL's SFTTrainer."""
 
 import json
+import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-from datasets import Dataset
 from pydantic import BaseModel
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
-from agentrefine.files import atomic_folder, sha256_file, write_json
-from agentrefine.params.tuning import Loss, TuningParams
-from agentrefine.tuning.models import CARD, LoadedModel, load_base, model_digest, on_device
-from agentrefine.tuning.progress import LossCurve, LossPoint, TokenBar
-from agentrefine.tuning.rendering import MASKED
-from agentrefine.tuning.replicas import ReplicaJob, replicas
-from agentrefine.tuning.samples import RenderingCounts, rendered_rows
-from agentrefine.tuning.sft import Model, make_trainer, weights_dtype, with_adapter
+from agentrefine.files import atomic_folder, write_json
+from agentrefine.params.tuning import Loss
+from agentrefine.tuning.failures import machine_failures
+from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
+from agentrefine.tuning.models import CARD, model_digest
+from agentrefine.tuning.progress import LossPoint, TokenBar, last_tenth, thinned
+from agentrefine.tuning.replicas import replicas
+from agentrefine.tuning.samples import RenderingCounts
+from agentrefine.tuning.sft import use_bf16
+from agentrefine.tuning.training import Trained, processes, train
 
 CURVE_POINTS = 100
 """About how many points a loss curve has."""
@@ -36,10 +34,11 @@ class TuningResult(BaseModel):
         parameters, trainable_parameters: of the model.
         rendering: samples, turns and tokens of the training file.
         steps: optimizer steps.
+        resumed_at: the step at which an interrupted tuning went on; 0 if it was not interrupted.
         tokens: read in all epochs.
         trained_tokens: of these, those with a label.
-        seconds: of the training loop alone.
-        tokens_per_second: `tokens` by `seconds`.
+        seconds: of the training loop alone, since it began or went on.
+        tokens_per_second: over these seconds.
         train_loss: mean over the last tenth of the steps, nats per trained token.
         validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
             without validation samples.
@@ -51,6 +50,7 @@ class TuningResult(BaseModel):
     trainable_parameters: int
     rendering: RenderingCounts
     steps: int
+    resumed_at: int
     tokens: int
     trained_tokens: int
     seconds: float
@@ -61,141 +61,105 @@ class TuningResult(BaseModel):
     curve: list[LossPoint]
 
 
-def tune(
-    loss: Loss,
-    data_set: Path,
-    base: str | Path,
-    out: Path,
-    params: TuningParams,
-    seed: int,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> TuningResult:
-    """Tune `base` on the samples of `data_set` and write the model, or its adapter, to the folder `out`.
+def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> TuningResult:
+    """Tune a model and write it, or its adapter, to the folder `out`.
+
+    Runs in the first process of a tuning; the others are started here on a CPU, and elsewhere run `follow`. Equal jobs
+    give equal bytes on equal hardware, also where one was interrupted and goes on at a checkpoint.
 
     Args:
-        loss: which turns are trained (see `agentrefine.tuning.masking`).
-        data_set: a folder with `train.jsonl` and `validation.jsonl` of `agentrefine.conversation.Sample`.
-        base: a folder made by the base_model stage, another local folder, or a hub id.
+        job: what is tuned on what.
         out: replaced as a whole once everything is written.
-        params: the section `tuning` of params.yaml.
-        seed: of the order of samples and of adapter weights; equal seeds give equal bytes on equal hardware.
         callbacks: further callbacks of the trainer, such as one that logs to a tracking server.
 
     Raises:
-        UserError: a bad data set, base, chat template or parameter; a full disk.
+        UserError: a bad data set, base, chat template or parameter; a full disk, a full memory.
     """
-    datasets.disable_progress_bars()
-    processes = 1 if torch.cuda.is_available() else params.cpu_processes
     with (
+        machine_failures(),
         atomic_folder(out) as folder,
-        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as cache,
-        replicas(processes) as others,
+        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
+        replicas(processes(job)) as others,
     ):
-        loaded = load_base(base, weights_dtype(params))
-        rows, counts = rendered_rows(
-            data_set / "train.jsonl", loaded.tokenizer, loss, params.max_length, Path(cache) / "train"
-        )
-        validation = _validation_rows(data_set, loaded, loss, params, Path(cache))
-        model = with_adapter(on_device(loaded.model), base, params, seed)
-        loss_before = masked_loss(model, validation) if validation else None
-        curve = LossCurve()
-        bar = TokenBar(counts.tokens * params.epochs, out.name)
-        files = [Path(file["filename"]) for file in rows.cache_files]
-        others.begin(ReplicaJob(base=str(base), rows=files, counts=counts, params=params, seed=seed))
-        scratch, watching = Path(cache) / "trainer", [curve, bar, *callbacks]
+        others.begin(job)
         try:
-            trainer = make_trainer(model, loaded.tokenizer, rows, counts, params, seed, scratch, watching)
-            began = time.monotonic()
-            trainer.train()
+            trained = train(
+                job,
+                Path(scratch),
+                callbacks=lambda counts: [
+                    TokenBar(counts.tokens * job.params.epochs, counts.trained_token_share, out.name), *callbacks
+                ],
+                ready=others.wait,
+            )  # fmt: skip
         except RuntimeError as error:
             raise others.explain(error) from error
-        seconds = time.monotonic() - began
-        result = TuningResult(
-            loss=loss,
-            parameters=sum(p.numel() for p in model.parameters()),
-            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-            rendering=counts,
-            steps=trainer.state.global_step,
-            tokens=counts.tokens * params.epochs,
-            trained_tokens=counts.trained_tokens * params.epochs,
-            seconds=seconds,
-            tokens_per_second=counts.tokens * params.epochs / seconds,
-            train_loss=curve.last_tenth(),
-            validation_loss_before=loss_before,
-            validation_loss=masked_loss(model, validation) if validation else None,
-            curve=curve.thinned(CURVE_POINTS),
-        )
-        _save(model, folder)
-        loaded.tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, _card(result, data_set, base, params, seed))
+        result = _result(job, trained)
+        _save(job, trained, folder)
+        write_json(folder / CARD, _card(job, result))
+    if job.checkpoints is not None:
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
     return result
 
 
-def masked_loss(model: Model, rows: Dataset, batch_size: int = 8) -> float:
-    """Mean cross-entropy over the tokens that have a label, nats per token."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for batch in rows.iter(batch_size):
-            ids = pad_sequence([torch.tensor(x) for x in batch["input_ids"]], batch_first=True).to(device)
-            labels = pad_sequence([torch.tensor(x) for x in batch["labels"]], batch_first=True, padding_value=MASKED)
-            mask = pad_sequence([torch.ones(len(x), dtype=torch.long) for x in batch["input_ids"]], batch_first=True)
-            logits = model(input_ids=ids, attention_mask=mask.to(device), use_cache=False).logits
-            target = labels[:, 1:].to(device)
-            total += float(
-                cross_entropy(logits[:, :-1].transpose(1, 2).float(), target, ignore_index=MASKED, reduction="sum")
-            )
-            count += int((target != MASKED).sum())
-    model.train(was_training)
-    return total / count
+def follow(job: TuningJob) -> None:
+    """Be one of the other processes of a tuning that torchrun or accelerate has started; writes nothing.
+
+    Raises:
+        UserError: as `tune`.
+    """
+    with machine_failures(), tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch:
+        train(job, Path(scratch))
 
 
-def _validation_rows(
-    data_set: Path, loaded: LoadedModel, loss: Loss, params: TuningParams, cache: Path
-) -> Dataset | None:
-    file = data_set / "validation.jsonl"
-    if file.is_file() and file.stat().st_size == 0:
-        return None
-    rows, _ = rendered_rows(file, loaded.tokenizer, loss, params.max_length, cache / "validation")
-    return rows
+def _result(job: TuningJob, trained: Trained) -> TuningResult:
+    rendering = trained.rendering
+    parameters = list(trained.model.parameters())
+    return TuningResult(
+        loss=job.loss,
+        parameters=sum(p.numel() for p in parameters),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        rendering=rendering,
+        steps=trained.steps,
+        resumed_at=trained.resumed_at,
+        tokens=trained.tokens,
+        trained_tokens=round(trained.tokens * rendering.trained_token_share),
+        seconds=trained.seconds,
+        tokens_per_second=trained.tokens_per_second,
+        train_loss=last_tenth(trained.curve),
+        validation_loss_before=trained.validation_loss_before,
+        validation_loss=trained.validation_loss,
+        curve=thinned(trained.curve, CURVE_POINTS),
+    )
 
 
-def _save(model: Model, folder: Path) -> None:
-    """Write the weights; an adapter's configuration without what differs between equal runs (the order of a set)."""
-    model.save_pretrained(folder)
+def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
+    """Write weights and tokenizer; an adapter's configuration without what differs between equal runs."""
+    model, weights = trained.model, trained.weights
+    if job.params.method == "full" and torch.cuda.is_available() and use_bf16(job.params):
+        model.to(torch.bfloat16)
+        weights = {name: w.to(torch.bfloat16) for name, w in weights.items()} if weights is not None else None
+    model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+    trained.tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         config = json.loads(adapter.read_text(encoding="utf-8"))
         if isinstance(config["target_modules"], list):
-            config["target_modules"].sort()
+            config["target_modules"].sort()  # PEFT writes a set
         write_json(adapter, config)
 
 
-def _card(result: TuningResult, data_set: Path, base: str | Path, params: TuningParams, seed: int) -> dict[str, Any]:
+def _card(job: TuningJob, result: TuningResult) -> dict[str, Any]:
     """What the model is and how it came about; equal for equal runs, so without times."""
     return {
         "kind": "tuned",
         "loss": result.loss,
-        "base": str(base),
-        "base_digest": model_digest(base),
-        "data_set": str(data_set),
-        "data_set_sha256": {file: sha256_file(data_set / file) for file in ("train.jsonl", "validation.jsonl")},
-        "seed": seed,
-        "params": params.model_dump(exclude={"variants"}),
-        **result.model_dump(
-            include={
-                "parameters",
-                "trainable_parameters",
-                "rendering",
-                "steps",
-                "tokens",
-                "trained_tokens",
-                "train_loss",
-                "validation_loss_before",
-                "validation_loss",
-            }
-        ),
+        "base": job.base,
+        "base_digest": model_digest(job.base),
+        "data_set": str(job.data_set),
+        "data_set_sha256": job.data_digests(),
+        "seed": job.seed,
+        "processes": processes(job),
+        "params": job.params.model_dump(exclude=HOW_NOT_WHAT),
+        **result.model_dump(exclude={"loss", "resumed_at", "seconds", "tokens_per_second", "curve"}),
     }

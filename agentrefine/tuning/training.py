@@ -1,0 +1,149 @@
+"""The part of tuning that every process takes part in: load, render, train, score, gather the weights."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from agentrefine.tuning.checkpoints import remove_others
+from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.models import load_base, on_device
+from agentrefine.tuning.progress import LossPoint, curve_of
+from agentrefine.tuning.samples import RenderingCounts, rendered_rows
+from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, weights_dtype, with_adapter
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the processes trained together.
+
+    Attributes:
+        model: with the tuned weights; sharded models only hold a part of them.
+        weights: all of them, on the first process; None where `model` holds them.
+        tokenizer: the model's.
+        rendering: samples, turns and tokens of the training file.
+        steps: optimizer steps, those before an interruption included.
+        resumed_at: the step of the checkpoint that training went on at; 0 if it began anew.
+        tokens: read, padding left out.
+        seconds: of the training loop since it began or went on.
+        tokens_per_second: over these seconds.
+        curve: the training loss of every step.
+        validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
+            without validation samples.
+    """
+
+    model: Model
+    weights: dict[str, torch.Tensor] | None
+    tokenizer: PreTrainedTokenizerBase
+    rendering: RenderingCounts
+    steps: int
+    resumed_at: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    curve: list[LossPoint]
+    validation_loss_before: float | None
+    validation_loss: float | None
+
+
+def is_first_process() -> bool:
+    """Whether this process writes, logs and shows; torchrun and accelerate number the others from 1."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def train(
+    job: TuningJob,
+    scratch: Path,
+    *,
+    callbacks: Callable[[RenderingCounts], Sequence[TrainerCallback]] = lambda _: (),
+    ready: Callable[[], None] = lambda: None,
+) -> Trained:
+    """Tune a model as one of the processes that the environment names (torchrun's way), or alone.
+
+    Args:
+        job: the same for every process.
+        scratch: an empty folder of this process.
+        callbacks: of the trainer, made once it is known what there is to read.
+        ready: called when everything is loaded; returns when the other processes are as far.
+
+    Raises:
+        UserError: a bad data set, base, chat template or parameter.
+    """
+    datasets.disable_progress_bars()
+    params = job.params
+    loaded = load_base(job.base, weights_dtype(params))
+    rows, counts = rendered_rows(
+        job.data_set / "train.jsonl", loaded.tokenizer, job.loss, params.max_length, scratch / "train"
+    )
+    validation = _validation_rows(job, loaded.tokenizer, scratch / "validation")
+    model = with_adapter(on_device(loaded.model), job.base, params, job.seed)
+    ready()
+    trainer = make_trainer(
+        model, loaded.tokenizer, rows, validation, params, job.seed, _checkpoint_folder(job, scratch),
+        keep_checkpoints=job.checkpoints is not None, callbacks=callbacks(counts),
+    )  # fmt: skip
+    checkpoint = trainer.newest_checkpoint() if job.checkpoints else None
+    trainer.args.eval_on_start = validation is not None and checkpoint is None
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.monotonic() - began
+    resumed_at = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    curve = curve_of(trainer.state)
+    before = next((point.tokens for point in curve if point.step == resumed_at), 0)
+    return Trained(
+        model=model,
+        weights=_gathered_weights(trainer),
+        tokenizer=loaded.tokenizer,
+        rendering=counts,
+        steps=trainer.state.global_step,
+        resumed_at=resumed_at,
+        tokens=curve[-1].tokens,
+        seconds=seconds,
+        tokens_per_second=(curve[-1].tokens - before) / seconds,
+        curve=curve,
+        validation_loss_before=_first_validation_loss(trainer),
+        validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
+    )
+
+
+def processes(job: TuningJob) -> int:
+    """How many processes tune together: what the environment says, else one on a GPU, else `cpu_processes`."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return 1 if torch.cuda.is_available() else job.params.cpu_processes
+
+
+def _checkpoint_folder(job: TuningJob, scratch: Path) -> Path:
+    if job.checkpoints is None:
+        return scratch / "checkpoints"
+    key = job.key(processes(job))
+    if is_first_process():
+        remove_others(job.checkpoints, key)
+    return job.checkpoints / key
+
+
+def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:
+    file = job.data_set / "validation.jsonl"
+    if file.is_file() and file.stat().st_size == 0:
+        return None
+    rows, _ = rendered_rows(file, tokenizer, job.loss, job.params.max_length, cache)
+    return rows
+
+
+def _first_validation_loss(trainer: RefinementTrainer) -> float | None:
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    return float(losses[0]) if losses else None
+
+
+def _gathered_weights(trainer: RefinementTrainer) -> dict[str, torch.Tensor] | None:
+    """All weights of a model that the processes hold in pieces; every process must ask."""
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    weights: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return weights
