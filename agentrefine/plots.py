@@ -109,8 +109,8 @@ def progress_curves(path: Path, points: Sequence[ProgressPoint]) -> None:
         _legend(figure, grid[0], len(models))
 
 
-def loss_curves(path: Path, points: Sequence[CurvePoint]) -> None:
-    """Training loss over tokens read: the values as they were, faint, and their running mean."""
+def loss_curves(path: Path, points: Sequence[CurvePoint], validation: Sequence[CurvePoint]) -> None:
+    """Loss over tokens read: in training, faint, with its running mean, and on the validation samples, dotted."""
     models = _order(point.model for point in points)
     unit, divisor = ("million", 1e6) if max(p.tokens for p in points) >= 1e6 else ("thousand", 1e3)
     with _figure(path, (4.8, 3.0)) as figure:
@@ -121,6 +121,8 @@ def loss_curves(path: Path, points: Sequence[CurvePoint]) -> None:
             colour = _colour(model, models)
             axes.plot(tokens, [point.loss for point in line], color=colour, linewidth=0.8, alpha=0.3)
             axes.plot(tokens, _running_mean([point.loss for point in line]), color=colour, label=label(model))
+            looks = [point for point in validation if point.model == model]
+            axes.plot([p.tokens / divisor for p in looks], [p.loss for p in looks], "o:", color=colour, markersize=3)
         axes.set_xlabel(f"tokens read ({unit})")
         axes.set_ylabel("loss (nats per trained token)")
         axes.set_ylim(bottom=0)

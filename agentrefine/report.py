@@ -116,7 +116,7 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
         plots.write_table(folder / "progress.csv", progress)
         drawn.append(_plot(folder / "progress.png", "Mean progress over the steps of an episode"))
     if results.curves:
-        plots.loss_curves(folder / "loss.png", results.curves)
+        plots.loss_curves(folder / "loss.png", results.curves, results.validation_curves)
         plots.write_table(folder / "loss.csv", results.curves)
         drawn.append(_plot(folder / "loss.png", "Training loss on the unmasked tokens"))
     return drawn

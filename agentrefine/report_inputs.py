@@ -178,6 +178,7 @@ class Results:
         gate: the quality gate's result.
         tuning: figures of each tuned variant.
         curves: the loss curves of all variants.
+        validation_curves: the same of the validation samples; no points where a data set has none.
         models: what each evaluated model reached, by benchmark; in the order of params.yaml, endpoints last.
         comparisons: each other model against the base, per benchmark.
     """
@@ -188,6 +189,7 @@ class Results:
     gate: GateResult
     tuning: dict[str, TuningFigures]
     curves: list[CurvePoint]
+    validation_curves: list[CurvePoint]
     models: dict[str, dict[str, BenchmarkSummary]]
     comparisons: list[Comparison]
 
@@ -208,6 +210,9 @@ def load_results(params: Params, project: Project) -> Results:
         gate=_read(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
         tuning={v: _read(project.tuning(v) / "metrics.json", TuningFigures, "tuning") for v in variants},
         curves=[point for v in variants for point in read_curve(project.tuning(v) / "loss_curve.csv", v)],
+        validation_curves=[
+            point for v in variants for point in read_curve(project.tuning(v) / "validation_curve.csv", v)
+        ],
         models={model: model_summary(project, model) for model in models},
         comparisons=_comparisons(project, models) if BASE in models else [],
     )

@@ -10,13 +10,13 @@ from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
 from agentrefine.report_inputs import CurvePoint
 from tasks.progress import Progress
-from tasks.tracking import log_points
+from tasks.tracking import LOSS, VALIDATION_LOSS, log_points
 
 SECONDS_BETWEEN_BATCHES = 5.0
 
 
 class LiveCurve(TrainerCallback):  # type: ignore[misc]
-    """Sends the loss of every step to a run, a batch every few seconds.
+    """Sends the loss of every step, and the validation loss, to a run, a batch every few seconds.
 
     A tracking server that fails does not end hours of tuning: the curve is sent no further, which is logged once, and
     what is missing is added when tuning is over (`tasks.tracking.log_tuning`).
@@ -26,17 +26,19 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         self._model = model
         self._run_id = run_id
         self._tracking = tracking
-        self._waiting: list[CurvePoint] = []
+        self._waiting: dict[str, list[CurvePoint]] = {LOSS: [], VALIDATION_LOSS: []}
         self._sent = time.monotonic()
         self._broken = False
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Keep one point, and send those that wait when it is time."""
         logs = cast("dict[str, float]", kwargs["logs"])
-        if "loss" not in logs or not state.is_world_process_zero:
+        if not state.is_world_process_zero:
             return
         tokens = int(state.num_input_tokens_seen)
-        self._waiting.append(CurvePoint(self._model, state.global_step, tokens, float(logs["loss"])))
+        for key, name in (("loss", LOSS), ("eval_loss", VALIDATION_LOSS)):
+            if key in logs:
+                self._waiting[name].append(CurvePoint(self._model, state.global_step, tokens, float(logs[key])))
         if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self._send()
 
@@ -47,14 +49,17 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         self._send()
 
     def _send(self) -> None:
-        if self._broken or not self._waiting:
+        if self._broken:
             return
         try:
-            log_points(self._run_id, self._tracking, self._waiting)
+            for name, points in self._waiting.items():
+                if points:
+                    log_points(self._run_id, self._tracking, points, name)
         except UserError as error:
             self._broken = True
             logging.getLogger(__name__).warning("The loss curve is not sent to MLflow any more: %s", error)
-        self._waiting = []
+        for points in self._waiting.values():
+            points.clear()
         self._sent = time.monotonic()
 
 

@@ -30,6 +30,9 @@ BASE_SECTIONS = ("seed", "base_model")
 EVALUATION, MODEL = "evaluation", "model"
 """Folders of a run's artifacts."""
 
+LOSS, VALIDATION_LOSS = "tuning/loss", "tuning/validation_loss_by_step"
+"""Metrics that hold a curve."""
+
 
 def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
     """The id of the run that holds a model; made when there is none.
@@ -93,14 +96,14 @@ def adopt(run_id: str, model: str, digest: str, tracking: TrackingParams) -> str
         return run_id
 
 
-def log_points(run_id: str, tracking: TrackingParams, points: Sequence[CurvePoint]) -> None:
-    """Add points to a run's loss curve; those at or before its last step are there already and are left out.
+def log_points(run_id: str, tracking: TrackingParams, points: Sequence[CurvePoint], name: str) -> None:
+    """Add points to a run's `LOSS` or `VALIDATION_LOSS`; those up to its last step are there already.
 
     Raises:
         UserError: the tracking store cannot be reached or used.
     """
     with store(tracking) as client:
-        _log_curve(client, run_id, points)
+        _log_curve(client, run_id, points, name)
 
 
 def log_tuning(
@@ -109,6 +112,7 @@ def log_tuning(
     *,
     data_set: Path,
     curve: Sequence[CurvePoint],
+    validation_curve: Sequence[CurvePoint],
     metrics: Mapping[str, float],
     folder: Path,
 ) -> None:
@@ -119,6 +123,7 @@ def log_tuning(
         params: those that the model was tuned with.
         data_set: the file of training samples.
         curve: the loss curve; what was logged live is not logged again.
+        validation_curve: the validation loss in between; logged as `tuning/validation_loss_by_step`.
         metrics: final figures of tuning; logged as `tuning/<name>`.
         folder: the adapter or model, kept as the run's artifact `model`.
 
@@ -129,6 +134,7 @@ def log_tuning(
         _log_params(client, run_id, flatten(params, TUNED_SECTIONS))
         client.log_inputs(run_id, [data_set_input(data_set)])
         _log_curve(client, run_id, curve)
+        _log_curve(client, run_id, validation_curve, VALIDATION_LOSS)
         _log_metrics(client, run_id, {f"tuning/{name}": value for name, value in metrics.items()})
         client.log_artifacts(run_id, str(folder), MODEL)
         _tag_flow_run(client, run_id, "tuning")
@@ -263,8 +269,8 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]
         client.log_batch(run_id, metrics=rows[start : start + 1000])
 
 
-def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[CurvePoint]) -> None:
-    known = client.get_metric_history(run_id, "tuning/loss") if curve else []
+def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[CurvePoint], name: str = LOSS) -> None:
+    known = client.get_metric_history(run_id, name) if curve else []
     last = max((metric.step for metric in known), default=-1)
     now = int(time.time() * 1000)
     rows = [
@@ -272,8 +278,8 @@ def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[CurvePoint]) -
         for point in curve
         if point.step > last
         for metric in (
-            Metric("tuning/loss", point.loss, now, point.step),
-            Metric("tuning/tokens_read", float(point.tokens), now, point.step),
+            Metric(name, point.loss, now, point.step),
+            *([Metric("tuning/tokens_read", float(point.tokens), now, point.step)] if name == LOSS else []),
         )
     ]
     for start in range(0, len(rows), 1000):

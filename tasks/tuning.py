@@ -2,10 +2,12 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
+from pydantic import BaseModel
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
@@ -95,6 +97,7 @@ def log_results(variant: str, run_id: str, params: Params) -> None:
         params,
         data_set=Path(_variant(variant, params).data_set) / "train.jsonl",
         curve=read_curve(REPORTS / variant / "loss_curve.csv", variant),
+        validation_curve=read_curve(REPORTS / variant / "validation_curve.csv", variant),
         metrics=dict(_numbers(figures)),
         folder=MODELS / variant,
     )
@@ -107,14 +110,21 @@ def _variant(name: str, params: Params) -> Variant:
 
 
 def _write_results(variant: str, result: "TuningResult") -> None:
-    """The figures that stay the same when tuning is repeated, and the loss curve."""
-    figures = result.model_dump(exclude={"curve", "resumed_at", "seconds", "tokens_per_second"})
+    """The figures that stay the same when tuning is repeated, and the loss curves."""
+    from agentrefine.tuning.progress import LossPoint, ValidationPoint
+
+    figures = result.model_dump(exclude={"curve", "validation_curve", "resumed_at", "seconds", "tokens_per_second"})
     figures["trained_token_share"] = result.trained_tokens / result.tokens
     write_json(REPORTS / variant / "metrics.json", figures)
-    with atomic_write(REPORTS / variant / "loss_curve.csv") as handle:
-        writer = csv.DictWriter(handle, ["step", "loss", "tokens", "learning_rate"], lineterminator="\n")
+    _write_table(REPORTS / variant / "loss_curve.csv", LossPoint, result.curve)
+    _write_table(REPORTS / variant / "validation_curve.csv", ValidationPoint, result.validation_curve)
+
+
+def _write_table(path: Path, row: type[BaseModel], rows: Sequence[BaseModel]) -> None:
+    with atomic_write(path) as handle:
+        writer = csv.DictWriter(handle, list(row.model_fields), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(point.model_dump() for point in result.curve)
+        writer.writerows(r.model_dump() for r in rows)
 
 
 def _numbers(figures: dict[str, object]) -> list[tuple[str, float]]:

@@ -136,6 +136,7 @@ def write_results(root: Path) -> None:
     write_json(tuning / "metrics.json", figures)
     rows = "".join(f"{n},{3.0 / n},{n * 1024}\n" for n in range(1, 31))
     (tuning / "loss_curve.csv").write_text(f"step,loss,tokens\n{rows}", encoding="utf-8")
+    (tuning / "validation_curve.csv").write_text("step,tokens,loss\n0,0,3.5\n10,5000,1.2\n", encoding="utf-8")
     for model, solved in (("base", 1), ("refinement", 13)):
         played = [*episodes(model, solved), *episodes(model, 0, benchmark="babyai")]
         write_evaluation(root, model, played)

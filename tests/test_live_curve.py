@@ -26,6 +26,7 @@ def train(curve: LiveCurve, folder: Path, steps: int) -> None:
     for step in range(1, steps + 1):
         state.global_step = step
         curve.on_log(arguments, state, control, logs={"loss": 3.0 / step, "num_tokens": 1024.0 * step})
+        curve.on_log(arguments, state, control, logs={"eval_loss": 4.0 / step})
     curve.on_log(arguments, state, control, logs={"train_runtime": 1.0})
     curve.on_train_end(arguments, state, control)
 
@@ -33,8 +34,11 @@ def train(curve: LiveCurve, folder: Path, steps: int) -> None:
 def test_every_step_reaches_the_run(params: Params, tmp_path: Path) -> None:
     with tracking.live_run("refinement", params.tracking) as run_id:
         train(LiveCurve("refinement", run_id, params.tracking), tmp_path, steps=4)
-    history = MlflowClient(params.tracking.uri).get_metric_history(run_id, "tuning/loss")
+    client = MlflowClient(params.tracking.uri)
+    history = client.get_metric_history(run_id, tracking.LOSS)
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
+    looks = client.get_metric_history(run_id, tracking.VALIDATION_LOSS)
+    assert [(metric.step, metric.value) for metric in looks][:2] == [(1, 4.0), (2, 2.0)]
 
 
 def test_lost_tracking_store_does_not_end_tuning(

@@ -61,6 +61,7 @@ def tuned(params: Params, root: Path, digest: str, weights: bytes = b"w") -> str
         run_id,
         params,
         data_set=Path("data/dataset/train.jsonl"),
+        validation_curve=[],
         curve=CURVE,
         metrics={"trained_share": 0.31},
         folder=folder,
@@ -146,7 +147,7 @@ def test_data_set_is_an_input_with_the_hash_that_dvc_keeps(
 
 def test_live_curve_continues_in_the_finished_run(params: Params, client: MlflowClient, tmp_path: Path) -> None:
     with tracking.live_run("refinement", params.tracking) as live:
-        tracking.log_points(live, params.tracking, CURVE[:3])
+        tracking.log_points(live, params.tracking, CURVE[:3], tracking.LOSS)
         assert client.get_run(live).info.status == "RUNNING"
     assert tracking.adopt(live, "refinement", "d1", params.tracking) == live
     assert tuned(params, tmp_path, "d1") == live

@@ -9,98 +9,35 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny_model import tiny_model
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from tuning_samples import conversation, job, write_base, write_data_set
 
-from agentrefine.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.errors import UserError
-from agentrefine.files import sha256_file, write_jsonl
+from agentrefine.files import sha256_file
 from agentrefine.params import load_params
-from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.base_model import make_reference, make_tiny_base, tiny_tokenizer
-from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import render
 from agentrefine.tuning.scoring import masked_loss
-from agentrefine.tuning.tokenizer import build_tokenizer
 from agentrefine.tuning.trainer import tune
 
 PARAMS = load_params(Path("params.yaml"))
-QUICK = PARAMS.tuning.model_copy(
-    update={
-        "batch_tokens": 256,
-        "max_length": 256,
-        "warmup_steps": 2,
-        "precision": "fp32",
-        "method": "full",
-        "muon_learning_rate": 0.02,
-        "learning_rate": 4e-3,
-        "epochs": 1,
-        "packing": False,
-        "cpu_processes": 1,
-    }
-)
-NOUNS = ["lamp", "key", "box", "cup", "book"]
-
-
-def conversation(number: int) -> list[Message]:
-    noun, other = NOUNS[number % 5], NOUNS[(number + 1 + number // 5) % 5]
-    right = [
-        Message(role="user", content=f"you see {noun} . " * (1 + number % 4)),
-        Message(role="assistant", content=reply_text(f"now i take {noun} .", f"take {noun}"), loss=True),
-    ]
-    return [
-        *opening("You play a game .", f"take {noun} .", "you hold nothing ."),
-        Message(role="assistant", content=reply_text(f"i think {other} is here", f"take {other}"), loss=False),
-        *right * (1 + number % 3),
-    ]
-
-
-def as_sample(number: int) -> Sample:
-    sender = {"user": "human", "assistant": "gpt"}
-    return Sample(
-        id=str(number),
-        persona_id="p",
-        conversations=[
-            PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss) for m in conversation(number)
-        ],
-    )
 
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("dataset")
-    write_jsonl(folder / "train.jsonl", (as_sample(i) for i in range(60)))
-    write_jsonl(folder / "validation.jsonl", (as_sample(i) for i in range(60, 66)))
-    return folder
+    return write_data_set(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = build_tokenizer(NOUNS, [m.content for i in range(20) for m in conversation(i)])
-    model = tiny_model(
-        tokenizer,
-        0,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        initializer_range=0.2,
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def job(base: Path, data_set: Path, params: TuningParams) -> TuningJob:
-    return TuningJob(loss="refinement", data_set=data_set, base=str(base), params=params, seed=7)
+    return write_base(tmp_path_factory.mktemp("base"))
 
 
 def tuned(base: Path, data_set: Path, out: Path, **changes: object):
-    params = TuningParams.model_validate({**QUICK.model_dump(), **changes})
-    return tune(job(base, data_set, params), out)
+    return tune(job(base, data_set, **changes), out)
 
 
 def by_hand(base: Path, numbers: range) -> float:
@@ -120,8 +57,7 @@ def by_hand(base: Path, numbers: range) -> float:
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_first_loss_is_the_masked_cross_entropy_by_hand(base, data_set, tmp_path, packing):
-    write_jsonl(tmp_path / "data" / "train.jsonl", (as_sample(i) for i in range(12)))
-    write_jsonl(tmp_path / "data" / "validation.jsonl", (as_sample(i) for i in range(60, 63)))
+    write_data_set(tmp_path / "data", samples=12, validation=3)
     result = tuned(base, tmp_path / "data", tmp_path / "out", packing=packing, batch_tokens=100_000, max_length=2048)
     assert result.steps == 1
     assert result.curve[0].loss == pytest.approx(by_hand(base, range(12)), abs=1e-4)
@@ -129,8 +65,7 @@ def test_the_first_loss_is_the_masked_cross_entropy_by_hand(base, data_set, tmp_
 
 
 def test_two_processes_share_a_step_and_have_the_same_loss_and_tokens(base, tmp_path):
-    write_jsonl(tmp_path / "data" / "train.jsonl", (as_sample(i) for i in range(12)))
-    write_jsonl(tmp_path / "data" / "validation.jsonl", (as_sample(i) for i in range(60, 63)))
+    write_data_set(tmp_path / "data", samples=12, validation=3)
     tokenizer = load_tokenizer(base)
     tokens = sum(len(render(tokenizer, conversation(i), "refinement").ids) for i in range(12))
     result = tuned(base, tmp_path / "data", tmp_path / "out", batch_tokens=tokens, max_length=2048, cpu_processes=2)
@@ -170,21 +105,15 @@ class KillsTheOther(TrainerCallback):
 
 
 def test_a_process_that_is_killed_while_it_trains_ends_tuning_and_leaves_nothing(base, data_set, tmp_path):
-    params = QUICK.model_copy(update={"epochs": 4, "cpu_processes": 2})
     with pytest.raises(UserError, match=r"one of the processes that tune together has ended \(it was killed"):
-        tune(
-            TuningJob(loss="refinement", data_set=data_set, base=str(base), params=params, seed=7),
-            tmp_path / "out",
-            [KillsTheOther()],
-        )
+        tune(job(base, data_set, epochs=4, cpu_processes=2), tmp_path / "out", [KillsTheOther()])
     assert list(tmp_path.iterdir()) == []
     assert "WORLD_SIZE" not in os.environ
     assert not torch.distributed.is_initialized()
 
 
 def test_accumulated_steps_weigh_tokens_not_batches(base, tmp_path):
-    write_jsonl(tmp_path / "data" / "train.jsonl", (as_sample(i) for i in range(12)))
-    write_jsonl(tmp_path / "data" / "validation.jsonl", (as_sample(i) for i in range(60, 63)))
+    write_data_set(tmp_path / "data", samples=12, validation=3)
     accumulated = tuned(
         base, tmp_path / "data", tmp_path / "out", batch_tokens=100_000, gradient_accumulation_steps=4, max_length=2048
     )

@@ -31,12 +31,8 @@ class LengthGroupedBatches(BatchRebalanceSampler):  # type: ignore[misc]
         super().__init__(
             list(lengths), step_rows, processes, accumulation, seed=seed, rank=rank, drop_last=False
         )  # fmt: skip
-        self._steps = max(1, -(-len(self.lengths) // step_rows))
-        if len(self.lengths) // self._steps < processes * accumulation:
-            raise ValueError(
-                f"{len(self.lengths)} rows in {self._steps} steps leave fewer than one row for each of "
-                f"{processes} processes times {accumulation} batches"
-            )
+        # Every batch needs a row: steps grow where there are too few for that.
+        self._steps = max(1, min(-(-len(self.lengths) // step_rows), len(self.lengths) // (processes * accumulation)))
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch that `set_epoch` named."""

@@ -23,6 +23,29 @@ class LossPoint(BaseModel):
     learning_rate: float
 
 
+class ValidationPoint(BaseModel):
+    """A look at the validation samples while training.
+
+    Attributes:
+        step: optimizer steps done; 0 is the base.
+        tokens: trained on so far, with and without a label.
+        loss: nats per labelled token of all validation samples.
+    """
+
+    step: int
+    tokens: int
+    loss: float
+
+
+def validation_curve_of(state: TrainerState) -> list[ValidationPoint]:
+    """The looks at the validation samples, those before an interruption included."""
+    return [
+        ValidationPoint(step=entry["step"], tokens=int(entry["num_input_tokens_seen"]), loss=entry["eval_loss"])
+        for entry in state.log_history
+        if "eval_loss" in entry
+    ]
+
+
 def curve_of(state: TrainerState) -> list[LossPoint]:
     """The training loss of every step, those before an interruption included."""
     return [

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -111,12 +112,19 @@ def main() -> None:
     if not line:
         return
     job = TuningJob.model_validate_json(line)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Standard output is for one word to the process that started this one; what a library prints is for the log.
     told = sys.stdout
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
         train(job, Path(scratch), ready=lambda: print(READY, file=told, flush=True))
     distributed.destroy_process_group()
+
+
+def _end_with_the_first() -> None:
+    """End this process when the one that started it ends: its end of the pipe is closed then, however it ended."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _start(environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]":

@@ -16,7 +16,7 @@ from agentrefine.params.tuning import Loss
 from agentrefine.tuning.failures import machine_failures
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.models import CARD, model_digest
-from agentrefine.tuning.progress import LossPoint, TokenBar, last_tenth, thinned
+from agentrefine.tuning.progress import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
 from agentrefine.tuning.replicas import replicas
 from agentrefine.tuning.samples import RenderingCounts
 from agentrefine.tuning.sft import use_bf16
@@ -43,6 +43,7 @@ class TuningResult(BaseModel):
         validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
             without validation samples.
         curve: the training loss over steps and tokens.
+        validation_curve: the validation loss of the base and after every `eval_steps`.
     """
 
     loss: Loss
@@ -59,6 +60,7 @@ class TuningResult(BaseModel):
     validation_loss_before: float | None
     validation_loss: float | None
     curve: list[LossPoint]
+    validation_curve: list[ValidationPoint]
 
 
 def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> TuningResult:
@@ -126,9 +128,10 @@ def _result(job: TuningJob, trained: Trained) -> TuningResult:
         seconds=trained.seconds,
         tokens_per_second=trained.tokens_per_second,
         train_loss=last_tenth(trained.curve),
-        validation_loss_before=trained.validation_loss_before,
+        validation_loss_before=trained.validation_curve[0].loss if trained.validation_curve else None,
         validation_loss=trained.validation_loss,
         curve=thinned(trained.curve, CURVE_POINTS),
+        validation_curve=trained.validation_curve,
     )
 
 
@@ -161,5 +164,7 @@ def _card(job: TuningJob, result: TuningResult) -> dict[str, Any]:
         "seed": job.seed,
         "processes": processes(job),
         "params": job.params.model_dump(exclude=HOW_NOT_WHAT),
-        **result.model_dump(exclude={"loss", "resumed_at", "seconds", "tokens_per_second", "curve"}),
+        **result.model_dump(
+            exclude={"loss", "resumed_at", "seconds", "tokens_per_second", "curve", "validation_curve"}
+        ),
     }

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from agentrefine.tuning.checkpoints import remove_others
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base, on_device
-from agentrefine.tuning.progress import LossPoint, curve_of
+from agentrefine.tuning.progress import LossPoint, ValidationPoint, curve_of, validation_curve_of
 from agentrefine.tuning.samples import RenderingCounts, rendered_rows
 from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, weights_dtype, with_adapter
 
@@ -34,8 +34,8 @@ class Trained:
         seconds: of the training loop since it began or went on.
         tokens_per_second: over these seconds.
         curve: the training loss of every step.
-        validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
-            without validation samples.
+        validation_curve: looks at the validation samples, from the base to the last one; empty without such samples.
+        validation_loss: of the tuned model, nats per trained token; None without validation samples.
     """
 
     model: Model
@@ -48,7 +48,7 @@ class Trained:
     seconds: float
     tokens_per_second: float
     curve: list[LossPoint]
-    validation_loss_before: float | None
+    validation_curve: list[ValidationPoint]
     validation_loss: float | None
 
 
@@ -107,7 +107,7 @@ def train(
         seconds=seconds,
         tokens_per_second=(curve[-1].tokens - before) / seconds,
         curve=curve,
-        validation_loss_before=_first_validation_loss(trainer),
+        validation_curve=validation_curve_of(trainer.state),
         validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
     )
 
@@ -134,11 +134,6 @@ def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: 
         return None
     rows, _ = rendered_rows(file, tokenizer, job.loss, job.params.max_length, cache)
     return rows
-
-
-def _first_validation_loss(trainer: RefinementTrainer) -> float | None:
-    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    return float(losses[0]) if losses else None
 
 
 def _gathered_weights(trainer: RefinementTrainer) -> dict[str, torch.Tensor] | None:

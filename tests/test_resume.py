@@ -1,0 +1,180 @@
+"""Tuning that is interrupted: it goes on at a checkpoint and ends with the same weights."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from project import digests
+from tuning_samples import job, write_base, write_data_set
+
+from agentrefine.tuning import checkpoints
+from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.models import load_base
+from agentrefine.tuning.trainer import tune
+
+pytestmark = pytest.mark.timeout(300)
+
+KINDS = {
+    "full, Muon": {},
+    "LoRA with dropout": {
+        "method": "lora",
+        "muon_learning_rate": None,
+        "lora": {
+            "r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": "all-linear",
+            "use_rslora": True, "use_dora": False,
+        },
+    },
+    "accumulation, packed": {"gradient_accumulation_steps": 2, "packing": True, "muon_learning_rate": None},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory) -> Path:
+    return write_data_set(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+def killed_at(step: int, tuning: TuningJob, out: Path) -> None:
+    """Tune in another process, which is killed once it has done a step."""
+    file = out.parent / "job.json"
+    file.write_text(tuning.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "tests/tune_until_killed.py", str(file), str(out), str(step)],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert not out.exists()
+
+
+def replicas_of_this_test() -> list[psutil.Process]:
+    """Processes that were started to tune with another and still run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            of_test = process.environ().get("PYTEST_CURRENT_TEST") == os.environ["PYTEST_CURRENT_TEST"]
+            if of_test and "agentrefine.tuning.replicas" in process.cmdline():
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_twice_tuning_ends_with_the_bytes_of_one_that_was_not(base, data_set, tmp_path, kind):
+    settings = {"epochs": 3, "checkpoint_steps": 3, "eval_steps": 4, **KINDS[kind]}
+    whole = tune(job(base, data_set, **settings), tmp_path / "whole")
+    per_epoch = whole.steps // 3
+    interrupted = job(base, data_set, tmp_path / "checkpoints", **settings)
+    killed_at(per_epoch - 1, interrupted, tmp_path / "out")
+    killed_at(2 * per_epoch + 1, interrupted, tmp_path / "out")
+    result = tune(interrupted, tmp_path / "out")
+    assert result.resumed_at == (2 * per_epoch + 1) // 3 * 3
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert result.curve == whole.curve
+    assert (result.validation_loss_before, result.validation_loss) == (
+        whole.validation_loss_before,
+        whole.validation_loss,
+    )
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_together_after_one_was_killed(base, data_set, tmp_path):
+    settings = {"epochs": 3, "checkpoint_steps": 2, "cpu_processes": 2}
+    whole = tune(job(base, data_set, **settings), tmp_path / "whole")
+    interrupted = job(base, data_set, tmp_path / "checkpoints", **settings)
+    killed_at(whole.steps // 2, interrupted, tmp_path / "out")
+    time.sleep(1)
+    assert not replicas_of_this_test()
+    result = tune(interrupted, tmp_path / "out")
+    assert result.resumed_at == whole.steps // 2 // 2 * 2
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def left(base, data_set, tmp_path_factory) -> Path:
+    """A folder of checkpoints as a killed tuning leaves it."""
+    folder = tmp_path_factory.mktemp("killed")
+    killed_at(9, job(base, data_set, folder / "checkpoints", checkpoint_steps=2, epochs=3), folder / "out")
+    return folder / "checkpoints"
+
+
+def test_checkpoints_are_bounded_in_number_and_whole(left):
+    (settings,) = left.iterdir()
+    found = sorted(settings.glob("checkpoint-*"))
+    assert [c.name for c in found] == ["checkpoint-6", "checkpoint-8"]
+    assert [checkpoints.flaw(c) for c in found] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda c: os.truncate(c / "model.safetensors", 1000), r"model\.safetensors has 1000 bytes instead of"),
+        (lambda c: (c / "optimizer.pt").unlink(), r"optimizer\.pt is missing"),
+        (lambda c: _flip_a_byte(c / "model.safetensors"), r"model\.safetensors has changed"),
+        (lambda c: (c / "seal.json").unlink(), "it was not finished"),
+        (lambda c: os.truncate(c / "seal.json", 20), r"its seal\.json is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(left, tmp_path, caplog, damage, reason):
+    shutil.copytree(left, tmp_path / "checkpoints")
+    (settings,) = (tmp_path / "checkpoints").iterdir()
+    damage(settings / "checkpoint-8")
+    assert checkpoints.newest(settings) == settings / "checkpoint-6"
+    assert len(caplog.messages) == 1
+    assert f"checkpoint-8 cannot be used ({reason}".replace("\\", "") in caplog.messages[0]
+    assert not (settings / "checkpoint-8").exists()
+
+
+def test_tuning_goes_on_at_the_checkpoint_before_a_truncated_one(base, data_set, left, tmp_path):
+    shutil.copytree(left, tmp_path / "checkpoints")
+    (settings,) = (tmp_path / "checkpoints").iterdir()
+    os.truncate(settings / "checkpoint-8" / "optimizer.pt", 100)
+    result = tune(job(base, data_set, tmp_path / "checkpoints", checkpoint_steps=2, epochs=3), tmp_path / "out")
+    assert result.resumed_at == 6
+    whole = tune(job(base, data_set, checkpoint_steps=2, epochs=3), tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert result.curve == whole.curve
+
+
+def test_checkpoints_of_other_settings_are_not_used_and_removed(base, data_set, left, tmp_path, caplog):
+    shutil.copytree(left, tmp_path / "checkpoints")
+    changed = job(base, data_set, tmp_path / "checkpoints", checkpoint_steps=2, epochs=3, learning_rate=1e-3)
+    result = tune(changed, tmp_path / "out")
+    assert result.resumed_at == 0
+    assert any("holds checkpoints of other settings" in message for message in caplog.messages)
+
+
+def test_how_often_checkpoints_are_written_changes_no_weights(base, data_set, left, tmp_path):
+    shutil.copytree(left, tmp_path / "checkpoints")
+    result = tune(job(base, data_set, tmp_path / "checkpoints", checkpoint_steps=5, epochs=3), tmp_path / "out")
+    assert result.resumed_at == 8
+
+
+def test_early_stopping_keeps_the_best_model(base, data_set, tmp_path):
+    settings = {"epochs": 12, "learning_rate": 0.05, "eval_steps": 4, "checkpoint_steps": 4, "muon_learning_rate": 0.2}
+    long = tune(job(base, data_set, **settings), tmp_path / "long")
+    stopped = tune(
+        job(base, data_set, **settings, early_stopping={"patience": 2, "min_delta": 0.0}), tmp_path / "stopped"
+    )
+    assert stopped.steps < long.steps
+    looks = [point.loss for point in stopped.validation_curve]
+    assert stopped.validation_loss == min(looks) < looks[-1]
+    model, _ = load_base(tmp_path / "stopped")
+    assert model.num_parameters() == stopped.parameters
+
+
+def _flip_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
