@@ -7,6 +7,7 @@ again and again, and one comparison with the template's output tells where every
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from jinja2 import TemplateError
@@ -22,6 +23,7 @@ give the same tokens tomorrow."""
 
 APPENDING = "set base_model.chat_template in params.yaml to a jinja file that appends one message after the other"
 OTHER_MODEL = "choose another model"
+_IN_A_COPY = " in a copy of the template, and set base_model.chat_template in params.yaml to that file"
 
 _EARLIER = "it writes an earlier message in another way once a later one follows"
 _THOUGHTS = ["the lamp may be in the box", "that failed : the box is shut", "the key fits"]
@@ -121,7 +123,7 @@ def template_text(
     except (TemplateError, TypeError, ValueError) as error:
         if isinstance(error, TypeError) and "strftime_now" in template_of(tokenizer):
             reason = "it writes today's date, so that the same data would be other tokens tomorrow"
-            raise refusal(tokenizer, reason, "write a fixed date in place of strftime_now(...)") from error
+            raise refusal(tokenizer, reason, "write a fixed date in place of strftime_now(...)" + _IN_A_COPY) from error
         raise refusal(tokenizer, f"it fails: {' '.join(str(error).split())}") from error
     return str(text)
 
@@ -137,7 +139,7 @@ def _learn(tokenizer: PreTrainedTokenizerBase, _template: str) -> ChatFormat:
     messages = _probe()
     full = template_text(tokenizer, messages)
     places, trims_users = _places(tokenizer, full, messages)
-    gaps = [full[end:begin] for (_, end), (begin, _) in zip(places, places[1:], strict=False)]
+    gaps = [full[end:begin] for (_, end), (begin, _) in pairwise(places)]
     openings, closings = gaps[::2], gaps[1::2]
     if len(set(openings)) > 1 and any("think" in gap for gap in openings):
         raise refusal(tokenizer, "it writes a thinking block into the last reply only and drops it from earlier ones")
@@ -202,12 +204,13 @@ def _check_opening(tokenizer: PreTrainedTokenizerBase, prompt: str, conversation
     if prompt == conversation or (conversation.startswith(prompt) and not conversation[len(prompt) :].strip()):
         return
     if "think" in prompt and "think" not in conversation:
-        raise refusal(tokenizer, "its prompt opens a thinking block that it leaves out of the conversation")
+        reason = "its prompt opens a thinking block that it leaves out of the conversation"
+        raise refusal(tokenizer, reason, "take it out of add_generation_prompt" + _IN_A_COPY)
     if not conversation.startswith(prompt):
         raise refusal(tokenizer, "its prompt opens a reply in another way than the conversation")
     between = conversation[len(prompt) :].strip()
     reason = f"it writes {between!r} between the prompt and the reply, which the model would not be asked for in play"
-    raise refusal(tokenizer, reason, "write it under add_generation_prompt too")
+    raise refusal(tokenizer, reason, "write it under add_generation_prompt too" + _IN_A_COPY)
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, closing: str, tail: str) -> int:
@@ -221,7 +224,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, closing: str, tail: str) ->
         written = (tail if found[0] else closing).strip()
         after = f"it writes {written[:20]!r} there, which is no token of its own" if written else "nothing stands there"
         reason = f"no special token ends a reply, so the model could not learn to stop ({after})"
-        raise refusal(tokenizer, reason, "end each reply with eos_token in base_model.chat_template in params.yaml")
+        raise refusal(tokenizer, reason, "end each reply with eos_token" + _IN_A_COPY)
     if found[0] != found[1]:
         raise refusal(tokenizer, f"it ends the last reply with {found[1]} and all earlier ones with {found[0]}")
     return int(tokenizer.convert_tokens_to_ids(found[0]))

@@ -126,12 +126,14 @@ def _up_to_last_reply(messages: list[Message]) -> list[Message]:
 def _rewritten(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> UserError:
     """Names the text that the template does not write as it stands, if there is one."""
     text = template_text(tokenizer, messages)
-    changed = next((m.content.strip() for m in messages if m.content.strip() not in text), None)
+    contents = [m.content.strip() for m in messages]
+    thinking = next((content for content in contents if "think>" in content), None)
+    changed = next((content for content in contents if content not in text), thinking)
     if changed is None:
         return refusal(tokenizer, "it writes something else around the texts of one conversation than of others")
-    tags = "<think> or </think>" if "think>" in changed else "something that the template takes out"
+    tags = ", which holds <think> tags" if changed == thinking else ""
     return refusal(
         tokenizer,
-        f"it rewrites the text that begins {changed[:40]!r}, which holds {tags}",
+        f"it rewrites the text that begins {changed[:40]!r}{tags}",
         f"take such conversations out of the data set, or {APPENDING}",
     )
