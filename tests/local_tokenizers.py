@@ -43,7 +43,7 @@ def sentencepiece_style() -> Tokenizer:
     metaspace = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")
-    words = [word for text in TEXTS for word in re.findall(r"\s*[a-zA-Z]+|[\s.:,]+", text)]
+    words = [word for text in TEXTS for word in re.findall(r" ?[a-zA-Z]+|[.:,\n]+", text)]
     learner.train_from_iterator(words, trainers.BpeTrainer(vocab_size=300, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
     pieces = [*BASIC, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]

@@ -1,5 +1,6 @@
 """Chat templates of real models on tokenizers of three kinds: trained token by token as they should, or refused."""
 
+import re
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 from local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level
 from tokenizers import normalizers
 
-from agentrefine.conversation import Message, reply_text
+from agentrefine.conversation import Message, PublishedMessage, Sample, reply_text
 from agentrefine.errors import UserError
+from agentrefine.files import write_jsonl
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.masking import apply_loss
 from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
+from agentrefine.tuning.show_mask import main
 from agentrefine.tuning.template_check import check_chat_template, probe
 
 OURS = Path(__file__).parent / "chat_templates"
@@ -288,3 +291,21 @@ def test_white_space_around_a_reply_changes_no_token():
         for text in (reply_text("a", "b"), f"\n\n {reply_text('a', 'b')} \n")
     )
     assert render(tokenizer, plain, "refinement") == render(tokenizer, padded, "refinement")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_path, capsys, monkeypatch):
+    tokenizer = tokenizer_for(template("chatml"), kind)
+    tokenizer.chat_template = "replaced by the file"
+    tokenizer.save_pretrained(tmp_path / "model")
+    sender = {"user": "human", "assistant": "gpt"}
+    messages = [PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss) for m in probe()]
+    write_jsonl(tmp_path / "train.jsonl", [Sample(id="game-1", persona_id="p", conversations=messages)])
+    options = ["--model", str(tmp_path / "model"), "--template", str(OURS / "chatml.jinja"), "--loss", "refinement"]
+    monkeypatch.setattr("sys.argv", ["show_mask", str(tmp_path / "train.jsonl"), *options])
+    assert main() == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"\{\+Thought: i was wrong.*?Action: open box 10.*?\+\}", shown, re.DOTALL)
+    assert re.search(r"\[-Thought: it is open.*?Action: take key.*?-\]", shown, re.DOTALL)
+    assert re.search(r"game-1: \d+ of \d+ tokens trained \(\d+%\)", shown)
+    assert "\x1b" not in shown
