@@ -30,8 +30,8 @@ lint: $(INSTALLED) ## ruff and mypy
 serve: $(INSTALLED) ## Prefect server, worker and MLflow UI on 127.0.0.1
 	python -m flows.serve
 
-show-mask: $(INSTALLED) ## print a training sample: trained, context and masked mistakes in colour
-	python -m agentrefine.tuning.show_mask
+show-mask: $(INSTALLED) ## print a training sample: trained, context and masked mistakes in colour (ARGS="--loss with_erroneous_loss")
+	python -m agentrefine.tuning.show_mask $(ARGS)
 
 install: $(INSTALLED) ## the virtual environment with the locked requirements
 

@@ -114,7 +114,7 @@ def test_whole_turns_are_dropped_from_the_end_and_counted(tokenizer):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ messages[-1].content }}{{ eos_token }}", "earlier message in another way"),
+        ("{{ messages[-1].content }}{{ eos_token }}", "leaves out or rewrites the text of a user"),
         ("{% for m in messages %}{{ m.content }} {% endfor %}", "learn to stop"),
         (
             "{% for m in messages %}{% if loop.last %}<last>{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}",

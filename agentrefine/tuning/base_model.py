@@ -19,6 +19,7 @@ from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
+from agentrefine.tuning.template_check import check_chat_template
 from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words
 from agentrefine.worlds.catalogue import vocabulary
 
@@ -78,14 +79,21 @@ def make_base(params: BaseModelParams, seed: int, out: Path, progress: Progress 
 
 
 def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
-    """Check that the model loads, and write its tokenizer with the chat template to use and a card that names it.
+    """Check that the model loads and that its chat template can be trained on, and write its tokenizer with the chat
+    template to use and a card that names the model and says what is worth knowing of the template.
 
     The weights stay where they are: a folder, or the hub's own cache.
     """
-    load_base(params.path)
     template = Path(params.chat_template) if params.chat_template else None
     tokenizer = load_tokenizer(params.path, template)
-    card = {"kind": "reference", "path": params.path, "digest": model_digest(params.path)}
+    remarks = check_chat_template(tokenizer)
+    load_base(params.path)
+    card = {
+        "kind": "reference",
+        "path": params.path,
+        "digest": model_digest(params.path),
+        "chat_template": remarks,
+    }
     with atomic_folder(out) as folder:
         tokenizer.save_pretrained(folder)
         write_json(folder / CARD, card)

@@ -1,27 +1,31 @@
 """From a conversation to token ids and labels, in one pass (paper, section 3.3: the masked loss).
 
 The chat template is the tokenizer's own. A conversation's beginning must be the beginning of its tokens: only then does
-the model read in play what it read in training. Templates that break this are refused.
+the model read in play what it read in training. What the template writes is learned once (see `chat_format`); each
+conversation is then compared with it character by character, and refused where it differs.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from agentrefine.conversation import Message
 from agentrefine.errors import UserError
 from agentrefine.params.tuning import Loss
+from agentrefine.tuning.chat_format import APPENDING, OTHER_MODEL, chat_format, refusal, template_text
 from agentrefine.tuning.masking import apply_loss
 
 MASKED = -100
 """The label of a token that is not trained (torch's `ignore_index`)."""
 
+OTHER_PROMPT = "a prompt alone has other tokens than at the beginning of its conversation"
+
 
 class Span(NamedTuple):
-    """An assistant's turn among the tokens: `ids[start:end]` is its text with its end-of-turn token."""
+    """A reply among the tokens: `ids[start:end]` is its text, without the white space around it, and its end-of-turn
+    token; white space that the template writes before or after the text is part of it."""
 
     start: int
     end: int
@@ -54,21 +58,37 @@ def render(
 ) -> Rendered:
     """The ids and labels that `loss` trains on.
 
-    Turns that do not fit into `max_length` tokens are dropped whole, from the end.
+    The messages are user and assistant in turn; what a user says after the last reply is left out. Turns that do not
+    fit into `max_length` tokens are dropped whole, from the end.
 
     Raises:
-        UserError: the chat template or the tokenizer does not keep prefixes, or marks no end of a turn.
+        UserError: the chat template or the tokenizer does not keep prefixes, marks no end of a turn, or rewrites a
+            text of this conversation; or the messages do not alternate.
     """
-    chosen = apply_loss(messages, loss)
-    full = _template(tokenizer, chosen)
-    encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+    chat = chat_format(tokenizer)
+    chosen = _up_to_last_reply(apply_loss(messages, loss))
+    if not chosen:
+        return Rendered([], [], [], dropped_turns=0)
+    text, replies = chat.lay_out(chosen)
+    if template_text(tokenizer, chosen) != text:
+        raise _rewritten(tokenizer, chosen)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoded["input_ids"]
-    special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-    tokens = _Tokens(full, ids, encoded["offset_mapping"], special | {tokenizer.eos_token_id})
-    replies = [index for index, m in enumerate(chosen) if m.role == "assistant"]
-    spans = [_span(tokenizer, chosen, index, tokens) for index in replies]
-    if replies and prompt_ids(tokenizer, chosen[: replies[-1]]) != ids[: spans[-1].start]:
-        raise _broken(tokenizer, "a prompt alone has other tokens than at the beginning of its conversation")
+    starts, ends = zip(*encoded["offset_mapping"], strict=True)
+    spans = []
+    for reply, message in zip(replies, chosen[1::2], strict=True):
+        start = bisect_left(starts, reply.prompt_end)
+        if start and ends[start - 1] > reply.prompt_end:
+            raise refusal(tokenizer, "a token crosses the border between the prompt and the reply")
+        if chat.opening_ids and tuple(ids[max(0, start - len(chat.opening_ids)) : start]) != chat.opening_ids:
+            raise refusal(tokenizer, OTHER_PROMPT)
+        after = bisect_left(starts, reply.end)
+        end = next((i for i in range(after, len(ids)) if ids[i] == chat.end_of_turn), None)
+        if end is None or text[reply.end : starts[end]].strip():
+            raise refusal(tokenizer, "the end of a turn is not read as one token", OTHER_MODEL)
+        spans.append(Span(start, end + 1, trained=bool(message.loss)))
+    if not chat.opening_ids and prompt_ids(tokenizer, chosen[:-1]) != ids[: spans[-1].start]:
+        raise refusal(tokenizer, OTHER_PROMPT)
     kept = [span for span in spans if max_length is None or span.end <= max_length]
     ids = ids[: kept[-1].end] if kept else []
     labels = [MASKED] * len(ids)
@@ -80,58 +100,40 @@ def render(
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """The tokens that the model continues in play: the conversation so far and the opening of the assistant's turn."""
-    text = _template(tokenizer, messages, add_generation_prompt=True)
+    text = template_text(tokenizer, messages, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an assistant's turn in this tokenizer's chat template; generation stops at it."""
-    probe = [Message(role="user", content="Hello"), Message(role="assistant", content="OK")]
-    rendered = render(tokenizer, probe, "refinement")
-    return rendered.ids[-1]
+    return chat_format(tokenizer).end_of_turn
 
 
-class _Tokens(NamedTuple):
-    """A rendered conversation: its text, its ids, where each lies in the text, and which ids may end a turn."""
-
-    text: str
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    special: frozenset[int]
-
-
-def _span(tokenizer: PreTrainedTokenizerBase, messages: list[Message], index: int, tokens: _Tokens) -> Span:
-    """Where the assistant's message `index` stands, after checking that its prompt is the beginning of all."""
-    content = messages[index].content
-    prompt = _template(tokenizer, messages[:index], add_generation_prompt=True)
-    begin = tokens.text.find(content, len(prompt))
-    if not tokens.text.startswith(prompt) or begin < 0 or tokens.text[len(prompt) : begin].strip():
-        raise _broken(tokenizer, "it writes an earlier message in another way once a later one follows")
-    first = bisect_left(tokens.offsets, len(prompt), key=lambda offset: offset[0])
-    if first and tokens.offsets[first - 1][1] > len(prompt):
-        raise _broken(tokenizer, "a token crosses the border between the prompt and the assistant's text")
-    tail = begin + len(content)
-    after = bisect_left(tokens.offsets, tail, key=lambda offset: offset[0])
-    end = next((i for i in range(after, len(tokens.ids)) if tokens.ids[i] in tokens.special), None)
-    if end is None or tokens.text[tail : tokens.offsets[end][0]].strip():
-        raise _broken(tokenizer, "no special token ends the assistant's turn, so the model could not learn to stop")
-    return Span(first, end + 1, trained=bool(messages[index].loss))
+def _up_to_last_reply(messages: list[Message]) -> list[Message]:
+    replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    chosen = messages[: replies[-1] + 1] if replies else []
+    for index, message in enumerate(chosen):
+        expected = "assistant" if index % 2 else "user"
+        if message.role != expected:
+            raise UserError(
+                f"Message {index + 1} of a conversation ({message.content[:40]!r}) is of the {message.role}, but user "
+                "and assistant must speak in turn, the user first; mend the data set."
+            )
+    return chosen
 
 
-def _template(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool = False
-) -> str:
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
-        raise _broken(tokenizer, f"it fails: {' '.join(str(error).split())}") from error
-    return str(text)
-
-
-def _broken(tokenizer: PreTrainedTokenizerBase, reason: str) -> UserError:
-    return UserError(
-        f"The chat template of {tokenizer.name_or_path or 'the tokenizer'} cannot be trained on: {reason}; "
-        "set base_model.chat_template in params.yaml to a jinja file that appends one message after the other."
+def _rewritten(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> UserError:
+    """Names the text that the template does not write as it stands, if there is one."""
+    text = template_text(tokenizer, messages)
+    contents = [m.content.strip() for m in messages]
+    thinking = next((content for content in contents if "think>" in content), None)
+    changed = next((content for content in contents if content not in text), thinking)
+    if changed is None:
+        return refusal(tokenizer, "it writes something else around the texts of one conversation than of others")
+    tags = ", which holds <think> tags" if changed == thinking else ""
+    return refusal(
+        tokenizer,
+        f"it rewrites the text that begins {changed[:40]!r}{tags}",
+        f"take such conversations out of the data set, or {APPENDING}",
     )

@@ -13,6 +13,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.rendering import render
+from agentrefine.tuning.template_check import check_chat_template
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
@@ -50,6 +51,7 @@ def rendered_rows(
     Raises:
         UserError: the file is missing or broken, the chat template cannot be trained on, or no row trains anything.
     """
+    check_chat_template(tokenizer)
     counts = RenderingCounts()
     longest_possible = min(max_length, _context_length(tokenizer))
 
