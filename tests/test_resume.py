@@ -57,6 +57,11 @@ def killed_at(step: int, tuning: TuningJob, out: Path) -> None:
     assert not out.exists()
 
 
+def last_saved(killed_after: int, every: int) -> int:
+    """The last checkpoint of a process that was killed when a step was done but not yet saved."""
+    return (killed_after - 1) // every * every
+
+
 def replicas_of_this_test() -> list[psutil.Process]:
     """Processes that were started to tune with another and still run."""
     found = []
@@ -78,7 +83,7 @@ def test_killed_twice_tuning_ends_with_the_bytes_of_one_that_was_not(base, data_
     killed_at(per_epoch - 1, interrupted, tmp_path / "out")
     killed_at(2 * per_epoch + 1, interrupted, tmp_path / "out")
     result = tune(interrupted, tmp_path / "out")
-    assert result.resumed_at == (2 * per_epoch + 1) // 3 * 3
+    assert result.resumed_at == last_saved(2 * per_epoch + 1, every=3)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert result.curve == whole.curve
     assert (result.validation_loss_before, result.validation_loss) == (
@@ -97,7 +102,7 @@ def test_two_processes_go_on_together_after_one_was_killed(base, data_set, tmp_p
     time.sleep(1)
     assert not replicas_of_this_test()
     result = tune(interrupted, tmp_path / "out")
-    assert result.resumed_at == whole.steps // 2 // 2 * 2
+    assert result.resumed_at == last_saved(whole.steps // 2, every=2)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 

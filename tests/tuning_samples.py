@@ -63,12 +63,11 @@ def write_data_set(folder: Path, samples: int = 60, validation: int = 6) -> Path
     return folder
 
 
-def write_base(folder: Path) -> Path:
-    """A base model's folder."""
+def write_base(folder: Path, **shape: object) -> Path:
+    """A base model's folder; `shape` changes its configuration."""
     tokenizer = build_tokenizer(NOUNS, [m.content for i in range(20) for m in conversation(i)])
-    model = tiny_model(
-        tokenizer, 0, num_attention_heads=2, tie_word_embeddings=True, bos_token_id=None, initializer_range=0.2
-    )
+    settings = {"num_attention_heads": 2, "tie_word_embeddings": True, "bos_token_id": None, "initializer_range": 0.2}
+    model = tiny_model(tokenizer, 0, **{**settings, **shape})
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

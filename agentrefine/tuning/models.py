@@ -11,7 +11,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from agentrefine.errors import UserError
@@ -37,8 +43,19 @@ class LoadedModel(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_base(
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    quantization: BitsAndBytesConfig | None = None,
+) -> LoadedModel:
     """The model that is tuned: a folder made by the base_model stage, any other local folder, or a hub id.
+
+    Args:
+        path: of the model.
+        dtype: of its weights.
+        attention: which implementation, by transformers' names.
+        quantization: of its weights; None: none.
 
     Raises:
         UserError: there is no such model, or it has no safetensors weights or no fast tokenizer.
@@ -48,7 +65,14 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> LoadedMod
     if card.get("kind") == "reference" and model_digest(folder) != card["digest"]:
         raise UserError(f"{folder}: is no longer the model that the base_model stage saw; run that stage again.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=quantization,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{path}: holds no causal language model with safetensors weights that transformers knows "

@@ -57,7 +57,10 @@ def rendered_rows(
 
     def rows() -> Iterator[dict[str, list[int]]]:
         for sample in read_jsonl(file, Sample):
-            rendered = render(tokenizer, sample.messages(), loss, longest_possible)
+            try:
+                rendered = render(tokenizer, sample.messages(), loss, longest_possible)
+            except UserError as error:
+                raise UserError(f"{file}, sample {sample.id}: {error}") from error
             counts.turns_dropped += rendered.dropped_turns
             if not rendered.trained_tokens:
                 counts.samples_dropped += 1

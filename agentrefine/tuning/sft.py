@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from torch.optim import Optimizer
 from transformers import (
+    BitsAndBytesConfig,
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -150,6 +151,8 @@ def with_adapter(model: PreTrainedModel, base: str | Path, params: TuningParams,
     model.name_or_path = str(base)
     if params.method == "full":
         return model
+    if params.method == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.activation_checkpointing)
     torch.manual_seed(seed)
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **params.lora.model_dump()))
 
@@ -241,6 +244,18 @@ def use_bf16(params: TuningParams) -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def quantization(params: TuningParams) -> BitsAndBytesConfig | None:
+    """QLoRA's (Dettmers et al. 2023): frozen weights in 4 bits (NF4, double quantization), computed with in bf16."""
+    if params.method != "qlora":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if use_bf16(params) else torch.float32,
+    )
 
 
 def weights_dtype(params: TuningParams) -> torch.dtype:

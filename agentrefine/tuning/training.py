@@ -12,11 +12,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from agentrefine.tuning.checkpoints import remove_others
+from agentrefine.tuning.hardware import check_hardware
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base, on_device
 from agentrefine.tuning.progress import LossPoint, ValidationPoint, curve_of, validation_curve_of
 from agentrefine.tuning.samples import RenderingCounts, rendered_rows
-from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, weights_dtype, with_adapter
+from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, quantization, weights_dtype, with_adapter
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def train(
     """
     datasets.disable_progress_bars()
     params = job.params
-    loaded = load_base(job.base, weights_dtype(params))
+    check_hardware(params)
+    loaded = load_base(job.base, weights_dtype(params), params.attention, quantization(params))
     rows, counts = rendered_rows(
         job.data_set / "train.jsonl", loaded.tokenizer, job.loss, params.max_length, scratch / "train"
     )
