@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
@@ -22,7 +23,8 @@ class MixCounts(BaseModel):
     Attributes:
         games: training samples that are games, all of the data set's.
         chats: training samples that are chats.
-        chats_available: how many the chat file holds.
+        chats_available: how many of the chat file can be trained on.
+        chats_left_out: the others, by the rule that excludes them.
         chat_share: chats by all training samples.
         validation: samples that validate; games alone.
     """
@@ -32,6 +34,7 @@ class MixCounts(BaseModel):
     games: int
     chats: int
     chats_available: int
+    chats_left_out: dict[str, int]
     chat_share: float
     validation: int
 
@@ -56,7 +59,8 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path) -> MixCo
     games, validation = (_lines(data_set / file) for file in (TRAIN, VALIDATION))
     if not games:
         raise UserError(f"{data_set / TRAIN}: holds no game to mix with; run the stage that writes it again.")
-    available = sum(1 for _ in read_sharegpt(chat))
+    left_out: Counter[str] = Counter()
+    available = sum(1 for _ in read_sharegpt(chat, left_out))
     wanted = max(1, round(games * share / (1 - share)))
     if available < wanted:
         raise UserError(_too_few(chat, available, wanted, share, games))
@@ -72,6 +76,7 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path) -> MixCo
             games=games,
             chats=wanted,
             chats_available=available,
+            chats_left_out=dict(sorted(left_out.items())),
             chat_share=wanted / (games + wanted),
             validation=validation,
         )
@@ -104,7 +109,10 @@ def _lines(file: Path) -> int:
 
 
 def _too_few(chat: Path, available: int, wanted: int, share: float, games: int) -> str:
-    told = f"{chat}: holds {available} chats, and a share of {share:g} beside {games} games needs {wanted}; "
+    told = (
+        f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games needs "
+        f"{wanted}; "
+    )
     if not available:
         return told + "name a file that holds some in the section mix of params.yaml."
     possible = int(1000 * available / (available + games)) / 1000
