@@ -86,6 +86,7 @@ def test_one_preset_may_follow_another(params: Path) -> None:
 def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_path: Path) -> None:
     folder = write_preset(
         tmp_path,
+        "mix: {chat20: {data_set: data/dataset, chat: chat.json, share: 0.2}}\n"
         "tuning: {variants: {other: {loss: refinement, data_set: elsewhere}}, epochs: 1}\n"
         "evaluation: {models: [base, other]}\n",
     )
@@ -96,6 +97,8 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     assert "tuning.epochs: 3 -> 1" in told
     assert 'tuning.variants.other.data_set: "elsewhere" (new)' in told
     assert 'tuning.variants.refinement.loss: "refinement" -> removed' in told
+    assert "mix.chat20.share: 0.2 (new)" in told
+    assert not any(change.startswith("mix: ") for change in told)
 
 
 @pytest.mark.parametrize(

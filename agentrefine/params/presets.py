@@ -18,6 +18,9 @@ from agentrefine.params import parse_params
 NAMED_BY_THE_USER = ("mix", "tuning.variants", "evaluation.endpoints")
 """Maps whose keys are names. A preset replaces such a map whole: what it does not list is not tuned."""
 
+EMPTY = "{}"
+"""An empty map: what is added to it or removed from it says enough."""
+
 Values = MutableMapping[str, Any]
 
 
@@ -73,7 +76,8 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     with atomic_write(params_file) as handle:
         handle.write(text.getvalue())
     keys = [*after, *(key for key in before if key not in after)]
-    return [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+    changes = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+    return [change for change in changes if EMPTY not in (change.old, change.new)]
 
 
 def _round_trip() -> YAML:
