@@ -97,9 +97,9 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
     tuned = [model for model in results.models if model != BASE]
     notable = [e for model in tuned for e in report_inputs.notable_episodes(project.episodes(model))]
     with atomic_write(out / "report.md") as handle:
-        handle.write(_render("report.md.jinja", values))
+        handle.write(render("report.md.jinja", values))
     with atomic_write(out / "report.html") as handle:
-        handle.write(_render("report.html.jinja", {**values, "episodes": notable}))
+        handle.write(render("report.html.jinja", {**values, "episodes": notable}))
     return results
 
 
@@ -136,7 +136,7 @@ def terminal_table(results: Results) -> Table:
             table.add_row()
         shown = label(benchmark).replace(" ", "\n", 1) if benchmark != previous else ""
         rates = summary.rates()
-        cells = [_percent(rates[name], digits=0).replace(" ", "\n", 1) for name in COLUMNS]
+        cells = [percent(rates[name], digits=0).replace(" ", "\n", 1) for name in COLUMNS]
         table.add_row(shown, label(model), *cells, _count(summary.episodes))
         previous = benchmark
     return table
@@ -149,10 +149,10 @@ def headline(params: Params, results: Results) -> list[str]:
     for model, summaries in results.models.items():
         if model == BASE or benchmark not in summaries:
             continue
-        sentence = f"On {label(benchmark)}, {label(model)} solves {_percent(summaries[benchmark].success_rate)}%"
+        sentence = f"On {label(benchmark)}, {label(model)} solves {percent(summaries[benchmark].success_rate)}%"
         base = results.models.get(BASE, {}).get(benchmark)
         if base is not None:
-            sentence += f"; the base it was tuned from solves {_percent(base.success_rate)}%"
+            sentence += f"; the base it was tuned from solves {percent(base.success_rate)}%"
         sentences.append(sentence + ".")
     return sentences
 
@@ -162,7 +162,7 @@ def verdict_sentence(comparison: Comparison) -> str:
     difference = comparison.success_difference
     return (
         f"{label(comparison.benchmark)}: {label(comparison.a)} against {label(comparison.b)}: {comparison.verdict}; "
-        f"success differs by {_percent(difference, sign='+')} points over {difference.n} episodes; solved by "
+        f"success differs by {percent(difference, sign='+')} points over {difference.n} episodes; solved by "
         f"{label(comparison.a)} only: {comparison.only_a}, by {label(comparison.b)} only: {comparison.only_b} "
         f"(exact test: p = {comparison.p_value:.2g})."
     )
@@ -178,7 +178,7 @@ def next_steps(params: Params) -> list[dict[str, str]]:
 
 def episodes_to_read(model: str, episodes: Sequence[Episode]) -> str:
     """Episodes as a Markdown page, the whole dialogue after the instructions."""
-    return _render("episodes.md.jinja", {"model": model, "episodes": episodes})
+    return render("episodes.md.jinja", {"model": model, "episodes": episodes})
 
 
 def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "results": results,
         "counts": results.synthesis,
         "headline": headline(params, results),
-        "caveats": _caveats(params),
+        "caveats": caveats(params),
         "max_steps": params.evaluation.max_steps,
         "tuning_columns": list(TUNING_COLUMNS),
         "columns": [heading for heading, _ in COLUMNS.values()],
@@ -202,7 +202,8 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
     }
 
 
-def _caveats(params: Params) -> list[str]:
+def caveats(params: Params) -> list[str]:
+    """What a reader of the results has to know of the teacher, the model and the benchmarks."""
     return [
         *([OFFLINE_TEACHER] if params.teacher.uses_offline else []),
         *([TINY_MODEL] if params.base_model.is_tiny else []),
@@ -227,7 +228,7 @@ def _rows(results: Results) -> list[dict[str, Any]]:
                 "benchmark": label(benchmark),
                 "model": label(model),
                 "first": not rows or rows[-1]["benchmark"] != label(benchmark),
-                "cells": [_percent(rates[name]) for name in COLUMNS],
+                "cells": [percent(rates[name]) for name in COLUMNS],
                 "n": _count(summary.episodes),
             }
         )
@@ -320,7 +321,7 @@ def _tuning(results: Results) -> list[list[str]]:
     ]
 
 
-def _percent(rate: Rate, sign: str = "", digits: int = 1) -> str:
+def percent(rate: Rate, sign: str = "", digits: int = 1) -> str:
     """A rate in percent with its interval, such as `56.0 [42.3, 68.8]`; `-` where nothing was measured."""
     if rate.value is None or rate.low is None or rate.high is None:
         return "-"
@@ -338,7 +339,8 @@ def _plot(path: Path, title: str) -> Plot:
     return Plot(path.name, title, base64.b64encode(png).decode(), round(pixels * HTML_SCALE))
 
 
-def _render(template: str, values: dict[str, Any]) -> str:
+def render(template: str, values: dict[str, Any]) -> str:
+    """A template of `agentrefine/templates` with its values; HTML is escaped, an undefined name is an error."""
     environment = Environment(
         loader=PackageLoader("agentrefine"),
         autoescape=template.endswith(".html.jinja"),

@@ -204,11 +204,11 @@ def load_results(params: Params, project: Project) -> Results:
     variants = [model for model in params.evaluation.models if model != BASE]
     models = [*params.evaluation.models, *params.evaluation.endpoints]
     return Results(
-        synthesis=_read(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
-        verification=_read(data / "verification" / "metrics.json", VerificationCounts, "verification"),
-        refinement=_read(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
-        gate=_read(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
-        tuning={v: _read(project.tuning(v) / "metrics.json", TuningFigures, "tuning") for v in variants},
+        synthesis=read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
+        verification=read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
+        refinement=read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
+        gate=read_result(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
+        tuning={v: read_result(project.tuning(v) / "metrics.json", TuningFigures, "tuning") for v in variants},
         curves=[point for v in variants for point in read_curve(project.tuning(v) / "loss_curve.csv", v)],
         validation_curves=[
             point for v in variants for point in read_curve(project.tuning(v) / "validation_curve.csv", v)
@@ -224,7 +224,7 @@ def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
     Raises:
         UserError: the evaluation has not been run or its file is broken.
     """
-    return _read(project.evaluation(model) / "metrics.json", ModelSummary, "evaluation").root
+    return read_result(project.evaluation(model) / "metrics.json", ModelSummary, "evaluation").root
 
 
 def read_curve(path: Path, variant: str) -> list[CurvePoint]:
@@ -310,7 +310,12 @@ def _by_benchmark(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
     return groups
 
 
-def _read(path: Path, model: type[ModelT], stage: str) -> ModelT:
+def read_result(path: Path, model: type[ModelT], stage: str) -> ModelT:
+    """A small JSON file that a stage leaves, as a typed value.
+
+    Raises:
+        UserError: the file is missing or is not what the stage writes; names the file and the stage.
+    """
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -320,4 +325,4 @@ def _read(path: Path, model: type[ModelT], stage: str) -> ModelT:
 
 
 def _missing(path: Path, stage: str) -> UserError:
-    return UserError(f"{path}: no such file; the report needs the stage {stage} to have run (`dvc repro {stage}`).")
+    return UserError(f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).")

@@ -18,6 +18,7 @@ from agentrefine.params import Params, load_params
 from flows.base_model import base_model
 from flows.command import exit_with_sentence, start_prefect
 from flows.evaluation import evaluation
+from flows.mix import mix
 from flows.quality_gate import quality_gate
 from flows.refinement import refinement
 from flows.report import print_report, report
@@ -47,6 +48,8 @@ def stages(params: Params) -> Iterator[Stage]:
     yield Stage("refinement", refinement)
     yield Stage("base_model", base_model)
     yield Stage("quality_gate", quality_gate)
+    for name in params.mix:
+        yield Stage(f"mix@{name}", partial(mix, name))
     for variant in params.tuning.variants:
         launcher = params.tuning.launcher
         run = partial(tuning, variant) if launcher == "python" else partial(launch, variant, launcher)

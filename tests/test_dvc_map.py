@@ -37,6 +37,7 @@ TYPES_ONLY = {
     "refinement": set(),
     "base_model": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/offline/process.py"},
     "quality_gate": {"agentrefine/synthesis.py", "agentrefine/teacher/completion.py"},
+    "mix": {"agentrefine/conversation.py"},
     "tuning": {"agentrefine/script.py", "agentrefine/trajectory.py"},
     "evaluation": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/completion.py"},
     "endpoint_evaluation": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/completion.py"},

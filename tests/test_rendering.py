@@ -81,12 +81,32 @@ def test_a_mistake_at_the_end_is_cut_with_nothing_left_behind():
     assert cut[-1].content == EXPERT_1
 
 
+def all_trained(messages: list[Message]) -> list[Message]:
+    return [m.model_copy(update={"loss": True}) if m.role == "assistant" else m for m in messages]
+
+
 def test_the_acknowledgement_is_never_trained(tokenizer):
-    eager = [m.model_copy(update={"loss": True}) if m.role == "assistant" else m for m in CONVERSATION]
+    eager = [*CONVERSATION[:3], *all_trained(CONVERSATION[3:])]
     for loss in get_args(Loss):
         rendered = render(tokenizer, eager, loss)
         assert not rendered.spans[0].trained
         assert tokenizer.decode(rendered.ids[rendered.spans[0].start]) == "OK"
+
+
+@pytest.mark.parametrize("flag", [True, None])
+def test_a_first_reply_that_is_not_marked_is_a_turn_like_any_other(tokenizer, flag):
+    chat = [m if m.role == "user" else m.model_copy(update={"loss": flag}) for m in CONVERSATION]
+    for loss in get_args(Loss):
+        rendered = render(tokenizer, chat, loss)
+        assert [span.trained for span in rendered.spans] == [True] * 6
+
+
+def test_a_correction_in_a_chat_without_acknowledgement_is_found_by_the_mistake_before_it():
+    chat = [*CONVERSATION[2:6], *CONVERSATION[8:10]]
+    assert [m.loss for m in apply_loss(chat, "refinement") if m.role == "assistant"] == [True, False, True]
+    assert [m.loss for m in apply_loss(chat, "without_refinement_loss")][1::2] == [True, False, False]
+    assert [m.content for m in apply_loss(chat, "without_refinement_data")][1::2] == [EXPERT_1, REFINE]
+    assert [m.loss for m in apply_loss(chat, "with_erroneous_loss")][1::2] == [True, True, True]
 
 
 def test_a_prefix_of_the_conversation_is_a_prefix_of_the_tokens(tokenizer):

@@ -131,15 +131,28 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: no such file; run from the project's folder, or restore it from git.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8; save the file as UTF-8.") from error
+    return parse_params(text, str(path))
+
+
+def parse_params(text: str, source: str) -> Params:
+    """Check the text of params.yaml.
+
+    Args:
+        text: YAML.
+        source: where it is from, for messages.
+
+    Raises:
+        UserError: the text is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
+    """
     try:
         values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
     except yaml.MarkedYAMLError as error:  # its text quotes the line, in which a key may stand
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{path}: not valid YAML ({line}{error.problem}); correct it.") from error
+        raise UserError(f"{source}: not valid YAML ({line}{error.problem}); correct it.") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+        raise UserError(f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         problem = first_problem(error, with_value=False)  # a key may stand in it
-        raise UserError(f"{path}: {problem} Correct it; `git show HEAD:params.yaml` shows every key.") from error
+        raise UserError(f"{source}: {problem} Correct it; `git show HEAD:params.yaml` shows every key.") from error

@@ -10,8 +10,9 @@ from agentrefine.params.tuning import Loss
 def apply_loss(messages: Sequence[Message], loss: Loss) -> list[Message]:
     """The conversation as `loss` trains it: every assistant message with `loss` true or false.
 
-    An assistant message is a mistake where its `loss` is False. The first assistant message is the acknowledgement of
-    the instructions and is never trained.
+    The first assistant message is the acknowledgement of the instructions where its `loss` is False, and never
+    trained; where it is not False (general chat, data sets without an acknowledgement) it is a turn like any other.
+    Another assistant message is a mistake where its `loss` is False.
 
     - `refinement`: mistakes stay in the context and are not trained.
     - `with_erroneous_loss`: mistakes are trained too.
@@ -20,9 +21,9 @@ def apply_loss(messages: Sequence[Message], loss: Loss) -> list[Message]:
       correcting turn answers the observation before the mistake. Its action is right there; its thought may still
       mention the error that is no longer shown (a limit of cutting: rewriting thoughts would be other data).
     """
+    flagged = [m if m.role == "user" else m.model_copy(update={"loss": m.loss is not False}) for m in messages]
     if loss == "without_refinement_data":
-        return _without_mistakes(_with_flags(messages))
-    flagged = _with_flags(messages)
+        return _without_mistakes(flagged)
     if loss == "with_erroneous_loss":
         return _train_all(flagged)
     if loss == "without_refinement_loss":
@@ -30,39 +31,28 @@ def apply_loss(messages: Sequence[Message], loss: Loss) -> list[Message]:
     return flagged
 
 
-def _with_flags(messages: Sequence[Message]) -> list[Message]:
-    """Every assistant message with a boolean `loss` (None counts as true); the acknowledgement with False."""
-    first = _acknowledgement(messages)
-    return [
-        m if m.role == "user" else m.model_copy(update={"loss": index != first and m.loss is not False})
-        for index, m in enumerate(messages)
-    ]
-
-
-def _acknowledgement(messages: Sequence[Message]) -> int:
-    return next((index for index, m in enumerate(messages) if m.role == "assistant"), -1)
+def _played(messages: Sequence[Message]) -> list[int]:
+    """Where the assistant's turns stand, without the acknowledgement."""
+    replies = [index for index, m in enumerate(messages) if m.role == "assistant"]
+    return replies[1:] if replies and messages[replies[0]].loss is False else replies
 
 
 def _train_all(messages: list[Message]) -> list[Message]:
-    first = _acknowledgement(messages)
-    return [
-        m if m.role == "user" or index == first else m.model_copy(update={"loss": True})
-        for index, m in enumerate(messages)
-    ]
+    played = set(_played(messages))
+    return [m.model_copy(update={"loss": True}) if index in played else m for index, m in enumerate(messages)]
 
 
 def _without_corrections(messages: list[Message]) -> list[Message]:
-    played = [index for index, m in enumerate(messages) if m.role == "assistant"][1:]
-    corrections = {after for before, after in pairwise(played) if not messages[before].loss}
+    corrections = {after for before, after in pairwise(_played(messages)) if not messages[before].loss}
     return [m.model_copy(update={"loss": False}) if index in corrections else m for index, m in enumerate(messages)]
 
 
 def _without_mistakes(messages: list[Message]) -> list[Message]:
-    first = _acknowledgement(messages)
+    mistakes = {index for index in _played(messages) if not messages[index].loss}
     kept: list[Message] = []
     error_follows = False
     for index, message in enumerate(messages):
-        if message.role == "assistant" and index != first and not message.loss:
+        if index in mistakes:
             error_follows = True
         elif error_follows:
             error_follows = False

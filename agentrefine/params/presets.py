@@ -1,0 +1,140 @@
+"""Presets: YAML files whose nested keys replace those of params.yaml, whose comments stay."""
+
+import io
+import json
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from agentrefine.errors import UserError
+from agentrefine.files import atomic_write
+from agentrefine.params import parse_params
+
+NAMED_BY_THE_USER = ("mix", "tuning.variants", "evaluation.endpoints")
+"""Maps whose keys are names. A preset replaces such a map whole: what it does not list is not tuned."""
+
+EMPTY = "{}"
+"""An empty map: what is added to it or removed from it says enough."""
+
+Values = MutableMapping[str, Any]
+
+
+class Change(NamedTuple):
+    """A value that a preset changes; `old` or `new` is None where the key is not there."""
+
+    key: str
+    old: str | None
+    new: str | None
+
+    def __str__(self) -> str:
+        if self.old is None:
+            return f"{self.key}: {self.new} (new)"
+        return f"{self.key}: {self.old} -> {'removed' if self.new is None else self.new}"
+
+
+def preset_names(folder: Path) -> list[str]:
+    """The names of the presets in a folder, in alphabetical order."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
+    """Write a preset's values into params.yaml, all of them or, where they do not fit, none.
+
+    Sections are merged key by key; the maps of `NAMED_BY_THE_USER` are replaced whole. Comments and the form of what is
+    not changed stay.
+
+    Args:
+        name: of a file `<name>.yaml` in `folder`.
+        params_file: params.yaml.
+        folder: of the presets.
+
+    Returns:
+        What changed, in the order of params.yaml.
+
+    Raises:
+        UserError: there is no such preset, it is not valid YAML, it has a key that params.yaml does not have, or
+            params.yaml would not be valid with it.
+    """
+    if name not in preset_names(folder):
+        raise UserError(
+            f"{folder}: there is no preset {name!r}; there are {', '.join(preset_names(folder)) or 'none'}."
+        )
+    file = folder / f"{name}.yaml"
+    yaml = _round_trip()
+    preset, values = _read(yaml, file), _read(yaml, params_file)
+    before = dict(_leaves(values, ""))
+    _merge(values, preset, "", file)
+    text = io.StringIO()
+    yaml.dump(values, text)
+    parse_params(text.getvalue(), f"{params_file} with {file}")
+    after = dict(_leaves(values, ""))
+    with atomic_write(params_file) as handle:
+        handle.write(text.getvalue())
+    keys = [*after, *(key for key in before if key not in after)]
+    changes = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+    return [change for change in changes if EMPTY not in (change.old, change.new)]
+
+
+def _round_trip() -> YAML:
+    """YAML 1.2 that keeps comments, quotes and numbers as they are written, long lines and `null` too."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    yaml.Representer = _Representer
+    return yaml
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes None as `null`; ruamel's own writes nothing."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
+def _read(yaml: YAML, file: Path) -> Values:
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); run from the project's folder.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8; save the file as UTF-8.") from error
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{file}: not valid YAML ({line}{error.problem}); correct it.") from error
+    except YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    if not isinstance(values, MutableMapping):
+        raise UserError(f"{file}: expected sections with keys, as params.yaml has them; correct it.")
+    return values
+
+
+def _merge(values: Values, preset: Values, section: str, file: Path) -> None:
+    """Put the preset's values in place, section by section."""
+    for key, new in preset.items():
+        name = f"{section}.{key}" if section else str(key)
+        if key not in values:
+            raise UserError(f"{file}: {name} is no key of params.yaml; correct it.")
+        old = values[key]
+        if isinstance(old, MutableMapping) and name not in NAMED_BY_THE_USER:
+            if not isinstance(new, MutableMapping):
+                raise UserError(f"{file}: {name} is a section of params.yaml; list the keys that change under it.")
+            _merge(old, new, name, file)
+        else:
+            values[key] = new
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
+    """Every value by its dotted key, as JSON."""
+    if isinstance(value, MutableMapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, json.dumps(value, ensure_ascii=False)

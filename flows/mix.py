@@ -1,0 +1,24 @@
+"""Mix: games and general chat in one data set: python -m flows.mix chat20"""
+
+from prefect import flow
+
+from agentrefine.params import load_params
+from flows.command import run
+from tasks.mix import mix_data_set
+
+
+@flow(name="mix", flow_run_name="mix-{name}")
+def mix(name: str) -> None:
+    """Write `data/mix/<name>/` from the data set and the chat file that params.yaml names.
+
+    Args:
+        name: a key of the section `mix`.
+
+    Raises:
+        UserError: a name that params.yaml does not know, a missing or broken file, too few chats.
+    """
+    mix_data_set(name, load_params())
+
+
+if __name__ == "__main__":
+    run(mix, __doc__, ["name"])
