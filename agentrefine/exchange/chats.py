@@ -72,6 +72,7 @@ def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
       their flags agree, else the chat is dropped.
     - What gpt says before the first human message, and what the human says after the last gpt message, is left out.
     - A gpt message without a flag is trained. The flags of human messages are not kept: they are never trained.
+    - The id is the record's own, or a hash of its texts; `persona_id` is empty where the record has none.
     """
     layout = _layout(record, layouts)
     turns = _turns(record, layout)
@@ -82,15 +83,15 @@ def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
         return joined
     if not any(turn.sender == "gpt" and turn.loss is not False for turn in joined):
         return Dropped("nothing is trained")
-    name = record.value.get(layout.id)
+    name, persona_id = record.value.get(layout.id), record.value.get("persona_id")
     conversations = [
         PublishedMessage(from_=t.sender, value=t.text, loss=t.loss is not False if t.sender == "gpt" else None)
         for t in joined
         if t.sender != "system"
     ]
     return Sample(
-        id=short_hash(*(f"{m.from_}: {m.value}" for m in conversations)) if name is None else str(name),
-        persona_id="",
+        id=str(name) if isinstance(name, str | int) else short_hash(*(m.value for m in conversations)),
+        persona_id=persona_id if isinstance(persona_id, str) else "",
         conversations=conversations,
     )
 
@@ -119,6 +120,8 @@ def _turns(record: Record, layout: Layout) -> list[Turn] | Dropped:
         sender = SENDERS.get(role.lower())
         if sender is None:
             return Dropped("a role other than human, gpt and system")
+        if not _is_unicode(text):
+            return Dropped("a text with half of a surrogate pair")
         if text.strip():
             turns.append(Turn(sender, text, loss))
         elif sender == "gpt" and loss is not False:
@@ -145,6 +148,15 @@ def _joined(turns: Sequence[Turn]) -> list[Turn] | Dropped:
     if system and joined:
         joined[0] = joined[0]._replace(text=f"{system}\n\n{joined[0].text}")
     return joined
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8; JSON can hold half of a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 (whatever a foreign file holds)
