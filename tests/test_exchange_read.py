@@ -169,6 +169,10 @@ def test_turns_become_human_and_gpt_in_turn(tmp_path, conversation, expected):
         ([turn("gpt", "a")], "nothing is trained"),
         ([], "nothing is trained"),
         ([turn("human", "q"), turn("gpt", " \n")], "an empty reply that is trained"),
+        (
+            [turn("human", "q"), {"from": "gpt", "value": None}],
+            "a message that is not text (a picture, a call of a tool)",
+        ),
         ([turn("human", "q"), turn("gpt", "a \ud800")], "a text with half of a surrogate pair"),
         (
             [turn("human", "q"), turn("gpt", "a", loss=False), turn("gpt", "b")],
@@ -231,8 +235,8 @@ def test_an_element_without_end_is_given_up_before_it_fills_the_memory(tmp_path,
     monkeypatch.setattr(records, "CHUNK", 100)
     monkeypatch.setattr(records, "LONGEST", 1000)
     (tmp_path / "a.json").write_text('[{"id": "' + "x" * 1_000_000)
+    tracemalloc.start()
     with pytest.raises(UserError, match="element 1: not JSON"):
-        tracemalloc.start()
         list(read_records(tmp_path / "a.json"))
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
@@ -267,8 +271,12 @@ GOOD = json.dumps({"id": "1", "conversations": GAME})
         ("a.json", f"[{GOOD}, {'1' * 5000}]", "a.json, element 2: not JSON"),
         ("a.json", '[{"id": 1, "text": "x"}]', "element 1: expected an object with a list"),
         ("a.json", '[{"conversations": ["hi"]}]', "element 1, message 1: expected an object with 'from' and 'value'"),
-        ("a.json", '[{"conversations": [{"from": "human"}]}]', "message 1: expected a text under 'value', found None"),
-        ("a.json", '[{"messages": [{"role": 1, "content": ""}]}]', "message 1: expected a text under 'role', found 1"),
+        (
+            "a.json",
+            '[{"conversations": [{"from": "human"}]}]',
+            "message 1: expected a role under 'from' and a text under 'value'",
+        ),
+        ("a.json", '[{"messages": [{"role": 1, "content": ""}]}]', "message 1: expected a role under 'role'"),
         (
             "a.json",
             '[{"conversations": [{"from": "gpt", "value": "a", "loss": 0.5}]}]',

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
@@ -111,15 +111,16 @@ def _turns(record: Record, layout: Layout) -> list[Turn] | Dropped:
         place = f"{record.place}, message {number}"
         if not isinstance(message, dict):
             raise UserError(f"{place}: expected an object with {layout.role!r} and {layout.text!r}.")
-        role, text, loss = (message.get(key) for key in (layout.role, layout.text, "loss"))
-        if not isinstance(role, str) or not isinstance(text, str):
-            key = layout.text if isinstance(role, str) else layout.role
-            raise UserError(f"{place}: expected a text under {key!r}, found {_shown(message.get(key))}.")
+        if not isinstance(message.get(layout.role), str) or layout.text not in message:
+            raise UserError(f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.")
+        text, loss = message[layout.text], message.get("loss")
         if not isinstance(loss, bool | None):
-            raise UserError(f"{place}: expected true, false or null under 'loss', found {_shown(loss)}.")
-        sender = SENDERS.get(role.lower())
+            raise UserError(f"{place}: expected true, false or null under 'loss', found {repr(loss)[:80]}.")
+        sender = SENDERS.get(message[layout.role].lower())
         if sender is None:
             return Dropped("a role other than human, gpt and system")
+        if not isinstance(text, str):
+            return Dropped("a message that is not text (a picture, a call of a tool)")
         if not _is_unicode(text):
             return Dropped("a text with half of a surrogate pair")
         if text.strip():
@@ -157,8 +158,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shown(value: Any) -> str:  # noqa: ANN401 (whatever a foreign file holds)
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
