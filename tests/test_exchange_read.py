@@ -15,14 +15,16 @@ from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
 from agentrefine.exchange import read, records
 from agentrefine.exchange.command import run
+from agentrefine.exchange.exporting import export
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.read import ImportReport, import_chats
 from agentrefine.exchange.records import read_records
 from agentrefine.exchange.sharegpt import read_sharegpt
 from agentrefine.exchange.sources import SOURCES
-from agentrefine.exchange.write import export
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.tuning.masking import apply_loss
+from agentrefine.tuning.samples import rendered_rows
+from agentrefine.tuning.tokenizer import build_tokenizer
 
 
 def turn(sender: str, value: str, loss: bool | None = None) -> dict[str, Any]:
@@ -105,6 +107,17 @@ def test_the_acknowledgement_and_the_mistake_of_an_imported_game_are_masked_as_o
     assert [m.loss for m in apply_loss(sample.messages(), "without_refinement_loss")][1::2] == [False, False, False]
     cut = apply_loss(sample.messages(), "without_refinement_data")
     assert [m.content for m in cut] == [GAME[i]["value"] for i in (0, 1, 2, 5)]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_an_imported_data_set_can_be_tuned_on(tmp_path, name):
+    _, (sample,) = imported(name, [written(tmp_path / "a.json", RECORDS[name])], tmp_path / "out")
+    tokenizer = build_tokenizer([], texts(sample))
+    rows, counts = rendered_rows(tmp_path / "out" / "train.jsonl", tokenizer, "refinement", 8192, tmp_path / "cache")
+    labels = [token for token in rows[0]["labels"] if token != -100]
+    replies = [m.value for m in sample.conversations if m.loss]
+    assert tokenizer.decode(labels) == "".join(reply + "<|end|>" for reply in replies)
+    assert counts.samples == 1
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])

@@ -14,8 +14,9 @@ from agentrefine.conversation import Message, PublishedMessage, Sample, opening,
 from agentrefine.errors import UserError
 from agentrefine.exchange import write
 from agentrefine.exchange.command import run
+from agentrefine.exchange.exporting import export
 from agentrefine.exchange.formats import FORMATS
-from agentrefine.exchange.write import export, export_tokens
+from agentrefine.exchange.tokens import export_tokens
 from agentrefine.files import write_jsonl
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.rendering import render
@@ -132,6 +133,14 @@ def test_turns_beyond_the_length_are_left_out_of_the_tokens(data_set, tmp_path, 
     export_tokens(data_set, tmp_path / "out", "refinement", tokenizer, max_length=len(limit.ids))
     first = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()[0]
     assert first == {"id": "game-0", "input_ids": limit.ids, "labels": limit.labels}
+
+
+def test_the_command_takes_the_tokenizer_of_a_model(data_set, tmp_path, tokenizer, monkeypatch, capsys):
+    tokenizer.save_pretrained(tmp_path / "model")
+    command = ["write", "trl", str(data_set), str(tmp_path / "out"), "--model", str(tmp_path / "model")]
+    monkeypatch.setattr("sys.argv", command)
+    assert run(write.main) == 0
+    assert "validation: 2 records with 6 trained turns from 2 samples" in capsys.readouterr().out
 
 
 def test_the_second_split_is_named_in_the_settings(data_set, tmp_path):

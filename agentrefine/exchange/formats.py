@@ -150,4 +150,4 @@ FORMATS: dict[str, Format] = {
     "axolotl": Format(axolotl, _axolotl_settings),
     "openai": Format(openai_chat, _no_settings),
 }
-"""The formats of one JSON object a line, by the names of the command; `trl` is the other one."""
+"""The formats of one JSON object a line, by their names in the command; `trl` is in `agentrefine.exchange.tokens`."""

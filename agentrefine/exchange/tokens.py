@@ -1,6 +1,5 @@
-"""Samples as token ids and labels in parquet, which TRL's SFTTrainer takes as they are."""
+"""A data set as token ids and labels in parquet, which TRL's SFTTrainer takes as they are."""
 
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +8,9 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from agentrefine.conversation import Sample
+from agentrefine.exchange.command import new_folder
+from agentrefine.exchange.exporting import SPLITS, Written, files_with_records
+from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.rendering import render
 
@@ -17,27 +19,29 @@ ROWS = 256
 """Rows of a group: what is in memory at once."""
 
 
-def write_tokens(
-    file: Path,
-    samples: Iterable[Sample],
-    tokenizer: PreTrainedTokenizerBase,
-    loss: Loss,
-    max_length: int | None,
-) -> tuple[int, int]:
-    """Write a row of `input_ids` and `labels` (-100 where not trained) for each sample that trains something.
+def export_tokens(
+    data_set: Path, out: Path, loss: Loss, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> dict[str, Written]:
+    """Write `train.parquet` and `validation.parquet` of a data set to the new folder `out`.
 
-    Turns beyond `max_length` tokens are left out from the end. Returns the number of rows and of trained turns.
+    A row has `input_ids` and `labels` (-100 where not trained) of one sample. Turns beyond `max_length` tokens are left
+    out from the end, and samples that train nothing altogether.
 
     Raises:
-        UserError: the chat template cannot be trained on.
+        UserError: as in `agentrefine.exchange.exporting.export`, or a chat template that cannot be trained on.
     """
-    rows = turns = 0
-    left = iter(samples)
-    with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-        while batch := list(islice(left, ROWS)):
-            rendered = [(s.id, render(tokenizer, s.messages(), loss, max_length)) for s in batch]
-            kept = [{"id": i, "input_ids": r.ids, "labels": r.labels} for i, r in rendered if r.trained_tokens]
-            turns += sum(span.trained for _, r in rendered for span in r.spans)
-            rows += len(kept)
-            writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
-    return rows, turns
+    written: dict[str, Written] = {}
+    with new_folder(out) as folder:
+        for split in SPLITS:
+            read = rows = turns = 0
+            samples = read_jsonl(data_set / f"{split}.jsonl", Sample)
+            with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
+                while batch := list(islice(samples, ROWS)):
+                    rendered = [(s.id, render(tokenizer, s.messages(), loss, max_length)) for s in batch]
+                    kept = [{"id": i, "input_ids": r.ids, "labels": r.labels} for i, r in rendered if r.trained_tokens]
+                    writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
+                    read, rows = read + len(batch), rows + len(kept)
+                    turns += sum(span.trained for _, r in rendered for span in r.spans)
+            written[split] = Written(read, rows, turns)
+        files_with_records(folder, data_set, written, "parquet")
+    return written
