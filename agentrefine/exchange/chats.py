@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
@@ -72,6 +72,7 @@ def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
       their flags agree, else the chat is dropped.
     - What gpt says before the first human message, and what the human says after the last gpt message, is left out.
     - A gpt message without a flag is trained. The flags of human messages are not kept: they are never trained.
+    - The id is the record's own, or a hash of its texts; `persona_id` is empty where the record has none.
     """
     layout = _layout(record, layouts)
     turns = _turns(record, layout)
@@ -82,15 +83,15 @@ def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
         return joined
     if not any(turn.sender == "gpt" and turn.loss is not False for turn in joined):
         return Dropped("nothing is trained")
-    name = record.value.get(layout.id)
+    name, persona_id = record.value.get(layout.id), record.value.get("persona_id")
     conversations = [
         PublishedMessage(from_=t.sender, value=t.text, loss=t.loss is not False if t.sender == "gpt" else None)
         for t in joined
         if t.sender != "system"
     ]
     return Sample(
-        id=short_hash(*(f"{m.from_}: {m.value}" for m in conversations)) if name is None else str(name),
-        persona_id="",
+        id=str(name) if isinstance(name, str | int) else short_hash(*(m.value for m in conversations)),
+        persona_id=persona_id if isinstance(persona_id, str) else "",
         conversations=conversations,
     )
 
@@ -110,15 +111,18 @@ def _turns(record: Record, layout: Layout) -> list[Turn] | Dropped:
         place = f"{record.place}, message {number}"
         if not isinstance(message, dict):
             raise UserError(f"{place}: expected an object with {layout.role!r} and {layout.text!r}.")
-        role, text, loss = (message.get(key) for key in (layout.role, layout.text, "loss"))
-        if not isinstance(role, str) or not isinstance(text, str):
-            key = layout.text if isinstance(role, str) else layout.role
-            raise UserError(f"{place}: expected a text under {key!r}, found {_shown(message.get(key))}.")
+        if not isinstance(message.get(layout.role), str) or layout.text not in message:
+            raise UserError(f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.")
+        text, loss = message[layout.text], message.get("loss")
         if not isinstance(loss, bool | None):
-            raise UserError(f"{place}: expected true, false or null under 'loss', found {_shown(loss)}.")
-        sender = SENDERS.get(role.lower())
+            raise UserError(f"{place}: expected true, false or null under 'loss', found {repr(loss)[:80]}.")
+        sender = SENDERS.get(message[layout.role].lower())
         if sender is None:
             return Dropped("a role other than human, gpt and system")
+        if not isinstance(text, str):
+            return Dropped("a message that is not text (a picture, a call of a tool)")
+        if not _is_unicode(text):
+            return Dropped("a text with half of a surrogate pair")
         if text.strip():
             turns.append(Turn(sender, text, loss))
         elif sender == "gpt" and loss is not False:
@@ -147,6 +151,10 @@ def _joined(turns: Sequence[Turn]) -> list[Turn] | Dropped:
     return joined
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 (whatever a foreign file holds)
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8; JSON can hold half of a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

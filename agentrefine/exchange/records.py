@@ -40,8 +40,11 @@ def read_records(file: Path) -> Iterator[Record]:
 
 
 def _first_character(file: Path) -> str:
-    with file.open("rb") as handle:
-        return handle.read(CHUNK).decode("utf-8-sig", errors="replace").lstrip()[:1]
+    with file.open(encoding="utf-8-sig", errors="replace") as handle:
+        while text := handle.read(CHUNK):
+            if text.strip():
+                return text.lstrip()[0]
+    return ""
 
 
 def _json_lines(file: Path) -> Iterator[Record]:
@@ -88,9 +91,10 @@ class _Elements:
         while True:
             try:
                 value, self.position = self.decoder.raw_decode(self.text, self.position)
-            except (json.JSONDecodeError, RecursionError) as error:
-                if isinstance(error, RecursionError) or self._is_too_long() or not self._read_more():
-                    raise UserError(f"{self.file}, element {number}: not JSON ({error}); mend the file.") from error
+            except (ValueError, RecursionError) as error:
+                incomplete = isinstance(error, json.JSONDecodeError) and len(self.text) - self.position <= LONGEST
+                if not (incomplete and self._read_more()):
+                    raise UserError(f"{self.file}, element {number}: not JSON ({_reason(error)}); mend it.") from error
             else:
                 return value
 
@@ -114,9 +118,6 @@ class _Elements:
             if not self._read_more():
                 return ""
 
-    def _is_too_long(self) -> bool:
-        return len(self.text) - self.position > LONGEST
-
     def _read_more(self) -> bool:
         """As much again as is left, at least a chunk: a long element is tried a logarithmic number of times."""
         rest = self.text[self.position :]
@@ -126,6 +127,11 @@ class _Elements:
             raise UserError(f"{self.file}: not UTF-8 ({error.reason}); convert the file.") from error
         self.text, self.position = rest + chunk, 0
         return bool(chunk)
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """What is wrong, without a position: it counts from the window's beginning, not from the file's."""
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _parquet(file: Path) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""General chat in ShareGPT's format, in which every reply is trained.
+"""General chat in ShareGPT's format, in which every reply is trained (unless it has `loss` false).
 
 Two spellings are in use: `{"conversations": [{"from": "human", "value": ...}, ...]}`, as FastChat reads it
 (https://github.com/lm-sys/FastChat/blob/main/fastchat/train/train.py), and `{"messages": [{"role": "user", "content":

@@ -1,0 +1,32 @@
+"""What the two commands share: the folder they write and how they end."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agentrefine.errors import UserError
+from agentrefine.files import atomic_folder
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which appears at `path` once all is written; what is there already is never replaced.
+
+    Raises:
+        UserError: there is something at `path`, the disk is full, or the place cannot be written to.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{path}: exists already; name another folder, or remove it first.")
+    with atomic_folder(path) as folder:
+        yield folder
+
+
+def run(command: Callable[[], None]) -> int:
+    """Run a command; a user's error is printed as one sentence. Returns the exit status."""
+    try:
+        command()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,126 @@
+"""Reads another data set: python -m agentrefine.exchange.read agentinstruct downloads/*.parquet data/agentinstruct
+
+The folder can then be named under tuning.variants of params.yaml. docs/data-formats.md tells where each data set is.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from agentrefine.conversation import Sample
+from agentrefine.errors import UserError
+from agentrefine.exchange.chats import Layout, read_chats
+from agentrefine.exchange.command import new_folder, run
+from agentrefine.exchange.sources import SOURCES
+from agentrefine.files import short_hash, write_json
+
+REPORT = "import.json"
+SPLITS = ("train", "validation")
+
+
+class ImportReport(BaseModel):
+    """What became of the chats of a data set.
+
+    Attributes:
+        files: that were read.
+        read: chats in them.
+        dropped: chats that were left out, by rule.
+        samples: that were kept, by split.
+        trained_turns, untrained_turns: gpt messages of the kept samples, by their flag.
+    """
+
+    files: list[str]
+    read: int
+    dropped: dict[str, int]
+    samples: dict[str, int]
+    trained_turns: int
+    untrained_turns: int
+
+    @property
+    def kept(self) -> int:
+        """Samples of all splits."""
+        return sum(self.samples.values())
+
+    def sentence(self) -> str:
+        """The report for a reader."""
+        dropped = "".join(f"\ndropped: {count:,} ({rule})" for rule, count in self.dropped.items())
+        return (
+            f"read {self.read:,} chats, kept {self.kept:,} ({self.samples['train']:,} for training, "
+            f"{self.samples['validation']:,} for validation) with {self.trained_turns:,} trained and "
+            f"{self.untrained_turns:,} untrained turns{dropped}"
+        )
+
+
+def import_chats(
+    layouts: Sequence[Layout], files: Sequence[Path], out: Path, validation_share: float, seed: int
+) -> ImportReport:
+    """Write the chats of `files` as `train.jsonl`, `validation.jsonl` and a report to the new folder `out`, streamed.
+
+    A hash of seed and id decides whether a sample is held out for validation, so that samples of one id (several
+    attempts at one task) stay together and the order of the files does not matter.
+
+    Raises:
+        UserError: a missing or broken file, nothing to train on, or a folder that cannot be written.
+    """
+    if not 0 <= validation_share < 1:
+        raise UserError(f"--validation-share is {validation_share}; set it to a share from 0 to below 1.")
+    dropped: Counter[str] = Counter()
+    samples: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
+    turns: Counter[bool] = Counter()
+    seen: set[str] = set()
+    with new_folder(out) as folder:
+        with ExitStack() as stack:
+            handles = {s: stack.enter_context((folder / f"{s}.jsonl").open("w", encoding="utf-8")) for s in SPLITS}
+            for sample in (sample for file in files for sample in read_chats(file, layouts, dropped)):
+                line = sample.model_dump_json(by_alias=True)
+                digest = short_hash(line)
+                if digest in seen:
+                    dropped["the same chat again"] += 1
+                    continue
+                seen.add(digest)
+                split = "validation" if _is_held_out(sample, validation_share, seed) else "train"
+                handles[split].write(line + "\n")
+                samples[split] += 1
+                turns.update(bool(m.loss) for m in sample.conversations if m.from_ == "gpt")
+        report = ImportReport(
+            files=[str(file) for file in files],
+            read=samples.total() + dropped.total(),
+            dropped=dict(sorted(dropped.items())),
+            samples=dict(samples),
+            trained_turns=turns[True],
+            untrained_turns=turns[False],
+        )
+        if not samples["train"]:
+            raise UserError(f"{files[0]}: no chat is left for training ({report.sentence().splitlines()[0]}).")
+        write_json(folder / REPORT, report.model_dump())
+    return report
+
+
+def _is_held_out(sample: Sample, share: float, seed: int) -> bool:
+    digits = short_hash("validation", str(seed), sample.id)
+    return bool(int(digits, 16) < share * 16 ** len(digits))
+
+
+def main() -> None:
+    """Read the files, write the data set and say what became of the chats."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=list(SOURCES))
+    parser.add_argument("files", type=Path, nargs="+", metavar="file", help=".parquet, .json or .jsonl")
+    parser.add_argument("out", type=Path, help="a folder that does not exist yet")
+    parser.add_argument("--validation-share", type=float, default=0.03, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=7, help="of the choice of validation samples; default: %(default)s")
+    arguments = parser.parse_args()
+    report = import_chats(
+        SOURCES[arguments.format], arguments.files, arguments.out, arguments.validation_share, arguments.seed
+    )
+    print(report.sentence())
+    print(f"written to {arguments.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
