@@ -1,6 +1,7 @@
 """The trainer: TRL's SFTTrainer on our labels, with our batches, optimizer, validation loss and sealed checkpoints."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -54,6 +55,12 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         """Take the section `tuning` of params.yaml, and what SFTTrainer takes."""
         self._tuning = tuning
         super().__init__(**settings)
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started != self.args.world_size:
+            raise UserError(
+                f"tuning.launcher: started {started} processes that do not know of each other, as accelerate does "
+                "with FSDP and DeepSpeed where there is no GPU; use torchrun there, or set it to python."
+            )
         if tuning.muon_learning_rate is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
                 "tuning.muon_learning_rate: Muon needs whole matrices, which FSDP and DeepSpeed cut up; set it to null."

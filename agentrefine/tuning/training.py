@@ -8,13 +8,14 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from agentrefine.tuning.checkpoints import remove_others
 from agentrefine.tuning.hardware import check_hardware
 from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.models import load_base, on_device
+from agentrefine.tuning.models import load_base
 from agentrefine.tuning.progress import LossPoint, ValidationPoint, curve_of, validation_curve_of
 from agentrefine.tuning.samples import RenderingCounts, rendered_rows
 from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, quantization, weights_dtype, with_adapter
@@ -79,12 +80,14 @@ def train(
     datasets.disable_progress_bars()
     params = job.params
     check_hardware(params)
+    if "ACCELERATE_USE_FSDP" in os.environ:
+        PartialState()  # so that one process reads the weights and sends the others their part
     loaded = load_base(job.base, weights_dtype(params), params.attention, quantization(params))
     rows, counts = rendered_rows(
         job.data_set / "train.jsonl", loaded.tokenizer, job.loss, params.max_length, scratch / "train"
     )
     validation = _validation_rows(job, loaded.tokenizer, scratch / "validation")
-    model = with_adapter(on_device(loaded.model), job.base, params, job.seed)
+    model = with_adapter(loaded.model, job.base, params, job.seed)
     ready()
     trainer = make_trainer(
         model, loaded.tokenizer, rows, validation, params, job.seed, _checkpoint_folder(job, scratch),
