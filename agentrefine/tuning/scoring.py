@@ -45,7 +45,7 @@ def label_sums(model: nn.Module, rows: Dataset, rank: int = 0, processes: int = 
     model.eval()
     loss, count = 0.0, 0
     batches = list(_batches_of_similar_length(rows))
-    with torch.inference_mode():
+    with torch.no_grad():  # FSDP cannot train on what inference mode has touched
         for begin in range(0, len(batches), processes):
             turn = begin + rank
             batch = rows[batches[min(turn, len(batches) - 1)]]
