@@ -55,11 +55,11 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         """Take the section `tuning` of params.yaml, and what SFTTrainer takes."""
         self._tuning = tuning
         super().__init__(**settings)
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if started != self.args.world_size:
+        asked_to_shard = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
+        if asked_to_shard and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
-                f"tuning.launcher: started {started} processes that do not know of each other, as accelerate does "
-                "with FSDP and DeepSpeed where there is no GPU; use torchrun there, or set it to python."
+                "tuning.launcher: asks to shard the model, which accelerate does on GPUs only, and there is none here; "
+                "set it to python, or to torchrun with the number of processes."
             )
         if tuning.muon_learning_rate is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
