@@ -78,10 +78,10 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
         UserError: a bad data set, base, chat template or parameter; a full disk, a full memory.
     """
     with (
-        machine_failures(),
         atomic_folder(out) as folder,
         tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
         replicas(processes(job)) as others,
+        machine_failures(),
     ):
         others.begin(job)
         try:

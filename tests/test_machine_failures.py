@@ -1,0 +1,72 @@
+"""A full disk or a full memory while a model is tuned: one sentence, and what was there before stays."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from small_disk import small_disk_at
+from transformers import TrainerCallback
+from tuning_samples import job, write_base, write_data_set
+
+from agentrefine.errors import UserError
+from agentrefine.params.tuning import TuningParams
+from agentrefine.tuning import hardware
+from agentrefine.tuning.hardware import check_hardware
+from agentrefine.tuning.trainer import tune
+
+
+class TakesMemory(TrainerCallback):
+    """Asks for more memory than there is once two steps are done."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Ask."""
+        if state.global_step == 2:
+            torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory) -> Path:
+    return write_data_set(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+def test_a_full_memory_names_the_settings_that_need_less(base, data_set, tmp_path):
+    with pytest.raises(UserError, match=r"^tuning: memory ran out .*lower tuning\.batch_tokens") as caught:
+        tune(job(base, data_set), tmp_path / "out", [TakesMemory()])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_with_checkpoints_is_one_sentence_and_tuning_goes_on_later(base, data_set, tmp_path):
+    whole = job(base, data_set, tmp_path / "disk" / "checkpoints", epochs=2, checkpoint_steps=5)
+    with small_disk_at(tmp_path / "disk", "700k"):
+        with pytest.raises(UserError, match=r"^tuning: the disk is full; free some space and run the same command"):
+            tune(whole, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path / "disk")], check=True)
+        result = tune(whole, tmp_path / "out")
+    assert result.resumed_at > 0
+    assert result.resumed_at % 5 == 0
+    assert result.steps == 40
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"attention": "flash_attention_2"}, r"tuning\.attention: flash_attention_2 needs an NVIDIA GPU"),
+        ({"liger_kernel": True}, r"tuning\.liger_kernel: Liger's kernels need a GPU"),
+        ({"method": "qlora"}, r"tuning\.method: qlora needs bitsandbytes; pip install"),
+    ],
+)
+def test_settings_that_the_machine_cannot_serve_are_refused_before_anything_is_loaded(monkeypatch, setting, said):
+    monkeypatch.setattr(hardware, "find_spec", lambda _: None)
+    params = job(Path("no base"), Path("no data"), **setting).params
+    assert isinstance(params, TuningParams)
+    with pytest.raises(UserError, match=said):
+        check_hardware(params)
