@@ -55,6 +55,13 @@ def test_a_disk_that_fills_up_with_checkpoints_is_one_sentence_and_tuning_goes_o
     assert result.steps == 40
 
 
+def test_several_gpus_want_a_launcher(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match=r"tuning\.launcher: there are 4 GPUs and one process"):
+        check_hardware(job(Path("no base"), Path("no data")).params)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
 @pytest.mark.parametrize(
     ("setting", "said"),

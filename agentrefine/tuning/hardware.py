@@ -1,5 +1,6 @@
 """What some settings need of the machine, asked for before anything is loaded."""
 
+import os
 from importlib.util import find_spec
 
 import torch
@@ -20,6 +21,11 @@ def check_hardware(params: TuningParams) -> None:
         UserError: names the setting, what is missing, and what to do.
     """
     on_gpu = torch.cuda.is_available()
+    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            f"tuning.launcher: there are {torch.cuda.device_count()} GPUs and one process; set it to `accelerate launch "
+            "--config_file configs/ddp.yaml` (or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES."
+        )
     if params.attention in PACKAGES:
         package, command = PACKAGES[params.attention]
         if not on_gpu:
