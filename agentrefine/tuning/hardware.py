@@ -23,8 +23,8 @@ def check_hardware(params: TuningParams) -> None:
     on_gpu = torch.cuda.is_available()
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
-            f"tuning.launcher: there are {torch.cuda.device_count()} GPUs and one process; set it to `accelerate launch "
-            "--config_file configs/ddp.yaml` (or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES."
+            f"tuning.launcher: there are {torch.cuda.device_count()} GPUs and one process; set it to `accelerate "
+            "launch --config_file configs/ddp.yaml` (or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES."
         )
     if params.attention in PACKAGES:
         package, command = PACKAGES[params.attention]
