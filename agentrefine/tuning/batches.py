@@ -31,12 +31,11 @@ class LengthGroupedBatches(BatchRebalanceSampler):  # type: ignore[misc]
         super().__init__(
             list(lengths), step_rows, processes, accumulation, seed=seed, rank=rank, drop_last=False
         )  # fmt: skip
-        self._steps = max(1, -(-len(self.lengths) // step_rows))
-        if len(self.lengths) // self._steps < processes * accumulation:
-            raise ValueError(
-                f"{len(self.lengths)} rows in {self._steps} steps leave fewer than one row for each of "
-                f"{processes} processes times {accumulation} batches"
-            )
+        shares = processes * accumulation
+        if len(self.lengths) < shares:
+            raise ValueError(f"{len(self.lengths)} rows are fewer than one for each of {shares} batches of a step")
+        # Not so many steps that one has fewer rows than batches.
+        self._steps = min(-(-len(self.lengths) // step_rows), len(self.lengths) // shares)
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch that `set_epoch` named."""
