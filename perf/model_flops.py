@@ -35,9 +35,8 @@ def multiplied_parameters(config: PreTrainedConfig) -> int:
     """All parameters but embeddings that are only looked up (those that are tied to the output are multiplied too)."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    total = sum(p.numel() for p in model.parameters())
-    looked_up = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
-    return total - looked_up
+    looked_up = set() if config.tie_word_embeddings else {id(model.get_input_embeddings().weight)}
+    return sum(p.numel() for p in model.parameters() if id(p) not in looked_up)
 
 
 def peak_flops(device: str) -> float | None:

@@ -41,6 +41,11 @@ DATA_SET = ROOT / "data/dataset"
 SECONDS_BETWEEN_SAMPLES = 0.5
 MIB = 2**20
 
+COLUMNS = [
+    "way", "tokens/s", "tokens per processor second", "trained tokens/s", "padding", "tokens a step",
+    "peak memory, MiB", "model GFLOP/s", "MFU",
+]  # fmt: skip
+
 PROCESSES = multiprocessing.get_context("forkserver")
 """Each way's process is forked from one that has imported all libraries and done nothing else."""
 
@@ -189,11 +194,13 @@ def compare(work: Work, ways: list[str], rounds: int, folder: Path) -> None:
             run = measure(way, work, folder)
             if run is not None:
                 runs[way].append(run)
-                print(f"{way:28} {run.figures.tokens / run.figures.seconds:10,.0f} tokens/s", flush=True)
-    print("| way | tokens/s | trained tokens/s | padding | tokens a step | peak memory, MiB | model GFLOP/s | MFU |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+                speed = run.figures.tokens / run.figures.seconds
+                by_processor = run.figures.tokens / run.figures.processor_seconds
+                print(f"{way:28} {speed:8,.0f} tokens/s, {by_processor:8,.0f} per processor second", flush=True)
+    print(f"| {' | '.join(COLUMNS)} |")
+    print(f"|---{'|--:' * (len(COLUMNS) - 1)}|")
     for way, measured in runs.items():
-        print(row(way, measured, flops, peak_flops(device)) if measured else f"| {way} | out of memory |||||||")
+        print(row(way, measured, flops, peak_flops(device)) if measured else f"| {way} | out of memory |")
 
 
 def row(way: str, runs: list[Run], flops: float, peak: float | None) -> str:
@@ -206,6 +213,7 @@ def row(way: str, runs: list[Run], flops: float, peak: float | None) -> str:
     cells = [
         way,
         f"{speed:,.0f} [{min(speeds):,.0f}, {max(speeds):,.0f}]",
+        f"{statistics.median(run.figures.tokens / run.figures.processor_seconds for run in runs):,.0f}",
         f"{speed * figures.trained_tokens_share:,.0f}",
         f"{figures.padding:.0%}",
         f"{figures.tokens / (figures.steps - 1):,.0f}",

@@ -16,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import psutil
 import torch
 from datasets import Dataset
 from pydantic import BaseModel
@@ -70,6 +71,7 @@ class Figures(BaseModel):
 
     Attributes:
         seconds: of the training loop.
+        processor_seconds: of all threads and processes in that time, which depends less on what else the machine does.
         tokens: read, padding left out.
         steps: optimizer steps, the first included.
         trained_tokens_share: tokens with a label by all tokens of the data.
@@ -78,6 +80,7 @@ class Figures(BaseModel):
     """
 
     seconds: float
+    processor_seconds: float
     tokens: int
     steps: int
     trained_tokens_share: float
@@ -85,12 +88,20 @@ class Figures(BaseModel):
     gpu_bytes: int
 
 
+class Mark(NamedTuple):
+    """The end of a step: by the clock, by the processors, and the tokens read so far."""
+
+    seconds: float
+    processor_seconds: float
+    tokens: int
+
+
 class Clock(TrainerCallback):  # type: ignore[misc]
     """Notes the time and the tokens read after every step, and what the model was given."""
 
     def __init__(self, pad: int) -> None:
         self._pad = pad
-        self._marks: list[tuple[float, int]] = []
+        self._marks: list[Mark] = []
         self._positions = 0
         self._tokens: list[torch.Tensor] = []
 
@@ -104,14 +115,15 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         """Note the time once the GPU is done."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._marks.append((time.perf_counter(), int(state.num_input_tokens_seen)))
+        self._marks.append(Mark(time.perf_counter(), processor_seconds(), int(state.num_input_tokens_seen)))
 
     def figures(self, trained_tokens_share: float) -> Figures:
         """Of the training that has ended."""
-        (began, before), (ended, after) = self._marks[0], self._marks[-1]
+        first, last = self._marks[0], self._marks[-1]
         return Figures(
-            seconds=ended - began,
-            tokens=after - before,
+            seconds=last.seconds - first.seconds,
+            processor_seconds=last.processor_seconds - first.processor_seconds,
+            tokens=last.tokens - first.tokens,
             steps=len(self._marks),
             trained_tokens_share=trained_tokens_share,
             padding=1 - int(torch.stack(self._tokens).sum()) / self._positions,
@@ -122,6 +134,12 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         ids: torch.Tensor = inputs["input_ids"]
         self._positions += ids.numel()
         self._tokens.append((ids != self._pad).sum())
+
+
+def processor_seconds() -> float:
+    """Used so far by this process and by those that it has started and that still run."""
+    times = [member.cpu_times() for member in psutil.Process().children(recursive=True)]
+    return time.process_time() + float(sum(used.user + used.system for used in times))
 
 
 def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
