@@ -33,7 +33,7 @@ from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.models import load_tokenizer
 from agentrefine.tuning.rendering import render
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
-from perf.tuning_ways import LOSS, WAYS, Figures, Work, run_way
+from perf.tuning_ways import LOSS, PADDED, PER_CORE, TRL_ON_LABELS, WAYS, Figures, Work, run_way
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
@@ -41,9 +41,12 @@ DATA_SET = ROOT / "data/dataset"
 SECONDS_BETWEEN_SAMPLES = 0.5
 MIB = 2**20
 
+REFERENCES = [PADDED, TRL_ON_LABELS]
+"""The peers whose speed is the measure of the others'."""
+
 COLUMNS = [
     "way", "tokens/s", "tokens per processor second", "trained tokens/s", "padding", "tokens a step",
-    "peak memory, MiB", "model GFLOP/s", "MFU",
+    "peak memory, MiB", "model GFLOP/s", "MFU", *(f"speed by that of {way}" for way in REFERENCES),
 ]  # fmt: skip
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -194,32 +197,41 @@ def compare(work: Work, ways: list[str], rounds: int, folder: Path) -> None:
             run = measure(way, work, folder)
             if run is not None:
                 runs[way].append(run)
-                speed = run.figures.tokens / run.figures.seconds
-                by_processor = run.figures.tokens / run.figures.processor_seconds
-                print(f"{way:28} {speed:8,.0f} tokens/s, {by_processor:8,.0f} per processor second", flush=True)
+                by_clock, by_processor = run.figures.tokens_per_second, run.figures.tokens_per_processor_second
+                print(f"{way:28} {by_clock:8,.0f} tokens/s, {by_processor:8,.0f} per processor second", flush=True)
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"|---{'|--:' * (len(COLUMNS) - 1)}|")
     for way, measured in runs.items():
-        print(row(way, measured, flops, peak_flops(device)) if measured else f"| {way} | out of memory |")
+        if measured:
+            ratios = [f"{speed(measured) / speed(runs[peer]):.2f}" if runs.get(peer) else "-" for peer in REFERENCES]
+            print(row(way, measured, flops, peak_flops(device), ratios))
+        else:
+            print(f"| {way} | out of memory |")
 
 
-def row(way: str, runs: list[Run], flops: float, peak: float | None) -> str:
+def speed(runs: list[Run]) -> float:
+    """Tokens a second, the median of the runs."""
+    return statistics.median(run.figures.tokens_per_second for run in runs)
+
+
+def row(way: str, runs: list[Run], flops: float, peak: float | None, ratios: list[str]) -> str:
     """A line of the table: medians, lowest and highest speed in brackets."""
-    speeds = [run.figures.tokens / run.figures.seconds for run in runs]
-    speed = statistics.median(speeds)
+    speeds = [run.figures.tokens_per_second for run in runs]
+    middle = speed(runs)
     figures = runs[0].figures
     memory = statistics.median(run.figures.gpu_bytes or run.memory for run in runs) / MIB
-    mfu = f"{speed * flops / peak:.1%}" if peak else "-"
+    mfu = f"{middle * flops / peak:.1%}" if peak else "-"
     cells = [
         way,
-        f"{speed:,.0f} [{min(speeds):,.0f}, {max(speeds):,.0f}]",
-        f"{statistics.median(run.figures.tokens / run.figures.processor_seconds for run in runs):,.0f}",
-        f"{speed * figures.trained_tokens_share:,.0f}",
+        f"{middle:,.0f} [{min(speeds):,.0f}, {max(speeds):,.0f}]",
+        f"{statistics.median(run.figures.tokens_per_processor_second for run in runs):,.0f}",
+        f"{middle * figures.trained_tokens_share:,.0f}",
         f"{figures.padding:.0%}",
         f"{figures.tokens / (figures.steps - 1):,.0f}",
         f"{memory:,.0f}",
-        f"{speed * flops / 1e9:,.1f}",
+        f"{middle * flops / 1e9:,.1f}",
         mfu,
+        *ratios,
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -230,14 +242,15 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--method", choices=["full", "lora"], default="full")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
-    parser.add_argument("--attention", default="sdpa", help="as in params.yaml")
     parser.add_argument("--layers", type=int, help="of a random model, fewer than the shape has")
     parser.add_argument("--samples", type=int, help="conversations; each shape has a number of its own")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
+    # On a GPU one process has it to itself.
+    ways = [way for way in WAYS if way != PER_CORE or not torch.cuda.is_available()]
+    parser.add_argument("--only", nargs="+", choices=ways, default=ways, metavar="WAY")
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]
-    tuning = {name: getattr(arguments, name) for name in ("method", "precision", "attention")}
+    tuning = {name: getattr(arguments, name) for name in ("method", "precision")}
     # As the flows set it (flows/__init__.py); read when the libraries are loaded.
     os.environ.update(OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
     PROCESSES.set_forkserver_preload(["perf.tuning_ways"])

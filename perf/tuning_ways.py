@@ -87,6 +87,16 @@ class Figures(BaseModel):
     padding: float
     gpu_bytes: int
 
+    @property
+    def tokens_per_second(self) -> float:
+        """By the clock."""
+        return self.tokens / self.seconds
+
+    @property
+    def tokens_per_processor_second(self) -> float:
+        """By the time that processors worked on it."""
+        return self.tokens / self.processor_seconds
+
 
 class Mark(NamedTuple):
     """The end of a step: by the clock, by the processors, and the tokens read so far."""
@@ -200,13 +210,19 @@ def trl(work: Work, *, messages: bool = False, packing: bool = False, order: str
         )
 
 
+PER_CORE = "stage, a process per core"
+
+PADDED = "Trainer, padded"
+
+TRL_ON_LABELS = "TRL, our labels"
+
 WAYS: dict[str, Callable[[Work], Figures]] = {
     "stage": stage,
-    "stage, a process per core": lambda work: stage(work, processes=os.cpu_count() or 1),
+    PER_CORE: lambda work: stage(work, processes=os.cpu_count() or 1),
     "stage, packed": lambda work: stage(work, packing=True),
-    "Trainer, padded": padded_trainer,
+    PADDED: padded_trainer,
     "TRL, assistant_only_loss": lambda work: trl(work, messages=True),
-    "TRL, our labels": trl,
+    TRL_ON_LABELS: trl,
     "TRL, our labels, by length": lambda work: trl(work, order="group_by_length"),
     "TRL, our labels, packed": lambda work: trl(work, packing=True),
 }
