@@ -2,7 +2,7 @@
 
     python -m perf.tuning                                     # the tiny model and data set of `make run`, on a CPU
     python -m perf.tuning --shape 8b --method lora            # Llama 3 8B with random weights, on a GPU
-    python -m perf.tuning --shape 8b --method full --layers 16
+    python -m perf.tuning --shape 8b --method full --layers 12
 
 Needs `models/base` and `data/dataset` (`make run`, or `dvc repro base_model quality_gate`). Every way runs in turn in
 each round, in a process of its own; the table has medians over the rounds.
