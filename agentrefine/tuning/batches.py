@@ -31,8 +31,11 @@ class LengthGroupedBatches(BatchRebalanceSampler):  # type: ignore[misc]
         super().__init__(
             list(lengths), step_rows, processes, accumulation, seed=seed, rank=rank, drop_last=False
         )  # fmt: skip
-        # Every batch needs a row: steps grow where there are too few for that.
-        self._steps = max(1, min(-(-len(self.lengths) // step_rows), len(self.lengths) // (processes * accumulation)))
+        shares = processes * accumulation
+        if len(self.lengths) < shares:
+            raise ValueError(f"{len(self.lengths)} rows are fewer than one for each of {shares} batches of a step")
+        # Not so many steps that one has fewer rows than batches.
+        self._steps = min(-(-len(self.lengths) // step_rows), len(self.lengths) // shares)
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of the epoch that `set_epoch` named."""
