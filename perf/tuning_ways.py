@@ -44,7 +44,8 @@ from agentrefine.tuning.models import load_base, load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.samples import rendered_rows
-from agentrefine.tuning.sft import use_bf16, weights_dtype, with_adapter
+from agentrefine.tuning.settings import use_bf16, weights_dtype
+from agentrefine.tuning.sft import with_adapter
 from agentrefine.tuning.trainer import tune
 
 LOSS: Final = "refinement"

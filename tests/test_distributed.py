@@ -24,16 +24,6 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "
 SETTINGS = {"epochs": 2, "batch_tokens": 1000, "muon_learning_rate": None, "checkpoint_steps": 5}
 
 
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
 def sharded_environment() -> dict[str, str]:
     """What `accelerate launch --config_file configs/fsdp.yaml` sets."""
     settings = yaml.safe_load(Path("configs/fsdp.yaml").read_text())["fsdp_config"]
@@ -94,7 +84,7 @@ def test_sharding_without_a_gpu_is_refused(base, data_set, tmp_path):
         "--num_processes", "2", "--main_process_port", "0",
     ]  # fmt: skip
     done = subprocess.run(
-        [*launcher, "tests/tune_until_killed.py", str(tmp_path / "job.json"), str(tmp_path / "out"), "1000"],
+        [*launcher, "tests/tune_until_killed.py", str(tmp_path / "job.json"), str(tmp_path / "out"), "1000", "done"],
         env={**os.environ, "PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode != 0

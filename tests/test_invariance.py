@@ -1,5 +1,6 @@
 """The masked loss and its gradient do not depend on how rows are put into batches, nor on who computes them."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
+from trl import SFTTrainer
 from tuning_samples import conversation, job, write_base, write_data_set
 
 from agentrefine.tuning.models import load_base, load_tuned
 from agentrefine.tuning.rendering import render
+from agentrefine.tuning.sft import RefinementTrainer
 from agentrefine.tuning.trainer import tune
 
 SAMPLES = 64
@@ -39,11 +42,6 @@ class GradientNorm(TrainerCallback):
         """Keep it."""
         if "grad_norm" in kwargs["logs"]:
             self.norms.append(kwargs["logs"]["grad_norm"])
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +74,26 @@ def test_loss_and_gradient_are_those_computed_by_hand(base, data_set, by_hand, t
     assert result.steps == 1
     assert result.curve[0].loss == pytest.approx(by_hand[0], abs=1e-4)
     assert norms.norms[0] == pytest.approx(by_hand[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_of_a_gpu_which_is_trls_own_is_the_same(base, data_set, by_hand, tmp_path, monkeypatch, packing):
+    monkeypatch.setattr(RefinementTrainer, "compute_loss", SFTTrainer.compute_loss)
+    norms = GradientNorm()
+    result = tune(job(base, data_set, **{**ONE_STEP, "packing": packing, "max_length": 512}), tmp_path / "out", [norms])
+    assert result.curve[0].loss == pytest.approx(by_hand[0], abs=1e-4)
+    assert norms.norms[0] == pytest.approx(by_hand[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("unpadded", ["packing", "padding_free"])
+def test_tokens_are_counted_also_where_the_end_of_a_turn_is_the_padding(data_set, tmp_path, unpadded):
+    base = write_base(tmp_path / "base")
+    settings = tmp_path / "base" / "tokenizer_config.json"
+    config = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**config, "pad_token": config["eos_token"]}))
+    result = tune(job(base, data_set, **{unpadded: True, "max_length": 512}), tmp_path / "out")
+    assert result.tokens == result.rendering.tokens
+    assert result.trained_tokens == result.rendering.trained_tokens
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_disk import small_disk_at
 from transformers import TrainerCallback
-from tuning_samples import job, write_base, write_data_set
+from tuning_samples import job, write_data_set
 
 from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
@@ -23,16 +23,6 @@ class TakesMemory(TrainerCallback):
         """Ask."""
         if state.global_step == 2:
             torch.empty(2**60, dtype=torch.uint8)
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
 
 
 def test_a_full_memory_names_the_settings_that_need_less(base, data_set, tmp_path):
@@ -53,6 +43,21 @@ def test_a_disk_that_fills_up_with_checkpoints_is_one_sentence_and_tuning_goes_o
     assert result.resumed_at > 0
     assert result.resumed_at % 5 == 0
     assert result.steps == 40
+
+
+@pytest.mark.parametrize("samples", ["with validation samples", "without"])
+def test_a_training_that_diverges_ends_with_its_step_and_leaves_no_model(base, tmp_path, samples):
+    games = write_data_set(tmp_path / "data", validation=6 if samples == "with validation samples" else 0)
+    with pytest.raises(UserError, match=r"of step \d+ is nan, the training has diverged; lower tuning\.learning_rate"):
+        tune(job(base, games, learning_rate=1e30, muon_learning_rate=None), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_early_stopping_wants_validation_samples(base, tmp_path):
+    games = write_data_set(tmp_path / "data", validation=0)
+    stopping = {"early_stopping": {"patience": 1, "min_delta": 0.0}}
+    with pytest.raises(UserError, match=r"tuning\.early_stopping: looks at the validation samples, and .* holds none"):
+        tune(job(base, games, **stopping), tmp_path / "out")
 
 
 def test_several_gpus_want_a_launcher(monkeypatch):

@@ -32,25 +32,24 @@ KINDS = {
         },
     },
     "accumulation, packed": {"gradient_accumulation_steps": 2, "packing": True, "muon_learning_rate": None},
+    "padding-free, DoRA": {
+        "method": "lora",
+        "padding_free": True,
+        "muon_learning_rate": None,
+        "lora": {
+            "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear",
+            "use_rslora": False, "use_dora": True,
+        },
+    },
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-def killed_at(step: int, tuning: TuningJob, out: Path) -> None:
-    """Tune in another process, which is killed once it has done a step."""
+def killed_at(step: int, tuning: TuningJob, out: Path, when: str = "done") -> None:
+    """Tune in another process, which is killed once it has done a step, or saved its checkpoint."""
     file = out.parent / "job.json"
     file.write_text(tuning.model_dump_json())
     done = subprocess.run(
-        [sys.executable, "tests/tune_until_killed.py", str(file), str(out), str(step)],
+        [sys.executable, "tests/tune_until_killed.py", str(file), str(out), str(step), when],
         env={**os.environ, "PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
@@ -94,8 +93,23 @@ def test_killed_twice_tuning_ends_with_the_bytes_of_one_that_was_not(base, data_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("killed_after", [15, 16])
+def test_an_early_stop_is_the_same_after_a_kill_before_or_behind_it(base, data_set, tmp_path, killed_after):
+    settings = {"epochs": 12, "learning_rate": 0.05, "eval_steps": 4, "checkpoint_steps": 4, "muon_learning_rate": 0.2}
+    stopping = {**settings, "early_stopping": {"patience": 1, "min_delta": 0.0}}
+    whole = tune(job(base, data_set, **stopping), tmp_path / "whole")
+    assert whole.steps == 16
+    interrupted = job(base, data_set, tmp_path / "checkpoints", **stopping)
+    (tmp_path / "job.json").write_text(interrupted.model_dump_json())
+    killed_at(killed_after, interrupted, tmp_path / "out", when="saved" if killed_after == 16 else "done")
+    result = tune(interrupted, tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert (result.steps, result.curve) == (whole.steps, whole.curve)
+
+
+@pytest.mark.slow
 def test_two_processes_go_on_together_after_one_was_killed(base, data_set, tmp_path):
-    settings = {"epochs": 3, "checkpoint_steps": 2, "cpu_processes": 2}
+    settings = {"epochs": 3, "checkpoint_steps": 2, "cpu_processes": 2, "gradient_accumulation_steps": 2}
     whole = tune(job(base, data_set, **settings), tmp_path / "whole")
     interrupted = job(base, data_set, tmp_path / "checkpoints", **settings)
     killed_at(whole.steps // 2, interrupted, tmp_path / "out")
@@ -152,12 +166,50 @@ def test_tuning_goes_on_at_the_checkpoint_before_a_truncated_one(base, data_set,
     assert result.curve == whole.curve
 
 
-def test_checkpoints_of_other_settings_are_not_used_and_removed(base, data_set, left, tmp_path, caplog):
+def test_checkpoints_of_other_settings_are_not_used_and_the_last_ones_kept(left, tmp_path, caplog):
     shutil.copytree(left, tmp_path / "checkpoints")
-    changed = job(base, data_set, tmp_path / "checkpoints", checkpoint_steps=2, epochs=3, learning_rate=1e-3)
-    result = tune(changed, tmp_path / "out")
-    assert result.resumed_at == 0
-    assert any("holds checkpoints of other settings" in message for message in caplog.messages)
+    (settings,) = (tmp_path / "checkpoints").iterdir()
+    checkpoints.remove_others(tmp_path / "checkpoints", "another key")
+    assert list((tmp_path / "checkpoints").iterdir()) == [settings]
+    shutil.copytree(settings, tmp_path / "checkpoints" / "older")
+    os.utime(tmp_path / "checkpoints" / "older", (1, 1))
+    checkpoints.remove_others(tmp_path / "checkpoints", "another key")
+    assert list((tmp_path / "checkpoints").iterdir()) == [settings]
+    assert ["older holds checkpoints of earlier settings" in message for message in caplog.messages] == [True]
+
+
+OTHER_JOBS = {
+    "loss": {"loss": "with_erroneous_loss"},
+    "seed": {"seed": 8},
+    "learning rate": {"learning_rate": 1e-3},
+    "epochs": {"epochs": 4},
+    "packing": {"packing": True},
+    "precision": {"precision": "bf16"},
+    "adapter": {"method": "lora"},
+}
+
+
+@pytest.mark.parametrize("change", OTHER_JOBS)
+def test_every_setting_that_changes_weights_has_checkpoints_of_its_own(base, data_set, change):
+    first = job(base, data_set, epochs=3)
+    fields = {name: value for name, value in OTHER_JOBS[change].items() if name in ("loss", "seed")}
+    params = {name: value for name, value in OTHER_JOBS[change].items() if name not in fields}
+    assert job(base, data_set, **{"epochs": 3, **params}).model_copy(update=fields).key(1) != first.key(1)
+
+
+def test_other_data_another_base_sharding_and_more_processes_have_checkpoints_of_their_own(
+    base, data_set, tmp_path, monkeypatch
+):
+    first = job(base, data_set)
+    assert first.key(1) == job(base, data_set, checkpoint_steps=7, checkpoints_kept=9, launcher="torchrun").key(1)
+    keys = {
+        first.key(1),
+        first.key(2),
+        job(base, write_data_set(tmp_path / "data", samples=59)).key(1),
+        job(write_base(tmp_path / "base", initializer_range=0.3), data_set).key(1),
+    }
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert len(keys | {first.key(1)}) == 5
 
 
 def test_how_often_checkpoints_are_written_changes_no_weights(base, data_set, left, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
-from tuning_samples import conversation, job, write_base, write_data_set
+from tuning_samples import conversation, job, write_data_set
 
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
@@ -24,16 +24,6 @@ from agentrefine.tuning.scoring import masked_loss
 from agentrefine.tuning.trainer import tune
 
 PARAMS = load_params(Path("params.yaml"))
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
 
 
 def tuned(base: Path, data_set: Path, out: Path, **changes: object):
@@ -233,6 +223,27 @@ def test_a_model_without_a_template_gets_ours_and_a_file_replaces_it(base, tmp_p
     assert load_tokenizer(tmp_path, tmp_path / "other.jinja").chat_template == "{{ messages }}"
     with pytest.raises(UserError, match=r"base_model\.chat_template"):
         load_tokenizer(tmp_path, tmp_path / "missing.jinja")
+
+
+def test_weight_decay_is_of_matrices_and_not_with_muon(base, data_set):
+    model = load_base(base).model
+    decayed, free = make_optimizer(model, learning_rate=1e-3, muon_learning_rate=None, weight_decay=0.1).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    assert {p.dim() for p in decayed["params"]} == {2}
+    assert {p.dim() for p in free["params"]} == {1}
+    with pytest.raises(ValueError, match="set muon_learning_rate to null"):
+        job(base, data_set, weight_decay=0.1, muon_learning_rate=0.02)
+
+
+def test_a_text_that_holds_the_end_of_a_turn_is_left_out_and_counted(base, data_set, tmp_path):
+    lines = (data_set / "train.jsonl").read_text().splitlines()
+    (tmp_path / "data").mkdir()
+    broken = lines[0].replace("now i take", "now <|end|> i take")
+    assert broken != lines[0]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join([broken, *lines[1:]]) + "\n")
+    (tmp_path / "data" / "validation.jsonl").write_bytes((data_set / "validation.jsonl").read_bytes())
+    result = tuned(base, tmp_path / "data", tmp_path / "out")
+    assert (result.rendering.samples, result.rendering.samples_with_special_tokens) == (59, 1)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest_and_states_come_back():

@@ -12,7 +12,8 @@ from agentrefine.exchange.command import new_folder
 from agentrefine.exchange.exporting import SPLITS, Written, files_with_records
 from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import Loss
-from agentrefine.tuning.rendering import render
+from agentrefine.tuning.samples import render_sample
+from agentrefine.tuning.template_check import check_chat_template
 
 SCHEMA = pa.schema({"id": pa.string(), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
 ROWS = 256
@@ -30,14 +31,16 @@ def export_tokens(
     Raises:
         UserError: as in `agentrefine.exchange.exporting.export`, or a chat template that cannot be trained on.
     """
+    check_chat_template(tokenizer)
     written: dict[str, Written] = {}
     with new_folder(out) as folder:
         for split in SPLITS:
             read = rows = turns = 0
-            samples = read_jsonl(data_set / f"{split}.jsonl", Sample)
+            file = data_set / f"{split}.jsonl"
+            samples = read_jsonl(file, Sample)
             with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
                 while batch := list(islice(samples, ROWS)):
-                    rendered = [(s.id, render(tokenizer, s.messages(), loss, max_length)) for s in batch]
+                    rendered = [(s.id, render_sample(tokenizer, s, loss, max_length, file)) for s in batch]
                     kept = [{"id": i, "input_ids": r.ids, "labels": r.labels} for i, r in rendered if r.trained_tokens]
                     writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
                     read, rows = read + len(batch), rows + len(kept)

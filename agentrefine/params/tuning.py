@@ -126,3 +126,11 @@ class TuningParams(Section):
     early_stopping: EarlyStopping | None
     checkpoint_steps: Annotated[int, Field(gt=0)]
     checkpoints_kept: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _muon_has_no_weight_decay(self) -> Self:
+        if self.weight_decay and self.muon_learning_rate is not None:
+            raise ValueError(
+                "weight_decay is AdamW's and Muon takes the matrices; set muon_learning_rate to null, or it to 0"
+            )
+        return self

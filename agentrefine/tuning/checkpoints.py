@@ -68,7 +68,7 @@ def flaw(checkpoint: Path) -> str | None:
 
 def newest(folder: Path) -> Path | None:
     """The last whole checkpoint of a folder; those after it that are not whole are removed, with a warning."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in sorted(folder.glob("checkpoint-[0-9]*"), key=_step, reverse=True):
         found = flaw(checkpoint)
         if found is None:
             return checkpoint
@@ -83,11 +83,11 @@ def rotate(folder: Path, kept: int, best: str | None) -> None:
 
 
 def remove_others(folder: Path, key: str) -> None:
-    """Remove the checkpoints of tunings with other settings, which nobody can go on with."""
-    for other in folder.glob("*"):
-        if other.is_dir() and other.name != key:
-            logger.warning("%s holds checkpoints of other settings or data and is removed.", other)
-            shutil.rmtree(other)
+    """Remove the checkpoints of tunings with other settings, but the last: a changed setting may be changed back."""
+    others = {found.parent for found in folder.glob("*/checkpoint-*") if found.parent.name != key}
+    for other in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
+        logger.warning("%s holds checkpoints of earlier settings or data and is removed.", other)
+        shutil.rmtree(other)
 
 
 def _step(checkpoint: Path) -> int:

@@ -1,5 +1,6 @@
 """What some settings need of the machine, asked for before anything is loaded."""
 
+import logging
 import os
 from importlib.util import find_spec
 
@@ -7,6 +8,9 @@ import torch
 
 from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
+from agentrefine.tuning.settings import use_bf16
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = {
     "flash_attention_2": ("flash_attn", "pip install flash-attn --no-build-isolation"),
@@ -32,11 +36,24 @@ def check_hardware(params: TuningParams) -> None:
             raise UserError(f"tuning.attention: {params.attention} needs an NVIDIA GPU; set it to sdpa.")
         if find_spec(package) is None:
             raise UserError(f"tuning.attention: {params.attention} is not installed; {command}, or set it to sdpa.")
+        if not use_bf16(params):
+            raise UserError(
+                f"tuning.attention: {params.attention} computes in bf16 only; set tuning.precision to bf16."
+            )
+    elif on_gpu and (params.packing or params.padding_free):
+        logger.warning(
+            "tuning.attention: %s computes the whole square of a row of several games and masks most of it; "
+            "flash_attention_2 does not.", params.attention,
+        )  # fmt: skip
     if params.liger_kernel and not on_gpu:
         raise UserError("tuning.liger_kernel: Liger's kernels need a GPU; set it to false.")
     if params.liger_kernel and find_spec("liger_kernel") is None:
         raise UserError("tuning.liger_kernel: is not installed; pip install 'agentrefine[gpu]', or set it to false.")
     if params.method == "qlora" and find_spec("bitsandbytes") is None:
         raise UserError("tuning.method: qlora needs bitsandbytes; pip install 'agentrefine[qlora]', or set it to lora.")
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ and find_spec("deepspeed") is None:
+        raise UserError(
+            "tuning.launcher: asks for DeepSpeed, which is not installed; pip install deepspeed, or use FSDP."
+        )
     if params.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
         raise UserError("tuning.precision: this GPU cannot compute in bf16; set it to fp32.")

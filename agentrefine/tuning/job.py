@@ -1,18 +1,24 @@
 """What is tuned on what: all that the processes of one tuning have in common."""
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from agentrefine.files import sha256_file, short_hash
 from agentrefine.params.tuning import Loss, TuningParams
 from agentrefine.tuning.models import model_digest
+from agentrefine.tuning.settings import use_bf16
 
 HOW_NOT_WHAT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
 """Parameters that change no weights."""
+
+SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+"""Variables by which accelerate's launcher asks for a sharded model, whose checkpoints are other files."""
 
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 
@@ -36,6 +42,12 @@ class TuningJob(BaseModel):
     seed: int
     checkpoints: Path | None = None
 
+    @model_validator(mode="after")
+    def _processes_share_the_best_model(self) -> Self:
+        if self.params.early_stopping is not None and self.checkpoints is None and self.params.cpu_processes > 1:
+            raise ValueError("early stopping in several processes needs a folder for checkpoints that they share")
+        return self
+
     def data_digests(self) -> dict[str, str]:
         """SHA-256 of the files of the data set, by name."""
         return {name: sha256_file(self.data_set / name) for name in ("train.jsonl", "validation.jsonl")}
@@ -47,8 +59,11 @@ class TuningJob(BaseModel):
             *self.data_digests().values(),
             model_digest(self.base),
             json.dumps(self.params.model_dump(exclude=HOW_NOT_WHAT), sort_keys=True),
+            str(use_bf16(self.params)),
             str(self.seed),
             str(processes),
+            *(name for name in SHARDING if name in os.environ),
             "cuda" if torch.cuda.is_available() else "cpu",
             *(version(library) for library in LIBRARIES),
+            *(sha256_file(file) for file in sorted(Path(__file__).parent.glob("*.*"))),
         )

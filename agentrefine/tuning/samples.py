@@ -12,7 +12,7 @@ from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import Loss
-from agentrefine.tuning.rendering import render
+from agentrefine.tuning.rendering import Rendered, render
 from agentrefine.tuning.template_check import check_chat_template
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
@@ -23,6 +23,8 @@ class RenderingCounts(BaseModel):
 
     Attributes:
         samples: rows that train something.
+        samples_with_special_tokens: conversations left out because a text holds a special token of the tokenizer, such
+            as the end of a turn, which the model would learn to write in mid-sentence.
         samples_dropped: conversations of which no trained turn fits into the length limit.
         turns_dropped: assistant turns left out at the ends of conversations that are too long.
         tokens: of all rows.
@@ -31,6 +33,7 @@ class RenderingCounts(BaseModel):
     """
 
     samples: int = 0
+    samples_with_special_tokens: int = 0
     samples_dropped: int = 0
     turns_dropped: int = 0
     tokens: int = 0
@@ -53,14 +56,15 @@ def rendered_rows(
     """
     check_chat_template(tokenizer)
     counts = RenderingCounts()
+    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     longest_possible = min(max_length, _context_length(tokenizer))
 
     def rows() -> Iterator[dict[str, list[int]]]:
         for sample in read_jsonl(file, Sample):
-            try:
-                rendered = render(tokenizer, sample.messages(), loss, longest_possible)
-            except UserError as error:
-                raise UserError(f"{file}, sample {sample.id}: {error}") from error
+            if any(special in message.content for message in sample.messages() for special in specials):
+                counts.samples_with_special_tokens += 1
+                continue
+            rendered = render_sample(tokenizer, sample, loss, longest_possible, file)
             counts.turns_dropped += rendered.dropped_turns
             if not rendered.trained_tokens:
                 counts.samples_dropped += 1
@@ -90,6 +94,16 @@ def rendered_rows(
             raise error.__cause__ from None
         raise
     return data, counts
+
+
+def render_sample(
+    tokenizer: PreTrainedTokenizerBase, sample: Sample, loss: Loss, max_length: int | None, file: Path
+) -> Rendered:
+    """`render`, whose refusal names the sample and its file."""
+    try:
+        return render(tokenizer, sample.messages(), loss, max_length)
+    except UserError as error:
+        raise UserError(f"{file}, sample {sample.id}: {error}") from error
 
 
 def _context_length(tokenizer: PreTrainedTokenizerBase) -> int:

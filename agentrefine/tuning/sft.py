@@ -1,10 +1,13 @@
 """The trainer: TRL's SFTTrainer on our labels, with our batches, optimizer, validation loss and sealed checkpoints."""
 
+import json
+import logging
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -13,7 +16,6 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from torch.optim import Optimizer
 from transformers import (
-    BitsAndBytesConfig,
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -36,8 +38,7 @@ from agentrefine.tuning.scoring import label_sums
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 
-PADDED_TO = 64
-"""On a CPU, rows are padded to a multiple of this many tokens: each new shape costs time and memory once."""
+logger = logging.getLogger(__name__)
 
 
 class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
@@ -106,8 +107,20 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         found: list[str | None] = [None]
         if self.is_world_process_zero():
             newest = checkpoints.newest(Path(self.args.output_dir))
+            while newest and self._stopped_at(newest):  # its last steps are taken again, so that it stops again
+                shutil.rmtree(newest)
+                newest = checkpoints.newest(Path(self.args.output_dir))
             found = [str(newest) if newest else None]
         return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
+
+    def _stopped_at(self, checkpoint: Path) -> bool:
+        """Whether training was over here because the validation loss had not become better for long enough."""
+        if self._tuning.early_stopping is None:
+            return False
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        kept = state["stateful_callbacks"].get(EarlyStoppingCallback.__name__)
+        counted = kept["attributes"]["early_stopping_patience_counter"] if kept else 0
+        return bool(counted >= self._tuning.early_stopping.patience)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedBatches:
         return self.batches
@@ -117,10 +130,16 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         shares = self.args.world_size * self.args.gradient_accumulation_steps
         if len(lengths) < shares:
             raise UserError(
-                f"tuning: {len(lengths)} rows are too few for {self.args.world_size} processes with "
-                f"tuning.gradient_accumulation_steps: {self.args.gradient_accumulation_steps}; lower one of them."
+                f"tuning: {len(lengths)} {'packed rows' if self._tuning.packing else 'samples'} are too few for "
+                f"{self.args.world_size} processes times {self.args.gradient_accumulation_steps} of "
+                "tuning.gradient_accumulation_steps; lower one of them (tuning.cpu_processes), or take more data."
             )
         wanted = round(self._tuning.batch_tokens * len(lengths) / sum(lengths))
+        if shares > wanted and self.is_world_process_zero():
+            logger.warning(
+                "tuning.batch_tokens: %d are about %d rows a step, but a step has %d forward passes of a row at least; "
+                "steps are larger than was asked for.", self._tuning.batch_tokens, wanted, shares,
+            )  # fmt: skip
         return LengthGroupedBatches(
             lengths,
             min(len(lengths), max(shares, wanted)),
@@ -138,6 +157,20 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
             checkpoints.seal(folder / f"checkpoint-{self.state.global_step}")
             checkpoints.rotate(folder, self._tuning.checkpoints_kept, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+
+class _FiniteLoss(TrainerCallback):  # type: ignore[misc]
+    """Ends a training that has diverged, before its weights are kept."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Look at the step's loss and gradient, or at the validation loss."""
+        logs = cast("dict[str, float]", kwargs["logs"])
+        for name in ("loss", "grad_norm", "eval_loss"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise UserError(
+                    f"tuning: the {name} of step {state.global_step} is {logs[name]}, the training has diverged; lower "
+                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again."
+                )
 
 
 class _EpochOf(TrainerCallback):  # type: ignore[misc]
@@ -170,13 +203,10 @@ def make_trainer(
     rows: Dataset,
     validation: Dataset | None,
     params: TuningParams,
-    seed: int,
-    folder: Path,
-    *,
-    keep_checkpoints: bool,
+    arguments: SFTConfig,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> RefinementTrainer:
-    """A trainer that is ready to train, alone or as one of the processes that the environment names (torchrun's way).
+    """A trainer that is ready to train, alone or as one of several processes.
 
     Args:
         model: trained in place.
@@ -184,56 +214,22 @@ def make_trainer(
         rows: `input_ids` and `labels`.
         validation: the same, to look at while training; None: no validation loss.
         params: the section `tuning` of params.yaml.
-        seed: of the order of the rows.
-        folder: for checkpoints, shared by all processes.
-        keep_checkpoints: whether to write some while training, to go on after an interruption.
+        arguments: made of it.
         callbacks: called after each step.
     """
-    on_gpu = torch.cuda.is_available()
     stopping = params.early_stopping if validation is not None else None
     trainer = RefinementTrainer(
         tuning=params,
         model=model,
-        args=SFTConfig(
-            output_dir=str(folder),
-            num_train_epochs=params.epochs,
-            gradient_accumulation_steps=params.gradient_accumulation_steps,
-            activation_checkpointing=params.activation_checkpointing,
-            max_length=max(params.max_length, max(row_lengths(rows))) if params.packing else None,
-            packing=params.packing,
-            packing_strategy="bfd",
-            eval_packing=False,
-            padding_free=params.padding_free,
-            pad_to_multiple_of=None if on_gpu or params.packing or params.padding_free else PADDED_TO,
-            train_sampling_strategy="batch_rebalance",
-            accelerator_config={"even_batches": False},
-            learning_rate=params.learning_rate,
-            lr_scheduler_type=params.lr_scheduler_type,
-            max_grad_norm=params.max_grad_norm,
-            bf16=use_bf16(params),
-            use_liger_kernel=params.liger_kernel,
-            use_cpu=not on_gpu,
-            seed=seed,
-            data_seed=seed,
-            logging_steps=1,
-            include_num_input_tokens_seen="non_padding",
-            report_to="none",
-            eval_strategy="no" if validation is None else "steps",
-            eval_steps=params.eval_steps,
-            eval_on_start=validation is not None,
-            save_strategy="steps" if keep_checkpoints or stopping else "no",
-            save_steps=params.eval_steps if stopping else params.checkpoint_steps,
-            load_best_model_at_end=stopping is not None,
-            metric_for_best_model="loss" if stopping else None,
-            greater_is_better=False if stopping else None,
-            disable_tqdm=True,
-            dataloader_pin_memory=on_gpu,
-            ddp_find_unused_parameters=False,
-        ),
+        args=arguments,
         train_dataset=rows,
         eval_dataset=validation,
         processing_class=tokenizer,
-        callbacks=[*callbacks, *([EarlyStoppingCallback(stopping.patience, stopping.min_delta)] if stopping else [])],
+        callbacks=[
+            _FiniteLoss(),
+            *callbacks,
+            *([EarlyStoppingCallback(stopping.patience, stopping.min_delta)] if stopping else []),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     steps = math.ceil(len(trainer.batches) / params.gradient_accumulation_steps) * params.epochs
@@ -242,30 +238,3 @@ def make_trainer(
         decay_steps = min(round(params.decay_share * steps), steps - trainer.args.warmup_steps)
         trainer.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
     return trainer
-
-
-def use_bf16(params: TuningParams) -> bool:
-    """Whether the forward pass computes in bf16."""
-    if params.precision != "auto":
-        return params.precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def quantization(params: TuningParams) -> BitsAndBytesConfig | None:
-    """QLoRA's (Dettmers et al. 2023): frozen weights in 4 bits (NF4, double quantization), computed with in bf16."""
-    if params.method != "qlora":
-        return None
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if use_bf16(params) else torch.float32,
-    )
-
-
-def weights_dtype(params: TuningParams) -> torch.dtype:
-    """Frozen weights of a GPU are kept in bf16 to save memory; trained ones in fp32, under autocast."""
-    frozen_on_gpu = params.method != "full" and torch.cuda.is_available()
-    return torch.bfloat16 if frozen_on_gpu and use_bf16(params) else torch.float32

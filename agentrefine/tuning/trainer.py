@@ -19,7 +19,7 @@ from agentrefine.tuning.models import CARD, model_digest
 from agentrefine.tuning.progress import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
 from agentrefine.tuning.replicas import replicas
 from agentrefine.tuning.samples import RenderingCounts
-from agentrefine.tuning.sft import use_bf16
+from agentrefine.tuning.settings import use_bf16
 from agentrefine.tuning.training import Trained, processes, train
 
 CURVE_POINTS = 100
@@ -36,7 +36,7 @@ class TuningResult(BaseModel):
         steps: optimizer steps.
         resumed_at: the step at which an interrupted tuning went on; 0 if it was not interrupted.
         tokens: read in all epochs.
-        trained_tokens: of these, those with a label.
+        trained_tokens: of these, those with a label (by their share, where training stopped early).
         seconds: of the training loop alone, since it began or went on.
         tokens_per_second: over these seconds.
         train_loss: mean over the last tenth of the steps, nats per trained token.
@@ -115,11 +115,10 @@ def follow(job: TuningJob) -> None:
 
 def _result(job: TuningJob, trained: Trained) -> TuningResult:
     rendering = trained.rendering
-    parameters = list(trained.model.parameters())
     return TuningResult(
         loss=job.loss,
-        parameters=sum(p.numel() for p in parameters),
-        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=trained.parameters,
+        trainable_parameters=trained.trainable_parameters,
         rendering=rendering,
         steps=trained.steps,
         resumed_at=trained.resumed_at,

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import datasets
 import torch
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_pt_utils import get_model_param_count
 
+from agentrefine.errors import UserError
 from agentrefine.tuning.checkpoints import remove_others
 from agentrefine.tuning.hardware import check_hardware
 from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.models import load_base
+from agentrefine.tuning.models import load_base, load_tokenizer
 from agentrefine.tuning.progress import LossPoint, ValidationPoint, curve_of, validation_curve_of
 from agentrefine.tuning.samples import RenderingCounts, rendered_rows
-from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, quantization, weights_dtype, with_adapter
+from agentrefine.tuning.settings import quantization, training_arguments, weights_dtype
+from agentrefine.tuning.sft import Model, RefinementTrainer, make_trainer, with_adapter
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Trained:
     """What the processes trained together.
 
     Attributes:
+        parameters, trainable_parameters: of the model, also where the processes hold it in pieces.
         model: with the tuned weights; sharded models only hold a part of them.
         weights: all of them, on the first process; None where `model` holds them.
         tokenizer: the model's.
@@ -40,6 +44,8 @@ class Trained:
         validation_loss: of the tuned model, nats per trained token; None without validation samples.
     """
 
+    parameters: int
+    trainable_parameters: int
     model: Model
     weights: dict[str, torch.Tensor] | None
     tokenizer: PreTrainedTokenizerBase
@@ -80,19 +86,25 @@ def train(
     datasets.disable_progress_bars()
     params = job.params
     check_hardware(params)
-    if "ACCELERATE_USE_FSDP" in os.environ:
-        PartialState()  # so that one process reads the weights and sends the others their part
-    loaded = load_base(job.base, weights_dtype(params), params.attention, quantization(params))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    tokenizer = load_tokenizer(job.base)
     rows, counts = rendered_rows(
-        job.data_set / "train.jsonl", loaded.tokenizer, job.loss, params.max_length, scratch / "train"
+        job.data_set / "train.jsonl", tokenizer, job.loss, params.max_length, scratch / "train"
     )
-    validation = _validation_rows(job, loaded.tokenizer, scratch / "validation")
-    model = with_adapter(loaded.model, job.base, params, job.seed)
+    validation = _validation_rows(job, tokenizer, scratch / "validation")
     ready()
-    trainer = make_trainer(
-        model, loaded.tokenizer, rows, validation, params, job.seed, _checkpoint_folder(job, scratch),
-        keep_checkpoints=job.checkpoints is not None, callbacks=callbacks(counts),
+    arguments = training_arguments(
+        params, rows, job.seed,
+        validates=validation is not None, keep_checkpoints=job.checkpoints is not None,
+        folder=str(scratch / "checkpoints"),
     )  # fmt: skip
+    if job.checkpoints is not None:
+        arguments.output_dir = _checkpoint_folder(job, job.checkpoints)
+    # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
+    base = load_base(job.base, weights_dtype(params), params.attention, quantization(params)).model
+    model = with_adapter(base, job.base, params, job.seed)
+    trainer = make_trainer(model, tokenizer, rows, validation, params, arguments, callbacks(counts))
     checkpoint = trainer.newest_checkpoint() if job.checkpoints else None
     trainer.args.eval_on_start = validation is not None and checkpoint is None
     began = time.monotonic()
@@ -102,9 +114,11 @@ def train(
     curve = curve_of(trainer.state)
     before = next((point.tokens for point in curve if point.step == resumed_at), 0)
     return Trained(
+        parameters=get_model_param_count(trainer.model),
+        trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
         model=model,
         weights=_gathered_weights(trainer),
-        tokenizer=loaded.tokenizer,
+        tokenizer=tokenizer,
         rendering=counts,
         steps=trainer.state.global_step,
         resumed_at=resumed_at,
@@ -124,18 +138,23 @@ def processes(job: TuningJob) -> int:
     return 1 if torch.cuda.is_available() else job.params.cpu_processes
 
 
-def _checkpoint_folder(job: TuningJob, scratch: Path) -> Path:
-    if job.checkpoints is None:
-        return scratch / "checkpoints"
-    key = job.key(processes(job))
+def _checkpoint_folder(job: TuningJob, root: Path) -> str:
+    """This job's own folder among the checkpoints; the first process finds it out and tells the others."""
+    folder = [""]
     if is_first_process():
-        remove_others(job.checkpoints, key)
-    return job.checkpoints / key
+        key = job.key(processes(job))
+        remove_others(root, key)
+        folder = [str(root / key)]
+    return str(broadcast_object_list(folder)[0])
 
 
 def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:
     file = job.data_set / "validation.jsonl"
     if file.is_file() and file.stat().st_size == 0:
+        if job.params.early_stopping is not None:
+            raise UserError(
+                f"tuning.early_stopping: looks at the validation samples, and {file} holds none; set it to null."
+            )
         return None
     rows, _ = rendered_rows(file, tokenizer, job.loss, job.params.max_length, cache)
     return rows
