@@ -20,7 +20,7 @@ run: $(INSTALLED) ## set up and run every stage that is out of date; ends with t
 	python -m flows.pipeline
 
 test: $(INSTALLED) ## all tests, the slow ones too, in two processes
-	python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	ruff check .
