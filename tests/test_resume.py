@@ -93,15 +93,17 @@ def test_killed_twice_tuning_ends_with_the_bytes_of_one_that_was_not(base, data_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_after", [15, 16])
-def test_an_early_stop_is_the_same_after_a_kill_before_or_behind_it(base, data_set, tmp_path, killed_after):
+@pytest.mark.parametrize("killed", ["before", "behind"])
+def test_an_early_stop_is_the_same_after_a_kill_before_or_behind_it(base, data_set, tmp_path, killed):
     settings = {"epochs": 12, "learning_rate": 0.05, "eval_steps": 4, "checkpoint_steps": 4, "muon_learning_rate": 0.2}
     stopping = {**settings, "early_stopping": {"patience": 1, "min_delta": 0.0}}
     whole = tune(job(base, data_set, **stopping), tmp_path / "whole")
-    assert whole.steps == 16
+    assert whole.steps < 240
     interrupted = job(base, data_set, tmp_path / "checkpoints", **stopping)
-    (tmp_path / "job.json").write_text(interrupted.model_dump_json())
-    killed_at(killed_after, interrupted, tmp_path / "out", when="saved" if killed_after == 16 else "done")
+    if killed == "before":
+        killed_at(whole.steps - 1, interrupted, tmp_path / "out")
+    else:
+        killed_at(whole.steps, interrupted, tmp_path / "out", when="saved")
     result = tune(interrupted, tmp_path / "out")
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert (result.steps, result.curve) == (whole.steps, whole.curve)
