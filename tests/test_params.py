@@ -116,3 +116,9 @@ def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
     assert (refinement.temperature, refinement.max_tokens) == (0.2, 8192)
     assert refinement.structured_output == teacher.structured_output
     assert teacher.uses_offline
+
+
+def test_a_template_beside_the_tiny_model_is_refused_because_it_would_not_be_used(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "chat_template: null", "chat_template: mine.jinja")
+    assert "base_model: " in said
+    assert "the tiny one has its own; set it to null" in said

@@ -55,6 +55,12 @@ class BaseModelParams(Section):
         """Whether the base is made here instead of loaded."""
         return self.path == "tiny"
 
+    @model_validator(mode="after")
+    def _the_tiny_model_has_its_own_template(self) -> Self:
+        if self.is_tiny and self.chat_template is not None:
+            raise ValueError("chat_template is for models from elsewhere, the tiny one has its own; set it to null")
+        return self
+
 
 class Mix(Section):
     """Games and general chat in one data set.
