@@ -309,3 +309,9 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     assert re.search(r"\[-Thought: it is open.*?Action: take key.*?-\]", shown, re.DOTALL)
     assert re.search(r"game-1: \d+ of \d+ tokens trained \(\d+%\)", shown)
     assert "\x1b" not in shown
+
+
+def test_a_sample_number_below_one_is_refused_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["show_mask", "--number", "-1"])
+    assert main() == 1
+    assert "--number: counts from 1, not -1." in capsys.readouterr().out

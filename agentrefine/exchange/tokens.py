@@ -7,13 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from agentrefine.conversation import Sample
 from agentrefine.exchange.command import new_folder
 from agentrefine.exchange.exporting import SPLITS, Written, files_with_records
-from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import Loss
-from agentrefine.tuning.samples import render_sample
-from agentrefine.tuning.template_check import check_chat_template
+from agentrefine.tuning.samples import RenderingCounts, rendered_samples
 
 SCHEMA = pa.schema({"id": pa.string(), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
 ROWS = 256
@@ -25,26 +22,24 @@ def export_tokens(
 ) -> dict[str, Written]:
     """Write `train.parquet` and `validation.parquet` of a data set to the new folder `out`.
 
-    A row has `input_ids` and `labels` (-100 where not trained) of one sample. Turns beyond `max_length` tokens are left
-    out from the end, and samples that train nothing altogether.
+    A row has `input_ids` and `labels` (-100 where not trained) of one sample: the rows that the stage tuning trains on.
+    Turns beyond `max_length` tokens are left out from the end; samples that train nothing, or hold a special token in a
+    text, altogether.
 
     Raises:
         UserError: as in `agentrefine.exchange.exporting.export`, or a chat template that cannot be trained on.
     """
-    check_chat_template(tokenizer)
     written: dict[str, Written] = {}
     with new_folder(out) as folder:
         for split in SPLITS:
-            read = rows = turns = 0
-            file = data_set / f"{split}.jsonl"
-            samples = read_jsonl(file, Sample)
+            counts, turns = RenderingCounts(), 0
+            samples = rendered_samples(data_set / f"{split}.jsonl", tokenizer, loss, max_length, counts)
             with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
                 while batch := list(islice(samples, ROWS)):
-                    rendered = [(s.id, render_sample(tokenizer, s, loss, max_length, file)) for s in batch]
-                    kept = [{"id": i, "input_ids": r.ids, "labels": r.labels} for i, r in rendered if r.trained_tokens]
-                    writer.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
-                    read, rows = read + len(batch), rows + len(kept)
-                    turns += sum(span.trained for _, r in rendered for span in r.spans)
-            written[split] = Written(read, rows, turns)
+                    rows = [{"id": name, "input_ids": r.ids, "labels": r.labels} for name, r in batch]
+                    writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                    turns += sum(span.trained for _, r in batch for span in r.spans)
+            read = counts.samples + counts.samples_dropped + counts.samples_with_special_tokens
+            written[split] = Written(read, counts.samples, turns)
         files_with_records(folder, data_set, written, "parquet")
     return written

@@ -12,13 +12,10 @@ from pydantic import BaseModel, model_validator
 from agentrefine.files import sha256_file, short_hash
 from agentrefine.params.tuning import Loss, TuningParams
 from agentrefine.tuning.models import model_digest
-from agentrefine.tuning.settings import use_bf16
+from agentrefine.tuning.settings import SHARDING, use_bf16
 
 HOW_NOT_WHAT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
 """Parameters that change no weights."""
-
-SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-"""Variables by which accelerate's launcher asks for a sharded model, whose checkpoints are other files."""
 
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 
@@ -62,7 +59,7 @@ class TuningJob(BaseModel):
             str(use_bf16(self.params)),
             str(self.seed),
             str(processes),
-            *(name for name in SHARDING if name in os.environ),
+            *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
             "cuda" if torch.cuda.is_available() else "cpu",
             *(version(library) for library in LIBRARIES),
             *(sha256_file(file) for file in sorted(Path(__file__).parent.glob("*.*"))),

@@ -86,6 +86,8 @@ class TokenBar(TrainerCallback):  # type: ignore[misc]
         """Start where an interrupted training goes on, so that the speed is that of now."""
         self._bar.initial = self._bar.n = int(state.num_input_tokens_seen)
         self._bar.last_print_n = self._bar.n
+        if state.global_step:
+            self._bar.write(f"{self._bar.desc}: goes on at the checkpoint of step {state.global_step}")
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Move the bar."""

@@ -54,32 +54,18 @@ def rendered_rows(
     Raises:
         UserError: the file is missing or broken, the chat template cannot be trained on, or no row trains anything.
     """
-    check_chat_template(tokenizer)
     counts = RenderingCounts()
-    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    longest_possible = min(max_length, _context_length(tokenizer))
+    longest = min(max_length, _context_length(tokenizer))
 
     def rows() -> Iterator[dict[str, list[int]]]:
-        for sample in read_jsonl(file, Sample):
-            if any(special in message.content for message in sample.messages() for special in specials):
-                counts.samples_with_special_tokens += 1
-                continue
-            rendered = render_sample(tokenizer, sample, loss, longest_possible, file)
-            counts.turns_dropped += rendered.dropped_turns
-            if not rendered.trained_tokens:
-                counts.samples_dropped += 1
-                continue
-            counts.samples += 1
-            counts.tokens += len(rendered.ids)
-            counts.trained_tokens += rendered.trained_tokens
-            counts.longest = max(counts.longest, len(rendered.ids))
+        for _, rendered in rendered_samples(file, tokenizer, loss, longest, counts):
             yield {"input_ids": rendered.ids, "labels": rendered.labels}
 
     iterator = rows()
     first = next(iterator, None)
     if first is None:
         raise UserError(
-            f"{file}: holds no sample with a trained turn of at most {longest_possible} tokens; "
+            f"{file}: holds no sample with a trained turn of at most {longest} tokens; "
             "raise tuning.max_length, or run the quality gate again with more samples."
         )
 
@@ -96,14 +82,34 @@ def rendered_rows(
     return data, counts
 
 
-def render_sample(
-    tokenizer: PreTrainedTokenizerBase, sample: Sample, loss: Loss, max_length: int | None, file: Path
-) -> Rendered:
-    """`render`, whose refusal names the sample and its file."""
-    try:
-        return render(tokenizer, sample.messages(), loss, max_length)
-    except UserError as error:
-        raise UserError(f"{file}, sample {sample.id}: {error}") from error
+def rendered_samples(
+    file: Path, tokenizer: PreTrainedTokenizerBase, loss: Loss, max_length: int | None, counts: RenderingCounts
+) -> Iterator[tuple[str, Rendered]]:
+    """The samples of a file that train something: their ids, and what is trained of them; `counts` grows with each.
+
+    Raises:
+        UserError: the file is missing or broken, or the chat template cannot be trained on; names the sample.
+    """
+    check_chat_template(tokenizer)
+    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for sample in read_jsonl(file, Sample):
+        messages = sample.messages()
+        if any(special in message.content for message in messages for special in specials):
+            counts.samples_with_special_tokens += 1
+            continue
+        try:
+            rendered = render(tokenizer, messages, loss, max_length)
+        except UserError as error:
+            raise UserError(f"{file}, sample {sample.id}: {error}") from error
+        counts.turns_dropped += rendered.dropped_turns
+        if not rendered.trained_tokens:
+            counts.samples_dropped += 1
+            continue
+        counts.samples += 1
+        counts.tokens += len(rendered.ids)
+        counts.trained_tokens += rendered.trained_tokens
+        counts.longest = max(counts.longest, len(rendered.ids))
+        yield sample.id, rendered
 
 
 def _context_length(tokenizer: PreTrainedTokenizerBase) -> int:

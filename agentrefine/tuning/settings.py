@@ -8,6 +8,9 @@ from trl import SFTConfig
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.batches import row_lengths
 
+SHARDING = frozenset({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"})
+"""Variables by which accelerate's launcher asks for a sharded model."""
+
 PADDED_TO = 64
 """On a CPU, rows are padded to a multiple of this many tokens: each new shape costs time and memory once."""
 

@@ -35,6 +35,7 @@ from agentrefine.tuning.batches import LengthGroupedBatches, row_lengths
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.scoring import label_sums
+from agentrefine.tuning.settings import SHARDING
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 
@@ -56,8 +57,7 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         """Take the section `tuning` of params.yaml, and what SFTTrainer takes."""
         self._tuning = tuning
         super().__init__(**settings)
-        asked_to_shard = {"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"} & set(os.environ)
-        if asked_to_shard and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if SHARDING & os.environ.keys() and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
                 "tuning.launcher: asks to shard the model, which accelerate does on GPUs only, and there is none here; "
                 "set it to python, or to torchrun with the number of processes."

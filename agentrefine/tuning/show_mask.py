@@ -42,6 +42,8 @@ def colour(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, *, marks: boo
 
 
 def _sample(file: Path, number: int) -> Sample:
+    if number < 1:
+        raise UserError(f"--number: counts from 1, not {number}.")
     sample = next(islice(read_jsonl(file, Sample), number - 1, None), None)
     if sample is None:
         raise UserError(f"{file}: holds fewer than {number} samples; choose a smaller --number.")

@@ -78,7 +78,7 @@ def train(
         job: the same for every process.
         scratch: an empty folder of this process.
         callbacks: of the trainer, made once it is known what there is to read.
-        ready: called when everything is loaded; returns when the other processes are as far.
+        ready: called when the rows are rendered, before the model is loaded; returns when the others are as far.
 
     Raises:
         UserError: a bad data set, base, chat template or parameter.
