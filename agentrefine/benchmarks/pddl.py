@@ -6,7 +6,7 @@ The folder is that of the environment variable AGENTREFINE_PDDL, else ours. It h
 - `<name>/domain.pddl` beside its problems in the same folder, or
 - just `domain.pddl` and problems, which is one domain named as the folder.
 
-A YAML file beside the domain, of the same name, gives it words (`pddl_wording`); for domains of AgentBoard we have some.
+A YAML file beside the domain, of the same name, gives it words (`pddl_wording`); for AgentBoard's domains we have some.
 As in AgentBoard (Ma et al., NeurIPS 2024) the agent reads all that is true, or where the wording says so what an action
 changed, `check valid actions` lists what is possible and costs a step, and progress is the share of goals that hold.
 """
@@ -94,12 +94,12 @@ class PddlEnvironment:
 
     def possible(self) -> list[str]:
         """The actions that are possible now, in words."""
-        return [self._phrases.action(action.name, names) for action, names in self._problem.possible(self._state)]
+        return [self._phrases.action(found.action.name, found.names) for found in self._problem.possible(self._state)]
 
     def solution(self) -> list[str] | None:
         """The planner's solution from the start in words, or None where it has none."""
         found = solution(self._problem)
-        return None if found is None else [self._phrases.action(action.name, names) for action, names in found]
+        return None if found is None else [self._phrases.action(step.action.name, step.names) for step in found]
 
     def _carry_out(self, action: Any, objects: tuple[str, ...]) -> StepResult:
         before = self._problem.true_atoms(self._state)
@@ -113,7 +113,9 @@ class PddlEnvironment:
         share = self._share()
         self._progress, self._over = max(self._progress, share), share == 1
         ending = ["The goal is reached ."] if self._over else []
-        return self._result(" ".join([self._change(before, now) if self._only_changes else self._all(), *ending]), valid=True)
+        return self._result(
+            " ".join([self._change(before, now) if self._only_changes else self._all(), *ending]), valid=True
+        )
 
     def _change(self, before: list[Any], now: list[Any]) -> str:
         earlier, later = set(before), set(now)
@@ -131,7 +133,13 @@ class PddlEnvironment:
             if not self._problem.fits(name, parameter):
                 return f"{name} is not of the kind {parameter.type.name} ."
         unmet = self._problem.unmet(self._state, action, objects)
-        return f"You cannot do that , because this does not hold : {self._phrases.listed(unmet)} ." if unmet else ""
+        missing = [condition for condition in unmet if not condition.is_not()]
+        hindering = [condition.arg(0) for condition in unmet if condition.is_not()]
+        told = [
+            f"What is missing : {self._phrases.listed(missing)} ." if missing else "",
+            f"What is in the way : {self._phrases.listed(hindering)} ." if hindering else "",
+        ]
+        return " ".join(["You cannot do that .", *filter(None, told)]) if unmet else ""
 
     def _valid_actions(self) -> str:
         if self._problem.ground_actions is None:
@@ -173,9 +181,7 @@ class Pddl:
         rounds = range(max(len(problems) for problems in order.values()))
         cases = [(name, *order[name][turn]) for turn in rounds for name in names if turn < len(order[name])]
         return [
-            EpisodeSpec(
-                id=f"pddl.{name}.{problem}", benchmark=self.name, task=name, seed=position, variant=problem
-            )
+            EpisodeSpec(id=f"pddl.{name}.{problem}", benchmark=self.name, task=name, seed=position, variant=problem)
             for name, position, problem in cases[:limit]
         ]
 

@@ -5,17 +5,15 @@
 
 from typing import Any
 
-from agentrefine.benchmarks.pddl_problem import PddlProblem, conjuncts
+from agentrefine.benchmarks.pddl_problem import GroundedAction, PddlProblem
 from agentrefine.benchmarks.planner import GroundAction, plan
-
-Step = tuple[Any, tuple[str, ...]]
 
 
 class _NotStripsError(Exception):
     """A condition or an effect that is more than facts that hold or do not hold."""
 
 
-def solution(problem: PddlProblem) -> list[Step] | None:
+def solution(problem: PddlProblem) -> list[GroundedAction] | None:
     """Actions with their objects that reach the goal.
 
     None where the planner finds none, where actions are too many, or where a condition is more than facts that hold or
@@ -29,24 +27,25 @@ def solution(problem: PddlProblem) -> list[Step] | None:
         return numbers.setdefault((atom, value), len(numbers))
 
     def needed(conditions: list[Any]) -> frozenset[int]:
-        return frozenset(number(*_literal(part)) for part in conjuncts(conditions) if not part.is_true())
+        return frozenset(number(*_literal(part)) for part in conditions)
 
     try:
         goal = needed(problem.goals)
         actions = []
-        for _, _, ground in problem.ground_actions:
-            changes = [_effect(effect) for effect in ground.effects]
-            added = {atom for atom, value in changes if value}
-            removed = {atom for atom, value in changes if not value} - added
+        for ground in problem.ground_actions:
+            action, names, conditions = ground
+            changes = [(problem.put(atom, action, names), value) for atom, value in map(_effect, action.effects)]
+            added = [atom for atom, value in changes if value]
+            removed = [atom for atom, value in changes if not value and atom not in added]
             holding = [number(atom, True) for atom in added] + [number(atom, False) for atom in removed]
             ending = [number(atom, False) for atom in added] + [number(atom, True) for atom in removed]
-            actions.append(GroundAction(needed(ground.preconditions), frozenset(holding), frozenset(ending)))
+            actions.append(GroundAction(needed(conditions), frozenset(holding), frozenset(ending)))
     except _NotStripsError:
         return None
     true = set(problem.true_atoms(problem.initial))
     initial = frozenset(at for (atom, value), at in numbers.items() if (atom in true) == value)
     found = plan(actions, initial, goal)
-    return None if found is None else [problem.ground_actions[step][:2] for step in found]
+    return None if found is None else [problem.ground_actions[step] for step in found]
 
 
 def _literal(condition: Any) -> tuple[Any, bool]:
@@ -58,6 +57,11 @@ def _literal(condition: Any) -> tuple[Any, bool]:
 
 
 def _effect(effect: Any) -> tuple[Any, bool]:
-    if effect.is_conditional() or effect.is_forall() or not effect.is_assignment() or not effect.value.is_bool_constant():
+    if (
+        effect.is_conditional()
+        or effect.is_forall()
+        or not effect.is_assignment()
+        or not effect.value.is_bool_constant()
+    ):
         raise _NotStripsError
     return effect.fluent, bool(effect.value.bool_constant_value())

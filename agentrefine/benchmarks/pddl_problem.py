@@ -6,16 +6,31 @@
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import product
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentrefine.benchmarks.pddl_text import mended
 from agentrefine.errors import UserError
 
 MAX_GROUND_ACTIONS = 100_000
 """Actions with objects put in for parameters, possible or not; more are neither listed nor planned with."""
+
+
+class GroundedAction(NamedTuple):
+    """An action with objects for its parameters.
+
+    Attributes:
+        action: the action.
+        names: the objects.
+        conditions: those of its conditions that an action can change.
+    """
+
+    action: Any
+    names: tuple[str, ...]
+    conditions: list[Any]
 
 
 class PddlProblem:
@@ -45,6 +60,8 @@ class PddlProblem:
         self._evaluator = library.model.walkers.StateEvaluator(self._problem)
         self.initial = self._simulator.get_initial_state()
         self.goals = conjuncts(self._problem.goals)
+        self._put: dict[Any, Any] = {}
+        self._parameters: dict[Any, set[Any]] = {}
         if not self.goals:
             raise UserError(f"{problem}: the goal is empty; name what has to be true.")
         self._atoms = [
@@ -78,10 +95,19 @@ class PddlProblem:
         """Whether an object is of a parameter's type."""
         return bool(parameter.type.is_compatible(self._problem.object(name).type))
 
+    def put(self, expression: Any, action: Any, names: tuple[str, ...]) -> Any:
+        """An expression of an action with the named objects for the action's parameters."""
+        values = tuple(
+            (item, name) for item, name in zip(action.parameters, names, strict=True) if item in self._in(expression)
+        )
+        key = (expression, tuple(name for _, name in values))
+        if key not in self._put:
+            self._put[key] = expression.substitute({item: self._problem.object(name) for item, name in values})
+        return self._put[key]
+
     def unmet(self, state: Any, action: Any, names: tuple[str, ...]) -> list[Any]:
         """The action's conditions, with the named objects for its parameters, that do not hold."""
-        values = dict(zip(action.parameters, (self._problem.object(name) for name in names), strict=True))
-        conditions = conjuncts([condition.substitute(values) for condition in action.preconditions])
+        conditions = (self.put(condition, action, names) for condition in conjuncts(action.preconditions))
         return [condition for condition in conditions if not self.holds(state, condition)]
 
     def after(self, state: Any, action: Any, names: tuple[str, ...]) -> Any | None:
@@ -89,31 +115,50 @@ class PddlProblem:
         return self._simulator.apply(state, action, tuple(self._problem.object(name) for name in names))
 
     @cached_property
-    def ground_actions(self) -> list[tuple[Any, tuple[str, ...], Any]] | None:
-        """Each action that is not ruled out for good, its objects, and itself with them; None where they are too many.
-
-        What never changes is worked in: of the conditions only those are left that an action can change.
-        """
-        candidates = sum(
-            prod(len(list(self._problem.objects(item.type))) for item in action.parameters)
+    def ground_actions(self) -> list[GroundedAction] | None:
+        """Each action with each choice of objects, where what never changes does not rule it out; None if too many."""
+        choices = {
+            action: [[item.name for item in self._problem.objects(parameter.type)] for parameter in action.parameters]
             for action in self._problem.actions
-        )
-        if candidates > MAX_GROUND_ACTIONS:
+        }
+        if sum(prod(map(len, lists)) for lists in choices.values()) > MAX_GROUND_ACTIONS:
             return None
-        helper = planning_library().engines.compilers.grounder.GrounderHelper(self._problem)
-        return [
-            (action, tuple(value.object().name for value in values), ground)
-            for action, values, ground in helper.get_grounded_actions()
-            if ground is not None
-        ]
+        static = self._problem.get_static_fluents()
+        fixed: dict[Any, bool | None] = {}
+        found = []
+        for action, lists in choices.items():
+            conditions = conjuncts(action.preconditions)
+            for names in product(*lists):
+                put = [self.put(condition, action, names) for condition in conditions]
+                for condition in put:
+                    if condition not in fixed:
+                        fixed[condition] = self._fixed(condition, static)
+                if all(fixed[condition] is not False for condition in put):
+                    changing = [condition for condition in put if fixed[condition] is None]
+                    found.append(GroundedAction(action, names, changing))
+        return found
 
-    def possible(self, state: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
-        """The actions that are possible in a state and change it, with their objects; none where they are too many."""
-        for action, names, ground in self.ground_actions or ():
-            if all(self.holds(state, condition) for condition in ground.preconditions):
-                following = self.after(state, action, names)
-                if following is not None and self.true_atoms(following) != self.true_atoms(state):
-                    yield action, names
+    def possible(self, state: Any) -> Iterator[GroundedAction]:
+        """The actions that are possible in a state and change it; none where they are too many."""
+        true = self.true_atoms(state)
+        held = set(true)
+        for ground in self.ground_actions or ():
+            if all(atom in held if atom.is_fluent_exp() else self.holds(state, atom) for atom in ground.conditions):
+                following = self.after(state, ground.action, ground.names)
+                if following is not None and self.true_atoms(following) != true:
+                    yield ground
+
+    def _fixed(self, condition: Any, static: set[Any]) -> bool | None:
+        """Whether a condition always or never holds; None where that can change."""
+        atoms = self._problem.environment.free_vars_extractor.get(condition)
+        return self.holds(self.initial, condition) if all(atom.fluent() in static for atom in atoms) else None
+
+    def _in(self, expression: Any) -> set[Any]:
+        """The parameters in an expression."""
+        if expression not in self._parameters:
+            own = {expression.parameter()} if expression.is_parameter_exp() else set()
+            self._parameters[expression] = own.union(*(self._in(part) for part in expression.args))
+        return self._parameters[expression]
 
 
 def conjuncts(conditions: list[Any]) -> list[Any]:
@@ -132,7 +177,7 @@ def planning_library() -> ModuleType:
     """
     try:
         import unified_planning
-        import unified_planning.engines.compilers
+        import unified_planning.engines
         import unified_planning.io
         import unified_planning.model.walkers
     except ImportError as error:
@@ -154,4 +199,6 @@ def _read(library: ModuleType, domain: str, problem: str, path: Path) -> Any:
     except (ParseBaseException, SyntaxError, library.exceptions.UPException, AssertionError, KeyError) as error:
         # The last two are how the reader meets names that nothing declares.
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: unified-planning cannot read it with its domain ({reason}); mend the files.") from error
+        raise UserError(
+            f"{path}: unified-planning cannot read it with its domain ({reason}); mend the files."
+        ) from error

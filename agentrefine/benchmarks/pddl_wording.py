@@ -73,7 +73,11 @@ class Phrases:
         }
         self._check(problem, wording, source)
         self._patterns = {
-            name: (re.compile(_pattern(template), re.IGNORECASE), _SLOT.findall(template), _names(problem.actions[name]))
+            name: (
+                re.compile(_pattern(template), re.IGNORECASE),
+                _SLOT.findall(template),
+                _names(problem.actions[name]),
+            )
             for name, template in self.templates.items()
         }
         self.described = {
