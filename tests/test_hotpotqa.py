@@ -161,10 +161,10 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, monkeypatch, text, tol
 
 def test_a_missing_file_and_another_file_are_refused(questions, monkeypatch):
     episode = HotpotQA().episodes(1, 0)[0]
-    with pytest.raises(UserError, match="the question hotpotqa.merrow-.* is not in place"):
+    with pytest.raises(UserError, match=r"the question hotpotqa.merrow-.* is not in place"):
         questions(RIVER).make(episode)
     monkeypatch.setenv(FILE_VARIABLE, "nowhere.json")
-    with pytest.raises(UserError, match="nowhere.json: cannot be read .*AGENTREFINE_HOTPOTQA"):
+    with pytest.raises(UserError, match=r"nowhere.json: cannot be read .*AGENTREFINE_HOTPOTQA"):
         HotpotQA().episodes(5, 0)
 
 

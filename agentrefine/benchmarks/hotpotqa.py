@@ -3,9 +3,9 @@
 The actions are ReAct's (Yao et al., ICLR 2023) in our form: `search Ada Lovelace` for `search[Ada Lovelace]`, which is
 understood too. Nothing is fetched from Wikipedia: a question brings its paragraphs, those with the answer and others.
 
-The questions are those of the file that the environment variable AGENTREFINE_HOTPOTQA names (JSON in the form of the
-official `hotpot_dev_distractor_v1.json`, or with lists for columns as in the hub's `hotpotqa/hotpot_qa`), else twelve of
-ours about islands that do not exist.
+The questions are those of the file that the environment variable AGENTREFINE_HOTPOTQA names: JSON in the form of the
+official `hotpot_dev_distractor_v1.json`, or with lists for columns as in the hub's `hotpotqa/hotpot_qa`. Without the
+variable they are twelve of ours, about islands that do not exist.
 """
 
 import os
@@ -75,7 +75,7 @@ class Question(BaseModel):
             "answer": given["answer"],
             "type": given["type"],
             "supporting": list(dict.fromkeys(titles)),
-            "paragraphs": {title: sentences for title, sentences in rows},
+            "paragraphs": dict(rows),
         }
 
 

@@ -18,6 +18,7 @@ import os
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class PddlEnvironment:
     """One problem being played. Valid: the action was possible and changed something, or was a look."""
 
     def __init__(self, domain: Path, problem: Path) -> None:
-        self._problem = PddlProblem(domain, problem)
+        self._problem = read_problem(domain, problem)
         wording, source = _wording(domain, self._problem.domain)
         self._phrases = Phrases(self._problem, wording, source)
         self._only_changes = wording.observe == "changes"
@@ -200,6 +201,20 @@ class Pddl:
     def gold(self, episode: EpisodeSpec) -> list[str] | None:
         """A planner's actions, or None where it finds none."""
         return self.make(episode).solution()
+
+
+def read_problem(domain: Path, problem: Path) -> PddlProblem:
+    """A problem, kept for the next ones who ask, as long as its files do not change.
+
+    Raises:
+        UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
+    """
+    return _kept(domain, problem, *(path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem)))
+
+
+@lru_cache(maxsize=32)
+def _kept(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
+    return PddlProblem(domain, problem)
 
 
 def pddl_folder() -> Path:

@@ -33,13 +33,13 @@ def solution(problem: PddlProblem) -> list[GroundedAction] | None:
         goal = needed(problem.goals)
         actions = []
         for ground in problem.ground_actions:
-            action, names, conditions = ground
-            changes = [(problem.put(atom, action, names), value) for atom, value in map(_effect, action.effects)]
+            effects = map(_effect, ground.action.effects)
+            changes = [(problem.put(atom, ground.values), value) for atom, value in effects]
             added = [atom for atom, value in changes if value]
             removed = [atom for atom, value in changes if not value and atom not in added]
             holding = [number(atom, True) for atom in added] + [number(atom, False) for atom in removed]
             ending = [number(atom, False) for atom in added] + [number(atom, True) for atom in removed]
-            actions.append(GroundAction(needed(conditions), frozenset(holding), frozenset(ending)))
+            actions.append(GroundAction(needed(ground.conditions), frozenset(holding), frozenset(ending)))
     except _NotStripsError:
         return None
     true = set(problem.true_atoms(problem.initial))

@@ -4,7 +4,7 @@
 # ruff: noqa: ANN401
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -19,17 +19,23 @@ MAX_GROUND_ACTIONS = 100_000
 """Actions with objects put in for parameters, possible or not; more are neither listed nor planned with."""
 
 
+Values = Mapping[Any, str]
+"""Names of objects by an action's parameters."""
+
+
 class GroundedAction(NamedTuple):
     """An action with objects for its parameters.
 
     Attributes:
         action: the action.
         names: the objects.
+        values: the objects by parameter.
         conditions: those of its conditions that an action can change.
     """
 
     action: Any
     names: tuple[str, ...]
+    values: Values
     conditions: list[Any]
 
 
@@ -61,15 +67,11 @@ class PddlProblem:
         self.initial = self._simulator.get_initial_state()
         self.goals = conjuncts(self._problem.goals)
         self._put: dict[Any, Any] = {}
-        self._parameters: dict[Any, set[Any]] = {}
+        self._parameters: dict[Any, tuple[Any, ...]] = {}
+        self._never_changing: dict[Any, bool | None] = {}
+        self._static = self._problem.get_static_fluents()
         if not self.goals:
             raise UserError(f"{problem}: the goal is empty; name what has to be true.")
-        self._atoms = [
-            atom
-            for fluent in self._problem.fluents
-            if fluent.type.is_bool_type()
-            for atom in library.model.fluent.get_all_fluent_exp(self._problem, fluent)
-        ]
 
     @property
     def predicates(self) -> list[tuple[str, list[str]]]:
@@ -95,19 +97,18 @@ class PddlProblem:
         """Whether an object is of a parameter's type."""
         return bool(parameter.type.is_compatible(self._problem.object(name).type))
 
-    def put(self, expression: Any, action: Any, names: tuple[str, ...]) -> Any:
-        """An expression of an action with the named objects for the action's parameters."""
-        values = tuple(
-            (item, name) for item, name in zip(action.parameters, names, strict=True) if item in self._in(expression)
-        )
-        key = (expression, tuple(name for _, name in values))
+    def put(self, expression: Any, values: Values) -> Any:
+        """An expression of an action with objects for the parameters in it."""
+        found = [(parameter, values[parameter]) for parameter in self._in(expression)]
+        key = (expression, tuple(name for _, name in found))
         if key not in self._put:
-            self._put[key] = expression.substitute({item: self._problem.object(name) for item, name in values})
+            self._put[key] = expression.substitute({item: self._problem.object(name) for item, name in found})
         return self._put[key]
 
     def unmet(self, state: Any, action: Any, names: tuple[str, ...]) -> list[Any]:
         """The action's conditions, with the named objects for its parameters, that do not hold."""
-        conditions = (self.put(condition, action, names) for condition in conjuncts(action.preconditions))
+        values = dict(zip(action.parameters, names, strict=True))
+        conditions = (self.put(condition, values) for condition in conjuncts(action.preconditions))
         return [condition for condition in conditions if not self.holds(state, condition)]
 
     def after(self, state: Any, action: Any, names: tuple[str, ...]) -> Any | None:
@@ -117,25 +118,18 @@ class PddlProblem:
     @cached_property
     def ground_actions(self) -> list[GroundedAction] | None:
         """Each action with each choice of objects, where what never changes does not rule it out; None if too many."""
-        choices = {
-            action: [[item.name for item in self._problem.objects(parameter.type)] for parameter in action.parameters]
-            for action in self._problem.actions
-        }
+        choices = {action: self._choices(action) for action in self._problem.actions}
         if sum(prod(map(len, lists)) for lists in choices.values()) > MAX_GROUND_ACTIONS:
             return None
-        static = self._problem.get_static_fluents()
-        fixed: dict[Any, bool | None] = {}
         found = []
         for action, lists in choices.items():
             conditions = conjuncts(action.preconditions)
             for names in product(*lists):
-                put = [self.put(condition, action, names) for condition in conditions]
-                for condition in put:
-                    if condition not in fixed:
-                        fixed[condition] = self._fixed(condition, static)
-                if all(fixed[condition] is not False for condition in put):
-                    changing = [condition for condition in put if fixed[condition] is None]
-                    found.append(GroundedAction(action, names, changing))
+                values = dict(zip(action.parameters, names, strict=True))
+                put = [self.put(condition, values) for condition in conditions]
+                if all(self._fixed(condition) is not False for condition in put):
+                    changing = [condition for condition in put if self._fixed(condition) is None]
+                    found.append(GroundedAction(action, names, values, changing))
         return found
 
     def possible(self, state: Any) -> Iterator[GroundedAction]:
@@ -148,16 +142,53 @@ class PddlProblem:
                 if following is not None and self.true_atoms(following) != true:
                     yield ground
 
-    def _fixed(self, condition: Any, static: set[Any]) -> bool | None:
-        """Whether a condition always or never holds; None where that can change."""
-        atoms = self._problem.environment.free_vars_extractor.get(condition)
-        return self.holds(self.initial, condition) if all(atom.fluent() in static for atom in atoms) else None
+    @cached_property
+    def _atoms(self) -> list[Any]:
+        """The facts that are true at first or that an action can make true; all of them where actions are too many."""
+        fluents = [fluent for fluent in self._problem.fluents if fluent.type.is_bool_type()]
+        every = [
+            atom
+            for fluent in fluents
+            for atom in planning_library().model.fluent.get_all_fluent_exp(self._problem, fluent)
+        ]
+        if self.ground_actions is None:
+            return every
+        reached = {atom for atom in every if self.initial.get_value(atom).is_true()}
+        whole = set()
+        for ground in self.ground_actions:
+            for effect in ground.action.effects:
+                if effect.is_forall():
+                    whole.add(effect.fluent.fluent())
+                else:
+                    reached.add(self.put(effect.fluent, ground.values))
+        return [atom for atom in every if atom in reached or atom.fluent() in whole]
 
-    def _in(self, expression: Any) -> set[Any]:
-        """The parameters in an expression."""
+    def _choices(self, action: Any) -> list[list[str]]:
+        """For each parameter the objects that its type and the unchanging conditions on it alone allow."""
+        conditions = conjuncts(action.preconditions)
+        lists = []
+        for parameter in action.parameters:
+            names = [item.name for item in self._problem.objects(parameter.type)]
+            for condition in conditions:
+                if self._in(condition) == (parameter,):
+                    names = [name for name in names if self._fixed(self.put(condition, {parameter: name})) is not False]
+            lists.append(names)
+        return lists
+
+    def _fixed(self, condition: Any) -> bool | None:
+        """Whether a condition always or never holds; None where that can change."""
+        if condition not in self._never_changing:
+            atoms = self._problem.environment.free_vars_extractor.get(condition)
+            static = all(atom.fluent() in self._static for atom in atoms)
+            self._never_changing[condition] = self.holds(self.initial, condition) if static else None
+        return self._never_changing[condition]
+
+    def _in(self, expression: Any) -> tuple[Any, ...]:
+        """The parameters in an expression, each once, in the order of their first appearance."""
         if expression not in self._parameters:
-            own = {expression.parameter()} if expression.is_parameter_exp() else set()
-            self._parameters[expression] = own.union(*(self._in(part) for part in expression.args))
+            own = [expression.parameter()] if expression.is_parameter_exp() else []
+            inner = [parameter for part in expression.args for parameter in self._in(part)]
+            self._parameters[expression] = tuple(dict.fromkeys([*own, *inner]))
         return self._parameters[expression]
 
 
