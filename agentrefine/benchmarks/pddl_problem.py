@@ -18,7 +18,6 @@ from agentrefine.errors import UserError
 MAX_GROUND_ACTIONS = 100_000
 """Actions with objects put in for parameters, possible or not; more are neither listed nor planned with."""
 
-
 Values = Mapping[Any, str]
 """Names of objects by an action's parameters."""
 
@@ -59,10 +58,9 @@ class PddlProblem:
         library = planning_library()
         texts = mended(domain, problem)
         self.domain = texts.name
-        self._problem = _read(library, texts.domain, texts.problem, problem)
+        self._problem, self._simulator = _read(library, texts.domain, texts.problem, problem)
         self.actions: dict[str, Any] = {action.name: action for action in self._problem.actions}
         self.objects: list[str] = [item.name for item in self._problem.all_objects]
-        self._simulator = library.engines.UPSequentialSimulator(self._problem)
         self._evaluator = library.model.walkers.StateEvaluator(self._problem)
         self.initial = self._simulator.get_initial_state()
         self.goals = conjuncts(self._problem.goals)
@@ -219,17 +217,27 @@ def planning_library() -> ModuleType:
     return module
 
 
-def _read(library: ModuleType, domain: str, problem: str, path: Path) -> Any:
+def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[Any, Any]:
+    """The problem and its simulator."""
     from pyparsing.exceptions import ParseBaseException  # comes with the library
 
     # In PDDL an action, a predicate and an object may have the same name.
     library.environment.get_environment().error_used_name = False
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            return library.io.PDDLReader().parse_problem_string(domain, problem)
-    except (ParseBaseException, SyntaxError, library.exceptions.UPException, AssertionError, KeyError) as error:
-        # The last two are how the reader meets names that nothing declares.
+            read = library.io.PDDLReader().parse_problem_string(domain, problem)
+            return read, library.engines.UPSequentialSimulator(read)
+    # The first three are the library's refusals; in the others it stumbles over what is malformed or not declared.
+    except (
+        ParseBaseException,
+        SyntaxError,
+        library.exceptions.UPException,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: unified-planning cannot read it with its domain ({reason}); mend the files."
+            f"{path}: unified-planning cannot play it with its domain ({reason}); mend the files."
         ) from error
