@@ -246,6 +246,23 @@ def test_conditions_and_effects_beyond_strips_are_played_but_not_solved(folder):
     assert environment.solution() is None
 
 
+def test_numbers_and_costs_are_played(folder):
+    domain = LAMPS.replace(
+        "(:action light",
+        "(:functions (total-cost) - number (wax) - number)\n  (:action snuff :parameters ()"
+        " :effect (decrease (wax) 1))\n  (:action light",
+        1,
+    ).replace(":effect (lit ?l))", ":effect (and (lit ?l) (increase (total-cost) 2)))")
+    problem = EVENING.replace("(broken old)", "(broken old) (= (total-cost) 0) (= (wax) 3)").replace(
+        "(:goal", "(:metric minimize (total-cost))\n  (:goal"
+    )
+    environment, _ = started(folder, domain, problem)
+    assert environment.step("snuff").valid
+    assert (
+        environment.step("light red hall").observation == "Lit red . Broken old . Stands red hall . Stands blue hall ."
+    )
+
+
 def test_a_goal_out_of_reach_has_no_solution(folder):
     environment, _ = started(folder, LAMPS, EVENING.replace("(not (lit old))", "(lit old)"))
     assert environment.solution() is None

@@ -9,6 +9,7 @@ The folder is that of the environment variable AGENTREFINE_PDDL, else ours. It h
 A YAML file beside the domain, of the same name, gives it words (`pddl_wording`); for AgentBoard's domains we have some.
 As in AgentBoard (Ma et al., NeurIPS 2024) the agent reads all that is true, or where the wording says so what an action
 changed, `check valid actions` lists what is possible and costs a step, and progress is the share of goals that hold.
+Numbers (`:functions`) are played but not shown.
 """
 
 # The planning library has no types that a checker could use.
@@ -103,28 +104,29 @@ class PddlEnvironment:
         return None if found is None else [self._phrases.action(step.action.name, step.names) for step in found]
 
     def _carry_out(self, action: Any, objects: tuple[str, ...]) -> StepResult:
-        before = self._problem.true_atoms(self._state)
-        following = self._problem.after(self._state, action, objects)
+        before = self._state
+        following = self._problem.after(before, action, objects)
         if following is None:
             return self._result("The effects of this action contradict each other . Nothing changes .", valid=False)
-        now = self._problem.true_atoms(following)
-        if now == before:
+        if following == before:
             return self._result("Nothing changes .", valid=False)
         self._state = following
         share = self._share()
         self._progress, self._over = max(self._progress, share), share == 1
         ending = ["The goal is reached ."] if self._over else []
-        return self._result(
-            " ".join([self._change(before, now) if self._only_changes else self._all(), *ending]), valid=True
-        )
+        shown = self._change(before) if self._only_changes else self._all()
+        return self._result(" ".join([shown, *ending]), valid=True)
 
-    def _change(self, before: list[Any], now: list[Any]) -> str:
-        earlier, later = set(before), set(now)
-        gone = [atom for atom in before if atom not in later]
-        told = [self._phrases.sentences([atom for atom in now if atom not in earlier])]
-        if gone:
-            told.append(f"No longer : {self._phrases.listed(gone)} .")
-        return " ".join(part for part in told if part)
+    def _change(self, before: Any) -> str:
+        """What is true now and was not, and what was true and is no longer."""
+        earlier, later = self._problem.true_atoms(before), self._problem.true_atoms(self._state)
+        come = [atom for atom in later if atom not in earlier]
+        gone = [atom for atom in earlier if atom not in later]
+        told = [
+            self._phrases.sentences(come),
+            f"No longer : {self._phrases.listed(gone)} ." if gone else "",
+        ]
+        return " ".join(filter(None, told)) or "No fact changes ."
 
     def _refusal(self, action: Any, objects: tuple[str, ...]) -> str:
         """Why an action is not possible now; empty where it is."""

@@ -132,12 +132,11 @@ class PddlProblem:
 
     def possible(self, state: Any) -> Iterator[GroundedAction]:
         """The actions that are possible in a state and change it; none where they are too many."""
-        true = self.true_atoms(state)
-        held = set(true)
+        held = set(self.true_atoms(state))
         for ground in self.ground_actions or ():
             if all(atom in held if atom.is_fluent_exp() else self.holds(state, atom) for atom in ground.conditions):
                 following = self.after(state, ground.action, ground.names)
-                if following is not None and self.true_atoms(following) != true:
+                if following is not None and following != state:
                     yield ground
 
     @cached_property

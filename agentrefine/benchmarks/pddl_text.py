@@ -19,7 +19,8 @@ MAX_DEPTH = 60
 
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _COMMENT = re.compile(r";[^\n]*")
-_ORDER = (":requirements", ":types", ":constants", ":predicates", ":functions")
+_DOMAIN_ORDER = (":requirements", ":types", ":constants", ":predicates", ":functions")
+_PROBLEM_ORDER = (":domain", ":requirements", ":objects", ":init", ":goal")
 
 
 class Mended(NamedTuple):
@@ -44,15 +45,15 @@ def mended(domain: Path, problem: Path) -> Mended:
     Raises:
         UserError: a file is missing or is not PDDL of its kind.
     """
-    domain_parts = _definition(domain, "domain")
-    problem_parts = _definition(problem, "problem")
-    head, *sections = domain_parts
-    sections.sort(key=lambda section: _ORDER.index(section[0]) if section[0] in _ORDER else len(_ORDER))
+    head, *sections = _definition(domain, "domain")
+    problem_head, *facts = _definition(problem, "problem")
     sections = [_any_type(section) if section[0] == ":predicates" else section for section in sections]
     constants = {name for section in sections if section[0] == ":constants" for name in _declared(section)}
-    rest = [_without(section, constants) if section[0] == ":objects" else section for section in problem_parts]
+    facts = [_without(section, constants) if section[0] == ":objects" else section for section in facts]
     return Mended(
-        domain=_written(["define", head, *sections]), problem=_written(["define", *rest]), name=str(head[1]).strip()
+        domain=_written(["define", head, *_sorted(sections, _DOMAIN_ORDER)]),
+        problem=_written(["define", problem_head, *_sorted(facts, _PROBLEM_ORDER)]),
+        name=str(head[1]),
     )
 
 
@@ -102,6 +103,11 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a PDDL file in UTF-8.") from error
+
+
+def _sorted(sections: list[list[Expression]], order: tuple[str, ...]) -> list[list[Expression]]:
+    """The sections in an order; those that it does not name keep theirs, at the end."""
+    return sorted(sections, key=lambda section: order.index(str(section[0])) if section[0] in order else len(order))
 
 
 def _declared(section: list[Expression]) -> list[str]:
