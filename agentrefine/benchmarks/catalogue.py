@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+from agentrefine.benchmarks.alfworld import ALFWorld
 from agentrefine.benchmarks.babyai import BabyAI
 from agentrefine.benchmarks.base import Benchmark
+from agentrefine.benchmarks.jericho import jericho
+from agentrefine.benchmarks.sciworld import SciWorld
+from agentrefine.benchmarks.textworld import TextWorld
 from agentrefine.benchmarks.worlds import worlds_families, worlds_layouts, worlds_wording
 from agentrefine.errors import UserError
 
@@ -12,6 +16,10 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "worlds_families": worlds_families,
     "worlds_wording": worlds_wording,
     "babyai": BabyAI,
+    "alfworld": ALFWorld,
+    "sciworld": SciWorld,
+    "textworld": TextWorld,
+    "jericho": jericho,
 }
 
 

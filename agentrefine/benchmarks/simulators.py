@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from random import Random
@@ -23,18 +24,25 @@ GIB = 2**30
 
 
 class SimulatorBenchmark:
-    """A benchmark whose episodes run in worker processes.
+    """A benchmark whose episodes run in worker processes. Its subclasses say which episodes there are.
 
     Attributes:
         name: the benchmark's name.
+        progress_definition: in words, what the progress rate measures here.
         at_once: how many of its episodes may be open at the same time, as each holds a process.
     """
+
+    progress_definition: str
 
     def __init__(self, name: str, simulator: str, limits: Limits, at_once: int) -> None:
         """A benchmark of a simulator, given as `module:Class`."""
         self.name = name
         self.at_once = at_once
         self.workers = Workers(simulator, limits)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` episodes, the same ones for the same seed, spread over the task types."""
+        raise NotImplementedError
 
     def make(self, episode: EpisodeSpec) -> RemoteEnvironment:
         """The environment of one episode."""
