@@ -86,13 +86,13 @@ def _furnished(task: str, rng: Random) -> House:
         if target in VAL_RECEPTACLE_OBJECTS.get(place, ()) and _homes(house, target, place)
     ]
     house.target, house.place = rng.choice(goals)
-    for kind in room["objects"]:
+    kinds, (fewest, most) = (TASKS[task].get(setting, DATA[setting]) for setting in ("kinds", "copies"))
+    others = [kind for kind in room["objects"] if kind != house.target]
+    for kind in (house.target, *rng.sample(others, min(len(others), kinds - 1))):
         homes = _homes(house, kind, house.place if kind == house.target else "")
-        if not homes:
-            continue
-        fewest, most = DATA["copies"]
-        copies = rng.randint(max(fewest, 2 if task == TWO and kind == house.target else 1), most)
-        house.objects += [(_name(kind, number), kind, rng.choice(homes)) for number in range(1, copies + 1)]
+        if homes:
+            copies = range(1, rng.randint(fewest, most) + 1)
+            house.objects += [(_name(kind, number), kind, rng.choice(homes)) for number in copies]
     if task == LIGHT:
         house.place, house.lamp = "", rng.choice(room["lamps"])
         stands = [at for at, (_, kind) in enumerate(house.receptacles) if kind in DATA["lamp_stands"]]
