@@ -87,7 +87,8 @@ class SciWorldSimulator:
         said = tidy(self._simulation.server.step(words))
         score = float(self._simulation.server.getScore())
         self._score = max(self._score, score)
-        self._over = bool(self._simulation.server.getCompleted())
+        # A negative score is a failure for good: the package's step ends the task there too.
+        self._over = bool(self._simulation.server.getCompleted()) or score < 0
         ending = [TEXTS["won" if self._won else "lost"]] if self._over else []
         return self._result("\n".join([said or TEXTS["unknown"], *ending]), valid=not said.startswith(REFUSALS))
 
