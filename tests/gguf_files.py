@@ -10,14 +10,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 END, START, UNKNOWN = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-
-SMOLLM2_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-    + SYSTEM
-    + "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""SmolLM2-135M-Instruct's own."""
+SMOLLM2_TEMPLATE = (Path(__file__).parent / "chat_templates" / "smollm2.jinja").read_text(encoding="utf-8")
+"""SmolLM2-135M-Instruct's own, which begins with `SYSTEM` where a conversation has no system prompt."""
 
 MERGES = ["t h", "th e", "Ġ the", "Ġ 1"]
 """The last one is never used where digits are split from all else."""

@@ -115,7 +115,7 @@ def make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
         UserError: the file is damaged, holds no causal language model or one that transformers cannot read, its chat
             template cannot be trained on; a full disk.
     """
-    file = read_gguf(Path(params.path))
+    file = read_gguf(Path(params.path).expanduser())
     model = read_model(file)
     tokenizer = read_tokenizer(file, model.config.max_position_embeddings)
     usable_tokenizer(tokenizer, params.path, _template(params))

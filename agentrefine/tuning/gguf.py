@@ -49,7 +49,11 @@ KINDS = {
 }
 """Other values of `general.type` than `model`."""
 
-FILE_TYPES = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType}
+FILE_TYPES = {
+    kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    for kind in LlamaFileType
+    if kind is not LlamaFileType.GUESSED
+}
 """Quantisations by the numbers of `general.file_type`."""
 
 READABLE = frozenset({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS, *LLAMA_CPP_NAMES})
