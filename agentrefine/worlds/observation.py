@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.facts import Fact, Index, Members, index, query
 from agentrefine.worlds.family import Predicate, Sentence
+from agentrefine.worlds.language import enumeration
 from agentrefine.worlds.layout import World
 
 WHEREABOUTS = ("in", "stands", "part")
@@ -59,27 +60,25 @@ def status(
     open_conditions = [condition for condition in world.conditions if condition.fact not in state]
     left = [condition.text for condition in open_conditions]
     texts = catalogue.texts()
-    rest = texts["left"].format(conditions=" , ".join(left)) if left else texts["complete"]
+    rest = texts["left"].format(conditions=enumeration(left)) if left else texts["complete"]
     if unseen_places:
-        rest = f"{texts['unseen'].format(places=' , '.join(unseen_places))} {rest}"
+        places = enumeration([texts["named_value"].format(value=name) for name in unseen_places], texts["or"])
+        rest = f"{texts['unseen'].format(places=places)} {rest}"
     if open_conditions:
         rest = " ".join([rest, *notes(world, known, open_conditions[0].fact[1:])])
     return f"{_say(world.rules.observation, index(seen), world.members)} {rest}"
 
 
 def notes(world: World, known: Collection[Fact], names: Collection[str]) -> Iterator[str]:
-    """Where the player last saw the objects in `names` and the means (washers, keys, ...), or that it holds them.
+    """Where the player last saw the objects in `names` and the means (washers, keys, ...).
 
-    Places are left out; of `names`, what has not been seen is said to be so.
+    Places, and what is held, are left out; of `names`, what has not been seen is said to be so.
     """
     texts = catalogue.texts()
     here = next((fact[1] for fact in known if fact[0] == "at"), "")
     means = [name for kind in MEANS for name in world.members.get(kind, ()) if name not in names]
     for name in (*names, *means):
-        if name in world.members["place"]:
-            continue
-        if ("hold", name) in known:
-            yield texts["held"].format(name=name)
+        if name in world.members["place"] or ("hold", name) in known:
             continue
         spot = next((fact[2] for fact in sorted(known) if fact[0] in WHEREABOUTS and fact[1] == name), None)
         if spot is None and name in means:
@@ -110,4 +109,4 @@ def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str
 def _fill(text: str, entries: list[str], none: str) -> str:
     if "{list}" not in text:
         return text
-    return text.format(list=" , ".join(entries)) if entries else none
+    return text.format(list=enumeration(entries)) if entries else none

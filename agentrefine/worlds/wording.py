@@ -1,8 +1,8 @@
 """Other wordings of the actions (paper, robustness study: the benchmark's actions reworded in five ways).
 
 A wording gives every action template another form. Actions are parsed with one set of templates and rendered with the
-other, so that nothing is lost either way. Instructions and the observations that repeat an action follow the wording;
-goals and error messages name no action template and stay as they are.
+other, so that nothing is lost either way. Instructions follow the wording; goals and observations name no action
+template and stay as they are.
 """
 
 import re
@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.family import template_regex
+from agentrefine.worlds.family import ANY_NAME, template_regex
 
 WORDINGS: tuple[str, ...] = tuple(catalogue.wording_templates())
 """The names of the alternative wordings of our worlds."""
@@ -28,7 +28,7 @@ class Wording(NamedTuple):
 
     name: str
     templates: Mapping[str, str]
-    value: str = r"\w+"
+    value: str = ANY_NAME
 
     def render(self, action: str) -> str:
         """An action of canonical wording in this one; as it is where it matches no template."""
@@ -63,7 +63,7 @@ def wording(name: str) -> Wording:
     Raises:
         KeyError: there is none.
     """
-    return Wording(name, catalogue.wording_templates()[name])
+    return Wording(name, catalogue.wording_templates()[name], catalogue.name_regex())
 
 
 @cache
