@@ -145,7 +145,7 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """
     templates = [*said(), *thoughts.phrasings(), *phrasing().values()]
     words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
-    commands = {template: "" for template in all_templates()}
+    commands = dict.fromkeys(all_templates(), "")
     chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
     tokenizer = build_tokenizer(
         words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT]

@@ -59,13 +59,14 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
         UserError: a word is empty or has space around it.
     """
     words = sorted(set(words))
+    forms = [form for word in words for form in _forms(word)]
     pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_pattern(words)), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    pieces = [_piece(form, pre_tokenizer) for word in words for form in _forms(word)]
+    pieces = [_piece(form, pre_tokenizer) for form in forms]
     counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
     pieces += sorted(piece for piece, count in counts.items() if count >= FREQUENT)
 
@@ -112,7 +113,7 @@ def check_words(tokenizer: PreTrainedTokenizerFast, words: Iterable[str]) -> Non
 
 def _forms(word: str) -> list[str]:
     """How a word stands in a text: after a space, unless it begins with a sign; at the beginning, with a capital."""
-    if word != word.strip() or not word:
+    if not word or word != word.strip():
         raise UserError(f"The word {word!r} of the worlds cannot be one token; it must have no space around it.")
     after_space = f" {word}" if word[0].isalnum() or word[0] == "{" else word
     return [after_space, word] if word[0].isupper() else [after_space]

@@ -100,7 +100,9 @@ def said() -> frozenset[str]:
 @cache
 def vocabulary() -> frozenset[str]:
     """Every name, word and placeholder that worlds, instructions and paraphrased actions can produce."""
-    return names() | {word for text in said() for word in words_in(text)} | {"{" + name + "}" for name in _placeholders()}
+    return (
+        names() | {word for text in said() for word in words_in(text)} | {"{" + name + "}" for name in _placeholders()}
+    )
 
 
 def words_in(text: str) -> list[str]:
