@@ -100,18 +100,13 @@ def said() -> frozenset[str]:
 @cache
 def vocabulary() -> frozenset[str]:
     """Every name, word and placeholder that worlds, instructions and paraphrased actions can produce."""
-    return (
-        names() | {word for text in said() for word in words_in(text)} | {"{" + name + "}" for name in _placeholders()}
-    )
+    placeholders = {"{" + name + "}" for template in all_templates() for name in parameters(template)}
+    return names() | placeholders | {word for text in said() for word in words_in(text)}
 
 
 def words_in(text: str) -> list[str]:
     """The words of a template's text, without its holes and punctuation."""
     return _WORD.findall(_HOLE.sub(" ", text))
-
-
-def _placeholders() -> Iterator[str]:
-    return (name for template in all_templates() for name in parameters(template))
 
 
 def all_templates() -> Iterator[str]:
