@@ -173,7 +173,7 @@ class Explorer:
         return next((way for way in ways if len(way[0]) > 1), ways[0])
 
     def _sought(self, fact: Fact, known: int) -> str:
-        """The object that has to be found before a fact can be reached: the first argument of a fact unknown so far."""
+        """The object that has to be found before a fact can be reached, of a fact unknown so far."""
         problem = self.game.world.problem
         possible = known | reachable(problem, known)
         visited: set[Fact] = set()
@@ -183,9 +183,15 @@ class Explorer:
             lacking = [[f for f in a.requires if problem.bits[f] & ~possible] for a in makers]
             nearest = min((facts for facts in lacking if facts), key=len, default=[])
             if not nearest:
-                return fact[1]
+                break
             fact = nearest[0]
-        return fact[1] if visited else ""
+        return self._subject(fact) if visited else ""
+
+    def _subject(self, fact: Fact) -> str:
+        """What a fact is about: what is inside the other object, where it says so, else its first argument."""
+        predicate = self.game.world.rules.predicates[fact[0]]
+        inner = predicate.nests[0] if predicate.nests else predicate.of[0]
+        return fact[1 + predicate.of.index(inner)]
 
     def _says(self, action: GroundAction) -> str:
         return self.game.world.rules.actions[action.move.template].says.format(**action.move.binding)

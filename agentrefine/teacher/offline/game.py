@@ -114,13 +114,13 @@ class _Writer:
         self.last_refusal = ""
 
     def _thought(self, step: ExpertStep) -> str:
-        reason = step.reason
+        reason, facts = step.reason, self._facts(step.reason, _place(step.before))
         if reason.kind == "explore":
             inside = reason.target not in self._places
             return exploring_thought(
-                reason.sub_goal, reason.looked_for, reason.target, reason.says, self._draw, inside=inside
+                reason.sub_goal, reason.looked_for, reason.target, facts, reason.says, self._draw, inside=inside
             )
-        return planned_thought(reason.sub_goal, self._facts(reason, _place(step.before)), reason.says, self._draw)
+        return planned_thought(reason.sub_goal, facts, reason.says, self._draw)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""

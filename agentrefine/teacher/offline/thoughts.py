@@ -34,6 +34,7 @@ class Thoughts(BaseModel):
 
     explore_place: Phrasings = Field(min_length=1)
     explore_container: Phrasings = Field(min_length=1)
+    explore_container_by: Phrasings = Field(min_length=1)
     planned: Phrasings = Field(min_length=1)
     planned_without_facts: Phrasings = Field(min_length=1)
     mistaken: Phrasings = Field(min_length=1)
@@ -55,19 +56,24 @@ def phrasings() -> Iterator[str]:
         yield from [value, capitalised(value)] if isinstance(value, str) else value
 
 
-def exploring_thought(sub_goal: str, sought: str, target: str, action: str, draw: Random, *, inside: bool) -> str:
+def exploring_thought(
+    sub_goal: str, sought: str, target: str, facts: Sequence[str], action: str, draw: Random, *, inside: bool
+) -> str:
     """A thought that leads to where something has not been looked for yet.
 
     Args:
         sub_goal: the open condition of the goal that is worked at.
         sought: what is looked for.
         target: the place or container where it may be.
+        facts: what the player knows of the way there, as clauses.
         action: the action as a sentence says it.
         draw: chooses the phrasing.
         inside: whether the target is a container.
     """
-    templates = thoughts().explore_container if inside else thoughts().explore_place
-    return draw.choice(templates).format(sub_goal=sub_goal, sought=sought, target=target, action=action)
+    known = enumeration(facts) if facts else ""
+    inner = thoughts().explore_container_by if facts else thoughts().explore_container
+    template = draw.choice(inner if inside else thoughts().explore_place)
+    return template.format(sub_goal=sub_goal, sought=sought, target=target, Facts=capitalised(known), action=action)
 
 
 def planned_thought(sub_goal: str, facts: Sequence[str], action: str, draw: Random) -> str:
