@@ -217,7 +217,7 @@ def test_a_remote_model_that_knows_the_way_wins_worlds(make):
 
     def answer(request, _):
         turns = [message["content"] for message in request["messages"]]
-        return 200, completion(f"Thought: I know .\nAction: {gold[turns[2]][(len(turns) - 3) // 2]}"), {}
+        return 200, completion(f"Thought: I know.\nAction: {gold[turns[2]][(len(turns) - 3) // 2]}"), {}
 
     with server(answer) as (url, _):
         played = list(play(make(url), worlds, episodes, max_steps=60, batch_size=3))

@@ -26,7 +26,7 @@ RIVER = {
         ["Ostby", ["Ostby is a town on the river Lind.", " It has a mill."]],
         ["River Lind", ["The river Lind has trout.", " The river ends in Lake Vann.", " Eels live in it."]],
         ["River Lund", ["The river Lund is another one."]],
-        ["Long", [f"Sentence {n} ." for n in range(1, 9)]],
+        ["Long", [f"Sentence {n}." for n in range(1, 9)]],
     ],
 }
 
@@ -86,9 +86,9 @@ def test_a_search_shows_the_paragraph_or_names_similar_titles(river):
     assert found.observation == "The river Lind has trout. The river ends in Lake Vann. Eels live in it."
     assert river.step("search[River Lind]") == found
     missed = river.step("search river Lint")
-    assert missed.observation == "Could not find river Lint . Similar : River Lind , River Lund , Long , Ostby ."
+    assert missed.observation == "Could not find river Lint. Similar: River Lind, River Lund, Long, Ostby."
     assert missed.valid
-    assert river.step("search long").observation == "Sentence 1 . Sentence 2 . Sentence 3 . Sentence 4 . Sentence 5 ."
+    assert river.step("search long").observation == "Sentence 1. Sentence 2. Sentence 3. Sentence 4. Sentence 5."
 
 
 def test_a_lookup_goes_from_sentence_to_sentence(river):
@@ -97,10 +97,10 @@ def test_a_lookup_goes_from_sentence_to_sentence(river):
     assert river.step("lookup River").observation == "(Result 1 / 2) The river Lind has trout."
     assert river.step("lookup river").observation == "(Result 2 / 2) The river ends in Lake Vann."
     ended = river.step("lookup river")
-    assert (ended.observation, ended.valid) == ("No more results .", False)
+    assert (ended.observation, ended.valid) == ("No more results.", False)
     assert river.step("lookup eels").observation == "(Result 1 / 1) Eels live in it."
     assert river.step("lookup river").observation.startswith("(Result 1 / 2)")
-    assert river.step("lookup pike").observation == "No results ."
+    assert river.step("lookup pike").observation == "No results."
 
 
 def test_an_answer_ends_the_game_with_its_f1(river):

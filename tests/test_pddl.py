@@ -71,7 +71,7 @@ def test_agentboards_domains_are_read_and_won_as_they_are_published():
     played = list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=100, batch_size=10))
     assert {(episode.stop, episode.success) for episode in played} == {("solved", True)}
     tyres = [step.observation for episode in played if episode.task == "tyreworld" for step in episode.steps]
-    assert "You have wrench . No longer : wrench is in boot ." in tyres
+    assert "You have wrench. No longer: wrench is in boot." in tyres
 
 
 def test_what_the_library_refuses_is_mended(folder):
@@ -86,7 +86,7 @@ def test_what_the_library_refuses_is_mended(folder):
     problem = """(define (problem p) (:domain shed) (:objects Key - tool gate key - door)
                  (:init (have key)) (:goal (open gate)))"""
     environment, first = started(folder, domain, problem)
-    assert first == "Objects : tool key ; door gate . Have key ."
+    assert first == "Objects: tool key; door gate. Have key."
     assert environment.solution() == ["open gate"]
     assert environment.step("Open  GATE .").success
 
@@ -98,25 +98,25 @@ def test_refusals_say_why(folder):
         for action in ("light", "light green hall", "light hall red", "light old hall", "douse red", "touch red")
     }
     assert reasons == {
-        "light": "This action is not known . Try : check valid actions .",
-        "light green hall": "There is no object named green .",
-        "light hall red": "hall is not of the kind lamp .",
-        "light old hall": "You cannot do that . What is missing : stands old hall . What is in the way : broken old .",
-        "douse red": "You cannot do that . What is missing : lit red .",
-        "touch red": "Nothing changes .",
+        "light": "This action is not known. Try: check valid actions.",
+        "light green hall": "There is no object named green.",
+        "light hall red": "hall is not of the kind lamp.",
+        "light old hall": "You cannot do that. What is missing: stands old hall. What is in the way: broken old.",
+        "douse red": "You cannot do that. What is missing: lit red.",
+        "touch red": "Nothing changes.",
     }
     assert environment.step("light red hall").valid
 
 
 def test_progress_is_the_best_share_so_far_and_success_that_all_hold_now(folder):
     environment, _ = started(folder)
-    assert environment.goal == "make it true that lit red , lit blue , not : lit old"
+    assert environment.goal == "Make it true that lit red, lit blue, not: lit old."
     steps = [
         environment.step(action) for action in ("light red hall", "douse red", "light blue hall", "light red hall")
     ]
     assert [round(step.progress, 2) for step in steps] == [0.67, 0.67, 0.67, 1.0]
     assert [step.success for step in steps] == [step.done for step in steps] == [False, False, False, True]
-    assert steps[-1].observation.endswith("The goal is reached .")
+    assert steps[-1].observation.endswith("The goal is reached.")
     after = environment.step("douse red")
     assert (after.valid, after.done, after.success, after.progress) == (False, True, True, 1.0)
     assert "stands blue hall" in environment.reset().lower()
@@ -129,7 +129,7 @@ def test_the_list_of_valid_actions_is_complete_and_right():
         listed = benchmark.make(episode).possible()
         told = benchmark.make(episode).step("check valid actions")
         assert told.valid
-        assert told.observation == f"Valid actions : {' , '.join(listed)} ."
+        assert told.observation == f"Valid actions: {', '.join(listed)}."
         for action in listed:
             assert benchmark.make(episode).step(action).valid
     environment = PddlEnvironment(*_porter())
@@ -155,11 +155,11 @@ def test_a_domain_may_show_only_changes(folder):
         'observe: changes\nactions: {light: {say: "switch {r} {l} on", does: light it}}\nfacts: {lit: "{l} shines"}\n'
     )
     environment, first = started(folder)
-    assert first.startswith("Objects : room hall ; lamp red , blue , old . ")
+    assert first.startswith("Objects: room hall; lamp red, blue, old. ")
     assert environment.actions["switch {r} {l} on"] == "light it"
-    assert environment.actions["douse {l}"] == "possible if {l} shines ; no longer {l} shines"
-    assert environment.step("switch hall red on").observation == "Red shines ."
-    assert environment.step("douse red").observation == "No longer : red shines ."
+    assert environment.actions["douse {l}"] == "Possible if {l} shines; no longer {l} shines."
+    assert environment.step("switch hall red on").observation == "Red shines."
+    assert environment.step("douse red").observation == "No longer: red shines."
     everything = environment.step("look around")
     assert everything.valid
     assert first.endswith(everything.observation)
@@ -238,7 +238,7 @@ def test_conditions_and_effects_beyond_strips_are_played_but_not_solved(folder):
         " :effect (forall (?l - lamp) (when (lit ?l) (not (lit ?l)))))\n  (:action douse",
     ).replace("hall - room)", "hall - room red - lamp)", 1)
     environment, _ = started(folder, domain)
-    assert environment.step("dark").observation.startswith("You cannot do that . What is missing : ")
+    assert environment.step("dark").observation.startswith("You cannot do that. What is missing: ")
     environment.step("light red hall")
     assert environment.step("dark").valid
     assert not environment.step("douse red").valid
@@ -258,9 +258,7 @@ def test_numbers_and_costs_are_played(folder):
     )
     environment, _ = started(folder, domain, problem)
     assert environment.step("snuff").valid
-    assert (
-        environment.step("light red hall").observation == "Lit red . Broken old . Stands red hall . Stands blue hall ."
-    )
+    assert environment.step("light red hall").observation == "Lit red. Broken old. Stands red hall. Stands blue hall."
 
 
 def test_a_goal_out_of_reach_has_no_solution(folder):
@@ -272,7 +270,7 @@ def test_a_goal_out_of_reach_has_no_solution(folder):
 def test_too_many_actions_are_neither_listed_nor_planned_with(folder, monkeypatch):
     monkeypatch.setattr(pddl_problem, "MAX_GROUND_ACTIONS", 5)
     environment, _ = started(folder)
-    assert environment.step("check valid actions").observation == "There are too many actions to list ."
+    assert environment.step("check valid actions").observation == "There are too many actions to list."
     with pytest.raises(NoSolutionError, match="too many actions"):
         environment.solution()
     assert environment.step("light red hall").valid

@@ -250,7 +250,7 @@ def test_a_story_file_is_played_by_jerichos_interpreter(tmp_path):
     story = Jericho(tmp_path)
     environment = story.make(EpisodeSpec(id="jericho/house.z8", benchmark="jericho", task="house", seed=0))
     assert environment.reset()
-    assert environment.goal == "Reach the end of the story house with as many points as you can ."
+    assert environment.goal == "Reach the end of the story house with as many points as you can."
     assert environment.step("look").valid
     assert not environment.step("dance").valid
     assert not environment.step("open moon").valid

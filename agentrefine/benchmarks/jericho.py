@@ -102,7 +102,7 @@ class StorySimulator:
         words = command(action)
         if words == LISTING:
             return self._result(
-                Template(TEXTS["available"]).substitute(actions=" , ".join(self._possible())), valid=True
+                Template(TEXTS["available"]).substitute(actions=", ".join(self._possible())), valid=True
             )
         if words is None or words.split()[0] in NOT_FOR_AGENTS:
             return self._result(TEXTS["unknown"], valid=False)

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentrefine.benchmarks.pddl_problem import PddlProblem, conjuncts
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
+from agentrefine.worlds.language import sentence
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
@@ -103,7 +104,7 @@ class Phrases:
     def condition(self, condition: Any) -> str:
         """A condition in words; what is more than facts and their opposites is left in the library's notation."""
         if condition.is_not():
-            return f"not : {self.condition(condition.arg(0))}"
+            return f"not: {self.condition(condition.arg(0))}"
         if condition.is_and():
             return " and ".join(self.condition(part) for part in condition.args)
         if not condition.is_fluent_exp():
@@ -115,11 +116,11 @@ class Phrases:
     def sentences(self, conditions: Sequence[Any]) -> str:
         """Conditions as sentences."""
         told = (self.condition(condition) for condition in conditions)
-        return " ".join(f"{words[:1].upper()}{words[1:]} ." for words in told)
+        return " ".join(map(sentence, told))
 
     def listed(self, conditions: Sequence[Any]) -> str:
         """Conditions as one list."""
-        return " , ".join(self.condition(condition) for condition in conditions)
+        return ", ".join(self.condition(condition) for condition in conditions)
 
     def _effects(self, action: Any) -> str:
         needs = self.listed(conjuncts(action.preconditions))
@@ -133,7 +134,7 @@ class Phrases:
             f"no longer {self.listed(removed)}" if removed else "",
             *other,
         ]
-        return " ; ".join(part for part in parts if part)
+        return sentence("; ".join(part for part in parts if part))
 
     def _check(self, problem: PddlProblem, wording: Wording, source: Path | None) -> None:
         for kind, given, known in (
