@@ -10,10 +10,10 @@ import yaml
 from chat_server import ChatServer
 from scripted_teacher import PARAMS
 
+from agentrefine.llm.completion import Completion, Kind
+from agentrefine.llm.journal import Journal
 from agentrefine.params.teacher import Role, TeacherParams
 from agentrefine.teacher.client import PAID, REPLAYED, JournaledTeacher, run_numbers
-from agentrefine.teacher.completion import Completion, Kind
-from agentrefine.teacher.journal import Journal
 
 SECRET = "sk-very-secret-0123456789"
 

@@ -12,10 +12,10 @@ from asking import SECRET, ask, questions
 from chat_server import ChatServer, Trickle, answer, error
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import UNANSWERED
+from agentrefine.llm.endpoint import _retry_after
+from agentrefine.llm.reply import read_reply
 from agentrefine.teacher import endpoint
-from agentrefine.teacher.completion import UNANSWERED
-from agentrefine.teacher.endpoint import _retry_after
-from agentrefine.teacher.reply import read_reply
 
 
 @pytest.fixture(autouse=True)
