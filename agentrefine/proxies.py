@@ -63,7 +63,7 @@ def check_proxy(url: str, where: str) -> str | None:
         UserError: the package that SOCKS needs is not installed.
     """
     parts = urlsplit(url)
-    if is_loopback(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if parts.scheme not in ("http", "https") or is_loopback(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or os.environ.get(SET_ASIDE, "")

@@ -9,6 +9,7 @@ from chat_server import ChatServer, answer, error
 
 from agentrefine.accounts import UNKNOWN, Account
 from agentrefine.errors import UserError
+from agentrefine.llm import endpoint
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.prices import Price, Prices, load_prices
@@ -17,7 +18,6 @@ from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Spendin
 from agentrefine.llm.throttle import STOPPED, StoppedError
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher import endpoint
 
 DOLLAR_A_TOKEN = {"input": 0, "output": 1_000_000}
 

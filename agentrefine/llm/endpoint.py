@@ -184,8 +184,9 @@ class Endpoint:
         Any refusal shows that the endpoint is up, as some take no limit as small as this call's.
         """
         hello: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
+        small = request._replace(messages=hello, response_format=None, max_tokens=_CHECK_TOKENS)
         try:
-            await self._try(request._replace(messages=hello, response_format=None, max_tokens=_CHECK_TOKENS))
+            await self._try(small if request.seed is None else small._replace(seed=0))
         except CallError as error:
             return error
         self._answered += 1
