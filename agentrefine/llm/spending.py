@@ -70,5 +70,5 @@ class Spending:
             return False
         raise BudgetSpentError(
             f"{self._setting}: {spent:.2f} of {self._max_cost:.2f} US dollars are spent, and the next call could cost "
-            f"{most:.2f}; raise it and run the same command again: no answer is paid for twice."
+            f"{most:.2f}; raise {self._setting} and run the same command again: no answer is paid for twice."
         )
