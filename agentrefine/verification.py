@@ -11,12 +11,12 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
 from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.script import Script
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher.completion import NO_ANSWER
 from agentrefine.text_checks import check_turn_texts, has_doubtful_texts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse_turns
 

@@ -20,6 +20,9 @@ from agentrefine.benchmarks.simulators import SimulatorBenchmark, episodes_at_on
 from agentrefine.errors import UserError
 from agentrefine.figures import curves, flat_metrics
 from agentrefine.files import short_hash, write_json, write_jsonl
+from agentrefine.llm.completion import Usage
+from agentrefine.llm.prices import dollars, load_prices
+from agentrefine.llm.thinking import without_thinking
 from agentrefine.metrics import summarise, write_summaries
 from agentrefine.params import Params
 from agentrefine.params.evaluation import BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
@@ -54,10 +57,14 @@ class Rules(TypedDict):
 
 
 class Played(TypedDict):
-    """What one model did on one benchmark: episodes as JSON, and the seconds that all of them took."""
+    """What one model did on one benchmark: episodes as JSON, the seconds that all of them took, and their cost.
+
+    The cost is in US dollars; 0 for local weights and where no price is known.
+    """
 
     episodes: list[str]
     seconds: float
+    cost: float
 
 
 def evaluate_model(model: str, params: Params) -> None:
@@ -81,7 +88,10 @@ def evaluate_model(model: str, params: Params) -> None:
     for reason in absent.values():
         get_run_logger().info("Not played: %s", reason)
     endpoint = params.evaluation.endpoints.get(model)
-    played = {name: play_benchmark(model, digest, name, params.seed, rules, endpoint) for name in present}
+    played: dict[str, Played] = {}
+    for name in present:
+        spent = sum(result["cost"] for result in played.values())
+        played[name] = play_benchmark(model, digest, name, params.seed, rules, endpoint, spent)
     episodes = [Episode.model_validate_json(line) for result in played.values() for line in result["episodes"]]
     write_jsonl(out / "episodes.jsonl", episodes)
     notes = BenchmarksPlayed(
@@ -128,7 +138,9 @@ def log_results(model: str, run_id: str, params: Params) -> None:
 
 
 @task(name="evaluation", version=VERSION, task_run_name="{model}-{name}")
-def play_benchmark(model: str, digest: str, name: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> Played:
+def play_benchmark(
+    model: str, digest: str, name: str, seed: int, rules: Rules, endpoint: Endpoint | None, spent: float = 0.0
+) -> Played:
     """Play one benchmark. What a model with the same digest has played under the same settings is not played again.
 
     An evaluation that was stopped goes on after its last finished episode; episodes that a simulator failed in are
@@ -143,7 +155,7 @@ def play_benchmark(model: str, digest: str, name: str, seed: int, rules: Rules, 
     with (
         EpisodeJournal(JOURNAL / f"{model}.{name}.{key}.jsonl") as journal,
         progress(f"{model} {name}", len(specs), "episode") as bar,
-        closing(_policy(model, seed, rules, endpoint)) as policy,
+        closing(_policy(model, seed, rules, endpoint, spent + _cost(endpoint, model, journal.episodes))) as policy,
     ):
         known = journal.finished()
         if known:
@@ -165,13 +177,41 @@ def play_benchmark(model: str, digest: str, name: str, seed: int, rules: Rules, 
             bar.publish()
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = [known[spec.id, spec.attempt] for spec in specs]
-    _tell_of_trouble(model, episodes)
-    return Played(episodes=[episode.model_dump_json() for episode in episodes], seconds=journal.seconds)
+    _tell_of_trouble(model, episodes, rules["max_new_tokens"])
+    cost = _cost(endpoint, model, episodes)
+    if cost:
+        logger.info("%s on %s: %s for %d episodes", model, name, dollars(cost), len(episodes))
+    return Played(episodes=[episode.model_dump_json() for episode in episodes], seconds=journal.seconds, cost=cost)
 
 
-def _tell_of_trouble(model: str, episodes: Sequence[Episode]) -> None:
-    """Say which episodes say less of the model than they seem to: a cut history, a simulator that died."""
+def _cost(endpoint: Endpoint | None, model: str, episodes: Sequence[Episode]) -> float:
+    """What an endpoint's replies in episodes cost in US dollars; 0 where no price is known."""
+    if endpoint is None:
+        return 0.0
+    section = f"evaluation.endpoints.{model}"
+    price = load_prices(endpoint.prices, section).known(endpoint.model, endpoint.max_cost, section)
+    used = [Usage(prompt_tokens=e.prompt_tokens, completion_tokens=e.completion_tokens) for e in episodes]
+    return sum(map(price.cost, used)) if price else 0.0
+
+
+def _tell_of_trouble(model: str, episodes: Sequence[Episode], max_new_tokens: int) -> None:
+    """Say which episodes say less of the model than they seem to: cut replies or histories, a simulator that died."""
     logger = get_run_logger()
+    steps = [step for episode in episodes for step in episode.steps]
+    empty = sum(not without_thinking(step.reply).strip() for step in steps)
+    cut_replies = sum(step.cut for step in steps)
+    if empty or cut_replies:
+        logger.warning(
+            "%s on %s: of %d replies %d were cut at evaluation.max_new_tokens (%d) and %d were empty, thoughts apart; "
+            "each without an action is a format error. Raise the limit, or turn thinking down (docs/teacher.md)",
+            model, episodes[0].benchmark, len(steps), cut_replies, max_new_tokens, empty,
+        )  # fmt: skip
+    full = sum(episode.stop == "context full" for episode in episodes)
+    if full:
+        logger.warning(
+            "%s on %s: %d of %d episodes ended because not even their opening fits into the model's context",
+            model, episodes[0].benchmark, full, len(episodes),
+        )  # fmt: skip
     cut = [max(step.turns_cut for step in episode.steps) for episode in episodes if episode.steps]
     if any(cut):
         logger.warning(
@@ -193,22 +233,21 @@ def _rules(params: EvaluationParams) -> Rules:
     return rules
 
 
-def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> Policy:
-    """The policy of a model: local weights, or an endpoint."""
+def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spent: float) -> Policy:
+    """The policy of a model: local weights, or an endpoint, whose calls have cost so many US dollars so far."""
     sampling = Sampling(**rules["sampling"])
     if endpoint is not None:
         from agentrefine.agent.endpoint import EndpointPolicy
 
         return EndpointPolicy(
-            base_url=endpoint.base_url,
-            model=endpoint.model,
+            endpoint,
             name=model,
-            api_key_env=endpoint.api_key_env,
             max_new_tokens=rules["max_new_tokens"],
             concurrency=rules["batch_size"],
             sampling=sampling,
             seed=seed,
             journal=JOURNAL / "replies.sqlite",
+            spent=spent,
         )
     from agentrefine.agent.local import LocalPolicy  # imports torch and transformers
     from agentrefine.tuning.models import load_tuned
@@ -225,9 +264,11 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> P
 
 
 def _digest(model: str, params: EvaluationParams) -> str:
-    """What identifies the model: of local weights their digest, of an endpoint its address and model name."""
+    """What identifies the model: of local weights their digest, of an endpoint its address, model and extra body."""
     if model in params.endpoints:
-        return short_hash("endpoint", params.endpoints[model].base_url, params.endpoints[model].model)
+        endpoint = params.endpoints[model]
+        extra = [json.dumps(endpoint.extra_body, sort_keys=True)] if endpoint.extra_body else []
+        return short_hash("endpoint", endpoint.base_url, endpoint.model, *extra)
     if model not in params.models:
         raise UserError(f"evaluation.models in params.yaml does not name {model!r}; add it there.")
     if not (MODELS / model).is_dir():

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import Params, TrackingParams
+from agentrefine.proxies import check_proxy
 from agentrefine.report_inputs import CurvePoint
 from tasks.provenance import dvc_md5, flatten, git_commit, without_credentials
 
@@ -244,6 +245,7 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
     Raises:
         UserError: the tracking store cannot be reached or used; one sentence without credentials.
     """
+    check_proxy(tracking.uri, "tracking.uri")
     try:
         yield MlflowClient(tracking.uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:

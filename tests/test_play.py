@@ -123,6 +123,21 @@ def test_a_wrong_form_is_told_counted_and_costs_a_step():
     assert (episode.stop, episode.progress, episode.prompt_tokens, episode.completion_tokens) == ("solved", 1.0, 30, 15)
 
 
+@pytest.mark.parametrize("before", ["<think>\nlet me push\n</think>\n\n", "let me push</think>", "[THINK]push[/THINK]"])
+def test_thoughts_before_a_turn_are_recorded_and_neither_parsed_nor_kept_in_the_dialogue(before):
+    episode, policy = run([before + GOOD])
+    assert episode.success
+    assert not any(step.format_error for step in episode.steps)
+    assert [step.reply for step in episode.steps] == [before + GOOD] * len(episode.steps)
+    assert policy.read["e"][3].content == GOOD
+
+
+def test_thoughts_that_were_cut_are_a_format_error_and_leave_an_empty_message():
+    episode, policy = run(["<think>let me pu", GOOD])
+    assert [step.format_error for step in episode.steps] == [True, False, False]
+    assert policy.read["e"][3].content == ""
+
+
 @pytest.mark.parametrize(
     ("script", "stop", "progress", "steps"),
     [

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import Usage
 from agentrefine.llm_json import DEEPEST, LONGEST_ANSWER
 from agentrefine.params import VerificationParams
 from agentrefine.rules import Rule
 from agentrefine.script_checks import MOST_VALUES, verify_script
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher.completion import Usage
 from agentrefine.trajectory import DMTurn
 from agentrefine.verification import judge, verify_attempts, verify_trajectory
 

@@ -1,6 +1,6 @@
 """What the sections of params.yaml share: the form of a section, kinds of values, addresses."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,18 @@ class Section(BaseModel):
     """A part of params.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
+"""Keys of a request's body that decide what is asked and what it costs."""
+
+
+def extra_keys(body: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an `extra_body` that changes what is asked or what it costs."""
+    ours = sorted(OURS & body.keys())
+    if ours:
+        raise ValueError(f"extra_body must not hold {ours[0]}, which has a place of its own in params.yaml")
+    return body
 
 
 def bare_address(address: str) -> str:

@@ -1,10 +1,10 @@
 """The section `evaluation` of params.yaml: who plays what, by which rules, and what the user has of the benchmarks."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentrefine.params.base import KeyName, Section, bare_address
+from agentrefine.params.base import KeyName, Section, bare_address, extra_keys
 from agentrefine.params.tuning import Name
 
 INSTALLED = "installed"
@@ -12,11 +12,31 @@ INSTALLED = "installed"
 
 
 class Endpoint(Section):
-    """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
+    """A model behind an OpenAI-compatible endpoint, evaluated for comparison.
+
+    Attributes:
+        base_url, model, api_key_env: where it is, its name there, and the environment variable that holds the key.
+        extra_body: further keys of each request's body, such as `{reasoning_effort: low}`; one that is null leaves a
+            key of ours out.
+        timeout_seconds: of one try, from the request to the last byte.
+        max_retries: of one call, on 429, 5xx, time-outs and broken connections.
+        concurrency: calls in flight at the most; None: as many as `evaluation.batch_size`.
+        requests_per_minute, tokens_per_minute: ceilings, if known.
+        max_cost: US dollars that one evaluation may cost; None: no limit.
+        prices: a file in the form of agentrefine/llm/prices.yaml; None: that one.
+    """
 
     base_url: Annotated[str, AfterValidator(bare_address)]
     model: str
     api_key_env: KeyName
+    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(default_factory=dict)
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    concurrency: Annotated[int, Field(gt=0)] | None = None
+    requests_per_minute: Annotated[int, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    prices: str | None = None
 
 
 class BenchmarkData(Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from peft import PeftModel
@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
+from agentrefine.proxies import check_proxy
 from agentrefine.tuning.tokenizer import own_chat_template
 
 CARD = "card.json"
@@ -174,6 +175,7 @@ def resolve(path: str | Path) -> Path:
     text = str(path)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"{text}: no such folder; set base_model.path to a model's folder, a hub id, or tiny.")
+    check_proxy(constants.ENDPOINT, "base_model.path")
     try:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
     except (OSError, HFValidationError) as error:
