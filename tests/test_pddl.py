@@ -110,7 +110,7 @@ def test_refusals_say_why(folder):
 
 def test_progress_is_the_best_share_so_far_and_success_that_all_hold_now(folder):
     environment, _ = started(folder)
-    assert environment.goal == "make it true that lit red , lit blue , not : lit old"
+    assert environment.goal == "make it true that lit red , lit blue , it is not true that lit old"
     steps = [
         environment.step(action) for action in ("light red hall", "douse red", "light blue hall", "light red hall")
     ]

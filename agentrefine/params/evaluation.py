@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentrefine.params.base import KeyName, Section, bare_address
+from agentrefine.params.base import KeyName, Section, UserPath, bare_address
 from agentrefine.params.tuning import Name
 
 INSTALLED = "installed"
@@ -31,11 +31,11 @@ class BenchmarkData(Section):
         hotpotqa: the official distractor JSON.
     """
 
-    agentboard: str | None = None
-    alfworld: str | None = None
-    jericho: str | None = None
-    pddl: str | None = None
-    hotpotqa: str | None = None
+    agentboard: UserPath | None = None
+    alfworld: UserPath | None = None
+    jericho: UserPath | None = None
+    pddl: UserPath | None = None
+    hotpotqa: UserPath | None = None
 
 
 class Prompting(Section):
