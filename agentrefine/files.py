@@ -283,10 +283,10 @@ def _refuse_other_encodings(path: Path, handle: IO[bytes]) -> None:
 
 def _first_byte(handle: IO[bytes]) -> bytes:
     """The first byte that is neither a space nor of a byte order mark; empty where there is none."""
-    text = handle.read(CHUNK).removeprefix(codecs.BOM_UTF8)
-    while text and not text.lstrip():
-        text = handle.read(CHUNK)
-    return text.lstrip()[:1]
+    first = handle.read(max(CHUNK, len(codecs.BOM_UTF8))).removeprefix(codecs.BOM_UTF8).lstrip()
+    while not first and (chunk := handle.read(CHUNK)):
+        first = chunk.lstrip()
+    return first[:1]
 
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> UserError:

@@ -41,9 +41,7 @@ class MixCounts(BaseModel):
     validation: int
 
 
-def mix(
-    data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored: Collection[str] = ()
-) -> MixCounts:
+def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored: Collection[str] = ()) -> MixCounts:
     """Write a data set of all games and so many chats that they are `share` of the training samples.
 
     The chats are a uniform draw from the file, and they stand among the games at random places; games and chats each

@@ -22,9 +22,7 @@ def mix_data_set(name: str, params: Params) -> None:
     if name not in params.mix:
         raise UserError(f"mix in params.yaml does not name {name!r}; add it, with its data set, chat file and share.")
     chosen = params.mix[name]
-    counts = mix(
-        Path(chosen.data_set), Path(chosen.chat), chosen.share, params.seed, MIXES / name, chosen.ignore_keys
-    )
+    counts = mix(Path(chosen.data_set), Path(chosen.chat), chosen.share, params.seed, MIXES / name, chosen.ignore_keys)
     logger = get_run_logger()
     logger.info(
         "%s: %d games and %d of %d chats, which are %.1f%% of the training samples",

@@ -48,21 +48,18 @@ class Sentences:
             return self._quantified(condition, names)
         if condition.is_true() or condition.is_false():
             return "nothing more is needed" if condition.is_true() else "this can never be true"
-        if len(condition.args) < 2:
+        if condition.is_equals() or condition.is_le() or condition.is_lt():
+            first, second = (self._value(value, names) for value in condition.args)
+            relation = "the same as" if condition.is_equals() else "at most" if condition.is_le() else "less than"
+            return f"{first} is {relation} {second}"
+        is_joined = condition.is_and() or condition.is_or() or condition.is_implies() or condition.is_iff()
+        if not is_joined:
             raise self._no_words(condition)
         parts = [self._part(part, names) for part in condition.args]
-        if condition.is_and() or condition.is_or():
-            return (" and " if condition.is_and() else " or ").join(parts)
         if condition.is_implies():
             return f"if {parts[0]}, then {parts[1]}"
-        if condition.is_iff():
-            return f"{parts[0]} if and only if {parts[1]}"
-        first, second = (self._value(value, names) for value in condition.args)
-        if condition.is_equals():
-            return f"{first} is the same as {second}"
-        if condition.is_le() or condition.is_lt():
-            return f"{first} is {'at most' if condition.is_le() else 'less than'} {second}"
-        raise self._no_words(condition)
+        sign = "and" if condition.is_and() else "or" if condition.is_or() else "if and only if"
+        return f" {sign} ".join(parts)
 
     def listed(self, conditions: Sequence[Any], names: Names | None = None) -> str:
         """Conditions as one list."""
@@ -105,8 +102,9 @@ class Sentences:
     def _part(self, condition: Any, names: Names) -> str:
         """A condition inside another one, in parentheses where its end would not be clear."""
         words = self.condition(condition, names)
-        is_simple = condition.is_fluent_exp() or (condition.is_not() and condition.arg(0).is_fluent_exp())
-        return words if is_simple or condition.is_equals() else f"({words})"
+        inner = condition.arg(0) if condition.is_not() else condition
+        is_simple = inner.is_fluent_exp() or inner.is_equals() or inner.is_le() or inner.is_lt()
+        return words if is_simple else f"({words})"
 
     def _value(self, value: Any, names: Names) -> str:
         """An object, a parameter in braces, a variable, or a number."""

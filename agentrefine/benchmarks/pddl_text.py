@@ -83,7 +83,7 @@ def _definition(path: Path, kind: str) -> list[list[Expression]]:
         raise UserError(f"{path}: expected '(define ({kind} name) ...)'; give a PDDL {kind} file.")
     if len(parts[0]) != 2 or not isinstance(parts[0][1], str):
         raise UserError(f"{path}: the {kind} has no name; write '({kind} name)'.")
-    _refuse_what_is_not_played(parts, path)
+    _refuse_what_is_not_played(expression, path)
     for section in parts:
         for name in _declared(section) if section[0] in (":objects", ":constants") else ():
             if not _NAME.fullmatch(name):

@@ -16,7 +16,7 @@ What the file leaves out keeps the domain's words; an action without `does` is d
 # ruff: noqa: ANN401
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 

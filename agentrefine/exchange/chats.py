@@ -152,7 +152,7 @@ def _masks_history(settings: Path) -> bool:
 def _joined_records(first: Sample, second: Sample) -> Sample | None:
     """Two records of one game that each train their last message, as one sample; None where they are of two."""
     begun = second.conversations[: len(first.conversations)]
-    if first.id != second.id or [(m.from_, m.value) for m in begun] != [(m.from_, m.value) for m in first.conversations]:
+    if first.id != second.id or [m.value for m in begun] != [m.value for m in first.conversations]:
         return None
     flagged = [
         new.model_copy(update={"loss": bool(new.loss or old.loss)}) if new.from_ == "gpt" else new

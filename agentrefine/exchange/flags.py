@@ -60,7 +60,9 @@ class Keys(NamedTuple):
     left_out: list[str]
 
 
-def read_keys(message: Mapping[str, Any], text: str, known: Collection[str], ignored: Collection[str], place: str) -> Keys:
+def read_keys(
+    message: Mapping[str, Any], text: str, known: Collection[str], ignored: Collection[str], place: str
+) -> Keys:
     """Read the keys of a message beside role and text.
 
     Args:
@@ -115,8 +117,8 @@ def refuse_flag_of_chat(key: str, place: str) -> None:
     words = set(key.lower().replace("-", "_").split("_"))
     if key in (*FLAGS, *OPPOSITE_FLAGS, *DETAILS) or words & _WORDS_OF_FLAGS:
         raise UserError(
-            f"{place}: the key {key!r} of a whole chat is not read, and it may say what is trained; if so, write 'loss' "
-            f"into its messages, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml)."
+            f"{place}: the key {key!r} of a whole chat is not read, and it may say what is trained; if so, write "
+            f"'loss' into its messages, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml)."
         )
 
 
@@ -133,12 +135,12 @@ def _trained_share(key: str, ranges: object, text: str, place: str) -> float:
     """
     trained: set[int] = set()
     for item in ranges if isinstance(ranges, list) else [None]:
-        ends = (item.get("begin_offset"), item.get("end_offset"), item.get("train")) if isinstance(item, dict) else ()
-        if len(ends) != 3 or not all(isinstance(end, int) for end in ends):
+        given = item if isinstance(item, dict) else {}
+        begin, end, is_trained = (given.get(name) for name in ("begin_offset", "end_offset", "train"))
+        if not (isinstance(begin, int) and isinstance(end, int) and isinstance(is_trained, bool)):
             raise UserError(
                 f"{place}: expected a list of objects with 'begin_offset', 'end_offset' and 'train' under {key!r}."
             )
-        begin, end, is_trained = ends
         if is_trained:
             trained.update(range(max(begin, 0), min(end + 1, len(text))))
     letters = [index for index, letter in enumerate(text) if not letter.isspace()]

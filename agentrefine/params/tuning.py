@@ -72,7 +72,7 @@ class Mix(Section):
     data_set: TrackedPath
     chat: TrackedPath
     share: Annotated[float, Field(gt=0, lt=1)]
-    ignore_keys: list[str] = []
+    ignore_keys: Annotated[list[str], Field(default_factory=list)]
 
 
 class Variant(Section):

@@ -98,9 +98,7 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
     if not tokenizer.is_fast:
         raise UserError(f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.")
     if chat_template is not None:
-        tokenizer.chat_template = read_text(
-            chat_template, "correct base_model.chat_template in params.yaml"
-        )
+        tokenizer.chat_template = read_text(chat_template, "correct base_model.chat_template in params.yaml")
     elif not tokenizer.chat_template:
         tokenizer.chat_template = own_chat_template()
     if tokenizer.eos_token is None:
