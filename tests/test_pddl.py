@@ -110,7 +110,7 @@ def test_refusals_say_why(folder):
 
 def test_progress_is_the_best_share_so_far_and_success_that_all_hold_now(folder):
     environment, _ = started(folder)
-    assert environment.goal == "Make it true that lit red, lit blue, not: lit old."
+    assert environment.goal == "Make it true that lit red, lit blue, it is not true that lit old."
     steps = [
         environment.step(action) for action in ("light red hall", "douse red", "light blue hall", "light red hall")
     ]
@@ -174,7 +174,7 @@ def test_a_domain_may_show_only_changes(folder):
         ("actions: {douse: {say: 'touch {l}'}}", r"written in the same words"),
         ("observe: nothing", r"observe: Input should be 'state' or 'changes'"),
         ("speed: 3", r"speed: Extra inputs"),
-        ("facts: [", r"cannot be read as YAML"),
+        ("facts: [", r"not valid YAML"),
     ],
 )
 def test_bad_words_are_named(folder, text, told):
@@ -204,14 +204,81 @@ def test_bad_words_are_named(folder, text, told):
                 ":duration (= ?duration 3) :condition (at start (lit ?l)) :effect (at end (not (lit ?l)))",
             ),
             EVENING,
-            r"evening.pddl: unified-planning cannot play it",
+            r"domain.pddl: has an action with a duration",
         ),
+        (LAMPS.replace("?l - lamp ?r", "?l - (either lamp room) ?r"), EVENING, r"domain.pddl: has a choice of types"),
+        (LAMPS[:-2] + "(:derived (dark ?l - lamp) (not (lit ?l))))", EVENING, r"domain.pddl: has a derived predicate"),
+        (LAMPS, EVENING.replace("(lit red)", "(preference p (lit red))"), r"evening.pddl: has a preference"),
+        (LAMPS, EVENING[:-2] + "(:constraints (always (lit red))))", r"evening.pddl: has constraints on the whole"),
+        (LAMPS, EVENING.replace("old", "3"), r"evening.pddl: the name '3' in :objects"),
         (LAMPS.replace("(domain lamps)", "(domain)"), EVENING, r"domain.pddl: the domain has no name"),
     ],
 )
 def test_bad_files_are_named(folder, domain, problem, told):
     with pytest.raises(UserError, match=told):
         started(folder, domain, problem)
+
+
+GOALS = {
+    "(forall (?l - lamp) (lit ?l))": "for every lamp, {that lamp} shines",
+    "(exists (?l - lamp) (lit ?l))": "for at least one lamp, {that lamp} shines",
+    "(not (exists (?l - lamp) (broken ?l)))": "for no lamp, broken that lamp",
+    "(not (forall (?l - lamp) (lit ?l)))": "it is not true that (for every lamp, that lamp shines)",
+    "(or (lit red) (lit blue))": "red shines or blue shines",
+    "(imply (lit red) (lit blue))": "if red shines, then blue shines",
+    "(or (and (lit red) (lit blue)) (not (lit old)))": "(red shines and blue shines) or it is not true that old shines",
+    "(forall (?l - lamp) (or (broken ?l) (lit ?l)))": "for every lamp, broken that lamp or that lamp shines",
+    "(forall (?l - lamp ?r - room) (stands ?l ?r))": "for every lamp and every room, stands that lamp that room",
+    "(forall (?l ?m - lamp) (or (= ?l ?m) (lit ?m)))": (
+        "for every lamp (here lamp number 1) and every lamp (here lamp number 2), lamp number 1 is the same as lamp "
+        "number 2 or lamp number 2 shines"
+    ),
+    "(forall (?l - lamp) (exists (?r - room) (and (stands ?l ?r) (not (= ?r hall)))))": (
+        "for every lamp, for at least one room, stands that lamp that room and that room is not the same as hall"
+    ),
+    "(exists (?l - lamp) (forall (?m - lamp) (imply (lit ?m) (= ?l ?m))))": (
+        "for at least one lamp, for every lamp (here lamp number 2), if lamp number 2 shines, then that lamp is the "
+        "same as lamp number 2"
+    ),
+    "(>= (wax) 2)": "2 is at most wax",
+    "(< (+ (wax) 1) 3)": "wax plus 1 is less than 3",
+    "(= (wax) 0)": "wax is the same as 0",
+}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_goal_is_an_english_sentence_whatever_pddl_it_is_made_of(folder, goal):
+    (folder / "domain.yaml").write_text("facts: {lit: '{l} shines'}", encoding="utf-8")
+    domain = LAMPS.replace("(:action light", "(:functions (wax) - number)\n  (:action light", 1)
+    problem = EVENING.replace("(and (lit red) (lit blue) (not (lit old)))", goal).replace(
+        "(broken old)", "(broken old) (= (wax) 1)"
+    )
+    environment, _ = started(folder, domain, problem)
+    assert environment.goal == f"make it true that {GOALS[goal].replace('{', '').replace('}', '')}"
+
+
+def test_effects_beyond_facts_are_described_in_words(folder):
+    domain = LAMPS.replace(
+        "(:action douse",
+        "(:functions (wax) - number)\n  (:action dark :parameters (?r - room) :effect (and (decrease (wax) 1)"
+        " (when (> (wax) 2) (not (lit red)))"
+        " (forall (?l - lamp) (when (stands ?l ?r) (not (lit ?l))))))\n  (:action douse",
+    ).replace("hall - room)", "hall - room red - lamp)", 1)
+    environment, _ = started(folder, domain, EVENING.replace("(broken old)", "(broken old) (= (wax) 1)"))
+    assert environment.actions["dark {r}"] == (
+        "always possible ; wax shrinks by 1 ; if 2 is less than wax, then no longer lit red ; "
+        "for every lamp, if stands that lamp {r}, then no longer lit that lamp"
+    )
+
+
+def test_a_byte_order_mark_is_read_and_another_encoding_is_named(folder):
+    started(folder, "\ufeff" + LAMPS.replace("\n", "\r\n"), "\ufeff" + EVENING)
+    (folder / "evening.pddl").write_bytes(f"; Fähre{EVENING}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"evening.pddl, line 1: not UTF-8 \(byte 0xe4\)"):
+        PddlEnvironment(folder / "domain.pddl", folder / "evening.pddl")
+    (folder / "evening.pddl").write_bytes(EVENING.encode("utf-16"))
+    with pytest.raises(UserError, match=r"evening.pddl: is UTF-16"):
+        PddlEnvironment(folder / "domain.pddl", folder / "evening.pddl")
 
 
 def test_mangled_files_never_raise_anything_else(folder):

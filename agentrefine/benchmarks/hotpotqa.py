@@ -17,13 +17,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
 from agentrefine.benchmarks.hotpotqa_score import exact_match, f1_score
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, short_hash
+from agentrefine.files import first_problem, read_records, short_hash
 
 _OURS = Path(str(resources.files("agentrefine.benchmarks"))) / "data" / "hotpotqa" / "merrow_isles.json"
 ACTIONS = {
@@ -35,6 +34,8 @@ SENTENCES = 5
 """Sentences of a paragraph that a search shows, as in ReAct; `lookup` finds the others too."""
 
 SIMILAR = 5
+
+_REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
 
 _ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 
@@ -234,31 +235,29 @@ def _rows(path: Path) -> list[Any]:
     """The questions of a file as they are.
 
     Raises:
-        UserError: no such file, or not a list of questions in JSON.
+        UserError: no such file, or not questions in JSON.
     """
-    try:
-        return _parsed(path, path.stat().st_mtime_ns)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); let evaluation.data.hotpotqa name HotpotQA's distractor JSON."
-        ) from error
+    return _parsed(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=1)
 def _parsed(path: Path, changed: int) -> list[Any]:
-    """The JSON of a file that was last changed then (the time is there to read it again after a change)."""
-    try:
-        rows = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: is not JSON ({error}); give HotpotQA's distractor JSON.") from error
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: expected a list of questions; give HotpotQA's distractor JSON.")
+    """The values of a file that was last changed then (the time is there to read it again after a change)."""
+    rows = [record.value for record in read_records(path, _REMEDY)]
+    if not rows:
+        raise UserError(f"{path}: holds no question; give HotpotQA's distractor JSON.")
     return rows
 
 
 def _question(path: Path, position: int) -> Question:
+    given = _rows(path)[position]
+    if isinstance(given, dict) and not given.get("answer"):
+        raise UserError(
+            f"{path}, question {position + 1}: has no answer, as in HotpotQA's test split; give the development split "
+            "(hotpot_dev_distractor_v1.json)."
+        )
     try:
-        return Question.model_validate(_rows(path)[position])
+        return Question.model_validate(given)
     except ValidationError as error:
         problem = first_problem(error)
     except (KeyError, TypeError, ValueError) as error:

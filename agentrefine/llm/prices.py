@@ -4,11 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
+from agentrefine.files import first_problem, read_yaml
 from agentrefine.llm.completion import Usage
 
 _DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -90,17 +89,11 @@ def load_prices(path: str | None, section: str = "teacher") -> Prices:
         UserError: the file is missing or not of the form of ours.
     """
     where = path or "agentrefine/llm/prices.yaml"
+    ours = Path(str(resources.files("agentrefine.llm").joinpath("prices.yaml")))
     try:
-        text = (
-            Path(path).read_text(encoding="utf-8")
-            if path
-            else resources.files("agentrefine.llm").joinpath("prices.yaml").read_text(encoding="utf-8")
+        return Prices.model_validate(
+            read_yaml(Path(path) if path else ours, f"correct {section}.prices in params.yaml or set it to null")
         )
-        return Prices.model_validate(yaml.safe_load(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{section}.prices: {where} cannot be read ({error}); correct it or set it to null.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
     except ValidationError as error:
         raise UserError(
             f"{where}: {first_problem(error)} Write it in the form of agentrefine/llm/prices.yaml."

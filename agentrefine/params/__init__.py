@@ -8,8 +8,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
-from agentrefine.params.base import Section
+from agentrefine.files import first_problem, parse_yaml, read_text
+from agentrefine.params.base import Section, TrackedPath
 from agentrefine.params.evaluation import INSTALLED, EvaluationParams
 from agentrefine.params.quality_gate import QualityGateParams
 from agentrefine.params.teacher import TeacherParams
@@ -19,7 +19,7 @@ from agentrefine.params.tuning import BASE, BaseModelParams, Mix, Name, TuningPa
 class Personas(Section):
     """Who the games are written for."""
 
-    path: str
+    path: TrackedPath
     limit: Annotated[int, Field(gt=0)] | None
 
 
@@ -110,13 +110,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         UserError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{path}: no such file; run from the project's folder, or restore it from git.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8; save the file as UTF-8.") from error
-    return parse_params(text, str(path))
+    return parse_params(read_text(path, "run from the project's folder, or restore it from git"), str(path))
 
 
 def parse_params(text: str, source: str) -> Params:
@@ -129,13 +123,7 @@ def parse_params(text: str, source: str) -> Params:
     Raises:
         UserError: the text is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
     """
-    try:
-        values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.MarkedYAMLError as error:  # its text quotes the line, in which a key may stand
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{source}: not valid YAML ({line}{error.problem}); correct it.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    values = parse_yaml(text, source, _Loader)
     try:
         return Params.model_validate(values)
     except ValidationError as error:

@@ -3,7 +3,10 @@
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from agentrefine.errors import UserError
+from agentrefine.files import user_path
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["critical", "warning"]
@@ -11,6 +14,28 @@ Severity = Literal["critical", "warning"]
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable."""
+
+
+def _with_home(given: str) -> str:
+    if not given.startswith("~"):
+        return given
+    try:
+        return str(user_path(given))
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+def _without_home(given: str) -> str:
+    if given.startswith("~"):
+        raise ValueError("DVC looks for this file too, and it does not know `~`; write the whole path")
+    return given
+
+
+UserPath = Annotated[str, AfterValidator(_with_home)]
+"""A path of a user's file or folder, in which `~` is the home folder."""
+
+TrackedPath = Annotated[str, AfterValidator(_without_home)]
+"""A path that dvc.yaml names too, as it stands in params.yaml."""
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentrefine.params.base import KeyName, Section, bare_address, extra_keys
+from agentrefine.params.base import KeyName, Section, UserPath, bare_address, extra_keys
 from agentrefine.params.tuning import Name
 
 INSTALLED = "installed"
@@ -36,7 +36,7 @@ class Endpoint(Section):
     requests_per_minute: Annotated[int, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
     max_cost: Annotated[float, Field(gt=0)] | None = None
-    prices: str | None = None
+    prices: UserPath | None = None
 
 
 class BenchmarkData(Section):
@@ -51,11 +51,11 @@ class BenchmarkData(Section):
         hotpotqa: the official distractor JSON.
     """
 
-    agentboard: str | None = None
-    alfworld: str | None = None
-    jericho: str | None = None
-    pddl: str | None = None
-    hotpotqa: str | None = None
+    agentboard: UserPath | None = None
+    alfworld: UserPath | None = None
+    jericho: UserPath | None = None
+    pddl: UserPath | None = None
+    hotpotqa: UserPath | None = None
 
 
 class Prompting(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentrefine.params.base import KeyName, Section, Share, bare_address, extra_keys
+from agentrefine.params.base import KeyName, Section, Share, UserPath, bare_address, extra_keys
 
 WireFaultKind = Literal[
     "too_many_requests",
@@ -98,7 +98,7 @@ class TeacherParams(Section):
     task_runner: Literal["prefect", "dask"]
     pilot_personas: Annotated[int, AfterValidator(_none_or_several)]
     max_cost: Annotated[float, Field(gt=0)] | None
-    prices: str | None
+    prices: UserPath | None
     script: RoleParams
     trajectory: RoleParams
     refinement: RoleParams

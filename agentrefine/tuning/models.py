@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from agentrefine.errors import UserError
-from agentrefine.files import sha256_file
+from agentrefine.files import read_text, sha256_file
 from agentrefine.proxies import check_proxy
 from agentrefine.tuning.tokenizer import own_chat_template
 
@@ -99,7 +99,7 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
     if not tokenizer.is_fast:
         raise UserError(f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.")
     if chat_template is not None:
-        tokenizer.chat_template = _read_template(chat_template)
+        tokenizer.chat_template = read_text(chat_template, "correct base_model.chat_template in params.yaml")
     elif not tokenizer.chat_template:
         tokenizer.chat_template = own_chat_template()
     if tokenizer.eos_token is None:
@@ -183,13 +183,6 @@ def resolve(path: str | Path) -> Path:
             f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({_first_line(error)}); "
             "correct base_model.path, or set it to tiny."
         ) from error
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; correct base_model.chat_template in params.yaml.") from error
 
 
 def _first_line(error: Exception) -> str:
