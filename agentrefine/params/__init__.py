@@ -85,11 +85,11 @@ class Params(Section):
             raise ValueError("evaluation.models must hold base, which shows what tuning adds")
         if BASE in self.tuning.variants:
             raise ValueError("tuning.variants: base is the name of the untuned model; rename it")
+        if CHANCE in self.tuning.variants:
+            raise ValueError("tuning.variants: chance is the name of a policy without a model; rename it")
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
-        if CHANCE in self.tuning.variants:
-            raise ValueError("tuning.variants: chance is the name of a policy without a model; rename it")
         played = self.evaluation.benchmarks
         if played != INSTALLED and self.report.champion_benchmark not in played:
             raise ValueError(
