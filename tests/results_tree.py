@@ -23,6 +23,14 @@ def params_for(folder: Path) -> Params:
     return Params.model_validate(values)
 
 
+def two_models_for(folder: Path) -> Params:
+    """The same with base and refinement alone."""
+    values = params_for(folder).model_dump()
+    values["evaluation"] |= {"references": [], "models": ["base", "refinement"]}
+    del values["tuning"]["variants"]["expert_only"]
+    return Params.model_validate(values)
+
+
 def step(action: str, *, valid: bool, progress: float) -> EpisodeStep:
     return EpisodeStep(
         thought="look",

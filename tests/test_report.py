@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from results_tree import NOT_INSTALLED, SOLVED, episodes, params_for, write_evaluation, write_results
+from results_tree import NOT_INSTALLED, SOLVED, episodes, params_for, two_models_for, write_evaluation, write_results
 from rich.console import Console
 
 from agentrefine.agent.episode import Episode
@@ -322,11 +322,7 @@ def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
 
 
 def test_the_report_says_what_stands_for_a_baseline_that_is_not_there(root: Path) -> None:
-    params = params_for(root)
-    values = params.model_dump()
-    del values["tuning"]["variants"]["expert_only"]
-    values["evaluation"]["models"] = ["base", "refinement"]
-    params = Params.model_validate(values)
+    params = two_models_for(root)
     told = headline(params, write_report(params, Project(root)))
     assert told[0].startswith("Refinement tuning is better than the base that it was tuned from on worlds layouts: 65%")
     assert told[-1] == "Base stands for report.baseline expert_only: nothing that is evaluated has that name."
