@@ -13,13 +13,14 @@ from agentrefine.agent.reference import IDLE, ChancePolicy, GoldPolicy, IdlePoli
 from agentrefine.agent.reply import parse_reply
 from agentrefine.agent.watched import Watched
 from agentrefine.benchmarks import alfworld
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.hotpotqa import HotpotQA
 from agentrefine.benchmarks.worlds import worlds_layouts
 from agentrefine.conversation import opening
 from agentrefine.errors import NotInstalledError
 from agentrefine.params import load_params
+from agentrefine.params.evaluation import Prompting
 
 START = opening("play", "goal", "room")
 
@@ -48,6 +49,21 @@ def test_random_actions_are_possible_and_the_same_for_the_same_seed():
             assert environment.step(action).valid
     assert actions_of(ChancePolicy(watched, 1), episodes[::-1], watched, batch_size=1) == drawn
     assert actions_of(ChancePolicy(watched, 2), episodes, watched) != drawn
+
+
+def test_chance_plays_in_the_form_that_replies_are_asked_for():
+    episodes = worlds_layouts().episodes(2, 3)
+    watched = Watched(worlds_layouts())
+    act = Prompting(style="act")
+    played = play(ChancePolicy(watched, 1, "act"), watched, episodes, max_steps=4, batch_size=2, prompting=act)
+    steps = {episode.id: episode.steps for episode in played}
+    assert not any(step.format_error or step.thought for taken in steps.values() for step in taken)
+    drawn = actions_of(ChancePolicy(watched, 1), episodes, watched, max_steps=4)
+    assert {name: [step.action for step in taken] for name, taken in steps.items()} == drawn
+
+
+def test_chance_is_another_policy_with_another_seed():
+    assert ChancePolicy.digest(7) == ChancePolicy.digest(7) != ChancePolicy.digest(8)
 
 
 class Stuck:
@@ -101,6 +117,19 @@ def test_the_proof_tells_what_has_no_solution_and_what_its_solution_does_not_sol
     assert (found.gold.episodes, found.gold.success, found.idle.episodes) == (2, 0, 3)
     assert not found.sound
     assert not prove(Stuck(), Stuck().episodes(1, 0), max_steps=4, seed=1).sound
+
+
+def test_where_the_simulator_lists_no_actions_chance_is_absent():
+    class Unlisted(Stuck):
+        def possible(self):
+            raise UnlistedActionsError("there is no list")
+
+    watched = Watched(Unlisted())
+    with pytest.raises(UnlistedActionsError, match=r"^there is no list$"):
+        list(play(ChancePolicy(watched, 1), watched, Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
+    found = prove(Unlisted(), Unlisted().episodes(2, 0), max_steps=4, seed=1)
+    assert found.chance is None
+    assert "| - | 0% / 25% |" in f"| {' | '.join(proof.row(found))} |"
 
 
 def test_the_proof_of_a_sound_benchmark():
