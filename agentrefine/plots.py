@@ -23,8 +23,8 @@ from agentrefine.params.tuning import BASE
 from agentrefine.report_inputs import CurvePoint
 
 COLOURS = {
-    CHANCE: "#CFCFCF",
-    BASE: "#8C8C8C",
+    CHANCE: "#BDBDBD",
+    BASE: "#6E6E6E",
     "expert_only": "#E69F00",
     "refinement": "#0072B2",
     "with_erroneous_loss": "#D55E00",

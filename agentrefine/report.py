@@ -14,7 +14,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
 from agentrefine.metrics import Comparison
 from agentrefine.params import Params
-from agentrefine.params.evaluation import INSTALLED, EvaluationParams
+from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.tuning import BASE, PLAIN
 from agentrefine.plots import label
 from agentrefine.published import published
@@ -142,7 +142,9 @@ def headline(params: Params, results: Results) -> list[str]:
         if benchmark in summaries and summaries[benchmark].success_rate.n
     ]
     if reached:
-        sentences.append(f"Success on {label(benchmark)}: {', '.join(reached)}.")
+        ahead = [found.is_ahead for found in results.against(CHANCE) if found.benchmark == benchmark]
+        none = "; nobody is above chance" if ahead and not any(ahead) else ""
+        sentences.append(f"Success on {label(benchmark)}: {', '.join(reached)}{none}.")
     else:
         sentences.append(f"{_sentence(label(benchmark))}, the benchmark that decides, was not played.")
     wanted = params.report.baseline
@@ -159,15 +161,13 @@ def _finding(params: Params, results: Results, found: Comparison) -> str:
     place = f"on {label(found.benchmark)}"
     if difference.value is None or difference.low is None or difference.high is None:
         return f"{_sentence(new)} cannot be compared with {old} {place}: the simulator failed in every episode."
-    claim, against = {
-        "better": (f"is better than {old}", ""),
-        "worse": (f"is worse than {old}", ""),
-        "no difference shown": ("makes no difference beyond chance variation", f" of {old}"),
-        "too few episodes differ": ("makes no difference that could be told", f" of {old}"),
-    }[found.verdict]
+    if found.verdict in ("better", "worse"):
+        claim, against = f"is {found.verdict} than {old}", ""
+    else:
+        claim, against = "makes no difference beyond chance variation", f" with {old}"
     a, b = (_whole(results.models[model][found.benchmark].success_rate.value) for model in (found.a, found.b))
     low, high = (f"{100 * end:.0f}" for end in (difference.low, difference.high))
-    few = f"; they differ in {found.only_a + found.only_b} of {found.pairs}" if "few" in found.verdict else ""
+    few = f"; only {found.only_a + found.only_b} differ" if found.verdict == "too few episodes differ" else ""
     return (
         f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, "
         f"difference {100 * difference.value:+.0f} points [{low}, {high}], {difference.n} episodes{few}."

@@ -215,7 +215,9 @@ def verdict_sentence(comparison: Comparison) -> str:
     """A paired comparison in words."""
     difference, a, b = comparison.success_difference, label(comparison.a), label(comparison.b)
     if comparison.played_once:
-        episodes = f"{difference.n} episodes; solved by {a} only: {comparison.only_a}, by {b} only: {comparison.only_b}"
+        episodes = (
+            f"{difference.n} episodes; solved by {a} alone: {comparison.only_a}, by {b} alone: {comparison.only_b}"
+        )
     else:
         episodes = (
             f"{difference.n} episodes in {comparison.pairs} pairs; solved more often by {a}: {comparison.only_a}, "

@@ -289,8 +289,8 @@ def test_terminal_table_has_a_row_per_benchmark_and_model(root: Path) -> None:
         (
             13,
             13,
-            "Refinement tuning makes no difference that could be told on worlds layouts: 65% against 65% of plain "
-            "expert tuning, difference +0 points [0, 0], 20 episodes; they differ in 0 of 20.",
+            "Refinement tuning makes no difference beyond chance variation on worlds layouts: 65% against 65% with "
+            "plain expert tuning, difference +0 points [0, 0], 20 episodes; only 0 differ.",
         ),
     ],
 )
@@ -316,7 +316,7 @@ def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
     write_evaluation(root, "expert_only", [e.model_copy(update={"model": "expert_only"}) for e in other])
     [first, *_] = headline(params, write_report(params, Project(root)))
     assert first.startswith(
-        "Refinement tuning makes no difference beyond chance variation on worlds layouts: 40% against 30% of plain "
+        "Refinement tuning makes no difference beyond chance variation on worlds layouts: 40% against 30% with plain "
         "expert tuning, difference +10 points ["
     )
 
@@ -395,7 +395,7 @@ def test_verdicts_come_from_the_paired_comparison() -> None:
         "worlds layouts: refinement against base: better (the interval excludes 0 and the exact test's p is" in better
     )
     assert "; success differs by +60.0 [" in better
-    assert "over 20 episodes; solved by refinement only: 12, by base only: 0." in better
+    assert "over 20 episodes; solved by refinement alone: 12, by base alone: 0." in better
     few = verdict_sentence(compare(episodes("a", 2), episodes("b", 1)))
     assert "a against b: too few episodes differ (1 of 20; the exact test needs 6)" in few
 
