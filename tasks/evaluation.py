@@ -13,8 +13,11 @@ from agentrefine.agent.episode import Episode
 from agentrefine.agent.journal import EpisodeJournal
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
+from agentrefine.agent.reference import ChancePolicy
+from agentrefine.agent.watched import Watched
 from agentrefine.benchmarks.agentboard import AGENTBOARD, STEPS
 from agentrefine.benchmarks.alfworld import alfworld_folder
+from agentrefine.benchmarks.base import UnlistedActionsError
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, episodes_at_once
 from agentrefine.errors import UserError
@@ -25,7 +28,7 @@ from agentrefine.llm.prices import dollars, load_prices
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.metrics import summarise, write_summaries
 from agentrefine.params import Params
-from agentrefine.params.evaluation import BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
+from agentrefine.params.evaluation import CHANCE, BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
 from agentrefine.params.tuning import BASE
 from agentrefine.report import episodes_to_read
 from agentrefine.report_inputs import BenchmarksPlayed, Project, model_summary, notable_episodes, seconds_per_episode
@@ -59,12 +62,14 @@ class Rules(TypedDict):
 class Played(TypedDict):
     """What one model did on one benchmark: episodes as JSON, the seconds that all of them took, and their cost.
 
-    The cost is in US dollars; 0 for local weights and where no price is known.
+    The cost is in US dollars; 0 for local weights and where no price is known. `unlisted` says why chance cannot play
+    it: the simulator does not list the possible actions. Else it is empty.
     """
 
     episodes: list[str]
     seconds: float
     cost: float
+    unlisted: str
 
 
 def evaluate_model(model: str, params: Params) -> None:
@@ -73,13 +78,13 @@ def evaluate_model(model: str, params: Params) -> None:
     Benchmarks that are not installed are left out, each with one sentence, unless params.yaml names them.
 
     Args:
-        model: `base`, a tuned variant or the name of an endpoint.
+        model: `chance`, `base`, a tuned variant or the name of an endpoint.
         params: sections `seed`, `evaluation` and `tracking` are used.
 
     Raises:
         UserError: an unknown or missing model, an unknown or missing benchmark, an endpoint that refuses.
     """
-    digest = _digest(model, params.evaluation)
+    digest = model_identity(model, params)
     out = Project().evaluation(model)
     rules = _rules(params.evaluation)
     chosen = selected(params.evaluation)
@@ -88,15 +93,20 @@ def evaluate_model(model: str, params: Params) -> None:
     for reason in absent.values():
         get_run_logger().info("Not played: %s", reason)
     endpoint = params.evaluation.endpoints.get(model)
-    played: dict[str, Played] = {}
+    tried: dict[str, Played] = {}
     for name in present:
-        spent = sum(result["cost"] for result in played.values())
-        played[name] = play_benchmark(model, digest, name, params.seed, rules, endpoint, spent)
+        spent = sum(result["cost"] for result in tried.values())
+        tried[name] = play_benchmark(model, digest, name, params.seed, rules, endpoint, spent)
+    played = {name: result for name, result in tried.items() if not result["unlisted"]}
     episodes = [Episode.model_validate_json(line) for result in played.values() for line in result["episodes"]]
     write_jsonl(out / "episodes.jsonl", episodes)
     notes = BenchmarksPlayed(
-        progress={name: found.progress_definition for name, found in present.items()},
-        absent={name: str(reason) for name, reason in absent.items()},
+        progress={name: present[name].progress_definition for name in played},
+        absent={
+            **{name: str(reason) for name, reason in absent.items()},
+            **{name: f"{model} on {name}: {t['unlisted']}." for name, t in tried.items() if t["unlisted"]},
+        },
+        agentboard=[name for name in played if isinstance(present[name], AGENTBOARD)],
     )
     write_json(out / "benchmarks.json", notes.model_dump())
     summaries = summarise(episodes)
@@ -143,6 +153,8 @@ def play_benchmark(
 ) -> Played:
     """Play one benchmark. What a model with the same digest has played under the same settings is not played again.
 
+    Chance plays one episode after the other, since it asks each environment what is possible.
+
     An evaluation that was stopped goes on after its last finished episode; episodes that a simulator failed in are
     played again.
     """
@@ -152,36 +164,47 @@ def play_benchmark(
     specs = [spec.model_copy(update={"attempt": attempt}) for attempt in range(rules["attempts"]) for spec in drawn]
     logger = get_run_logger()
     key = short_hash(source_digest(), digest, name, str(seed), json.dumps(rules, sort_keys=True))
-    with (
-        EpisodeJournal(JOURNAL / f"{model}.{name}.{key}.jsonl") as journal,
-        progress(f"{model} {name}", len(specs), "episode") as bar,
-        closing(_policy(model, seed, rules, endpoint, spent + _cost(endpoint, model, journal.episodes))) as policy,
-    ):
-        known = journal.finished()
-        if known:
-            logger.info("%s on %s: %d of %d episodes were played before", model, name, len(known), len(specs))
-            bar.reach(len(known))
-        for episode in play(
-            policy,
-            bench,
-            [spec for spec in specs if (spec.id, spec.attempt) not in known],
-            max_steps=STEPS if isinstance(bench, AGENTBOARD) else rules["max_steps"],
-            batch_size=episodes_at_once(bench, rules["batch_size"]),
-            stop_on_repeats=rules["stop_on_repeats"],
-            prompting=Prompting(**rules["prompting"]),
-            model_digest=digest,
+    prompting = Prompting(**rules["prompting"])
+    watched = Watched(bench)
+    chance = ChancePolicy(watched, seed, prompting.style) if model == CHANCE else None
+    try:
+        with (
+            EpisodeJournal(JOURNAL / f"{model}.{name}.{key}.jsonl") as journal,
+            progress(f"{model} {name}", len(specs), "episode") as bar,
+            closing(
+                chance or _policy(model, seed, rules, endpoint, spent + _cost(endpoint, model, journal.episodes))
+            ) as policy,
         ):
-            journal.add(episode)
-            known[episode.id, episode.attempt] = episode
-            bar.advance()
-            bar.publish()
+            known = journal.finished()
+            if known:
+                logger.info("%s on %s: %d of %d episodes were played before", model, name, len(known), len(specs))
+                bar.reach(len(known))
+            for episode in play(
+                policy,
+                watched if chance else bench,
+                [spec for spec in specs if (spec.id, spec.attempt) not in known],
+                max_steps=STEPS if isinstance(bench, AGENTBOARD) else rules["max_steps"],
+                batch_size=1 if chance else episodes_at_once(bench, rules["batch_size"]),
+                stop_on_repeats=rules["stop_on_repeats"],
+                prompting=prompting,
+                model_digest=digest,
+            ):
+                journal.add(episode)
+                known[episode.id, episode.attempt] = episode
+                bar.advance()
+                bar.publish()
+    except UnlistedActionsError as error:
+        logger.info("Not played: %s on %s: %s", model, name, error)
+        return Played(episodes=[], seconds=0.0, cost=0.0, unlisted=str(error))
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = [known[spec.id, spec.attempt] for spec in specs]
     _tell_of_trouble(model, episodes, rules["max_new_tokens"])
     cost = _cost(endpoint, model, episodes)
     if cost:
         logger.info("%s on %s: %s for %d episodes", model, name, dollars(cost), len(episodes))
-    return Played(episodes=[episode.model_dump_json() for episode in episodes], seconds=journal.seconds, cost=cost)
+    return Played(
+        episodes=[e.model_dump_json() for e in episodes], seconds=journal.seconds, cost=cost, unlisted=""
+    )
 
 
 def _cost(endpoint: Endpoint | None, model: str, episodes: Sequence[Episode]) -> float:
@@ -263,13 +286,20 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spen
     )
 
 
-def _digest(model: str, params: EvaluationParams) -> str:
-    """What identifies the model: of local weights their digest, of an endpoint its address, model and extra body."""
-    if model in params.endpoints:
-        endpoint = params.endpoints[model]
+def model_identity(model: str, params: Params) -> str:
+    """What identifies the model: of weights a digest; of an endpoint address, name and extra body; of chance its rule.
+
+    Raises:
+        UserError: params.yaml does not name it, or its weights are missing.
+    """
+    evaluation = params.evaluation
+    if model in evaluation.references:
+        return ChancePolicy.digest(params.seed)
+    if model in evaluation.endpoints:
+        endpoint = evaluation.endpoints[model]
         extra = [json.dumps(endpoint.extra_body, sort_keys=True)] if endpoint.extra_body else []
         return short_hash("endpoint", endpoint.base_url, endpoint.model, *extra)
-    if model not in params.models:
+    if model not in evaluation.models:
         raise UserError(f"evaluation.models in params.yaml does not name {model!r}; add it there.")
     if not (MODELS / model).is_dir():
         stage = "base_model" if model == BASE else f"tuning@{model}"

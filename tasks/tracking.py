@@ -14,6 +14,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.runtime import flow_run
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -201,6 +202,17 @@ def log_metrics(run_id: str, tracking: TrackingParams, metrics: Mapping[str, flo
     """
     with store(tracking) as client:
         _log_metrics(client, run_id, metrics)
+
+
+def describe(run_id: str, tracking: TrackingParams, text: str, tags: Mapping[str, str]) -> None:
+    """Give a run a description, which MLflow's page shows above everything else, and tags.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with store(tracking) as client:
+        for name, value in {MLFLOW_RUN_NOTE: text, **tags}.items():
+            client.set_tag(run_id, name, value)
 
 
 def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:

@@ -10,7 +10,7 @@ from playing import JUNK, gold_policy
 
 from agentrefine.agent.play import play
 from agentrefine.benchmarks import pddl_problem
-from agentrefine.benchmarks.base import NoSolutionError
+from agentrefine.benchmarks.base import NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.pddl import Pddl, PddlEnvironment, domains
 from agentrefine.errors import UserError
 
@@ -340,6 +340,8 @@ def test_too_many_actions_are_neither_listed_nor_planned_with(folder, monkeypatc
     assert environment.step("check valid actions").observation == "There are too many actions to list."
     with pytest.raises(NoSolutionError, match="too many actions"):
         environment.solution()
+    with pytest.raises(UnlistedActionsError, match="too many actions"):
+        environment.possible()
     assert environment.step("light red hall").valid
 
 

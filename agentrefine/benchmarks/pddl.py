@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.pddl_gold import solution
 from agentrefine.benchmarks.pddl_problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl_text import is_domain
@@ -92,7 +92,13 @@ class PddlEnvironment:
         """Nothing to free."""
 
     def possible(self) -> list[str]:
-        """The actions that are possible now, in words."""
+        """The actions that are possible now, in words.
+
+        Raises:
+            UnlistedActionsError: the problem has too many actions.
+        """
+        if self._problem.ground_actions is None:
+            raise UnlistedActionsError(f"{self._problem.domain} has a problem with too many actions to list")
         return [self._phrases.action(found.action.name, found.names) for found in self._problem.possible(self._state)]
 
     def solution(self) -> list[str]:

@@ -10,10 +10,10 @@ from pydantic import Field, ValidationError, model_validator
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, parse_yaml, read_text
 from agentrefine.params.base import Section, TrackedPath
-from agentrefine.params.evaluation import INSTALLED, EvaluationParams
+from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.quality_gate import QualityGateParams
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.params.tuning import BASE, BaseModelParams, Mix, Name, TuningParams
+from agentrefine.params.tuning import BASE, PLAIN, BaseModelParams, Mix, Name, TuningParams
 
 
 class Personas(Section):
@@ -44,9 +44,14 @@ class RefinementParams(Section):
 
 
 class ReportParams(Section):
-    """What the report decides by."""
+    """What the report decides by.
+
+    The paired comparison with `baseline` on `champion_benchmark` decides which model is champion. `Params.baseline` is
+    the model that stands for it where the variants have no such name.
+    """
 
     champion_benchmark: str
+    baseline: Name
 
 
 class TrackingParams(Section):
@@ -77,15 +82,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _models_are_tuned(self) -> Self:
         if BASE not in self.evaluation.models:
-            raise ValueError("evaluation.models must hold base, which the others are compared with")
+            raise ValueError("evaluation.models must hold base, which shows what tuning adds")
         if BASE in self.tuning.variants:
             raise ValueError("tuning.variants: base is the name of the untuned model; rename it")
+        if CHANCE in self.tuning.variants:
+            raise ValueError("tuning.variants: chance is the name of a policy without a model; rename it")
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
-        clash = [name for name in self.evaluation.endpoints if name in self.evaluation.models]
-        if clash:
-            raise ValueError(f"evaluation.endpoints.{clash[0]} has the name of one of evaluation.models; rename it")
         played = self.evaluation.benchmarks
         if played != INSTALLED and self.report.champion_benchmark not in played:
             raise ValueError(
@@ -93,6 +97,30 @@ class Params(Section):
                 "name; add it there, or let one of those decide"
             )
         return self
+
+    @model_validator(mode="after")
+    def _baseline_is_evaluated(self) -> Self:
+        wanted, players = self.report.baseline, self.evaluation.players
+        if wanted in (*self.tuning.variants, CHANCE) and wanted not in players:
+            raise ValueError(
+                f"report.baseline is {wanted}, which is not evaluated; add it to evaluation.models (chance: to "
+                f"evaluation.references), or let report.baseline name one of {', '.join(players)}"
+            )
+        return self
+
+    @property
+    def baseline(self) -> str:
+        """The model that the tuned ones are compared with.
+
+        It is `report.baseline`. Where nothing that is evaluated has that name, it is the first variant that is tuned
+        without mistakes (`without_refinement_data`), else the base; the base, too, where nothing else is tuned.
+        """
+        tuned = [model for model in self.evaluation.models if model != BASE]
+        plain = [model for model in tuned if self.tuning.variants[model].loss == PLAIN]
+        wanted = self.report.baseline
+        if wanted not in self.evaluation.players:
+            wanted = plain[0] if plain else BASE
+        return BASE if tuned == [wanted] else wanted
 
 
 class _Loader(yaml.SafeLoader):

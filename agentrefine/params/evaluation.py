@@ -7,6 +7,9 @@ from pydantic import AfterValidator, Field, model_validator
 from agentrefine.params.base import KeyName, Section, UserPath, bare_address, extra_keys
 from agentrefine.params.tuning import Name
 
+CHANCE = "chance"
+"""The name of the policy that draws from the possible actions, among those that are evaluated."""
+
 INSTALLED = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
@@ -87,8 +90,12 @@ GREEDY = Sampling()
 
 
 class EvaluationParams(Section):
-    """Who plays what, and by which rules."""
+    """Who plays what, and by which rules.
 
+    `references` are policies without a model: `chance` draws uniformly from the actions that are possible.
+    """
+
+    references: list[Literal["chance"]]
     endpoints: dict[Name, Endpoint]
     models: Annotated[list[Name], Field(min_length=1)]
     benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)]
@@ -110,3 +117,16 @@ class EvaluationParams(Section):
                 "attempts: at temperature 0 every attempt is the same; set sampling.temperature, or attempts to 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if CHANCE in self.models:
+            raise ValueError("models names chance, which has no model; move it to references")
+        if clash := [name for name in self.endpoints if name in (*self.models, CHANCE)]:
+            raise ValueError(f"endpoints.{clash[0]} has the name of another model that is evaluated; rename it")
+        return self
+
+    @property
+    def players(self) -> list[str]:
+        """All that are evaluated, in the order in which they are shown: references, models, endpoints."""
+        return [*self.references, *self.models, *self.endpoints]

@@ -9,6 +9,9 @@ from agentrefine.params.base import Section, Share, TrackedPath, UserPath
 Loss = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """Which turns are trained (paper, section 3.3 and the ablations of section 4; `agentrefine.tuning.masking`)."""
 
+PLAIN: Loss = "without_refinement_data"
+"""Plain expert tuning: the mistakes are cut out of the games."""
+
 BASE = "base"
 """The name of the untuned model among the models that are evaluated."""
 
