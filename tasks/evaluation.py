@@ -202,9 +202,7 @@ def play_benchmark(
     cost = _cost(endpoint, model, episodes)
     if cost:
         logger.info("%s on %s: %s for %d episodes", model, name, dollars(cost), len(episodes))
-    return Played(
-        episodes=[e.model_dump_json() for e in episodes], seconds=journal.seconds, cost=cost, unlisted=""
-    )
+    return Played(episodes=[e.model_dump_json() for e in episodes], seconds=journal.seconds, cost=cost, unlisted="")
 
 
 def _cost(endpoint: Endpoint | None, model: str, episodes: Sequence[Episode]) -> float:
