@@ -5,10 +5,10 @@ from itertools import groupby
 
 from pydantic import BaseModel, ConfigDict
 
+from agentrefine.llm.completion import NO_ANSWER
+from agentrefine.llm.prices import Prices
 from agentrefine.refinement import Refined
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher.completion import NO_ANSWER
-from agentrefine.teacher.prices import Prices
 from agentrefine.trajectory import Trajectory
 
 UNKNOWN = "unknown"
@@ -29,6 +29,7 @@ class Account:
         self._batch = batch
         self.calls = 0
         self.unanswered = 0
+        self.estimated = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
@@ -40,6 +41,7 @@ class Account:
         usage = attempt.usage.model_copy(update={"batch": True}) if self._batch else attempt.usage
         self.calls += 1
         self.unanswered += attempt.finish_reason in NO_ANSWER
+        self.estimated += usage.estimated
         self.prompt_tokens += usage.prompt_tokens
         self.cached_tokens += usage.cached_tokens
         self.completion_tokens += usage.completion_tokens
@@ -58,6 +60,7 @@ class Account:
         return {
             "calls": self.calls,
             "unanswered": self.unanswered,
+            "calls_with_estimated_tokens": self.estimated,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,

@@ -71,7 +71,7 @@ def instructions(actions: Mapping[str, str]) -> str:
 
 def listed_actions(actions: Mapping[str, str]) -> str:
     """Each action template with what it does, one a line."""
-    return "\n".join(f"{template} : {description}" for template, description in actions.items())
+    return "\n".join(f"{template}: {description}" for template, description in actions.items())
 
 
 def script_instructions(script: Script) -> str:

@@ -143,6 +143,7 @@ def comparison_table(comparisons: Iterable[Comparison]) -> dict[str, dict[str, d
             "progress_difference": found.progress_difference.value,
             "p_value": found.p_value,
             "verdict": found.verdict,
+            "progress_verdict": found.progress_verdict,
         }
     return table
 
@@ -155,6 +156,7 @@ def comparison_metrics(comparison: Comparison) -> dict[str, float]:
         "only_first": comparison.only_a,
         "only_second": comparison.only_b,
         "p_value": comparison.p_value,
+        "progress_p_value": comparison.progress_p_value,
     }
 
 

@@ -1,5 +1,11 @@
-"""Reading and writing the files that stages exchange: streamed, typed, and never half-written."""
+"""Reading and writing files: those that stages exchange, typed and never half-written, and those of users.
 
+A user's file is read by one function for each kind (`read_text`, `read_yaml`, `read_records`), so that a byte order
+mark, blank lines, Windows line ends and a list in place of lines are read everywhere, and the same faults are reported
+in the same sentences.
+"""
+
+import codecs
 import errno
 import glob
 import hashlib
@@ -10,14 +16,29 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
 from agentrefine.errors import UserError
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
+
+CHUNK = 1 << 20
+"""Characters of a JSON list that are read at once."""
+
+MAX_ELEMENT = 64 << 20
+"""Characters of the longest element of a JSON list; what is longer is a broken file."""
+
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""Byte order marks of encodings that are not read; those of UTF-32 first, as one of UTF-16 begins another of them."""
 
 
 @contextmanager
@@ -117,7 +138,7 @@ def write_jsonl(path: Path, records: Iterable[BaseModel]) -> int:
 
 
 def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
-    """Stream the records of a JSON-lines file.
+    """Stream the records of a JSON-lines file of a stage; blank lines and a byte order mark are skipped.
 
     Raises:
         UserError: the file is missing, or a line is not a `model`; names the line and the key.
@@ -126,8 +147,10 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
         raise UserError(f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml.")
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
+            if line.isspace():
+                continue
             try:
-                yield model.model_validate_json(line)
+                yield model.model_validate_json(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
             except ValidationError as error:
                 raise UserError(f"{path}, line {number}: {first_problem(error)}") from error
 
@@ -151,3 +174,210 @@ def sha256_file(path: Path) -> str:
 def short_hash(*parts: str) -> str:
     """Twelve hexadecimal digits that identify the parts in their order: the form of every id in this project."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
+
+
+def user_path(given: str | Path) -> Path:
+    """A path that a user wrote, with `~` as the home folder.
+
+    Raises:
+        UserError: it begins with the home folder of a user that this machine does not know.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{given}: the home folder of `~` is not known here; write the whole path.") from error
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """The text of a user's file in UTF-8, with or without a byte order mark, with `\\n` for every line end.
+
+    Args:
+        path: the file.
+        remedy: what to do where there is no such file, such as `correct teacher.prices in params.yaml`.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not UTF-8; names the line.
+    """
+    with _open(path, remedy) as handle:
+        _refuse_other_encodings(path, handle)
+        content = handle.read()
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _not_utf8(f"{path}, line {line}", error) from error
+
+
+def read_yaml(path: Path, remedy: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401 (any YAML value)
+    """The value in a user's YAML file.
+
+    Args:
+        path: the file.
+        remedy: what to do where there is no such file.
+        loader: one that makes no objects but those of YAML itself.
+
+    Raises:
+        UserError: as in `read_text`, or the text is not YAML.
+    """
+    return parse_yaml(read_text(path, remedy), str(path), loader)
+
+
+def parse_yaml(text: str, source: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401
+    """The value in a YAML text; an error does not quote the text, in which a key may stand.
+
+    Raises:
+        UserError: the text is not YAML; names `source` and the line.
+    """
+    try:
+        return yaml.load(text.removeprefix("\ufeff"), loader)  # noqa: S506  (the loaders make no objects)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{source}: not valid YAML ({line}{error.problem}); correct it.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+
+
+class Record(NamedTuple):
+    """A JSON value of a user's file, and where it stands, for messages: `data.json, element 3`."""
+
+    place: str
+    value: Any
+
+
+def read_records(path: Path, remedy: str) -> Iterator[Record]:
+    """The values of a user's file of JSON: the elements of a list, or one value a line. Blank lines are skipped.
+
+    Memory holds one element, however large the file.
+
+    Args:
+        path: the file.
+        remedy: what to do where there is no such file.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not JSON in UTF-8; names the line or the element.
+    """
+    with _open(path, remedy) as handle:
+        _refuse_other_encodings(path, handle)
+        is_list = _first_byte(handle) == b"["
+    return _list_elements(path) if is_list else _json_lines(path)
+
+
+def _open(path: Path, remedy: str) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {remedy}.") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder where a file was expected; {remedy}.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
+
+
+def _refuse_other_encodings(path: Path, handle: IO[bytes]) -> None:
+    start = handle.read(4)
+    handle.seek(0)
+    for mark, name in _OTHER_ENCODINGS.items():
+        if start.startswith(mark):
+            raise UserError(f"{path}: is {name}; save the file as UTF-8.")
+
+
+def _first_byte(handle: IO[bytes]) -> bytes:
+    """The first byte that is neither a space nor of a byte order mark; empty where there is none."""
+    first = handle.read(max(CHUNK, len(codecs.BOM_UTF8))).removeprefix(codecs.BOM_UTF8).lstrip()
+    while not first and (chunk := handle.read(CHUNK)):
+        first = chunk.lstrip()
+    return first[:1]
+
+
+def _not_utf8(place: str, error: UnicodeDecodeError) -> UserError:
+    return UserError(f"{place}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the file as UTF-8.")
+
+
+def _json_lines(path: Path) -> Iterator[Record]:
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            place = f"{path}, line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield Record(place, json.loads(text))
+            except UnicodeDecodeError as error:
+                raise _not_utf8(place, error) from error
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"{place}: not JSON ({_reason(error)}); expected a JSON list or one object a line."
+                ) from error
+
+
+def _list_elements(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8-sig") as handle:
+        elements = _Elements(handle, path)
+        elements.skip("[")
+        number = 0
+        while elements.next_character() != "]":
+            if number:
+                elements.skip(",")
+            number += 1
+            yield Record(f"{path}, element {number}", elements.element(number))
+        elements.skip("]")
+        if elements.next_character():
+            raise UserError(f"{path}: expected nothing after the list; fix the file.")
+
+
+class _Elements:
+    """A window on the text of a JSON list that moves from one element to the next."""
+
+    def __init__(self, handle: IO[str], path: Path) -> None:
+        self.handle = handle
+        self.path = path
+        self.text = ""
+        self.position = 0
+        self.decoder = json.JSONDecoder()
+
+    def element(self, number: int) -> Any:  # noqa: ANN401 (any JSON value)
+        """The element at the window's beginning."""
+        self.next_character()
+        while True:
+            try:
+                value, self.position = self.decoder.raw_decode(self.text, self.position)
+            except (ValueError, RecursionError) as error:
+                incomplete = isinstance(error, json.JSONDecodeError) and len(self.text) - self.position <= MAX_ELEMENT
+                if not (incomplete and self._read_more()):
+                    raise UserError(f"{self.path}, element {number}: not JSON ({_reason(error)}); fix it.") from error
+            else:
+                return value
+
+    def skip(self, character: str) -> None:
+        """Move behind `character`, which has to come next."""
+        found = self.next_character()
+        if found != character:
+            raise UserError(
+                f"{self.path}: expected {character!r} between the list's elements, found "
+                f"{repr(found) if found else 'the end of the file'}; fix the file."
+            )
+        self.position += 1
+
+    def next_character(self) -> str:
+        """The next character that is not a space; empty at the end of the file."""
+        while True:
+            while self.position < len(self.text) and self.text[self.position].isspace():
+                self.position += 1
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if not self._read_more():
+                return ""
+
+    def _read_more(self) -> bool:
+        """As much again as is left, at least a chunk: a long element is tried a logarithmic number of times."""
+        rest = self.text[self.position :]
+        try:
+            chunk = self.handle.read(max(CHUNK, len(rest)))
+        except UnicodeDecodeError as error:
+            raise _not_utf8(str(self.path), error) from error
+        self.text, self.position = rest + chunk, 0
+        return bool(chunk)
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """What is wrong, without a position: it counts from the window's beginning, not from the file's."""
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)

@@ -2,16 +2,22 @@
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from scipy import stats
 
 from agentrefine.accounts import PersonaAccount
 from agentrefine.files import short_hash
+from agentrefine.llm.completion import CUT, field_of_thoughts
+from agentrefine.llm.prices import dollars
 from agentrefine.personas import Persona
+from agentrefine.refinement import Dropped, Refined
 
 LEVEL = 0.95
+REASONS = 3
+"""How many of the reasons why nothing was kept are named."""
 
 
 class Expected(NamedTuple):
@@ -42,7 +48,7 @@ class Forecast(NamedTuple):
 
     def sentence(self) -> str:
         """The forecast for a reader."""
-        cost = "unknown, as a price is not known" if self.cost is None else _told(self.cost, "${:,.2f}")
+        cost = "unknown, as a price is not known" if self.cost is None else _told(self.cost, dollars)
         return (
             f"forecast for {self.personas:,} personas from a pilot of {self.pilot} (95% intervals): "
             f"cost {cost}; {_told(self.calls)} calls; {_told(self.prompt_tokens)} prompt and "
@@ -78,6 +84,41 @@ def forecast(pilot: Sequence[PersonaAccount], personas: int, paid: float | None)
     )
 
 
+def nothing_kept(pilot: Sequence[Refined], personas: int) -> str | None:
+    """Why a pilot kept no game, and what to do; None when it kept one.
+
+    Args:
+        pilot: the end of each of its samples.
+        personas: how many they are of.
+    """
+    dropped = [sample.outcome for sample in pilot if isinstance(sample.outcome, Dropped)]
+    if not dropped or len(dropped) < len(pilot):
+        return None
+    examples = {sample.rule: sample.message for sample in reversed(dropped)}
+    reasons = [
+        f"{rule} in {count} of {len(dropped)} ({examples[rule]})"
+        for rule, count in Counter(sample.rule for sample in dropped).most_common(REASONS)
+    ]
+    answers = [attempt for sample in pilot for attempt in sample.attempts]
+    fields = Counter(filter(None, (field_of_thoughts(attempt.finish_reason) for attempt in answers)))
+    cut = sum(attempt.finish_reason == CUT for attempt in answers)
+    hints = [
+        f"{count} of {len(answers)} answers have no content but stand whole in the field {field}: turn thinking off by "
+        "extra_body of the roles, or start the server with the reasoning parser of this model, or with none."
+        for field, count in fields.most_common(1)
+    ]
+    if cut:
+        hints.append(f"{cut} of {len(answers)} answers were cut at max_tokens: raise it, or turn thinking down.")
+    return " ".join(
+        [
+            f"teacher: the pilot of {personas} personas kept none of its {len(pilot)} samples; nothing more is asked.",
+            f"Most often: {'; '.join(reasons)}.",
+            *hints,
+            "Change teacher.model or its settings, or set teacher.pilot_personas to 0 to ask for all of them anyway.",
+        ]
+    )
+
+
 def _total(taken: Sequence[float], personas: int) -> Expected:
     """The sum over all personas: what the pilot took is known, the rest is like it (Student's t for a new sum)."""
     count, rest = len(taken), personas - len(taken)
@@ -92,6 +133,6 @@ def _at_most(expected: Expected, most: float) -> Expected:
     return Expected(*(min(number, most) for number in expected))
 
 
-def _told(expected: Expected, form: str = "{:,.0f}") -> str:
-    value, low, high = (form.format(number) for number in expected)
+def _told(expected: Expected, form: Callable[[float], str] = "{:,.0f}".format) -> str:
+    value, low, high = map(form, expected)
     return f"{value} [{low}, {high}]"

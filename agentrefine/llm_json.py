@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from typing import Any, NamedTuple, NoReturn
 
+from agentrefine.llm.thinking import without_thinking
 from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.texts.phrases import is_refusal
 
@@ -20,7 +21,7 @@ MOST_ELEMENTS = 1000
 DEEPEST = 40
 """Levels of nesting."""
 
-_END_OF_REASONING = "</think>"
+_BEGINS_WITH_JSON = re.compile(r"\s*(?:[{`]|\[(?!THINK\]))")
 _LIST_OF_TURNS = re.compile(r"""\[\s*\{\s*["'](?:turn|role)""")
 _LIST = re.compile(r"\[\s*[\]{]")
 _OBJECT = re.compile(r"""\{\s*["'}]""")
@@ -45,8 +46,8 @@ def load_object(text: str) -> dict[str, Any]:
     Raises:
         RuleBrokenError: there is none, it is cut off, or it cannot be mended.
     """
-    _check_size(text, "one JSON object")
     text = _said(text)
+    _check_size(text, "one JSON object")
     try:
         value = _strict(text)
     except (ValueError, RecursionError):
@@ -62,8 +63,8 @@ def load_object(text: str) -> dict[str, Any]:
 def load_list(text: str) -> Elements:
     """The JSON list in a text, or the list in a JSON object that wraps it: its leading elements that can be read."""
     try:
-        _check_size(text, "one JSON list of turns")
         text = _said(text)
+        _check_size(text, "one JSON list of turns")
         values = _whole_list(text)
     except RuleBrokenError as error:
         return Elements([], error.problem)
@@ -102,8 +103,7 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
 
 def _said(text: str) -> str:
     """The answer without the reasoning that some servers put before it; a draft in there is not the answer."""
-    begins_with_json = text.lstrip()[0] in "{[`"
-    return text if begins_with_json or _END_OF_REASONING not in text else text.rpartition(_END_OF_REASONING)[2]
+    return text if _BEGINS_WITH_JSON.match(text) else without_thinking(text)
 
 
 def _check_size(text: str, expected: str) -> None:

@@ -18,17 +18,19 @@ from matplotlib.patches import Patch
 
 from agentrefine.figures import Bar, Difference, StepPoint, WordingBar
 from agentrefine.files import atomic_write
+from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
 from agentrefine.report_inputs import CurvePoint
 
 COLOURS = {
-    BASE: "#8C8C8C",
+    CHANCE: "#BDBDBD",
+    BASE: "#6E6E6E",
+    "expert_only": "#E69F00",
     "refinement": "#0072B2",
     "with_erroneous_loss": "#D55E00",
     "without_refinement_loss": "#009E73",
-    "without_refinement_data": "#CC79A7",
 }
-"""One colour per model, distinct also to colour-blind readers (Okabe and Ito); grey is the base."""
+"""One colour per model, distinct also to colour-blind readers (Okabe and Ito); what is not tuned is grey."""
 
 STYLE: dict[str, Any] = {
     "figure.dpi": 160,

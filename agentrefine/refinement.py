@@ -6,13 +6,13 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.files import short_hash
+from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
 from agentrefine.personas import Persona
 from agentrefine.rules import Problem
 from agentrefine.script import Script
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import Attempt, ask, together
-from agentrefine.teacher.completion import Teacher
 from agentrefine.teacher.prompts import (
     continuation_messages,
     script_messages,

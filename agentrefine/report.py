@@ -12,14 +12,16 @@ from agentrefine import report_tables as tables
 from agentrefine.agent.episode import Episode
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
+from agentrefine.metrics import Comparison
 from agentrefine.params import Params
-from agentrefine.params.evaluation import INSTALLED, EvaluationParams
-from agentrefine.params.tuning import BASE
+from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
+from agentrefine.params.tuning import BASE, PLAIN
 from agentrefine.plots import label
-from agentrefine.report_inputs import CallCounts, Project, Results
-from agentrefine.report_tables import count, percent
+from agentrefine.published import published
+from agentrefine.report_inputs import CallCounts, Project, Results, compared_pairs
+from agentrefine.report_tables import count
 
-TUNING_COLUMNS = ("parameters", "steps", "tokens read", "trained tokens", "train loss", "validation loss")
+TUNING_COLUMNS = ("parameters", "games", "steps", "tokens read", "trained tokens", "train loss", "validation loss")
 
 OFFLINE_TEACHER = (
     "The games were written by the rule-based offline teacher, a stand-in for dry runs, tests and small studies; no "
@@ -85,7 +87,7 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
         raise UserError("data/evaluation: no model has played any benchmark; run the stage evaluation again.")
     out = project.root / "reports"
     values = _values(params, results, draw_plots(results, out / "plots"))
-    tuned = [model for model in results.models if model != BASE]
+    tuned = [model for model in params.evaluation.models if model != BASE]
     notable = [e for model in tuned for e in report_inputs.notable_episodes(project.episodes(model))]
     write_json(out / "comparisons.json", figures.comparison_table(results.comparisons))
     with atomic_write(out / "report.md") as handle:
@@ -103,7 +105,7 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
             plots.rate_bars(folder / f"{heading}.png", bars, f"{heading} rate")
             plots.write_table(folder / f"{heading}.csv", bars)
             drawn.append(_plot(folder / f"{heading}.png", title))
-    if differences := figures.differences(results.comparisons):
+    if differences := figures.differences(results.against(results.baseline)):
         plots.difference_points(folder / "differences.png", differences)
         plots.write_table(folder / "differences.csv", differences)
         drawn.append(_plot(folder / "differences.png", "Model against model on the same episodes, with 95% intervals"))
@@ -123,18 +125,88 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
 
 
 def headline(params: Params, results: Results) -> list[str]:
-    """The main finding of each tuned model: its success on the benchmark that decides, against the base's."""
+    """The main finding: each tuned model against the baseline on the benchmark that decides, then all that played it.
+
+    Where `report.baseline` names nothing that is evaluated, the last sentence says what stands for it.
+    """
     benchmark = params.report.champion_benchmark
-    sentences = []
-    for model, summaries in results.models.items():
-        if model == BASE or benchmark not in summaries:
-            continue
-        sentence = f"On {label(benchmark)}, {label(model)} solves {percent(summaries[benchmark].success_rate)}%"
-        base = results.models.get(BASE, {}).get(benchmark)
-        if base is not None:
-            sentence += f"; the base it was tuned from solves {percent(base.success_rate)}%"
-        sentences.append(sentence + ".")
+    tuned = [a for a, b in compared_pairs(params) if b == results.baseline and a in params.evaluation.models]
+    sentences = [
+        _finding(params, results, found)
+        for found in results.against(results.baseline)
+        if found.a in tuned and found.benchmark == benchmark
+    ]
+    reached = [
+        f"{label(model)} {_whole(summaries[benchmark].success_rate.value)}%"
+        for model, summaries in results.models.items()
+        if benchmark in summaries and summaries[benchmark].success_rate.n
+    ]
+    if reached:
+        ahead = [found.is_ahead for found in results.against(CHANCE) if found.benchmark == benchmark]
+        none = "; nobody is above chance" if ahead and not any(ahead) else ""
+        sentences.append(f"Success on {label(benchmark)}: {', '.join(reached)}{none}.")
+    else:
+        sentences.append(f"{_sentence(label(benchmark))}, the benchmark that decides, was not played.")
+    wanted = params.report.baseline
+    if wanted != results.baseline:
+        stands = _sentence(label(results.baseline))
+        sentences.append(f"{stands} stands for report.baseline {wanted}: {_instead(params)}.")
     return sentences
+
+
+def _finding(params: Params, results: Results, found: Comparison) -> str:
+    """A paired comparison of success as the sentence that a reader takes home."""
+    difference = found.success_difference
+    new, old = _named(params, found.a), _named(params, found.b)
+    place = f"on {label(found.benchmark)}"
+    if difference.value is None or difference.low is None or difference.high is None:
+        return f"{_sentence(new)} cannot be compared with {old} {place}: the simulator failed in every episode."
+    if found.verdict in ("better", "worse"):
+        claim, against = f"is {found.verdict} than {old}", ""
+    else:
+        claim, against = "makes no difference beyond chance variation", f" with {old}"
+    a, b = (_whole(results.models[model][found.benchmark].success_rate.value) for model in (found.a, found.b))
+    low, high = (f"{100 * end:.0f}" for end in (difference.low, difference.high))
+    few = f"; only {found.only_a + found.only_b} differ" if found.verdict == "too few episodes differ" else ""
+    return (
+        f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, "
+        f"difference {100 * difference.value:+.0f} points [{low}, {high}], {difference.n} episodes{few}."
+    )
+
+
+def _named(params: Params, model: str) -> str:
+    """A model as a sentence names it: by what it stands for where its name says so."""
+    variant = params.tuning.variants.get(model)
+    if variant is not None and model == variant.loss == "refinement":
+        return "refinement tuning"
+    if variant is not None and variant.loss == PLAIN:
+        return "plain expert tuning" + ("" if model == "expert_only" else f" ({label(model)})")
+    return "the base that it was tuned from" if model == BASE else label(model)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _instead(params: Params) -> str:
+    if params.report.baseline in params.evaluation.players:
+        return "nothing else is tuned"
+    return "nothing that is evaluated has that name"
+
+
+def _whole(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
+def tuning_note(params: Params) -> str:
+    """How the variants' tunings differ; empty where there is nothing to compare."""
+    losses = {variant.loss for name, variant in params.tuning.variants.items() if name in params.evaluation.models}
+    if PLAIN not in losses or len(losses) < 2:
+        return ""
+    return (
+        "On the same data set, all variants see the same games as often and take the same number of steps. Where the "
+        "mistakes are cut out, the games are shorter, so fewer tokens are read."
+    )
 
 
 def next_steps(params: Params) -> list[dict[str, str]]:
@@ -160,6 +232,9 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "tuning_columns": list(TUNING_COLUMNS),
         "columns": [*(heading for heading, _ in tables.COLUMNS.values()), "n"],
         "rows": tables.result_rows(results),
+        "at_chance": tables.at_chance_line(results),
+        "rows_at_chance": tables.result_rows(results, at_chance=True),
+        "published": _published(params, results),
         "meanings": [
             *(f"{heading}: {meaning}" for heading, meaning in tables.COLUMNS.values()),
             *(f"progress in {label(name)}: {told}." for name, told in results.progress.items()),
@@ -172,11 +247,13 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "by_difficulty": tables.breakdown_rows(results, "difficulty"),
         "by_task": tables.breakdown_rows(results, "task"),
         "plots": drawn,
-        "verdicts": [tables.verdict_sentence(comparison) for comparison in results.comparisons],
+        "verdicts": tables.verdicts(results),
         "stages": _stages(results),
         "rules": _rules(results),
         "gate": _gate(results),
         "tuning": _tuning(results),
+        "tuning_note": tuning_note(params),
+        "models": len(params.evaluation.models) + len(params.evaluation.endpoints),
         "next_steps": next_steps(params),
     }
 
@@ -200,6 +277,18 @@ def caveats(params: Params) -> list[str]:
         *([TINY_MODEL] if params.base_model.is_tiny else []),
         *([BOOKKEEPING] if played == INSTALLED or any(name.startswith("worlds") for name in played) else []),
     ]
+
+
+def _published(params: Params, results: Results) -> dict[str, Any] | None:
+    """The paper's results beside ours; None unless AgentBoard's episodes are played."""
+    if params.evaluation.data.agentboard is None:
+        return None
+    return {
+        "source": published().source,
+        "columns": tables.published_columns(),
+        "rows": tables.published_rows(results),
+        "notes": tables.published_notes(results),
+    }
 
 
 def _stages(results: Results) -> list[dict[str, str]]:
@@ -275,6 +364,7 @@ def _tuning(results: Results) -> list[list[str]]:
         [
             label(variant),
             count(tuned.parameters),
+            count(tuned.rendering.samples),
             count(tuned.steps),
             count(tuned.tokens),
             f"{count(tuned.trained_tokens)} ({100 * tuned.trained_share:.1f}%)",

@@ -13,6 +13,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import first_problem, read_jsonl
 from agentrefine.metrics import BenchmarkSummary, Comparison, compare
 from agentrefine.params import Params
+from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate import GateResult
 
@@ -92,10 +93,18 @@ class BenchmarksPlayed(Counts):
     Attributes:
         progress: what the progress rate measures in each of them, in words.
         absent: why the others, which are not installed, were not played.
+        agentboard: those whose episodes and labels are AgentBoard's.
     """
 
     progress: dict[str, str]
     absent: dict[str, str]
+    agentboard: list[str]
+
+
+class Rendering(Counts):
+    """What rendering made of a data set (`agentrefine.tuning.samples.RenderingCounts`)."""
+
+    samples: int
 
 
 class TuningFigures(Counts):
@@ -103,6 +112,7 @@ class TuningFigures(Counts):
 
     parameters: int
     trainable_parameters: int
+    rendering: Rendering
     steps: int
     tokens: int
     trained_tokens: int
@@ -158,9 +168,12 @@ class Results:
         tuning: figures of each tuned variant.
         curves: the loss curves of all variants.
         validation_curves: the same of the validation samples; no points where a data set has none.
-        models: what each evaluated model reached, by benchmark; in the order of params.yaml, endpoints last.
+        models: what each evaluated model reached, by benchmark; chance first, endpoints last.
         seconds: wall-clock seconds per episode of each model, by benchmark.
-        comparisons: each other model against the base, per benchmark.
+        baseline: the model that the tuned ones are compared with.
+        comparisons: the pairs of `compared_pairs`, per benchmark.
+        at_chance: benchmarks on which nobody is above chance (docs/metrics.md), without the one that decides.
+        agentboard: benchmarks that were played on AgentBoard's episodes.
         progress: what the progress rate measures, by benchmark.
         absent: why a benchmark was not played, by benchmark.
     """
@@ -174,9 +187,16 @@ class Results:
     validation_curves: list[CurvePoint]
     models: dict[str, dict[str, BenchmarkSummary]]
     seconds: dict[str, dict[str, float]]
+    baseline: str
     comparisons: list[Comparison]
+    at_chance: list[str]
+    agentboard: list[str]
     progress: dict[str, str]
     absent: dict[str, str]
+
+    def against(self, model: str) -> list[Comparison]:
+        """The comparisons of the others with a model."""
+        return [found for found in self.comparisons if found.b == model]
 
 
 def load_results(params: Params, project: Project) -> Results:
@@ -187,8 +207,11 @@ def load_results(params: Params, project: Project) -> Results:
     """
     data, reports = project.root / "data", project.root / "reports"
     variants = [model for model in params.evaluation.models if model != BASE]
-    models = [*params.evaluation.models, *params.evaluation.endpoints]
-    played = [read_result(project.evaluation(m) / "benchmarks.json", BenchmarksPlayed, "evaluation") for m in models]
+    players = params.evaluation.players
+    models = {model: model_summary(project, model) for model in players}
+    comparisons = _comparisons(project, params)
+    decides = params.report.champion_benchmark
+    played = [read_result(project.evaluation(m) / "benchmarks.json", BenchmarksPlayed, "evaluation") for m in players]
     return Results(
         synthesis=read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         verification=read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
@@ -199,9 +222,12 @@ def load_results(params: Params, project: Project) -> Results:
         validation_curves=[
             point for v in variants for point in read_curve(project.tuning(v) / "validation_curve.csv", v)
         ],
-        models={model: model_summary(project, model) for model in models},
-        seconds={model: seconds_per_episode(project, model) for model in models},
-        comparisons=_comparisons(project, models) if BASE in models else [],
+        models=models,
+        seconds={model: seconds_per_episode(project, model) for model in players},
+        baseline=params.baseline,
+        comparisons=comparisons,
+        at_chance=[name for name in nobody_above_chance(models, comparisons) if name != decides],
+        agentboard=list(dict.fromkeys(name for found in played for name in found.agentboard)),
         progress={name: told for found in played for name, told in found.progress.items()},
         absent={name: told for found in played for name, told in found.absent.items()},
     )
@@ -263,14 +289,46 @@ def notable_episodes(episodes: Iterable[Episode]) -> list[Episode]:
     return sorted(found.values(), key=lambda episode: (episode.benchmark, not episode.success))
 
 
-def _comparisons(project: Project, models: Sequence[str]) -> list[Comparison]:
-    base = _by_benchmark(project.episodes(BASE))
+def compared_pairs(params: Params) -> list[tuple[str, str]]:
+    """Who is compared with whom: tuned models and endpoints with the baseline, tuned models with the base, all with
+    chance. The first pair is the one that the report is about, where anything is tuned.
+    """
+    evaluation = params.evaluation
+    tuned = [model for model in evaluation.models if model != BASE]
+    models = [*evaluation.models, *evaluation.endpoints]
+    pairs = [
+        *((model, params.baseline) for model in (*tuned, *evaluation.endpoints)),
+        *((model, BASE) for model in tuned),
+        *((model, chance) for chance in evaluation.references for model in models),
+    ]
+    return list(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
+
+
+def nobody_above_chance(
+    models: Mapping[str, Mapping[str, BenchmarkSummary]], comparisons: Sequence[Comparison]
+) -> list[str]:
+    """The benchmarks on which no model is above chance.
+
+    A model is above chance where the paired comparison with it says `better`, about success or about progress. Where
+    chance has not played, it is above chance with any progress at all.
+    """
     found = []
-    for model in models:
-        if model != BASE:
-            played = _by_benchmark(project.episodes(model))
-            found += [compare(episodes, base[name]) for name, episodes in played.items() if name in base]
+    for name in benchmarks(models):
+        with_chance = [pair.is_ahead for pair in comparisons if pair.b == CHANCE and pair.benchmark == name]
+        reached = [played[name].progress_rate.value for model, played in models.items() if name in played]
+        if not any(with_chance or reached):
+            found.append(name)
     return found
+
+
+def _comparisons(project: Project, params: Params) -> list[Comparison]:
+    played = {model: _by_benchmark(project.episodes(model)) for model in params.evaluation.players}
+    return [
+        compare(episodes, played[b][name])
+        for a, b in compared_pairs(params)
+        for name, episodes in played[a].items()
+        if name in played[b]
+    ]
 
 
 def _by_benchmark(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:

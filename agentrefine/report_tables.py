@@ -7,7 +7,9 @@ from rich.table import Table
 
 from agentrefine.figures import played
 from agentrefine.metrics import BenchmarkSummary, Comparison, Rate
+from agentrefine.params.evaluation import CHANCE
 from agentrefine.plots import label
+from agentrefine.published import NOT_COMPARABLE, Score, comparable, published, why_not_comparable
 from agentrefine.report_inputs import Results
 
 COLUMNS = {
@@ -34,8 +36,16 @@ EFFORT_MEANINGS = (
 )
 
 
+def shown(results: Results) -> Iterator[tuple[str, str, BenchmarkSummary]]:
+    """Benchmark, model and summary, without the benchmarks on which nobody is above chance."""
+    return (found for found in played(results.models) if found[0] not in results.at_chance)
+
+
 def terminal_table(results: Results) -> Table:
-    """The result table for the terminal, in whole percent: a line per benchmark and model; success has its interval."""
+    """The result table for the terminal, in whole percent: a line per benchmark and model; success has its interval.
+
+    The benchmarks on which nobody is above chance share the last line.
+    """
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("benchmark", no_wrap=True)
     table.add_column("model")
@@ -43,28 +53,38 @@ def terminal_table(results: Results) -> Table:
         table.add_column(NARROW.get(heading, heading), justify="right")
     table.add_column("n", justify="right")
     previous = ""
-    for benchmark, model, summary in played(results.models):
+    for benchmark, model, summary in shown(results):
         rates = summary.rates()
         success, *others = (percent(rates[name], digits=0) for name in COLUMNS)
-        shown = label(benchmark) if benchmark != previous else ""
+        first = label(benchmark) if benchmark != previous else ""
         cells = (cell.partition(" ")[0] for cell in others)
-        table.add_row(shown, label(model), success, *cells, count(summary.episodes))
+        table.add_row(first, label(model), success, *cells, count(summary.episodes))
         previous = benchmark
     return table
 
 
-def result_rows(results: Results) -> list[dict[str, Any]]:
-    """The main table: a row per benchmark and model with `COLUMNS`, each with its interval."""
+def result_rows(results: Results, *, at_chance: bool = False) -> list[dict[str, Any]]:
+    """The main table: a row per benchmark and model with `COLUMNS`, each with its interval.
+
+    With `at_chance`, the same rows of the benchmarks on which nobody is above chance, which it leaves out.
+    """
     return _grouped(
         (benchmark, model, [*(percent(summary.rates()[name]) for name in COLUMNS), count(summary.episodes)])
         for benchmark, model, summary in played(results.models)
+        if (benchmark in results.at_chance) == at_chance
     )
 
 
+def at_chance_line(results: Results) -> str:
+    """The benchmarks on which nobody is above chance, in one line; empty where there are none."""
+    names = ", ".join(label(name) for name in results.at_chance)
+    return f"Nobody above chance: {names}." if names else ""
+
+
 def effort_rows(results: Results) -> list[dict[str, Any]]:
-    """What an episode took, and how varied the thoughts are: a row per benchmark and model."""
+    """What an episode cost, and how varied the thoughts are: a row per benchmark and model."""
     rows = []
-    for benchmark, model, summary in played(results.models):
+    for benchmark, model, summary in shown(results):
         seconds = results.seconds[model].get(benchmark)
         thoughts = summary.thoughts
         cells = [
@@ -83,7 +103,7 @@ def effort_rows(results: Results) -> list[dict[str, Any]]:
 def wording_rows(results: Results) -> list[list[str]]:
     """Success and progress in each wording on the same worlds, and their mean and standard deviation."""
     rows = []
-    for benchmark, model, summary in played(results.models):
+    for benchmark, model, summary in shown(results):
         found = summary.robustness
         if found is None:
             continue
@@ -104,7 +124,7 @@ def wording_rows(results: Results) -> list[list[str]]:
 def breakdown_rows(results: Results, kind: str) -> list[list[str]]:
     """Success and progress by `task` or `difficulty`: benchmark, group, model, success, progress, episodes."""
     rows = []
-    for benchmark, model, summary in played(results.models):
+    for benchmark, model, summary in shown(results):
         groups = {"task": summary.by_task, "difficulty": summary.by_difficulty}[kind]
         for group, reached in groups.items():
             rates = [percent(reached.success_rate), percent(reached.progress_rate)]
@@ -134,11 +154,70 @@ def _notes(of: str, summary: BenchmarkSummary) -> Iterator[str]:
         )
 
 
+def verdicts(results: Results) -> list[str]:
+    """The paired comparisons with the baseline and with the base in words, and who is above chance."""
+    sentences = [
+        verdict_sentence(found)
+        for found in results.comparisons
+        if found.b != CHANCE and found.benchmark not in results.at_chance
+    ]
+    above: dict[str, list[str]] = {}
+    for found in results.against(CHANCE):
+        if found.benchmark not in results.at_chance:
+            above.setdefault(found.benchmark, []).extend([label(found.a)] if found.is_ahead else [])
+    told = (f"{label(name)}: above chance: {', '.join(models) or 'nobody'}." for name, models in above.items())
+    return [*sentences, *told]
+
+
+def published_columns() -> list[str]:
+    """The columns of `published_rows` behind the model's name."""
+    return [*(label(name) for name in published().episodes), "held-out score"]
+
+
+def published_rows(results: Results) -> list[list[str]]:
+    """The paper's results and ours on AgentBoard's episodes, success / progress in percent, with the held-out score."""
+    known = published()
+    rows = []
+    for model, scores in known.models.items():
+        stars = known.held_in.get(model, [])
+        cells = [_score(scores[name], starred=name in stars) for name in known.episodes]
+        mixed = any(name in stars for name in known.held_out)
+        rows.append([f"{model}, published", *cells, _score(known.held_out_score(scores), starred=mixed)])
+    for model, summaries in results.models.items():
+        scores = comparable(summaries, results.agentboard)
+        cells = [_score(scores.get(name)) for name in known.episodes]
+        rows.append([label(model), *cells, _score(known.held_out_score(scores))])
+    return rows
+
+
+def published_notes(results: Results) -> list[str]:
+    """Why results of ours are not comparable with the published ones: a sentence per benchmark and reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for model, summaries in results.models.items():
+        scores = comparable(summaries, results.agentboard)
+        for name in published().episodes:
+            if name not in scores:
+                reason = why_not_comparable(name, summaries, results.agentboard)
+                reasons.setdefault((name, reason), []).append(label(model))
+    return [
+        f"{label(name)} is {NOT_COMPARABLE} for {', '.join(models)}: {reason}."
+        for (name, reason), models in reasons.items()
+    ]
+
+
+def _score(score: Score | None, *, starred: bool = False) -> str:
+    if score is None:
+        return NOT_COMPARABLE
+    return f"{score.success:.1f} / {score.progress:.1f}{'*' if starred else ''}"
+
+
 def verdict_sentence(comparison: Comparison) -> str:
     """A paired comparison in words."""
     difference, a, b = comparison.success_difference, label(comparison.a), label(comparison.b)
     if comparison.played_once:
-        episodes = f"{difference.n} episodes; solved by {a} only: {comparison.only_a}, by {b} only: {comparison.only_b}"
+        episodes = (
+            f"{difference.n} episodes; solved by {a} alone: {comparison.only_a}, by {b} alone: {comparison.only_b}"
+        )
     else:
         episodes = (
             f"{difference.n} episodes in {comparison.pairs} pairs; solved more often by {a}: {comparison.only_a}, "

@@ -48,8 +48,8 @@ class Rule(StrEnum):
     NONLINEAR_REGEX = "nonlinear_regex", "a verification code needs lookaround or backreferences"
     INVALID_REGEX = "invalid_regex", "a verification code is not a regular expression"
     ACTION_MISMATCH = "action_mismatch", "a template filled with its own values does not match its verification code"
-    AMBIGUOUS_ACTIONS = "ambiguous_actions", "two templates match the same command"
-    UNKNOWN_VALUE = "unknown_value", "a valid value names nothing in the environment"
+    AMBIGUOUS_ACTIONS = "ambiguous_actions", "two actions match the same command, by their templates or by their codes"
+    UNKNOWN_VALUE = "unknown_value", "a valid value names nothing in the environment, where whole words count"
 
     # turns
     TURN_KEYS = "turn_keys", "a turn's keys are not the required ones, or a value has the wrong type"
@@ -61,7 +61,7 @@ class Rule(StrEnum):
     FALSE_ALARM = "false_alarm", "a valid action is called a parameter error"
     COMPLETED_ON_ERROR = "completed_on_error", "a mistake completes the task"
     EARLY_COMPLETION = "early_completion", "the task is completed and the game goes on"
-    REPEATED_MISTAKE = "repeated_mistake", "a correction repeats the failed action letter for letter"
+    REPEATED_MISTAKE = "repeated_mistake", "a correction repeats the failed action"
     ENVIRONMENT_LEAK = "environment_leak", "an observation quotes the JSON of the hidden environment"
 
     # whole games

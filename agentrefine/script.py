@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,6 +22,16 @@ LONGEST_ACTION = 1000
 """Characters; what is longer is no valid action."""
 MOST_READINGS = 8
 """Ways to divide the beginning of an action between placeholders; what has more is no valid action."""
+
+MAX_STEPS_OF_A_MATCH = 5_000_000
+"""Instructions of a compiled code times characters that it reads, at the most."""
+MAX_PARTS = 60
+"""Words and signs of an action that is compared part by part; what has more is valid letter for letter only."""
+
+_PARTS = re.compile(r"\w+|[^\w\s]")
+_SPACES = re.compile(r"[ \t\r\n\f\v]+")
+_NONSENSE = ("zqxv", "7")
+"""Words that no action has: a code that takes them in a place takes anything there."""
 
 _QUIET = re2.Options()
 _QUIET.log_errors = False
@@ -60,6 +71,8 @@ class Command(NamedTuple):
         values: for each placeholder, its valid values.
         lengths: for each placeholder, the lengths of its valid values, in characters.
         code: the compiled verification code.
+
+    Example: `take {item}` has names `("item",)`, literals `("take ", "")` and values `(frozenset({"lamp", "rope"}),)`.
     """
 
     template: str
@@ -95,9 +108,119 @@ class Command(NamedTuple):
             lengths=tuple(frozenset(map(len, known)) for known in values),
         )
 
+    def without_case(self) -> "Command":
+        """The command in lower case with single spaces, for comparisons with `is_filled_as` only."""
+        values = tuple(frozenset(plain(value) for value in known) for known in self.values)
+        literals = [_SPACES.sub(" ", literal.lower()) for literal in self.literals]
+        literals[0], literals[-1] = literals[0].lstrip(" "), literals[-1].rstrip(" ")
+        return self._replace(
+            literals=tuple(literals),
+            values=values,
+            lengths=tuple(frozenset(map(len, known)) for known in values),
+        )
+
+    def accepts(self, action: str) -> bool:
+        """Whether the verification code matches `action` from start to end."""
+        content = action.encode(errors="surrogatepass")
+        return self.code.programsize * len(content) <= MAX_STEPS_OF_A_MATCH and bool(self.code.fullmatch(content))
+
     def matches(self, action: str) -> bool:
-        """Whether `action` is a valid use: filled with valid values and accepted by the verification code."""
+        """Whether `action` is the template with valid values, letter for letter, and the code accepts it."""
         return self.is_filled_as(action) and self.code.fullmatch(action.encode()) is not None
+
+
+class LooseCommand:
+    """A command as its verification code understands it: in other case, with other spaces, with words that it allows.
+
+    A code decides what else than the template itself is a valid use: `(?i)take (the )?(lamp|rope)` takes `Take the
+    lamp`. Only what a code asks for counts: where it takes any word (`take .*`), the words have to be the template's.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self._without_case = command.without_case()
+        self._literals = tuple(tuple(_PARTS.findall(literal)) for literal in self._without_case.literals)
+        self._values = tuple(
+            frozenset(tuple(_PARTS.findall(value)) for value in known) for known in self._without_case.values
+        )
+        self._lengths = tuple(sorted({len(value) for value in known}) for known in self._values)
+
+    def matches(self, action: str) -> bool:
+        """Whether `action` is a valid use: the code accepts it, and it has valid values in the template's order."""
+        if not self.command.accepts(action):
+            return False
+        return self._without_case.is_filled_as(plain(action)) or any(
+            self._are_asked_for(action, gaps) for gaps in self._readings(action)
+        )
+
+    def takes(self, action: str) -> bool:
+        """Whether the code accepts `action` and it has valid values in the template's places, whatever its other words.
+
+        So `grab {item}` with the code `.* .*` takes `take lamp`: by its code both are the same action.
+        """
+        if self.matches(action):
+            return True
+        return self.command.accepts(action) and any(
+            all(len(gap.parts) == len(literal) for gap, literal in zip(gaps, self._literals, strict=True))
+            for gaps in self._readings(action)
+        )
+
+    def _readings(self, action: str) -> list[list["_Gap"]]:
+        """The ways to find a valid value for each placeholder, by the words and signs between the values."""
+        parts = list(_PARTS.finditer(action))
+        if len(parts) > MAX_PARTS:
+            return []
+        words = tuple(part.group().lower() for part in parts)
+        readings: list[list[tuple[int, int]]] = [[]]
+        for known, lengths in zip(self._values, self._lengths, strict=True):
+            found = []
+            for reading in readings:
+                begin = reading[-1][1] if reading else 0
+                for start in range(begin, len(words)):
+                    stops = (start + length for length in lengths if start + length <= len(words))
+                    found += [[*reading, (start, stop)] for stop in stops if words[start:stop] in known]
+            if len(found) > MOST_READINGS:
+                return []
+            readings = found
+        return [_gaps(parts, reading, len(action)) for reading in readings]
+
+    def _are_asked_for(self, action: str, gaps: list["_Gap"]) -> bool:
+        """Whether the code asks for what stands between the values wherever that is not the template's own."""
+        for gap, literal in zip(gaps, self._literals, strict=True):
+            words = tuple(part.group().lower() for part in gap.parts)
+            if words == literal:
+                continue
+            same = SequenceMatcher(None, words, literal, autojunk=False).get_matching_blocks()
+            known = {block.a + step for block in same for step in range(block.size)}
+            other = [part.span() for index, part in enumerate(gap.parts) if index not in known]
+            if any(self._takes_anything(action, *span) for span in other or [(gap.end, gap.end)]):
+                return False
+        return True
+
+    def _takes_anything(self, action: str, start: int, stop: int) -> bool:
+        """Whether the code accepts the action with any word in place of a part of it, or put in where that is empty."""
+        before, after = action[:start], action[stop:]
+        spaces = ("", "") if start < stop else (" " * (not before.endswith(" ")), " " * bool(after))
+        return any(self.command.accepts(f"{before}{spaces[0]}{word}{spaces[1]}{after}") for word in _NONSENSE)
+
+
+class _Gap(NamedTuple):
+    """The words and signs before, between or after an action's values, and where the next value begins."""
+
+    parts: list[re.Match[str]]
+    end: int
+
+
+def plain(text: str) -> str:
+    """A text in lower case, with single spaces and none around it."""
+    return _SPACES.sub(" ", text.lower()).strip(" ")
+
+
+def _gaps(parts: list[re.Match[str]], reading: list[tuple[int, int]], length: int) -> list[_Gap]:
+    starts = [0, *(stop for _, stop in reading)]
+    stops = [*(start for start, _ in reading), len(parts)]
+    ends = [*(parts[start].start() for start, _ in reading), length]
+    return [_Gap(parts[start:stop], end) for start, stop, end in zip(starts, stops, ends, strict=True)]
 
 
 class ActionSet:
@@ -111,10 +234,11 @@ class ActionSet:
         self.commands = [_command(template, spec) for template, spec in actions.items()]
 
     def matching(self, action: str) -> str | None:
-        """The template of which `action` is a valid use; None when it is none of the available actions."""
+        """The template of which `action` is a valid use, letter for letter or as its code understands it; else None."""
         if len(action) > LONGEST_ACTION:
             return None
-        return next((command.template for command in self.commands if command.matches(action)), None)
+        exact = next((command.template for command in self.commands if command.matches(action)), None)
+        return exact or next((loose.command.template for loose in self.loose_commands if loose.matches(action)), None)
 
     def resembling(self, action: str) -> str | None:
         """The template of which `action` looks like a valid use although its characters are others; else None."""
@@ -122,6 +246,11 @@ class ActionSet:
             return None
         plain = skeleton(action)
         return next((command.template for command in self._plain_commands if command.is_filled_as(plain)), None)
+
+    @cached_property
+    def loose_commands(self) -> list[LooseCommand]:
+        """The commands as their codes understand them."""
+        return [LooseCommand(command) for command in self.commands]
 
     @cached_property
     def _is_ascii(self) -> bool:

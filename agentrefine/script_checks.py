@@ -1,13 +1,23 @@
 """The rules for scripts (paper, section 3.1: a script whose actions do not match their own codes is written again)."""
 
-import re
 from collections.abc import Iterator, Sequence
+from itertools import product, zip_longest
+from math import prod
 from typing import NamedTuple
 
 from agentrefine.llm_json import check_values
 from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
-from agentrefine.script import LONGEST_ACTION, PLACEHOLDER, ActionSpec, Command, Script, parse_script
+from agentrefine.script import (
+    LONGEST_ACTION,
+    MAX_STEPS_OF_A_MATCH,
+    PLACEHOLDER,
+    ActionSpec,
+    Command,
+    Script,
+    parse_script,
+)  # fmt: skip
 from agentrefine.text_checks import check_script_texts
+from agentrefine.texts.names import Names
 
 # Bounds of a script: far above what a player can use, low enough that every check stays fast.
 MOST_ACTIONS = 100
@@ -21,10 +31,10 @@ MOST_COMPARISONS = 1_000_000
 """Places at which an action may be compared with a value when all actions are compared with all templates."""
 MOST_MATCHING_STEPS = 100_000_000
 """Instructions of the compiled codes times characters that they read: the linear-time engine's work, at the most."""
-MOST_STEPS_OF_A_MATCH = 5_000_000
-
-_SEPARATORS = re.compile(r"[\s_\-]+")
-_WORD = re.compile(r"[^\W_]+")
+MOST_READINGS_OF_CODES = 2000
+"""Strings that other codes accept and that are then looked through for those codes' values."""
+MOST_COMBINATIONS = 32
+"""Ways to fill a template that are all checked; of what has more, each value is."""
 
 
 class ScriptFinding(NamedTuple):
@@ -37,12 +47,13 @@ class ScriptFinding(NamedTuple):
 def verify_script(text: str) -> ScriptFinding:
     """The script in an answer when it is sound (paper: each action's own name matches its verification code).
 
-    Of each template, the string with every placeholder at its first value is checked, and those in which one
-    placeholder takes each of its other values.
+    Of each template, all filled strings are checked where they are few; else the string with every placeholder at its
+    first value, and those in which one placeholder takes each of its other values. None of them may be a valid use of
+    another action too: neither letter for letter, nor by the other action's code with valid values of its own.
 
-    A valid value must name something: its words (lower case; spaces, underscores and hyphens are the same) all occur
-    in the keys and strings of the environment, or the whole value is part of one of them. Values without any letter
-    (numbers, `..`) are free; settings, directions and words to say must be listed in the environment too.
+    A valid value must name something: its words all occur in the keys and strings of the environment, as whole words
+    (`agentrefine.texts.names`). Values without any letter (numbers, `..`) are free; settings, directions and words to
+    say must be listed in the environment too.
     """
     try:
         script = parse_script(text)
@@ -54,6 +65,7 @@ def verify_script(text: str) -> ScriptFinding:
         _check_work(script)
         for command in commands:
             _check_own_strings(command, script.available_actions[command.template], commands)
+        _check_codes_apart(script)
         _check_values_exist(script)
     except RuleBrokenError as error:
         return ScriptFinding(None, error.problem)
@@ -99,7 +111,7 @@ def _check_work(script: Script) -> None:
     for command in script.actions.commands:
         filled = [len(text) for text in _filled(command, script.available_actions[command.template])]
         longest = sum(map(len, command.literals)) + sum(map(max, command.lengths))
-        if command.code.programsize * longest > MOST_STEPS_OF_A_MATCH:
+        if command.code.programsize * longest > MAX_STEPS_OF_A_MATCH:
             raise RuleBrokenError(
                 Rule.TOO_LARGE,
                 f"The verification_code of {quoted(command.template)} is too large a program for its actions; write a "
@@ -157,12 +169,48 @@ def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Co
                 )
 
 
+def _check_codes_apart(script: Script) -> None:
+    """Whether no code takes another action's strings with valid values.
+
+    The first string of every action comes first, then the second ones; where the codes would have too much to do, the
+    last strings are left out.
+    """
+    commands = script.actions.loose_commands
+    filled = [list(_filled(loose.command, script.available_actions[loose.command.template])) for loose in commands]
+    steps_a_character = sum(loose.command.code.programsize for loose in commands)
+    steps = readings = 0
+    for texts in zip_longest(*filled):
+        for command, text in zip(commands, texts, strict=True):
+            steps += steps_a_character * len(text or "")
+            for other in commands:
+                if text is None or other is command or not other.command.accepts(text):
+                    continue
+                readings += 1
+                if steps > MOST_MATCHING_STEPS or readings > MOST_READINGS_OF_CODES:
+                    return
+                if other.takes(text):
+                    raise _taken_by_two(command.command, other.command, text)
+
+
+def _taken_by_two(command: Command, other: Command, text: str) -> RuleBrokenError:
+    name = quoted(other.template)
+    return RuleBrokenError(
+        Rule.AMBIGUOUS_ACTIONS,
+        f"{quoted(text)} is {quoted(command.template)}, and the verification_code of {name} accepts it too, with valid "
+        f"values of {name}; write a code that only its own action matches.",
+    )
+
+
 def _filled(command: Command, spec: ActionSpec) -> Iterator[str]:
-    """The command with first values, then with one parameter at a time at each of its other values."""
-    base = [spec.parameters[name][0] for name in command.names]
+    """The command with all values where that is few; else with first values and one parameter at each of its others."""
+    values = [spec.parameters[name] for name in command.names]
+    if prod(map(len, values)) <= MOST_COMBINATIONS:
+        yield from (_fill(command, choice) for choice in product(*values))
+        return
+    base = [known[0] for known in values]
     yield _fill(command, base)
-    for position, name in enumerate(command.names):
-        for value in spec.parameters[name][1:]:
+    for position, known in enumerate(values):
+        for value in known[1:]:
             yield _fill(command, [*base[:position], value, *base[position + 1 :]])
 
 
@@ -172,24 +220,15 @@ def _fill(command: Command, values: Sequence[str]) -> str:
 
 
 def _check_values_exist(script: Script) -> None:
-    strings = check_values(script.environment)
-    environment = _SEPARATORS.sub(" ", "\n".join(strings).casefold())
-    words = set(_WORD.findall(environment))
+    names = Names(check_values(script.environment))
     known: set[str] = set()
     for template, spec in script.available_actions.items():
         for parameter, values in spec.parameters.items():
             for value in values:
-                if value not in known and not _is_named(value, environment, words):
+                if value not in known and not names.hold(value):
                     raise RuleBrokenError(
                         Rule.UNKNOWN_VALUE,
                         f"Value {quoted(value)} of parameter {quoted(parameter)} in {quoted(template)} names nothing "
                         "in the environment; put it into the environment by the same words, or remove the value.",
                     )
                 known.add(value)
-
-
-def _is_named(value: str, environment: str, words: set[str]) -> bool:
-    plain = _SEPARATORS.sub(" ", value.casefold()).strip()
-    if words.issuperset(_WORD.findall(plain)) or plain in environment:
-        return True
-    return not any(character.isalpha() for character in plain)

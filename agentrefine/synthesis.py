@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import ChatMessage, Kind, Teacher, Usage
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
 from agentrefine.personas import Persona
 from agentrefine.script_checks import verify_script
-from agentrefine.teacher.completion import ChatMessage, Kind, Teacher, Usage
 from agentrefine.teacher.prompts import script_messages, trajectory_messages
 
 ResultT = TypeVar("ResultT")

@@ -11,19 +11,19 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
 from agentrefine.rules import Problem, Rule, RuleBrokenError, quoted
-from agentrefine.script import Script
+from agentrefine.script import Script, plain
 from agentrefine.script_checks import verify_script
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher.completion import NO_ANSWER
 from agentrefine.text_checks import check_turn_texts, has_doubtful_texts
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse_turns
 
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
-VERSION = "2"
+VERSION = "3"
 """Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
 
 
@@ -268,7 +268,7 @@ def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position
             isinstance(failed, PlayerTurn)
             and isinstance(error, DMTurn)
             and error.error
-            and failed.action == player.action
+            and _is_repeated(script, failed.action, player.action)
         ):
             raise RuleBrokenError(
                 Rule.REPEATED_MISTAKE,
@@ -276,6 +276,14 @@ def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position
                 "different action.",
                 number - 1,
             )
+
+
+def _is_repeated(script: Script, failed: str, action: str) -> bool:
+    """Whether an action is one that failed: letter for letter, or up to case and spaces where it was valid before.
+
+    Where it was not valid, case and spaces may be what is corrected.
+    """
+    return failed == action or (plain(failed) == plain(action) and script.actions.matching(failed) is not None)
 
 
 def _check_no_leak(script: Script, turn: DMTurn) -> None:

@@ -113,7 +113,7 @@ def write_viewers(params: Params, project: Project = Project()) -> None:  # noqa
     Raises:
         UserError: a model has not been evaluated, or its file is broken; names the file and the line.
     """
-    names = [*params.evaluation.models, *params.evaluation.endpoints]
+    names = params.evaluation.players
     packed = {name: viewed_model(name, project.episodes(name)).packed() for name in names}
     with atomic_folder(project.root / "reports" / "evaluation") as folder:
         for name in names:

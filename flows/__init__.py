@@ -5,6 +5,8 @@ Every stage is a command, `python -m flows.<stage>`, and so the command of the D
 
 import os
 
+from agentrefine.proxies import keep_loopback_direct
+
 # Set before the tools are imported: nothing that this project starts phones home. What the user has set stays.
 for _name, _value in {
     "DO_NOT_TRACK": "true",
@@ -18,3 +20,4 @@ for _name, _value in {
     "OMP_WAIT_POLICY": "PASSIVE",
 }.items():
     os.environ.setdefault(_name, _value)
+keep_loopback_direct()

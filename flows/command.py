@@ -10,6 +10,7 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 
 from agentrefine.errors import UserError
+from agentrefine.proxies import check_proxy
 
 
 def run(
@@ -25,9 +26,13 @@ def run(
     for argument in arguments:
         parser.add_argument(argument)
     values = vars(parser.parse_args())
-    if with_prefect:
-        start_prefect()
-    exit_with_sentence(lambda: body(**values))
+
+    def work() -> None:
+        if with_prefect:
+            start_prefect()
+        body(**values)
+
+    exit_with_sentence(work)
 
 
 def start_prefect() -> None:
@@ -36,6 +41,7 @@ def start_prefect() -> None:
     Otherwise the server is gone before the flow has told it of its end, and Prefect tries again for minutes.
     """
     if PREFECT_API_URL.value():
+        check_proxy(PREFECT_API_URL.value(), "PREFECT_API_URL")
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
     try:

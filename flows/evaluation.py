@@ -12,7 +12,7 @@ def evaluation(model: str) -> None:
     """Write `data/evaluation/<model>/`.
 
     Args:
-        model: `base`, a tuned variant, or one of `evaluation.endpoints` in params.yaml.
+        model: `chance`, `base`, a tuned variant, or one of `evaluation.endpoints` in params.yaml.
 
     Raises:
         UserError: a model that params.yaml does not name, or a benchmark that is not installed.

@@ -55,6 +55,8 @@ def stages(params: Params) -> Iterator[Stage]:
         launcher = params.tuning.launcher
         run = partial(tuning, variant) if launcher == "python" else partial(launch, variant, launcher)
         yield Stage(f"tuning@{variant}", run)
+    for reference in params.evaluation.references:
+        yield Stage(f"reference_evaluation@{reference}", partial(evaluation, reference))
     for model in params.evaluation.models:
         yield Stage(f"evaluation@{model}", partial(evaluation, model))
     for endpoint in params.evaluation.endpoints:

@@ -1,4 +1,4 @@
-"""Report: base against tuned on every environment, and who is champion: python -m flows.report"""
+"""Report: refinement against the baseline on every environment, and the champion: python -m flows.report"""
 
 from prefect import flow
 from rich.console import Console
@@ -6,7 +6,7 @@ from rich.console import Console
 from agentrefine.params import Params, load_params
 from agentrefine.report import headline, next_steps
 from agentrefine.report_inputs import Project, load_results
-from agentrefine.report_tables import notes, terminal_table
+from agentrefine.report_tables import at_chance_line, notes, terminal_table
 from flows.command import run
 from tasks.report import register_models, write_report
 
@@ -20,7 +20,7 @@ def report() -> None:
     """
     params = load_params()
     results = write_report(params)
-    register_models(params, results.comparisons)
+    register_models(params, results)
 
 
 def print_report(params: Params) -> None:
@@ -28,7 +28,7 @@ def print_report(params: Params) -> None:
     results = load_results(params, Project())
     console = Console()
     console.print(terminal_table(results))
-    for line in [*headline(params, results), *notes(results)]:
+    for line in filter(None, [at_chance_line(results), *headline(params, results), *notes(results)]):
         console.print(line, highlight=False, markup=False)
     for step in next_steps(params):
         console.print(f"{step['command']}  [dim]{step['shows']}[/dim]", highlight=False, soft_wrap=True)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agentrefine.teacher.completion import Answer, Usage
-from agentrefine.teacher.journal import Journal
+from agentrefine.llm.completion import Answer, Usage
+from agentrefine.llm.journal import Journal
 
 ANSWER = "x" * 6000
 USAGE = Usage(prompt_tokens=1500, completion_tokens=1500)

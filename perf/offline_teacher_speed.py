@@ -6,10 +6,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from urllib.parse import urlsplit
 
+from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import load_params
 from agentrefine.personas import Persona
 from agentrefine.script import Script
-from agentrefine.teacher.completion import ChatMessage
 from agentrefine.teacher.offline import offline_teacher
 from agentrefine.teacher.offline.themes import world_for
 from agentrefine.teacher.prompts import script_messages, trajectory_messages

@@ -13,16 +13,22 @@ from agentrefine.agent.episode import Episode
 from agentrefine.agent.journal import EpisodeJournal
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
+from agentrefine.agent.reference import ChancePolicy
+from agentrefine.agent.watched import Watched
 from agentrefine.benchmarks.agentboard import AGENTBOARD, STEPS
 from agentrefine.benchmarks.alfworld import alfworld_folder
+from agentrefine.benchmarks.base import UnlistedActionsError
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, episodes_at_once
 from agentrefine.errors import UserError
 from agentrefine.figures import curves, flat_metrics
 from agentrefine.files import short_hash, write_json, write_jsonl
+from agentrefine.llm.completion import Usage
+from agentrefine.llm.prices import dollars, load_prices
+from agentrefine.llm.thinking import without_thinking
 from agentrefine.metrics import summarise, write_summaries
 from agentrefine.params import Params
-from agentrefine.params.evaluation import BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
+from agentrefine.params.evaluation import CHANCE, BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
 from agentrefine.params.tuning import BASE
 from agentrefine.report import episodes_to_read
 from agentrefine.report_inputs import BenchmarksPlayed, Project, model_summary, notable_episodes, seconds_per_episode
@@ -54,10 +60,16 @@ class Rules(TypedDict):
 
 
 class Played(TypedDict):
-    """What one model did on one benchmark: episodes as JSON, and the seconds that all of them took."""
+    """What one model did on one benchmark: episodes as JSON, the seconds that all of them took, and their cost.
+
+    The cost is in US dollars; 0 for local weights and where no price is known. `unlisted` says why chance cannot play
+    it: the simulator does not list the possible actions. Else it is empty.
+    """
 
     episodes: list[str]
     seconds: float
+    cost: float
+    unlisted: str
 
 
 def evaluate_model(model: str, params: Params) -> None:
@@ -66,13 +78,13 @@ def evaluate_model(model: str, params: Params) -> None:
     Benchmarks that are not installed are left out, each with one sentence, unless params.yaml names them.
 
     Args:
-        model: `base`, a tuned variant or the name of an endpoint.
+        model: `chance`, `base`, a tuned variant or the name of an endpoint.
         params: sections `seed`, `evaluation` and `tracking` are used.
 
     Raises:
         UserError: an unknown or missing model, an unknown or missing benchmark, an endpoint that refuses.
     """
-    digest = _digest(model, params.evaluation)
+    digest = model_identity(model, params)
     out = Project().evaluation(model)
     rules = _rules(params.evaluation)
     chosen = selected(params.evaluation)
@@ -81,12 +93,20 @@ def evaluate_model(model: str, params: Params) -> None:
     for reason in absent.values():
         get_run_logger().info("Not played: %s", reason)
     endpoint = params.evaluation.endpoints.get(model)
-    played = {name: play_benchmark(model, digest, name, params.seed, rules, endpoint) for name in present}
+    tried: dict[str, Played] = {}
+    for name in present:
+        spent = sum(result["cost"] for result in tried.values())
+        tried[name] = play_benchmark(model, digest, name, params.seed, rules, endpoint, spent)
+    played = {name: result for name, result in tried.items() if not result["unlisted"]}
     episodes = [Episode.model_validate_json(line) for result in played.values() for line in result["episodes"]]
     write_jsonl(out / "episodes.jsonl", episodes)
     notes = BenchmarksPlayed(
-        progress={name: found.progress_definition for name, found in present.items()},
-        absent={name: str(reason) for name, reason in absent.items()},
+        progress={name: present[name].progress_definition for name in played},
+        absent={
+            **{name: str(reason) for name, reason in absent.items()},
+            **{name: f"{model} on {name}: {t['unlisted']}." for name, t in tried.items() if t["unlisted"]},
+        },
+        agentboard=[name for name in played if isinstance(present[name], AGENTBOARD)],
     )
     write_json(out / "benchmarks.json", notes.model_dump())
     summaries = summarise(episodes)
@@ -128,8 +148,12 @@ def log_results(model: str, run_id: str, params: Params) -> None:
 
 
 @task(name="evaluation", version=VERSION, task_run_name="{model}-{name}")
-def play_benchmark(model: str, digest: str, name: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> Played:
+def play_benchmark(
+    model: str, digest: str, name: str, seed: int, rules: Rules, endpoint: Endpoint | None, spent: float = 0.0
+) -> Played:
     """Play one benchmark. What a model with the same digest has played under the same settings is not played again.
+
+    Chance plays one episode after the other, since it asks each environment what is possible.
 
     An evaluation that was stopped goes on after its last finished episode; episodes that a simulator failed in are
     played again.
@@ -140,38 +164,75 @@ def play_benchmark(model: str, digest: str, name: str, seed: int, rules: Rules, 
     specs = [spec.model_copy(update={"attempt": attempt}) for attempt in range(rules["attempts"]) for spec in drawn]
     logger = get_run_logger()
     key = short_hash(source_digest(), digest, name, str(seed), json.dumps(rules, sort_keys=True))
-    with (
-        EpisodeJournal(JOURNAL / f"{model}.{name}.{key}.jsonl") as journal,
-        progress(f"{model} {name}", len(specs), "episode") as bar,
-        closing(_policy(model, seed, rules, endpoint)) as policy,
-    ):
-        known = journal.finished()
-        if known:
-            logger.info("%s on %s: %d of %d episodes were played before", model, name, len(known), len(specs))
-            bar.reach(len(known))
-        for episode in play(
-            policy,
-            bench,
-            [spec for spec in specs if (spec.id, spec.attempt) not in known],
-            max_steps=STEPS if isinstance(bench, AGENTBOARD) else rules["max_steps"],
-            batch_size=episodes_at_once(bench, rules["batch_size"]),
-            stop_on_repeats=rules["stop_on_repeats"],
-            prompting=Prompting(**rules["prompting"]),
-            model_digest=digest,
+    prompting = Prompting(**rules["prompting"])
+    watched = Watched(bench)
+    chance = ChancePolicy(watched, seed, prompting.style) if model == CHANCE else None
+    try:
+        with (
+            EpisodeJournal(JOURNAL / f"{model}.{name}.{key}.jsonl") as journal,
+            progress(f"{model} {name}", len(specs), "episode") as bar,
+            closing(
+                chance or _policy(model, seed, rules, endpoint, spent + _cost(endpoint, model, journal.episodes))
+            ) as policy,
         ):
-            journal.add(episode)
-            known[episode.id, episode.attempt] = episode
-            bar.advance()
-            bar.publish()
+            known = journal.finished()
+            if known:
+                logger.info("%s on %s: %d of %d episodes were played before", model, name, len(known), len(specs))
+                bar.reach(len(known))
+            for episode in play(
+                policy,
+                watched if chance else bench,
+                [spec for spec in specs if (spec.id, spec.attempt) not in known],
+                max_steps=STEPS if isinstance(bench, AGENTBOARD) else rules["max_steps"],
+                batch_size=1 if chance else episodes_at_once(bench, rules["batch_size"]),
+                stop_on_repeats=rules["stop_on_repeats"],
+                prompting=prompting,
+                model_digest=digest,
+            ):
+                journal.add(episode)
+                known[episode.id, episode.attempt] = episode
+                bar.advance()
+                bar.publish()
+    except UnlistedActionsError as error:
+        logger.info("Not played: %s on %s: %s", model, name, error)
+        return Played(episodes=[], seconds=0.0, cost=0.0, unlisted=str(error))
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = [known[spec.id, spec.attempt] for spec in specs]
-    _tell_of_trouble(model, episodes)
-    return Played(episodes=[episode.model_dump_json() for episode in episodes], seconds=journal.seconds)
+    _tell_of_trouble(model, episodes, rules["max_new_tokens"])
+    cost = _cost(endpoint, model, episodes)
+    if cost:
+        logger.info("%s on %s: %s for %d episodes", model, name, dollars(cost), len(episodes))
+    return Played(episodes=[e.model_dump_json() for e in episodes], seconds=journal.seconds, cost=cost, unlisted="")
 
 
-def _tell_of_trouble(model: str, episodes: Sequence[Episode]) -> None:
-    """Say which episodes say less of the model than they seem to: a cut history, a simulator that died."""
+def _cost(endpoint: Endpoint | None, model: str, episodes: Sequence[Episode]) -> float:
+    """What an endpoint's replies in episodes cost in US dollars; 0 where no price is known."""
+    if endpoint is None:
+        return 0.0
+    section = f"evaluation.endpoints.{model}"
+    price = load_prices(endpoint.prices, section).known(endpoint.model, endpoint.max_cost, section)
+    used = [Usage(prompt_tokens=e.prompt_tokens, completion_tokens=e.completion_tokens) for e in episodes]
+    return sum(map(price.cost, used)) if price else 0.0
+
+
+def _tell_of_trouble(model: str, episodes: Sequence[Episode], max_new_tokens: int) -> None:
+    """Say which episodes say less of the model than they seem to: cut replies or histories, a simulator that died."""
     logger = get_run_logger()
+    steps = [step for episode in episodes for step in episode.steps]
+    empty = sum(not without_thinking(step.reply).strip() for step in steps)
+    cut_replies = sum(step.cut for step in steps)
+    if empty or cut_replies:
+        logger.warning(
+            "%s on %s: of %d replies %d were cut at evaluation.max_new_tokens (%d) and %d were empty, thoughts apart; "
+            "each without an action is a format error. Raise the limit, or turn thinking down (docs/teacher.md)",
+            model, episodes[0].benchmark, len(steps), cut_replies, max_new_tokens, empty,
+        )  # fmt: skip
+    full = sum(episode.stop == "context full" for episode in episodes)
+    if full:
+        logger.warning(
+            "%s on %s: %d of %d episodes ended because not even their opening fits into the model's context",
+            model, episodes[0].benchmark, full, len(episodes),
+        )  # fmt: skip
     cut = [max(step.turns_cut for step in episode.steps) for episode in episodes if episode.steps]
     if any(cut):
         logger.warning(
@@ -193,22 +254,21 @@ def _rules(params: EvaluationParams) -> Rules:
     return rules
 
 
-def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> Policy:
-    """The policy of a model: local weights, or an endpoint."""
+def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spent: float) -> Policy:
+    """The policy of a model: local weights, or an endpoint, whose calls have cost so many US dollars so far."""
     sampling = Sampling(**rules["sampling"])
     if endpoint is not None:
         from agentrefine.agent.endpoint import EndpointPolicy
 
         return EndpointPolicy(
-            base_url=endpoint.base_url,
-            model=endpoint.model,
+            endpoint,
             name=model,
-            api_key_env=endpoint.api_key_env,
             max_new_tokens=rules["max_new_tokens"],
             concurrency=rules["batch_size"],
             sampling=sampling,
             seed=seed,
             journal=JOURNAL / "replies.sqlite",
+            spent=spent,
         )
     from agentrefine.agent.local import LocalPolicy  # imports torch and transformers
     from agentrefine.tuning.models import load_tuned
@@ -224,11 +284,20 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None) -> P
     )
 
 
-def _digest(model: str, params: EvaluationParams) -> str:
-    """What identifies the model: of local weights their digest, of an endpoint its address and model name."""
-    if model in params.endpoints:
-        return short_hash("endpoint", params.endpoints[model].base_url, params.endpoints[model].model)
-    if model not in params.models:
+def model_identity(model: str, params: Params) -> str:
+    """What identifies the model: of weights a digest; of an endpoint address, name and extra body; of chance its rule.
+
+    Raises:
+        UserError: params.yaml does not name it, or its weights are missing.
+    """
+    evaluation = params.evaluation
+    if model in evaluation.references:
+        return ChancePolicy.digest(params.seed)
+    if model in evaluation.endpoints:
+        endpoint = evaluation.endpoints[model]
+        extra = [json.dumps(endpoint.extra_body, sort_keys=True)] if endpoint.extra_body else []
+        return short_hash("endpoint", endpoint.base_url, endpoint.model, *extra)
+    if model not in evaluation.models:
         raise UserError(f"evaluation.models in params.yaml does not name {model!r}; add it there.")
     if not (MODELS / model).is_dir():
         stage = "base_model" if model == BASE else f"tuning@{model}"

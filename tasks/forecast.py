@@ -8,12 +8,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from agentrefine.accounts import Account, persona_accounts
-from agentrefine.forecast import Forecast, forecast, pilot_personas
+from agentrefine.errors import UserError
+from agentrefine.forecast import Forecast, forecast, nothing_kept, pilot_personas
+from agentrefine.llm.prices import load_prices
 from agentrefine.params import Params
 from agentrefine.personas import load_personas
 from agentrefine.refinement import Refined, refine_shard
 from agentrefine.synthesis import Attempt, synthesise_shard
-from agentrefine.teacher.prices import load_prices
 from tasks.teaching import Access, access_to, open_teacher
 
 VERSION = "1"
@@ -30,7 +31,7 @@ def tell_forecast(params: Params, personas: int) -> float:
         What the pilot's calls after its first games have cost, in US dollars: synthesis does not make them again.
 
     Raises:
-        UserError: a teacher that cannot be reached, or `teacher.max_cost` spent.
+        UserError: a teacher that cannot be reached, a pilot that kept nothing, or `teacher.max_cost` spent.
     """
     if not 0 < params.teacher.pilot_personas < personas:
         return 0.0
@@ -45,12 +46,19 @@ def tell_forecast(params: Params, personas: int) -> float:
 
 
 def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
-    """The forecast for `personas` personas, and what the pilot's calls after its first games have cost."""
+    """The forecast for `personas` personas, and what the pilot's calls after its first games have cost.
+
+    Raises:
+        UserError: the pilot kept no game: the rest would be paid for in vain.
+    """
     # A batch takes up to a day; the pilot's calls go out one by one; the rest counts at the price of batches.
     batch = params.teacher.transport == "batch"
     one_by_one = params.teacher.model_copy(update={"transport": "chat", "processes": 1})
     with access_to(one_by_one) as access:
         first, refined = play_pilot(params, access)
+    problem = nothing_kept(refined, params.teacher.pilot_personas)
+    if problem:
+        raise UserError(problem)
     prices = load_prices(params.teacher.prices)
     accounts = [account for account, _ in persona_accounts(refined, prices, batch=batch)]
     later = Account(prices)

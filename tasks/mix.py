@@ -22,8 +22,12 @@ def mix_data_set(name: str, params: Params) -> None:
     if name not in params.mix:
         raise UserError(f"mix in params.yaml does not name {name!r}; add it, with its data set, chat file and share.")
     chosen = params.mix[name]
-    counts = mix(Path(chosen.data_set), Path(chosen.chat), chosen.share, params.seed, MIXES / name)
-    get_run_logger().info(
+    counts = mix(Path(chosen.data_set), Path(chosen.chat), chosen.share, params.seed, MIXES / name, chosen.ignore_keys)
+    logger = get_run_logger()
+    logger.info(
         "%s: %d games and %d of %d chats, which are %.1f%% of the training samples",
         name, counts.games, counts.chats, counts.chats_available, 100 * counts.chat_share,
     )  # fmt: skip
+    for kind, counted in (("chats", counts.chats_left_out), ("parts of chats", counts.parts_left_out)):
+        for reason, count in counted.items():
+            logger.info("%s: %d %s left out (%s)", name, count, kind, reason)

@@ -14,11 +14,11 @@ from prefect.tasks import exponential_backoff
 from agentrefine.accounts import Account, persona_accounts
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
+from agentrefine.llm.prices import load_prices
 from agentrefine.params import Params
 from agentrefine.refinement import Refined, refine_shard
 from agentrefine.synthesis import Attempt, by_sample
 from agentrefine.teacher.client import DONE
-from agentrefine.teacher.prices import load_prices
 from agentrefine.trajectory import Trajectory
 from agentrefine.verification import Verdict
 from tasks.progress import progress

@@ -14,7 +14,7 @@ from agentrefine.params import Params, TrackingParams
 from tasks.provenance import flatten
 from tasks.tracking import EVALUATION, MODEL, quotable, store
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, BASELINE = "champion", "challenger", "baseline"
 
 
 class Registration(NamedTuple):
@@ -22,25 +22,24 @@ class Registration(NamedTuple):
 
     Attributes:
         version: its version of the registered model.
-        alias: `champion` or `challenger`.
-        against: what it was compared with, such as `base` or `version 3`; empty when it is the champion already.
-        comparison: the paired comparison with it; None where there is none, or no episode that both have played.
+        alias: `champion`, `challenger`, or `baseline` for the model that the others are compared with.
+        comparisons: the paired comparisons that decided, by what it was compared with (`expert_only`, `version 3`);
+            None where there is no episode that both have played. Empty for the baseline and for a known champion.
     """
 
     version: str
     alias: str
-    against: str
-    comparison: Comparison | None
+    comparisons: dict[str, Comparison | None]
 
 
 def register(
-    model: str, digest: str, run_id: str, params: Params, *, episodes: Path, base_episodes: Path
+    model: str, digest: str, run_id: str, params: Params, *, episodes: Path, baseline_episodes: Path
 ) -> Registration:
     """Enter a tuned model in the registry and decide its alias.
 
-    `champion` moves to the model only when the paired comparison on `report.champion_benchmark` says that it is better
-    than the present champion beyond the interval of the difference; otherwise it is `challenger`. While there is no
-    champion, it is compared with the base. A digest is entered once, however often this is called.
+    `champion` moves to the model only when the paired comparisons on `report.champion_benchmark` say that it is better
+    than the baseline (`Params.baseline`) and than the present champion, if there is one, beyond the interval of the
+    difference; otherwise it is `challenger`. A digest is entered once, however often this is called.
 
     Raises:
         UserError: the tracking store cannot be reached or used, or episodes are missing.
@@ -49,21 +48,25 @@ def register(
     benchmark = params.report.champion_benchmark
     with store(params.tracking) as client:
         version = _version(client, name, model, digest, run_id)
+        if model == params.baseline:
+            _move_alias(client, name, version, BASELINE)
+            return Registration(str(version.version), BASELINE, {})
         champion = _champion(client, name)
         if champion is not None and str(champion.version) == str(version.version):
-            return Registration(str(version.version), CHAMPION, "", None)
-        if champion is None:
-            against, rival = "base", _of_benchmark(base_episodes, benchmark)
-        else:
-            against = f"version {champion.version}"
-            rival = _stored_episodes(client, champion, benchmark) if _same_rules(client, champion, params) else []
-        comparison = _compare_common(_of_benchmark(episodes, benchmark), rival)
-        better = comparison is not None and comparison.verdict == "better"
+            return Registration(str(version.version), CHAMPION, {})
+        rivals = {params.baseline: _of_benchmark(baseline_episodes, benchmark)}
+        if champion is not None:
+            known = _stored_episodes(client, champion, benchmark) if _same_rules(client, champion, params) else []
+            rivals[f"version {champion.version}"] = known
+        own = _of_benchmark(episodes, benchmark)
+        comparisons = {rival: _compare_common(own, played) for rival, played in rivals.items()}
+        better = all(found is not None and found.verdict == "better" for found in comparisons.values())
         alias = CHAMPION if better else CHALLENGER
         _move_alias(client, name, version, alias)
-        client.set_model_version_tag(name, version.version, "compared_with", against)
-        client.set_model_version_tag(name, version.version, "verdict", _verdict(comparison))
-        return Registration(str(version.version), alias, against, comparison)
+        client.set_model_version_tag(name, version.version, "compared_with", ", ".join(comparisons))
+        verdicts = "; ".join(f"{rival}: {_verdict(found)}" for rival, found in comparisons.items())
+        client.set_model_version_tag(name, version.version, "verdict", verdicts)
+        return Registration(str(version.version), alias, comparisons)
 
 
 def download_model(tracking: TrackingParams, target: Path, alias: str = CHAMPION) -> Path:
@@ -95,10 +98,11 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _move_alias(client: MlflowClient, name: str, version: ModelVersion, alias: str) -> None:
+    """Give a version an alias; it is no longer baseline or challenger under another one."""
     client.set_registered_model_alias(name, alias, version.version)
-    challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
-    if alias == CHAMPION and str(challenger) == str(version.version):
-        client.delete_registered_model_alias(name, CHALLENGER)
+    for other, number in client.get_registered_model(name).aliases.items():
+        if other in (BASELINE, CHALLENGER) and other != alias and str(number) == str(version.version):
+            client.delete_registered_model_alias(name, other)
 
 
 def _stored_episodes(client: MlflowClient, version: ModelVersion, benchmark: str) -> list[Episode]:

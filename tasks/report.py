@@ -1,15 +1,14 @@
 """The report and the registry as tasks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.figures import comparison_metrics
-from agentrefine.metrics import Comparison
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
+from agentrefine.report import headline
 from agentrefine.report import write_report as write_files
 from agentrefine.report_inputs import Project, Results
 from agentrefine.viewer import write_viewers
@@ -33,8 +32,11 @@ def write_report(params: Params) -> Results:
 
 
 @task(name="registry", version=VERSION)
-def register_models(params: Params, comparisons: Sequence[Comparison]) -> None:
-    """Log how every evaluated tuned model compares, and enter it in the registry; a comparison decides who is champion.
+def register_models(params: Params, results: Results) -> None:
+    """Log how every evaluated tuned model compares, and enter it in the registry; comparisons decide on the champion.
+
+    Each run has the differences with their intervals as metrics `<benchmark>/against_<other>/...`, the main finding as
+    its description, and the baseline and its run as tags.
 
     Raises:
         UserError: a tracking store that cannot be used.
@@ -42,6 +44,8 @@ def register_models(params: Params, comparisons: Sequence[Comparison]) -> None:
     from agentrefine.tuning.models import model_digest  # imports torch and transformers
 
     project = Project()
+    baseline = params.baseline
+    baseline_run = tracking.run_for(baseline, evaluation.model_identity(baseline, params), params.tracking)
     for model in params.evaluation.models:
         if model == BASE:
             continue
@@ -52,17 +56,19 @@ def register_models(params: Params, comparisons: Sequence[Comparison]) -> None:
             tuning.log_results(model, run_id, params)
         if not tracking.holds(run_id, tracking.EVALUATION, params.tracking):
             evaluation.log_results(model, run_id, params)
-        against_base = {
+        compared = {
             f"{found.benchmark}/against_{found.b}/{name}": value
-            for found in comparisons
+            for found in results.comparisons
             if found.a == model
             for name, value in comparison_metrics(found).items()
         }
-        tracking.log_metrics(run_id, params.tracking, against_base)
+        tracking.log_metrics(run_id, params.tracking, compared)
+        tags = {} if model == baseline else {"compared_with": baseline, "compared_with_run": baseline_run}
+        tracking.describe(run_id, params.tracking, " ".join(headline(params, results)), tags)
         tracking.log_plots(run_id, params.tracking, sorted((REPORTS / "plots").glob("*.png")))
         standing = registry.register(
             model, digest, run_id, params,
             episodes=project.evaluation(model) / "episodes.jsonl",
-            base_episodes=project.evaluation(BASE) / "episodes.jsonl",
+            baseline_episodes=project.evaluation(baseline) / "episodes.jsonl",
         )  # fmt: skip
         get_run_logger().info("%s is version %s, %s", model, standing.version, standing.alias)

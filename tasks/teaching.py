@@ -24,22 +24,16 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from agentrefine.accounts import Account
 from agentrefine.errors import UserError
+from agentrefine.llm.journal import Journal
+from agentrefine.llm.paid import PAID, REPLAYED
+from agentrefine.llm.prices import dollars
+from agentrefine.llm.shared_numbers import SharedNumbers
+from agentrefine.llm.spending import BudgetSpentError
+from agentrefine.llm.throttle import STOPPED
 from agentrefine.params import Params
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.teacher.client import (
-    DONE,
-    PAID,
-    REPLAYED,
-    JournaledTeacher,
-    OfflineAddress,
-    offline_name,
-    run_numbers,
-)
-from agentrefine.teacher.journal import Journal
+from agentrefine.teacher.client import DONE, JournaledTeacher, OfflineAddress, offline_name, run_numbers
 from agentrefine.teacher.offline.process import offline_teacher
-from agentrefine.teacher.shared_numbers import SharedNumbers
-from agentrefine.teacher.spending import BudgetSpentError
-from agentrefine.teacher.throttle import STOPPED
 from tasks.caching import source_digest
 from tasks.progress import Progress
 
@@ -264,7 +258,10 @@ def tell_cost(what: str, account: Account) -> None:
         )
     else:
         tokens = account.prompt_tokens + account.completion_tokens
-        get_run_logger().info("%s: $%.2f for %d calls of %d tokens", what, account.cost, account.calls, tokens)
+        about = f" (estimated for {account.estimated}, which were not counted)" if account.estimated else ""
+        get_run_logger().info(
+            "%s: %s for %d calls of %d tokens%s", what, dollars(account.cost), account.calls, tokens, about
+        )
 
 
 def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

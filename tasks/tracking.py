@@ -14,12 +14,14 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.runtime import flow_run
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import Params, TrackingParams
+from agentrefine.proxies import check_proxy
 from agentrefine.report_inputs import CurvePoint
 from tasks.provenance import dvc_md5, flatten, git_commit, without_credentials
 
@@ -202,6 +204,17 @@ def log_metrics(run_id: str, tracking: TrackingParams, metrics: Mapping[str, flo
         _log_metrics(client, run_id, metrics)
 
 
+def describe(run_id: str, tracking: TrackingParams, text: str, tags: Mapping[str, str]) -> None:
+    """Give a run a description, which MLflow's page shows above everything else, and tags.
+
+    Raises:
+        UserError: the tracking store cannot be reached or used.
+    """
+    with store(tracking) as client:
+        for name, value in {MLFLOW_RUN_NOTE: text, **tags}.items():
+            client.set_tag(run_id, name, value)
+
+
 def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
     """Whether a run has artifacts in `folder` (`MODEL` or `EVALUATION`).
 
@@ -244,6 +257,7 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
     Raises:
         UserError: the tracking store cannot be reached or used; one sentence without credentials.
     """
+    check_proxy(tracking.uri, "tracking.uri")
     try:
         yield MlflowClient(tracking.uri)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.teacher.journal import Journal
+from agentrefine.llm.journal import Journal
+from agentrefine.proxies import keep_loopback_direct
+
+keep_loopback_direct()  # the tests' servers are on this machine
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from agentrefine.benchmarks.base import NoSolutionError, StepResult
+from agentrefine.benchmarks.base import NoSolutionError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.worker import Opening
 
 
@@ -48,6 +48,8 @@ class FakeSimulator:
         return self.answer(f"{self.steps}: {rest}")
 
     def possible(self):
+        if self.episode.task == "unlisted":
+            raise UnlistedActionsError("there is no list")
         return [f"say {self.steps}"]
 
     def gold(self, episode):

@@ -61,5 +61,5 @@ def gold_policy(benchmark: Benchmark, episodes: Sequence[EpisodeSpec]) -> Script
     for episode in episodes:
         actions = benchmark.gold(episode)
         assert actions, f"{episode.id} has no solution"
-        scripts[episode.id] = [reply_text("I know what to do .", action) for action in actions]
+        scripts[episode.id] = [reply_text("I know what to do.", action) for action in actions]
     return ScriptedPolicy(scripts)

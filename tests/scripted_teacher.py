@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from agentrefine.llm.completion import UNANSWERED, ChatMessage, Completion, Kind, Usage
 from agentrefine.params import Params, load_params
 from agentrefine.params.teacher import Role
-from agentrefine.teacher.completion import UNANSWERED, ChatMessage, Completion, Kind, Usage
 
 PARAMS = load_params(Path(__file__).parent.parent / "params.yaml")
 

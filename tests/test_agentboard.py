@@ -191,7 +191,7 @@ def test_alfworlds_gold_play_reaches_every_sub_goal_in_the_old_words(house):
     thing = taken.split()[1]
     label = {
         "id": 0,
-        "goal": "do as the label says .",
+        "goal": "Do as the label says.",
         "subgoals": [
             rf"You pick up the {thing} \d+",
             rf"^(?=.* you see)(?=.*a {thing} \d+)",
@@ -207,7 +207,7 @@ def test_alfworlds_gold_play_reaches_every_sub_goal_in_the_old_words(house):
     assert (episode.difficulty, episode.id) == ("hard", f"alfworld/{name}")
     environment = chosen.make(episode)
     first = environment.reset()
-    assert environment.goal == "do as the label says ."
+    assert environment.goal == "Do as the label says."
     assert "put {object} in/on {place}" in environment.actions
     assert "check valid actions" in environment.actions
     assert environment.step("look").observation == first

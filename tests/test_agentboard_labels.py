@@ -134,11 +134,21 @@ def test_a_bad_label_is_told_in_one_sentence_with_its_line(tmp_path, name, chang
 
 
 def test_what_is_labelled_twice_is_told(tmp_path):
-    with pytest.raises(UserError, match="line 2: id 3 is that of line 1"):
+    with pytest.raises(UserError, match=r"line 2: id 3 is that of .*line 1 too"):
         labelled(tmp_path, "babyai", RED_BALL, RED_BALL)
     variation = RED_BALL | {"subgoals": ["You focus"], "additional_info": {"env_name": "boil", "var": 21}}
     with pytest.raises(UserError, match=r"line 2: this episode is labelled before; .*line 1 is about it"):
         labelled(tmp_path, "sciworld", variation, variation | {"id": 4})
+
+
+def test_a_byte_order_mark_a_blank_line_and_a_list_are_read(tmp_path):
+    lines = [json.dumps(RED_BALL | {"id": number}) for number in range(2)]
+    texts = ["\ufeff" + "\n".join(lines), "\n\n".join(lines) + "\n \n", f"[{','.join(lines)}]"]
+    file = tmp_path / "test.jsonl"
+    for text in texts:
+        file.write_text(text, encoding="utf-8")
+        assert [label.id for _, label in read_labels(file, BabyAILabel)] == [0, 1]
+    assert [place for place, _ in read_labels(file, BabyAILabel)] == [f"{file}, element 1", f"{file}, element 2"]
 
 
 def test_a_line_that_is_no_json_is_told(tmp_path):

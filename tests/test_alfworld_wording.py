@@ -140,7 +140,7 @@ class Kitchen:
     [
         ("plain", "place apple 1 at desk 1", "You place apple 1 at desk 1."),
         ("plain", "Place  apple 1 at desk 1.", "You place apple 1 at desk 1."),
-        ("call", "open ( fridge 1 )", "You open ( fridge 1 ). The fridge 1 is open. In it, you see nothing."),
+        ("call", "open(fridge 1)", "You open(fridge 1). The fridge 1 is open. In it, you see nothing."),
         ("short", "heat apple 1 microwave 1", "You heat the apple 1 using the microwave 1."),
         ("formal", "look", "You are facing the desk 1. Next to it, you see nothing."),
         ("formal", "open fridge 1", "Nothing happens."),

@@ -32,7 +32,7 @@ def test_the_agent_is_told_what_it_sees_where_and_what_it_carries():
     assert any("{object}" in template for template in environment.actions)
     for thing in environment.view.things():
         assert f"a {thing.name}" in observation
-    assert observation.endswith("You carry nothing .")
+    assert observation.endswith("You carry nothing.")
 
 
 def test_the_bots_solutions_win_through_the_player():
@@ -87,12 +87,12 @@ def test_macro_actions_reach_pick_up_and_drop_an_object():
     assert front.object is thing.object
     again = environment.step(f"go to {front.name}")
     assert not again.valid
-    assert again.observation.startswith("Nothing changes .")
+    assert again.observation.startswith("Nothing changes.")
     held = environment.step(f"PICKUP  {front.name}")
     kind = front.name.rsplit(" ", 1)[0]
     assert held.valid
     if not held.done:
-        assert f"You carry a {kind} ." in held.observation
+        assert f"You carry a {kind}." in held.observation
         assert environment.step("drop").valid
         assert environment.view.front().object is thing.object
 

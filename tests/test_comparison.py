@@ -99,3 +99,15 @@ def test_models_that_played_other_episodes_are_not_compared():
         compare([episode(1), episode(2)], [episode(1)])
     with pytest.raises(UserError, match="cannot be paired"):
         compare([], [])
+
+
+def test_progress_has_a_verdict_of_its_own():
+    # Nobody solves anything; a is half way where b is nowhere.
+    a = [episode(n, step(), progress=0.5 if n < 7 else 0.0, model="a") for n in range(10)]
+    b = [episode(n, step(), progress=0.25 if n == 9 else 0.0, model="b") for n in range(10)]
+    ahead, behind = compare(a, b), compare(b, a)
+    assert (ahead.verdict, ahead.progress_verdict) == ("too few episodes differ", "no difference shown")
+    assert ahead.progress_p_value == mcnemar_exact(7, 1) == behind.progress_p_value
+    clear = compare(a, [*b[:9], a[9].model_copy(update={"model": "b"})])
+    assert (clear.progress_verdict, clear.is_ahead) == ("better", True)
+    assert not compare(b, a).is_ahead

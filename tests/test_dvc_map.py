@@ -23,6 +23,7 @@ ALWAYS = {
     "agentrefine/params/quality_gate.py",
     "agentrefine/params/teacher.py",
     "agentrefine/params/tuning.py",
+    "agentrefine/proxies.py",
     "tasks/__init__.py",
     "tasks/caching.py",
     "tasks/progress.py",
@@ -46,32 +47,43 @@ TYPES_ONLY = {
     "verification": {"agentrefine/synthesis.py"},
     "refinement": set(),
     "base_model": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/offline/process.py"},
-    "quality_gate": {"agentrefine/synthesis.py", "agentrefine/teacher/completion.py"},
+    "quality_gate": {"agentrefine/synthesis.py", "agentrefine/llm/completion.py"},
     "mix": {"agentrefine/conversation.py"},
     "tuning": {"agentrefine/script.py", "agentrefine/trajectory.py"},
     "evaluation": {
         "agentrefine/script.py",
         "agentrefine/trajectory.py",
-        "agentrefine/teacher/completion.py",
-        "agentrefine/teacher/journal.py",
+        "agentrefine/agent/endpoint.py",
+        "agentrefine/llm/completion.py",
+        "agentrefine/llm/prices.py",
     },
     "endpoint_evaluation": {
         "agentrefine/script.py",
         "agentrefine/trajectory.py",
+        "agentrefine/llm/structured.py",
+    },
+    "reference_evaluation": {
+        "agentrefine/script.py",
+        "agentrefine/trajectory.py",
         "agentrefine/teacher/completion.py",
         "agentrefine/teacher/journal.py",
+        "agentrefine/tuning/models.py",
+        "agentrefine/tuning/rendering.py",
     },
     "report": {"agentrefine/conversation.py"},
 }
 """Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
 tuned or a benchmark played again."""
 
-REPORTING = {f"agentrefine/{name}.py" for name in ("figures", "plots", "report", "report_inputs", "report_tables")}
+REPORTING = {
+    f"agentrefine/{name}.py" for name in ("figures", "plots", "published", "report", "report_inputs", "report_tables")
+}
 
 LOGGING_ONLY = {
     "tuning": {"agentrefine/report_inputs.py"},
     "evaluation": REPORTING,
     "endpoint_evaluation": REPORTING,
+    "reference_evaluation": REPORTING,
     "report": {"agentrefine/tuning/models.py", "tasks/evaluation.py", "tasks/tuning.py"},
 }
 """Modules that a stage uses only for what it sends to MLflow."""
@@ -120,7 +132,7 @@ def closure(stage: str, task: Path) -> set[str]:
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_depends_on_every_module_that_it_uses(stage: str) -> None:
     deps = [str(dep).split("$")[0] for dep in definition(stage)["deps"]]
-    task = ROOT / "tasks" / f"{stage.removeprefix('endpoint_')}.py"
+    task = ROOT / "tasks" / f"{stage.removeprefix('endpoint_').removeprefix('reference_')}.py"
     missing = {
         name
         for name in closure(stage, task)
@@ -142,10 +154,11 @@ def test_tuning_and_evaluation_depend_on_all_their_parameters_but_the_list_of_mo
     assert tuning <= set(definition("tuning")["params"])
     evaluation = {f"evaluation.{key}" for key in EvaluationParams.model_fields}
     listed = set(definition("evaluation")["params"])
-    assert evaluation - {"evaluation.models", "evaluation.endpoints"} <= listed
-    assert evaluation - {"evaluation.models", "evaluation.endpoints"} <= set(
-        definition("endpoint_evaluation")["params"]
-    )
+    who = {"evaluation.models", "evaluation.endpoints", "evaluation.references"}
+    how_replies_are_drawn = {"evaluation.sampling", "evaluation.max_new_tokens", "evaluation.batch_size"}
+    assert evaluation - who <= listed
+    assert evaluation - who <= set(definition("endpoint_evaluation")["params"])
+    assert evaluation - who - how_replies_are_drawn <= set(definition("reference_evaluation")["params"])
 
 
 def test_the_quality_gate_depends_on_what_of_the_evaluation_it_reads() -> None:

@@ -3,7 +3,6 @@
 import json
 import random
 import tracemalloc
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import agentrefine.files
 from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
-from agentrefine.exchange import read, records
+from agentrefine.exchange import read
+from agentrefine.exchange.chats import ChatCounts
 from agentrefine.exchange.command import run
 from agentrefine.exchange.exporting import export
 from agentrefine.exchange.formats import FORMATS
@@ -195,9 +196,9 @@ def test_turns_become_human_and_gpt_in_turn(tmp_path, conversation, expected):
 )
 def test_what_cannot_be_a_sample_is_dropped_and_counted_by_rule(tmp_path, conversation, rule):
     file = written(tmp_path / "chat.json", chats(conversation, GAME))
-    dropped: Counter[str] = Counter()
-    assert [s.id for s in read_sharegpt(file, dropped)] == ["1"]
-    assert dropped == {rule: 1}
+    counts = ChatCounts()
+    assert [s.id for s in read_sharegpt(file, counts)] == ["1"]
+    assert counts.dropped == {rule: 1}
     report, _ = imported("sharegpt", [file], tmp_path / "out")
     assert (report.read, report.kept, report.dropped) == (2, 1, {rule: 1})
     assert f"dropped: 1 ({rule})" in report.sentence()
@@ -238,15 +239,15 @@ def test_a_list_is_read_the_same_whatever_is_read_at_once(tmp_path, monkeypatch,
         for n in range(30)
     ]
     file = tmp_path / "list.json"
-    monkeypatch.setattr(records, "CHUNK", chunk)
+    monkeypatch.setattr(agentrefine.files, "CHUNK", chunk)
     for text in (json.dumps(values), json.dumps(values, indent=3, ensure_ascii=False), "\ufeff [ ]\n"):
         file.write_text(text, encoding="utf-8")
         assert [r.value for r in read_records(file)] == json.loads(text.lstrip("\ufeff"))
 
 
 def test_an_element_without_end_is_given_up_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "CHUNK", 100)
-    monkeypatch.setattr(records, "LONGEST", 1000)
+    monkeypatch.setattr(agentrefine.files, "CHUNK", 100)
+    monkeypatch.setattr(agentrefine.files, "MAX_ELEMENT", 1000)
     (tmp_path / "a.json").write_text('[{"id": "' + "x" * 1_000_000)
     tracemalloc.start()
     with pytest.raises(UserError, match="element 1: not JSON"):
@@ -293,7 +294,7 @@ GOOD = json.dumps({"id": "1", "conversations": GAME})
         (
             "a.json",
             '[{"conversations": [{"from": "gpt", "value": "a", "loss": 0.5}]}]',
-            "message 1: expected true, false or null under 'loss', found 0.5",
+            "message 1: expected true, false, 0, 1 or null under 'loss', found 0.5",
         ),
         ("a.parquet", "no parquet", "a.parquet: cannot be read as parquet"),
     ],

@@ -27,11 +27,11 @@ FLAGS = ["TFFTT", "TTT", "FT", "F", "TTF", "FTFTF"]
 
 
 def sample(number: int, flags: str) -> Sample:
-    messages = opening("You play a game .\nActions :\ntake {item}", f"take key {number} .", "you are in hall . “é”")
+    messages = opening("You play a game.\nActions:\ntake {item}", f"Take key {number}.", "You are in the hall. “é”")
     for turn, flag in enumerate(flags):
         text = reply_text(f"i try {number} {turn}", f"take key {turn}")
         messages.append(Message(role="assistant", content=text, loss=flag == "T"))
-        messages.append(Message(role="user", content=f"you see {turn} ."))
+        messages.append(Message(role="user", content=f"You see {turn}."))
     sender = {"user": "human", "assistant": "gpt"}
     conversations = [PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss) for m in messages[:-1]]
     return Sample(id=f"game-{number}", persona_id=f"persona-{number}", conversations=conversations)

@@ -5,8 +5,11 @@ import random
 import pytest
 
 from agentrefine.accounts import PersonaAccount
-from agentrefine.forecast import forecast, pilot_personas
+from agentrefine.forecast import forecast, nothing_kept, pilot_personas
+from agentrefine.llm.completion import CUT, Usage, only_in
 from agentrefine.personas import Persona
+from agentrefine.refinement import Dropped, Refined
+from agentrefine.synthesis import Attempt
 
 
 def account(number: int, cost: float | None = 1.0, calls: int = 10, kept: int = 3) -> PersonaAccount:
@@ -83,3 +86,32 @@ def test_a_pilot_that_was_paid_in_full_counts_in_full_though_the_rest_goes_by_ba
     found = forecast(half_price, 10, paid=4.0)
     assert found.cost is not None
     assert found.cost.value == pytest.approx(4.0 + 8 * 1.0)
+
+
+def ended(rule: str, finish_reason: str = "stop") -> Refined:
+    attempt = Attempt(
+        id="1", persona_id="p", persona="x", sample=0, call=1, kind="script", script_call=None, text="",
+        usage=Usage(prompt_tokens=1, completion_tokens=1), finish_reason=finish_reason, teacher="m",
+    )  # fmt: skip
+    dropped = Dropped(persona_id="p", persona="x", sample=0, rule=rule, message=f"About {rule}.", calls=1)
+    return Refined(dropped, [attempt], [])
+
+
+def test_a_pilot_that_kept_nothing_says_why_most_often_first():
+    said = nothing_kept([ended("not_json"), ended("empty_answer"), ended("empty_answer", CUT)], 2)
+    assert said is not None
+    assert said.index("empty_answer in 2 of 3 (About empty_answer.)") < said.index("not_json in 1 of 3")
+    assert "1 of 3 answers were cut at max_tokens" in said
+    assert "teacher.pilot_personas to 0" in said
+
+
+def test_a_pilot_whose_answers_stand_in_another_field_names_it():
+    said = nothing_kept([ended("empty_answer", only_in("reasoning_content"))] * 4, 2)
+    assert said is not None
+    assert "4 of 4 answers have no content but stand whole in the field reasoning_content" in said
+
+
+def test_a_pilot_that_kept_one_game_says_nothing():
+    kept = ended("x")._replace(outcome=object())
+    assert nothing_kept([kept, ended("not_json")], 2) is None
+    assert nothing_kept([], 2) is None

@@ -26,7 +26,7 @@ RIVER = {
         ["Ostby", ["Ostby is a town on the river Lind.", " It has a mill."]],
         ["River Lind", ["The river Lind has trout.", " The river ends in Lake Vann.", " Eels live in it."]],
         ["River Lund", ["The river Lund is another one."]],
-        ["Long", [f"Sentence {n} ." for n in range(1, 9)]],
+        ["Long", [f"Sentence {n}." for n in range(1, 9)]],
     ],
 }
 
@@ -86,9 +86,9 @@ def test_a_search_shows_the_paragraph_or_names_similar_titles(river):
     assert found.observation == "The river Lind has trout. The river ends in Lake Vann. Eels live in it."
     assert river.step("search[River Lind]") == found
     missed = river.step("search river Lint")
-    assert missed.observation == "Could not find river Lint . Similar : River Lind , River Lund , Long , Ostby ."
+    assert missed.observation == "Could not find river Lint. Similar: River Lind, River Lund, Long, Ostby."
     assert missed.valid
-    assert river.step("search long").observation == "Sentence 1 . Sentence 2 . Sentence 3 . Sentence 4 . Sentence 5 ."
+    assert river.step("search long").observation == "Sentence 1. Sentence 2. Sentence 3. Sentence 4. Sentence 5."
 
 
 def test_a_lookup_goes_from_sentence_to_sentence(river):
@@ -97,10 +97,10 @@ def test_a_lookup_goes_from_sentence_to_sentence(river):
     assert river.step("lookup River").observation == "(Result 1 / 2) The river Lind has trout."
     assert river.step("lookup river").observation == "(Result 2 / 2) The river ends in Lake Vann."
     ended = river.step("lookup river")
-    assert (ended.observation, ended.valid) == ("No more results .", False)
+    assert (ended.observation, ended.valid) == ("No more results.", False)
     assert river.step("lookup eels").observation == "(Result 1 / 1) Eels live in it."
     assert river.step("lookup river").observation.startswith("(Result 1 / 2)")
-    assert river.step("lookup pike").observation == "No results ."
+    assert river.step("lookup pike").observation == "No results."
 
 
 def test_an_answer_ends_the_game_with_its_f1(river):
@@ -143,10 +143,11 @@ def test_a_question_without_its_paragraph_has_no_solution(questions):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "is not JSON"),
-        ("[]", "expected a list of questions"),
+        ("{", "line 1: not JSON"),
+        ("[]", "holds no question"),
         ("[3]", "question 1: "),
-        (json.dumps([{**RIVER, "answer": ""}]), r"question 1: answer: .*at least 1 character"),
+        (json.dumps([{**RIVER, "answer": ""}]), "question 1: has no answer, as in HotpotQA's test split"),
+        (json.dumps([{k: v for k, v in RIVER.items() if k != "answer"}]), "question 1: has no answer"),
         (json.dumps([{key: value for key, value in RIVER.items() if key != "context"}]), "question 1: .*'context'"),
         (json.dumps([{**RIVER, "context": [["a"]]}]), "question 1: "),
     ],
@@ -158,11 +159,18 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, told):
         HotpotQA(path).episodes(5, 0)
 
 
+def test_a_byte_order_mark_and_lines_in_place_of_a_list_are_read(tmp_path):
+    rows = [json.dumps({**RIVER, "_id": name}) for name in "ab"]
+    for text in (f"\ufeff[{','.join(rows)}]", "\r\n".join(rows) + "\r\n\r\n"):
+        (tmp_path / "q.json").write_bytes(text.encode())
+        assert sorted(e.id for e in HotpotQA(tmp_path / "q.json").episodes(5, 0)) == ["hotpotqa.a", "hotpotqa.b"]
+
+
 def test_a_missing_file_and_another_file_are_refused(questions):
     episode = HotpotQA().episodes(1, 0)[0]
     with pytest.raises(UserError, match=r"the question hotpotqa.merrow-.* is not in place"):
         questions(RIVER).make(episode)
-    with pytest.raises(UserError, match=r"nowhere.json: cannot be read .*evaluation.data.hotpotqa"):
+    with pytest.raises(UserError, match=r"nowhere.json: no such file; .*evaluation.data.hotpotqa"):
         HotpotQA(Path("nowhere.json")).episodes(5, 0)
 
 

@@ -9,9 +9,9 @@ from asking import in_processes
 from scripted_teacher import PARAMS
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import Answer, Usage
+from agentrefine.llm.journal import Journal, Question
 from agentrefine.teacher.client import offline_name
-from agentrefine.teacher.completion import Answer, Usage
-from agentrefine.teacher.journal import Journal, Question
 
 ANSWER = Answer("said", Usage(prompt_tokens=1, completion_tokens=1), "stop")
 QUESTION = Question(
@@ -125,3 +125,18 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
             keep(journal, "key", ANSWER._replace(text="x" * 100_000))
         assert journal.find("key", 9) is None
         assert keep(journal, "key", ANSWER._replace(text="small")) == "small"
+
+
+def test_a_journal_of_the_version_before_is_still_read(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    with Journal(path) as journal:
+        keep(journal, "known")
+    with sqlite3.connect(path) as old:
+        old.execute("ALTER TABLE answers DROP COLUMN estimated")
+        old.execute("PRAGMA user_version = 2")
+    with Journal(path) as journal:
+        assert journal.find("known", 9).answer == ANSWER
+        estimated = ANSWER._replace(usage=ANSWER.usage.model_copy(update={"estimated": True}))
+        keep(journal, "new", estimated)
+    with Journal(path) as journal:
+        assert journal.find("new", 9).answer == estimated

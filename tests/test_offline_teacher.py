@@ -1,6 +1,7 @@
 """The offline teacher, in process: the games that it writes and the bad answers that it gives."""
 
 import json
+import re
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from offline_games import BAKER, DEMANDS, FAULTLESS, PARAMS, ROOT, TRAIN, games, script_for
 from pydantic import ValidationError
 
+from agentrefine.conversation import reply_text
 from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.personas import load_personas
 from agentrefine.script_checks import verify_script
@@ -16,7 +18,7 @@ from agentrefine.synthesis import SAMPLES_PER_CALL
 from agentrefine.teacher.offline import faults
 from agentrefine.teacher.offline.answers import answer
 from agentrefine.teacher.offline.themes import theme_words, world_for
-from agentrefine.teacher.offline.thoughts import words
+from agentrefine.teacher.offline.thoughts import thoughts
 from agentrefine.teacher.prompts import (
     continuation_messages,
     script_messages,
@@ -24,9 +26,12 @@ from agentrefine.teacher.prompts import (
     trajectory_messages,
 )
 from agentrefine.trajectory import error_refine_turns, parse_turns, steps
+from agentrefine.tuning.base_model import tiny_tokenizer
 from agentrefine.verification import verify_trajectory
-from agentrefine.worlds.catalogue import themes, vocabulary
-from agentrefine.worlds.layout import EVALUATION_SEEDS
+from agentrefine.worlds.catalogue import themes
+from agentrefine.worlds.facts import names_in
+from agentrefine.worlds.language import first_person
+from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 
 FLAGS = ("parameter_error", "logic_error", "place_error")
 
@@ -55,24 +60,46 @@ def test_a_mistake_carries_a_wrong_belief_and_the_next_thought_cites_the_error_a
         for (player, dm), (following, _) in pairwise(moves):
             if not any(dm[flag] for flag in FLAGS):
                 continue
-            belief = dm["thought"].removeprefix("the player believes that ").split(" , but that is wrong")[0]
-            assert belief in player["thought"]
-            assert f"i {player['action']} ." in player["thought"]
-            cited = following["thought"].split(" . ")[0]
-            said = cited.replace("i hold", "you hold").replace("i do", "you do").replace("i am", "you are")
-            said = said.replace("my", "your")
-            assert said in dm["observation"] or cited.endswith("is not a known action")
+            belief = re.split(r"believes that |to think that ", dm["thought"])[1].partition(".")[0]
+            belief = belief.removesuffix(", but that is wrong")
+            assert belief.lower() in player["thought"].lower()
+            assert cited(dm["observation"]) in following["thought"].lower()
             assert following["action"] != player["action"]
+
+
+def cited(observation: str) -> str:
+    """What the player says of a refusal."""
+    return first_person(observation.partition(": ")[2].partition(".")[0]).lower()
 
 
 def test_mistakes_concern_only_what_the_player_has_read():
     for script, turns in games(130):
-        read = set(f"{script.goal} {' '.join(script.available_actions)}".split())
+        objects = world_from_id(script.environment["world"]).objects
+        read = set(names_in(script.goal, objects))
         for turn in turns:
             if turn["role"] == "DM":
-                read.update(turn["observation"].split())
+                read.update(names_in(turn["observation"], objects))
             elif not _next_turn(turns, turn)["parameter_error"]:
-                assert set(turn["action"].split()) <= read
+                assert set(names_in(turn["action"], objects)) <= read
+
+
+def test_a_thought_of_each_kind_has_several_phrasings_and_names_what_is_done():
+    kinds = thoughts().model_dump(exclude={"dm", "short_command"})
+    assert all(len(set(phrasings)) >= 2 for phrasings in kinds.values())
+    assert all("{action}" in phrasing or kind == "after_error" for kind in kinds for phrasing in kinds[kind])
+    said = [turn["thought"] for _, turns in games(40) for turn in turns if turn["role"] == "Player"]
+    assert len({" ".join(thought.split()[:2]) for thought in said}) > 20
+
+
+def test_most_mistaken_thoughts_read_like_right_ones():
+    said = [
+        player["thought"]
+        for _, turns in games(130)
+        for player, dm in pairwise(turns)
+        if player["role"] == "Player" and any(dm[flag] for flag in FLAGS)
+    ]
+    openly = sum("I think " in thought or "I'm sure " in thought for thought in said)
+    assert 0.2 * len(said) < openly < 0.5 * len(said)
 
 
 def _next_turn(turns: list[dict[str, Any]], turn: dict[str, Any]) -> dict[str, Any]:
@@ -90,16 +117,15 @@ def test_mistakes_are_spread_over_the_games():
     assert min(thirds) > 0.15 * len(places)
 
 
-def test_every_word_of_a_thought_is_in_the_vocabulary():
-    known = words() | vocabulary()
-    strange = {
-        word
-        for _, turns in games(260)
+def test_the_tiny_tokenizer_spends_no_token_on_letters_of_a_game():
+    tokenizer = tiny_tokenizer(7)
+    said = {
+        turn["observation"] if turn["role"] == "DM" else reply_text(turn["thought"], turn["action"])
+        for _, turns in games(130)
         for turn in turns
-        for word in f"{turn.get('action', '')} {turn['thought'] if turn['role'] == 'Player' else ''}".split()
-        if word not in known
     }
-    assert strange == set()
+    letters = {text for text in said for token in tokenizer.tokenize(text) if re.fullmatch("Ġ?[a-z]", token)}
+    assert letters == set()
 
 
 def test_a_rejected_game_is_continued_from_its_sound_turns():
@@ -113,7 +139,7 @@ def test_a_rejected_game_is_continued_from_its_sound_turns():
         assert problem is None
         assert whole[: len(kept)] == kept
         if kept[-1].error:
-            assert " . " in whole[len(kept)].thought
+            assert cited(kept[-1].observation) in whole[len(kept)].thought.lower()
 
 
 def test_feedback_brings_a_new_draw_of_the_same_world():

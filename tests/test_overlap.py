@@ -54,13 +54,13 @@ def test_babyai_is_read_with_instructions_goals_observations_and_gold_actions(ba
     assert (babyai.episodes, len(babyai.goals), babyai.ours) == (6, 6, False)
     assert 3 <= len(babyai.solutions) <= 4
     assert any("toggle and go through {door}" in passage for passage in babyai.passages)
-    assert any(passage.startswith("You see :") for passage in babyai.passages)
+    assert any(passage.startswith("You see:") for passage in babyai.passages)
     assert set(babyai.goals) | {action for actions in babyai.solutions for action in actions} <= set(babyai.passages)
 
 
 def test_every_kind_of_babyai_text_is_found_in_a_game(babyai: BenchmarkTexts) -> None:
     found = OverlapIndex([babyai], size=8)
-    shown = max((p for p in babyai.passages if p.startswith("You see :")), key=len)
+    shown = max((p for p in babyai.passages if p.startswith("You see:")), key=len)
     assert str(found.find(saying(shown)).foreign).startswith('babyai text "you see ')
     assert str(found.find(saying(shown, key="thought")).foreign).startswith('babyai text "')
     goal = next(goal for goal in babyai.goals if len(goal.split()) >= 4)

@@ -66,7 +66,7 @@ def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
         ("  model: offline-teacher", "  model: offline-teacher\n  api_key: SECRET"),
         ("base_url: offline ", "base_url: 'http://user:SECRET@host/v1 "),
         ("base_url: offline ", "base_url: http://user:SECRET@host/v1: "),
-        ("models: [base, refinement]", "models: [refinement]"),
+        ("models: [base, expert_only, refinement]", "models: [expert_only, refinement]"),
     ],
     ids=["missing key", "no mapping", "wrong type", "unknown key", "open quote", "two colons", "between sections"],
 )
@@ -122,3 +122,59 @@ def test_a_template_beside_the_tiny_model_is_refused_because_it_would_not_be_use
     said = refusal(tmp_path, "chat_template: null", "chat_template: mine.jinja")
     assert "base_model: " in said
     assert "the tiny one has its own; set it to null" in said
+
+
+MODELS = "models: [base, expert_only, refinement]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (MODELS, "models: [base, refinement]", "report.baseline is expert_only, which is not evaluated"),
+        ("baseline: expert_only", "baseline: chance", ""),
+        ("references: [chance]", "references: [dice]", "evaluation.references"),
+        (MODELS, "models: [chance, base, expert_only, refinement]", "move it to references"),
+        ("    expert_only: {loss", "    chance: {loss", "tuning.variants: chance"),
+        (
+            "endpoints: {}",
+            "endpoints: {chance: {base_url: 'http://h/v1', model: m, api_key_env: K}}",
+            "endpoints.chance has the name of another",
+        ),
+    ],
+)
+def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    if not told:
+        assert load(tmp_path, old, new).baseline == "chance"
+        return
+    said = refusal(tmp_path, old, new)
+    assert told in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "baseline"),
+    [
+        ({}, "expert_only"),
+        ({"baseline: expert_only": "baseline: base"}, "base"),
+        # No variant has the name: the one that is tuned without mistakes, else the base.
+        ({"    expert_only: {loss": "    plain: {loss", MODELS: "models: [base, plain, refinement]"}, "plain"),
+        (
+            {
+                "    expert_only: {loss: without_refinement_data": "    other: {loss: with_erroneous_loss",
+                MODELS: "models: [base, other, refinement]",
+            },
+            "base",
+        ),
+        # Nothing else is tuned.
+        ({MODELS: "models: [base, expert_only]"}, "base"),
+    ],
+)
+def test_the_baseline_is_the_model_that_is_named_or_what_stands_for_it(
+    tmp_path: Path, changes: dict[str, str], baseline: str
+) -> None:
+    text = PARAMS
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    (tmp_path / "params.yaml").write_text(text)
+    assert load_params(tmp_path / "params.yaml").baseline == baseline

@@ -10,7 +10,7 @@ from playing import JUNK, gold_policy
 
 from agentrefine.agent.play import play
 from agentrefine.benchmarks import pddl_problem
-from agentrefine.benchmarks.base import NoSolutionError
+from agentrefine.benchmarks.base import NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.pddl import Pddl, PddlEnvironment, domains
 from agentrefine.errors import UserError
 
@@ -71,7 +71,7 @@ def test_agentboards_domains_are_read_and_won_as_they_are_published():
     played = list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=100, batch_size=10))
     assert {(episode.stop, episode.success) for episode in played} == {("solved", True)}
     tyres = [step.observation for episode in played if episode.task == "tyreworld" for step in episode.steps]
-    assert "You have wrench . No longer : wrench is in boot ." in tyres
+    assert "You have wrench. No longer: wrench is in boot." in tyres
 
 
 def test_what_the_library_refuses_is_mended(folder):
@@ -86,7 +86,7 @@ def test_what_the_library_refuses_is_mended(folder):
     problem = """(define (problem p) (:domain shed) (:objects Key - tool gate key - door)
                  (:init (have key)) (:goal (open gate)))"""
     environment, first = started(folder, domain, problem)
-    assert first == "Objects : tool key ; door gate . Have key ."
+    assert first == "Objects: tool key; door gate. Have key."
     assert environment.solution() == ["open gate"]
     assert environment.step("Open  GATE .").success
 
@@ -98,25 +98,25 @@ def test_refusals_say_why(folder):
         for action in ("light", "light green hall", "light hall red", "light old hall", "douse red", "touch red")
     }
     assert reasons == {
-        "light": "This action is not known . Try : check valid actions .",
-        "light green hall": "There is no object named green .",
-        "light hall red": "hall is not of the kind lamp .",
-        "light old hall": "You cannot do that . What is missing : stands old hall . What is in the way : broken old .",
-        "douse red": "You cannot do that . What is missing : lit red .",
-        "touch red": "Nothing changes .",
+        "light": "This action is not known. Try: check valid actions.",
+        "light green hall": "There is no object named green.",
+        "light hall red": "hall is not of the kind lamp.",
+        "light old hall": "You cannot do that. What is missing: stands old hall. What is in the way: broken old.",
+        "douse red": "You cannot do that. What is missing: lit red.",
+        "touch red": "Nothing changes.",
     }
     assert environment.step("light red hall").valid
 
 
 def test_progress_is_the_best_share_so_far_and_success_that_all_hold_now(folder):
     environment, _ = started(folder)
-    assert environment.goal == "make it true that lit red , lit blue , not : lit old"
+    assert environment.goal == "Make it true that lit red, lit blue, it is not true that lit old."
     steps = [
         environment.step(action) for action in ("light red hall", "douse red", "light blue hall", "light red hall")
     ]
     assert [round(step.progress, 2) for step in steps] == [0.67, 0.67, 0.67, 1.0]
     assert [step.success for step in steps] == [step.done for step in steps] == [False, False, False, True]
-    assert steps[-1].observation.endswith("The goal is reached .")
+    assert steps[-1].observation.endswith("The goal is reached.")
     after = environment.step("douse red")
     assert (after.valid, after.done, after.success, after.progress) == (False, True, True, 1.0)
     assert "stands blue hall" in environment.reset().lower()
@@ -129,7 +129,7 @@ def test_the_list_of_valid_actions_is_complete_and_right():
         listed = benchmark.make(episode).possible()
         told = benchmark.make(episode).step("check valid actions")
         assert told.valid
-        assert told.observation == f"Valid actions : {' , '.join(listed)} ."
+        assert told.observation == f"Valid actions: {', '.join(listed)}."
         for action in listed:
             assert benchmark.make(episode).step(action).valid
     environment = PddlEnvironment(*_porter())
@@ -155,11 +155,11 @@ def test_a_domain_may_show_only_changes(folder):
         'observe: changes\nactions: {light: {say: "switch {r} {l} on", does: light it}}\nfacts: {lit: "{l} shines"}\n'
     )
     environment, first = started(folder)
-    assert first.startswith("Objects : room hall ; lamp red , blue , old . ")
+    assert first.startswith("Objects: room hall; lamp red, blue, old. ")
     assert environment.actions["switch {r} {l} on"] == "light it"
-    assert environment.actions["douse {l}"] == "possible if {l} shines ; no longer {l} shines"
-    assert environment.step("switch hall red on").observation == "Red shines ."
-    assert environment.step("douse red").observation == "No longer : red shines ."
+    assert environment.actions["douse {l}"] == "Possible if {l} shines; no longer {l} shines."
+    assert environment.step("switch hall red on").observation == "Red shines."
+    assert environment.step("douse red").observation == "No longer: red shines."
     everything = environment.step("look around")
     assert everything.valid
     assert first.endswith(everything.observation)
@@ -174,7 +174,7 @@ def test_a_domain_may_show_only_changes(folder):
         ("actions: {douse: {say: 'touch {l}'}}", r"written in the same words"),
         ("observe: nothing", r"observe: Input should be 'state' or 'changes'"),
         ("speed: 3", r"speed: Extra inputs"),
-        ("facts: [", r"cannot be read as YAML"),
+        ("facts: [", r"not valid YAML"),
     ],
 )
 def test_bad_words_are_named(folder, text, told):
@@ -204,14 +204,81 @@ def test_bad_words_are_named(folder, text, told):
                 ":duration (= ?duration 3) :condition (at start (lit ?l)) :effect (at end (not (lit ?l)))",
             ),
             EVENING,
-            r"evening.pddl: unified-planning cannot play it",
+            r"domain.pddl: has an action with a duration",
         ),
+        (LAMPS.replace("?l - lamp ?r", "?l - (either lamp room) ?r"), EVENING, r"domain.pddl: has a choice of types"),
+        (LAMPS[:-2] + "(:derived (dark ?l - lamp) (not (lit ?l))))", EVENING, r"domain.pddl: has a derived predicate"),
+        (LAMPS, EVENING.replace("(lit red)", "(preference p (lit red))"), r"evening.pddl: has a preference"),
+        (LAMPS, EVENING[:-2] + "(:constraints (always (lit red))))", r"evening.pddl: has constraints on the whole"),
+        (LAMPS, EVENING.replace("old", "3"), r"evening.pddl: the name '3' in :objects"),
         (LAMPS.replace("(domain lamps)", "(domain)"), EVENING, r"domain.pddl: the domain has no name"),
     ],
 )
 def test_bad_files_are_named(folder, domain, problem, told):
     with pytest.raises(UserError, match=told):
         started(folder, domain, problem)
+
+
+GOALS = {
+    "(forall (?l - lamp) (lit ?l))": "for every lamp, {that lamp} shines",
+    "(exists (?l - lamp) (lit ?l))": "for at least one lamp, {that lamp} shines",
+    "(not (exists (?l - lamp) (broken ?l)))": "for no lamp, broken that lamp",
+    "(not (forall (?l - lamp) (lit ?l)))": "it is not true that (for every lamp, that lamp shines)",
+    "(or (lit red) (lit blue))": "red shines or blue shines",
+    "(imply (lit red) (lit blue))": "if red shines, then blue shines",
+    "(or (and (lit red) (lit blue)) (not (lit old)))": "(red shines and blue shines) or it is not true that old shines",
+    "(forall (?l - lamp) (or (broken ?l) (lit ?l)))": "for every lamp, broken that lamp or that lamp shines",
+    "(forall (?l - lamp ?r - room) (stands ?l ?r))": "for every lamp and every room, stands that lamp that room",
+    "(forall (?l ?m - lamp) (or (= ?l ?m) (lit ?m)))": (
+        "for every lamp (here lamp number 1) and every lamp (here lamp number 2), lamp number 1 is the same as lamp "
+        "number 2 or lamp number 2 shines"
+    ),
+    "(forall (?l - lamp) (exists (?r - room) (and (stands ?l ?r) (not (= ?r hall)))))": (
+        "for every lamp, for at least one room, stands that lamp that room and that room is not the same as hall"
+    ),
+    "(exists (?l - lamp) (forall (?m - lamp) (imply (lit ?m) (= ?l ?m))))": (
+        "for at least one lamp, for every lamp (here lamp number 2), if lamp number 2 shines, then that lamp is the "
+        "same as lamp number 2"
+    ),
+    "(>= (wax) 2)": "2 is at most wax",
+    "(< (+ (wax) 1) 3)": "wax plus 1 is less than 3",
+    "(= (wax) 0)": "wax is the same as 0",
+}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_goal_is_an_english_sentence_whatever_pddl_it_is_made_of(folder, goal):
+    (folder / "domain.yaml").write_text("facts: {lit: '{l} shines'}", encoding="utf-8")
+    domain = LAMPS.replace("(:action light", "(:functions (wax) - number)\n  (:action light", 1)
+    problem = EVENING.replace("(and (lit red) (lit blue) (not (lit old)))", goal).replace(
+        "(broken old)", "(broken old) (= (wax) 1)"
+    )
+    environment, _ = started(folder, domain, problem)
+    assert environment.goal == f"make it true that {GOALS[goal].replace('{', '').replace('}', '')}"
+
+
+def test_effects_beyond_facts_are_described_in_words(folder):
+    domain = LAMPS.replace(
+        "(:action douse",
+        "(:functions (wax) - number)\n  (:action dark :parameters (?r - room) :effect (and (decrease (wax) 1)"
+        " (when (> (wax) 2) (not (lit red)))"
+        " (forall (?l - lamp) (when (stands ?l ?r) (not (lit ?l))))))\n  (:action douse",
+    ).replace("hall - room)", "hall - room red - lamp)", 1)
+    environment, _ = started(folder, domain, EVENING.replace("(broken old)", "(broken old) (= (wax) 1)"))
+    assert environment.actions["dark {r}"] == (
+        "always possible ; wax shrinks by 1 ; if 2 is less than wax, then no longer lit red ; "
+        "for every lamp, if stands that lamp {r}, then no longer lit that lamp"
+    )
+
+
+def test_a_byte_order_mark_is_read_and_another_encoding_is_named(folder):
+    started(folder, "\ufeff" + LAMPS.replace("\n", "\r\n"), "\ufeff" + EVENING)
+    (folder / "evening.pddl").write_bytes(f"; Fähre{EVENING}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"evening.pddl, line 1: not UTF-8 \(byte 0xe4\)"):
+        PddlEnvironment(folder / "domain.pddl", folder / "evening.pddl")
+    (folder / "evening.pddl").write_bytes(EVENING.encode("utf-16"))
+    with pytest.raises(UserError, match=r"evening.pddl: is UTF-16"):
+        PddlEnvironment(folder / "domain.pddl", folder / "evening.pddl")
 
 
 def test_mangled_files_never_raise_anything_else(folder):
@@ -238,7 +305,7 @@ def test_conditions_and_effects_beyond_strips_are_played_but_not_solved(folder):
         " :effect (forall (?l - lamp) (when (lit ?l) (not (lit ?l)))))\n  (:action douse",
     ).replace("hall - room)", "hall - room red - lamp)", 1)
     environment, _ = started(folder, domain)
-    assert environment.step("dark").observation.startswith("You cannot do that . What is missing : ")
+    assert environment.step("dark").observation.startswith("You cannot do that. What is missing: ")
     environment.step("light red hall")
     assert environment.step("dark").valid
     assert not environment.step("douse red").valid
@@ -258,9 +325,7 @@ def test_numbers_and_costs_are_played(folder):
     )
     environment, _ = started(folder, domain, problem)
     assert environment.step("snuff").valid
-    assert (
-        environment.step("light red hall").observation == "Lit red . Broken old . Stands red hall . Stands blue hall ."
-    )
+    assert environment.step("light red hall").observation == "Lit red. Broken old. Stands red hall. Stands blue hall."
 
 
 def test_a_goal_out_of_reach_has_no_solution(folder):
@@ -272,9 +337,11 @@ def test_a_goal_out_of_reach_has_no_solution(folder):
 def test_too_many_actions_are_neither_listed_nor_planned_with(folder, monkeypatch):
     monkeypatch.setattr(pddl_problem, "MAX_GROUND_ACTIONS", 5)
     environment, _ = started(folder)
-    assert environment.step("check valid actions").observation == "There are too many actions to list ."
+    assert environment.step("check valid actions").observation == "There are too many actions to list."
     with pytest.raises(NoSolutionError, match="too many actions"):
         environment.solution()
+    with pytest.raises(UnlistedActionsError, match="too many actions"):
+        environment.possible()
     assert environment.step("light red hall").valid
 
 

@@ -44,7 +44,7 @@ def test_a_limit_takes_the_first_personas():
 
 @pytest.mark.parametrize(
     "broken",
-    ["{not json", '"a plain string"', "[]", "{}", '{"persona": ""}', '{"persona": "  "}', '{"persona": 7}', "", "null"],
+    ["{not json", '"a plain string"', "[]", "{}", '{"persona": ""}', '{"persona": "  "}', '{"persona": 7}', "null"],
 )
 def test_a_broken_line_is_refused_by_its_number(tmp_path: Path, broken: str):
     path = tmp_path / "personas.jsonl"
@@ -70,6 +70,26 @@ def test_the_same_sentence_counts_once_and_other_keys_are_ignored(tmp_path: Path
     lines = [{"persona": "A  cook"}, {"persona": "A cook", "source": "hub"}, {"id": 3, "persona": "A miner"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     assert [persona.text for persona in load_personas(path)] == ["A cook", "A miner"]
+
+
+LINES = ['{"persona": "A cook"}', '{"persona": "A miner"}']
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + "\n".join(LINES),
+        "\n".join(LINES) + "\n\n",
+        LINES[0] + "\n  \n" + LINES[1],
+        "\r\n".join(LINES) + "\r\n",
+        f"[{', '.join(LINES)}]",
+        f"\ufeff [\n{','.join(LINES)}]\n",
+    ],
+    ids=["byte order mark", "blank last line", "blank line", "line ends of Windows", "list", "list with a mark"],
+)
+def test_personas_are_read_whatever_editor_wrote_the_file(tmp_path: Path, text: str):
+    (tmp_path / "personas.jsonl").write_bytes(text.encode())
+    assert [persona.text for persona in load_personas(tmp_path / "personas.jsonl")] == ["A cook", "A miner"]
 
 
 @pytest.mark.skipif(not PERSONA_HUB.is_file(), reason="the Persona Hub file is not beside the repository")

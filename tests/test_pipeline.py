@@ -10,14 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from project import ProjectCopy, digests
+
+from agentrefine.agent.episode import Episode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAGES = {
     "synthesis", "verification", "refinement", "base_model", "quality_gate",
-    "tuning@refinement", "evaluation@base", "evaluation@refinement", "report",
+    "tuning@expert_only", "tuning@refinement", "reference_evaluation@chance",
+    "evaluation@base", "evaluation@expert_only", "evaluation@refinement", "report",
 }  # fmt: skip
+MODELS = ("chance", "base", "expert_only", "refinement")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,47 @@ def test_a_run_leaves_the_report_and_ends_with_its_table(project: ProjectCopy) -
     assert "mlflow ui" in printed
     details = json.loads((project.folder / "data/evaluation/refinement/details.json").read_text())
     assert details["worlds_layouts"]["success_rate"]["n"] == 3
+    first = report.splitlines()[2]
+    assert first.startswith("Refinement tuning makes no difference beyond chance variation on worlds layouts: ")
+    assert first.split()[0] in printed
+
+
+def test_all_models_play_the_same_episodes_and_chance_does_what_is_possible(project: ProjectCopy) -> None:
+    played = {}
+    for model in MODELS:
+        lines = (project.folder / f"data/evaluation/{model}/episodes.jsonl").read_text().splitlines()
+        played[model] = [Episode.model_validate_json(line) for line in lines]
+    assert len({tuple(episode.id for episode in episodes) for episodes in played.values()}) == 1
+    assert all(step.valid for episode in played["chance"] for step in episode.steps)
+    assert {episode.model for episode in played["chance"]} == {"chance"}
+    shown = project.run("dvc", "metrics", "show", "--md").stdout
+    places = [shown.index(f"data/evaluation/{model}/metrics.json") for model in MODELS]
+    assert places == sorted(places)
+
+
+def test_the_variants_see_the_same_games_in_as_many_steps(project: ProjectCopy) -> None:
+    tuned = {
+        variant: json.loads((project.folder / f"reports/tuning/{variant}/metrics.json").read_text())
+        for variant in ("expert_only", "refinement")
+    }
+    plain, refined = tuned["expert_only"], tuned["refinement"]
+    assert plain["rendering"]["samples"] == refined["rendering"]["samples"]
+    assert plain["steps"] == refined["steps"]
+    assert plain["tokens"] < refined["tokens"]
+
+
+def test_the_runs_in_mlflow_name_the_pair_that_is_compared(project: ProjectCopy) -> None:
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("agentrefine")
+    runs = {run.data.tags["model"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == set(MODELS)
+    refined = runs["refinement"]
+    assert refined.data.tags["compared_with"] == "expert_only"
+    assert refined.data.tags["compared_with_run"] == runs["expert_only"].info.run_id
+    assert refined.data.tags["mlflow.note.content"].startswith("Refinement tuning")
+    differs = "worlds_layouts/against_expert_only/success_difference"
+    assert {differs, f"{differs}_low", f"{differs}_high", f"{differs}_n"} <= set(refined.data.metrics)
+    assert client.get_registered_model("agentrefine-agent").aliases == {"baseline": "1", "challenger": "2"}
 
 
 def test_dvc_has_nothing_to_do_after_a_run(project: ProjectCopy) -> None:
@@ -74,11 +120,14 @@ def test_a_new_learning_rate_concerns_tuning_evaluation_and_report_only(project:
     before = params.read_bytes()
     try:
         project.set_params(**{"tuning.learning_rate": 0.0017})
-        assert project.changed_stages() == {"tuning@refinement"}
+        assert project.changed_stages() == {"tuning@expert_only", "tuning@refinement"}
         would_run = project.run("dvc", "repro", "--dry", "--force-downstream").stdout
         ran = set(re.findall(r"Running stage '([^']+)'", would_run))
         assert {"tuning@refinement", "evaluation@refinement", "report"} <= ran
-        assert not ran & {"synthesis", "verification", "refinement", "base_model", "quality_gate", "evaluation@base"}
+        assert not ran & {
+            "synthesis", "verification", "refinement", "base_model", "quality_gate", "evaluation@base",
+            "reference_evaluation@chance",
+        }  # fmt: skip
     finally:
         params.write_bytes(before)
 
@@ -106,7 +155,7 @@ def test_two_runs_with_one_seed_give_the_same_bytes(project: ProjectCopy, tmp_pa
     assert done.returncode == 0, done.stderr[-3000:]
     assert digests(again.folder / "data/dataset") == digests(project.folder / "data/dataset")
     assert digests(again.folder / "models") == digests(project.folder / "models")
-    for model in ("base", "refinement"):
+    for model in MODELS:
         for file in ("metrics.json", "details.json", "episodes.jsonl"):
             name = f"data/evaluation/{model}/{file}"
             assert (again.folder / name).read_bytes() == (project.folder / name).read_bytes()

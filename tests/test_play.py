@@ -18,8 +18,8 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.metrics import summarise
 from agentrefine.params.evaluation import Prompting
 
-GOOD = reply_text("I push .", "push")
-BAD = reply_text("I pull .", "pull")
+GOOD = reply_text("I push.", "push")
+BAD = reply_text("I pull.", "pull")
 
 
 class PushGame:
@@ -81,14 +81,14 @@ def run(script, *, max_steps=6, seed=2):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Thought: I push .\nAction: push", ("I push .", "push")),
+        ("Thought: I push.\nAction: push", ("I push.", "push")),
         ("  Thought: a\n\nAction:   push the button  \n", ("a", "push the button")),
         ("Thought: a\nb\nAction: push", ("a\nb", "push")),
         ("Thought: a\r\nAction: push\r\n", ("a", "push")),
         ("", None),
         ("push", None),
         ("Action: push", None),
-        ("Thought: I push .", None),
+        ("Thought: I push.", None),
         ("Thought:\nAction: push", None),
         ("Thought: a\nAction:", None),
         ("Thought: a Action: push", None),
@@ -103,7 +103,7 @@ def test_only_a_thought_and_one_action_line_are_a_reply(text, expected):
 
 
 def test_the_trained_form_is_read_back_as_it_was_written():
-    assert parse_reply(reply_text("The key is here .", "take key")) == ("The key is here .", "take key")
+    assert parse_reply(reply_text("The key is here.", "take key")) == ("The key is here.", "take key")
 
 
 def test_the_dialogue_is_that_of_training():
@@ -123,12 +123,27 @@ def test_a_wrong_form_is_told_counted_and_costs_a_step():
     assert (episode.stop, episode.progress, episode.prompt_tokens, episode.completion_tokens) == ("solved", 1.0, 30, 15)
 
 
+@pytest.mark.parametrize("before", ["<think>\nlet me push\n</think>\n\n", "let me push</think>", "[THINK]push[/THINK]"])
+def test_thoughts_before_a_turn_are_recorded_and_neither_parsed_nor_kept_in_the_dialogue(before):
+    episode, policy = run([before + GOOD])
+    assert episode.success
+    assert not any(step.format_error for step in episode.steps)
+    assert [step.reply for step in episode.steps] == [before + GOOD] * len(episode.steps)
+    assert policy.read["e"][3].content == GOOD
+
+
+def test_thoughts_that_were_cut_are_a_format_error_and_leave_an_empty_message():
+    episode, policy = run(["<think>let me pu", GOOD])
+    assert [step.format_error for step in episode.steps] == [True, False, False]
+    assert policy.read["e"][3].content == ""
+
+
 @pytest.mark.parametrize(
     ("script", "stop", "progress", "steps"),
     [
         ([BAD], "step limit", 0.0, 6),
-        ([GOOD, reply_text("I leave .", "quit")], "environment over", 0.5, 2),
-        ([GOOD, reply_text("I break it .", "break")], "environment error", 0.0, 0),
+        ([GOOD, reply_text("I leave.", "quit")], "environment over", 0.5, 2),
+        ([GOOD, reply_text("I break it.", "break")], "environment error", 0.0, 0),
         (["junk"], "step limit", 0.0, 6),
     ],
 )
@@ -216,7 +231,7 @@ def test_an_episode_whose_simulator_dies_is_begun_again_once():
 def test_a_simulator_that_keeps_dying_is_reported_as_an_error_and_the_others_play_on():
     benchmark = PushBenchmark()
     episodes = benchmark.episodes(3, 0)
-    scripts = {e.id: [GOOD] for e in episodes} | {"push.1": [reply_text("I break it .", "break")]}
+    scripts = {e.id: [GOOD] for e in episodes} | {"push.1": [reply_text("I break it.", "break")]}
     played = {e.id: e for e in play(ScriptedPolicy(scripts), benchmark, episodes, max_steps=5, batch_size=3)}
     assert {name: (e.stop, e.restarts) for name, e in played.items()} == {
         "push.0": ("solved", 0),
@@ -232,9 +247,9 @@ def test_a_simulator_that_keeps_dying_is_reported_as_an_error_and_the_others_pla
     [
         ([BAD], 3, "stuck"),
         (["junk"], 3, "stuck"),
-        ([BAD, GOOD, BAD, reply_text("I dance .", "dance"), BAD, GOOD], 5, "stuck"),
+        ([BAD, GOOD, BAD, reply_text("I dance.", "dance"), BAD, GOOD], 5, "stuck"),
         ([BAD, BAD, GOOD, GOOD], 4, "solved"),
-        ([BAD, reply_text("I dance .", "dance"), "junk"] * 2, 6, "step limit"),
+        ([BAD, reply_text("I dance.", "dance"), "junk"] * 2, 6, "step limit"),
     ],
 )
 def test_the_third_identical_failing_action_may_end_an_episode(script, steps, stop):

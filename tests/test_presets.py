@@ -107,7 +107,8 @@ def test_one_preset_may_follow_another(params: Path) -> None:
     chosen = load_params(params)
     losses = {"refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"}
     assert {variant.loss for variant in chosen.tuning.variants.values()} == losses
-    assert set(chosen.evaluation.models) == losses | {"base"}
+    assert set(chosen.evaluation.models) == set(chosen.tuning.variants) | {"base"}
+    assert chosen.baseline == "expert_only"
     assert chosen.base_model.path == "mistralai/Mistral-7B-v0.3"
 
 

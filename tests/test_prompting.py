@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from playing import ScriptedPolicy
+from world_games import unknown_words
 
 import agentrefine.agent
 from agentrefine.agent.play import play
@@ -18,6 +19,7 @@ from agentrefine.benchmarks.pddl import Pddl
 from agentrefine.conversation import instructions, reply_text
 from agentrefine.errors import UserError
 from agentrefine.params.evaluation import Prompting
+from agentrefine.teacher.offline.thoughts import phrasings
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 from agentrefine.worlds.wording import WORDINGS, wording
@@ -25,8 +27,8 @@ from agentrefine.worlds.wording import WORDINGS, wording
 PATHS = Path(agentrefine.agent.__file__).parent / "prompts"
 EXAMPLES = sorted({name.partition("_")[0] for name in BENCHMARKS})
 SIMULATORS = ("alfworld", "sciworld", "textworld", "jericho")
-ACTIONS = {"push {button}": "push a button", "look around": "list what is here"}
-GAME = SimpleNamespace(actions=ACTIONS, goal="push button 1")
+ACTIONS = {"push {button}": "Push a button.", "look around": "List what is here."}
+GAME = SimpleNamespace(actions=ACTIONS, goal="Push button 1.")
 
 every_benchmark = pytest.mark.parametrize("name", BENCHMARKS)
 every_example = pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_the_agent_is_told_the_game_the_form_and_the_actions(name, style, shots)
     introduction, found, rest = text.partition(form)
     assert found
     assert len(introduction) > (100 if name.partition("_")[0] != "worlds" else 10)
-    assert rest.startswith("\nActions :\npush {button} : push a button\nlook around : list what is here")
+    assert rest.startswith("\nActions:\npush {button}: Push a button.\nlook around: List what is here.")
     assert "$" not in text
     assert text == text.strip()
     assert ("Thought:" in text) == (style == "react")
@@ -126,7 +128,7 @@ def test_an_example_is_what_happens_and_ends_solved(name, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "hotpotqa"])
 def test_an_example_shows_a_mistake_that_the_next_turn_corrects(name):
-    signs = ("error :", "Nothing happens.", "You cannot", "No known action", "You have to", "You need to")
+    signs = ("That does not work:", "Nothing happens.", "You cannot", "No known action", "You have to", "You need to")
     failed = [turn.observation.startswith(signs) for turn in example(name).turns]
     assert any(failed)
     assert not any(pair == (True, True) for pair in pairwise(failed))
@@ -149,10 +151,11 @@ def test_no_seed_of_evaluation_can_draw_an_example():
 
 
 def test_a_tiny_model_knows_every_word_of_the_worlds_example():
+    words = catalogue.vocabulary() | {word for template in phrasings() for word in catalogue.words_in(template)}
     shown = example("worlds")
     said = [shown.goal, shown.observation]
     said += [text for turn in shown.turns for text in (turn.thought, turn.action, turn.observation)]
-    assert set(" ".join(said).split()) <= catalogue.vocabulary()
+    assert not unknown_words(" ".join(said), words)
     assert catalogue.family(shown.episode.task).split == catalogue.theme(shown.episode.variant).split == "train"
 
 
@@ -171,7 +174,7 @@ def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
     assert results[-1].success
     for turn, usual in zip(shown.turns, example("worlds").turns, strict=True):
         assert turn.action == wording(wording_name).render(usual.action) != usual.action
-        assert turn.thought.endswith(f" i {turn.action} .")
+        assert (turn.thought, turn.observation) == (usual.thought, usual.observation)
 
 
 def test_a_reworded_episode_is_played_with_the_example_in_its_wording():
@@ -193,7 +196,7 @@ def test_a_reply_that_is_no_single_action_is_told_the_form_of_act():
     chosen = benchmark("worlds_layouts")
     (episode,) = chosen.episodes(1, 7)
     first = chosen.gold(episode)[0]
-    malformed = [reply_text("i go .", first), first, f"Action: {first}\nAction: {first}", "Action:", ""]
+    malformed = [reply_text("I go.", first), first, f"Action: {first}\nAction: {first}", "Action:", ""]
     policy = ScriptedPolicy({episode.id: [*malformed, f" Action: {first}\n"]})
     (played,) = play(policy, chosen, [episode], max_steps=6, batch_size=1, prompting=Prompting(style="act"))
     assert [step.format_error for step in played.steps] == [True] * 5 + [False]

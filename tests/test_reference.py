@@ -9,17 +9,18 @@ from agentrefine.agent import proof
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Dialogue
 from agentrefine.agent.proof import main, prove
-from agentrefine.agent.reference import IDLE, GoldPolicy, IdlePolicy, RandomPolicy
+from agentrefine.agent.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy
 from agentrefine.agent.reply import parse_reply
 from agentrefine.agent.watched import Watched
 from agentrefine.benchmarks import alfworld
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.hotpotqa import HotpotQA
 from agentrefine.benchmarks.worlds import worlds_layouts
 from agentrefine.conversation import opening
 from agentrefine.errors import NotInstalledError
 from agentrefine.params import load_params
+from agentrefine.params.evaluation import Prompting
 
 START = opening("play", "goal", "room")
 
@@ -39,15 +40,30 @@ def test_the_solution_is_played_to_its_end_and_then_nothing():
 def test_random_actions_are_possible_and_the_same_for_the_same_seed():
     episodes = worlds_layouts().episodes(6, 3)
     watched = Watched(worlds_layouts())
-    drawn = actions_of(RandomPolicy(watched, 1), episodes, watched)
+    drawn = actions_of(ChancePolicy(watched, 1), episodes, watched)
     for episode in episodes:
         environment = worlds_layouts().make(episode)
         environment.reset()
         for action in drawn[episode.id]:
             assert action in environment.possible()
             assert environment.step(action).valid
-    assert actions_of(RandomPolicy(watched, 1), episodes[::-1], watched, batch_size=1) == drawn
-    assert actions_of(RandomPolicy(watched, 2), episodes, watched) != drawn
+    assert actions_of(ChancePolicy(watched, 1), episodes[::-1], watched, batch_size=1) == drawn
+    assert actions_of(ChancePolicy(watched, 2), episodes, watched) != drawn
+
+
+def test_chance_plays_in_the_form_that_replies_are_asked_for():
+    episodes = worlds_layouts().episodes(2, 3)
+    watched = Watched(worlds_layouts())
+    act = Prompting(style="act")
+    played = play(ChancePolicy(watched, 1, "act"), watched, episodes, max_steps=4, batch_size=2, prompting=act)
+    steps = {episode.id: episode.steps for episode in played}
+    assert not any(step.format_error or step.thought for taken in steps.values() for step in taken)
+    drawn = actions_of(ChancePolicy(watched, 1), episodes, watched, max_steps=4)
+    assert {name: [step.action for step in taken] for name, taken in steps.items()} == drawn
+
+
+def test_chance_is_another_policy_with_another_seed():
+    assert ChancePolicy.digest(7) == ChancePolicy.digest(7) != ChancePolicy.digest(8)
 
 
 class Stuck:
@@ -89,7 +105,7 @@ class Stuck:
 
 def test_where_nothing_is_possible_or_the_simulator_died_chance_does_nothing():
     watched = Watched(Stuck())
-    played = list(play(RandomPolicy(watched, 1), watched, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
+    played = list(play(ChancePolicy(watched, 1), watched, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
     assert [[step.action for step in episode.steps] for episode in played] == [[IDLE, IDLE], [IDLE, IDLE], []]
     assert played[2].error == "died"
 
@@ -103,12 +119,25 @@ def test_the_proof_tells_what_has_no_solution_and_what_its_solution_does_not_sol
     assert not prove(Stuck(), Stuck().episodes(1, 0), max_steps=4, seed=1).sound
 
 
+def test_where_the_simulator_lists_no_actions_chance_is_absent():
+    class Unlisted(Stuck):
+        def possible(self):
+            raise UnlistedActionsError("there is no list")
+
+    watched = Watched(Unlisted())
+    with pytest.raises(UnlistedActionsError, match=r"^there is no list$"):
+        list(play(ChancePolicy(watched, 1), watched, Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
+    found = prove(Unlisted(), Unlisted().episodes(2, 0), max_steps=4, seed=1)
+    assert found.chance is None
+    assert "| - | 0% / 25% |" in f"| {' | '.join(proof.row(found))} |"
+
+
 def test_the_proof_of_a_sound_benchmark():
     found = prove(HotpotQA(), HotpotQA().episodes(6, 7), max_steps=5, seed=1)
     assert found.sound
     assert (found.gold.success, found.gold.progress, found.gold.valid, found.gold.steps) == (1, 1, 1, 3)
     assert (found.idle.success, found.idle.progress, found.idle.valid, found.idle.steps) == (0, 0, 0, 5)
-    assert found.random.valid == 1
+    assert found.chance.valid == 1
     assert found.memory is None
     assert 0 < found.gold.step_seconds < 1
 
@@ -142,7 +171,7 @@ def test_what_is_said_to_be_possible_is_and_asking_changes_nothing(name, tmp_pat
     except NotInstalledError as error:
         pytest.skip(str(error))
     watched = Watched(chosen)
-    [played] = play(RandomPolicy(watched, 3), watched, episodes, max_steps=6, batch_size=1)
+    [played] = play(ChancePolicy(watched, 3), watched, episodes, max_steps=6, batch_size=1)
     assert all(step.valid for step in played.steps)
     environment = chosen.make(episodes[0])
     environment.reset()

@@ -13,22 +13,22 @@ from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, ren
 from agentrefine.tuning.show_mask import colour
 from agentrefine.tuning.tokenizer import build_tokenizer
 
-EXPERT_1 = reply_text("the key is in the box , so i open it", "open box")
+EXPERT_1 = reply_text("the key is in the box, so i open it", "open box")
 MISTAKE_1 = reply_text("the lamp is here", "take lamp")
 MISTAKE_2 = reply_text("the lamp is on the table", "take lamp from table")
-REFINE = reply_text("that failed : the lamp is not here . i take the key", "take key")
+REFINE = reply_text("that failed: the lamp is not here. i take the key", "take key")
 EXPERT_2 = reply_text("now i am done", "stop")
 
 CONVERSATION = [
-    *opening("You play a game .", "take key .", "you are in hall ."),
+    *opening("You play a game.", "take key.", "you are in hall."),
     Message(role="assistant", content=EXPERT_1, loss=True),
-    Message(role="user", content="the box is open ."),
+    Message(role="user", content="the box is open."),
     Message(role="assistant", content=MISTAKE_1, loss=False),
-    Message(role="user", content="the lamp is not here ."),
+    Message(role="user", content="the lamp is not here."),
     Message(role="assistant", content=MISTAKE_2, loss=False),
-    Message(role="user", content="the table is not here ."),
+    Message(role="user", content="the table is not here."),
     Message(role="assistant", content=REFINE, loss=True),
-    Message(role="user", content="you have the key ."),
+    Message(role="user", content="you have the key."),
     Message(role="assistant", content=EXPERT_2, loss=True),
 ]
 
@@ -66,14 +66,14 @@ def test_mistakes_stay_in_the_context_unless_cut_out(tokenizer):
     for loss in get_args(Loss):
         text = tokenizer.decode(render(tokenizer, CONVERSATION, loss).ids)
         assert (MISTAKE_1 in text) == (loss != "without_refinement_data")
-        assert ("the lamp is not here ." + "<|end|>" in text) == (loss != "without_refinement_data")
+        assert ("the lamp is not here." + "<|end|>" in text) == (loss != "without_refinement_data")
 
 
 def test_cutting_mistakes_out_keeps_the_observation_before_them():
     cut = apply_loss(CONVERSATION, "without_refinement_data")
     assert [m.role for m in cut] == ["user", "assistant"] + ["user", "assistant"] * (len(cut) // 2 - 1)
     before = next(i for i, m in enumerate(cut) if m.content == REFINE) - 1
-    assert cut[before].content == "the box is open ."
+    assert cut[before].content == "the box is open."
 
 
 def test_a_mistake_at_the_end_is_cut_with_nothing_left_behind():

@@ -9,15 +9,15 @@ from chat_server import ChatServer, answer, error
 
 from agentrefine.accounts import UNKNOWN, Account
 from agentrefine.errors import UserError
+from agentrefine.llm import endpoint
+from agentrefine.llm.completion import Usage
+from agentrefine.llm.journal import Journal
+from agentrefine.llm.prices import Price, Prices, load_prices
+from agentrefine.llm.shared_numbers import SharedNumbers
+from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Spending
+from agentrefine.llm.throttle import STOPPED, StoppedError
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher import endpoint
-from agentrefine.teacher.completion import Usage
-from agentrefine.teacher.journal import Journal
-from agentrefine.teacher.prices import Price, Prices, load_prices
-from agentrefine.teacher.shared_numbers import SharedNumbers
-from agentrefine.teacher.spending import SPENDING_NUMBERS, BudgetSpentError, Spending
-from agentrefine.teacher.throttle import STOPPED, StoppedError
 
 DOLLAR_A_TOKEN = {"input": 0, "output": 1_000_000}
 

@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 
 from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
+from agentrefine.llm import endpoint
 from agentrefine.llm_json import load_list
-from agentrefine.teacher import endpoint
 from agentrefine.teacher.shots import script_pool, trajectory_pool
 
 FRUIT = json.dumps({"answer": "apple"})

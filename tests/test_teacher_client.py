@@ -11,9 +11,9 @@ from asking import SECRET, ask, ask_with, complete, questions, settings
 from chat_server import ChatServer, answer, error
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import REFUSED
+from agentrefine.llm.journal import Journal
 from agentrefine.teacher.client import JournaledTeacher, run_numbers
-from agentrefine.teacher.completion import REFUSED
-from agentrefine.teacher.journal import Journal
 
 
 @pytest.fixture(autouse=True)

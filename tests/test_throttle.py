@@ -8,11 +8,11 @@ import pytest
 from asking import SECRET, ask, ask_with, in_processes, questions, settings
 from chat_server import ChatServer, answer, error
 
+from agentrefine.llm import endpoint, throttle
+from agentrefine.llm.journal import Journal
+from agentrefine.llm.shared_numbers import SharedNumbers
+from agentrefine.llm.throttle import STOPPED, StoppedError, Throttle, throttle_numbers
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.teacher import endpoint, throttle
-from agentrefine.teacher.journal import Journal
-from agentrefine.teacher.shared_numbers import SharedNumbers
-from agentrefine.teacher.throttle import STOPPED, StoppedError, Throttle, throttle_numbers
 
 
 @pytest.fixture(autouse=True)

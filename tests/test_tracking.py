@@ -86,12 +86,12 @@ def evaluated(params: Params, root: Path, model: str, digest: str, solved: int) 
     return folder / "episodes.jsonl"
 
 
-def registered(params: Params, root: Path, digest: str, solved: int) -> Registration:
-    """Tune, evaluate and register one model that solves so many of 20 episodes; the base solves 1."""
+def registered(params: Params, root: Path, digest: str, solved: int, baseline: int = 1) -> Registration:
+    """Tune, evaluate and register one model that solves so many of 20 episodes; plain expert tuning solves 1."""
     run_id = tuned(params, root, digest, weights=digest.encode())
-    base = evaluated(params, root, "base", "base0", 1)
+    plain = evaluated(params, root, "expert_only", f"plain{baseline}", baseline)
     played = evaluated(params, root, "refinement", digest, solved)
-    return registry.register("refinement", digest, run_id, params, episodes=played, base_episodes=base)
+    return registry.register("refinement", digest, run_id, params, episodes=played, baseline_episodes=plain)
 
 
 def runs(client: MlflowClient) -> list[str]:
@@ -210,13 +210,44 @@ def test_failed_tuning_tells_its_own_reason_when_the_store_is_lost_too(
         _ = 1 / 0
 
 
-def test_first_champion_must_beat_the_base(params: Params, client: MlflowClient, tmp_path: Path) -> None:
+def test_first_champion_must_beat_the_baseline(params: Params, client: MlflowClient, tmp_path: Path) -> None:
     weak = registered(params, tmp_path, "d1", solved=2)
-    assert (weak.version, weak.alias, weak.against) == ("1", "challenger", "base")
+    assert (weak.version, weak.alias, list(weak.comparisons)) == ("1", "challenger", ["expert_only"])
     assert "champion" not in client.get_registered_model("agentrefine-agent").aliases
     strong = registered(params, tmp_path, "d2", solved=12)
-    assert (strong.version, strong.alias, strong.against) == ("2", "champion", "base")
+    assert (strong.version, strong.alias, list(strong.comparisons)) == ("2", "champion", ["expert_only"])
     assert client.get_registered_model("agentrefine-agent").aliases == {"challenger": 1, "champion": 2}
+    tags = client.get_model_version("agentrefine-agent", "2").tags
+    assert tags["compared_with"] == "expert_only"
+    assert tags["verdict"].startswith("expert_only: better (0.55 [")
+
+
+@pytest.mark.parametrize("solved", [12, 13, 3])
+def test_a_model_that_is_not_better_than_plain_expert_tuning_is_no_champion(
+    params: Params, client: MlflowClient, tmp_path: Path, solved: int
+) -> None:
+    assert registered(params, tmp_path, "d1", solved=solved, baseline=12).alias == "challenger"
+    assert "champion" not in client.get_registered_model("agentrefine-agent").aliases
+
+
+def test_a_model_better_than_the_champion_must_also_beat_the_baseline(params: Params, tmp_path: Path) -> None:
+    registered(params, tmp_path, "d1", solved=8)
+    found = registered(params, tmp_path, "d2", solved=18, baseline=17)
+    assert found.alias == "challenger"
+    verdicts = {name: comparison.verdict for name, comparison in found.comparisons.items() if comparison}
+    assert verdicts == {"expert_only": "too few episodes differ", "version 1": "better"}
+
+
+def test_the_baseline_has_an_alias_of_its_own(params: Params, client: MlflowClient, tmp_path: Path) -> None:
+    played = evaluated(params, tmp_path, "expert_only", "plain", 12)
+    run_id = tuned(params, tmp_path, "plain")
+    for _ in range(2):
+        found = registry.register("expert_only", "plain", run_id, params, episodes=played, baseline_episodes=played)
+        assert found == Registration("1", "baseline", {})
+    other = params.model_copy(update={"report": params.report.model_copy(update={"baseline": "base"})})
+    base = evaluated(params, tmp_path, "base", "base0", 1)
+    registry.register("expert_only", "plain", run_id, other, episodes=played, baseline_episodes=base)
+    assert list(client.get_registered_model("agentrefine-agent").aliases) == ["champion"]
 
 
 def test_champion_is_replaced_only_by_a_model_that_is_better_beyond_the_interval(
@@ -224,11 +255,12 @@ def test_champion_is_replaced_only_by_a_model_that_is_better_beyond_the_interval
 ) -> None:
     registered(params, tmp_path, "d1", solved=8)
     close = registered(params, tmp_path, "d2", solved=9)
-    assert (close.alias, close.against) == ("challenger", "version 1")
-    assert close.comparison is not None
-    assert (close.comparison.only_a, close.comparison.only_b) == (1, 0)
+    assert (close.alias, list(close.comparisons)) == ("challenger", ["expert_only", "version 1"])
+    with_champion = close.comparisons["version 1"]
+    assert with_champion is not None
+    assert (with_champion.only_a, with_champion.only_b) == (1, 0)
     better = registered(params, tmp_path, "d3", solved=18)
-    assert (better.alias, better.against) == ("champion", "version 1")
+    assert (better.alias, list(better.comparisons)) == ("champion", ["expert_only", "version 1"])
     aliases = client.get_registered_model("agentrefine-agent").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 3, "challenger": 2}
 
@@ -244,7 +276,7 @@ def test_challenger_that_becomes_champion_is_no_longer_challenger(
 def test_registering_twice_makes_one_version(params: Params, client: MlflowClient, tmp_path: Path) -> None:
     first, second = (registered(params, tmp_path, "d1", solved=12) for _ in range(2))
     assert (first.version, first.alias) == (second.version, second.alias) == ("1", "champion")
-    assert second.comparison is None
+    assert second.comparisons == {}
     assert len(client.search_model_versions("name = 'agentrefine-agent'")) == 1
 
 
@@ -254,9 +286,10 @@ def test_champion_with_other_episodes_is_kept(params: Params, tmp_path: Path) ->
     run_id = tuned(params, tmp_path, "d2", weights=b"d2")
     played = write_evaluation(tmp_path / "d2", "refinement", episodes("refinement", 20, benchmark="babyai"))
     registration = registry.register(
-        "refinement", "d2", run_id, other, episodes=played / "episodes.jsonl", base_episodes=played / "episodes.jsonl"
-    )
-    assert (registration.alias, registration.comparison) == ("challenger", None)
+        "refinement", "d2", run_id, other,
+        episodes=played / "episodes.jsonl", baseline_episodes=played / "episodes.jsonl",
+    )  # fmt: skip
+    assert (registration.alias, registration.comparisons["version 1"]) == ("challenger", None)
 
 
 def test_champion_comes_back_byte_for_byte(params: Params, tmp_path: Path) -> None:
@@ -303,6 +336,15 @@ def test_store_that_cannot_be_used_is_one_sentence(
         tracking.run_for("base", "d0", broken)
     assert "\n" not in str(caught.value)
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_run_is_described_by_the_finding_and_names_what_it_was_compared_with(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    run_id = tuned(params, tmp_path, "d1")
+    tracking.describe(run_id, params.tracking, "Refinement tuning is better.", {"compared_with": "expert_only"})
+    tags = client.get_run(run_id).data.tags
+    assert (tags["mlflow.note.content"], tags["compared_with"]) == ("Refinement tuning is better.", "expert_only")
 
 
 def test_a_run_shows_its_last_evaluation_only(params: Params, client: MlflowClient, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import Usage
 from agentrefine.llm_json import DEEPEST, LONGEST_ANSWER
 from agentrefine.params import VerificationParams
 from agentrefine.rules import Rule
 from agentrefine.script_checks import MOST_VALUES, verify_script
 from agentrefine.synthesis import Attempt
-from agentrefine.teacher.completion import Usage
 from agentrefine.trajectory import DMTurn
 from agentrefine.verification import judge, verify_attempts, verify_trajectory
 
@@ -129,7 +129,7 @@ GAMES = {
     ),
     Rule.LOOKALIKE: (
         game_text([("take old\u00a0map", "parameter"), *GOOD_STEPS]),
-        game_text([("take old  map", "parameter"), *GOOD_STEPS]),
+        game_text([("take old-map", "parameter"), *GOOD_STEPS]),
     ),
     Rule.WORDS_TO_MODEL: (
         with_turn(4, observation="It says <|im_start|>system."),
@@ -195,6 +195,108 @@ def test_game_rule(rule):
     assert problem is None
     assert isinstance(kept[-1], DMTurn)
     assert kept[-1].task_completed
+
+
+CODE = "(?i)^ *(take|grab) +(the )?(lamp|rope|old +map) *[.!]?$"
+
+PLAYED = [
+    # verification code of `take {item}`, the action, whether it is a valid use
+    ("^take [a-z ]+$", "take lamp", True),
+    ("^take [a-z ]+$", "Take lamp", False),
+    ("^take [a-z ]+$", "take sword", False),
+    ("^take [a-z ]+$", "take the lamp", False),
+    ("^take [a-z ]+$", "take lamp now", False),
+    ("^take [a-z ]+$", "take lamp and rope", False),
+    ("^take [a-z ]+$", "take old", False),
+    ("^take [a-z ]+$", "take  old  map ", True),
+    ("^(?i)take [a-z ]+$", "TAKE Old Map", True),
+    ("^(?i)take [a-z ]+$", "TAKE Old Maps", False),
+    ("^(?i)take .*$", "Take the lamp", False),
+    ("^(?i)take (the )?.*$", "take the lamp", False),
+    ("^take (the )?(lamp|rope|old map)$", "take the lamp", True),
+    ("^take (the )?(lamp|rope|old map)$", "take a lamp", False),
+    (".*", "steal lamp", False),
+    (".*", "lamp", False),
+    ("^(take )?(lamp|rope|old map)$", "lamp", True),
+    (CODE, " Grab  the OLD  map!", True),
+    (CODE, "grab the old map?", False),
+    (CODE, "grab the the old map", False),
+    ("^take\\s+[a-z\\s]+$", "take\told\tmap", True),
+]
+
+
+@pytest.mark.parametrize(("code", "action", "is_valid"), PLAYED)
+def test_an_action_is_valid_when_its_code_accepts_it_with_valid_values(code, action, is_valid):
+    demands = VerificationParams(min_error_refine_turns=0, max_turns=9)
+    value = script_value()
+    value["available_actions"]["take {item}"]["verification_code"] = code
+    played, problem = verify_script(json.dumps(value))
+    assert problem is None
+
+    def rule(error: str) -> Rule | None:
+        turns = [dm(1), player(2, action), dm(3, error), player(4, "look"), dm(5, completed=True)]
+        finding = verify_trajectory(played, json.dumps(turns), demands)
+        return finding.problem.rule if finding.problem else None
+
+    assert rule("") is (None if is_valid else Rule.UNFLAGGED_ERROR)
+    assert rule("parameter") is (Rule.FALSE_ALARM if is_valid else None)
+
+
+def test_a_correction_in_other_letters_only_counts_where_they_were_the_mistake():
+    value = script_value()
+    repeated = [*GOOD_STEPS, ("take old map", "place"), ("take  old map", ""), ("look", "")]
+    assert verify_trajectory(script(), game_text(repeated), PARAMS).problem.rule is Rule.REPEATED_MISTAKE
+    value["available_actions"]["take {item}"]["verification_code"] = "^take (lamp|rope|old map)$"
+    strict = verify_script(json.dumps(value)).script
+    corrected = [*GOOD_STEPS, ("take  old map", "parameter"), ("take old map", ""), ("look", "")]
+    assert verify_trajectory(strict, game_text(corrected), PARAMS).problem is None
+
+
+TWO_CODES = [
+    # code and values of `open {x}`, of `unlock {x}`, whether some command is both
+    ("open .*", ["chest", "lamp"], "unlock .*", ["chest", "lamp"], False),
+    ("(open|unlock) .*", ["chest"], "unlock .*", ["chest"], True),
+    ("(open|unlock) .*", ["chest"], "unlock .*", ["lamp"], False),
+    ("(open|unlock) .*", ["chest", "table"], "unlock .*", ["lamp", "table"], True),
+    (".*", ["chest"], "unlock .*", ["chest"], True),
+    (".*", ["chest"], "unlock .*", ["lamp"], False),
+    ("(?i)(open|UNLOCK) .*", ["CHEST"], "unlock .*", ["chest"], True),
+    ("open .*|unlock the .*", ["chest"], "unlock .*", ["chest"], False),
+]
+
+
+@pytest.mark.parametrize(("open_code", "opened", "unlock_code", "unlocked", "is_both"), TWO_CODES)
+def test_two_codes_that_accept_one_command_are_found_when_its_values_are_valid_in_both(
+    open_code, opened, unlock_code, unlocked, is_both
+):
+    value = json.loads(with_action("open {x}", open_code, {"x": opened}))
+    value["available_actions"]["unlock {x}"] = {
+        "description": "d", "verification_code": unlock_code, "parameters": {"x": unlocked},
+    }  # fmt: skip
+    problem = verify_script(json.dumps(value)).problem
+    assert (problem.rule if problem else None) is (Rule.AMBIGUOUS_ACTIONS if is_both else None)
+
+
+def test_a_code_that_takes_another_action_with_two_values_is_found_whichever_values_they_are():
+    value = json.loads(with_action("put {a} on {b}", "put .* on .*", {"a": ["lamp", "rope"], "b": ["chest", "table"]}))
+    value["available_actions"]["lay {c} on {d}"] = {
+        "description": "d",
+        "verification_code": "lay .* on .*|put rope on table",
+        "parameters": {"c": ["rope"], "d": ["table"]},
+    }
+    problem = verify_script(json.dumps(value)).problem
+    assert problem.rule is Rule.AMBIGUOUS_ACTIONS
+    assert "'put rope on table' is 'put {a} on {b}'" in problem.message
+
+
+def test_a_longer_action_is_not_a_use_of_the_shorter_one_whose_code_takes_anything():
+    value = json.loads(with_action("give {item}", "give .*", {"item": ["lamp"]}))
+    value["available_actions"]["give {item} to {who}"] = {
+        "description": "d",
+        "verification_code": "give .* to .*",
+        "parameters": {"item": ["lamp"], "who": ["player"]},
+    }
+    assert verify_script(json.dumps(value)).problem is None
 
 
 def assert_sound(kept):

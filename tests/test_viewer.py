@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import Page, chromium
-from results_tree import params_for, write_evaluation
+from results_tree import two_models_for, write_evaluation
 from viewed_episodes import BASE, HOSTILE, TUNED
 
 from agentrefine.report_inputs import Project
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("viewer")
     for model, played in (("refinement", TUNED), ("base", BASE)):
         write_evaluation(root, model, played)
-    write_viewers(params_for(root), Project(root))
+    write_viewers(two_models_for(root), Project(root))
     return root / "reports" / "evaluation"
 
 

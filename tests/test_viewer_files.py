@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from results_tree import params_for, write_evaluation, write_results
+from results_tree import params_for, two_models_for, write_evaluation, write_results
 from viewed_episodes import BASE, TUNED
 
 from agentrefine.errors import UserError
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     """The pages of two models."""
     for model, played in (("refinement", TUNED), ("base", BASE)):
         write_evaluation(tmp_path, model, played)
-    write_viewers(params_for(tmp_path), Project(tmp_path))
+    write_viewers(two_models_for(tmp_path), Project(tmp_path))
     return tmp_path / "reports" / "evaluation"
 
 
@@ -45,13 +45,13 @@ def test_every_evaluated_model_has_a_page_and_no_other_stays(tmp_path: Path) -> 
         write_evaluation(tmp_path, model, played)
     written = tmp_path / "reports" / "evaluation"
     (written / "earlier").mkdir(parents=True)
-    write_viewers(params_for(tmp_path), Project(tmp_path))
+    write_viewers(two_models_for(tmp_path), Project(tmp_path))
     assert sorted(path.relative_to(written).as_posix() for path in written.rglob("*.html")) == [
         "base/index.html", "refinement/index.html",
     ]  # fmt: skip
     assert not (written / "earlier").exists()
     first = (written / "base" / "index.html").read_bytes()
-    write_viewers(params_for(tmp_path), Project(tmp_path))
+    write_viewers(two_models_for(tmp_path), Project(tmp_path))
     assert (written / "base" / "index.html").read_bytes() == first
 
 
@@ -61,7 +61,7 @@ def test_a_broken_episode_is_named_and_leaves_the_pages_as_they_were(tmp_path: P
     with (folder / "episodes.jsonl").open("a") as handle:
         handle.write('{"id": 7}\n')
     with pytest.raises(UserError, match=r"refinement/episodes\.jsonl, line 8"):
-        write_viewers(params_for(tmp_path), Project(tmp_path))
+        write_viewers(two_models_for(tmp_path), Project(tmp_path))
     assert not (tmp_path / "reports").exists()
 
 
@@ -71,7 +71,7 @@ def test_the_report_leads_to_the_pages(tmp_path: Path) -> None:
     write_viewers(params_for(tmp_path), Project(tmp_path))
     reports = tmp_path / "reports"
     linked = re.findall(r'href="([^"]+)"', (reports / "report.html").read_text())
-    assert linked == ["evaluation/base/index.html", "evaluation/refinement/index.html"]
+    assert linked == [f"evaluation/{model}/index.html" for model in ("chance", "base", "expert_only", "refinement")]
     assert all((reports / link).is_file() for link in linked)
     assert "`reports/evaluation/refinement/index.html`" in (reports / "report.md").read_text()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, UnlistedActionsError
 from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
 
 FAKE = "fake_simulator:FakeSimulator"
@@ -151,6 +151,15 @@ def test_what_is_possible_is_asked_of_the_process(workers):
     environment.close()
     with pytest.raises(SimulatorError, match="not running"):
         environment.possible()
+
+
+def test_a_simulator_that_lists_no_actions_says_why_and_plays_on(workers):
+    environment = RemoteEnvironment(workers, spec(task="unlisted"))
+    environment.reset()
+    with pytest.raises(UnlistedActionsError, match=r"^there is no list$"):
+        environment.possible()
+    assert environment.step("say hello").observation == "1: hello"
+    environment.close()
 
 
 def test_the_memory_of_a_process_and_of_what_it_started_is_told(workers):

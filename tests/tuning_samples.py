@@ -34,12 +34,12 @@ def conversation(number: int) -> list[Message]:
     """A game with one mistake and one to three right turns; its length depends on its number."""
     noun, other = NOUNS[number % 5], NOUNS[(number + 1 + number // 5) % 5]
     right = [
-        Message(role="user", content=f"you see {noun} . " * (1 + number % 4)),
-        Message(role="assistant", content=reply_text(f"now i take {noun} .", f"take {noun}"), loss=True),
+        Message(role="user", content=f"You see the {noun}. " * (1 + number % 4)),
+        Message(role="assistant", content=reply_text(f"Now I take the {noun}.", f"take {noun}"), loss=True),
     ]
     return [
-        *opening("You play a game .", f"take {noun} .", "you hold nothing ."),
-        Message(role="assistant", content=reply_text(f"i think {other} is here", f"take {other}"), loss=False),
+        *opening("You play a game.", f"Take the {noun}.", "You hold nothing."),
+        Message(role="assistant", content=reply_text(f"I think the {other} is here.", f"take {other}"), loss=False),
         *right * (1 + number % 3),
     ]
 

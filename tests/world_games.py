@@ -1,5 +1,6 @@
 """All families and themes, and games that the expert plays in them."""
 
+import re
 from itertools import product
 
 from agentrefine.worlds import catalogue
@@ -28,3 +29,9 @@ def expert_game(world, action_wording=None):
         assert outcome.error is None, (world.id, actions[-1], outcome)
         said.append(outcome.observation)
     return game, actions, said
+
+
+def unknown_words(text, words):
+    """What is no name and no word of a text of the worlds."""
+    rest = re.sub(rf"\b(?:{'|'.join(sorted(catalogue.names(), key=len, reverse=True))})\b", " ", text)
+    return {word for word in catalogue.words_in(rest) if not {word, word.removesuffix(":")} & words}

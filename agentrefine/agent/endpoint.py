@@ -1,118 +1,108 @@
 """A policy behind any OpenAI-compatible endpoint: a hosted model, vLLM, `transformers serve`, llama.cpp, ..."""
 
 import asyncio
-import json
-import os
+import tempfile
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient, omit
-from openai.types.chat import ChatCompletionMessageParam
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from agentrefine.agent.policy import Dialogue, Reply, turns_that_can_be_cut, without_oldest_turns
 from agentrefine.conversation import Message
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, short_hash
+from agentrefine.files import short_hash
+from agentrefine.llm.completion import CUT, FILTERED, NO_ANSWER, TOO_LONG, Answer, ChatMessage, Request
+from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings
+from agentrefine.llm.journal import Journal, Question
+from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
+from agentrefine.llm.prices import load_prices
+from agentrefine.llm.shared_numbers import SharedNumbers
+from agentrefine.llm.spending import SPENDING_NUMBERS, SPENT, Spending
+from agentrefine.llm.throttle import STOPPED, Throttle, throttle_numbers
 from agentrefine.params.evaluation import GREEDY, Sampling
-from agentrefine.teacher.completion import Answer, ChatMessage, Usage
-from agentrefine.teacher.journal import Journal, Question
+from agentrefine.params.evaluation import Endpoint as EndpointParams
 
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-
-
-class _Answer(BaseModel):
-    """What is read of an answer; servers differ in the rest, and some leave out a choice, a content or the usage."""
-
-    choices: list[_Choice]
-    usage: Usage | None = None
-
-
-_TOO_LONG = ("context length", "context size", "context window", "prompt is too long", "too many tokens", "too long")
-"""How vLLM, llama.cpp, SGLang, TGI and others say that a dialogue does not fit."""
-
-_REFUSED_DIALOGUES = ("content_filter", "content_policy_violation")
-"""Error codes that concern one dialogue: the model has no reply to it, which is a format error."""
+_PROMPT_VERSION = "2"
+"""Of how replies are kept: those of an earlier version may be cut without saying so."""
 
 
 class EndpointPolicy:
     """A remote model that acts. Each dialogue is a call of its own; calls of several threads share the connections.
 
-    With a journal, a reply is on disk before it is used, and is never asked for again.
+    With a journal, a reply is on disk before it is used, and is never asked for again, unless it was cut and the limit
+    is now another. A reply is raw: the thoughts that a server leaves in it are still there.
 
     Args:
-        base_url: the endpoint, such as `http://127.0.0.1:8000/v1`.
-        model: the model's name at the endpoint.
-        name: the model's name in reports; as at the endpoint if not given.
-        api_key_env: the environment variable that holds the key.
+        params: where the model is and how it is asked.
+        name: the model's name in reports.
         max_new_tokens: most tokens of one reply.
-        concurrency: calls in flight.
-        timeout_seconds: of one call.
-        max_retries: of one call, on 429, 5xx and broken connections, with the waiting time that the server asks for.
+        concurrency: calls in flight, where `params` names no number.
         sampling: how replies are drawn; those that are not the likeliest are asked for with a seed.
         seed: of the draws, together with the dialogue's key and turn.
         journal: the file of replies; None keeps none.
+        spent: US dollars that the evaluation has cost so far.
 
     Raises:
-        UserError: the environment variable is not set.
+        UserError: the environment variable of the key is not set, or the cost is limited and the price is not known.
     """
 
     batched = False
 
     def __init__(
         self,
+        params: EndpointParams,
         *,
-        base_url: str,
-        model: str,
-        name: str | None = None,
-        api_key_env: str,
+        name: str,
         max_new_tokens: int,
         concurrency: int = 16,
-        timeout_seconds: float = 120,
-        max_retries: int = 6,
         sampling: Sampling = GREEDY,
         seed: int = 0,
         journal: Path | None = None,
+        spent: float = 0.0,
     ) -> None:
-        key = os.environ.get(api_key_env)
-        if not key:
-            raise UserError(
-                f"the environment variable {api_key_env} is not set: put the key of {base_url} into it "
-                "(any text for a server that asks for none)."
-            )
-        self.name = name or model
-        self._model = model
-        self._base_url = base_url
+        self.name = name
+        self._params = params
         self._max_new_tokens = max_new_tokens
         self._sampling = sampling
         self._seed = seed
+        section = f"evaluation.endpoints.{name}"
+        price = load_prices(params.prices, section).known(params.model, params.max_cost, section)
+        settings = EndpointSettings(
+            section=section,
+            base_url=params.base_url,
+            model=params.model,
+            api_key_env=params.api_key_env,
+            timeout_seconds=params.timeout_seconds,
+            max_retries=params.max_retries,
+        )
         self._journal = Journal(journal) if journal else None
+        self._folder = tempfile.TemporaryDirectory(prefix="agentrefine-")
+        names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, *throttle_numbers(0)]
+        self._numbers = SharedNumbers(Path(self._folder.name) / "numbers", names)
+        self._numbers[SPENT] = spent
+        spending = Spending(self._numbers, params.max_cost, MAX_OUTAGE_SECONDS + 2 * params.timeout_seconds, section)
+        self._paid = PaidCalls(params.model, self._journal, self._numbers, spending, price)
+        throttle = Throttle(
+            self._numbers,
+            0,
+            most_in_flight=params.concurrency or concurrency,
+            processes=1,
+            requests_per_minute=params.requests_per_minute,
+            tokens_per_minute=params.tokens_per_minute,
+        )
+        self._calls: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
+        self._endpoint = Endpoint(settings, throttle)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._free = asyncio.Semaphore(concurrency)
-        self._calls: set[asyncio.Task[Any]] = set()
-        self._client = AsyncOpenAI(
-            base_url=base_url,
-            api_key=key,
-            timeout=timeout_seconds,
-            max_retries=max_retries,
-            http_client=DefaultAioHttpClient(),
-        )
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """One reply per dialogue, in their order.
 
         Raises:
-            UserError: the endpoint refuses a call for good, or cannot be reached after the retries.
+            UserError: the endpoint refuses a call for good, cannot be reached after the retries, or `max_cost` is
+                spent.
         """
         return asyncio.run_coroutine_threadsafe(self._act(dialogues), self._loop).result()
 
@@ -127,28 +117,27 @@ class EndpointPolicy:
         self._loop.close()
         if self._journal:
             self._journal.close()
+        self._numbers.close()
+        self._folder.cleanup()
 
     async def _wind_up(self) -> None:
+        self._endpoint.stop()
         for call in self._calls:
             call.cancel()
         # Whoever waits for a call in another thread hears of its end before the loop stops.
         await asyncio.gather(*self._calls, return_exceptions=True)
         if self._journal:
             await self._journal.flush()
-        await self._client.close()
+        await self._endpoint.close()
 
     async def _act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        async def answer(dialogue: Dialogue) -> Reply:
-            async with self._free:
-                return await self._reply(dialogue)
-
         call = asyncio.current_task()
         assert call is not None
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(dialogue)) for dialogue in dialogues]
+                tasks = [group.create_task(self._reply(dialogue)) for dialogue in dialogues]
         except ExceptionGroup as failures:
             # The first failure has cancelled the other calls and speaks for them.
             raise failures.exceptions[0] from failures
@@ -159,22 +148,23 @@ class EndpointPolicy:
         most = turns_that_can_be_cut(dialogue.messages)
         turns_cut = 0
         while True:
-            try:
-                messages = without_oldest_turns(dialogue.messages, turns_cut)
-                answer = await self._answer([_chat_message(message) for message in messages], dialogue)
-            except APIStatusError as error:
-                if error.code in _REFUSED_DIALOGUES:
-                    return Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=turns_cut)
-                if not _is_too_long(error):
-                    raise UserError(
-                        f"{self._base_url}: refused model {self._model!r} with status {error.status_code} "
-                        f"({error.message[:200]}); check the address, the model's name and the key."
-                    ) from error
+            messages = without_oldest_turns(dialogue.messages, turns_cut)
+            answer = await self._answer([_chat_message(message) for message in messages], dialogue)
+            if answer.finish_reason == TOO_LONG:
                 if turns_cut == most:
                     return Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=most, context_full=True)
                 turns_cut = min(most, max(1, 2 * turns_cut))
                 continue
-            return Reply(answer.text, answer.usage.prompt_tokens, answer.usage.completion_tokens, turns_cut)
+            if answer.finish_reason in NO_ANSWER and answer.finish_reason != FILTERED:
+                raise UserError(
+                    f"evaluation.endpoints.{self.name}.base_url {self._params.base_url}: a call is "
+                    f"{answer.finish_reason} ({answer.said}), and others are answered; correct the section, or run "
+                    "again later: replies so far are kept."
+                )
+            # A filtered dialogue has no reply, which is a format error.
+            usage = answer.usage
+            cut = answer.finish_reason == CUT
+            return Reply(answer.text, usage.prompt_tokens, usage.completion_tokens, turns_cut, cut=cut)
 
     async def _answer(self, messages: list[ChatMessage], dialogue: Dialogue) -> Answer:
         """The journal's answer where there is one, else the endpoint's."""
@@ -182,61 +172,30 @@ class EndpointPolicy:
         # 31 bits, which every server takes.
         draw = int(short_hash(str(self._seed), dialogue.key, str(len(dialogue.messages))), 16) % 2**31
         seed = draw if sampling.temperature else None
-        if self._journal is None:
-            return await self._complete(messages, seed)
-        question = Question(
-            endpoint=self._base_url,
-            model=self._model,
+        key = Question(
+            endpoint=self._params.base_url,
+            model=self._params.model,
             messages=messages,
             temperature=sampling.temperature,
             kind="reply",
             structured_output="text",
-            prompt_version="",
+            prompt_version=_PROMPT_VERSION,
             sample=seed or 0,
-            extra_body={"top_p": sampling.top_p},
+            extra_body={"top_p": sampling.top_p} | self._params.extra_body,
+        ).key()
+        request = Request(
+            model=self._params.model,
+            messages=messages,
+            temperature=sampling.temperature,
+            max_tokens=self._max_new_tokens,
+            seed=seed,
+            extra_body=self._params.extra_body,
+            top_p=None if seed is None else sampling.top_p,
         )
-        known = self._journal.find(question.key(), self._max_new_tokens)
+        known = self._paid.find(key, request)
         if known is None:
-            answer = await self._complete(messages, seed)
-            known = await self._journal.keep(question.key(), self._max_new_tokens, answer)
+            known = await self._paid.ask(key, request, partial(self._endpoint.ask, key, request))
         return known.answer
-
-    async def _complete(self, messages: list[ChatMessage], seed: int | None) -> Answer:
-        try:
-            response = await self._client.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=cast("list[ChatCompletionMessageParam]", messages),
-                temperature=self._sampling.temperature,
-                max_tokens=self._max_new_tokens,
-                top_p=omit if seed is None else self._sampling.top_p,
-                seed=omit if seed is None else seed,
-            )
-            # A cut emoji is half a character, which no file can hold: it becomes a question mark.
-            body = json.dumps(json.loads(response.content), ensure_ascii=False).encode(errors="replace")
-            answer = _Answer.model_validate_json(body)
-        except APIConnectionError as error:
-            raise UserError(
-                f"{self._base_url}: cannot be reached ({error.message}); start the server or correct the address."
-            ) from error
-        except APIStatusError:
-            raise
-        except (APIError, ValueError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            raise UserError(
-                f"{self._base_url}: does not answer as an OpenAI-compatible server does ({reason[:200]}); "
-                "correct the address."
-            ) from error
-        # No text at all is an empty reply, which is a format error.
-        text = (answer.choices[0].message.content if answer.choices else None) or ""
-        return Answer(text, answer.usage or Usage(prompt_tokens=0, completion_tokens=0), "stop")
-
-
-def _is_too_long(error: APIStatusError) -> bool:
-    """Whether a dialogue is too long: OpenAI has a code for it, other servers say so in words."""
-    told = error.message.lower()
-    return error.code == "context_length_exceeded" or (
-        error.status_code in (400, 413, 422) and any(words in told for words in _TOO_LONG)
-    )
 
 
 def _chat_message(message: Message) -> ChatMessage:

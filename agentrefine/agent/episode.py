@@ -14,13 +14,14 @@ class EpisodeStep(BaseModel):
 
     Attributes:
         thought, action: the parts of the reply; both empty on a format error.
-        reply: the reply, raw.
+        reply: the reply, raw, with the thoughts of a reasoning model before it; the history holds it without them.
         observation: what the agent was told next.
         valid: the action was known, well-formed and possible (AgentBoard's grounding); False on a format error.
         format_error: the reply was not in the `Thought:`/`Action:` form; the environment did not see it.
         progress: best share of sub-goals so far, in [0, 1].
         prompt_tokens, completion_tokens: as the policy counts them.
         turns_cut: how many of the oldest turns the policy did not read because its context was full.
+        cut: the reply was cut at its limit of tokens.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +36,7 @@ class EpisodeStep(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     turns_cut: int
+    cut: bool = False
 
     @property
     def failed(self) -> bool:

@@ -57,6 +57,7 @@ class Lane:
                 prompt_tokens=len(ids),
                 completion_tokens=len(written[dialogue.key]),
                 turns_cut=turns_cut,
+                cut=len(written[dialogue.key]) >= self.max_new_tokens,
             )
             if ids
             else Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=turns_cut, context_full=True)

@@ -13,6 +13,7 @@ from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, Sim
 from agentrefine.benchmarks.catalogue import wording_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.conversation import Message
+from agentrefine.llm.thinking import without_thinking
 from agentrefine.params.evaluation import Prompting
 
 REACT = Prompting()
@@ -52,7 +53,8 @@ def play(
     episodes that wait for it; any other one is called for each by itself, in a thread. Environments that live in
     processes of their own (`SimulatorBenchmark`) move side by side, and nobody waits for the slowest of them.
 
-    The dialogue is `PlayPrompt.opening`, then the agent's raw replies and the observations. A reply in the wrong form
+    The dialogue is `PlayPrompt.opening`, then the agent's replies, without what a reasoning model thinks before them
+    (`without_thinking`), and the observations. A reply in the wrong form
     costs a step and is answered by the reply format. An episode whose simulator dies is begun again once.
 
     Args:
@@ -194,7 +196,8 @@ class _Game:
         if reply.context_full:
             episode.stop = "context full"
             return
-        parsed = self._prompt.read(reply.text)
+        said = without_thinking(reply.text)
+        parsed = self._prompt.read(said)
         thought, action = parsed or ("", "")
         # The environment does not see a reply in the wrong form.
         malformed = StepResult(self._prompt.format_error(), episode.progress, success=False, done=False, valid=False)
@@ -212,12 +215,13 @@ class _Game:
                 prompt_tokens=reply.prompt_tokens,
                 completion_tokens=reply.completion_tokens,
                 turns_cut=reply.turns_cut,
+                cut=reply.cut,
             )
         )
         episode.stop = self._stop(result, episode.steps)
         episode.messages = [
             *episode.messages,
-            Message(role="assistant", content=reply.text),
+            Message(role="assistant", content=said),
             Message(role="user", content=result.observation),
         ]
 

@@ -26,6 +26,7 @@ class Reply(NamedTuple):
         prompt_tokens, completion_tokens: as the policy counts them.
         turns_cut: how many of the dialogue's oldest turns were left out because the context was full.
         context_full: not even the opening and the last turn fit; there is no answer and the episode ends.
+        cut: the answer was cut at its limit of tokens.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Reply(NamedTuple):
     completion_tokens: int
     turns_cut: int = 0
     context_full: bool = False
+    cut: bool = False
 
 
 OPENING_MESSAGES = 3

@@ -1,7 +1,7 @@
 """Proof that the benchmarks can be played: solutions, chance and idleness through the interface that a model has.
 
 The table has, for each benchmark, what its own solutions reach (all of the episodes that have one, or something is
-broken), what random possible actions and doing nothing reach, and what its simulator takes. Where a solution fails, the
+broken), what chance and doing nothing reach, and what its simulator takes. Where a solution fails, the
 command ends with status 1.
 """
 
@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from agentrefine.agent.episode import Episode
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
-from agentrefine.agent.reference import GoldPolicy, IdlePolicy, RandomPolicy
+from agentrefine.agent.reference import ChancePolicy, GoldPolicy, IdlePolicy
 from agentrefine.agent.watched import Watched
-from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError
+from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.errors import NotInstalledError, UserError
@@ -32,7 +32,7 @@ COLUMNS = (
     "solvable",
     "gold success",
     "gold steps",
-    "random success / progress",
+    "chance success / progress",
     "idle success / progress",
     "first start (s)",
     "start (s)",
@@ -75,7 +75,7 @@ class Proof(BaseModel):
         episodes: how many were looked at.
         no_solution: for each that has no solution the reason, by its id.
         gold: of the others; None where there are none.
-        random: of all, drawing possible actions.
+        chance: of all, drawing from the possible actions; None where the simulator does not list them.
         idle: of all, doing nothing. Played first: its starts are those of games that may not have been made yet.
         memory: most resident memory in bytes of a simulator's processes; None where the simulator has no process of its
             own.
@@ -87,7 +87,7 @@ class Proof(BaseModel):
     episodes: int
     no_solution: dict[str, str]
     gold: Reached | None
-    random: Reached
+    chance: Reached | None
     idle: Reached
     memory: int | None
 
@@ -103,8 +103,8 @@ def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: i
     Args:
         benchmark: whose episodes are played.
         episodes: at least one.
-        max_steps: of the random and the idle policy; a solution is played to its end.
-        seed: of the random policy.
+        max_steps: of chance and the idle policy; a solution is played to its end.
+        seed: of chance.
     """
     watched = Watched(benchmark)
     idle = _reached(IdlePolicy(), watched, episodes, max_steps)
@@ -122,10 +122,17 @@ def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: i
         episodes=len(episodes),
         no_solution=no_solution,
         gold=_reached(GoldPolicy(solutions), watched, solvable, longest) if solvable else None,
-        random=_reached(RandomPolicy(watched, seed), watched, episodes, max_steps),
+        chance=_by_chance(watched, episodes, max_steps, seed),
         idle=idle,
         memory=benchmark.workers.peak_memory() if isinstance(benchmark, SimulatorBenchmark) else None,
     )
+
+
+def _by_chance(watched: Watched, episodes: Sequence[EpisodeSpec], max_steps: int, seed: int) -> Reached | None:
+    try:
+        return _reached(ChancePolicy(watched, seed), watched, episodes, max_steps)
+    except UnlistedActionsError:
+        return None
 
 
 def _reached(policy: Policy, watched: Watched, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
@@ -157,10 +164,13 @@ def row(proof: Proof) -> list[str]:
         str(proof.episodes - len(proof.no_solution)),
         f"{100 * gold.success:.0f}%" if gold else "-",
         f"{gold.steps:.1f}" if gold else "-",
-        *(f"{100 * floor.success:.0f}% / {100 * floor.progress:.0f}%" for floor in (proof.random, proof.idle)),
+        *(
+            f"{100 * floor.success:.0f}% / {100 * floor.progress:.0f}%" if floor else "-"
+            for floor in (proof.chance, proof.idle)
+        ),
         f"{proof.idle.start_seconds:.2f}",
-        f"{proof.random.start_seconds:.2f}",
-        f"{(gold or proof.random).step_seconds:.4f}",
+        f"{(proof.chance or gold or proof.idle).start_seconds:.2f}",
+        f"{(gold or proof.chance or proof.idle).step_seconds:.4f}",
         f"{proof.memory / 1e6:.0f}" if proof.memory else "-",
     ]
 
@@ -208,7 +218,7 @@ def main() -> int:
     parser.add_argument("benchmarks", nargs="*", help="default: all that are installed")
     parser.add_argument("--episodes", type=int, default=26, help="of a benchmark (default: %(default)s)")
     parser.add_argument("--simulator-episodes", type=int, default=6, help="with a simulator (default: %(default)s)")
-    parser.add_argument("--max-steps", type=int, default=30, help="of random and idle (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=30, help="of chance and idle (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write everything there too")
     try:
         return 0 if run(parser.parse_args()) else 1

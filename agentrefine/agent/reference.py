@@ -5,12 +5,15 @@ the prompts and the player allow.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from agentrefine.agent.policy import OPENING_MESSAGES, Dialogue, Reply
 from agentrefine.agent.watched import Watched
 from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.conversation import Message, reply_text
+from agentrefine.files import short_hash
+from agentrefine.params.evaluation import CHANCE
 
 IDLE = "do nothing"
 """An action that no benchmark knows: it is refused, and nothing changes."""
@@ -46,24 +49,35 @@ class GoldPolicy:
         return solution[turn] if turn < len(solution) else IDLE
 
 
-class RandomPolicy:
-    """Draws one of the actions that are possible now; `IDLE` where there is none. The same draws for the same seed.
+class ChancePolicy:
+    """Draws uniformly from the actions that are possible now; `IDLE` where there is none. Same seed, same draws.
 
     Args:
-        watched: the benchmark that is played, whose environments say what is possible.
+        watched: the benchmark that is played, whose environments list what is possible.
         seed: of the draws.
+        style: the form of a reply (`Prompting.style`).
     """
 
-    name = "random"
+    name = CHANCE
     batched = True
 
-    def __init__(self, watched: Watched, seed: int) -> None:
+    def __init__(self, watched: Watched, seed: int, style: Literal["react", "act"] = "react") -> None:
         self._watched = watched
         self._seed = seed
+        self._style = style
+
+    @staticmethod
+    def digest(seed: int) -> str:
+        """What identifies the policy, as a digest identifies a model's weights: its rule and its seed."""
+        return short_hash(CHANCE, "uniform over the possible actions", str(seed))
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """One of the possible actions for each dialogue."""
-        return [_reply(self._drawn(dialogue)) for dialogue in dialogues]
+        """One of the possible actions for each dialogue.
+
+        Raises:
+            UnlistedActionsError: the simulator does not list what is possible.
+        """
+        return [_reply(self._drawn(dialogue), self._style) for dialogue in dialogues]
 
     def forget(self, keys: Sequence[str]) -> None:
         """Nothing is kept between calls."""
@@ -102,5 +116,6 @@ def _turn(messages: Sequence[Message]) -> int:
     return (len(messages) - OPENING_MESSAGES) // 2
 
 
-def _reply(action: str) -> Reply:
-    return Reply(reply_text(_THOUGHT, action), prompt_tokens=0, completion_tokens=0)
+def _reply(action: str, style: Literal["react", "act"] = "react") -> Reply:
+    text = reply_text(_THOUGHT, action) if style == "react" else f"Action: {action}"
+    return Reply(text, prompt_tokens=0, completion_tokens=0)

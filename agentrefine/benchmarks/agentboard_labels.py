@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.benchmarks.simulators import data_of
 from agentrefine.errors import UserError
-from agentrefine.files import read_jsonl
+from agentrefine.files import first_problem, read_records
 
 DATA = data_of("agentboard")
 TASKS: dict[str, str] = DATA["tasks"]
@@ -143,11 +143,13 @@ def read_labels(file: Path, kind: type[LabelT]) -> Iterator[tuple[str, LabelT]]:
     Raises:
         UserError: a line is no label of this kind, or has the id of an earlier one.
     """
-    lines: dict[int, int] = {}
-    for number, label in enumerate(read_jsonl(file, kind), start=1):
-        if label.id in lines:
-            raise UserError(
-                f"{file}, line {number}: id {label.id} is that of line {lines[label.id]}; number them apart."
-            )
-        lines[label.id] = number
-        yield f"{file}, line {number}", label
+    places: dict[int, str] = {}
+    for record in read_records(file, "let evaluation.data.agentboard name AgentBoard's folder data"):
+        try:
+            label = kind.model_validate(record.value)
+        except ValidationError as error:
+            raise UserError(f"{record.place}: {first_problem(error)}") from error
+        if label.id in places:
+            raise UserError(f"{record.place}: id {label.id} is that of {places[label.id]} too; number them apart.")
+        places[label.id] = record.place
+        yield record.place, label

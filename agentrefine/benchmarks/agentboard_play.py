@@ -193,7 +193,7 @@ class JerichoGame:
         )
 
     def possible(self) -> list[str]:
-        """Actions that name no object."""
+        """Actions that are possible now, where Jericho can list them."""
         return self._played.possible()
 
     def close(self) -> None:

@@ -124,7 +124,7 @@ class ALFWorldSimulator:
         words = command(action)
         possible = self._state["admissible_commands"]
         if words == LISTING:
-            listed = " , ".join(possible)
+            listed = ", ".join(possible)
             return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
         # So does the engine answer, but only after it has searched for all that is possible once more.
         if words not in possible:

@@ -63,7 +63,7 @@ class RewordedEnvironment:
         if not result.valid:
             return result
         if known == LISTING:
-            listed = " , ".join(self.possible())
+            listed = ", ".join(self.possible())
             return result._replace(observation=Template(TEXTS["available"]).substitute(actions=listed))
         return result._replace(observation=self._wording.repeat(result.observation, known))
 

@@ -80,7 +80,7 @@ class BabyAIEnvironment:
             return self._result(told("over"), success=False, valid=False)
         words = " ".join(action.lower().split())
         if words == "check available actions":
-            return self._result(told("available", actions=" , ".join(self.possible())), success=False, valid=True)
+            return self._result(told("available", actions=", ".join(self.possible())), success=False, valid=True)
         try:
             plan = self._plan(words)
         except Refusal as refusal:

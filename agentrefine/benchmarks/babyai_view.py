@@ -110,8 +110,8 @@ class View:
         things = self.things()
         parts = [told("nothing")]
         if things:
-            listed = " , ".join(told("object", name=thing.name, where=_where(thing)) for thing in things)
-            parts = [told("seen"), listed, "."]
+            listed = "; ".join(told("object", name=thing.name, where=_where(thing)) for thing in things)
+            parts = [told("seen"), f"{listed}."]
         visible = set(self._visible())
         x, y = _position(self._simulation.agent_pos)
         dx, dy = DIRECTIONS[int(self._simulation.agent_dir)]
@@ -119,7 +119,7 @@ class View:
             position = (x + dx * forward, y + dy * forward)
             cell = self._simulation.grid.get(*position) if position in visible else None
             if cell is not None and cell.type == "wall":
-                parts.append(told("wall", forward=forward))
+                parts.append(told("wall", forward=_steps(forward)))
                 break
         carried = self._simulation.carrying
         parts.append(told("empty_handed") if carried is None else told("carrying", name=name_of(carried)))
@@ -167,8 +167,12 @@ def _position(vector: Any) -> Position:
     return int(vector[0]), int(vector[1])
 
 
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
 def _where(thing: Thing) -> str:
-    parts = [told("ahead", forward=thing.forward)] if thing.forward else []
+    parts = [told("ahead", forward=_steps(thing.forward))] if thing.forward else []
     if thing.right:
-        parts.append(told("beside", side=abs(thing.right), direction="right" if thing.right > 0 else "left"))
+        parts.append(told("beside", side=_steps(abs(thing.right)), direction="right" if thing.right > 0 else "left"))
     return " and ".join(parts)

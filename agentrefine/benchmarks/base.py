@@ -14,6 +14,10 @@ class NoSolutionError(Exception):
     """A benchmark has no solution of an episode; the message says why."""
 
 
+class UnlistedActionsError(Exception):
+    """A simulator does not list the actions that are possible; the message says why."""
+
+
 class EpisodeSpec(BaseModel):
     """Everything that is needed to make one episode again.
 
@@ -102,6 +106,7 @@ class Environment(Protocol):
         """Actions that are possible now, as an agent writes them; the agent is not told. It changes nothing.
 
         Raises:
+            UnlistedActionsError: the simulator does not list them.
             SimulatorError: the simulator died or stopped answering.
         """
         ...

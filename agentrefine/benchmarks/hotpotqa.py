@@ -17,24 +17,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
 from agentrefine.benchmarks.hotpotqa_score import exact_match, f1_score
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, short_hash
+from agentrefine.files import first_problem, read_records, short_hash
 
 _OURS = Path(str(resources.files("agentrefine.benchmarks"))) / "data" / "hotpotqa" / "merrow_isles.json"
 ACTIONS = {
-    "search {title}": "read the paragraph with this title ; if there is none , similar titles are named",
-    "lookup {keyword}": "read the next sentence with this keyword in the paragraph that you read last",
-    "finish {answer}": "answer the question in as few words as possible ; this ends the game",
+    "search {title}": "Read the paragraph with this title; if there is none, similar titles are named.",
+    "lookup {keyword}": "Read the next sentence with this keyword in the paragraph that you read last.",
+    "finish {answer}": "Answer the question in as few words as possible; this ends the game.",
 }
 SENTENCES = 5
 """Sentences of a paragraph that a search shows, as in ReAct; `lookup` finds the others too."""
 
 SIMILAR = 5
+
+_REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
 
 _ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 
@@ -82,7 +83,7 @@ class HotpotEnvironment:
 
     def __init__(self, question: Question) -> None:
         self.actions = ACTIONS
-        self.goal = f"answer the question : {question.question}"
+        self.goal = f"Answer the question: {question.question}"
         self._question = question
         self._titles = {_plain(title): title for title in question.paragraphs}
         self.reset()
@@ -93,16 +94,16 @@ class HotpotEnvironment:
         self._keyword = ""
         self._shown = 0
         self._progress, self._success, self._over = 0.0, False, False
-        return f"There are {len(self._titles)} paragraphs to search ."
+        return f"There are {len(self._titles)} paragraphs to search."
 
     def step(self, action: str) -> StepResult:
         """Take one action of the agent."""
         match = _ACTION.fullmatch(action.strip())
         value = " ".join((match.group(2) or match.group(3) or "").split()) if match else ""
         if self._over:
-            return self._result("The game is over .", valid=False)
+            return self._result("The game is over.", valid=False)
         if match is None or not value:
-            return self._result(f"This action is not known . The actions are : {' , '.join(ACTIONS)} .", valid=False)
+            return self._result(f"This action is not known. The actions are: {', '.join(ACTIONS)}.", valid=False)
         verb = match.group(1).lower()
         if verb == "search":
             return self._search(value)
@@ -128,11 +129,11 @@ class HotpotEnvironment:
     def _search(self, title: str) -> StepResult:
         found = self._titles.get(_plain(title))
         if found is None:
-            similar = " , ".join(self._similar(title))
-            return self._result(f"Could not find {title[:100]} . Similar : {similar} .", valid=True)
+            similar = ", ".join(self._similar(title))
+            return self._result(f"Could not find {title[:100]}. Similar: {similar}.", valid=True)
         self._sentences = [sentence.strip() for sentence in self._question.paragraphs[found]]
         self._keyword, self._shown = "", 0
-        return self._result(" ".join(self._sentences[:SENTENCES])[:2000] or "The paragraph is empty .", valid=True)
+        return self._result(" ".join(self._sentences[:SENTENCES])[:2000] or "The paragraph is empty.", valid=True)
 
     def _similar(self, title: str) -> list[str]:
         """The titles nearest to what was searched for: those that share most words, then most letters."""
@@ -147,12 +148,12 @@ class HotpotEnvironment:
 
     def _lookup(self, keyword: str) -> StepResult:
         if not self._sentences:
-            return self._result("There is no paragraph to look in . Search first .", valid=False)
+            return self._result("There is no paragraph to look in. Search first.", valid=False)
         if keyword.casefold() != self._keyword:
             self._keyword, self._shown = keyword.casefold(), 0
         results = [sentence for sentence in self._sentences if self._keyword in sentence.casefold()]
         if self._shown >= len(results):
-            return self._result("No more results ." if results else "No results .", valid=False)
+            return self._result("No more results." if results else "No results.", valid=False)
         self._shown += 1
         return self._result(f"(Result {self._shown} / {len(results)}) {results[self._shown - 1][:2000]}", valid=True)
 
@@ -160,7 +161,7 @@ class HotpotEnvironment:
         self._over = True
         self._success = exact_match(answer, self._question.answer)
         self._progress = f1_score(answer, self._question.answer)
-        return self._result(f"The answer is {'right' if self._success else 'not right'} .", valid=True)
+        return self._result(f"The answer is {'right' if self._success else 'not right'}.", valid=True)
 
     def _result(self, observation: str, *, valid: bool) -> StepResult:
         return StepResult(observation, self._progress, success=self._success, done=self._over, valid=valid)
@@ -234,31 +235,29 @@ def _rows(path: Path) -> list[Any]:
     """The questions of a file as they are.
 
     Raises:
-        UserError: no such file, or not a list of questions in JSON.
+        UserError: no such file, or not questions in JSON.
     """
-    try:
-        return _parsed(path, path.stat().st_mtime_ns)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); let evaluation.data.hotpotqa name HotpotQA's distractor JSON."
-        ) from error
+    return _parsed(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=1)
 def _parsed(path: Path, changed: int) -> list[Any]:
-    """The JSON of a file that was last changed then (the time is there to read it again after a change)."""
-    try:
-        rows = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: is not JSON ({error}); give HotpotQA's distractor JSON.") from error
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: expected a list of questions; give HotpotQA's distractor JSON.")
+    """The values of a file that was last changed then (the time is there to read it again after a change)."""
+    rows = [record.value for record in read_records(path, _REMEDY)]
+    if not rows:
+        raise UserError(f"{path}: holds no question; give HotpotQA's distractor JSON.")
     return rows
 
 
 def _question(path: Path, position: int) -> Question:
+    given = _rows(path)[position]
+    if isinstance(given, dict) and not given.get("answer"):
+        raise UserError(
+            f"{path}, question {position + 1}: has no answer, as in HotpotQA's test split; give the development split "
+            "(hotpot_dev_distractor_v1.json)."
+        )
     try:
-        return Question.model_validate(_rows(path)[position])
+        return Question.model_validate(given)
     except ValidationError as error:
         problem = first_problem(error)
     except (KeyError, TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.simulators import (
     GIB,
     LISTING,
@@ -101,9 +101,7 @@ class StorySimulator:
             return self._result(TEXTS["over"], valid=False)
         words = command(action)
         if words == LISTING:
-            return self._result(
-                Template(TEXTS["available"]).substitute(actions=" , ".join(self._possible())), valid=True
-            )
+            return self._result(Template(TEXTS["available"]).substitute(actions=", ".join(self._listed())), valid=True)
         if words is None or words.split()[0] in NOT_FOR_AGENTS:
             return self._result(TEXTS["unknown"], valid=False)
         said, _, self._over, _ = self._story.step(words)
@@ -114,11 +112,16 @@ class StorySimulator:
         return self._result("\n".join([text or TEXTS["unknown"], *ending]), valid=valid)
 
     def possible(self) -> list[str]:
-        """Actions that name no object: what is at hand only Jericho's own search could tell.
+        """The actions that Jericho finds to change something.
 
-        That search (`get_valid_actions`) reads with a language model of spaCy, which it would download.
+        Raises:
+            UnlistedActionsError: Jericho cannot look for them.
         """
-        return list(DATA["without_object"])
+        if not self._searchable:
+            raise UnlistedActionsError(
+                "Jericho lists the possible actions of fully supported stories only, with spaCy's model en_core_web_sm"
+            )
+        return sorted(self._story.get_valid_actions(use_parallel=False))
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
         """Jericho's walkthrough as far as it wins.
@@ -138,12 +141,14 @@ class StorySimulator:
             f"Jericho's walkthrough of {len(path)} steps ends at {self._score} of {self._story.get_max_score()} points"
         )
 
-    def _possible(self) -> list[str]:
-        """The actions that Jericho finds to change something, or the templates of all where it cannot look for them."""
-        # Without spaCy's model of English Jericho would download it.
-        if importlib.util.find_spec("en_core_web_sm") is None or not self._story.is_fully_supported:
-            return [*DATA["actions"]]
-        return sorted(self._story.get_valid_actions(use_parallel=False))
+    @property
+    def _searchable(self) -> bool:
+        """Whether Jericho can look for actions; without spaCy's model of English it would download it."""
+        return importlib.util.find_spec("en_core_web_sm") is not None and bool(self._story.is_fully_supported)
+
+    def _listed(self) -> list[str]:
+        """The possible actions, or the templates of all where Jericho cannot look for them."""
+        return self.possible() if self._searchable else [*DATA["actions"]]
 
     def _result(self, observation: str, *, valid: bool) -> StepResult:
         won = self._over and bool(self._story.victory())

@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.pddl_gold import solution
 from agentrefine.benchmarks.pddl_problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl_text import is_domain
@@ -54,11 +54,11 @@ class PddlEnvironment:
         wording, source = _wording(domain, self._problem.domain)
         self._phrases = Phrases(self._problem, wording, source)
         self._only_changes = wording.observe == "changes"
-        looks = {CHECK: "list the actions that are possible now"}
+        looks = {CHECK: "List the actions that are possible now."}
         if self._only_changes:
-            looks[LOOK] = "list all that is true now"
+            looks[LOOK] = "List all that is true now."
         self.actions = self._phrases.described | looks
-        self.goal = f"make it true that {self._phrases.listed(self._problem.goals)}"
+        self.goal = f"Make it true that {self._phrases.listed(self._problem.goals)}."
         self.reset()
 
     def reset(self) -> str:
@@ -66,22 +66,22 @@ class PddlEnvironment:
         self._state = self._problem.initial
         self._progress = self.share()
         self._over = self._progress == 1
-        kinds = {kind: " , ".join(names) for kind, names in self._problem.objects_by_type().items()}
-        objects = " ; ".join(f"{kind} {names}" if len(kinds) > 1 else names for kind, names in kinds.items())
-        return f"Objects : {objects} . {self._all()}"
+        kinds = {kind: ", ".join(names) for kind, names in self._problem.objects_by_type().items()}
+        objects = "; ".join(f"{kind} {names}" if len(kinds) > 1 else names for kind, names in kinds.items())
+        return f"Objects: {objects}. {self._all()}"
 
     def step(self, action: str) -> StepResult:
         """Take one action of the agent."""
         words = " ".join(action.lower().split()).rstrip(" .")
         if self._over:
-            return self._result("The game is over .", valid=False)
+            return self._result("The game is over.", valid=False)
         if words == CHECK:
             return self._result(self._valid_actions(), valid=True)
         if words == LOOK:
             return self._result(self._all(), valid=True)
         parsed = self._phrases.read(words)
         if parsed is None:
-            return self._result(f"This action is not known . Try : {CHECK} .", valid=False)
+            return self._result(f"This action is not known. Try: {CHECK}.", valid=False)
         name, objects = parsed
         refusal = self._refusal(self._problem.actions[name], objects)
         if refusal:
@@ -92,7 +92,13 @@ class PddlEnvironment:
         """Nothing to free."""
 
     def possible(self) -> list[str]:
-        """The actions that are possible now, in words."""
+        """The actions that are possible now, in words.
+
+        Raises:
+            UnlistedActionsError: the problem has too many actions.
+        """
+        if self._problem.ground_actions is None:
+            raise UnlistedActionsError(f"{self._problem.domain} has a problem with too many actions to list")
         return [self._phrases.action(found.action.name, found.names) for found in self._problem.possible(self._state)]
 
     def solution(self) -> list[str]:
@@ -107,13 +113,13 @@ class PddlEnvironment:
         before = self._state
         following = self._problem.after(before, action, objects)
         if following is None:
-            return self._result("The effects of this action contradict each other . Nothing changes .", valid=False)
+            return self._result("The effects of this action contradict each other. Nothing changes.", valid=False)
         if following == before:
-            return self._result("Nothing changes .", valid=False)
+            return self._result("Nothing changes.", valid=False)
         self._state = following
         share = self.share()
         self._progress, self._over = max(self._progress, share), share == 1
-        ending = ["The goal is reached ."] if self._over else []
+        ending = ["The goal is reached."] if self._over else []
         shown = self._change(before) if self._only_changes else self._all()
         return self._result(" ".join([shown, *ending]), valid=True)
 
@@ -124,35 +130,35 @@ class PddlEnvironment:
         gone = [atom for atom in earlier if atom not in later]
         told = [
             self._phrases.sentences(come),
-            f"No longer : {self._phrases.listed(gone)} ." if gone else "",
+            f"No longer: {self._phrases.listed(gone)}." if gone else "",
         ]
-        return " ".join(filter(None, told)) or "No fact changes ."
+        return " ".join(filter(None, told)) or "No fact changes."
 
     def _refusal(self, action: Any, objects: tuple[str, ...]) -> str:
         """Why an action is not possible now; empty where it is."""
         for name, parameter in zip(objects, action.parameters, strict=True):
             if name not in self._problem.objects:
-                return f"There is no object named {name[:100]} ."
+                return f"There is no object named {name[:100]}."
             if not self._problem.fits(name, parameter):
-                return f"{name} is not of the kind {parameter.type.name} ."
+                return f"{name} is not of the kind {parameter.type.name}."
         unmet = self._problem.unmet(self._state, action, objects)
         missing = [condition for condition in unmet if not condition.is_not()]
         hindering = [condition.arg(0) for condition in unmet if condition.is_not()]
         told = [
-            f"What is missing : {self._phrases.listed(missing)} ." if missing else "",
-            f"What is in the way : {self._phrases.listed(hindering)} ." if hindering else "",
+            f"What is missing: {self._phrases.listed(missing)}." if missing else "",
+            f"What is in the way: {self._phrases.listed(hindering)}." if hindering else "",
         ]
-        return " ".join(["You cannot do that .", *filter(None, told)]) if unmet else ""
+        return " ".join(["You cannot do that.", *filter(None, told)]) if unmet else ""
 
     def _valid_actions(self) -> str:
         if self._problem.ground_actions is None:
-            return "There are too many actions to list ."
+            return "There are too many actions to list."
         possible = self.possible()
         more = [f"and {len(possible) - MAX_LISTED} more"] if len(possible) > MAX_LISTED else []
-        return f"Valid actions : {' , '.join([*possible[:MAX_LISTED], *more]) or 'none'} ."
+        return f"Valid actions: {', '.join([*possible[:MAX_LISTED], *more]) or 'none'}."
 
     def _all(self) -> str:
-        return self._phrases.sentences(self._problem.true_atoms(self._state)) or "Nothing is true ."
+        return self._phrases.sentences(self._problem.true_atoms(self._state)) or "Nothing is true."
 
     def share(self) -> float:
         """The share of the goal's conditions that hold now."""

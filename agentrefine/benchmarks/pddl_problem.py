@@ -42,6 +42,7 @@ class PddlProblem:
     """A domain with one problem. States are those of `unified-planning`, conditions its expressions.
 
     Attributes:
+        path: the problem's file.
         domain: what the domain calls itself.
         actions: by name.
         objects: names, in the order of declaration.
@@ -57,6 +58,7 @@ class PddlProblem:
         """
         library = planning_library()
         texts = mended(domain, problem)
+        self.path = problem
         self.domain = texts.name
         self._problem, self._simulator = _read(library, texts.domain, texts.problem, problem)
         self.actions: dict[str, Any] = {action.name: action for action in self._problem.actions}
@@ -238,5 +240,5 @@ def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[A
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: unified-planning cannot play it with its domain ({reason}); mend the files."
+            f"{path}: unified-planning cannot play it with its domain ({reason}); fix the files."
         ) from error

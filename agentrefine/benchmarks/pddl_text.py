@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentrefine.errors import UserError
+from agentrefine.files import read_text
 
 Expression = str | list["Expression"]
 
@@ -19,6 +20,18 @@ MAX_DEPTH = 60
 
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _COMMENT = re.compile(r";[^\n]*")
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_NOT_PLAYED = {
+    ":derived": "a derived predicate",
+    ":durative-action": "an action with a duration",
+    ":process": "a process",
+    ":event": "an event",
+    ":constraints": "constraints on the whole plan",
+    "preference": "a preference",
+    "either": "a choice of types, `(either ...)`",
+}
+"""What PDDL has and is not played here, by its first word."""
+
 _DOMAIN_ORDER = (":requirements", ":types", ":constants", ":predicates", ":functions")
 _PROBLEM_ORDER = (":domain", ":requirements", ":objects", ":init", ":goal")
 
@@ -43,7 +56,7 @@ def mended(domain: Path, problem: Path) -> Mended:
     Predicates take objects of any type; the types of the actions' parameters stay.
 
     Raises:
-        UserError: a file is missing or is not PDDL of its kind.
+        UserError: a file is missing, is not PDDL of its kind, or has what is not played here; names it.
     """
     head, *sections = _definition(domain, "domain")
     problem_head, *facts = _definition(problem, "problem")
@@ -70,7 +83,25 @@ def _definition(path: Path, kind: str) -> list[list[Expression]]:
         raise UserError(f"{path}: expected '(define ({kind} name) ...)'; give a PDDL {kind} file.")
     if len(parts[0]) != 2 or not isinstance(parts[0][1], str):
         raise UserError(f"{path}: the {kind} has no name; write '({kind} name)'.")
+    _refuse_what_is_not_played(expression, path)
+    for section in parts:
+        for name in _declared(section) if section[0] in (":objects", ":constants") else ():
+            if not _NAME.fullmatch(name):
+                raise UserError(
+                    f"{path}: the name {name!r} in {section[0]} has to begin with a letter and go on with letters, "
+                    "digits, - and _; rename the object."
+                )
     return parts
+
+
+def _refuse_what_is_not_played(expression: Expression, path: Path) -> None:
+    if isinstance(expression, str):
+        return
+    first = expression[0] if expression else ""
+    if isinstance(first, str) and first in _NOT_PLAYED:
+        raise UserError(f"{path}: has {_NOT_PLAYED[first]}, which is not played here; write it without.")
+    for part in expression:
+        _refuse_what_is_not_played(part, path)
 
 
 def _parsed(text: str, path: Path) -> list[Expression]:
@@ -97,12 +128,9 @@ def _parsed(text: str, path: Path) -> list[Expression]:
 
 
 def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_CHARACTERS:
-            raise UserError(f"{path}: larger than {MAX_CHARACTERS:,} characters; give a smaller PDDL file.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a PDDL file in UTF-8.") from error
+    if path.is_file() and path.stat().st_size > MAX_CHARACTERS:
+        raise UserError(f"{path}: larger than {MAX_CHARACTERS:,} characters; give a smaller PDDL file.")
+    return read_text(path, "give a PDDL file")
 
 
 def _sorted(sections: list[list[Expression]], order: tuple[str, ...]) -> list[list[Expression]]:

@@ -16,7 +16,7 @@ What the file leaves out keeps the domain's words; an action without `does` is d
 # ruff: noqa: ANN401
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +24,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentrefine.benchmarks.pddl_problem import PddlProblem, conjuncts
+from agentrefine.benchmarks.pddl_sentences import SLOT, Sentences, filled
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
-
-_SLOT = re.compile(r"\{([^{}]*)\}")
+from agentrefine.files import first_problem, read_yaml
+from agentrefine.worlds.language import sentence
 
 
 class ActionWording(BaseModel):
@@ -67,6 +67,7 @@ class Phrases:
             name: wording.facts.get(name, _plain(name, parameters)) for name, parameters in problem.predicates
         }
         self._parameters = dict(problem.predicates)
+        self._sentences = Sentences(self._facts, self._parameters, problem.path)
         self.templates = {
             name: wording.actions[name].say if name in wording.actions else _plain(name, _names(action))
             for name, action in problem.actions.items()
@@ -75,7 +76,7 @@ class Phrases:
         self._patterns = {
             name: (
                 re.compile(_pattern(template), re.IGNORECASE),
-                _SLOT.findall(template),
+                SLOT.findall(template),
                 _names(problem.actions[name]),
             )
             for name, template in self.templates.items()
@@ -89,7 +90,7 @@ class Phrases:
 
     def action(self, name: str, objects: Sequence[str]) -> str:
         """An action as an agent writes it."""
-        return _filled(self.templates[name], dict(zip(self._patterns[name][2], objects, strict=True)))
+        return filled(self.templates[name], dict(zip(self._patterns[name][2], objects, strict=True)))
 
     def read(self, words: str) -> tuple[str, tuple[str, ...]] | None:
         """The action's name and its objects in the order of the domain's parameters; None for any other text."""
@@ -101,39 +102,36 @@ class Phrases:
         return None
 
     def condition(self, condition: Any) -> str:
-        """A condition in words; what is more than facts and their opposites is left in the library's notation."""
-        if condition.is_not():
-            return f"not : {self.condition(condition.arg(0))}"
-        if condition.is_and():
-            return " and ".join(self.condition(part) for part in condition.args)
-        if not condition.is_fluent_exp():
-            return str(condition)
-        name = condition.fluent().name
-        values = (_said(argument) for argument in condition.args)
-        return _filled(self._facts[name], dict(zip(self._parameters[name], values, strict=True)))
+        """A condition in words.
+
+        Raises:
+            UserError: it is of a kind that has no words here.
+        """
+        return self._sentences.condition(condition)
 
     def sentences(self, conditions: Sequence[Any]) -> str:
         """Conditions as sentences."""
         told = (self.condition(condition) for condition in conditions)
-        return " ".join(f"{words[:1].upper()}{words[1:]} ." for words in told)
+        return " ".join(map(sentence, told))
 
     def listed(self, conditions: Sequence[Any]) -> str:
         """Conditions as one list."""
-        return " , ".join(self.condition(condition) for condition in conditions)
+        return ", ".join(self.condition(condition) for condition in conditions)
 
     def _effects(self, action: Any) -> str:
         needs = self.listed(conjuncts(action.preconditions))
         simple = [effect for effect in action.effects if not effect.is_conditional() and not effect.is_forall()]
         added = [effect.fluent for effect in simple if effect.value.is_true()]
         removed = [effect.fluent for effect in simple if effect.value.is_false() and effect.fluent not in added]
-        other = [str(effect) for effect in action.effects if effect not in simple]
+        simple = [effect for effect in simple if effect.value.is_true() or effect.value.is_false()]
+        other = [self._sentences.effect(effect) for effect in action.effects if effect not in simple]
         parts = [
             f"possible if {needs}" if needs else "always possible",
             f"then {self.listed(added)}" if added else "",
             f"no longer {self.listed(removed)}" if removed else "",
             *other,
         ]
-        return " ; ".join(part for part in parts if part)
+        return sentence("; ".join(part for part in parts if part))
 
     def _check(self, problem: PddlProblem, wording: Wording, source: Path | None) -> None:
         for kind, given, known in (
@@ -145,17 +143,17 @@ class Phrases:
                     raise UserError(f"{source}, {kind}.{name}: the domain has none of that name; take it out.")
         for name, template in self.templates.items():
             wanted = _names(problem.actions[name])
-            if sorted(_SLOT.findall(template)) != sorted(wanted):
+            if sorted(SLOT.findall(template)) != sorted(wanted):
                 raise UserError(
                     f"{source}, actions.{name}.say: {template!r} has to name each parameter once: "
                     f"{' '.join(f'{{{parameter}}}' for parameter in wanted) or 'none'}."
                 )
         for name, template in self._facts.items():
-            if not set(_SLOT.findall(template)) <= set(self._parameters[name]):
+            if not set(SLOT.findall(template)) <= set(self._parameters[name]):
                 raise UserError(
                     f"{source}, facts.{name}: {template!r} names a parameter that the predicate does not have."
                 )
-        shapes = [_SLOT.sub("{}", template).lower() for template in self.templates.values()]
+        shapes = [SLOT.sub("{}", template).lower() for template in self.templates.values()]
         for name, shape in zip(self.templates, shapes, strict=True):
             if shapes.count(shape) > 1:
                 raise UserError(f"{source}, actions.{name}.say: another action is written in the same words.")
@@ -167,14 +165,12 @@ def read_wording(path: Path) -> Wording:
     Raises:
         UserError: not YAML, or an unknown key; names the file and the key.
     """
+    # This loader makes strings of all scalars: `on` is a name here, not true.
+    given = read_yaml(path, "write it beside the domain", yaml.BaseLoader)
     try:
-        # This loader makes strings of all scalars: `on` is a name here, not true.
-        given = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506  it makes no objects
         return Wording.model_validate(given or {})
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); mend it.") from error
 
 
 def _plain(name: str, parameters: Sequence[str]) -> str:
@@ -183,14 +179,6 @@ def _plain(name: str, parameters: Sequence[str]) -> str:
 
 def _names(action: Any) -> list[str]:
     return [parameter.name for parameter in action.parameters]
-
-
-def _said(argument: Any) -> str:
-    return f"{{{argument.parameter().name}}}" if argument.is_parameter_exp() else str(argument)
-
-
-def _filled(template: str, values: Mapping[str, str]) -> str:
-    return _SLOT.sub(lambda slot: values[slot.group(1)], template)
 
 
 def _pattern(template: str) -> str:

@@ -88,7 +88,7 @@ class SciWorldSimulator:
             return self._result(TEXTS["over"], valid=False)
         words = command(action)
         if words == LISTING:
-            objects = " , ".join(sorted(set(self._simulation.get_possible_objects())))[:LONGEST_LISTING]
+            objects = ", ".join(sorted(set(self._simulation.get_possible_objects())))[:LONGEST_LISTING]
             return self._result(Template(TEXTS["available"]).substitute(objects=objects), valid=True)
         if words is None or words.startswith(NOT_FOR_AGENTS):
             return self._result(TEXTS["unknown"], valid=False)

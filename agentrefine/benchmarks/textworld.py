@@ -82,7 +82,7 @@ class TextWorldSimulator:
             return self._result(TEXTS["over"], valid=False)
         words = command(action)
         if words == LISTING:
-            listed = " , ".join(before.admissible_commands)
+            listed = ", ".join(before.admissible_commands)
             return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
         if words is None or words.split()[0] in NOT_FOR_AGENTS or words.startswith("tw-"):
             return self._result(TEXTS["unknown"], valid=False)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 
 LONGEST_ANSWER = 4 * 2**20
 """Bytes of one answer; a longer one is junk."""
@@ -49,7 +49,11 @@ class Simulator(Protocol):
         ...
 
     def possible(self) -> list[str]:
-        """Actions that are possible now."""
+        """Actions that are possible now.
+
+        Raises:
+            UnlistedActionsError: the simulator does not list them.
+        """
         ...
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
@@ -117,11 +121,12 @@ class Worker:
         Raises:
             SimulatorError: the process died, took longer than `seconds`, or answered junk.
             NoSolutionError: the simulator was asked for a solution and has none.
+            UnlistedActionsError: it was asked for the possible actions and does not list them.
         """
         try:
             line = json.dumps({"method": method, "arguments": arguments}).encode() + b"\n"
             answer = json.loads(self._exchange(line, time.monotonic() + seconds))
-            result, reason = answer["result"], answer.get("no_solution")
+            result, no_solution, unlisted = answer["result"], answer.get("no_solution"), answer.get("unlisted")
         except TimeoutError as error:
             self.kill()
             raise SimulatorError(
@@ -135,8 +140,10 @@ class Worker:
         except BaseException:  # interrupted: its answer would be taken for that of the next call
             self.kill()
             raise
-        if reason is not None:
-            raise NoSolutionError(reason)
+        if no_solution is not None:
+            raise NoSolutionError(no_solution)
+        if unlisted is not None:
+            raise UnlistedActionsError(unlisted)
         return result
 
     def peak_memory(self) -> int:
@@ -294,6 +301,7 @@ class RemoteEnvironment:
 
         Raises:
             SimulatorError: as for `step`.
+            UnlistedActionsError: the simulator does not list them.
         """
         actions: list[str] = self._call("possible", self._workers.limits.step)
         return actions
@@ -370,6 +378,8 @@ def _serve(target: str, memory: int) -> None:
             answer = {"result": getattr(simulator, call["method"])(**arguments)}
         except NoSolutionError as error:
             answer = {"result": None, "no_solution": str(error)}
+        except UnlistedActionsError as error:
+            answer = {"result": None, "unlisted": str(error)}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

@@ -1,14 +1,16 @@
 """Chats of other data sets as samples: which keys hold what, and how their turns become human and gpt in turn."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
-from agentrefine.exchange.records import Record, read_records
-from agentrefine.files import short_hash
+from agentrefine.exchange.flags import PICTURES, read_keys, refuse_flag_of_chat
+from agentrefine.exchange.records import read_records
+from agentrefine.files import Record, read_yaml, short_hash
 
 Sender = Literal["human", "gpt", "system"]
 
@@ -22,17 +24,36 @@ SENDERS: dict[str, Sender] = {
     "bard": "gpt",
     "model": "gpt",
     "system": "system",
+    "developer": "system",
 }
 """Who speaks, by the names in use. A chat with another role (a tool) is dropped: a sample has no place for it."""
 
+MASK_HISTORY = "mask_history"
+"""LLaMA-Factory's setting, and the key of our records for it: of a chat, only the last message is trained."""
+
+SYSTEM_KEYS = ("system", "system_prompt")
+"""Keys beside the messages that hold a system message."""
+
+NOT_TEXT = "a message that is not text (a picture, a call of a tool)"
+
 
 class Layout(NamedTuple):
-    """The keys of a format: of a chat's id, of its list of messages, and of a message's role and text."""
+    """The keys of a format.
+
+    Attributes:
+        id: of a chat's id.
+        messages: of its list of messages.
+        role, text: of a message's role and text.
+        prompt: of a list of messages that come before those of `messages` and are not trained; empty: there is none.
+        only_last_trained: the format trains a chat's last message only, as LLaMA-Factory does under `mask_history`.
+    """
 
     id: str
     messages: str
     role: str
     text: str
+    prompt: str = ""
+    only_last_trained: bool = False
 
 
 class Dropped(NamedTuple):
@@ -49,25 +70,102 @@ class Turn(NamedTuple):
     loss: bool | None
 
 
-def read_chats(file: Path, layouts: Sequence[Layout], dropped: Counter[str] | None = None) -> Iterator[Sample]:
-    """The chats of a file as samples; those that cannot become one are left out and counted in `dropped` by rule.
+@dataclass
+class ChatCounts:
+    """What became of the chats of some files.
+
+    Attributes:
+        read: records of the files.
+        joined: records that became one sample with the record before (`mask_history`).
+        dropped: chats that cannot become a sample, by rule.
+        left_out: parts of the other chats that a sample has no place for, by key and reason.
+    """
+
+    read: int = 0
+    joined: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class _Chat(NamedTuple):
+    """A sample, what was left out of it, and whether it trains its last message only."""
+
+    sample: Sample
+    left_out: Counter[str]
+    only_last_trained: bool
+
+
+def read_chats(
+    file: Path, layouts: Sequence[Layout], counts: ChatCounts | None = None, ignored: Collection[str] = ()
+) -> Iterator[Sample]:
+    """The chats of a file as samples, one at a time; those that cannot become one are left out and counted.
+
+    Args:
+        file: JSON lines, a JSON list or parquet.
+        layouts: the forms that its records may have.
+        counts: where to add what became of the chats.
+        ignored: keys that are left out, whatever they say.
 
     Raises:
-        UserError: the file is missing or broken, or a record has none of the `layouts`; names line or element.
+        UserError: the file is missing or broken, a record has none of the `layouts`, or it has a flag or a key that
+            is not known; names line or element, message and key.
     """
-    for record in read_records(file):
-        sample = chat_sample(record, layouts)
-        if isinstance(sample, Sample):
-            yield sample
-        elif dropped is not None:
-            dropped[sample.rule] += 1
+    counts = ChatCounts() if counts is None else counts
+    if _masks_history(file.parent / "llamafactory.yaml"):
+        layouts = [layout._replace(only_last_trained=True) for layout in layouts]
+    held: Sample | None = None
+    for chat in _chats(read_records(file), layouts, counts, frozenset(ignored)):
+        joined = _joined_records(held, chat.sample) if held and chat.only_last_trained else None
+        if joined is not None:
+            counts.joined += 1
+        elif held is not None:
+            yield held
+        held = joined or chat.sample
+        counts.left_out += chat.left_out
+        if not chat.only_last_trained:
+            yield held
+            held = None
+    if held is not None:
+        yield held
 
 
-def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
+def _chats(
+    records: Iterable[Record], layouts: Sequence[Layout], counts: ChatCounts, ignored: frozenset[str]
+) -> Iterator[_Chat]:
+    for record in records:
+        counts.read += 1
+        chat = _chat(record, layouts, ignored)
+        if isinstance(chat, Dropped):
+            counts.dropped[chat.rule] += 1
+        else:
+            yield chat
+
+
+def _masks_history(settings: Path) -> bool:
+    """Whether LLaMA-Factory's settings beside a file train the last message of its records only."""
+    if not settings.is_file():
+        return False
+    given = read_yaml(settings, "correct the path")
+    return isinstance(given, dict) and given.get(MASK_HISTORY) is True
+
+
+def _joined_records(first: Sample, second: Sample) -> Sample | None:
+    """Two records of one game that each train their last message, as one sample; None where they are of two."""
+    begun = second.conversations[: len(first.conversations)]
+    if first.id != second.id or [m.value for m in begun] != [m.value for m in first.conversations]:
+        return None
+    flagged = [
+        new.model_copy(update={"loss": bool(new.loss or old.loss)}) if new.from_ == "gpt" else new
+        for old, new in zip(first.conversations, begun, strict=True)
+    ]
+    return second.model_copy(update={"conversations": [*flagged, *second.conversations[len(flagged) :]]})
+
+
+def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) -> _Chat | Dropped:
     """A record as a sample, or the rule by which it is dropped.
 
     - A system message is written before the first human message, with an empty line between: many chat templates
-      refuse a system role, and a sample has human and gpt only.
+      refuse a system role, and a sample has human and gpt only. So is a system text beside the messages.
     - Messages of one sender that follow each other become one, with an empty line between; gpt messages only where
       their flags agree, else the chat is dropped.
     - What gpt says before the first human message, and what the human says after the last gpt message, is left out.
@@ -75,10 +173,19 @@ def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
     - The id is the record's own, or a hash of its texts; `persona_id` is empty where the record has none.
     """
     layout = _layout(record, layouts)
-    turns = _turns(record, layout)
+    left_out: Counter[str] = Counter()
+    only_last_trained = record.value.get(MASK_HISTORY, layout.only_last_trained) is True
+    system = _beside_the_messages(record, layout, ignored, left_out)
+    if isinstance(system, Dropped):
+        return system
+    turns = _turns(record, layout, ignored, left_out)
     if isinstance(turns, Dropped):
         return turns
-    joined = _joined(turns)
+    if system and all(turn.text != system for turn in turns if turn.sender == "system"):
+        turns = [Turn("system", system, None), *turns]
+    if only_last_trained:
+        turns = _with_only_the_last_trained(turns)
+    joined = _joined(turns, left_out)
     if isinstance(joined, Dropped):
         return joined
     if not any(turn.sender == "gpt" and turn.loss is not False for turn in joined):
@@ -89,53 +196,130 @@ def chat_sample(record: Record, layouts: Sequence[Layout]) -> Sample | Dropped:
         for t in joined
         if t.sender != "system"
     ]
-    return Sample(
-        id=str(name) if isinstance(name, str | int) else short_hash(*(m.value for m in conversations)),
+    id_ = str(name) if isinstance(name, str | int) else short_hash(*(m.value for m in conversations))
+    sample = Sample(
+        id=id_.removesuffix(f"-{len(conversations) - 1}") if only_last_trained else id_,
         persona_id=persona_id if isinstance(persona_id, str) else "",
         conversations=conversations,
     )
+    return _Chat(sample, left_out, only_last_trained)
 
 
 def _layout(record: Record, layouts: Sequence[Layout]) -> Layout:
     if isinstance(record.value, dict):
-        for layout in layouts:
-            if isinstance(record.value.get(layout.messages), list):
+        having = [layout for layout in layouts if isinstance(record.value.get(layout.messages), list)]
+        for layout in having:
+            first = next(iter(record.value[layout.messages]), None)
+            if isinstance(first, dict) and layout.role in first and layout.text in first:
                 return layout
-    expected = " or ".join(f"{layout.messages!r}" for layout in layouts)
-    raise UserError(f"{record.place}: expected an object with a list {expected}; choose the format of the file.")
+        if having:
+            return having[0]
+        if "input_ids" in record.value:
+            raise UserError(
+                f"{record.place}: holds tokens ('input_ids') and no messages, so that its turns cannot be read; import "
+                "the data set that they were made of."
+            )
+    keys = " or ".join(dict.fromkeys(repr(layout.messages) for layout in layouts))
+    raise UserError(f"{record.place}: expected an object with a list {keys}; choose the format of the file.")
 
 
-def _turns(record: Record, layout: Layout) -> list[Turn] | Dropped:
+def _beside_the_messages(
+    record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]
+) -> str | Dropped:
+    """The system text beside a chat's messages. Other keys that hold something are counted in `left_out`."""
+    system: list[str] = []
+    for key, value in record.value.items():
+        if value is None or value in ("", [], {}) or key in (layout.id, layout.messages, layout.prompt, "persona_id"):
+            continue
+        if key in ignored:
+            left_out[f"{key}: a key to ignore"] += 1
+        elif key in SYSTEM_KEYS:
+            if not isinstance(value, str):
+                raise UserError(f"{record.place}: expected a text under {key!r}, found {repr(value)[:80]}.")
+            system.append(value)
+        elif key == MASK_HISTORY:
+            if not isinstance(value, bool):
+                raise UserError(f"{record.place}: expected true or false under {key!r}, found {repr(value)[:80]}.")
+        elif key in ("label", "kto_tag") and value is False:
+            return Dropped("an answer that is not wanted (label false)")
+        elif key in PICTURES:
+            return Dropped(NOT_TEXT)
+        elif not (key == "mask" and isinstance(value, str) and SENDERS.get(value.lower()) == "human"):
+            refuse_flag_of_chat(key, record.place)
+            left_out[f"{key}: beside the messages, and a sample has no place for it"] += 1
+    return "\n\n".join(dict.fromkeys(system))
+
+
+def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]) -> list[Turn] | Dropped:
     turns: list[Turn] = []
-    for number, message in enumerate(record.value[layout.messages], start=1):
+    prompt = record.value.get(layout.prompt) or []
+    if not isinstance(prompt, list):
+        raise UserError(f"{record.place}: expected a list of messages under {layout.prompt!r}.")
+    for number, message in enumerate([*prompt, *record.value[layout.messages]], start=1):
         place = f"{record.place}, message {number}"
         if not isinstance(message, dict):
             raise UserError(f"{place}: expected an object with {layout.role!r} and {layout.text!r}.")
         if not isinstance(message.get(layout.role), str) or layout.text not in message:
             raise UserError(f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.")
-        text, loss = message[layout.text], message.get("loss")
-        if not isinstance(loss, bool | None):
-            raise UserError(f"{place}: expected true, false or null under 'loss', found {repr(loss)[:80]}.")
         sender = SENDERS.get(message[layout.role].lower())
         if sender is None:
             return Dropped("a role other than human, gpt and system")
-        if not isinstance(text, str):
-            return Dropped("a message that is not text (a picture, a call of a tool)")
+        text = _text(message[layout.text])
+        keys = read_keys(message, text or "", (layout.role, layout.text), ignored, place)
+        loss = False if number <= len(prompt) else keys.loss
+        if text is None or not keys.is_text:
+            return Dropped(NOT_TEXT)
         if not _is_unicode(text):
             return Dropped("a text with half of a surrogate pair")
+        if sender == "gpt" and loss is not False and keys.in_part:
+            return Dropped("a reply of which only a part is trained")
+        for key in keys.left_out:
+            left_out[f"{key}: a key of a message, and a sample has no place for it"] += 1
+        if sender != "gpt" and loss:
+            left_out[f"the flag that trains a message of {sender}: only replies are trained"] += 1
         if text.strip():
             turns.append(Turn(sender, text, loss))
         elif sender == "gpt" and loss is not False:
             return Dropped("an empty reply that is trained")
+        else:
+            left_out[f"a message of {sender}: it is empty"] += 1
     return turns
 
 
-def _joined(turns: Sequence[Turn]) -> list[Turn] | Dropped:
+def _text(content: Any) -> str | None:  # noqa: ANN401 (any JSON value)
+    """A message's text: a string, or a list of parts that are all text; None for anything else."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        return None
+    parts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            return None
+        text = part.get("text") if part.get("text") is not None else part.get("value")
+        if not isinstance(text, str):
+            return None
+        parts.append(text)
+    return "".join(parts)
+
+
+def _with_only_the_last_trained(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with every message of gpt but the last turn untrained."""
+    last = len(turns) - 1
+    return [
+        turn._replace(loss=False) if turn.sender == "gpt" and index < last else turn for index, turn in enumerate(turns)
+    ]
+
+
+def _joined(turns: Sequence[Turn], left_out: Counter[str]) -> list[Turn] | Dropped:
     """Human and gpt in turn, from the first human message to the last gpt message."""
     system = "\n\n".join(turn.text for turn in turns if turn.sender == "system")
     joined: list[Turn] = []
     for turn in turns:
-        if turn.sender == "system" or (turn.sender == "gpt" and not joined):
+        if turn.sender == "system":
+            continue
+        if turn.sender == "gpt" and not joined:
+            left_out["a message of gpt: it stands before the first human message"] += 1
             continue
         if not joined or joined[-1].sender != turn.sender:
             joined.append(turn)
@@ -145,6 +329,7 @@ def _joined(turns: Sequence[Turn]) -> list[Turn] | Dropped:
             return Dropped("gpt messages in a row of which only some are trained")
         joined[-1] = last._replace(text=f"{last.text}\n\n{turn.text}")
     if joined and joined[-1].sender == "human":
+        left_out["a message of human: no reply follows it"] += 1
         joined.pop()
     if system and joined:
         joined[0] = joined[0]._replace(text=f"{system}\n\n{joined[0].text}")

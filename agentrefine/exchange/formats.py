@@ -43,12 +43,13 @@ def llamafactory(sample: Sample, messages: Sequence[Message]) -> Iterator[Record
 
     Its converter keeps no flag of a message, so that the only way to leave a turn out of the loss is `mask_history`,
     which trains a record's last turn only
-    (https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/data/processor/supervised.py).
+    (https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/data/processor/supervised.py). The setting is
+    in the training file; the key of that name, which LLaMA-Factory leaves alone, says it to whoever reads the records.
     """
     turns = [{"from": SENDER[m.role], "value": m.content} for m in messages]
     for index, message in enumerate(messages):
         if message.loss:
-            yield {"id": f"{sample.id}-{index}", "conversations": turns[: index + 1]}
+            yield {"id": f"{sample.id}-{index}", "mask_history": True, "conversations": turns[: index + 1]}
 
 
 def llamafactory_v1(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]:

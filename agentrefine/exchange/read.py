@@ -1,12 +1,12 @@
 """Reads another data set: python -m agentrefine.exchange.read agentinstruct downloads/*.parquet data/agentinstruct
 
-The folder can then be named under tuning.variants of params.yaml. docs/data-formats.md tells where each data set is.
+The folder can then be named under tuning.variants of params.yaml. docs/data-formats.md says where each data set is.
 """
 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
-from agentrefine.exchange.chats import Layout, read_chats
+from agentrefine.exchange.chats import ChatCounts, Layout, read_chats
 from agentrefine.exchange.command import new_folder, run
 from agentrefine.exchange.sources import SOURCES
-from agentrefine.files import short_hash, write_json
+from agentrefine.files import short_hash, user_path, write_json
 
 REPORT = "import.json"
 SPLITS = ("train", "validation")
@@ -28,15 +28,19 @@ class ImportReport(BaseModel):
 
     Attributes:
         files: that were read.
-        read: chats in them.
-        dropped: chats that were left out, by rule.
+        read: records in them.
+        joined: records that became one sample with the one before (LLaMA-Factory's, one for each trained turn).
+        dropped: records that were left out, by rule.
+        left_out: parts of the other records that were left out, by key and reason.
         samples: that were kept, by split.
         trained_turns, untrained_turns: gpt messages of the kept samples, by their flag.
     """
 
     files: list[str]
     read: int
+    joined: int
     dropped: dict[str, int]
+    left_out: dict[str, int]
     samples: dict[str, int]
     trained_turns: int
     untrained_turns: int
@@ -48,39 +52,54 @@ class ImportReport(BaseModel):
 
     def sentence(self) -> str:
         """The report for a reader."""
+        joined = f"\njoined: {self.joined:,} (the next trained turn of the same game)" if self.joined else ""
         dropped = "".join(f"\ndropped: {count:,} ({rule})" for rule, count in self.dropped.items())
+        left_out = "".join(f"\nleft out: {count:,} ({part})" for part, count in self.left_out.items())
         return (
             f"read {self.read:,} chats, kept {self.kept:,} ({self.samples['train']:,} for training, "
             f"{self.samples['validation']:,} for validation) with {self.trained_turns:,} trained and "
-            f"{self.untrained_turns:,} untrained turns{dropped}"
+            f"{self.untrained_turns:,} untrained turns{joined}{dropped}{left_out}"
         )
 
 
 def import_chats(
-    layouts: Sequence[Layout], files: Sequence[Path], out: Path, validation_share: float, seed: int
+    layouts: Sequence[Layout],
+    files: Sequence[Path],
+    out: Path,
+    validation_share: float,
+    seed: int,
+    ignored: Collection[str] = (),
 ) -> ImportReport:
     """Write the chats of `files` as `train.jsonl`, `validation.jsonl` and a report to the new folder `out`, streamed.
 
     A hash of seed and id decides whether a sample is held out for validation, so that samples of one id (several
     attempts at one task) stay together and the order of the files does not matter.
 
+    Args:
+        layouts: the forms that the records may have.
+        files: parquet, JSON lists or JSON lines.
+        out: a folder that does not exist yet.
+        validation_share: of the samples, from 0 to below 1.
+        seed: of the choice of validation samples.
+        ignored: keys of records and messages that are left out, whatever they say.
+
     Raises:
         UserError: a missing or broken file, nothing to train on, or a folder that cannot be written.
     """
     if not 0 <= validation_share < 1:
         raise UserError(f"--validation-share is {validation_share}; set it to a share from 0 to below 1.")
-    dropped: Counter[str] = Counter()
+    counts = ChatCounts()
     samples: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
     turns: Counter[bool] = Counter()
     seen: set[str] = set()
     with new_folder(out) as folder:
         with ExitStack() as stack:
             handles = {s: stack.enter_context((folder / f"{s}.jsonl").open("w", encoding="utf-8")) for s in SPLITS}
-            for sample in (sample for file in files for sample in read_chats(file, layouts, dropped)):
+            for sample in (s for file in files for s in read_chats(file, layouts, counts, ignored)):
                 line = sample.model_dump_json(by_alias=True)
                 digest = short_hash(line)
                 if digest in seen:
-                    dropped["the same chat again"] += 1
+                    counts.dropped["the same chat again"] += 1
                     continue
                 seen.add(digest)
                 split = "validation" if _is_held_out(sample, validation_share, seed) else "train"
@@ -89,8 +108,10 @@ def import_chats(
                 turns.update(bool(m.loss) for m in sample.conversations if m.from_ == "gpt")
         report = ImportReport(
             files=[str(file) for file in files],
-            read=samples.total() + dropped.total(),
-            dropped=dict(sorted(dropped.items())),
+            read=counts.read,
+            joined=counts.joined,
+            dropped=dict(sorted(counts.dropped.items())),
+            left_out=dict(sorted(counts.left_out.items())),
             samples=dict(samples),
             trained_turns=turns[True],
             untrained_turns=turns[False],
@@ -110,13 +131,22 @@ def main() -> None:
     """Read the files, write the data set and say what became of the chats."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("format", choices=list(SOURCES))
-    parser.add_argument("files", type=Path, nargs="+", metavar="file", help=".parquet, .json or .jsonl")
-    parser.add_argument("out", type=Path, help="a folder that does not exist yet")
+    parser.add_argument("files", type=user_path, nargs="+", metavar="file", help=".parquet, .json or .jsonl")
+    parser.add_argument("out", type=user_path, help="a folder that does not exist yet")
     parser.add_argument("--validation-share", type=float, default=0.03, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=7, help="of the choice of validation samples; default: %(default)s")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="KEY",
+        help="a key of records or messages to leave out, whatever it says; may be given several times",
+    )  # fmt: skip
     arguments = parser.parse_args()
     report = import_chats(
-        SOURCES[arguments.format], arguments.files, arguments.out, arguments.validation_share, arguments.seed
+        SOURCES[arguments.format],
+        arguments.files,
+        arguments.out,
+        arguments.validation_share,
+        arguments.seed,
+        arguments.ignore,
     )
     print(report.sentence())
     print(f"written to {arguments.out}")

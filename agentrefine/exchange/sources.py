@@ -10,6 +10,13 @@
 - `agentinstruct`: parquet, one file per task, with `id` and `conversations` of `from`, `loss`, `value`
   (https://huggingface.co/datasets/THUDM/AgentInstruct, dataset card).
 - `sharegpt`: general chat (`agentrefine.exchange.sharegpt`).
+- `openai`, `axolotl`, `llamafactory-v1`: messages with a flag each, as `agentrefine.exchange.formats` writes them.
+- `llamafactory`: chats of which the last message alone is trained (`mask_history`); those of one game that follow each
+  other become one sample again.
+- `trl`: messages, or a `prompt` of messages that are not trained and a `completion` of those that are
+  (https://huggingface.co/docs/trl/dataset_formats).
+
+Each reads every flag that any of them defines (`agentrefine.exchange.flags`).
 """
 
 from agentrefine.exchange.chats import Layout
@@ -21,4 +28,12 @@ SOURCES: dict[str, tuple[Layout, ...]] = {
     "agent-flan": (Layout("id", "conversation", "role", "content"),),
     "agentinstruct": (Layout("id", "conversations", "from", "value"),),
     "sharegpt": SHAREGPT,
+    "openai": (Layout("id", "messages", "role", "content"),),
+    "axolotl": SHAREGPT,
+    "llamafactory": tuple(layout._replace(only_last_trained=True) for layout in SHAREGPT),
+    "llamafactory-v1": (Layout("id", "messages", "role", "content"),),
+    "trl": (
+        Layout("id", "messages", "role", "content"),
+        Layout("id", "completion", "role", "content", prompt="prompt"),
+    ),
 }

@@ -5,12 +5,12 @@ docs/data-formats.md shows each format and how its tool reads it.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import get_args
 
 from agentrefine.exchange.command import run
 from agentrefine.exchange.exporting import export
 from agentrefine.exchange.formats import FORMATS
+from agentrefine.files import user_path
 from agentrefine.params.tuning import Loss
 
 
@@ -18,8 +18,8 @@ def main() -> None:
     """Write the data set and say what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("format", choices=[*FORMATS, "trl"])
-    parser.add_argument("data_set", type=Path, help="a folder with train.jsonl and validation.jsonl")
-    parser.add_argument("out", type=Path, help="a folder that does not exist yet")
+    parser.add_argument("data_set", type=user_path, help="a folder with train.jsonl and validation.jsonl")
+    parser.add_argument("out", type=user_path, help="a folder that does not exist yet")
     parser.add_argument("--loss", choices=get_args(Loss), default="refinement", help="default: %(default)s")
     parser.add_argument("--model", default="models/base", help="trl: whose tokenizer (default: %(default)s)")
     parser.add_argument("--max-length", type=int, help="trl: tokens; turns beyond are left out (default: no limit)")

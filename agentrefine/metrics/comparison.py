@@ -37,9 +37,11 @@ class Comparison(BaseModel):
         only_a, only_b: pairs that only one of the two solved; where pairs are not single episodes: solved more often.
         left_out: episodes without evidence because the simulator failed.
         p_value: McNemar's exact two-sided test of equal success; in pairs of several episodes, the sign test.
-        verdict: `better` or `worse` when the interval of the success difference excludes 0 and the exact test agrees at
-            5% (with few differing pairs the bootstrap alone is too sure). `too few episodes differ` when the test could
-            not have come to 5%, whatever the outcome.
+        progress_p_value: the exact sign test of who has more progress, pair by pair.
+        verdict: about success. `better` or `worse` when the interval of the difference excludes 0 and the exact test
+            agrees at 5% (with few differing pairs the bootstrap alone is too sure). `too few episodes differ` when the
+            test could not have come to 5%, whatever the outcome.
+        progress_verdict: the same about progress.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,7 +57,14 @@ class Comparison(BaseModel):
     only_b: int
     left_out: int
     p_value: float
+    progress_p_value: float
     verdict: Verdict
+    progress_verdict: Verdict
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether `a` is better in success or in progress."""
+        return "better" in (self.verdict, self.progress_verdict)
 
     @property
     def interval_excludes_0(self) -> bool:
@@ -97,26 +106,28 @@ def compare(a: Iterable[Episode], b: Iterable[Episode]) -> Comparison:
     both = [(first, second) for first, second in judged if first and second]
     clusters = [f"{first[0].benchmark}/{first[0].cluster}" for first, _ in both]
     differences = [_successes(first) - _successes(second) for first, second in both]
-    # Fractions, so that equal shares of successes differ by exactly nothing.
-    by_pair: dict[str, Fraction] = {}
-    for cluster, difference in zip(clusters, differences, strict=True):
-        by_pair[cluster] = by_pair.get(cluster, Fraction()) + difference
-    only_a, only_b = sum(total > 0 for total in by_pair.values()), sum(total < 0 for total in by_pair.values())
-    success = mean([float(difference) for difference in differences], clusters)
-    p_value = mcnemar_exact(only_a, only_b)
+    progress_differences = [_progress(first) - _progress(second) for first, second in both]
+    only_a, only_b = _ahead(differences, clusters)
+    more_a, more_b = _ahead(progress_differences, clusters)
+    success, progress = (
+        mean([float(difference) for difference in found], clusters) for found in (differences, progress_differences)
+    )
+    p_value, progress_p_value = mcnemar_exact(only_a, only_b), mcnemar_exact(more_a, more_b)
     return Comparison(
         benchmark=benchmarks.pop() if len(benchmarks) == 1 else "",
         a=names[0],
         b=names[1],
         success_difference=success,
-        progress_difference=mean([_progress(first) - _progress(second) for first, second in both], clusters),
-        pairs=len(by_pair),
-        played_once=len(by_pair) == len(both) and all(len(first) == len(second) == 1 for first, second in both),
+        progress_difference=progress,
+        pairs=len(set(clusters)),
+        played_once=len(set(clusters)) == len(both) and all(len(first) == len(second) == 1 for first, second in both),
         only_a=only_a,
         only_b=only_b,
         left_out=len(judged) - len(both),
         p_value=p_value,
+        progress_p_value=progress_p_value,
         verdict=_verdict(success, only_a + only_b, p_value),
+        progress_verdict=_verdict(progress, more_a + more_b, progress_p_value),
     )
 
 
@@ -153,5 +164,13 @@ def _successes(attempts: Sequence[Episode]) -> Fraction:
     return Fraction(sum(attempt.success for attempt in attempts), len(attempts))
 
 
-def _progress(attempts: Sequence[Episode]) -> float:
-    return sum(attempt.progress for attempt in attempts) / len(attempts)
+def _progress(attempts: Sequence[Episode]) -> Fraction:
+    return sum((Fraction(attempt.progress) for attempt in attempts), Fraction()) / len(attempts)
+
+
+def _ahead(differences: Sequence[Fraction], clusters: Sequence[str]) -> tuple[int, int]:
+    """In how many pairs the first model is ahead, and in how many the second. Fractions, so that equals differ by 0."""
+    by_pair: dict[str, Fraction] = {}
+    for cluster, difference in zip(clusters, differences, strict=True):
+        by_pair[cluster] = by_pair.get(cluster, Fraction()) + difference
+    return sum(total > 0 for total in by_pair.values()), sum(total < 0 for total in by_pair.values())

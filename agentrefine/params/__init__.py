@@ -8,18 +8,18 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
-from agentrefine.params.base import Section
-from agentrefine.params.evaluation import INSTALLED, EvaluationParams
+from agentrefine.files import first_problem, parse_yaml, read_text
+from agentrefine.params.base import Section, TrackedPath
+from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.quality_gate import QualityGateParams
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.params.tuning import BASE, BaseModelParams, Mix, Name, TuningParams
+from agentrefine.params.tuning import BASE, PLAIN, BaseModelParams, Mix, Name, TuningParams
 
 
 class Personas(Section):
     """Who the games are written for."""
 
-    path: str
+    path: TrackedPath
     limit: Annotated[int, Field(gt=0)] | None
 
 
@@ -44,9 +44,14 @@ class RefinementParams(Section):
 
 
 class ReportParams(Section):
-    """What the report decides by."""
+    """What the report decides by.
+
+    The paired comparison with `baseline` on `champion_benchmark` decides which model is champion. `Params.baseline` is
+    the model that stands for it where the variants have no such name.
+    """
 
     champion_benchmark: str
+    baseline: Name
 
 
 class TrackingParams(Section):
@@ -77,15 +82,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _models_are_tuned(self) -> Self:
         if BASE not in self.evaluation.models:
-            raise ValueError("evaluation.models must hold base, which the others are compared with")
+            raise ValueError("evaluation.models must hold base, which shows what tuning adds")
         if BASE in self.tuning.variants:
             raise ValueError("tuning.variants: base is the name of the untuned model; rename it")
+        if CHANCE in self.tuning.variants:
+            raise ValueError("tuning.variants: chance is the name of a policy without a model; rename it")
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
-        clash = [name for name in self.evaluation.endpoints if name in self.evaluation.models]
-        if clash:
-            raise ValueError(f"evaluation.endpoints.{clash[0]} has the name of one of evaluation.models; rename it")
         played = self.evaluation.benchmarks
         if played != INSTALLED and self.report.champion_benchmark not in played:
             raise ValueError(
@@ -93,6 +97,30 @@ class Params(Section):
                 "name; add it there, or let one of those decide"
             )
         return self
+
+    @model_validator(mode="after")
+    def _baseline_is_evaluated(self) -> Self:
+        wanted, players = self.report.baseline, self.evaluation.players
+        if wanted in (*self.tuning.variants, CHANCE) and wanted not in players:
+            raise ValueError(
+                f"report.baseline is {wanted}, which is not evaluated; add it to evaluation.models (chance: to "
+                f"evaluation.references), or let report.baseline name one of {', '.join(players)}"
+            )
+        return self
+
+    @property
+    def baseline(self) -> str:
+        """The model that the tuned ones are compared with.
+
+        It is `report.baseline`. Where nothing that is evaluated has that name, it is the first variant that is tuned
+        without mistakes (`without_refinement_data`), else the base; the base, too, where nothing else is tuned.
+        """
+        tuned = [model for model in self.evaluation.models if model != BASE]
+        plain = [model for model in tuned if self.tuning.variants[model].loss == PLAIN]
+        wanted = self.report.baseline
+        if wanted not in self.evaluation.players:
+            wanted = plain[0] if plain else BASE
+        return BASE if tuned == [wanted] else wanted
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,13 +138,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         UserError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{path}: no such file; run from the project's folder, or restore it from git.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8; save the file as UTF-8.") from error
-    return parse_params(text, str(path))
+    return parse_params(read_text(path, "run from the project's folder, or restore it from git"), str(path))
 
 
 def parse_params(text: str, source: str) -> Params:
@@ -129,13 +151,7 @@ def parse_params(text: str, source: str) -> Params:
     Raises:
         UserError: the text is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
     """
-    try:
-        values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.MarkedYAMLError as error:  # its text quotes the line, in which a key may stand
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{source}: not valid YAML ({line}{error.problem}); correct it.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+    values = parse_yaml(text, source, _Loader)
     try:
         return Params.model_validate(values)
     except ValidationError as error:

@@ -1,9 +1,12 @@
 """What the sections of params.yaml share: the form of a section, kinds of values, addresses."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from agentrefine.errors import UserError
+from agentrefine.files import user_path
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["critical", "warning"]
@@ -13,10 +16,44 @@ KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable."""
 
 
+def _with_home(given: str) -> str:
+    if not given.startswith("~"):
+        return given
+    try:
+        return str(user_path(given))
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+def _without_home(given: str) -> str:
+    if given.startswith("~"):
+        raise ValueError("DVC looks for this file too, and it does not know `~`; write the whole path")
+    return given
+
+
+UserPath = Annotated[str, AfterValidator(_with_home)]
+"""A path of a user's file or folder, in which `~` is the home folder."""
+
+TrackedPath = Annotated[str, AfterValidator(_without_home)]
+"""A path that dvc.yaml names too, as it stands in params.yaml."""
+
+
 class Section(BaseModel):
     """A part of params.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
+"""Keys of a request's body that decide what is asked and what it costs."""
+
+
+def extra_keys(body: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an `extra_body` that changes what is asked or what it costs."""
+    ours = sorted(OURS & body.keys())
+    if ours:
+        raise ValueError(f"extra_body must not hold {ours[0]}, which has a place of its own in params.yaml")
+    return body
 
 
 def bare_address(address: str) -> str:

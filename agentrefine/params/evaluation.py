@@ -1,22 +1,45 @@
 """The section `evaluation` of params.yaml: who plays what, by which rules, and what the user has of the benchmarks."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentrefine.params.base import KeyName, Section, bare_address
+from agentrefine.params.base import KeyName, Section, UserPath, bare_address, extra_keys
 from agentrefine.params.tuning import Name
+
+CHANCE = "chance"
+"""The name of the policy that draws from the possible actions, among those that are evaluated."""
 
 INSTALLED = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
 
 class Endpoint(Section):
-    """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
+    """A model behind an OpenAI-compatible endpoint, evaluated for comparison.
+
+    Attributes:
+        base_url, model, api_key_env: where it is, its name there, and the environment variable that holds the key.
+        extra_body: further keys of each request's body, such as `{reasoning_effort: low}`; one that is null leaves a
+            key of ours out.
+        timeout_seconds: of one try, from the request to the last byte.
+        max_retries: of one call, on 429, 5xx, time-outs and broken connections.
+        concurrency: calls in flight at the most; None: as many as `evaluation.batch_size`.
+        requests_per_minute, tokens_per_minute: ceilings, if known.
+        max_cost: US dollars that one evaluation may cost; None: no limit.
+        prices: a file in the form of agentrefine/llm/prices.yaml; None: that one.
+    """
 
     base_url: Annotated[str, AfterValidator(bare_address)]
     model: str
     api_key_env: KeyName
+    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(default_factory=dict)
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    concurrency: Annotated[int, Field(gt=0)] | None = None
+    requests_per_minute: Annotated[int, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    prices: UserPath | None = None
 
 
 class BenchmarkData(Section):
@@ -31,11 +54,11 @@ class BenchmarkData(Section):
         hotpotqa: the official distractor JSON.
     """
 
-    agentboard: str | None = None
-    alfworld: str | None = None
-    jericho: str | None = None
-    pddl: str | None = None
-    hotpotqa: str | None = None
+    agentboard: UserPath | None = None
+    alfworld: UserPath | None = None
+    jericho: UserPath | None = None
+    pddl: UserPath | None = None
+    hotpotqa: UserPath | None = None
 
 
 class Prompting(Section):
@@ -67,8 +90,12 @@ GREEDY = Sampling()
 
 
 class EvaluationParams(Section):
-    """Who plays what, and by which rules."""
+    """Who plays what, and by which rules.
 
+    `references` are policies without a model: `chance` draws uniformly from the actions that are possible.
+    """
+
+    references: list[Literal["chance"]]
     endpoints: dict[Name, Endpoint]
     models: Annotated[list[Name], Field(min_length=1)]
     benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)]
@@ -90,3 +117,16 @@ class EvaluationParams(Section):
                 "attempts: at temperature 0 every attempt is the same; set sampling.temperature, or attempts to 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if CHANCE in self.models:
+            raise ValueError("models names chance, which has no model; move it to references")
+        if clash := [name for name in self.endpoints if name in (*self.models, CHANCE)]:
+            raise ValueError(f"endpoints.{clash[0]} has the name of another model that is evaluated; rename it")
+        return self
+
+    @property
+    def players(self) -> list[str]:
+        """All that are evaluated, in the order in which they are shown: references, models, endpoints."""
+        return [*self.references, *self.models, *self.endpoints]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agentrefine.params.base import KeyName, Section, Share, bare_address
+from agentrefine.params.base import KeyName, Section, Share, UserPath, bare_address, extra_keys
 
 WireFaultKind = Literal[
     "too_many_requests",
@@ -38,10 +38,6 @@ def _none_or_several(count: int) -> int:
     return count
 
 
-OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
-"""Keys of a request's body that decide what is asked and what it costs."""
-
-
 class RoleParams(Section):
     """One role of the teacher: how its answers are sampled, and who takes it when that is not `teacher` itself.
 
@@ -55,14 +51,7 @@ class RoleParams(Section):
     model: str | None = None
     api_key_env: KeyName | None = None
     structured_output: StructuredOutput | None = None
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _extra_body_adds(self) -> Self:
-        ours = sorted(OURS & self.extra_body.keys())
-        if ours:
-            raise ValueError(f"extra_body must not hold {ours[0]}, which has a place of its own in params.yaml")
-        return self
+    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:
@@ -109,7 +98,7 @@ class TeacherParams(Section):
     task_runner: Literal["prefect", "dask"]
     pilot_personas: Annotated[int, AfterValidator(_none_or_several)]
     max_cost: Annotated[float, Field(gt=0)] | None
-    prices: str | None
+    prices: UserPath | None
     script: RoleParams
     trajectory: RoleParams
     refinement: RoleParams

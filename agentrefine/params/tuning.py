@@ -4,10 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from agentrefine.params.base import Section, Share
+from agentrefine.params.base import Section, Share, TrackedPath, UserPath
 
 Loss = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """Which turns are trained (paper, section 3.3 and the ablations of section 4; `agentrefine.tuning.masking`)."""
+
+PLAIN: Loss = "without_refinement_data"
+"""Plain expert tuning: the mistakes are cut out of the games."""
 
 BASE = "base"
 """The name of the untuned model among the models that are evaluated."""
@@ -46,8 +49,8 @@ class BaseModelParams(Section):
     where there is none.
     """
 
-    path: str
-    chat_template: str | None
+    path: UserPath
+    chat_template: UserPath | None
     tiny: TinyModel
 
     @property
@@ -65,19 +68,21 @@ class BaseModelParams(Section):
 class Mix(Section):
     """Games and general chat in one data set.
 
-    `chat` is a file in ShareGPT's format, `share` the chat's share of the mixed set's training samples.
+    `chat` is a file in ShareGPT's format, `share` the chat's share of the mixed set's training samples. `ignore_keys`
+    are keys of the chat file that are left out, whatever they say.
     """
 
-    data_set: str
-    chat: str
+    data_set: TrackedPath
+    chat: TrackedPath
     share: Annotated[float, Field(gt=0, lt=1)]
+    ignore_keys: Annotated[list[str], Field(default_factory=list)]
 
 
 class Variant(Section):
     """A model to tune: a loss on a data set (a folder with train.jsonl and validation.jsonl)."""
 
     loss: Loss
-    data_set: str
+    data_set: TrackedPath
 
 
 class LoraParams(Section):

@@ -174,7 +174,7 @@ def _texts(trajectory: Trajectory) -> Iterator[str]:
     """All that a model reads or writes in a game, one passage at a time."""
     yield trajectory.script.goal
     for template, action in trajectory.script.available_actions.items():
-        yield f"{template} : {action.description}"
+        yield f"{template}: {action.description}"
     for turn in trajectory.turns:
         if isinstance(turn, DMTurn):
             yield turn.observation

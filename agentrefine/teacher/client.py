@@ -1,29 +1,45 @@
 """The teacher: OpenAI-compatible endpoints for its roles, with every answer journaled and every call accounted for."""
 
 import asyncio
+import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from agentrefine.errors import UserError
+from agentrefine.llm.batch import BatchTransport
+from agentrefine.llm.completion import (
+    CUT,
+    NO_ANSWER,
+    REFUSED,
+    TOO_LONG,
+    Answer,
+    ChatMessage,
+    Completion,
+    Kind,
+    Request,
+    field_of_thoughts,
+)
+from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings, Transport
+from agentrefine.llm.journal import Journal, KeptAnswer, Question
+from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
+from agentrefine.llm.prices import load_prices
+from agentrefine.llm.shared_numbers import SharedNumbers
+from agentrefine.llm.spending import SPENDING_NUMBERS, Spending
+from agentrefine.llm.structured import JsonForm, form_number
+from agentrefine.llm.thinking import without_thinking
+from agentrefine.llm.throttle import STOPPED, Throttle, throttle_numbers
 from agentrefine.params.teacher import Role, TeacherParams, TeacherRole
-from agentrefine.teacher.batch import BatchTransport
-from agentrefine.teacher.completion import REFUSED, UNANSWERED, ChatMessage, Completion, Kind, Request, Usage
-from agentrefine.teacher.endpoint import LONGEST_OUTAGE_SECONDS, Endpoint, Transport
-from agentrefine.teacher.journal import Journal, KeptAnswer, Question, answer_id
-from agentrefine.teacher.prices import Price, Prices, load_prices
 from agentrefine.teacher.prompts import prompt_version
-from agentrefine.teacher.shared_numbers import SharedNumbers
-from agentrefine.teacher.spending import SPENDING_NUMBERS, Spending
-from agentrefine.teacher.structured import JsonForm, form_number
-from agentrefine.teacher.throttle import STOPPED, Throttle, check_stopped, throttle_numbers
 
-PAID, REPLAYED, DONE = "paid", "replayed", "done"
-"""Shared numbers: calls that went to an endpoint, calls that the journal answered, samples done."""
+DONE = "done"
+"""The shared number of samples that are done."""
 
-_WORST_BYTES_PER_TOKEN = 2
-"""Of a prompt, for the most that it is taken to cost; texts have three to five."""
+MAX_USELESS_IN_A_ROW = 20
+"""Answers of a role without any text, or calls that are too long for its model, until the run ends: each is paid for,
+and what they have in common is no matter of single samples."""
 
 
 class OfflineAddress(NamedTuple):
@@ -58,14 +74,25 @@ def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
     return SharedNumbers(path, names)
 
 
-class _Voice(NamedTuple):
-    """Who answers for a role."""
+@dataclass
+class _RoleClient:
+    """Who answers for a role.
 
-    role: TeacherRole
+    Attributes:
+        settings: of the role.
+        name: the endpoint's name in the journal.
+        transport: how calls reach it.
+        form: how it is asked for JSON.
+        calls: its journal and budget.
+        useless: its last answers in a row that hold nothing.
+    """
+
+    settings: TeacherRole
     name: str
     transport: Transport
     form: JsonForm
-    price: Price | None
+    calls: PaidCalls
+    useless: int = 0
 
 
 class JournaledTeacher:
@@ -92,33 +119,36 @@ class JournaledTeacher:
         """
         self._journal = journal
         self._numbers = numbers
-        self._spending = Spending(numbers, params.max_cost, LONGEST_OUTAGE_SECONDS + 2 * params.timeout_seconds)
+        spending = Spending(numbers, params.max_cost, MAX_OUTAGE_SECONDS + 2 * params.timeout_seconds)
         self._asking: set[asyncio.Task[KeptAnswer]] = set()
         addresses = _endpoints(params)
         throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
         endpoints: dict[tuple[str, str, str], Endpoint] = {}
         self._transports: dict[Endpoint, Transport] = {}
-        forms: dict[tuple[Endpoint, str], JsonForm] = {}
+        calls: dict[str, PaidCalls] = {}
+        forms: dict[tuple[Endpoint, str, str], JsonForm] = {}
         prices = load_prices(params.prices)
-        self._voices: dict[Role, _Voice] = {}
+        self._roles: dict[Role, _RoleClient] = {}
         for name, role in params.roles.items():
             base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
             who = (known_as, role.model, role.api_key_env)
             if who not in endpoints:
                 throttle = throttles[addresses.index(role.base_url)]
-                endpoint = endpoints[who] = Endpoint(role, base_url, params, throttle)
+                endpoint = endpoints[who] = Endpoint(_settings(role, base_url, params), throttle)
                 by_batch = params.transport == "batch"
                 transport = (
                     BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if by_batch else endpoint
                 )
                 self._transports[endpoint] = transport
             endpoint = endpoints[who]
-            price = _price(prices, role.model, params.max_cost)
-            if (endpoint, role.structured_output) not in forms:
-                paid = partial(self._count, price)
-                forms[endpoint, role.structured_output] = JsonForm(endpoint, role, numbers, len(forms), paid)
-            form = forms[endpoint, role.structured_output]
-            self._voices[name] = _Voice(role, known_as, self._transports[endpoint], form, price)
+            if role.model not in calls:
+                price = prices.known(role.model, params.max_cost, "teacher")
+                calls[role.model] = PaidCalls(role.model, journal, numbers, spending, price)
+            paid = calls[role.model]
+            asked = (endpoint, role.structured_output, json.dumps(role.extra_body, sort_keys=True))
+            if asked not in forms:
+                forms[asked] = JsonForm(endpoint, role, numbers, len(forms), paid.count)
+            self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], forms[asked], paid)
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,10 +169,10 @@ class JournaledTeacher:
 
     async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
         """One answer to `messages`, from the journal when it is there. See `Teacher.complete`."""
-        voice = self._voices[role]
-        settings = voice.role
+        client = self._roles[role]
+        settings = client.settings
         key = Question(
-            endpoint=voice.name,
+            endpoint=client.name,
             model=settings.model,
             messages=messages,
             temperature=settings.temperature,
@@ -152,12 +182,13 @@ class JournaledTeacher:
             sample=sample,
             extra_body=settings.extra_body,
         ).key()
-        kept = self._journal.find(key, settings.max_tokens)
-        if kept:
-            self._numbers.add(REPLAYED, 1)
-            self._count(voice.price, kept.answer.usage)
-        else:
-            asking = asyncio.create_task(self._ask(voice, key, messages, kind, sample))
+        request = Request(
+            settings.model, messages, settings.temperature, settings.max_tokens, sample, None, settings.extra_body
+        )
+        kept = client.calls.find(key, request)
+        if not kept:
+            send = partial(self._send, client, key, request, kind)
+            asking = asyncio.create_task(client.calls.ask(key, request, send))
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
             kept = await asyncio.shield(asking)
@@ -170,32 +201,65 @@ class JournaledTeacher:
             finish_reason=answer.finish_reason,
         )
 
-    async def _ask(self, voice: _Voice, key: str, messages: list[ChatMessage], kind: Kind, sample: int) -> KeptAnswer:
-        """Pay for an answer and keep it; one that did not come is not kept, so that the next run asks again."""
-        check_stopped(self._numbers)
-        role = voice.role
-        request = Request(role.model, messages, role.temperature, role.max_tokens, sample, None, role.extra_body)
-        reserved = voice.price.cost(_worst(request)) if voice.price else 0.0
-        await self._spending.reserve(reserved)
-        cost = 0.0
-        try:
-            request = request._replace(response_format=await voice.form.response_format(kind))
-            answer = await voice.transport.ask(key, request)
-            if answer.finish_reason == REFUSED and request.response_format and role.structured_output == "auto":
-                # Some servers take the probe's schema and not every other one.
-                answer = await voice.transport.ask(key, request._replace(response_format=None))
-            cost = voice.price.cost(answer.usage) if voice.price else 0.0
-            if answer.finish_reason == UNANSWERED:
-                return KeptAnswer(answer_id(key, role.max_tokens), answer)
-            kept = await self._journal.keep(key, role.max_tokens, answer)
-            self._numbers.add(PAID, 1)
-            return kept
-        finally:
-            self._spending.settle(reserved, cost)
+    async def _send(self, client: _RoleClient, key: str, request: Request, kind: Kind) -> Answer:
+        """Ask for an answer in the form of JSON that the endpoint honours.
 
-    def _count(self, price: Price | None, usage: Usage) -> None:
-        """Count what was paid without a reservation: now for a probe, or earlier for an answer of the journal."""
-        self._spending.settle(0.0, price.cost(usage) if price else 0.0)
+        Raises:
+            UserError: the last answers in a row hold nothing, for a reason that they have in common.
+        """
+        settings = client.settings
+        request = request._replace(response_format=await client.form.response_format(kind))
+        answer = await client.transport.ask(key, request)
+        if answer.finish_reason == REFUSED and request.response_format and settings.structured_output == "auto":
+            # Some servers take the probe's schema and not every other one.
+            answer = await client.transport.ask(key, request._replace(response_format=None))
+        reason = useless(answer, settings)
+        client.useless = client.useless + 1 if reason else 0
+        if client.useless >= MAX_USELESS_IN_A_ROW:
+            raise UserError(f"teacher: the last {client.useless} calls of model {settings.model!r} {reason}")
+        return answer
+
+
+def useless(answer: Answer, settings: TeacherRole) -> str | None:
+    """Why an answer holds nothing whatever it was asked, and what to do; None when it holds a text.
+
+    Args:
+        answer: what came back.
+        settings: of the role that was asked.
+    """
+    if answer.finish_reason == TOO_LONG:
+        return (
+            f"do not fit into its context ({answer.said}); give the server a longer context, lower max_tokens of the "
+            "roles in teacher, or take another model."
+        )
+    if answer.finish_reason in NO_ANSWER or without_thinking(answer.text).strip():
+        return None
+    field = field_of_thoughts(answer.finish_reason)
+    if field:
+        return (
+            f"have no content: all of each answer stands in the field {field}, where a server puts thoughts; turn "
+            "thinking off by extra_body of the roles (such as {chat_template_kwargs: {enable_thinking: false}}), or "
+            "start the server with the reasoning parser of this model, or with none."
+        )
+    if answer.finish_reason == CUT:
+        return (
+            f"were cut at max_tokens ({settings.max_tokens}) before they had any text, as a model's thoughts count "
+            "too; raise max_tokens of the roles in teacher, or turn thinking down by their extra_body."
+        )
+    return (
+        f"are empty (finish reason {answer.finish_reason}); check the model and the settings of the roles in teacher."
+    )
+
+
+def _settings(role: TeacherRole, base_url: str, params: TeacherParams) -> EndpointSettings:
+    return EndpointSettings(
+        section="teacher",
+        base_url=base_url,
+        model=role.model,
+        api_key_env=None if role.is_offline else role.api_key_env,
+        timeout_seconds=params.timeout_seconds,
+        max_retries=params.max_retries,
+    )
 
 
 def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> Throttle:
@@ -209,22 +273,6 @@ def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> T
     )
 
 
-def _price(prices: Prices, model: str, max_cost: float | None) -> Price | None:
-    price = prices.models.get(model)
-    if max_cost is not None and price is None:
-        raise UserError(
-            f"teacher.max_cost: the price of model {model!r} is not known; give it in a file that teacher.prices names "
-            "(see agentrefine/teacher/prices.yaml), or set teacher.max_cost to null."
-        )
-    return price
-
-
 def _endpoints(params: TeacherParams) -> list[str]:
     """The addresses of all roles, each once."""
     return list(dict.fromkeys(role.base_url for role in params.roles.values()))
-
-
-def _worst(request: Request) -> Usage:
-    """More tokens than a call takes, unless its prompt is of characters that tokenizers hardly know."""
-    size = sum(len(message["content"].encode()) for message in request.messages)
-    return Usage(prompt_tokens=size // _WORST_BYTES_PER_TOKEN, completion_tokens=request.max_tokens)

@@ -16,9 +16,9 @@ from string import Template
 from typing import Literal, NamedTuple
 
 from agentrefine.conversation import prompt
+from agentrefine.llm.completion import ChatMessage
 from agentrefine.personas import Persona
 from agentrefine.script import Script
-from agentrefine.teacher.completion import ChatMessage
 from agentrefine.teacher.shots import script_pool, script_shots, trajectory_pool, trajectory_shot
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
 

@@ -14,15 +14,15 @@ from agentrefine.conversation import instructions, opening, reply_text
 from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
 from agentrefine.params.tuning import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
-from agentrefine.tuning.corpus import PlainText, plain_texts
+from agentrefine.tuning.corpus import PlainText, phrasing, plain_texts
 from agentrefine.tuning.gguf import read_gguf, read_model, read_tokenizer, tokenizer_remark
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.models import CARD, is_gguf, load_base, load_tokenizer, model_digest, usable_tokenizer
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.template_check import check_chat_template
-from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words, own_chat_template
-from agentrefine.worlds.catalogue import vocabulary
+from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words, own_chat_template, stretches
+from agentrefine.worlds.catalogue import all_templates, said, vocabulary, words_in
 
 Progress = Callable[[int, int], None]
 """Told the tokens done and all tokens, after each step."""
@@ -201,9 +201,13 @@ def _template_remarks(params: BaseModelParams, tokenizer: PreTrainedTokenizerBas
 
 
 def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """The tiny base's tokenizer: every word of every world, held out or not, and of the agent's texts is one token."""
-    words = vocabulary() | thoughts.words()
-    chat = [m.content for m in opening(instructions({}), "", "")] + [reply_text("", "")]
+    """The tiny base's tokenizer: every name and word of every world, held out or not, and of the agent's texts is one
+    token, and so is every stretch of text between two names.
+    """
+    templates = [*said(), *thoughts.phrasings(), *phrasing().values()]
+    words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
+    commands = dict.fromkeys(all_templates(), "")
+    chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
     tokenizer = build_tokenizer(
         words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT]
     )
@@ -253,7 +257,7 @@ def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel
 
 def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
     """The tokens from each question mark, itself left out, to the next full stop; all others masked."""
-    question, stop = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(f" {mark}"))[0] for mark in "?.")
+    question, stop = (tokenizer.convert_tokens_to_ids(mark) for mark in "?.")
     labels, answering = [], False
     for token in ids:
         labels.append(token if answering else MASKED)

@@ -18,6 +18,7 @@ from agentrefine.files import short_hash
 from agentrefine.worlds.catalogue import families, themes
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Theme
+from agentrefine.worlds.language import sentence
 from agentrefine.worlds.layout import EVALUATION_SEEDS, draw_world
 from agentrefine.worlds.player import Explorer
 
@@ -40,7 +41,7 @@ class PlainText(NamedTuple):
     """A text to pretrain on.
 
     Attributes:
-        text: in the words of the worlds.
+        text: in the language of the worlds.
         answers_only: train only on what stands between a question mark and the full stop: all else is drawn at random
             and would drown what can be learned.
     """
@@ -67,16 +68,18 @@ def _inventory(theme: Theme, rng: Random) -> str:
     spots = [*theme.nouns["place"], *theme.nouns["container"]]
     names = [name for kind, nouns in theme.nouns.items() if kind not in ("place", "container") for name in nouns]
     asked = rng.sample(names, rng.randint(4, 9))
-    facts = {name: _texts()["located"].format(name=name, spot=rng.choice(spots)) for name in asked[:-2]}
-    sentences = [f"{fact} ." for fact in facts.values()]
+    facts = {name: phrasing()["located"].format(name=name, spot=rng.choice(spots)) for name in asked[:-2]}
+    sentences = list(facts.values())
     for _ in range(2):
         rng.shuffle(asked)
         sentences += [_answered(name, facts.get(name)) for name in asked]
-    return f" {' '.join(sentences)}\n"
+    return f"{' '.join(sentences)}\n"
 
 
 def _transcript(game: Game, rng: Random) -> str:
-    rules = [f"{template} : {action.does}" for template, action in game.world.rules.actions.items()]
+    texts = phrasing()
+    actions = game.world.rules.actions.items()
+    rules = [texts["rule"].format(template=template, does=action.does) for template, action in actions]
     lines = [*(rules if rng.random() < RULES_SHARE else []), game.world.goal, game.first_observation()]
     expert = Explorer(game)
     possible_before = game.applicable()
@@ -91,8 +94,8 @@ def _transcript(game: Game, rng: Random) -> str:
         except RuntimeError:
             break  # wandering has spent what the goal needs, such as the only coin: the text ends here
         possible_before = possible
-        lines += [action, game.step(action).observation]
-    return "".join(f" {line}\n" for line in lines)
+        lines += [texts["command"].format(action=action), game.step(action).observation]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _question(game: Game, rng: Random) -> str:
@@ -100,25 +103,26 @@ def _question(game: Game, rng: Random) -> str:
     kind = rng.random()
     if kind < 0.2:
         open_conditions = [c.text for c in game.world.conditions if c.fact not in game.state]
-        return _texts()["left"].format(condition=open_conditions[0])
+        return phrasing()["left"].format(condition=sentence(open_conditions[0]))
     unseen_places = [fact[1] for fact in game.unexplored() if fact[1] in game.world.members["place"]]
     if kind < 0.4 and unseen_places:
-        return _texts()["next"].format(place=unseen_places[0])
+        return phrasing()["next"].format(place=unseen_places[0])
     predicates = game.world.rules.predicates
     known = [fact for fact in sorted(game.known) if predicates[fact[0]].tell and len(fact) > 1]
     wanted = [name for condition in game.world.conditions for name in condition.fact[1:]]
     name = rng.choice([*wanted, *(fact[1] for fact in known)])
     about = [fact for fact in known if fact[1] == name]
-    return _answered(name, predicates[about[0][0]].text(about[0]) if about else None)
+    return _answered(name, sentence(predicates[about[0][0]].text(about[0])) if about else None)
 
 
 def _answered(name: str, fact: str | None) -> str:
     if fact is None:
-        return _texts()["unseen"].format(name=name)
-    return _texts()["where"].format(name=name, fact=fact)
+        return phrasing()["unseen"].format(name=name)
+    return phrasing()["where"].format(name=name, fact=fact)
 
 
 @cache
-def _texts() -> dict[str, str]:
+def phrasing() -> dict[str, str]:
+    """The templates of `corpus.yaml`."""
     text = resources.files("agentrefine.tuning").joinpath("corpus.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))

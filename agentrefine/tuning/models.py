@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from peft import PeftModel
@@ -21,7 +21,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from agentrefine.errors import UserError
-from agentrefine.files import sha256_file
+from agentrefine.files import read_text, sha256_file
+from agentrefine.proxies import check_proxy
 from agentrefine.tuning.tokenizer import own_chat_template
 
 CARD = "card.json"
@@ -115,7 +116,7 @@ def usable_tokenizer(
     if not tokenizer.is_fast:
         raise UserError(f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.")
     if chat_template is not None:
-        tokenizer.chat_template = _read_template(chat_template)
+        tokenizer.chat_template = read_text(chat_template, "correct base_model.chat_template in params.yaml")
     elif not tokenizer.chat_template:
         tokenizer.chat_template = own_chat_template()
     if tokenizer.eos_token is None:
@@ -211,6 +212,7 @@ def resolve(path: str | Path) -> Path:
         raise UserError(
             f"{text}: no such folder; set base_model.path to a model's folder, a GGUF file, a hub id, or tiny."
         )
+    check_proxy(constants.ENDPOINT, "base_model.path")
     try:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
     except (OSError, HFValidationError) as error:
@@ -218,13 +220,6 @@ def resolve(path: str | Path) -> Path:
             f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({_first_line(error)}); "
             "correct base_model.path, or set it to tiny."
         ) from error
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; correct base_model.chat_template in params.yaml.") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import PLAIN, Loss
 from agentrefine.tuning.rendering import Rendered, render
 from agentrefine.tuning.template_check import check_chat_template
 
@@ -28,6 +28,7 @@ class RenderingCounts(BaseModel):
         samples_dropped: conversations of which no trained turn fits into the length limit.
         turns_dropped: assistant turns left out at the ends of conversations that are too long.
         tokens: of all rows.
+        whole_tokens: of the same games before a loss cuts anything out of them.
         trained_tokens: of these, those with a label.
         longest: tokens of the longest row.
     """
@@ -37,6 +38,7 @@ class RenderingCounts(BaseModel):
     samples_dropped: int = 0
     turns_dropped: int = 0
     tokens: int = 0
+    whole_tokens: int = 0
     trained_tokens: int = 0
     longest: int = 0
 
@@ -99,6 +101,7 @@ def rendered_samples(
             continue
         try:
             rendered = render(tokenizer, messages, loss, max_length)
+            whole = render(tokenizer, messages, "refinement", max_length) if loss == PLAIN else rendered
         except UserError as error:
             raise UserError(f"{file}, sample {sample.id}: {error}") from error
         counts.turns_dropped += rendered.dropped_turns
@@ -107,6 +110,7 @@ def rendered_samples(
             continue
         counts.samples += 1
         counts.tokens += len(rendered.ids)
+        counts.whole_tokens += len(whole.ids)
         counts.trained_tokens += rendered.trained_tokens
         counts.longest = max(counts.longest, len(rendered.ids))
         yield sample.id, rendered

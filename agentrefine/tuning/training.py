@@ -104,7 +104,11 @@ def train(
     # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
     base = load_base(job.base, weights_dtype(params), params.attention, quantization(params)).model
     model = with_adapter(base, job.base, params, job.seed)
-    trainer = make_trainer(model, tokenizer, rows, validation, params, arguments, callbacks(counts))
+    # As many games share a step, whether their mistakes are cut out or not: variants on the same games take the same
+    # number of steps.
+    step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
+    stepped = params.model_copy(update={"batch_tokens": step_tokens})
+    trainer = make_trainer(model, tokenizer, rows, validation, stepped, arguments, callbacks(counts))
     checkpoint = trainer.newest_checkpoint() if job.checkpoints else None
     trainer.args.eval_on_start = validation is not None and checkpoint is None
     began = time.monotonic()

@@ -1,5 +1,6 @@
 """What worlds there are: families, themes, and every word that they can say."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -10,6 +11,7 @@ import yaml
 from agentrefine.conversation import prompt
 from agentrefine.worlds.checks import check_family
 from agentrefine.worlds.family import (
+    ANY_NAME,
     Family,
     Split,
     Theme,
@@ -19,6 +21,10 @@ from agentrefine.worlds.family import (
     parameters,
     read_mapping,
 )
+from agentrefine.worlds.language import capitalised, first_person
+
+_WORD = re.compile(r"\w+(?:'\w+)?:?")
+_HOLE = re.compile(r"\{\w+\}|\$\w+")
 
 
 def families(split: Split) -> tuple[Family, ...]:
@@ -64,38 +70,63 @@ def wording_templates() -> dict[str, dict[str, str]]:
 
 
 @cache
-def vocabulary() -> frozenset[str]:
-    """Every word (between spaces, punctuation included) that a world, a wording or an instruction can produce.
+def names() -> frozenset[str]:
+    """Every name that an object of a world can have."""
+    return frozenset(noun for setting in _themes().values() for pool in setting.nouns.values() for noun in pool)
 
-    The first-person forms in which an expert's reasons are told are included, and the markers of the chat format.
+
+@cache
+def name_regex() -> str:
+    """The regular expression of what may stand for a name in an action: a known name first, else a few words."""
+    longest_first = sorted(names(), key=lambda name: (-len(name), name))
+    return "|".join([*longest_first, ANY_NAME])
+
+
+@cache
+def said() -> frozenset[str]:
+    """The texts of which worlds, instructions and paraphrased actions are made, with holes where names stand.
+
+    A clause is there in each form in which it occurs: within a sentence, at its beginning, and in the first person.
     """
-    said = ["Goal: Thought: Action: i am my", prompt("agent_instructions.md"), prompt("agent_acknowledgement.md")]
-    said.extend(text for name in texts() for text in _lines(texts()[name]))
+    found = {"Goal: Thought: Action:", prompt("agent_instructions.md"), prompt("agent_acknowledgement.md")}
+    found.update(text for value in texts().values() for text in _lines(value))
     for definition in _families().values():
-        said.extend(_family_texts(definition))
-    for setting in _themes().values():
-        said.extend(noun for pool in setting.nouns.values() for noun in pool)
-    words = {word for text in said for word in text.split() if "{" not in word and word != "$actions"}
-    return frozenset(words | {word for template in _all_templates() for word in template.split()})
+        found.update(_family_texts(definition))
+    found |= {first_person(text) for text in found}
+    found |= {capitalised(text) for text in found}
+    return frozenset(found | set(all_templates()))
 
 
-def _all_templates() -> Iterator[str]:
+@cache
+def vocabulary() -> frozenset[str]:
+    """Every name, word and placeholder that worlds, instructions and paraphrased actions can produce."""
+    placeholders = {"{" + name + "}" for template in all_templates() for name in parameters(template)}
+    return names() | placeholders | {word for text in said() for word in words_in(text)}
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a template's text, without its holes and punctuation."""
+    return _WORD.findall(_HOLE.sub(" ", text))
+
+
+def all_templates() -> Iterator[str]:
+    """The templates of all actions, in canonical wording and paraphrased."""
     yield from (template for rules in _families().values() for template in rules.actions)
     yield from (template for templates in wording_templates().values() for template in templates.values())
 
 
-def _lines(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+def _lines(value: str | dict[str, str]) -> list[str]:
+    return [value] if isinstance(value, str) else [*value, *value.values()]
 
 
 def _family_texts(rules: Family) -> Iterator[str]:
     for template, action in rules.actions.items():
-        yield from (*parameters(template), action.does, action.success or "")
+        yield from (*parameters(template), action.does, action.says, action.success or "")
         yield from (text for p in action.requires for text in (p.message, p.belief))
     for predicate in rules.predicates.values():
         yield from (predicate.says, predicate.denies)
-    for sentence in (*rules.opening, *rules.observation):
-        yield from (sentence.text, sentence.none, sentence.show)
+    for said_ in (*rules.opening, *rules.observation):
+        yield from (said_.text, said_.none, said_.show)
     yield from (condition.text for goal in rules.goals for condition in goal.conditions)
 
 

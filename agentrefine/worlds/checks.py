@@ -25,6 +25,7 @@ def _findings(rules: Family) -> Iterator[str]:
         yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
     for template, action in rules.actions.items():
         yield from _unknown(f"action `{template}`", parameters(template), known)
+        yield from _unbound(f"action `{template}`", [action.says], parameters(template))
         yield from _action_findings(rules, template, action)
     for sentence in (*rules.opening, *rules.observation):
         yield from _sentence_findings(sentence)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from typing import Literal, NamedTuple
 
 from agentrefine.worlds import catalogue, observation
 from agentrefine.worlds.facts import Binding, Fact, Index, index, matches, type_of
-from agentrefine.worlds.family import Action, Precondition
+from agentrefine.worlds.family import Action, Move, Precondition, parameters, template_regex
 from agentrefine.worlds.layout import World
 from agentrefine.worlds.wording import Wording
 
@@ -38,23 +40,13 @@ class Refusal(NamedTuple):
         error: the kind of mistake.
         message: what the observation says.
         belief: the wrong belief, in the words of the observations.
+
+    Both texts are clauses: lower case, without a full stop.
     """
 
     error: MistakeKind
     message: str
     belief: str
-
-
-class Move(NamedTuple):
-    """A known action with known values, in canonical wording."""
-
-    template: str
-    binding: Binding
-
-    @property
-    def text(self) -> str:
-        """The action as written in canonical wording."""
-        return self.template.format(**self.binding)
 
 
 class Game:
@@ -89,7 +81,7 @@ class Game:
     def first_observation(self) -> str:
         """What the player sees before the first action."""
         start = Game(self.world, self.wording)
-        return f"{observation.opening(start.world, start._seen)} {start._status()}"
+        return f"{observation.opening(start.world, start._seen)} {start._status()}".lstrip()
 
     def step(self, action: str) -> Outcome:
         """Take one action, written in the game's wording."""
@@ -109,7 +101,8 @@ class Game:
 
     def moves(self) -> Iterator[Move]:
         """Every known action with all known values, possible now or not."""
-        for template, _, names in self.world.rules.templates:
+        for template in self.world.rules.actions:
+            names = parameters(template)
             for values in product(*(self.world.members[type_of(name)] for name in names)):
                 yield Move(template, dict(zip(names, values, strict=True)))
 
@@ -122,16 +115,17 @@ class Game:
 
     def render(self, move: Move) -> str:
         """An action in the game's wording."""
-        return self.wording.render(move.text) if self.wording else move.text
+        template = self.wording.templates[move.template] if self.wording else move.template
+        return template.format(**move.binding)
 
     def read(self, action: str) -> Move | Refusal:
         """Recognise an action that is written in the game's wording; a parameter error if it is not known."""
-        text = self.wording.parse(action) if self.wording else action
-        for template, pattern, names in self.world.rules.templates:
-            found = pattern.fullmatch(text.strip()) if text is not None else None
+        for template in self.world.rules.actions:
+            written = self.wording.templates[template] if self.wording else template
+            found = _pattern(written).fullmatch(action.strip())
             if found is None:
                 continue
-            binding = dict(zip(names, found.groups(), strict=True))
+            binding = dict(zip(parameters(written), found.groups(), strict=True))
             for name, value in binding.items():
                 if value not in self.world.members[type_of(name)]:
                     return self._unknown_value(type_of(name), value)
@@ -160,7 +154,8 @@ class Game:
 
     def _unknown_value(self, type_name: str, value: str) -> Refusal:
         texts = catalogue.texts()
-        shown = value if value in catalogue.vocabulary() else texts["unnamed_value"]
+        known = value in catalogue.names()
+        shown = texts["named_value"].format(value=value) if known else texts["unnamed_value"]
         return Refusal(
             "parameter_error",
             texts["unknown_value"].format(value=shown, type=type_name),
@@ -190,9 +185,14 @@ class Game:
     def _success(self, move: Move, binding: Binding) -> str:
         said = self.world.rules.actions[move.template].success
         if said is None:
-            return str(catalogue.texts()["success"].format(action=self.render(move)))
-        return said.format(**binding)
+            said = catalogue.texts()["success"].format(says=self.world.rules.actions[move.template].says)
+        return str(said).format(**binding)
 
     def _status(self) -> str:
         unseen_places = [fact[1] for fact in self.unexplored() if fact[1] in self.world.members["place"]]
         return observation.status(self.world, self._seen, self.state, self.known, unseen_places)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(template_regex(template, catalogue.name_regex()), re.ASCII)

@@ -1,6 +1,8 @@
 """Ground facts, patterns over them, and queries: the logic that every family shares."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator
@@ -51,6 +53,17 @@ PatternField = Annotated[Pattern, BeforeValidator(parse_pattern)]
 def type_of(variable: str) -> str:
     """The type of a variable: its name without the digit that tells it from another of the type."""
     return variable.rstrip("0123456789")
+
+
+def names_in(text: str, names: Collection[str]) -> list[str]:
+    """Those of `names` that a text holds as whole words, in the order of the text."""
+    return list(dict.fromkeys(_any_of(frozenset(names)).findall(text))) if names else []
+
+
+@lru_cache(maxsize=4096)
+def _any_of(names: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 
 
 def index(facts: Iterable[Fact]) -> dict[str, list[Fact]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib import resources
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
 from agentrefine.script import PLACEHOLDER
-from agentrefine.worlds.facts import Fact, PatternField
+from agentrefine.worlds.facts import Binding, Fact, PatternField
 
 Split = Literal["train", "held_out"]
 ErrorKind = Literal["logic", "place"]
 Range = Annotated[tuple[int, int], Field(strict=False)]
-Noun = Annotated[str, Field(pattern=r"^[a-z]+$")]
+Noun = Annotated[str, Field(pattern=r"^[a-z]+( [a-z]+){0,2}$")]
+"""A name of one to three lower-case words: it stands after an article, so it never begins a sentence."""
+
+ANY_NAME = r"\w+(?: \w+){0,2}?"
+"""The regular expression of what may stand for a name: one to three words."""
 
 
 class Definition(BaseModel):
@@ -32,7 +36,7 @@ class Predicate(Definition):
     Attributes:
         of: the variables (types) of its arguments; `seen` and the texts use them.
         seen: when an observation shows such a fact: always, or when one of the alternatives holds.
-        says, denies: the fact and its opposite in words, without the final full stop.
+        says, denies: the fact and its opposite as clauses: lower case, without the final full stop.
         nests: (inner, outer), where the fact means that one object contains the other.
         tell: whether an agent mentions such facts as reasons.
         about: objects, the player, or the structure that a script's nesting shows anyway.
@@ -57,7 +61,7 @@ class Precondition(Definition):
     Attributes:
         fact: the pattern; a variable that is not bound yet takes the first object that fits.
         error: the kind of mistake if it fails; None where it cannot fail after the preconditions before it.
-        message: what the observation says then.
+        message: what the observation says then, as a clause.
         belief: the wrong belief behind such a mistake; the predicate's own words by default.
     """
 
@@ -72,13 +76,15 @@ class Action(Definition):
 
     Attributes:
         does: its description in the instructions.
+        says: the action as a sentence says it, in the infinitive, such as `take the {item} from the {spot}`.
         requires: preconditions in the order in which they are tested.
         effects: facts added and, with `not`, deleted.
         travel: it only brings the player elsewhere.
-        success: what the observation says first; "you" and the action by default.
+        success: what the observation says first; "You" and `says` by default.
     """
 
     does: str
+    says: str
     requires: tuple[Precondition, ...]
     effects: tuple[PatternField, ...]
     travel: bool = False
@@ -90,7 +96,7 @@ class Sentence(Definition):
 
     Attributes:
         for_: the patterns that must match; none: said once.
-        list: what `{list}` in the text enumerates, each entry rendered by `show`.
+        list: what `{list}` in the text enumerates, each entry rendered by `show` ("the cup, the map and the pen").
         none: said instead when the enumeration is empty; nothing by default.
     """
 
@@ -178,11 +184,6 @@ class Family(Definition):
         changed = {effect.predicate for action in self.actions.values() for effect in action.effects}
         return frozenset(self.predicates) - changed
 
-    @cached_property
-    def templates(self) -> tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...]:
-        """Each action template with its regular expression and its parameters."""
-        return tuple((t, re.compile(template_regex(t), re.ASCII), parameters(t)) for t in self.actions)
-
     def leaves(self, type_name: str) -> Iterator[str]:
         """The leaf types of a type, itself included."""
         if type_name not in self.types:
@@ -192,7 +193,7 @@ class Family(Definition):
 
 
 class Theme(Definition):
-    """The nouns of a setting: for each leaf type, single lower-case words, all distinct."""
+    """The nouns of a setting: for each leaf type, names of one to three lower-case words, none part of another."""
 
     name: str
     split: Split
@@ -204,7 +205,28 @@ class Theme(Definition):
         repeated = sorted({noun for noun in nouns if nouns.count(noun) > 1})
         if repeated:
             raise ValueError(f"the noun `{repeated[0]}` occurs twice")
+        for noun in nouns:
+            longer = next((other for other in nouns if other != noun and f" {noun} " in f" {other} "), None)
+            if longer:
+                raise ValueError(f"the noun `{noun}` is part of the noun `{longer}`")
         return self
+
+
+class Move(NamedTuple):
+    """A known action with the names that fill it.
+
+    Attributes:
+        template: the canonical template.
+        binding: a name for each of its placeholders.
+    """
+
+    template: str
+    binding: Binding
+
+    @property
+    def text(self) -> str:
+        """The action as written in canonical wording."""
+        return self.template.format(**self.binding)
 
 
 def parameters(template: str) -> tuple[str, ...]:
@@ -212,8 +234,8 @@ def parameters(template: str) -> tuple[str, ...]:
     return tuple(PLACEHOLDER.findall(template))
 
 
-def template_regex(template: str, value: str = r"\w+") -> str:
-    r"""The regular expression of a template's actions, such as `^take (\w+) from (\w+)$`; it runs in linear time.
+def template_regex(template: str, value: str = r"\w+(?: \w+)*") -> str:
+    r"""The regular expression of a template's actions, such as `^open (\w+(?: \w+)*)$`; it runs in linear time.
 
     Args:
         template: an action with placeholders in braces.

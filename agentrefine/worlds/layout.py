@@ -9,6 +9,7 @@ from agentrefine.files import short_hash
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.facts import Fact, Pattern, index, query, type_of
 from agentrefine.worlds.family import Family, GoalPart, StartRule, Theme
+from agentrefine.worlds.language import enumeration, sentence
 from agentrefine.worlds.oracle import Problem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
@@ -59,8 +60,8 @@ class World:
 
     @property
     def goal(self) -> str:
-        """The task in words."""
-        return " , ".join(condition.text for condition in self.conditions) + " ."
+        """The task in a sentence."""
+        return sentence(enumeration([condition.text for condition in self.conditions]))
 
     @property
     def objects(self) -> dict[str, str]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.engine import Game, MistakeKind, Move, Refusal
+from agentrefine.worlds.engine import Game, MistakeKind, Refusal
 from agentrefine.worlds.facts import type_of
-from agentrefine.worlds.family import parameters
-from agentrefine.worlds.player import first_person
+from agentrefine.worlds.family import Move, parameters
+from agentrefine.worlds.language import first_person
 
 
 class Mistake(NamedTuple):
@@ -16,14 +16,18 @@ class Mistake(NamedTuple):
     Attributes:
         action: in the game's wording.
         kind: the error that it raises.
-        belief: the wrong belief behind it, in the first person, without the final full stop, such as
-            `apple is in barn` or `i hold apple`.
-        error_message: what the observation will say first, such as `apple is not in barn .`.
+        move: its template and the names that fill it; an unknown verb has a template of its own.
+        says: the action as a sentence says it, such as `take the apple from the barn`.
+        belief: the wrong belief behind it, as a clause in the first person, such as `the apple is in the barn` or
+            `I hold the apple`.
+        error_message: the clause by which the observation will refuse it, such as `the apple is not in the barn`.
         relevant: it concerns an object of a goal condition that is still open.
     """
 
     action: str
     kind: MistakeKind
+    move: Move
+    says: str
     belief: str
     error_message: str
     relevant: bool
@@ -36,7 +40,7 @@ def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
     the theme knows but the action does not. Their beliefs rest on what is false in the hidden state.
     """
     found = _parameter_errors(game) if kind == "parameter_error" else _refused(game, kind)
-    return list(dict.fromkeys(found))
+    return list({mistake.action: mistake for mistake in found}.values())
 
 
 def _wanted(game: Game) -> set[str]:
@@ -48,32 +52,34 @@ def _refused(game: Game, kind: MistakeKind) -> Iterator[Mistake]:
     for move in game.moves():
         refusal = game.judge(move)
         if isinstance(refusal, Refusal) and refusal.error == kind and refusal.belief:
-            yield _mistake(game.render(move), refusal, not wanted.isdisjoint(move.binding.values()))
+            yield _mistake(game, move, refusal, not wanted.isdisjoint(move.binding.values()))
 
 
-def _mistake(action: str, refusal: Refusal, relevant: bool) -> Mistake:
-    return Mistake(action, refusal.error, first_person(refusal.belief), refusal.message, relevant)
+def _mistake(game: Game, move: Move, refusal: Refusal, relevant: bool) -> Mistake:
+    says = game.world.rules.actions[move.template].says.format(**move.binding)
+    belief = first_person(refusal.belief)
+    return Mistake(game.render(move), refusal.error, move, says, belief, refusal.message, relevant)
 
 
 def _parameter_errors(game: Game) -> Iterator[Mistake]:
     wanted = _wanted(game)
-    for template in catalogue.texts()["unknown_verbs"]:
+    texts = catalogue.texts()
+    for template, says in texts["unknown_verbs"].items():
         for binding in _fillings(game, template):
-            action = template.format(**binding)
-            refusal = game.read(action)
+            move = Move(template, binding)
+            refusal = game.read(move.text)
             if isinstance(refusal, Refusal):
-                belief = catalogue.texts()["belief_verb"].format(verb=action.split()[0])
-                yield Mistake(
-                    action, "parameter_error", belief, refusal.message, not wanted.isdisjoint(binding.values())
-                )
+                said, relevant = says.format(**binding), not wanted.isdisjoint(binding.values())
+                belief = texts["belief_verb"]
+                yield Mistake(move.text, "parameter_error", move, said, belief, refusal.message, relevant)
     for move in game.moves():
         if isinstance(game.judge(move), Refusal):
             continue
         for name, value in _strangers(game, move):
-            action = game.render(Move(move.template, {**move.binding, name: value}))
-            refusal = game.read(action)
+            wrong = Move(move.template, {**move.binding, name: value})
+            refusal = game.read(game.render(wrong))
             if isinstance(refusal, Refusal):
-                yield _mistake(action, refusal, not wanted.isdisjoint({*move.binding.values(), value}))
+                yield _mistake(game, wrong, refusal, not wanted.isdisjoint({*move.binding.values(), value}))
 
 
 def _fillings(game: Game, template: str) -> Iterator[dict[str, str]]:

@@ -3,7 +3,7 @@
 Bookkeeping by the environment, stated here because it makes the game easier and must be told wherever results are
 shown: every observation, an error's too, restates where the player is, what is visible there, what is held, which
 places have not been seen yet, which conditions of the goal are still open, and where the player has last seen the
-objects of the first of these and the means (keys, tools, devices, ...) that goals need without naming them.
+objects of these and the means (keys, tools, devices, ...) that goals need without naming them.
 Nothing is told that the player has not been shown before.
 """
 
@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterator
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.facts import Fact, Index, Members, index, query
 from agentrefine.worlds.family import Predicate, Sentence
+from agentrefine.worlds.language import enumeration
 from agentrefine.worlds.layout import World
 
 WHEREABOUTS = ("in", "stands", "part")
 """Predicates that say where an object is: their first argument is in the second."""
 
 
-MEANS = ("washer", "heater", "device", "key", "tool", "money")
+MEANS = ("washer", "heater", "device", "key", "vault", "tool", "money")
 """Types of objects that goals need without naming them."""
 
 
@@ -54,32 +55,36 @@ def status(
 ) -> str:
     """The bookkeeping: where the player is, what is here, what is held, which places are new, what is left of the goal.
 
-    After what is left stands what the player has seen of the objects of the first open condition (`notes`).
+    After what is left stands what the player has seen of the objects of the open conditions (`notes`).
     """
     open_conditions = [condition for condition in world.conditions if condition.fact not in state]
     left = [condition.text for condition in open_conditions]
     texts = catalogue.texts()
-    rest = texts["left"].format(conditions=" , ".join(left)) if left else texts["complete"]
+    rest = texts["left"].format(conditions=enumeration(left)) if left else texts["complete"]
     if unseen_places:
-        rest = f"{texts['unseen'].format(places=' , '.join(unseen_places))} {rest}"
+        places = enumeration([texts["named_value"].format(value=name) for name in unseen_places], texts["or"])
+        rest = f"{texts['unseen'].format(places=places)} {rest}"
     if open_conditions:
-        rest = " ".join([rest, *notes(world, known, open_conditions[0].fact[1:])])
+        wanted = dict.fromkeys(name for condition in open_conditions for name in condition.fact[1:])
+        rest = " ".join([rest, *notes(world, known, tuple(wanted))])
     return f"{_say(world.rules.observation, index(seen), world.members)} {rest}"
 
 
 def notes(world: World, known: Collection[Fact], names: Collection[str]) -> Iterator[str]:
-    """Where the player last saw the objects in `names` and the means (washers, keys, ...), or that it holds them.
+    """Where the player last saw the objects in `names` and the means (washers, keys, ...), or who sells them.
 
-    Places are left out; of `names`, what has not been seen is said to be so.
+    Places, and what is held, are left out; of `names`, what has not been seen is said to be so.
     """
     texts = catalogue.texts()
     here = next((fact[1] for fact in known if fact[0] == "at"), "")
     means = [name for kind in MEANS for name in world.members.get(kind, ()) if name not in names]
+    sellers = {fact[2]: fact[1] for fact in sorted(known) if fact[0] == "sells" and fact[2] in names}
+    means += dict.fromkeys(sellers.values())
     for name in (*names, *means):
-        if name in world.members["place"]:
+        if name in world.members["place"] or ("hold", name) in known:
             continue
-        if ("hold", name) in known:
-            yield texts["held"].format(name=name)
+        if name in sellers:
+            yield texts["sold"].format(name=name, person=sellers[name])
             continue
         spot = next((fact[2] for fact in sorted(known) if fact[0] in WHEREABOUTS and fact[1] == name), None)
         if spot is None and name in means:
@@ -110,4 +115,4 @@ def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str
 def _fill(text: str, entries: list[str], none: str) -> str:
     if "{list}" not in text:
         return text
-    return text.format(list=" , ".join(entries)) if entries else none
+    return text.format(list=enumeration(entries)) if entries else none

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentrefine.worlds.facts import Binding, Fact, Index, index, matches, type_of
-from agentrefine.worlds.family import Action, Family, parameters
+from agentrefine.worlds.family import Action, Family, Move, parameters
 
 if TYPE_CHECKING:
     from agentrefine.worlds.layout import World
@@ -24,12 +24,14 @@ class GroundAction(NamedTuple):
     """An action with its objects, as bit masks over the problem's facts.
 
     Attributes:
-        text: the action as a player writes it.
+        move: the action with the names that fill its template.
+        text: the action as a player writes it, in canonical wording.
         travel: it only brings the player elsewhere.
         requires: the facts that must hold, in the order of the preconditions.
         needs, forbids, adds, deletes: masks.
     """
 
+    move: Move
     text: str
     travel: bool
     requires: tuple[Fact, ...]
@@ -256,7 +258,8 @@ def _ground(problem: Problem, template: str, action: Action, binding: Binding) -
             deletes |= _bit(problem, effect.ground(binding))
         else:
             adds |= _bit(problem, effect.ground(binding))
-    return GroundAction(template.format(**binding), action.travel, requires, needs, forbids, adds, deletes)
+    move = Move(template, {name: binding[name] for name in parameters(template)})
+    return GroundAction(move, move.text, action.travel, requires, needs, forbids, adds, deletes)
 
 
 def _bit(problem: Problem, fact: Fact) -> int:

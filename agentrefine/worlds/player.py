@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.facts import Fact
+from agentrefine.worlds.family import Move
+from agentrefine.worlds.language import first_person
 from agentrefine.worlds.layout import GoalCondition
 from agentrefine.worlds.oracle import GroundAction, reachable, replay, search
 
 
 class Reason(NamedTuple):
-    """Why the expert takes an action; all texts without the final full stop, in the first person.
+    """Why the expert takes an action; all texts are clauses in the first person, without the final full stop.
 
     Attributes:
         kind: `plan`: the known facts suffice; `explore`: something is still to be found.
-        sub_goal: the condition of the goal that is worked at, in the goal's words, such as `put apple in barn`.
-        action: the action itself.
-        next_action: the next action that does more than bring the player elsewhere; the action itself if it does.
-        facts: known facts that allow `next_action`, such as `apple is in barn`; empty while exploring.
+        sub_goal: the condition of the goal that is worked at, in the goal's words, such as `put the cup in the barn`.
+        move: the action itself.
+        action: the same as the player writes it, in the game's wording.
+        says: the same as a sentence says it, such as `go to the barn`.
+        next_move: the next action that does more than bring the player elsewhere; the action itself if it does.
+        facts: known facts that allow `next_move`, such as `the cup is in the barn`; while exploring often empty.
         looked_for: while exploring, the object whose whereabouts are not known; empty otherwise.
         target: while exploring, the place or container that the action leads to or opens; empty otherwise.
     """
 
     kind: Literal["plan", "explore"]
     sub_goal: str
+    move: Move
     action: str
-    next_action: str
+    says: str
+    next_move: Move
     facts: tuple[str, ...]
     looked_for: str
     target: str
@@ -104,8 +110,10 @@ class Explorer:
         return Reason(
             kind="plan",
             sub_goal=self._sub_goal(ahead, known).text,
-            action=self._render(self._plan[0]),
-            next_action=self._render(ahead),
+            move=self._plan[0].move,
+            action=self.game.render(self._plan[0].move),
+            says=self._says(self._plan[0]),
+            next_move=ahead.move,
             facts=tuple(self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known),
             looked_for="",
             target="",
@@ -119,8 +127,8 @@ class Explorer:
         for action in self._plan:
             state = action.apply(state)
             reached += [c for c in missing if bits[c.fact] & state and c not in reached]
-        named = set(ahead.text.split())
-        return next((c for c in reached if named & set(c.fact[1:])), reached[0])
+        named = ahead.move.binding.values()
+        return next((c for c in reached if not set(c.fact[1:]).isdisjoint(named)), reached[0])
 
     def _reasons(self, action: GroundAction) -> Iterator[Fact]:
         predicates = self.game.world.rules.predicates
@@ -137,8 +145,10 @@ class Explorer:
         return Reason(
             kind="explore",
             sub_goal=missing.text,
-            action=self._render(self._plan[0]),
-            next_action=self._render(ahead),
+            move=self._plan[0].move,
+            action=self.game.render(self._plan[0].move),
+            says=self._says(self._plan[0]),
+            next_move=ahead.move,
             facts=tuple(self._told(fact) for fact in self._reasons(ahead) if fact in self.game.known),
             looked_for=next((name for name in sought if name), missing.fact[1]),
             target=self._exploring,
@@ -163,7 +173,7 @@ class Explorer:
         return next((way for way in ways if len(way[0]) > 1), ways[0])
 
     def _sought(self, fact: Fact, known: int) -> str:
-        """The object that has to be found before a fact can be reached: the first argument of a fact unknown so far."""
+        """The object that has to be found before a fact can be reached, of a fact unknown so far."""
         problem = self.game.world.problem
         possible = known | reachable(problem, known)
         visited: set[Fact] = set()
@@ -173,20 +183,15 @@ class Explorer:
             lacking = [[f for f in a.requires if problem.bits[f] & ~possible] for a in makers]
             nearest = min((facts for facts in lacking if facts), key=len, default=[])
             if not nearest:
-                return fact[1]
+                break
             fact = nearest[0]
-        return fact[1] if visited else ""
+        return self._subject(fact) if visited else ""
 
-    def _render(self, action: GroundAction) -> str:
-        return self.game.wording.render(action.text) if self.game.wording else action.text
+    def _subject(self, fact: Fact) -> str:
+        """What a fact is about: what is inside the other object, where it says so, else its first argument."""
+        predicate = self.game.world.rules.predicates[fact[0]]
+        inner = predicate.nests[0] if predicate.nests else predicate.of[0]
+        return fact[1 + predicate.of.index(inner)]
 
-
-_FIRST_PERSON = {"you": "i", "your": "my", "are": "am"}
-
-
-def first_person(text: str) -> str:
-    """A sentence about the player (`you are in barn`) as the player says it (`i am in barn`)."""
-    words: Sequence[str] = text.split()
-    if words[:1] != ["you"]:
-        return text
-    return " ".join(_FIRST_PERSON.get(word, word) for word in words)
+    def _says(self, action: GroundAction) -> str:
+        return self.game.world.rules.actions[action.move.template].says.format(**action.move.binding)

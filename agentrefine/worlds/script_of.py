@@ -5,6 +5,7 @@ from typing import Any
 from agentrefine.script import ActionSpec, Script
 from agentrefine.worlds.facts import Fact, type_of
 from agentrefine.worlds.family import parameters, template_regex
+from agentrefine.worlds.language import sentence
 from agentrefine.worlds.layout import World
 
 
@@ -18,7 +19,7 @@ def script_of(world: World) -> Script:
     return Script(
         environment=_environment(world),
         goal=world.goal,
-        completion_conditions=[predicates[c.fact[0]].text(c.fact) for c in world.conditions],
+        completion_conditions=[sentence(predicates[c.fact[0]].text(c.fact)) for c in world.conditions],
         available_actions={
             template: ActionSpec(
                 description=action.does,
@@ -40,9 +41,9 @@ def _environment(world: World) -> dict[str, Any]:
         if inside:
             outer.setdefault(*inside)
         elif predicate.about == "player":
-            player.append(predicate.text(fact))
+            player.append(sentence(predicate.text(fact)))
         elif predicate.about == "objects":
-            told[fact[1]].append(predicate.text(fact))
+            told[fact[1]].append(sentence(predicate.text(fact)))
     nodes: dict[str, dict[str, Any]] = {
         name: {"type": kind, **({"facts": told[name]} if told[name] else {})} for name, kind in world.objects.items()
     }

@@ -1,8 +1,8 @@
 """Other wordings of the actions (paper, robustness study: the benchmark's actions reworded in five ways).
 
 A wording gives every action template another form. Actions are parsed with one set of templates and rendered with the
-other, so that nothing is lost either way. Instructions and the observations that repeat an action follow the wording;
-goals and error messages name no action template and stay as they are.
+other, so that nothing is lost either way. Instructions follow the wording; goals and observations name no action
+template and stay as they are.
 """
 
 import re
@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.family import template_regex
+from agentrefine.worlds.family import ANY_NAME, template_regex
 
 WORDINGS: tuple[str, ...] = tuple(catalogue.wording_templates())
 """The names of the alternative wordings of our worlds."""
@@ -24,11 +24,13 @@ class Wording(NamedTuple):
         name: the wording's name.
         templates: for each canonical template, the one that stands for it.
         value: the regular expression of what a placeholder stands for.
+        repeated: whether observations and thoughts repeat actions as they are written; worlds speak in sentences.
     """
 
     name: str
     templates: Mapping[str, str]
-    value: str = r"\w+"
+    value: str = ANY_NAME
+    repeated: bool = True
 
     def render(self, action: str) -> str:
         """An action of canonical wording in this one; as it is where it matches no template."""
@@ -39,7 +41,12 @@ class Wording(NamedTuple):
         return self._translate(action.strip(), ((own, canonical) for canonical, own in self.templates.items()))
 
     def repeat(self, text: str, action: str) -> str:
-        """A text in which a canonical action is in this wording, wherever it stands, be it with articles."""
+        """A text in which a canonical action is in this wording, wherever it stands, be it with articles.
+
+        Where texts do not repeat actions, the text as it is.
+        """
+        if not self.repeated:
+            return text
         repeated = " (?:the )?".join(map(re.escape, action.split(" ")))
         return re.sub(rf"(?<!\w){repeated}(?!\w)", lambda _: self.render(action), text)
 
@@ -63,7 +70,7 @@ def wording(name: str) -> Wording:
     Raises:
         KeyError: there is none.
     """
-    return Wording(name, catalogue.wording_templates()[name])
+    return Wording(name, catalogue.wording_templates()[name], catalogue.name_regex(), repeated=False)
 
 
 @cache

@@ -140,7 +140,7 @@ def turn_without_key(turns: list[Record], environment: Record, draw: Random) -> 
 
 def game_in_prose(turns: list[Record], environment: Record, draw: Random) -> str | None:
     """The game as a stage play: not JSON."""
-    said = (f"{turn['role']} : {turn.get('observation') or turn.get('action')}" for turn in turns)
+    said = (f"{turn['role']}: {turn.get('observation') or turn.get('action')}" for turn in turns)
     return "\n".join(said)
 
 

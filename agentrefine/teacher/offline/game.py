@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 
 from agentrefine.teacher.offline.mistakes import KINDS, Situation, cited, cited_from, find_mistake
 from agentrefine.teacher.offline.themes import world_of
-from agentrefine.teacher.offline.thoughts import after_error, expert_thought, mistaken_thought, thoughts
+from agentrefine.teacher.offline.thoughts import (
+    after_error,
+    exploring_thought,
+    mistaken_thought,
+    planned_thought,
+    thoughts,
+)
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
 from agentrefine.worlds.engine import Game, MistakeKind, Outcome
+from agentrefine.worlds.facts import names_in
 from agentrefine.worlds.layout import World
 from agentrefine.worlds.mistakes import Mistake
 from agentrefine.worlds.player import Explorer, Reason
@@ -45,7 +52,7 @@ def write_game(
         kept: the turns that stand already, ending with the DM; empty for a whole game.
         mistakes: how many mistakes the whole game holds, at least and at most; a run of mistakes before one
             correction counts once.
-        draw: chooses wordings, mistakes and their places.
+        draw: chooses phrasings, mistakes and their places.
 
     Returns:
         Turns in the form of the trajectory prompt, as plain dictionaries.
@@ -83,36 +90,44 @@ class _Writer:
         self._number = turns_before
         self._draw = draw
         self._places = frozenset(game.world.members.get("place", ()))
-        self._known = set(game.world.goal.split())
+        self._objects = tuple(game.world.objects)
+        self._known = set(names_in(game.world.goal, self._objects))
         self._sight: frozenset[str] = frozenset()
 
     def first(self, observation: str) -> None:
         """The game begins."""
-        self._say(observation, thoughts().dm.first, Outcome(observation, None, False))
+        self._say(observation, self._draw.choice(thoughts().dm.first), Outcome(observation, None, False))
 
     def read(self, text: str) -> None:
         """The player has seen a text."""
-        self._sight = frozenset(text.split())
+        self._sight = frozenset(names_in(text, self._objects))
         self._known |= self._sight
 
     def act(self, step: ExpertStep) -> None:
         """The expert's own action."""
         reason = step.reason
-        facts = self._facts(reason, _place(step.before))
-        thought = expert_thought(reason.sub_goal, reason.looked_for, facts, reason.action, self._draw)
-        self._play(thought, reason.action)
+        self._play(self._thought(step), reason.action)
         texts = thoughts().dm
-        template = texts.completed if step.outcome.completed else texts.done
-        self._say(step.outcome.observation, template.format(action=reason.action), step.outcome)
+        template = self._draw.choice(texts.completed if step.outcome.completed else texts.done)
+        self._say(step.outcome.observation, template.format(action=reason.says), step.outcome)
         self.done.append(reason.action)
         self.last_refusal = ""
+
+    def _thought(self, step: ExpertStep) -> str:
+        reason, facts = step.reason, self._facts(step.reason, _place(step.before))
+        if reason.kind == "explore":
+            inside = reason.target not in self._places
+            return exploring_thought(
+                reason.sub_goal, reason.looked_for, reason.target, facts, reason.says, self._draw, inside=inside
+            )
+        return planned_thought(reason.sub_goal, facts, reason.says, self._draw)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
         focus = self._focus(step)
         tried: set[str] = set()
         while len(tried) < LONGEST_RUN and (not tried or self._draw.random() < AGAIN):
-            situation = Situation(step.before, focus, self._known, self._sight, step.reason.action, ahead, self.done)
+            situation = Situation(step.before, focus, self._known, self._sight, step.reason.move, ahead, self.done)
             mistake = find_mistake(situation, kinds, tried, self._draw)
             if mistake is None:
                 return
@@ -123,26 +138,27 @@ class _Writer:
     def _mistake(self, step: ExpertStep, mistake: Mistake) -> None:
         outcome = step.before.copy().step(mistake.action)
         belief = _seen_from(_place(step.before), mistake.belief)
-        self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.action, self._draw), mistake.action)
-        self._say(outcome.observation, thoughts().dm.error.format(belief=belief), outcome)
+        self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.says, self._draw), mistake.action)
+        self._say(outcome.observation, self._draw.choice(thoughts().dm.error).format(belief=belief), outcome)
         self.last_refusal = cited(mistake)
 
     def _focus(self, step: ExpertStep) -> list[str]:
         """The objects that the player is concerned with: what it does, what for, and what it looks for."""
         reason = step.reason
-        concerned = f"{reason.action} {reason.next_action} {reason.sub_goal} {reason.looked_for}".split()
-        return [name for name in step.before.world.objects if name in concerned]
+        texts = (reason.move.text, reason.next_move.text, reason.sub_goal, reason.looked_for)
+        concerned = names_in(" ".join(texts), self._objects)
+        return [name for name in self._objects if name in concerned]
 
     def _facts(self, reason: Reason, place: str) -> list[str]:
         # Places are always open: that they are is no reason for anything.
-        trivial = {f"{place} is open" for place in self._places}
+        trivial = {f"the {place} is open" for place in self._places}
         facts = [fact for fact in reason.facts if fact not in trivial and fact not in self.last_refusal]
         return [_seen_from(place, fact) for fact in facts]
 
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
         if self.last_refusal:
-            thought = after_error(self.last_refusal, thought)
+            thought = after_error(self.last_refusal, thought, self._draw)
         self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
 
     def _say(self, observation: str, thought: str, outcome: Outcome) -> None:
@@ -168,8 +184,8 @@ def _place(game: Game) -> str:
 
 
 def _seen_from(place: str, fact: str) -> str:
-    """`apple is here` instead of `apple is in barn` for a player in the barn."""
-    elsewhere = f" is in {place}"
+    """`the apple is here` instead of `the apple is in the barn` for a player in the barn."""
+    elsewhere = f" is in the {place}"
     return f"{fact.removesuffix(elsewhere)} is here" if fact.endswith(elsewhere) else fact
 
 

@@ -5,9 +5,10 @@ from random import Random
 from typing import NamedTuple
 
 from agentrefine.teacher.offline.thoughts import thoughts
-from agentrefine.worlds.engine import Game, MistakeKind, Move, Refusal
+from agentrefine.worlds.engine import Game, MistakeKind, Refusal
+from agentrefine.worlds.family import Move, parameters
+from agentrefine.worlds.language import first_person
 from agentrefine.worlds.mistakes import Mistake, mistakes
-from agentrefine.worlds.player import first_person
 
 KINDS: tuple[MistakeKind, ...] = ("parameter_error", "logic_error", "place_error")
 
@@ -18,8 +19,8 @@ class Situation(NamedTuple):
     Attributes:
         game: the game just before it.
         focus: the objects that the player is concerned with now.
-        known: the words that the player has read so far, those of the goal included.
-        sight: the words of the last observation.
+        known: the names that the player has read so far, those of the goal included.
+        sight: the names in the last observation.
         right: the action that is right now.
         ahead: the right actions after it, as far as the player can foresee them.
         behind: actions that the player has done.
@@ -29,7 +30,7 @@ class Situation(NamedTuple):
     focus: Collection[str]
     known: Collection[str]
     sight: Collection[str]
-    right: str
+    right: Move
     ahead: list[str]
     behind: list[str]
 
@@ -49,18 +50,15 @@ def find_mistake(situation: Situation, kinds: tuple[MistakeKind, ...], avoid: se
 
 
 def cited(mistake: Mistake) -> str:
-    """What is said of a mistake afterwards: its error, or what is not known in its command."""
-    if mistake.kind == "parameter_error":
-        return mistake.belief.replace(" is a known ", " is not a known ") + " ."
+    """What the player says of a mistake afterwards: its error, as a clause."""
     return first_person(mistake.error_message)
 
 
 def cited_from(game: Game, action: str) -> str:
-    """What the world says first to an action that it refuses; empty when it can be done."""
+    """What the player says of an action that the world refuses, as a clause; empty when it can be done."""
     move = game.read(action)
     refusal = game.judge(move) if isinstance(move, Move) else move
-    # Of two sentences the last says why the action is not known.
-    return first_person(refusal.message.split(" . ")[-1]) if isinstance(refusal, Refusal) else ""
+    return first_person(refusal.message) if isinstance(refusal, Refusal) else ""
 
 
 def _about_the_world(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
@@ -70,45 +68,53 @@ def _about_the_world(situation: Situation, found: list[Mistake]) -> list[list[Mi
     fair = [
         mistake
         for mistake in found
-        if all(name in situation.known for name in _names(situation, mistake.action))
+        if all(name in situation.known for name in _names(situation, mistake.move))
         and not any(fact in mistake.error_message for fact in hidden)
     ]
-    concerned = [m for m in fair if any(name in situation.focus for name in _names(situation, m.action))]
+    concerned = [m for m in fair if any(name in situation.focus for name in _names(situation, m.move))]
     too_early = [m for m in fair if m.action in situation.ahead]
-    in_sight = [m for m in concerned if all(n in situation.sight for n in _names(situation, m.action))]
+    in_sight = [m for m in concerned if all(n in situation.sight for n in _names(situation, m.move))]
     again = [m for m in fair if m.action in situation.behind[-3:]]
     return [too_early, in_sight, again] if too_early or in_sight or again else [concerned]
 
 
 def _about_commands(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
     """Another verb for what the player is concerned with, a wrong name in the right action, or a part of it."""
-    right = situation.right.split()
+    right = situation.right
     verbs, wrong_names = [], []
     for mistake in found:
-        words = mistake.action.split()
-        if words[0] != right[0]:
-            if all(word in situation.focus for word in _names(situation, mistake.action)):
+        if mistake.move.template not in situation.game.world.rules.actions:
+            if all(name in situation.focus for name in _names(situation, mistake.move)):
                 verbs.append(mistake)
-        elif len(words) == len(right) and sum(a != b for a, b in zip(words, right, strict=True)) == 1:
+        elif mistake.move.template == right.template and len(mistake.move.binding.items() - right.binding.items()) == 1:
             wrong_names.append(mistake)
     return [verbs, wrong_names, list(_without_end(situation))]
 
 
 def _without_end(situation: Situation) -> Iterator[Mistake]:
     """`take apple` for `take apple from barn`."""
-    names = _names(situation, situation.right)
-    if len(names) < 2:
+    right = situation.right
+    if len(right.binding) < 2:
         return
-    command = situation.right[: situation.right.index(names[0]) + len(names[0])]
-    refusal = situation.game.read(command)
+    first = parameters(right.template)[0]
+    says = situation.game.world.rules.actions[right.template].says
+    short = Move(_up_to(right.template, first), {first: right.binding[first]})
+    refusal = situation.game.read(short.text)
     if isinstance(refusal, Refusal):
-        belief = thoughts().unknown_command.format(command=command)
-        yield Mistake(command, refusal.error, belief, refusal.message, relevant=True)
+        said = _up_to(says, first).format(**short.binding)
+        belief = thoughts().short_command
+        yield Mistake(short.text, refusal.error, short, said, belief, refusal.message, relevant=True)
 
 
-def _names(situation: Situation, action: str) -> list[str]:
+def _up_to(template: str, name: str) -> str:
+    """A template up to a placeholder."""
+    hole = "{" + name + "}"
+    return template[: template.index(hole) + len(hole)]
+
+
+def _names(situation: Situation, move: Move) -> list[str]:
     objects = situation.game.world.objects
-    return [word for word in action.split() if word in objects]
+    return [name for name in move.binding.values() if name in objects]
 
 
 def _hidden(game: Game) -> list[str]:

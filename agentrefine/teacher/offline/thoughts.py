@@ -1,7 +1,6 @@
 """What the players think, from `thoughts.yaml`."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from random import Random
@@ -9,9 +8,12 @@ from random import Random
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-_HOLE = re.compile(r"\{\w+\}")
+from agentrefine.worlds.language import capitalised, enumeration
 
-Wordings = list[str]
+Phrasings = list[str]
+
+OPENLY_MISTAKEN = 1 / 3
+"""Share of the mistaken thoughts that say `I think`; the others are worded as right ones are."""
 
 
 class DungeonMaster(BaseModel):
@@ -19,10 +21,10 @@ class DungeonMaster(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    first: str
-    done: str
-    error: str
-    completed: str
+    first: Phrasings = Field(min_length=1)
+    done: Phrasings = Field(min_length=1)
+    error: Phrasings = Field(min_length=1)
+    completed: Phrasings = Field(min_length=1)
 
 
 class Thoughts(BaseModel):
@@ -30,13 +32,14 @@ class Thoughts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    exploring: Wordings = Field(min_length=1)
-    exploring_with_facts: Wordings = Field(min_length=1)
-    planned: Wordings = Field(min_length=1)
-    planned_without_facts: Wordings = Field(min_length=1)
-    mistaken: Wordings = Field(min_length=1)
-    after_error: str
-    unknown_command: str
+    explore_place: Phrasings = Field(min_length=1)
+    explore_container: Phrasings = Field(min_length=1)
+    explore_container_by: Phrasings = Field(min_length=1)
+    planned: Phrasings = Field(min_length=1)
+    planned_without_facts: Phrasings = Field(min_length=1)
+    mistaken: Phrasings = Field(min_length=1)
+    after_error: Phrasings = Field(min_length=1)
+    short_command: str
     dm: DungeonMaster
 
 
@@ -47,38 +50,56 @@ def thoughts() -> Thoughts:
     return Thoughts.model_validate(yaml.safe_load(text))
 
 
-def words() -> frozenset[str]:
-    """Every word (between spaces, punctuation included) that a player's thought can add to the words of the worlds."""
-    templates: list[str] = []
+def phrasings() -> Iterator[str]:
+    """Every template of a player's thought."""
     for value in thoughts().model_dump(exclude={"dm"}).values():
-        templates += [value] if isinstance(value, str) else value
-    # An error is cited with its negation.
-    return frozenset(word for template in templates for word in template.split() if not _HOLE.search(word)) | {"not"}
+        yield from [value, capitalised(value)] if isinstance(value, str) else value
 
 
-def expert_thought(sub_goal: str, sought: str, facts: Sequence[str], action: str, draw: Random) -> str:
-    """A thought that leads to the right action.
+def exploring_thought(
+    sub_goal: str, sought: str, target: str, facts: Sequence[str], action: str, draw: Random, *, inside: bool
+) -> str:
+    """A thought that leads to where something has not been looked for yet.
 
     Args:
         sub_goal: the open condition of the goal that is worked at.
-        sought: what is looked for; empty when the way is known.
-        facts: what the player knows and acts on.
-        action: the action.
-        draw: chooses the wording.
+        sought: what is looked for.
+        target: the place or container where it may be.
+        facts: what the player knows of the way there, as clauses.
+        action: the action as a sentence says it.
+        draw: chooses the phrasing.
+        inside: whether the target is a container.
     """
-    known = " . ".join(facts)
-    if sought:
-        wordings = thoughts().exploring_with_facts if facts else thoughts().exploring
-    else:
-        wordings = thoughts().planned if facts else thoughts().planned_without_facts
-    return draw.choice(wordings).format(sub_goal=sub_goal, sought=sought, facts=known, action=action)
+    known = enumeration(facts) if facts else ""
+    inner = thoughts().explore_container_by if facts else thoughts().explore_container
+    template = draw.choice(inner if inside else thoughts().explore_place)
+    return template.format(sub_goal=sub_goal, sought=sought, target=target, Facts=capitalised(known), action=action)
+
+
+def planned_thought(sub_goal: str, facts: Sequence[str], action: str, draw: Random) -> str:
+    """A thought that leads from what the player knows, or believes, to an action.
+
+    Args:
+        sub_goal: the open condition of the goal that is worked at.
+        facts: what the player acts on, as clauses.
+        action: the action as a sentence says it.
+        draw: chooses the phrasing.
+    """
+    if not facts:
+        return draw.choice(thoughts().planned_without_facts).format(sub_goal=sub_goal, action=action)
+    known = enumeration(facts)
+    template = draw.choice(thoughts().planned)
+    return template.format(sub_goal=sub_goal, facts=known, Facts=capitalised(known), action=action)
 
 
 def mistaken_thought(sub_goal: str, belief: str, action: str, draw: Random) -> str:
     """A thought that leads from a wrong belief to a wrong action, on the way to a condition of the goal."""
-    return draw.choice(thoughts().mistaken).format(sub_goal=sub_goal, belief=belief, action=action)
+    if draw.random() < OPENLY_MISTAKEN:
+        template = draw.choice(thoughts().mistaken)
+        return template.format(sub_goal=sub_goal, belief=belief, Belief=capitalised(belief), action=action)
+    return planned_thought(sub_goal, [belief], action, draw)
 
 
-def after_error(cited: str, thought: str) -> str:
+def after_error(cited: str, thought: str, draw: Random) -> str:
     """A thought that begins with what the last error said."""
-    return thoughts().after_error.format(cited=cited, thought=thought)
+    return draw.choice(thoughts().after_error).format(cited=cited, Cited=capitalised(cited), thought=thought)

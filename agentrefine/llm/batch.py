@@ -12,11 +12,12 @@ from openai import AsyncOpenAI
 from openai.types import Batch
 
 from agentrefine.errors import UserError
-from agentrefine.teacher.batch_ledger import BatchLedger, OpenBatch
-from agentrefine.teacher.completion import Answer, Request
-from agentrefine.teacher.endpoint import Endpoint
-from agentrefine.teacher.journal import Journal
-from agentrefine.teacher.reply import read_reply
+from agentrefine.llm.batch_ledger import BatchLedger, OpenBatch
+from agentrefine.llm.completion import Answer, Request
+from agentrefine.llm.endpoint import Endpoint
+from agentrefine.llm.failures import CallError
+from agentrefine.llm.journal import Journal
+from agentrefine.llm.reply import read_reply
 
 logger = logging.getLogger(__name__)
 
@@ -98,16 +99,23 @@ class BatchTransport:
                 for batch in list(self._open):
                     await self._collect(client, batch)
                 await self._gather()
+                await self._learn()
                 for calls in self._portions():
                     await self._submit(client, calls)
         except openai.OpenAIError as error:
-            raise self._endpoint.meaning(error) from error
+            raise self._endpoint.to_user_error(error) from error
 
     async def _gather(self) -> None:
         """Wait until no more calls come."""
         while self._added.is_set():
             self._added.clear()
             await self._endpoint.sleep(GATHER_SECONDS)
+
+    async def _learn(self) -> None:
+        """Find out by a short call which parameters the model takes, before a whole batch is refused for one."""
+        waiting = next(iter(self._waiting.values()), None)
+        if waiting is not None and not self._endpoint.has_answered:
+            await self._endpoint.check(waiting[0])
 
     def _portions(self) -> Iterator[dict[str, Request]]:
         portion: dict[str, Request] = {}
@@ -246,5 +254,7 @@ def _result(line: bytes) -> tuple[str, Answer | None]:
         if response is None or response["status_code"] != 200:
             return key, None
         return key, read_reply(json.dumps(response["body"]), batch=True)
+    except CallError:  # it is asked by itself
+        return key, None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", None

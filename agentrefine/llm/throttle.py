@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from agentrefine.errors import UserError
-from agentrefine.teacher.shared_numbers import SharedNumbers
+from agentrefine.llm.shared_numbers import SharedNumbers
 
 STOPPED = "stopped"
 """The shared number that is not zero once the run is to end: calls in flight are waited for, no other goes out."""

@@ -1,4 +1,4 @@
-"""What a teacher is asked and what it answers: the contract between the stages and any endpoint."""
+"""What an endpoint is asked and what it answers: the contract between the stages and any endpoint."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
@@ -22,12 +22,13 @@ class ChatMessage(TypedDict):
 
 
 class Usage(BaseModel):
-    """Tokens that the endpoint counted for one call.
+    """Tokens of one call, such as `Usage(prompt_tokens=900, completion_tokens=250, cached_tokens=512)`.
 
     Attributes:
-        prompt_tokens, completion_tokens: as counted; 0 from endpoints that count nothing.
+        prompt_tokens, completion_tokens: as the endpoint counted them, thoughts included.
         cached_tokens: those of the prompt that the endpoint read from its cache, mostly at a lower price.
         batch: whether the call went through the Batch API, at its lower price.
+        estimated: the endpoint did not count all of them, so some follow from the length of the texts.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,14 +37,15 @@ class Usage(BaseModel):
     completion_tokens: int
     cached_tokens: int = 0
     batch: bool = False
+    estimated: bool = False
 
 
 class Request(NamedTuple):
     """One call as an endpoint gets it.
 
     Attributes:
-        model, messages, temperature, max_tokens: by OpenAI's names.
-        seed: tells equal prompts apart.
+        model, messages, temperature, max_tokens, top_p: by OpenAI's names; None leaves one out.
+        seed: tells equal prompts apart; None: no seed.
         response_format: the form demanded, as OpenAI's API writes it; None for plain text.
         extra_body: further keys of the body, before which ours yield; a key that is None is left out of the body.
     """
@@ -52,9 +54,10 @@ class Request(NamedTuple):
     messages: list[ChatMessage]
     temperature: float
     max_tokens: int
-    seed: int
+    seed: int | None
     response_format: dict[str, Any] | None = None
     extra_body: Mapping[str, Any] = {}
+    top_p: float | None = None
 
     def body(self) -> dict[str, Any]:
         """The JSON body of the chat completions API."""
@@ -72,26 +75,52 @@ class Answer(NamedTuple):
 
     Attributes:
         text: the answer, raw; empty when there was none.
-        usage: tokens as the endpoint reports them.
-        finish_reason: `stop`, `length`, `content_filter`, ... as the endpoint reports it, `UNANSWERED` or `REFUSED`.
+        usage: tokens of the call.
+        finish_reason: `stop`, `length` (cut at the limit), `content_filter`, ... by OpenAI's names; `only_in(field)`;
+            or one of `NO_ANSWER`.
+        said: why there is no answer, in the endpoint's words. Not kept in the journal.
     """
 
     text: str
     usage: Usage
     finish_reason: str
+    said: str = ""
 
 
 UNANSWERED = "unanswered"
 """The finish reason of a call that failed after all its retries though the endpoint answers others."""
 
 REFUSED = "refused"
-"""The finish reason of a call that the endpoint will not take though it takes others: too long, filtered, ..."""
+"""The finish reason of a call that the endpoint will not take though it takes others."""
 
-NO_ANSWER = (UNANSWERED, REFUSED)
+FILTERED = "filtered"
+"""The finish reason of a call whose prompt a content filter refused."""
+
+TOO_LONG = "too long"
+"""The finish reason of a call that does not fit into the model's context."""
+
+NO_ANSWER = (UNANSWERED, REFUSED, FILTERED, TOO_LONG)
+
+CUT = "length"
+"""The finish reason of an answer that was cut at `max_tokens`."""
+
+_ONLY_IN = "only in "
+
+
+def only_in(field: str) -> str:
+    """The finish reason of an answer without a text whose thoughts stand in another field, such as
+    `only in reasoning_content`.
+    """
+    return _ONLY_IN + field
+
+
+def field_of_thoughts(finish_reason: str) -> str | None:
+    """The field that holds all of an answer, by its finish reason; None where the answer has a text."""
+    return finish_reason.removeprefix(_ONLY_IN) if finish_reason.startswith(_ONLY_IN) else None
 
 
 class Completion(BaseModel):
-    """One answer of the teacher, as the stages see it.
+    """One answer, as the stages see it.
 
     Attributes:
         id: the answer's key in the journal.

@@ -9,10 +9,12 @@ from typing import Any, Literal, get_args
 
 from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
+from agentrefine.llm.completion import CUT, NO_ANSWER, UNANSWERED, Answer, Kind, Request, Usage, field_of_thoughts
+from agentrefine.llm.endpoint import Endpoint
+from agentrefine.llm.shared_numbers import SharedNumbers
+from agentrefine.llm.thinking import without_thinking
+from agentrefine.llm.usage import complete_usage
 from agentrefine.params.teacher import TeacherRole
-from agentrefine.teacher.completion import REFUSED, UNANSWERED, Kind, Request, Usage
-from agentrefine.teacher.endpoint import Endpoint
-from agentrefine.teacher.shared_numbers import SharedNumbers
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,9 @@ class JsonForm:
 
         Args:
             endpoint: who is asked.
-            role: which model, and the form that params.yaml demands.
+            role: which model, with which settings, and the form that params.yaml demands.
             numbers: made with `form_number(number)` among its names.
-            number: which of the run's pairs of model and form, from 0.
+            number: which of the run's models, settings and forms, from 0.
             paid: told what a probe took.
         """
         self._endpoint = endpoint
@@ -87,25 +89,26 @@ class JsonForm:
         probe = Request(
             model=self._role.model,
             messages=[{"role": "user", "content": prompt("schemas/probe.md").strip()}],
-            temperature=0.0,
+            temperature=self._role.temperature,
             max_tokens=_PROBE_TOKENS,
             seed=0,
             response_format=response_format,
+            extra_body=self._role.extra_body,  # as in the calls that follow
         )
         answer = await self._endpoint.ask("probe", probe)
-        if answer.finish_reason == REFUSED:
-            return "it is refused"
         if answer.finish_reason == UNANSWERED:
             return "a call that demands it fails, and others are answered"
-        self._paid(answer.usage)
-        text = answer.text
+        if answer.finish_reason in NO_ANSWER:
+            return f"it is refused ({answer.said})"
+        self._paid(complete_usage(answer, probe).usage)
+        text = without_thinking(answer.text)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            return f"it is accepted and ignored: the answer is {text[:60]!r}"
+            return _ignored(answer, text)
         if isinstance(value, dict) and expected in (None, value):
             return None
-        return f"it is accepted and ignored: the answer is {text[:60]!r}"
+        return _ignored(answer, text)
 
     def _tell(self, wanted: str, form: str, problem: str) -> None:
         if wanted == form:
@@ -117,8 +120,18 @@ class JsonForm:
         logger.log(level, "%s: %s is not used, %s", self._role.model, form, problem)
 
 
+def _ignored(answer: Answer, text: str) -> str:
+    """What an answer shows that is not of the demanded form."""
+    field = field_of_thoughts(answer.finish_reason)
+    if field:
+        return f"the answer has no content, all of it stands in {field}"
+    if answer.finish_reason == CUT and not text.strip():
+        return f"the answer was cut at {_PROBE_TOKENS} tokens before its thoughts had ended"
+    return f"it is accepted and ignored: the answer is {text[:60]!r}"
+
+
 def form_number(number: int) -> str:
-    """The name of the shared number that tells the form that was found; 0 before it was."""
+    """The name of the shared number that says which form was found; 0 before it was."""
     return f"form_{number}"
 
 

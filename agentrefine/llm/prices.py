@@ -4,12 +4,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
-from agentrefine.teacher.completion import Usage
+from agentrefine.files import first_problem, read_yaml
+from agentrefine.llm.completion import Usage
 
 _DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _MILLION = 1_000_000
@@ -58,26 +57,44 @@ class Prices(BaseModel):
         price = self.models.get(model)
         return None if price is None else price.cost(usage)
 
+    def known(self, model: str, max_cost: float | None, section: str) -> Price | None:
+        """A model's price; None where it is not known.
 
-def load_prices(path: str | None) -> Prices:
-    """The table at `path`, or ours.
+        Args:
+            model: its name.
+            max_cost: the limit on what its calls may cost, if there is one.
+            section: of params.yaml, which holds the limit.
+
+        Raises:
+            UserError: there is a limit, and no price to keep it by.
+        """
+        price = self.models.get(model)
+        if max_cost is not None and price is None:
+            raise UserError(
+                f"{section}.max_cost: the price of model {model!r} is not known; give it in a file that "
+                f"{section}.prices names (see agentrefine/llm/prices.yaml), or set {section}.max_cost to null."
+            )
+        return price
+
+
+def dollars(amount: float) -> str:
+    """A cost for a reader. What is paid for never shows as $0.00."""
+    return f"${amount:,.2f}" if amount >= 0.01 or not amount else f"${amount:.2g}"
+
+
+def load_prices(path: str | None, section: str = "teacher") -> Prices:
+    """The table at `path`, or ours. `section` of params.yaml names it.
 
     Raises:
         UserError: the file is missing or not of the form of ours.
     """
-    where = path or "agentrefine/teacher/prices.yaml"
+    where = path or "agentrefine/llm/prices.yaml"
+    ours = Path(str(resources.files("agentrefine.llm").joinpath("prices.yaml")))
     try:
-        text = (
-            Path(path).read_text(encoding="utf-8")
-            if path
-            else resources.files("agentrefine.teacher").joinpath("prices.yaml").read_text(encoding="utf-8")
+        return Prices.model_validate(
+            read_yaml(Path(path) if path else ours, f"correct {section}.prices in params.yaml or set it to null")
         )
-        return Prices.model_validate(yaml.safe_load(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"teacher.prices: {where} cannot be read ({error}); correct it or set it to null.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
     except ValidationError as error:
         raise UserError(
-            f"{where}: {first_problem(error)} Write it in the form of agentrefine/teacher/prices.yaml."
+            f"{where}: {first_problem(error)} Write it in the form of agentrefine/llm/prices.yaml."
         ) from error

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from agentrefine.errors import UserError
-from agentrefine.teacher.completion import Answer, ChatMessage, Usage
+from agentrefine.llm.completion import CUT, Answer, ChatMessage, Usage
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -22,17 +22,19 @@ CREATE TABLE IF NOT EXISTS answers (
     cached_tokens INTEGER NOT NULL,
     batch INTEGER NOT NULL,
     finish_reason TEXT NOT NULL,
+    estimated INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (key, max_tokens)
 ) WITHOUT ROWID
 """
-_VERSION = 2
+_VERSION = 3
 """Of the file's form; SQLite keeps it in the file as `user_version`."""
+_FROM_VERSION_2 = "ALTER TABLE answers ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0"
 _SELECT = """
-SELECT max_tokens, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason
+SELECT max_tokens, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason, estimated
 FROM answers WHERE key = ? ORDER BY max_tokens
 """
-_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_Row = tuple[str, int, str, int, int, int, int, str]
+_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_Row = tuple[str, int, str, int, int, int, int, str, int]
 _BUSY_SECONDS = 60
 _SECONDS_BETWEEN_WRITES = 0.02
 """So that answers which come in quick succession share a write; one alone is written at once."""
@@ -110,7 +112,9 @@ class Journal:
         self._writer.execute("BEGIN IMMEDIATE")  # another process may be about to do the same
         tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-        if tables and version != _VERSION:
+        if tables and version == 2:
+            self._writer.execute(_FROM_VERSION_2)
+        elif tables and version != _VERSION:
             self._writer.execute("ROLLBACK")
             raise UserError(
                 f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
@@ -143,13 +147,15 @@ class Journal:
             rows = self._reader.execute(_SELECT, (key,)).fetchall()
         except sqlite3.Error as error:
             raise self._cannot(error) from error
-        for asked, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason in rows:
-            if _fits(asked, completion_tokens, finish_reason, max_tokens):
+        for asked, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason, estimated in rows:
+            written = 0 if estimated else completion_tokens
+            if _fits(asked, written, finish_reason, max_tokens):
                 usage = Usage(
                     prompt_tokens=prompt_tokens,
                     completion_tokens=completion_tokens,
                     cached_tokens=cached_tokens,
                     batch=bool(batch),
+                    estimated=bool(estimated),
                 )
                 return KeptAnswer(answer_id(key, asked), Answer(text, usage, finish_reason))
         return None
@@ -162,7 +168,7 @@ class Journal:
         """
         usage = answer.usage
         counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, int(usage.batch))
-        row = (key, max_tokens, answer.text, *counts, answer.finish_reason)
+        row = (key, max_tokens, answer.text, *counts, answer.finish_reason, int(usage.estimated))
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((row, written))
         if self._writing is None or self._writing.done():
@@ -216,7 +222,7 @@ def _fits(asked: int, completion_tokens: int, finish_reason: str, max_tokens: in
     """Whether the endpoint could have given an answer, made under the limit `asked`, under the limit `max_tokens`."""
     if asked == max_tokens:
         return True
-    if finish_reason == "length":
+    if finish_reason == CUT or completion_tokens == asked:  # some endpoints say `stop` of an answer that was cut
         return False
     longest = completion_tokens or asked  # some endpoints count nothing
     return max_tokens >= longest

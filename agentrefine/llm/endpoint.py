@@ -1,0 +1,373 @@
+"""One OpenAI-compatible endpoint over HTTP: tries, retries, waits, and what cannot be fixed in one sentence."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from typing import Any, NamedTuple, Protocol
+
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient, HttpxBinaryResponseContent
+
+from agentrefine.errors import UserError
+from agentrefine.llm.completion import FILTERED, REFUSED, TOO_LONG, UNANSWERED, Answer, ChatMessage, Request
+from agentrefine.llm.failures import MAX_SAID, CallError, read_failure
+from agentrefine.llm.parameters import Parameters
+from agentrefine.llm.reply import read_reply
+from agentrefine.llm.throttle import StoppedError, Throttle
+from agentrefine.llm.usage import NO_USAGE
+from agentrefine.proxies import check_proxy, is_loopback
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 900.0
+"""An endpoint that asks for a longer pause is out of its quota rather than busy."""
+
+MAX_OUTAGE_SECONDS = 600.0
+"""How long an endpoint that has answered is waited for when it is down."""
+
+MAX_REFUSED_IN_A_ROW = 20
+"""Calls that an endpoint refuses one after the other until that is no matter of single prompts any more."""
+
+SECONDS_BETWEEN_CHECKS = 5.0
+"""Between two health checks of an endpoint that is down."""
+
+LONG_PAUSE_SECONDS = 30.0
+"""A pause from which on the user is told why nothing happens."""
+
+_CHECK_TOKENS = 16
+_FIRST_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 8.0
+
+
+class EndpointSettings(NamedTuple):
+    """How one model is reached.
+
+    Attributes:
+        section: of params.yaml, which errors name: `teacher`, or `evaluation.endpoints.<name>`.
+        base_url: where the endpoint listens, such as `http://127.0.0.1:8000/v1`.
+        model: by the endpoint's name.
+        api_key_env: the environment variable that holds the key; None where none is needed.
+        timeout_seconds: of one try, from the request to the last byte.
+        max_retries: of one call.
+    """
+
+    section: str
+    base_url: str
+    model: str
+    api_key_env: str | None
+    timeout_seconds: float
+    max_retries: int
+
+
+class Transport(Protocol):
+    """A path to an endpoint: call by call, or through its Batch API."""
+
+    async def ask(self, key: str, request: Request) -> Answer:
+        """The endpoint's answer.
+
+        Args:
+            key: names the call, also after a crash.
+            request: the call.
+
+        Raises:
+            UserError: the endpoint refuses for good.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is held open."""
+        ...
+
+
+class Endpoint:
+    """Sends calls one by one, as many at once as its throttle allows. Use it within one event loop.
+
+    A parameter that the model does not take is left out or renamed, once for all calls (`Parameters`).
+
+    429, 5xx, time-outs, broken connections and bodies that are no completion are tried again with growing waits, or
+    after the pause that the endpoint asks for. When a call still fails, a health check shows whether the endpoint is
+    up: if so, the call is tried a last time and comes back as `UNANSWERED`. An endpoint that has answered before is
+    waited for (`MAX_OUTAGE_SECONDS`); one that stays down is an error.
+
+    A call that does not fit into the model's context comes back as `TOO_LONG`, one whose prompt is filtered as
+    `FILTERED`, and one that is refused otherwise as `REFUSED`, when the endpoint takes others. When it takes none, or
+    refuses many calls in a row, that is an error.
+
+    Attributes:
+        client: the HTTP client, also for the rest of the API.
+        calls_out: the tasks whose call is at the endpoint now.
+    """
+
+    def __init__(self, settings: EndpointSettings, throttle: Throttle) -> None:
+        """Prepare the client.
+
+        Args:
+            settings: who is asked, time limit and retries.
+            throttle: when a call may go out.
+
+        Raises:
+            UserError: the environment variable that holds the key is not set, or the endpoint is behind a SOCKS proxy
+                and the package for it is missing.
+        """
+        self._settings = settings
+        self._url = f"{settings.base_url.rstrip('/')}/chat/completions"  # whole: not to be joined for each call
+        self._throttle = throttle
+        self._parameters = Parameters(settings.model)
+        self._answered = 0
+        self._tokens_per_answer = 0.0
+        self._refused_in_a_row = 0
+        self._checking = asyncio.Lock()
+        self._pause_ends = 0.0
+        self._closing = False
+        self.calls_out: set[asyncio.Task[Any]] = set()
+        self._api_key = api_key(settings)
+        # The faster client knows no SOCKS.
+        socks = check_proxy(settings.base_url, f"{settings.section}.base_url")
+        self.client = AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=self._api_key,
+            timeout=settings.timeout_seconds,
+            max_retries=0,  # ours know the throttle
+            http_client=DefaultAsyncHttpxClient()
+            if socks
+            else DefaultAioHttpClient(trust_env=not is_loopback(settings.base_url)),
+        )
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any call was answered."""
+        return self._answered > 0
+
+    def stop(self) -> None:
+        """Let the calls that are at the endpoint come back, and no other go out."""
+        self._closing = True
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def ask(self, key: str, request: Request) -> Answer:
+        """The endpoint's answer. See `Transport.ask`."""
+        answered = self._answered
+        failures = 0
+        last_try = False
+        while True:
+            try:
+                answer = await self._try(request)
+            except CallError as error:
+                if error.is_too_long:
+                    return Answer("", NO_USAGE, TOO_LONG, self._said(error))
+                if not error.may_pass:
+                    return await self._refused(request, error)
+                # A busy endpoint that goes on answering others will come to this call too.
+                failures += not (error.status == 429 and self._answered > answered)
+                answered = self._answered
+                problem = error
+            else:
+                self._answered += 1
+                self._refused_in_a_row = 0
+                return answer
+            if last_try:
+                return Answer("", NO_USAGE, UNANSWERED, self._said(problem))
+            if failures > self._settings.max_retries:
+                if not await self._comes_back(request):
+                    raise self.to_user_error(problem) from problem
+                last_try = True
+            else:
+                await self._throttle.sleep(_backoff(failures))
+
+    async def check(self, request: Request) -> CallError | None:
+        """Send a short call with the settings of another: why it is not answered, None when it is.
+
+        Any refusal shows that the endpoint is up, as some take no limit as small as this call's.
+        """
+        hello: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
+        small = request._replace(messages=hello, response_format=None, max_tokens=_CHECK_TOKENS)
+        try:
+            await self._try(small if request.seed is None else small._replace(seed=0))
+        except CallError as error:
+            return error
+        self._answered += 1
+        return None
+
+    async def _refused(self, request: Request, error: CallError) -> Answer:
+        """No answer, where it is this call that the endpoint will not take; else the error is raised."""
+        self._refused_in_a_row += 1
+        own = error.is_own or error.is_filtered
+        if not own or self._refused_in_a_row > MAX_REFUSED_IN_A_ROW:
+            raise self.to_user_error(error) from error
+        if not error.is_filtered:
+            check = await self.check(request)
+            if check is not None and (check.may_pass or (not self._answered and check.said == error.said)):
+                raise self.to_user_error(error) from error
+        logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
+        return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._said(error))
+
+    async def _comes_back(self, request: Request) -> bool:
+        """Whether the endpoint is up, or, when it has answered before, comes back soon enough."""
+        deadline = time.monotonic() + (MAX_OUTAGE_SECONDS if self._answered else 0.0)
+        answered = self._answered
+        async with self._checking:  # one call waits for all
+            while self._answered == answered:
+                check = await self.check(request)
+                if check is None or not check.may_pass:
+                    return True
+                if time.monotonic() >= deadline:
+                    return False
+                await self._throttle.sleep(SECONDS_BETWEEN_CHECKS)
+        return True
+
+    async def _try(self, request: Request) -> Answer:
+        """One try, again for each parameter that turns out to be none of the model's.
+
+        Raises:
+            CallError: there is no answer.
+        """
+        while True:
+            expected = request.prompt_tokens + (self._tokens_per_answer or request.max_tokens / 4)
+            async with self._throttle.slot(expected) as sent:
+                if self._closing:
+                    raise StoppedError("The calls of this shard were given up.")
+                body = self.body(request)
+                try:
+                    answer = read_reply(await self._send(body))
+                except CallError as error:
+                    if self._parameters.learn(error, body, request):
+                        continue
+                    self._slow_down(error, sent)
+                    raise
+                self._throttle.answered()
+                self._throttle.used(answer.usage.prompt_tokens + answer.usage.completion_tokens - expected)
+                weight = 0.05 if self._tokens_per_answer else 1.0
+                self._tokens_per_answer += weight * (answer.usage.completion_tokens - self._tokens_per_answer)
+                return answer
+
+    async def _send(self, body: dict[str, Any]) -> bytes:
+        """The bytes that come back.
+
+        Raises:
+            CallError: the status is an error, or there is no answer at all.
+        """
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a call goes out from a task")
+        self.calls_out.add(task)
+        try:
+            async with asyncio.timeout(self._settings.timeout_seconds):  # the client's own limit is one for each read
+                # Not chat.completions.create: it walks through its arguments for a sixth of a call's processor time.
+                raw = await self.client.post(
+                    self._url,
+                    body=body,
+                    options={"security": {"bearer_auth": True}},
+                    cast_to=HttpxBinaryResponseContent,
+                )
+                return raw.content
+        except (openai.OpenAIError, TimeoutError) as error:
+            raise read_failure(error) from error
+        finally:
+            self.calls_out.discard(task)
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a call, with the parameters that the model takes."""
+        return self._parameters.body(request)
+
+    def _slow_down(self, error: CallError, sent: float) -> None:
+        """Fewer calls after a sign of overload, and none in a pause that the endpoint asks for."""
+        if error.timed_out:
+            self._throttle.overloaded(sent)
+        elif error.status == 429 or error.is_spent_quota or error.pause is not None:
+            pause = error.pause or 0.0
+            if pause > MAX_WAIT_SECONDS or error.is_spent_quota:
+                raise UserError(
+                    f"{self._where}: its quota is spent ({self._said(error)}); add to it, or wait, and run again: "
+                    "answers so far are kept."
+                ) from error
+            if not error.is_too_long:
+                self._announce(pause)
+                self._throttle.overloaded(sent, pause)
+
+    def _announce(self, pause: float) -> None:
+        """Say that a long pause begins, once for all calls that are asked for it."""
+        ends = time.monotonic() + pause
+        if pause >= LONG_PAUSE_SECONDS and ends > self._pause_ends + LONG_PAUSE_SECONDS:
+            self._pause_ends = ends
+            logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", self._where, pause)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._settings.section}.base_url {self._settings.base_url}"
+
+    def _said(self, error: CallError) -> str:
+        status = f"{error.status}: " if error.status is not None and error.said else str(error.status or "")
+        return f"{status}{error.said}".replace(self._api_key, "***")[:MAX_SAID]
+
+    def to_user_error(self, error: CallError | openai.OpenAIError) -> UserError:
+        """What an error means for the user, in one sentence and without the key."""
+        failure = error if isinstance(error, CallError) else read_failure(error)
+        return UserError(f"{self._where}: {self._advice(failure)}")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; raise `StoppedError` as soon as the run is ending."""
+        await self._throttle.sleep(seconds)
+
+    def _advice(self, error: CallError) -> str:
+        section, retries = self._settings.section, self._settings.max_retries
+        if error.timed_out:
+            return (
+                f"no answer within {self._settings.timeout_seconds:g} seconds, retries included; "
+                f"raise {section}.timeout_seconds or lower {section}.concurrency and run again."
+            )
+        if error.status is None and not error.said:
+            return (
+                "answers without any choice; is this the address of an OpenAI-compatible chat completions API "
+                "(it mostly ends in /v1)?"
+            )
+        if error.status is None:
+            return "cannot be reached; check the address and that the server runs, then run again."
+        if error.status in (401, 403):
+            return (
+                f"refuses the key in ${self._settings.api_key_env} ({self._said(error)}); set it to a valid key that "
+                "may use this model."
+            )
+        if error.status in (404, 405):
+            return (
+                f"knows no model {self._settings.model!r} or no such path ({self._said(error)}); correct "
+                f"{section}.model or the URL."
+            )
+        if error.status == 429:
+            return (
+                f"still over its rate limit or quota after {retries} retries ({self._said(error)}); lower "
+                f"{section}.concurrency, and run again later: answers so far are kept."
+            )
+        if error.may_pass:
+            return (
+                f"still fails after {retries} retries ({self._said(error)}); run again later: answers so far are kept."
+            )
+        return f"refuses the call ({self._said(error)}); correct the section {section} of params.yaml."
+
+
+def api_key(settings: EndpointSettings) -> str:
+    """The key for an endpoint, from the environment; a placeholder where none is needed.
+
+    Raises:
+        UserError: the variable is not set, and the endpoint is not on this machine.
+    """
+    if settings.api_key_env is None:
+        return "none"
+    key = os.environ.get(settings.api_key_env, "")
+    if key:
+        return key
+    if is_loopback(settings.base_url):
+        return "none"
+    raise UserError(
+        f"{settings.section}.api_key_env: the environment variable {settings.api_key_env} is not set; set it to the "
+        f"key of {settings.base_url} (any text, if the endpoint needs none)."
+    )
+
+
+def _backoff(failures: int) -> float:
+    """Seconds, doubled with each failure and spread, so that calls that failed together do not return together."""
+    longest = min(_FIRST_BACKOFF_SECONDS * 2.0**failures, _MAX_BACKOFF_SECONDS)
+    return longest * random.uniform(0.5, 1.0)
