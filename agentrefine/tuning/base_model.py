@@ -14,9 +14,10 @@ from agentrefine.conversation import instructions, opening, reply_text
 from agentrefine.files import atomic_folder, short_hash, write_json
 from agentrefine.params.tuning import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
+from agentrefine.tuning.base_check import check_base
 from agentrefine.tuning.corpus import PlainText, phrasing, plain_texts
 from agentrefine.tuning.loss import labelled_loss
-from agentrefine.tuning.models import CARD, load_base, load_tokenizer, model_digest
+from agentrefine.tuning.models import CARD, load_tokenizer, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.template_check import check_chat_template
@@ -79,15 +80,14 @@ def make_base(params: BaseModelParams, seed: int, out: Path, progress: Progress 
 
 
 def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
-    """Check that the model loads and that its chat template can be trained on, and write its tokenizer with the chat
-    template to use and a card that names the model and says what is worth knowing of the template.
+    """Check the model, its tokenizer and its chat template, and write the tokenizer with the chat template to use and a
+    card that names the model and says what is worth knowing of it.
 
     The weights stay where they are: a folder, or the hub's own cache.
     """
     template = Path(params.chat_template) if params.chat_template else None
     tokenizer = load_tokenizer(params.path, template)
-    remarks = check_chat_template(tokenizer)
-    load_base(params.path)
+    remarks = [*check_chat_template(tokenizer), *check_base(params.path, tokenizer)]
     card = {
         "kind": "reference",
         "path": params.path,
