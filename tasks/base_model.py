@@ -29,8 +29,6 @@ def prepare_base_model(params: Params) -> None:
     logger = get_run_logger()
     if tiny:
         logger.info("%d parameters, loss %.3f after %d tokens", made.parameters, made.loss, made.tokens)
-    else:
-        logger.info("%s: %d parameters", params.base_model.path, made.parameters)
     for remark in made.remarks:
         logger.warning("%s: %s", params.base_model.path, remark)
     run_id = tracking.run_for(BASE, model_digest(FOLDER), params.tracking)

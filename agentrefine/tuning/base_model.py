@@ -14,10 +14,11 @@ from agentrefine.conversation import instructions, opening, reply_text
 from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
 from agentrefine.params.tuning import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
+from agentrefine.tuning.base_check import check_base, check_vocabulary
 from agentrefine.tuning.corpus import PlainText, phrasing, plain_texts
-from agentrefine.tuning.gguf import read_gguf, read_model, read_tokenizer, tokenizer_remark
+from agentrefine.tuning.gguf import read_gguf, read_model, read_tokenizer, tokenizer_remarks
 from agentrefine.tuning.loss import labelled_loss
-from agentrefine.tuning.models import CARD, is_gguf, load_base, load_tokenizer, model_digest, usable_tokenizer
+from agentrefine.tuning.models import CARD, is_gguf, load_tokenizer, model_digest, usable_tokenizer
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.template_check import check_chat_template
@@ -60,7 +61,7 @@ class BaseResult(NamedTuple):
     """What making a base came to.
 
     Attributes:
-        parameters: of the model.
+        parameters: of the model; 0 for a reference.
         tokens: read in pretraining; 0 for a model from elsewhere.
         loss: nats per token over the last tenth of pretraining; 0 for a model from elsewhere.
         remarks: what is worth knowing of a model from elsewhere, one sentence each.
@@ -87,14 +88,13 @@ def make_base(params: BaseModelParams, seed: int, out: Path, progress: Progress 
 
 
 def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
-    """Check that the model loads and that its chat template can be trained on, and write its tokenizer with the chat
-    template to use and a card that names the model and says what is worth knowing of the template.
+    """Check the model, its tokenizer and its chat template, and write the tokenizer with the chat template to use and a
+    card that names the model and says what is worth knowing of it.
 
     The weights stay where they are: a folder, or the hub's own cache.
     """
     tokenizer = load_tokenizer(params.path, _template(params))
-    remarks = _template_remarks(params, tokenizer)
-    model = load_base(params.path).model
+    remarks = [*_template_remarks(params, tokenizer), *check_base(params.path, tokenizer)]
     card = {
         "kind": "reference",
         "path": params.path,
@@ -104,7 +104,7 @@ def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
     with atomic_folder(out) as folder:
         tokenizer.save_pretrained(folder)
         write_json(folder / CARD, card)
-    return BaseResult(parameters=model.num_parameters(), remarks=remarks)
+    return BaseResult(parameters=0, remarks=remarks)
 
 
 def make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
@@ -117,10 +117,12 @@ def make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
     """
     file = read_gguf(Path(params.path).expanduser())
     model = read_model(file)
-    tokenizer = read_tokenizer(file, model.config.max_position_embeddings)
-    usable_tokenizer(tokenizer, params.path, _template(params))
-    split = tokenizer_remark(file)
-    remarks = [*([split] if split else []), *_template_remarks(params, tokenizer)]
+    tokenizer = usable_tokenizer(read_tokenizer(file), params.path, _template(params))
+    remarks = [
+        *tokenizer_remarks(file),
+        *_template_remarks(params, tokenizer),
+        *check_vocabulary(model, tokenizer, params.path),
+    ]
     card = {
         "kind": "gguf",
         "path": params.path,

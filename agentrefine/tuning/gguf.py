@@ -71,7 +71,7 @@ class GgufFile(NamedTuple):
 
         GgufFile(path=Path("SmolLM2-135M-Instruct.Q4_1.gguf"), architecture="llama", name="Smollm2 135M",
                  licence="apache-2.0", quantisation="Q4_1", tensor_types={"Q4_1": 210, "F32": 61, "Q8_0": 1},
-                 dtype=torch.bfloat16, pre_tokenizer="smollm")
+                 dtype=torch.bfloat16, pre_tokenizer="smollm", context=8192)
 
     Attributes:
         path: of the file.
@@ -81,6 +81,7 @@ class GgufFile(NamedTuple):
         tensor_types: how many tensors are kept in which type.
         dtype: in which the weights are kept once they are read.
         pre_tokenizer: how the tokenizer splits text, by llama.cpp's names; empty where the file does not say.
+        context: the longest text that the model reads, tokens; None where the file does not say.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class GgufFile(NamedTuple):
     tensor_types: dict[str, int]
     dtype: torch.dtype
     pre_tokenizer: str
+    context: int | None
 
     @property
     def is_quantised(self) -> bool:
@@ -121,15 +123,18 @@ def read_gguf(path: Path) -> GgufFile:
         ) from error
     _check_kind(path, fields, tensors)
     types = Counter(tensor.tensor_type.name for tensor in tensors)
+    architecture = str(fields["general.architecture"])
+    context = fields.get(f"{architecture}.context_length")
     return GgufFile(
         path=path,
-        architecture=str(fields["general.architecture"]),
+        architecture=architecture,
         name=str(fields.get("general.name", "")),
         licence=str(fields.get("general.license", "")),
         quantisation=_quantisation(fields.get("general.file_type"), tensors),
         tensor_types=dict(types.most_common()),
         dtype=_dtype(tensors),
         pre_tokenizer=str(fields.get("tokenizer.ggml.pre", "")),
+        context=context if isinstance(context, int) else None,
     )
 
 
@@ -169,12 +174,8 @@ def read_model(file: GgufFile) -> PreTrainedModel:
     return model
 
 
-def read_tokenizer(file: GgufFile, context: int) -> PreTrainedTokenizerBase:
+def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
     """The tokenizer of a GGUF file, with the file's chat template if there is one.
-
-    Args:
-        file: from `read_gguf`.
-        context: of the model, tokens.
 
     Raises:
         UserError: it has none that transformers can read.
@@ -192,19 +193,20 @@ def read_tokenizer(file: GgufFile, context: int) -> PreTrainedTokenizerBase:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    tokenizer.model_max_length = context
+    if file.context is not None:
+        tokenizer.model_max_length = file.context
     tokenizer.name_or_path = str(file.path)
     return tokenizer
 
 
-def tokenizer_remark(file: GgufFile) -> str | None:
-    """What is worth knowing of how the tokenizer splits text; None where it is known to do as the model learned it."""
+def tokenizer_remarks(file: GgufFile) -> list[str]:
+    """What is worth knowing of how the tokenizer splits text; nothing where it does as the model has learned it."""
     if file.pre_tokenizer in (*KNOWN_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS, ""):
-        return None
-    return (
+        return []
+    return [
         f"The file splits text as {file.pre_tokenizer!r} does, which transformers does not know: it splits as GPT-2 "
         "does, and some texts may become other tokens than the model has learned."
-    )
+    ]
 
 
 def _check_kind(path: Path, fields: dict[str, object], tensors: list[ReaderTensor]) -> None:
