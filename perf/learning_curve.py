@@ -1,14 +1,14 @@
 """How success grows with the number of games that a model is tuned on: a study whose points are kept in a file.
 
-    python -m perf.learning_curve                                # 120, 500, 2,000 and all games of `make smollm`
+    python -m perf.learning_curve                                # 120, 500, 2,000 and all games of `make run`
     python -m perf.learning_curve --sizes 0 120 --losses refinement without_refinement_data --epochs 2
     python -m perf.learning_curve --sizes 8 --episodes 2 --steps 3 --out points.jsonl      # tries the script itself
 
 A point is a model, tuned on so many games, that plays a benchmark; size 0 is the base. Each is added to the file when
 it is finished, under a key of all that decides it, and one that is there already is skipped; so the study can be
 stopped, and sizes, losses and benchmarks can be added later. Smaller sets of games are parts of the larger ones. An
-interrupted tuning resumes at its last checkpoint. Needs a base and a data set: by default those of `make smollm`, and
-its settings.
+interrupted tuning resumes at its last checkpoint. Needs a data set, by default that of `make run`, and a base and
+settings, by default those of `make smollm`.
 """
 
 import argparse
@@ -38,6 +38,8 @@ from agentrefine.tuning.models import load_tuned, model_digest, quantisation
 from agentrefine.tuning.trainer import TuningResult, tune
 
 RUN = Path("runs/smollm")
+"""Where `make smollm` works."""
+
 ALL = "all"
 RULES = {"episodes", "max_steps", "max_new_tokens", "stop_on_repeats", "prompting", "sampling", "data"}
 """Settings of `evaluation` that decide how a benchmark is played."""
@@ -117,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=RUN / "params.yaml", help="settings of tuning and play")
     parser.add_argument("--base", type=Path, default=RUN / "models/base")
-    parser.add_argument("--data-set", type=Path, default=RUN / "data/dataset")
+    parser.add_argument("--data-set", type=Path, default=Path("data/dataset"))
     parser.add_argument("--losses", nargs="+", choices=get_args(Loss), default=["refinement"], metavar="LOSS")
     parser.add_argument("--sizes", nargs="+", type=_size, default=[120, 500, 2000, math.inf], help="games; all: all")
     parser.add_argument("--epochs", type=int, help="instead of that of the settings; so the next ones")
