@@ -15,10 +15,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: run test lint serve show-mask evaluate-gold clean help install simulators
+.PHONY: run smollm test lint serve show-mask evaluate-gold clean help install simulators
 
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	python -m flows.pipeline
+
+smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1.5 to 3 hours; ARGS="-S tuning.epochs=2")
+	python -m flows.smollm $(ARGS)
 
 test: $(SIMULATORS) ## all tests, the slow ones too, in two processes
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)

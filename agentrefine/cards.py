@@ -26,11 +26,13 @@ from agentrefine.plots import label
 from agentrefine.quality.gate import GateResult
 from agentrefine.report import OFFLINE_TEACHER, caveats, render
 from agentrefine.report_inputs import (
+    BaseCard,
     Project,
     RefinementCounts,
     SynthesisCounts,
     TuningFigures,
     VerificationCounts,
+    base_quantisation,
     model_summary,
     read_result,
 )
@@ -78,15 +80,6 @@ class TunedCard(BaseModel):
     data_set_sha256: dict[str, str]
     seed: int
     params: dict[str, Any]
-
-
-class BaseCard(BaseModel):
-    """What the cards read of models/base/card.json; `path` is None for the tiny model."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    kind: Literal["tiny", "reference"]
-    path: str | None = None
 
 
 def model_card(
@@ -165,7 +158,9 @@ def model_card(
         "instructions": prompt("agent_instructions.md").rstrip("\n"),
         "acknowledgement": prompt("agent_acknowledgement.md"),
         "mix": mix,
-        "caveats": [told for told in caveats(params) if told != OFFLINE_TEACHER or games == DATA_SET],
+        "caveats": [
+            told for told in caveats(params, base_quantisation(project)) if told != OFFLINE_TEACHER or games == DATA_SET
+        ],
     }
     return render("model_card.md.jinja", values)
 
@@ -234,8 +229,14 @@ def base_hub_id(project: Project) -> str | None:
     Raises:
         UserError: the base_model stage has not run.
     """
-    path = read_result(project.root / "models" / BASE / "card.json", BaseCard, "base_model").path
-    if path is None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) or (project.root / path).exists():
+    card = read_result(project.root / "models" / BASE / "card.json", BaseCard, "base_model")
+    path = card.path
+    if (
+        card.kind != "reference"
+        or path is None
+        or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path)
+        or (project.root / path).exists()
+    ):
         return None
     return path
 

@@ -31,6 +31,10 @@ TINY_MODEL = (
     "The tuned model is tiny (less than a million parameters, made here in minutes) and was tuned with one seed: the "
     "figures show what this pipeline does, not what refinement tuning does for a large model."
 )
+DEQUANTISED = (
+    "The base model's weights are dequantised from {quantisation}: they have the precision of that format and are not "
+    "those that were published. All models here were tuned from them or are them."
+)
 BOOKKEEPING = (
     "In the worlds, every observation restates where the player is, what is seen there, what is held, which places are "
     "new, which conditions of the goal are open, and where the player has last seen the objects of the first of them "
@@ -227,7 +231,7 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "results": results,
         "counts": results.synthesis,
         "headline": headline(params, results),
-        "caveats": caveats(params),
+        "caveats": caveats(params, results.quantisation),
         "play": play_sentence(params.evaluation),
         "tuning_columns": list(TUNING_COLUMNS),
         "columns": [*(heading for heading, _ in tables.COLUMNS.values()), "n"],
@@ -269,12 +273,18 @@ def play_sentence(evaluation: EvaluationParams) -> str:
     return f"{drawn}{examples}{acting}, at most {evaluation.max_steps} steps an episode{ended}."
 
 
-def caveats(params: Params) -> list[str]:
-    """What a reader of the results has to know of the teacher, the model and the benchmarks."""
+def caveats(params: Params, quantisation: str | None) -> list[str]:
+    """What a reader of the results has to know of the teacher, the model and the benchmarks.
+
+    Args:
+        params: of the run.
+        quantisation: what the base's weights were dequantised from, if they were.
+    """
     played = params.evaluation.benchmarks
     return [
         *([OFFLINE_TEACHER] if params.teacher.uses_offline else []),
         *([TINY_MODEL] if params.base_model.is_tiny else []),
+        *([DEQUANTISED.format(quantisation=quantisation)] if quantisation else []),
         *([BOOKKEEPING] if played == INSTALLED or any(name.startswith("worlds") for name in played) else []),
     ]
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -126,6 +126,14 @@ class TuningFigures(Counts):
         return self.trained_tokens / self.tokens if self.tokens else 0.0
 
 
+class BaseCard(Counts):
+    """models/base/card.json: what the base is; `path` is None for the tiny model."""
+
+    kind: Literal["tiny", "reference", "gguf"]
+    path: str | None = None
+    quantisation: str | None = None
+
+
 class CurvePoint(NamedTuple):
     """One point of a variant's loss curve: optimizer steps, tokens read, loss in nats per trained token."""
 
@@ -176,6 +184,7 @@ class Results:
         agentboard: benchmarks that were played on AgentBoard's episodes.
         progress: what the progress rate measures, by benchmark.
         absent: why a benchmark was not played, by benchmark.
+        quantisation: what the base's weights were dequantised from, if they were.
     """
 
     synthesis: SynthesisCounts
@@ -193,6 +202,7 @@ class Results:
     agentboard: list[str]
     progress: dict[str, str]
     absent: dict[str, str]
+    quantisation: str | None
 
     def against(self, model: str) -> list[Comparison]:
         """The comparisons of the others with a model."""
@@ -230,7 +240,18 @@ def load_results(params: Params, project: Project) -> Results:
         agentboard=list(dict.fromkeys(name for found in played for name in found.agentboard)),
         progress={name: told for found in played for name, told in found.progress.items()},
         absent={name: told for found in played for name, told in found.absent.items()},
+        quantisation=base_quantisation(project),
     )
+
+
+def base_quantisation(project: Project) -> str | None:
+    """What the base's weights were dequantised from, such as `Q4_1`; None where they were not, or no base is here.
+
+    Raises:
+        UserError: the base's card is not what its stage writes.
+    """
+    card = project.root / "models" / BASE / "card.json"
+    return read_result(card, BaseCard, "base_model").quantisation if card.is_file() else None
 
 
 def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:

@@ -4,13 +4,10 @@ Comments stay, and nothing is written unless params.yaml is valid with them; `gi
 """
 
 import argparse
-from pathlib import Path
 
 from agentrefine.params.presets import apply_preset, preset_names
 from flows.command import exit_with_sentence
-from flows.workspace import PARAMS, exclusive_use
-
-PRESETS = Path("presets")
+from flows.workspace import PARAMS, PRESETS, exclusive_use
 
 
 def main() -> None:

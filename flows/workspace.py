@@ -14,6 +14,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from agentrefine.errors import UserError
 
 PARAMS = Path("params.yaml")
+PRESETS = Path("presets")
 BACKUP = Path(".dvc/tmp/params.before-run.yaml")
 OVERRIDDEN = Path(".dvc/tmp/params.of-run.yaml")
 LOCK = Path(".dvc/tmp/pipeline.lock")

@@ -26,6 +26,10 @@ def prepare_base_model(params: Params) -> None:
     tiny = params.base_model.is_tiny
     with progress("base_model", params.base_model.tiny.pretraining_tokens, "token", bar=tiny) as bar:
         made = make_base(params.base_model, params.seed, FOLDER, lambda done, _total: bar.reach(done))
-    get_run_logger().info("%d parameters, loss %.3f after %d tokens", made.parameters, made.loss, made.tokens)
+    logger = get_run_logger()
+    if tiny:
+        logger.info("%d parameters, loss %.3f after %d tokens", made.parameters, made.loss, made.tokens)
+    for remark in made.remarks:
+        logger.warning("%s: %s", params.base_model.path, remark)
     run_id = tracking.run_for(BASE, model_digest(FOLDER), params.tracking)
     tracking.log_base(run_id, params, FOLDER if tiny else None)

@@ -17,6 +17,7 @@ NOT_COPIED = (
     "tests/",
     "docs/",
     "reports/",
+    "runs/",
     "data/synthesis/",
     "data/verification/",
     "data/refinement/",

@@ -26,6 +26,7 @@ TRL = Path(str(resources.files("trl"))) / "chat_templates"
 TRAINED = {
     "chatml": "<|im_end|>",
     "mistral_v0_3": "</s>",
+    "smollm2": "<|im_end|>",
     "cohere": "<|END_OF_TURN_TOKEN|>",
     "cohere_training": "<|END_OF_TURN_TOKEN|>",
     "cohere2": "<|END_RESPONSE|>",

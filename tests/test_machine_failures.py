@@ -53,6 +53,12 @@ def test_a_training_that_diverges_ends_with_its_step_and_leaves_no_model(base, t
     assert not (tmp_path / "out").exists()
 
 
+def test_keeping_the_best_wants_validation_samples(base, tmp_path):
+    data = write_data_set(tmp_path / "data", samples=4, validation=0)
+    with pytest.raises(UserError, match=r"tuning\.keep_best: looks at the validation samples, .*; set it to false\."):
+        tune(job(base, data, keep_best=True), tmp_path / "out")
+
+
 def test_early_stopping_wants_validation_samples(base, tmp_path):
     games = write_data_set(tmp_path / "data", validation=0)
     stopping = {"early_stopping": {"patience": 1, "min_delta": 0.0}}

@@ -18,7 +18,20 @@ from agentrefine.params.presets import apply_preset, preset_names
 ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "presets"
 COMMITTED = (ROOT / "params.yaml").read_text()
-MODELS = ["llama-3-8b-full", "llama-3-8b-lora", "mistral-7b-full", "mistral-7b-lora"]
+MODELS = {
+    "llama-3-8b-full": ("meta-llama/Meta-Llama-3-8B", 8192),
+    "llama-3-8b-lora": ("meta-llama/Meta-Llama-3-8B", 8192),
+    "mistral-7b-full": ("mistralai/Mistral-7B-v0.3", 8192),
+    "mistral-7b-lora": ("mistralai/Mistral-7B-v0.3", 8192),
+    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B-Instruct", 8192),
+    "qwen2.5-0.5b": ("Qwen/Qwen2.5-0.5B-Instruct", 8192),
+    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", 4096),
+    "smollm2-135m-cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct", 2048),
+}
+"""The base of each model's preset and the longest game that it trains on, in tokens."""
+
+PAPERS = ["llama-3-8b-full", "llama-3-8b-lora", "mistral-7b-full", "mistral-7b-lora"]
+"""Presets of models that the paper tuned."""
 
 
 @pytest.fixture
@@ -56,7 +69,7 @@ def test_lines_that_a_preset_does_not_concern_stay_as_they_are(params: Path) -> 
     apply_preset("llama-3-8b-lora", params, PRESETS)
     kept = set(params.read_text().splitlines())
     gone = [line for line in COMMITTED.splitlines() if line not in kept]
-    assert len(gone) == 14, gone
+    assert len(gone) == 17, gone
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,12 +78,27 @@ def test_a_models_preset_names_a_hub_id_and_lets_long_games_through_the_gate_and
 ) -> None:
     apply_preset(name, params, PRESETS)
     chosen = load_params(params)
-    assert chosen.base_model.path in ("meta-llama/Meta-Llama-3-8B", "mistralai/Mistral-7B-v0.3")
-    assert chosen.quality_gate.thresholds.trajectory.tokens.max == chosen.tuning.max_length == 8192
+    path, longest = MODELS[name]
+    assert chosen.base_model.path == path
+    assert chosen.quality_gate.thresholds.trajectory.tokens.max == chosen.tuning.max_length == longest
     assert chosen.tuning.method == ("lora" if name.endswith("lora") else "full")
     assert chosen.tuning.muon_learning_rate is None
     launcher = chosen.tuning.launcher.split()
     assert all((ROOT / word).is_file() for word in launcher if word.startswith("configs/"))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_models_are_tuned_as_it_is_reported_and_the_preset_says_by_whom(params: Path, name: str) -> None:
+    apply_preset(name, params, PRESETS)
+    tuning = load_params(params).tuning
+    assert (tuning.epochs, tuning.lr_scheduler_type, tuning.warmup_steps, tuning.keep_best) == (10, "cosine", 0, True)
+    assert tuning.learning_rate == (5e-6 if name.endswith("full") else 1e-4)
+    assert tuning.batch_tokens == 64 * 1024
+    assert "secondary sources report" in (PRESETS / f"{name}.yaml").read_text()
+
+
+def test_every_preset_but_the_ablations_is_a_models() -> None:
+    assert set(preset_names(PRESETS)) == {*MODELS, "ablations"}
 
 
 def test_one_preset_may_follow_another(params: Path) -> None:

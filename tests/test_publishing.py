@@ -21,6 +21,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.params import Params
 from agentrefine.publishing import data_set_upload, model_upload, push, token_from_environment
+from agentrefine.report import write_report
 from agentrefine.report_inputs import Project
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,19 @@ def test_a_models_card_tells_the_loss_the_data_and_what_the_reader_must_know(tre
     assert "\n# license: choose one that" in text
     assert "A tiny Llama of 940,000 parameters" in text
     assert "| learning_rate | 0.002 |" in text
+
+
+def test_card_and_report_name_what_the_base_was_dequantised_from(tree: Path, params: Params) -> None:
+    told = "weights are dequantised from Q4_1"
+    assert told not in model_card("refinement", params, Project(tree))
+    card = {"kind": "gguf", "path": "downloads/small.Q4_1.gguf", "quantisation": "Q4_1"}
+    write_json(tree / "models/base/card.json", card)
+    text = model_card("refinement", params, Project(tree))
+    assert told in text
+    assert "base_model:" not in text  # a file is no model of the hub
+    write_report(params, Project(tree))
+    assert told in (tree / "reports/report.md").read_text()
+    assert told in (tree / "reports/report.html").read_text()
 
 
 def test_a_model_that_was_not_evaluated_has_a_card_that_says_so(tree: Path, params: Params) -> None:

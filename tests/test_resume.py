@@ -1,7 +1,9 @@
 """Tuning that is interrupted: it goes on at a checkpoint and ends with the same weights."""
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,12 +13,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from datasets import Dataset
 from project import digests
-from tuning_samples import job, write_base, write_data_set
+from tuning_samples import NOUNS, job, write_base, write_data_set
 
+from agentrefine.conversation import Sample
+from agentrefine.files import read_jsonl
 from agentrefine.tuning import checkpoints
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base
+from agentrefine.tuning.rendering import render
+from agentrefine.tuning.scoring import masked_loss
 from agentrefine.tuning.trainer import tune
 
 pytestmark = pytest.mark.timeout(300)
@@ -231,6 +238,57 @@ def test_early_stopping_keeps_the_best_model(base, data_set, tmp_path):
     assert stopped.validation_loss == min(looks) < looks[-1]
     model, _ = load_base(tmp_path / "stopped")
     assert model.num_parameters() == stopped.parameters
+
+
+@pytest.fixture(scope="module")
+def misleading(tmp_path_factory) -> Path:
+    """A data set whose validation samples ask for other things than the training samples: it is soon learned by heart,
+    and the validation loss, which falls at first, rises."""
+    folder = write_data_set(tmp_path_factory.mktemp("misleading"))
+    file = folder / "validation.jsonl"
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    for message in (message for sample in samples for message in sample["conversations"] if message["from"] == "gpt"):
+        message["value"] = re.sub("|".join(NOUNS), lambda found: NOUNS[NOUNS.index(found[0]) - 1], message["value"])
+    file.write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
+    return folder
+
+
+RISING = {"epochs": 5, "eval_steps": 4, "checkpoint_steps": 4}
+
+
+def test_the_best_and_not_the_last_weights_are_kept_where_that_is_asked_for(base, misleading, tmp_path):
+    last = tune(job(base, misleading, **RISING), tmp_path / "last")
+    best = tune(job(base, misleading, **RISING, keep_best=True), tmp_path / "best")
+    looks = [point.loss for point in best.validation_curve]
+    assert (best.steps, best.curve, best.validation_curve) == (last.steps, last.curve, last.validation_curve)
+    assert last.validation_loss == looks[-1]
+    assert best.validation_loss == min(looks) < looks[-1]
+    model, tokenizer = load_base(tmp_path / "best")
+    assert validation_loss_of(model, tokenizer, misleading) == pytest.approx(min(looks), abs=1e-5)
+    assert digests(tmp_path / "best") != digests(tmp_path / "last")
+
+
+@pytest.mark.slow
+def test_the_best_weights_are_the_same_after_a_kill_behind_them(base, misleading, tmp_path):
+    settings = {**RISING, "keep_best": True}
+    whole = tune(job(base, misleading, **settings), tmp_path / "whole")
+    best_at = min(whole.validation_curve, key=lambda point: point.loss).step
+    killed = best_at + 9  # the best checkpoint is older than the two newest then
+    assert killed < whole.steps
+    interrupted = job(base, misleading, tmp_path / "checkpoints", **settings)
+    killed_at(killed, interrupted, tmp_path / "out")
+    result = tune(interrupted, tmp_path / "out")
+    assert result.resumed_at > best_at
+    assert result.validation_loss == whole.validation_loss
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def validation_loss_of(model, tokenizer, data_set) -> float:
+    samples = read_jsonl(data_set / "validation.jsonl", Sample)
+    rendered = [render(tokenizer, sample.messages(), "refinement") for sample in samples]
+    return masked_loss(
+        model, Dataset.from_dict({"input_ids": [r.ids for r in rendered], "labels": [r.labels for r in rendered]})
+    )
 
 
 def _flip_a_byte(file: Path) -> None:

@@ -108,7 +108,8 @@ class TuningParams(Section):
 
     `launcher` starts the stage's processes. `muon_learning_rate` null means AdamW for every parameter. `decay_share` is
     the share of the steps over which `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped
-    from the end of longer games. `eval_steps` and `checkpoint_steps` count optimizer steps.
+    from the end of longer games. `eval_steps` and `checkpoint_steps` count optimizer steps. `keep_best` keeps the
+    weights of the evaluation with the lowest validation loss, the last step's among them, instead of the last weights.
     """
 
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
@@ -135,8 +136,14 @@ class TuningParams(Section):
     liger_kernel: bool
     eval_steps: Annotated[int, Field(gt=0)]
     early_stopping: EarlyStopping | None
+    keep_best: bool
     checkpoint_steps: Annotated[int, Field(gt=0)]
     checkpoints_kept: Annotated[int, Field(gt=0)]
+
+    @property
+    def chooses_by_validation(self) -> bool:
+        """Whether the weights that are kept are those of the lowest validation loss."""
+        return self.keep_best or self.early_stopping is not None
 
     @model_validator(mode="after")
     def _muon_has_no_weight_decay(self) -> Self:

@@ -1,6 +1,6 @@
-"""The model that is tuned: a tiny one made here, or a reference to one from elsewhere."""
+"""The model that is tuned: a tiny one made here, one from a GGUF file, or a reference to one from elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -8,20 +8,21 @@ from typing import NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from agentrefine.conversation import instructions, opening, reply_text
-from agentrefine.files import atomic_folder, short_hash, write_json
+from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
 from agentrefine.params.tuning import BaseModelParams, TinyModel
 from agentrefine.teacher.offline import thoughts
-from agentrefine.tuning.base_check import check_base
+from agentrefine.tuning.base_check import check_base, check_vocabulary
 from agentrefine.tuning.corpus import PlainText, phrasing, plain_texts
+from agentrefine.tuning.gguf import read_gguf, read_model, read_tokenizer, tokenizer_remarks
 from agentrefine.tuning.loss import labelled_loss
-from agentrefine.tuning.models import CARD, load_tokenizer, model_digest
+from agentrefine.tuning.models import CARD, is_gguf, load_tokenizer, model_digest, usable_tokenizer
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.template_check import check_chat_template
-from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words, stretches
+from agentrefine.tuning.tokenizer import FREQUENT, build_tokenizer, check_words, own_chat_template, stretches
 from agentrefine.worlds.catalogue import all_templates, said, vocabulary, words_in
 
 Progress = Callable[[int, int], None]
@@ -61,22 +62,29 @@ class BaseResult(NamedTuple):
 
     Attributes:
         parameters: of the model; 0 for a reference.
-        tokens: read in pretraining.
-        loss: nats per token over the last tenth of pretraining; 0 for a reference.
+        tokens: read in pretraining; 0 for a model from elsewhere.
+        loss: nats per token over the last tenth of pretraining; 0 for a model from elsewhere.
+        remarks: what is worth knowing of a model from elsewhere, one sentence each.
     """
 
     parameters: int
-    tokens: int
-    loss: float
+    tokens: int = 0
+    loss: float = 0.0
+    remarks: Sequence[str] = ()
 
 
 def make_base(params: BaseModelParams, seed: int, out: Path, progress: Progress | None = None) -> BaseResult:
-    """Write the base model's folder: the tiny model, or the tokenizer and a reference to a model from elsewhere.
+    """Write the base model's folder: the tiny model, the model of a GGUF file, or the tokenizer and a reference to a
+    model from elsewhere.
 
     Raises:
-        UserError: a path or hub id that holds no usable model; a full disk.
+        UserError: a file, path or hub id that holds no usable model; a full disk.
     """
-    return make_tiny_base(params.tiny, seed, out, progress) if params.is_tiny else make_reference(params, out)
+    if params.is_tiny:
+        return make_tiny_base(params.tiny, seed, out, progress)
+    if is_gguf(params.path):
+        return make_dequantised(params, out)
+    return make_reference(params, out)
 
 
 def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
@@ -85,9 +93,8 @@ def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
 
     The weights stay where they are: a folder, or the hub's own cache.
     """
-    template = Path(params.chat_template) if params.chat_template else None
-    tokenizer = load_tokenizer(params.path, template)
-    remarks = [*check_chat_template(tokenizer), *check_base(params.path, tokenizer)]
+    tokenizer = load_tokenizer(params.path, _template(params))
+    remarks = [*_template_remarks(params, tokenizer), *check_base(params.path, tokenizer)]
     card = {
         "kind": "reference",
         "path": params.path,
@@ -97,7 +104,45 @@ def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
     with atomic_folder(out) as folder:
         tokenizer.save_pretrained(folder)
         write_json(folder / CARD, card)
-    return BaseResult(parameters=0, tokens=0, loss=0.0)
+    return BaseResult(parameters=0, remarks=remarks)
+
+
+def make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
+    """Read a GGUF file, check that its chat template can be trained on, and write weights (safetensors), tokenizer and
+    a card that names the file, its digest and its quantisation.
+
+    Raises:
+        UserError: the file is damaged, holds no causal language model or one that transformers cannot read, its chat
+            template cannot be trained on; a full disk.
+    """
+    file = read_gguf(Path(params.path).expanduser())
+    model = read_model(file)
+    tokenizer = usable_tokenizer(read_tokenizer(file), params.path, _template(params))
+    remarks = [
+        *tokenizer_remarks(file),
+        *_template_remarks(params, tokenizer),
+        *check_vocabulary(model, tokenizer, params.path),
+    ]
+    card = {
+        "kind": "gguf",
+        "path": params.path,
+        "sha256": sha256_file(file.path),
+        "name": file.name,
+        "licence": file.licence,
+        "architecture": file.architecture,
+        "quantisation": file.quantisation if file.is_quantised else None,
+        "tensor_types": file.tensor_types,
+        "dtype": str(file.dtype).removeprefix("torch."),
+        "parameters": model.num_parameters(),
+        "chat_template": remarks,
+    }
+    with atomic_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / CARD, card)
+    if file.is_quantised:
+        remarks = [f"The weights are dequantised from {file.quantisation}.", *remarks]
+    return BaseResult(parameters=model.num_parameters(), remarks=remarks)
 
 
 def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress | None = None) -> BaseResult:
@@ -124,19 +169,37 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     losses, seen = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
     _renew_unseen(model, seen, seed)
     tail = losses[-max(1, len(losses) // 10) :]
-    result = BaseResult(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
+    made = BaseResult(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
     card = {
         "kind": "tiny",
         "seed": seed,
         "vocabulary": len(tokenizer),
         "params": params.model_dump(),
-        **result._asdict(),
+        "parameters": made.parameters,
+        "tokens": made.tokens,
+        "loss": made.loss,
     }
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / CARD, card)
-    return result
+    return made
+
+
+def _template(params: BaseModelParams) -> Path | None:
+    return Path(params.chat_template) if params.chat_template else None
+
+
+def _template_remarks(params: BaseModelParams, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Check the chat template; returns what is worth knowing of it, first of all that the model has none."""
+    remarks = check_chat_template(tokenizer)
+    if params.chat_template is None and tokenizer.chat_template == own_chat_template():
+        return [
+            "The model has no chat template, so it is tuned and played with this project's own; if it is a chat model, "
+            "set base_model.chat_template to its template.",
+            *remarks,
+        ]
+    return remarks
 
 
 def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:

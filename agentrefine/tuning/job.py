@@ -41,8 +41,8 @@ class TuningJob(BaseModel):
 
     @model_validator(mode="after")
     def _processes_share_the_best_model(self) -> Self:
-        if self.params.early_stopping is not None and self.checkpoints is None and self.params.cpu_processes > 1:
-            raise ValueError("early stopping in several processes needs a folder for checkpoints that they share")
+        if self.params.chooses_by_validation and self.checkpoints is None and self.params.cpu_processes > 1:
+            raise ValueError("several processes need a folder of checkpoints that they share, to choose the best from")
         return self
 
     def data_digests(self) -> dict[str, str]:

@@ -62,8 +62,9 @@ def load_base(
         UserError: there is no such model, or it has no safetensors weights or no fast tokenizer.
     """
     card = read_card(Path(path))
-    folder = resolve(card.get("path", path))
-    if card.get("kind") == "reference" and model_digest(folder) != card["digest"]:
+    is_reference = card.get("kind") == "reference"
+    folder = resolve(card["path"] if is_reference else path)
+    if is_reference and model_digest(folder) != card["digest"]:
         raise UserError(f"{folder}: is no longer the model that the base_model stage saw; run that stage again.")
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -96,6 +97,22 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
             f"{path}: holds no tokenizer that transformers knows ({_first_line(error)}); "
             "set base_model.path to a folder or hub id that holds one."
         ) from error
+    return usable_tokenizer(tokenizer, path, chat_template)
+
+
+def usable_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, path: str | Path, chat_template: Path | None = None
+) -> PreTrainedTokenizerBase:
+    """A tokenizer as tuning needs it, changed in place: with a chat template and a padding token.
+
+    Args:
+        tokenizer: as it was read.
+        path: where it is from, for messages.
+        chat_template: replaces its own.
+
+    Raises:
+        UserError: there is no such template file, no fast tokenizer, or no token that ends a turn.
+    """
     if not tokenizer.is_fast:
         raise UserError(f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.")
     if chat_template is not None:
@@ -127,6 +144,22 @@ def load_tuned(path: str | Path) -> LoadedModel:
         )
     merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     return LoadedModel(on_device(merged), load_tokenizer(folder))
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Whether a path names a GGUF file, by its suffix; a folder is none."""
+    return Path(path).suffix.lower() == ".gguf" and not Path(path).is_dir()
+
+
+def quantisation(path: str | Path) -> str | None:
+    """What a model's weights were quantised to before they were tuned, such as `Q4_1`; None where nothing says so.
+
+    Args:
+        path: of a base, or of a model that was tuned on one.
+    """
+    card = read_card(Path(path))
+    found = card.get("base_quantisation" if card.get("kind") == "tuned" else "quantisation")
+    return str(found) if found else None
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:
@@ -173,8 +206,12 @@ def resolve(path: str | Path) -> Path:
     if folder.is_dir():
         return folder
     text = str(path)
+    if is_gguf(path):
+        raise UserError(f"{text}: a GGUF file is read by the stage base_model only; name it in base_model.path.")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise UserError(f"{text}: no such folder; set base_model.path to a model's folder, a hub id, or tiny.")
+        raise UserError(
+            f"{text}: no such folder; set base_model.path to a model's folder, a GGUF file, a hub id, or tiny."
+        )
     check_proxy(constants.ENDPOINT, "base_model.path")
     try:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))

@@ -30,7 +30,7 @@ def training_arguments(
     """
     on_gpu = torch.cuda.is_available()
     unpadded = params.packing or params.padding_free
-    stopping = params.early_stopping is not None and validates
+    chooses = params.chooses_by_validation and validates
     return SFTConfig(
         output_dir=folder,
         num_train_epochs=params.epochs,
@@ -59,12 +59,12 @@ def training_arguments(
         report_to="none",
         eval_strategy="steps" if validates else "no",
         eval_steps=params.eval_steps,
-        save_strategy="steps" if keep_checkpoints or stopping else "no",
-        save_steps=params.eval_steps if stopping else params.checkpoint_steps,
+        save_strategy="steps" if keep_checkpoints or chooses else "no",
+        save_steps=params.eval_steps if chooses else params.checkpoint_steps,
         restore_callback_states_from_checkpoint=True,
-        load_best_model_at_end=stopping,
-        metric_for_best_model="loss" if stopping else None,
-        greater_is_better=False if stopping else None,
+        load_best_model_at_end=chooses,
+        metric_for_best_model="loss" if chooses else None,
+        greater_is_better=False if chooses else None,
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         ddp_find_unused_parameters=False,

@@ -23,7 +23,7 @@ from agentrefine.tuning.chat_format import (
 from agentrefine.tuning.masking import apply_loss
 from agentrefine.tuning.rendering import OTHER_PROMPT, prompt_ids, render
 
-SHOWN = 60
+SHOWN = 100
 """Characters of a text that a remark or an error quotes at the most."""
 
 _THINKING = "<think>\nthe box is shut\n</think>\n\n" + reply_text("i open it", "open box")

@@ -15,7 +15,7 @@ from agentrefine.files import atomic_folder, write_json
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.failures import machine_failures
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
-from agentrefine.tuning.models import CARD, model_digest
+from agentrefine.tuning.models import CARD, model_digest, quantisation
 from agentrefine.tuning.progress import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
 from agentrefine.tuning.replicas import replicas
 from agentrefine.tuning.samples import RenderingCounts
@@ -158,6 +158,7 @@ def _card(job: TuningJob, result: TuningResult) -> dict[str, Any]:
         "loss": result.loss,
         "base": job.base,
         "base_digest": model_digest(job.base),
+        "base_quantisation": quantisation(job.base),
         "data_set": str(job.data_set),
         "data_set_sha256": job.data_digests(),
         "seed": job.seed,

@@ -155,10 +155,9 @@ def _checkpoint_folder(job: TuningJob, root: Path) -> str:
 def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:
     file = job.data_set / "validation.jsonl"
     if file.is_file() and file.stat().st_size == 0:
-        if job.params.early_stopping is not None:
-            raise UserError(
-                f"tuning.early_stopping: looks at the validation samples, and {file} holds none; set it to null."
-            )
+        if job.params.chooses_by_validation:
+            key, off = ("early_stopping", "null") if job.params.early_stopping is not None else ("keep_best", "false")
+            raise UserError(f"tuning.{key}: looks at the validation samples, and {file} holds none; set it to {off}.")
         return None
     rows, _ = rendered_rows(file, tokenizer, job.loss, job.params.max_length, cache)
     return rows
