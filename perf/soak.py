@@ -27,6 +27,10 @@ from pathlib import Path
 
 import yaml
 
+from agentrefine.proxies import keep_loopback_direct
+
+keep_loopback_direct()
+
 ROOT = Path(__file__).parent.parent
 STAGES = ("synthesis", "verification", "refinement")
 COMMAND = " && ".join(f"{sys.executable} -m flows.{stage}" for stage in STAGES)

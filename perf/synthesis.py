@@ -32,10 +32,12 @@ import yaml
 
 from agentrefine.params import load_params
 from agentrefine.personas import Persona, load_personas
+from agentrefine.proxies import keep_loopback_direct
 from agentrefine.script_checks import verify_script
 from agentrefine.teacher.prompts import script_messages, trajectory_messages
 from perf.canned_endpoint import canned_answer
 
+keep_loopback_direct()
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_BETWEEN_SAMPLES = 0.1
 MIB = 2**20

@@ -198,11 +198,16 @@ def play_benchmark(
         return Played(episodes=[], seconds=0.0, cost=0.0, unlisted=str(error))
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = [known[spec.id, spec.attempt] for spec in specs]
-    _tell_of_trouble(model, episodes, rules["max_new_tokens"])
+    _tell_of_trouble(model, episodes, _limit(rules, endpoint))
     cost = _cost(endpoint, model, episodes)
     if cost:
         logger.info("%s on %s: %s for %d episodes", model, name, dollars(cost), len(episodes))
     return Played(episodes=[e.model_dump_json() for e in episodes], seconds=journal.seconds, cost=cost, unlisted="")
+
+
+def _limit(rules: Rules, endpoint: Endpoint | None) -> int:
+    """Most tokens of one reply."""
+    return (endpoint and endpoint.max_new_tokens) or rules["max_new_tokens"]
 
 
 def _cost(endpoint: Endpoint | None, model: str, episodes: Sequence[Episode]) -> float:
@@ -223,7 +228,7 @@ def _tell_of_trouble(model: str, episodes: Sequence[Episode], max_new_tokens: in
     cut_replies = sum(step.cut for step in steps)
     if empty or cut_replies:
         logger.warning(
-            "%s on %s: of %d replies %d were cut at evaluation.max_new_tokens (%d) and %d were empty, thoughts apart; "
+            "%s on %s: of %d replies %d were cut at max_new_tokens (%d) and %d were empty, thoughts apart; "
             "each without an action is a format error. Raise the limit, or turn thinking down (docs/teacher.md)",
             model, episodes[0].benchmark, len(steps), cut_replies, max_new_tokens, empty,
         )  # fmt: skip
@@ -263,7 +268,7 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spen
         return EndpointPolicy(
             endpoint,
             name=model,
-            max_new_tokens=rules["max_new_tokens"],
+            max_new_tokens=_limit(rules, endpoint),
             concurrency=rules["batch_size"],
             sampling=sampling,
             seed=seed,
@@ -285,7 +290,7 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spen
 
 
 def model_identity(model: str, params: Params) -> str:
-    """What identifies the model: of weights a digest; of an endpoint address, name and extra body; of chance its rule.
+    """What identifies the model: a digest of weights, all that changes an endpoint's replies, the rule of chance.
 
     Raises:
         UserError: params.yaml does not name it, or its weights are missing.
@@ -295,7 +300,8 @@ def model_identity(model: str, params: Params) -> str:
         return ChancePolicy.digest(params.seed)
     if model in evaluation.endpoints:
         endpoint = evaluation.endpoints[model]
-        extra = [json.dumps(endpoint.extra_body, sort_keys=True)] if endpoint.extra_body else []
+        own = endpoint.model_dump(include={"extra_body", "max_new_tokens"}, exclude_defaults=True)
+        extra = [json.dumps(own, sort_keys=True)] if own else []
         return short_hash("endpoint", endpoint.base_url, endpoint.model, *extra)
     if model not in evaluation.models:
         raise UserError(f"evaluation.models in params.yaml does not name {model!r}; add it there.")

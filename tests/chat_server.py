@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -34,11 +34,14 @@ class ChatServer:
 
     A reply is a response, a body as a dict (its `delay` in seconds is waited first), `Trickle`, "reset" or "hang".
 
+    `routes` adds more of the API.
+
     `requests` holds the bodies, `times` when they came, `most_at_once` the highest number of requests in flight.
     """
 
-    def __init__(self, reply: Callable[[int, Request], Any]) -> None:
+    def __init__(self, reply: Callable[[int, Request], Any], routes: Sequence[web.RouteDef] = ()) -> None:
         self._reply = reply
+        self._routes = routes
         self.requests: list[Request] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -61,6 +64,7 @@ class ChatServer:
         asyncio.set_event_loop(self._loop)
         application = web.Application(client_max_size=2**26)
         application.router.add_post("/v1/chat/completions", self._answer)
+        application.router.add_routes(self._routes)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", 0)

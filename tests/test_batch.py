@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from aiohttp import web
 from asking import Asked, price_list, settings
-from chat_server import ChatServer, answer
+from chat_server import ChatServer, answer, error
 from offline_games import BAKER, FAULTLESS
 from openai.resources import AsyncBatches
 from openai.types import Batch
@@ -345,3 +346,66 @@ def test_more_processes_than_a_batch_needs_are_refused():
         settings("http://127.0.0.1:1/v1", transport="batch", processes=2)
     with pytest.raises(ValueError, match=r"teacher\.processes is above teacher\.concurrency"):
         settings("http://127.0.0.1:1/v1", concurrency=2, processes=3)
+
+
+class RefusingBatches:
+    """A Batch API of a model that takes no `max_tokens`, over HTTP; `inputs` holds the bodies of each batch's calls."""
+
+    def __init__(self) -> None:
+        self.inputs: list[list[dict[str, Any]]] = []
+        self._files: dict[str, bytes] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/files", self._upload),
+            web.get("/v1/files/{id}/content", self._content),
+            web.post("/v1/batches", self._create),
+            web.get("/v1/batches/{id}", self._state),
+            web.get("/v1/batches", self._none),
+        ]
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        name = f"in{len(self._files)}"
+        self._files[name] = form["file"].file.read()
+        return web.json_response(
+            {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "f", "purpose": "batch"}
+        )
+
+    async def _create(self, request: web.Request) -> web.Response:
+        lines = [json.loads(line) for line in self._files[(await request.json())["input_file_id"]].splitlines()]
+        self.inputs.append([line["body"] for line in lines])
+        told = {"error": {"message": "'max_tokens' is not supported. Use 'max_completion_tokens' instead."}}
+        results = [
+            {"custom_id": line["custom_id"], "response": {"status_code": 400, "body": told}}
+            if "max_tokens" in line["body"]
+            else {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": answer("said")}}
+            for line in lines
+        ]
+        self._files[f"out{len(self.inputs)}"] = b"\n".join(json.dumps(result).encode() for result in results)
+        return self._batch(len(self.inputs))
+
+    async def _state(self, request: web.Request) -> web.Response:
+        return self._batch(int(request.match_info["id"]))
+
+    async def _content(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._files[request.match_info["id"]])
+
+    async def _none(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [], "has_more": False})
+
+    def _batch(self, number: int) -> web.Response:
+        state = {"id": str(number), "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": "x"}
+        times = {"completion_window": "24h", "created_at": 1, "status": "completed", "output_file_id": f"out{number}"}
+        return web.json_response(state | times)
+
+
+def test_calls_that_a_batch_refused_for_a_parameter_go_into_the_next_one_without_it(journal, monkeypatch):
+    monkeypatch.setattr(batches, "GATHER_SECONDS", 0.1)
+    batches_api = RefusingBatches()
+    with ChatServer(lambda number, request: error(500), batches_api.routes()) as server:
+        done = ask(Endpoint(server.base_url, Path("none")), journal, 24, model="m")
+    assert done.texts == ["said"] * 24
+    assert [len(calls) for calls in batches_api.inputs] == [24, 24]
+    assert {call["max_completion_tokens"] for call in batches_api.inputs[1]} == {4000}
+    assert server.requests == [], "nothing is asked one by one at the full price"

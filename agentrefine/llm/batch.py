@@ -15,7 +15,7 @@ from agentrefine.errors import UserError
 from agentrefine.llm.batch_ledger import BatchLedger, OpenBatch
 from agentrefine.llm.completion import Answer, Request
 from agentrefine.llm.endpoint import Endpoint
-from agentrefine.llm.failures import CallError
+from agentrefine.llm.failures import CallError, read_refusal
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.reply import read_reply
 
@@ -99,7 +99,6 @@ class BatchTransport:
                 for batch in list(self._open):
                     await self._collect(client, batch)
                 await self._gather()
-                await self._learn()
                 for calls in self._portions():
                     await self._submit(client, calls)
         except openai.OpenAIError as error:
@@ -110,12 +109,6 @@ class BatchTransport:
         while self._added.is_set():
             self._added.clear()
             await self._endpoint.sleep(GATHER_SECONDS)
-
-    async def _learn(self) -> None:
-        """Find out by a short call which parameters the model takes, before a whole batch is refused for one."""
-        waiting = next(iter(self._waiting.values()), None)
-        if waiting is not None and not self._endpoint.has_answered:
-            await self._endpoint.check(waiting[0])
 
     def _portions(self) -> Iterator[dict[str, Request]]:
         portion: dict[str, Request] = {}
@@ -180,9 +173,11 @@ class BatchTransport:
         """Wait for a batch and keep its answers; calls without one are handed back."""
         ended = await self._ended(client, batch)
         answered = 0
+        learned: set[str] = set()
         for file in (ended.output_file_id, ended.error_file_id) if ended else ():
             if file is not None:
                 content = (await client.files.content(file)).content
+                learned |= self._learn(batch, content)
                 answered += await self._keep_answers(batch, content)
         self._ledger.forget(batch)
         self._open.remove(batch)
@@ -192,7 +187,7 @@ class BatchTransport:
             raise UserError(
                 f"teacher.transport: the endpoint refuses batch {ended.id} ({told}); correct it, or set it to chat."
             )
-        if ended and ended.status == "completed" and not answered and len(batch.calls) >= MOST_UNANSWERED:
+        if ended and ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MOST_UNANSWERED:
             raise UserError(
                 f"teacher.transport: none of the {len(batch.calls)} calls of batch {ended.id} was answered, so they "
                 f"are not asked one by one at the full price; read its error file ({ended.error_file_id}), correct the "
@@ -200,7 +195,7 @@ class BatchTransport:
             )
         if ended:
             logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))
-            for key in batch.calls:
+            for key in batch.calls.keys() - learned:
                 self._hand_over(key, None)
 
     async def _ended(self, client: AsyncOpenAI, batch: OpenBatch) -> Batch | None:
@@ -219,12 +214,23 @@ class BatchTransport:
             pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
         return None
 
+    def _learn(self, batch: OpenBatch, content: bytes) -> set[str]:
+        """The calls in a file of results that were refused for a parameter: they go into the next batch without it."""
+        sent = {key: self._endpoint.body(self._waiting[key][0]) for key in batch.calls.keys() & self._waiting.keys()}
+        learned = set()
+        for line in content.splitlines():
+            key, result = _result(line)
+            call, _ = self._waiting.get(key, (None, None))
+            if isinstance(result, CallError) and call and self._endpoint.learn(result, sent[key], call):
+                learned.add(key)
+        return learned
+
     async def _keep_answers(self, batch: OpenBatch, content: bytes) -> int:
         """Journal the answers in a file of results; how many there were."""
         kept = []
         for line in content.splitlines():
             key, answer = _result(line)
-            if answer is not None and key in batch.calls:
+            if isinstance(answer, Answer) and key in batch.calls:
                 kept.append(asyncio.create_task(self._keep(key, batch.calls[key], answer)))
         await asyncio.gather(*kept)
         return len(kept)
@@ -246,15 +252,19 @@ async def _find_by_token(client: AsyncOpenAI, token: str) -> str | None:
     return None
 
 
-def _result(line: bytes) -> tuple[str, Answer | None]:
-    """The key and the answer in a line of a batch's output or error file; no answer where the call failed."""
+def _result(line: bytes) -> tuple[str, Answer | CallError | None]:
+    """The key of a line in a batch's output or error file, with its answer, or why there is none."""
     try:
         result = json.loads(line)
         key, response = str(result["custom_id"]), result.get("response")
-        if response is None or response["status_code"] != 200:
+        if response is None:
             return key, None
-        return key, read_reply(json.dumps(response["body"]), batch=True)
-    except CallError:  # it is asked by itself
-        return key, None
+        status, body = int(response["status_code"]), json.dumps(response["body"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", None
+    if status != 200:
+        return key, read_refusal(status, body)
+    try:
+        return key, read_reply(body, batch=True)
+    except CallError as error:
+        return key, error

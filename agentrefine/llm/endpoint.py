@@ -135,11 +135,6 @@ class Endpoint:
             else DefaultAioHttpClient(trust_env=not is_loopback(settings.base_url)),
         )
 
-    @property
-    def has_answered(self) -> bool:
-        """Whether any call was answered."""
-        return self._answered > 0
-
     def stop(self) -> None:
         """Let the calls that are at the endpoint come back, and no other go out."""
         self._closing = True
@@ -234,7 +229,7 @@ class Endpoint:
                 try:
                     answer = read_reply(await self._send(body))
                 except CallError as error:
-                    if self._parameters.learn(error, body, request):
+                    if self.learn(error, body, request):
                         continue
                     self._slow_down(error, sent)
                     raise
@@ -272,6 +267,10 @@ class Endpoint:
     def body(self, request: Request) -> dict[str, Any]:
         """The JSON body of a call, with the parameters that the model takes."""
         return self._parameters.body(request)
+
+    def learn(self, error: CallError, sent: dict[str, Any], request: Request) -> bool:
+        """Whether a refusal is for a parameter, so that the call may be sent again. See `Parameters.learn`."""
+        return self._parameters.learn(error, sent, request)
 
     def _slow_down(self, error: CallError, sent: float) -> None:
         """Fewer calls after a sign of overload, and none in a pause that the endpoint asks for."""

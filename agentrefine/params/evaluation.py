@@ -21,6 +21,7 @@ class Endpoint(Section):
         base_url, model, api_key_env: where it is, its name there, and the environment variable that holds the key.
         extra_body: further keys of each request's body, such as `{reasoning_effort: low}`; one that is null leaves a
             key of ours out.
+        max_new_tokens: most tokens of one reply, thoughts included; None: `evaluation.max_new_tokens`.
         timeout_seconds: of one try, from the request to the last byte.
         max_retries: of one call, on 429, 5xx, time-outs and broken connections.
         concurrency: calls in flight at the most; None: as many as `evaluation.batch_size`.
@@ -33,6 +34,7 @@ class Endpoint(Section):
     model: str
     api_key_env: KeyName
     extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(default_factory=dict)
+    max_new_tokens: Annotated[int, Field(gt=0)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 6
     concurrency: Annotated[int, Field(gt=0)] | None = None
