@@ -11,7 +11,7 @@ from agentrefine.agent.policy import Dialogue
 from agentrefine.agent.proof import main, prove
 from agentrefine.agent.reference import IDLE, GoldPolicy, IdlePolicy, RandomPolicy
 from agentrefine.agent.reply import parse_reply
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks import alfworld
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
@@ -38,16 +38,16 @@ def test_the_solution_is_played_to_its_end_and_then_nothing():
 
 def test_random_actions_are_possible_and_the_same_for_the_same_seed():
     episodes = worlds_layouts().episodes(6, 3)
-    watched = Watched(worlds_layouts())
-    drawn = actions_of(RandomPolicy(watched, 1), episodes, watched)
+    timed = TimedBenchmark(worlds_layouts())
+    drawn = actions_of(RandomPolicy(timed, 1), episodes, timed)
     for episode in episodes:
         environment = worlds_layouts().make(episode)
         environment.reset()
         for action in drawn[episode.id]:
             assert action in environment.possible()
             assert environment.step(action).valid
-    assert actions_of(RandomPolicy(watched, 1), episodes[::-1], watched, batch_size=1) == drawn
-    assert actions_of(RandomPolicy(watched, 2), episodes, watched) != drawn
+    assert actions_of(RandomPolicy(timed, 1), episodes[::-1], timed, batch_size=1) == drawn
+    assert actions_of(RandomPolicy(timed, 2), episodes, timed) != drawn
 
 
 class Stuck:
@@ -88,8 +88,8 @@ class Stuck:
 
 
 def test_where_nothing_is_possible_or_the_simulator_died_chance_does_nothing():
-    watched = Watched(Stuck())
-    played = list(play(RandomPolicy(watched, 1), watched, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
+    timed = TimedBenchmark(Stuck())
+    played = list(play(RandomPolicy(timed, 1), timed, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
     assert [[step.action for step in episode.steps] for episode in played] == [[IDLE, IDLE], [IDLE, IDLE], []]
     assert played[2].error == "died"
 
@@ -141,8 +141,8 @@ def test_what_is_said_to_be_possible_is_and_asking_changes_nothing(name, tmp_pat
         episodes = chosen.episodes(1, load_params().seed)
     except NotInstalledError as error:
         pytest.skip(str(error))
-    watched = Watched(chosen)
-    [played] = play(RandomPolicy(watched, 3), watched, episodes, max_steps=6, batch_size=1)
+    timed = TimedBenchmark(chosen)
+    [played] = play(RandomPolicy(timed, 3), timed, episodes, max_steps=6, batch_size=1)
     assert all(step.valid for step in played.steps)
     environment = chosen.make(episodes[0])
     environment.reset()

@@ -7,7 +7,7 @@ the prompts and the player allow.
 from collections.abc import Mapping, Sequence
 
 from agentrefine.agent.policy import OPENING_MESSAGES, Dialogue, Reply
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.conversation import Message, reply_text
@@ -50,15 +50,15 @@ class RandomPolicy:
     """Draws one of the actions that are possible now; `IDLE` where there is none. The same draws for the same seed.
 
     Args:
-        watched: the benchmark that is played, whose environments say what is possible.
+        timed: the benchmark that is played, whose environments say what is possible.
         seed: of the draws.
     """
 
     name = "random"
     batched = True
 
-    def __init__(self, watched: Watched, seed: int) -> None:
-        self._watched = watched
+    def __init__(self, timed: TimedBenchmark, seed: int) -> None:
+        self._timed = timed
         self._seed = seed
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
@@ -73,7 +73,7 @@ class RandomPolicy:
 
     def _drawn(self, dialogue: Dialogue) -> str:
         try:
-            possible = self._watched.environments[dialogue.key].possible()
+            possible = self._timed.environments[dialogue.key].possible()
         except SimulatorError:  # the step that follows fails too, and says so
             return IDLE
         rng = rng_of("random actions", self._seed, dialogue.key, _turn(dialogue.messages))
