@@ -21,7 +21,7 @@ from agentrefine.agent.local import LocalPolicy
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Dialogue, Policy, Reply
 from agentrefine.agent.reference import ChancePolicy
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.base import EpisodeSpec
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
@@ -81,8 +81,8 @@ def worker_memory() -> None:
     everything = load_params().evaluation.model_copy(update={"benchmarks": INSTALLED})
     for name, found in selected(everything).items():
         if isinstance(found, SimulatorBenchmark):
-            watched = Watched(found)
-            played = play(ChancePolicy(watched, 0), watched, found.episodes(2, 7), max_steps=30, batch_size=1)
+            timed = TimedBenchmark(found)
+            played = play(ChancePolicy(timed, 0), timed, found.episodes(2, 7), max_steps=30, batch_size=1)
             steps = sum(len(episode.steps) for episode in played)
             print(f"{name:15} one worker: {found.workers.peak_memory() / 1e6:.0f} MB at the most, {steps} steps")
 

@@ -14,7 +14,7 @@ from agentrefine.agent.journal import EpisodeJournal
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
 from agentrefine.agent.reference import ChancePolicy
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.agentboard import AGENTBOARD, STEPS
 from agentrefine.benchmarks.alfworld import alfworld_folder
 from agentrefine.benchmarks.base import UnlistedActionsError
@@ -165,8 +165,8 @@ def play_benchmark(
     logger = get_run_logger()
     key = short_hash(source_digest(), digest, name, str(seed), json.dumps(rules, sort_keys=True))
     prompting = Prompting(**rules["prompting"])
-    watched = Watched(bench)
-    chance = ChancePolicy(watched, seed, prompting.style) if model == CHANCE else None
+    timed = TimedBenchmark(bench)
+    chance = ChancePolicy(timed, seed, prompting.style) if model == CHANCE else None
     try:
         with (
             EpisodeJournal(JOURNAL / f"{model}.{name}.{key}.jsonl") as journal,
@@ -181,7 +181,7 @@ def play_benchmark(
                 bar.reach(len(known))
             for episode in play(
                 policy,
-                watched if chance else bench,
+                timed if chance else bench,
                 [spec for spec in specs if (spec.id, spec.attempt) not in known],
                 max_steps=STEPS if isinstance(bench, AGENTBOARD) else rules["max_steps"],
                 batch_size=1 if chance else episodes_at_once(bench, rules["batch_size"]),

@@ -1,9 +1,10 @@
 """Policies and junk for tests of the player and the environments."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from agentrefine.agent.policy import Dialogue, Reply
-from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
+from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.conversation import reply_text
 
 JUNK = (
@@ -63,3 +64,52 @@ def gold_policy(benchmark: Benchmark, episodes: Sequence[EpisodeSpec]) -> Script
         assert actions, f"{episode.id} has no solution"
         scripts[episode.id] = [reply_text("I know what to do.", action) for action in actions]
     return ScriptedPolicy(scripts)
+
+
+class PushGame:
+    """Solved after as many pushes as its seed says; pulling is an error, and `break` kills the simulator."""
+
+    actions: ClassVar = {"push": "push the button"}
+
+    def __init__(self, needed):
+        self.goal = f"push {needed} times"
+        self.needed, self.pushed, self.closed = needed, 0, 0
+
+    def reset(self):
+        return "a button"
+
+    def step(self, action):
+        if action == "break":
+            raise SimulatorError("the button fell off")
+        self.pushed += action == "push"
+        return StepResult(
+            observation=f"pushed {self.pushed}" if action in ("push", "quit") else "you cannot",
+            progress=min(1.0, self.pushed / self.needed),
+            success=self.pushed >= self.needed,
+            done=self.pushed >= self.needed or action == "quit",
+            valid=action in ("push", "quit"),
+        )
+
+    def close(self):
+        self.closed += 1
+
+
+class PushBenchmark:
+    name = "push"
+    progress_definition = "pushes"
+
+    def __init__(self):
+        self.made = []
+
+    def episodes(self, limit, seed):
+        return [
+            EpisodeSpec(id=f"push.{n}", benchmark=self.name, task="push", seed=1 + n % 3, variant="v")
+            for n in range(limit)
+        ]
+
+    def make(self, episode):
+        self.made.append(PushGame(episode.seed))
+        return self.made[-1]
+
+    def gold(self, episode):
+        return ["push"] * episode.seed

@@ -5,16 +5,18 @@ from collections import Counter
 
 import pytest
 import torch
+from playing import PushBenchmark
 from tiny_model import tiny_model
 from transformers import MistralConfig
 
-from agentrefine.agent.lane import chosen
+from agentrefine.agent.generator import MAX_PREFIXES, sample_tokens
 from agentrefine.agent.local import LocalPolicy
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Dialogue
-from agentrefine.agent.row_cache import Row, RowCache
+from agentrefine.agent.row_cache import Feed, RowCache, with_row_attention
 from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.conversation import Message, opening
+from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.params.evaluation import Sampling
 from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
@@ -85,23 +87,79 @@ def test_replies_equal_uncached_generation_over_turns_and_when_episodes_come_and
     play_rounds(policy, model, tokenizer, only_two, rounds=2, max_new_tokens=8)
 
 
-def test_only_new_tokens_are_encoded_at_each_turn(model, tokenizer, monkeypatch):
+@pytest.fixture
+def read_tokens(monkeypatch):
+    """How many tokens each forward pass reads."""
+    counts = []
+    forward = RowCache.forward
+
+    def counting(cache, feeds):
+        counts.append(sum(len(feed.ids) for feed in feeds))
+        return forward(cache, feeds)
+
+    monkeypatch.setattr(RowCache, "forward", counting)
+    return counts
+
+
+def test_only_new_tokens_are_encoded_at_each_turn(model, tokenizer, read_tokens):
     policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=4)
     history = dialogues(1)["e0"]
     first = policy.act([Dialogue("e0", history)])[0]
-    fed = []
-    forward = RowCache.forward
-
-    def counting(cache, rows, chunks):
-        fed.append(sum(map(len, chunks)))
-        return forward(cache, rows, chunks)
-
-    monkeypatch.setattr(RowCache, "forward", counting)
+    read_tokens.clear()
     history = [*history, Message(role="assistant", content=first.text), Message(role="user", content="you see a door")]
     reply = policy.act([Dialogue("e0", history)])[0]
     new = reply.prompt_tokens - first.prompt_tokens
-    assert sum(fed) <= new + 4
-    assert sum(fed) < reply.prompt_tokens
+    assert sum(read_tokens) <= new + 4
+    assert sum(read_tokens) < reply.prompt_tokens
+
+
+def test_instructions_that_dialogues_share_are_encoded_once_per_generator(model, tokenizer, read_tokens):
+    instructions = "act " * 100
+    asked = [Dialogue(f"e{i}", opening(instructions, "take the apple", word)) for i, word in enumerate(WORDS * 2)]
+    policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=4)
+    replies = policy.act(asked)
+    for dialogue, reply in zip(asked, replies, strict=True):
+        assert reply.text == uncached_reply(model, tokenizer, dialogue.messages, 4)
+    shared = len(policy.generators) * 110
+    assert sum(read_tokens) < shared + len(asked) * 30
+    read_tokens.clear()
+    policy.forget([dialogue.key for dialogue in asked])
+    policy.act([Dialogue("later", asked[0].messages)])
+    assert sum(read_tokens) < 30
+
+
+def test_dialogues_with_other_instructions_than_before_are_answered_as_if_alone(model, tokenizer):
+    policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=5)
+    drawn = random.Random(2)
+    for round_number in range(3):
+        asked = []
+        for number in range(2 * MAX_PREFIXES):
+            instructions = " ".join(drawn.choices(WORDS, k=60))
+            asked.append(Dialogue(f"{number}.{round_number % 2}", opening(instructions, "take the apple", "a door")))
+        for dialogue, reply in zip(asked, policy.act(asked), strict=True):
+            assert reply.text == uncached_reply(model, tokenizer, dialogue.messages, 5)
+        policy.forget([dialogue.key for dialogue in asked[::2]])
+
+
+def test_a_dialogue_that_joins_while_others_are_written_gets_the_same_reply(model, tokenizer):
+    policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=10)
+    generator = policy.generators[0]
+    asked = [Dialogue(key, messages) for key, messages in dialogues(6).items()]
+    found = {}
+    for dialogue in asked:
+        generator.add(dialogue)
+        for _ in range(3):
+            found.update(generator.step())
+    while generator.busy:
+        found.update(generator.step())
+    for dialogue in asked:
+        assert found[dialogue.key].text == uncached_reply(model, tokenizer, dialogue.messages, 10)
+
+
+def test_a_long_prompt_is_read_in_parts_beside_replies_that_are_written(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("agentrefine.agent.generator.READ_LIMIT", 16)
+    policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=8)
+    play_rounds(policy, model, tokenizer, dialogues(4, seed=3), rounds=2, max_new_tokens=8)
 
 
 def test_a_dialogue_that_does_not_continue_the_one_before_is_read_again(model, tokenizer):
@@ -113,25 +171,53 @@ def test_a_dialogue_that_does_not_continue_the_one_before_is_read_again(model, t
         assert policy.act([Dialogue("e", messages)])[0].text == uncached_reply(model, tokenizer, messages, 6)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_of_ragged_cached_rows_equal_those_of_whole_sequences(tokenizer, attention):
-    model = llama(tokenizer)
-    model.set_attn_implementation(attention)
+@pytest.mark.parametrize("batched", [False, True], ids=["row by row", "batched"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_logits_of_ragged_rows_with_and_without_prefixes_equal_those_of_whole_sequences(tokenizer, batched, kv_heads):
+    model = tiny_model(tokenizer, 3, max_position_embeddings=512, num_attention_heads=4, num_key_value_heads=kv_heads)
     drawn = random.Random(5)
-    sequences = [[drawn.randrange(len(tokenizer)) for _ in range(n)] for n in (7, 40, 150, 23)]
-    cache = RowCache(model)
-    cache.rows = [Row(key=str(i)) for i in range(4)]
+
+    def tokens(count):
+        return [drawn.randrange(len(tokenizer)) for _ in range(count)]
+
+    cache = RowCache(with_row_attention(model), batched)
+    shared = [tokens(40), tokens(130)]
     with torch.inference_mode():
-        cache.forward([0, 1, 2, 3], [ids[: len(ids) // 2] for ids in sequences])
-        cache.swap(0, 2)
-        cache.swap(1, 3)
-        order = [2, 3, 0, 1]
-        cache.forward([1, 0], [sequences[order[row]][len(sequences[order[row]]) // 2 : -1] for row in (1, 0)])
-        cache.forward([2, 3], [sequences[order[row]][len(sequences[order[row]]) // 2 : -1] for row in (2, 3)])
-        cached = cache.forward([0, 1, 2, 3], [[sequences[i][-1]] for i in order])
-        for row, i in enumerate(order):
-            whole = model(torch.tensor([sequences[i]]), use_cache=False).logits[0, -1]
-            torch.testing.assert_close(cached[row], whole, atol=1e-4, rtol=0)
+        prefixes = [cache.add_row() for _ in shared]
+        cache.forward([Feed(row, ids, predict=False) for row, ids in zip(prefixes, shared, strict=True)])
+        beginnings = [shared[1], [], shared[0], shared[1], [], shared[0]]
+        rows = [cache.add_row({40: prefixes[0], 130: prefixes[1]}.get(len(ids))) for ids in beginnings]
+        read = [list(ids) for ids in beginnings]
+        for counts in ([7, 40, 150, 23, 1, 64], [1, 1, 1, 1, 1, 1], [1, 0, 3, 1, 0, 1], [0, 60, 1, 1, 70, 0]):
+            fed = []
+            for number, count in enumerate(counts):
+                if count:
+                    fed.append((number, Feed(rows[number], tokens(count), predict=number != 3)))
+                    read[number] += fed[-1][1].ids
+            drawn.shuffle(fed)
+            logits = cache.forward([feed for _, feed in fed])
+            predicted = [number for number, feed in fed if feed.predict]
+            assert len(logits) == len(predicted)
+            for row, number in zip(logits, predicted, strict=True):
+                whole = model(torch.tensor([read[number]]), use_cache=False).logits[0, -1]
+                torch.testing.assert_close(row, whole, atol=1e-4, rtol=0)
+        cache.remove_row(rows[1])
+        again, fresh = cache.add_row(prefixes[0]), tokens(5)
+        whole = model(torch.tensor([shared[0] + fresh]), use_cache=False).logits[0, -1]
+        torch.testing.assert_close(cache.forward([Feed(again, fresh)])[0], whole, atol=1e-4, rtol=0)
+
+
+def test_playing_leaves_the_model_as_it_is_and_shares_its_weights(model, tokenizer):
+    before = model.config._attn_implementation
+    copied = with_row_attention(model)
+    assert model.config._attn_implementation == before
+    assert {p.data_ptr() for p in copied.parameters()} == {p.data_ptr() for p in model.parameters()}
+
+
+def test_a_model_whose_attention_is_its_own_is_refused(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    with pytest.raises(UserError, match="LlamaForCausalLM"):
+        LocalPolicy(model, tokenizer, name="m", max_new_tokens=4)
 
 
 def test_a_reply_stops_at_the_end_of_turn_and_at_the_limit(model, tokenizer):
@@ -184,26 +270,58 @@ def test_a_model_with_windowed_attention_is_kept_within_its_window(tokenizer):
     assert policy.act([Dialogue("long", opening("act", "take", "see " * 130))])[0].context_full
 
 
-def test_two_plays_of_a_benchmark_are_equal(tokenizer, tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 3, 6])
+def test_two_plays_of_a_benchmark_are_equal(tokenizer, tmp_path, batch_size):
     chosen = benchmark("worlds_layouts")
+    episodes = chosen.episodes(5, 7)
     for name in ("first", "second"):
         policy = LocalPolicy(llama(tokenizer, positions=2048), tokenizer, name="tiny", max_new_tokens=6)
-        played = play(policy, chosen, chosen.episodes(5, 7), max_steps=4, batch_size=3, model_digest="d")
-        assert write_jsonl(tmp_path / name, played) == 5
+        played = play(policy, chosen, episodes, max_steps=4, batch_size=batch_size, model_digest="d")
+        ordered = sorted(played, key=lambda episode: episode.id)
+        assert [episode.id for episode in ordered] == sorted(spec.id for spec in episodes)
+        assert write_jsonl(tmp_path / name, ordered) == 5
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_an_error_in_one_thread_of_several_ends_the_play_and_closes_all_episodes(model, tokenizer):
+    class Failing(PushBenchmark):
+        def make(self, episode):
+            if episode.id == "push.3":
+                raise UserError("no such game")
+            return super().make(episode)
+
+    failing = Failing()
+    policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=6)
+    with pytest.raises(UserError, match="no such game"):
+        list(play(policy, failing, failing.episodes(6, 0), max_steps=3, batch_size=4))
+    assert all(game.closed for game in failing.made)
+    assert not any(generator.busy for generator in policy.generators)
+
+
+def test_a_play_that_is_given_up_closes_its_episodes(model, tokenizer):
+    chosen = PushBenchmark()
+    policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=6)
+    playing = play(policy, chosen, chosen.episodes(8, 0), max_steps=3, batch_size=4)
+    next(playing)
+    playing.close()
+    assert all(game.closed for game in chosen.made)
 
 
 def test_tokens_are_drawn_by_their_shares_and_the_unlikely_are_left_out():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    drawn = Counter(chosen(logits.repeat(4000, 1), Sampling(temperature=1.0), [random.Random(n) for n in range(4000)]))
+    drawn = Counter(
+        sample_tokens(logits.repeat(4000, 1), Sampling(temperature=1.0), [random.Random(n) for n in range(4000)])
+    )
     assert [drawn[token] / 4000 for token in range(4)] == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
     cut = Sampling(temperature=1.0, top_p=0.75)
-    drawn = Counter(chosen(logits.repeat(4000, 1), cut, [random.Random(n) for n in range(4000)]))
+    drawn = Counter(sample_tokens(logits.repeat(4000, 1), cut, [random.Random(n) for n in range(4000)]))
     assert set(drawn) == {0, 1}
     assert drawn[0] / 4000 == pytest.approx(0.625, abs=0.03)
-    cold = Counter(chosen(logits.repeat(500, 1), Sampling(temperature=0.05), [random.Random(n) for n in range(500)]))
+    cold = Counter(
+        sample_tokens(logits.repeat(500, 1), Sampling(temperature=0.05), [random.Random(n) for n in range(500)])
+    )
     assert set(cold) == {0}
-    assert chosen(logits, Sampling(), [random.Random(0)]) == [0]
+    assert sample_tokens(logits, Sampling(), [random.Random(0)]) == [0]
 
 
 def test_a_sampled_reply_depends_on_seed_dialogue_and_turn_but_not_on_the_batch(tokenizer, model):

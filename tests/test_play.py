@@ -1,17 +1,16 @@
 """The player: the dialogue is that of training, errors cost a step, episodes share one batch."""
 
 import threading
-from typing import ClassVar
 
 import pytest
-from playing import ScriptedPolicy, gold_policy
+from playing import PushBenchmark, PushGame, ScriptedPolicy, gold_policy
 
 from agentrefine.agent.episode import Episode
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Reply
 from agentrefine.agent.prompting import play_prompt
 from agentrefine.agent.reply import parse_reply
-from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError, StepResult
+from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError
 from agentrefine.conversation import instructions, opening, prompt, reply_text
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl, write_jsonl
@@ -20,55 +19,6 @@ from agentrefine.params.evaluation import Prompting
 
 GOOD = reply_text("I push.", "push")
 BAD = reply_text("I pull.", "pull")
-
-
-class PushGame:
-    """Solved after as many pushes as its seed says; pulling is an error, and `break` kills the simulator."""
-
-    actions: ClassVar = {"push": "push the button"}
-
-    def __init__(self, needed):
-        self.goal = f"push {needed} times"
-        self.needed, self.pushed, self.closed = needed, 0, 0
-
-    def reset(self):
-        return "a button"
-
-    def step(self, action):
-        if action == "break":
-            raise SimulatorError("the button fell off")
-        self.pushed += action == "push"
-        return StepResult(
-            observation=f"pushed {self.pushed}" if action in ("push", "quit") else "you cannot",
-            progress=min(1.0, self.pushed / self.needed),
-            success=self.pushed >= self.needed,
-            done=self.pushed >= self.needed or action == "quit",
-            valid=action in ("push", "quit"),
-        )
-
-    def close(self):
-        self.closed += 1
-
-
-class PushBenchmark:
-    name = "push"
-    progress_definition = "pushes"
-
-    def __init__(self):
-        self.made = []
-
-    def episodes(self, limit, seed):
-        return [
-            EpisodeSpec(id=f"push.{n}", benchmark=self.name, task="push", seed=1 + n % 3, variant="v")
-            for n in range(limit)
-        ]
-
-    def make(self, episode):
-        self.made.append(PushGame(episode.seed))
-        return self.made[-1]
-
-    def gold(self, episode):
-        return ["push"] * episode.seed
 
 
 def run(script, *, max_steps=6, seed=2):

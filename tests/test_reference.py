@@ -11,7 +11,7 @@ from agentrefine.agent.policy import Dialogue
 from agentrefine.agent.proof import main, prove
 from agentrefine.agent.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy
 from agentrefine.agent.reply import parse_reply
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks import alfworld
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
@@ -39,26 +39,26 @@ def test_the_solution_is_played_to_its_end_and_then_nothing():
 
 def test_random_actions_are_possible_and_the_same_for_the_same_seed():
     episodes = worlds_layouts().episodes(6, 3)
-    watched = Watched(worlds_layouts())
-    drawn = actions_of(ChancePolicy(watched, 1), episodes, watched)
+    timed = TimedBenchmark(worlds_layouts())
+    drawn = actions_of(ChancePolicy(timed, 1), episodes, timed)
     for episode in episodes:
         environment = worlds_layouts().make(episode)
         environment.reset()
         for action in drawn[episode.id]:
             assert action in environment.possible()
             assert environment.step(action).valid
-    assert actions_of(ChancePolicy(watched, 1), episodes[::-1], watched, batch_size=1) == drawn
-    assert actions_of(ChancePolicy(watched, 2), episodes, watched) != drawn
+    assert actions_of(ChancePolicy(timed, 1), episodes[::-1], timed, batch_size=1) == drawn
+    assert actions_of(ChancePolicy(timed, 2), episodes, timed) != drawn
 
 
 def test_chance_plays_in_the_form_that_replies_are_asked_for():
     episodes = worlds_layouts().episodes(2, 3)
-    watched = Watched(worlds_layouts())
+    timed = TimedBenchmark(worlds_layouts())
     act = Prompting(style="act")
-    played = play(ChancePolicy(watched, 1, "act"), watched, episodes, max_steps=4, batch_size=2, prompting=act)
+    played = play(ChancePolicy(timed, 1, "act"), timed, episodes, max_steps=4, batch_size=2, prompting=act)
     steps = {episode.id: episode.steps for episode in played}
     assert not any(step.format_error or step.thought for taken in steps.values() for step in taken)
-    drawn = actions_of(ChancePolicy(watched, 1), episodes, watched, max_steps=4)
+    drawn = actions_of(ChancePolicy(timed, 1), episodes, timed, max_steps=4)
     assert {name: [step.action for step in taken] for name, taken in steps.items()} == drawn
 
 
@@ -104,8 +104,8 @@ class Stuck:
 
 
 def test_where_nothing_is_possible_or_the_simulator_died_chance_does_nothing():
-    watched = Watched(Stuck())
-    played = list(play(ChancePolicy(watched, 1), watched, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
+    timed = TimedBenchmark(Stuck())
+    played = list(play(ChancePolicy(timed, 1), timed, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
     assert [[step.action for step in episode.steps] for episode in played] == [[IDLE, IDLE], [IDLE, IDLE], []]
     assert played[2].error == "died"
 
@@ -124,9 +124,9 @@ def test_where_the_simulator_lists_no_actions_chance_is_absent():
         def possible(self):
             raise UnlistedActionsError("there is no list")
 
-    watched = Watched(Unlisted())
+    timed = TimedBenchmark(Unlisted())
     with pytest.raises(UnlistedActionsError, match=r"^there is no list$"):
-        list(play(ChancePolicy(watched, 1), watched, Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
+        list(play(ChancePolicy(timed, 1), timed, Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
     found = prove(Unlisted(), Unlisted().episodes(2, 0), max_steps=4, seed=1)
     assert found.chance is None
     assert "| - | 0% / 25% |" in f"| {' | '.join(proof.row(found))} |"
@@ -170,8 +170,8 @@ def test_what_is_said_to_be_possible_is_and_asking_changes_nothing(name, tmp_pat
         episodes = chosen.episodes(1, load_params().seed)
     except NotInstalledError as error:
         pytest.skip(str(error))
-    watched = Watched(chosen)
-    [played] = play(ChancePolicy(watched, 3), watched, episodes, max_steps=6, batch_size=1)
+    timed = TimedBenchmark(chosen)
+    [played] = play(ChancePolicy(timed, 3), timed, episodes, max_steps=6, batch_size=1)
     assert all(step.valid for step in played.steps)
     environment = chosen.make(episodes[0])
     environment.reset()

@@ -4,10 +4,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from agentrefine.agent.episode import Episode, EpisodeStep, StopReason, repeats
-from agentrefine.agent.policy import Dialogue, Policy, Reply
+from agentrefine.agent.policy import Dialogue, GeneratingPolicy, Generator, Policy, Reply
 from agentrefine.agent.prompting import PlayPrompt
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.catalogue import wording_of
@@ -17,6 +18,9 @@ from agentrefine.llm.thinking import without_thinking
 from agentrefine.params.evaluation import Prompting
 
 REACT = Prompting()
+PATIENCE = 1.0
+"""Seconds after which a thread that waits for a simulator sees that it has been stopped."""
+
 RESTARTS = 1
 """How often an episode is begun again after its simulator died; after that it is reported as an error."""
 
@@ -49,9 +53,13 @@ def play(
 ) -> Iterator[Episode]:
     """Play `episodes`, at most `batch_size` at once, and yield each when it ends.
 
-    The place of a finished episode is taken by the next one. A policy that answers in batches is called for all
-    episodes that wait for it; any other one is called for each by itself, in a thread. Environments that live in
-    processes of their own (`SimulatorBenchmark`) move side by side, and nobody waits for the slowest of them.
+    The place of a finished episode is taken by the next one. Every episode goes on as soon as its reply is written:
+    a policy that generates takes dialogues at any time, one that answers in batches is called for all episodes that
+    wait for it, and any other one is called for each by itself, in a thread. Environments that live in processes of
+    their own (`SimulatorBenchmark`) move side by side, and nobody waits for the slowest of them.
+
+    A policy of several generators has as many threads. The episodes are dealt to them in turn, so that each generator
+    sees the same dialogues in every run.
 
     The dialogue is `PlayPrompt.opening`, then the agent's replies, without what a reasoning model thinks before them
     (`without_thinking`), and the observations. A reply in the wrong form
@@ -70,93 +78,182 @@ def play(
 
     Yields:
         Each finished episode, in the order of finishing. Environments that live in this process and a policy that
-        answers in batches give the same order for the same replies.
+        answers in batches, or with one generator, give the same order for the same replies.
     """
-    game = _Game(policy, benchmark, PlayPrompt(benchmark.name, prompting), max_steps, stop_on_repeats, batch_size)
-    waiting = deque(episodes)
+    prompt = PlayPrompt(benchmark.name, prompting)
+
+    def table(seats: int, generator: Generator | None) -> _Table:
+        return _Table(policy, generator, benchmark, prompt, max_steps, stop_on_repeats, seats)
+
+    def record(episode: _Running) -> Episode:
+        return _record(episode, policy.name, model_digest)
+
+    if isinstance(policy, GeneratingPolicy):
+        count = max(1, min(len(policy.generators), batch_size, len(episodes)))
+        seats = [batch_size // count + (number < batch_size % count) for number in range(count)]
+        tables = [table(places, generator) for places, generator in zip(seats, policy.generators, strict=False)]
+        if count > 1:
+            shares = [episodes[number::count] for number in range(count)]
+            yield from map(record, _side_by_side(tables, shares, policy.threads))
+            return
+    else:
+        tables = [table(batch_size, _InBatches(policy) if policy.batched else None)]
+    yield from map(record, tables[0].play(episodes))
+
+
+def _side_by_side(
+    tables: Sequence["_Table"], shares: Sequence[Sequence[EpisodeSpec]], threads: Executor
+) -> Iterator[_Running]:
+    """Episodes of tables that each play their share in a thread; the first error ends all."""
+    finished: SimpleQueue[_Running | None] = SimpleQueue()
+
+    def work(table: _Table, share: Sequence[EpisodeSpec]) -> None:
+        try:
+            for episode in table.play(share):
+                finished.put(episode)
+        finally:
+            finished.put(None)
+
+    working = [threads.submit(work, table, share) for table, share in zip(tables, shares, strict=True)]
     try:
-        while waiting or game.running:
-            while waiting and len(game.running) < batch_size:
-                game.begin(waiting.popleft())
-            game.ask()
-            for episode in game.ended():
-                yield _record(episode, policy.name, model_digest)
+        for _ in tables:
+            while (episode := finished.get()) is not None:
+                yield episode
+            for ended in working:
+                if ended.done():
+                    ended.result()
     finally:
-        game.close()
+        for table in tables:
+            table.stop()
+        wait(working)
+    for ended in working:
+        ended.result()
 
 
-class _Game:
-    """The episodes that are being played, and who works on which: its environment, the policy, or nobody.
+class _InBatches:
+    """A `Generator` that asks a policy for the replies to all dialogues at once."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._asked: list[Dialogue] = []
+
+    @property
+    def busy(self) -> bool:
+        """Some dialogue has no reply yet."""
+        return bool(self._asked)
+
+    def add(self, dialogue: Dialogue) -> None:
+        """Ask for a reply."""
+        self._asked.append(dialogue)
+
+    def step(self) -> list[tuple[str, Reply]]:
+        """All replies."""
+        asked, self._asked = self._asked, []
+        return [(dialogue.key, reply) for dialogue, reply in zip(asked, self._policy.act(asked), strict=True)]
+
+    def forget(self, key: str) -> None:
+        """An episode is over."""
+        self._policy.forget([key])
+
+
+class _Table:
+    """The episodes that one thread plays, and who works on which: its environment, the policy, or nobody.
 
     Attributes:
-        running: all of them, in the order in which they were begun.
+        running: all of them, by their keys, in the order in which they were begun.
     """
 
     def __init__(
         self,
         policy: Policy,
+        generator: Generator | None,
         benchmark: Benchmark,
         prompt: PlayPrompt,
         max_steps: int,
         stop_on_repeats: int | None,
-        batch_size: int,
+        seats: int,
     ) -> None:
-        self.running: list[_Running] = []
+        """Without a generator, `policy` is called for each dialogue by itself."""
+        self.running: dict[str, _Running] = {}
         self._policy = policy
+        self._generator = generator
         self._benchmark = benchmark
         self._prompt = prompt
         self._max_steps = max_steps
         self._stop_on_repeats = stop_on_repeats
+        self._seats = seats
         self._closed = False
         remote = isinstance(benchmark, SimulatorBenchmark)
-        self._environments: Executor = ThreadPoolExecutor(batch_size) if remote else _AtOnce()
-        self._callers: Executor = _AtOnce() if policy.batched else ThreadPoolExecutor(batch_size)
+        self._environments: Executor = ThreadPoolExecutor(seats) if remote else _AtOnce()
+        self._callers: Executor = _AtOnce() if generator else ThreadPoolExecutor(seats)
         self._moving: dict[Future[None], _Running] = {}
         self._thinking: dict[Future[list[Reply]], _Running] = {}
         self._ready: list[_Running] = []
         self._over: list[_Running] = []
 
-    def begin(self, spec: EpisodeSpec) -> None:
-        """Begin an episode."""
+    def play(self, specs: Sequence[EpisodeSpec]) -> Iterator[_Running]:
+        """Play episodes, as many at once as there are seats; each is given when it has ended, and is closed."""
+        waiting = deque(specs)
+        try:
+            while (waiting or self.running) and not self._closed:
+                while waiting and len(self.running) < self._seats:
+                    self._begin(waiting.popleft())
+                self._ask()
+                yield from self._ended()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Play no further; called from another thread."""
+        self._closed = True
+
+    def _begin(self, spec: EpisodeSpec) -> None:
         episode = _Running(spec=spec, environment=self._benchmark.make(spec))
-        self.running.append(episode)
+        self.running[spec.key] = episode
         self._move(episode, lambda: self._start(episode))
 
-    def ask(self) -> None:
-        """Let the policy answer those that wait for it."""
+    def _ask(self) -> None:
+        """Give the policy the dialogues of those that wait for it, and let it write."""
         self._settle()
         asked, self._ready = self._ready, []
-        dialogues = [Dialogue(episode.spec.key, episode.messages) for episode in asked]
-        if not self._policy.batched:
-            for episode, dialogue in zip(asked, dialogues, strict=True):
+        for episode in asked:
+            dialogue = Dialogue(episode.spec.key, episode.messages)
+            if self._generator:
+                self._generator.add(dialogue)
+            else:
                 self._thinking[self._callers.submit(self._policy.act, [dialogue])] = episode
-        elif asked:
-            for episode, reply in zip(asked, self._policy.act(dialogues), strict=True):
-                self._answer(episode, reply)
+        if self._generator and self._generator.busy:
+            for key, reply in self._generator.step():
+                self._answer(self.running[key], reply)
 
-    def ended(self) -> list[_Running]:
-        """Wait until something that is at work is done, and give the episodes that have ended, closed."""
+    def _ended(self) -> list[_Running]:
+        """The episodes that have ended, closed; waits for something to be done if there is nothing else to do."""
         at_work: list[Future[Any]] = [*self._moving, *self._thinking]
-        if not self._over:
-            wait(at_work, return_when=FIRST_COMPLETED)
+        if not self._over and not (self._generator and self._generator.busy):
+            wait(at_work, timeout=PATIENCE, return_when=FIRST_COMPLETED)
         for thought in [future for future in self._thinking if future.done()]:
             self._answer(self._thinking.pop(thought), thought.result()[0])
         self._settle()
         over, self._over = self._over, []
         for episode in over:
-            self.running.remove(episode)
-            self._policy.forget([episode.spec.key])
+            del self.running[episode.spec.key]
+            if self._generator:
+                self._generator.forget(episode.spec.key)
+            else:
+                self._policy.forget([episode.spec.key])
             episode.environment.close()
         return over
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """End all that runs; a simulator that is at work is stopped."""
         self._closed = True
         self._callers.shutdown(wait=False, cancel_futures=True)
         for episode in self._moving.values():
             episode.environment.close()
         self._environments.shutdown(cancel_futures=True)
-        for episode in self.running:
+        for episode in self.running.values():
+            if self._generator:
+                self._generator.forget(episode.spec.key)
             episode.environment.close()
 
     def _answer(self, episode: _Running, reply: Reply) -> None:

@@ -1,6 +1,7 @@
 """The contract of a policy: dialogues in, replies out, batched."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from agentrefine.conversation import Message
@@ -74,3 +75,72 @@ class Policy(Protocol):
     def close(self) -> None:
         """Nothing more is asked: end what is under way."""
         ...
+
+
+class Generator(Protocol):
+    """Writes replies token by token in a batch that dialogues join at any time. One thread at a time uses it."""
+
+    @property
+    def busy(self) -> bool:
+        """Some dialogue has no reply yet."""
+        ...
+
+    def add(self, dialogue: Dialogue) -> None:
+        """Begin a reply. The dialogue's reply before this one is finished."""
+        ...
+
+    def step(self) -> list[tuple[str, Reply]]:
+        """Extend every reply by at most one token; returns those that are finished, each with its dialogue's key."""
+        ...
+
+    def forget(self, key: str) -> None:
+        """An episode is over: free what is kept for it."""
+        ...
+
+
+class GeneratingPolicy:
+    """A policy that writes replies with generators, so that no reply waits for the longest one of its batch.
+
+    Attributes:
+        name: the model's name in reports.
+        generators: at least one. Several are used side by side.
+        threads: as many as there are generators.
+    """
+
+    batched = True
+
+    def __init__(self, name: str, generators: Sequence[Generator], threads: ThreadPoolExecutor) -> None:
+        self.name = name
+        self.generators = generators
+        self.threads = threads
+        self._homes: dict[str, int] = {}
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        """One reply per dialogue, in their order; their keys are distinct."""
+        shares: list[list[Dialogue]] = [[] for _ in self.generators]
+        for dialogue in dialogues:
+            shares[self._homes.setdefault(dialogue.key, len(self._homes) % len(shares))].append(dialogue)
+        answered = self.threads.map(_answers, self.generators, shares)
+        replies = {key: reply for found in answered for key, reply in found.items()}
+        return [replies[dialogue.key] for dialogue in dialogues]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """These episodes are over: free what is kept for them."""
+        for key in keys:
+            for generator in self.generators:
+                generator.forget(key)
+            self._homes.pop(key, None)
+
+    def close(self) -> None:
+        """Nothing more is asked."""
+        self.threads.shutdown()
+
+
+def _answers(generator: Generator, dialogues: Sequence[Dialogue]) -> dict[str, Reply]:
+    """The replies to dialogues that come at once, by their keys."""
+    for dialogue in dialogues:
+        generator.add(dialogue)
+    found: dict[str, Reply] = {}
+    while generator.busy:
+        found.update(generator.step())
+    return found

@@ -17,7 +17,7 @@ from agentrefine.agent.episode import Episode
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
 from agentrefine.agent.reference import ChancePolicy, GoldPolicy, IdlePolicy
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
@@ -106,8 +106,8 @@ def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: i
         max_steps: of chance and the idle policy; a solution is played to its end.
         seed: of chance.
     """
-    watched = Watched(benchmark)
-    idle = _reached(IdlePolicy(), watched, episodes, max_steps)
+    timed = TimedBenchmark(benchmark)
+    idle = _reached(IdlePolicy(), timed, episodes, max_steps)
     solutions: dict[str, list[str]] = {}
     no_solution: dict[str, str] = {}
     for episode in episodes:
@@ -121,24 +121,24 @@ def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: i
         benchmark=benchmark.name,
         episodes=len(episodes),
         no_solution=no_solution,
-        gold=_reached(GoldPolicy(solutions), watched, solvable, longest) if solvable else None,
-        chance=_by_chance(watched, episodes, max_steps, seed),
+        gold=_reached(GoldPolicy(solutions), timed, solvable, longest) if solvable else None,
+        chance=_by_chance(timed, episodes, max_steps, seed),
         idle=idle,
         memory=benchmark.workers.peak_memory() if isinstance(benchmark, SimulatorBenchmark) else None,
     )
 
 
-def _by_chance(watched: Watched, episodes: Sequence[EpisodeSpec], max_steps: int, seed: int) -> Reached | None:
+def _by_chance(timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int, seed: int) -> Reached | None:
     try:
-        return _reached(ChancePolicy(watched, seed), watched, episodes, max_steps)
+        return _reached(ChancePolicy(timed, seed), timed, episodes, max_steps)
     except UnlistedActionsError:
         return None
 
 
-def _reached(policy: Policy, watched: Watched, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
-    played = list(play(policy, watched, episodes, max_steps=max_steps, batch_size=1))
+def _reached(policy: Policy, timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
+    played = list(play(policy, timed, episodes, max_steps=max_steps, batch_size=1))
     steps = [step for episode in played for step in episode.steps]
-    environments = [watched.environments[episode.id] for episode in played]
+    environments = [timed.environments[episode.id] for episode in played]
     return Reached(
         episodes=len(played),
         success=mean(episode.success for episode in played),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agentrefine.agent.policy import OPENING_MESSAGES, Dialogue, Reply
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.conversation import Message, reply_text
@@ -53,7 +53,7 @@ class ChancePolicy:
     """Draws uniformly from the actions that are possible now; `IDLE` where there is none. Same seed, same draws.
 
     Args:
-        watched: the benchmark that is played, whose environments list what is possible.
+        timed: the benchmark that is played, whose environments list what is possible.
         seed: of the draws.
         style: the form of a reply (`Prompting.style`).
     """
@@ -61,8 +61,8 @@ class ChancePolicy:
     name = CHANCE
     batched = True
 
-    def __init__(self, watched: Watched, seed: int, style: Literal["react", "act"] = "react") -> None:
-        self._watched = watched
+    def __init__(self, timed: TimedBenchmark, seed: int, style: Literal["react", "act"] = "react") -> None:
+        self._timed = timed
         self._seed = seed
         self._style = style
 
@@ -87,7 +87,7 @@ class ChancePolicy:
 
     def _drawn(self, dialogue: Dialogue) -> str:
         try:
-            possible = self._watched.environments[dialogue.key].possible()
+            possible = self._timed.environments[dialogue.key].possible()
         except SimulatorError:  # the step that follows fails too, and says so
             return IDLE
         rng = rng_of("random actions", self._seed, dialogue.key, _turn(dialogue.messages))

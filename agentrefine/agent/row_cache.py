@@ -1,116 +1,377 @@
-"""A KV cache whose rows have their own lengths, so that a batch of dialogues keeps its history between calls."""
+"""A KV cache whose rows have their own lengths and may begin with tokens that are stored once for many of them.
 
+All tokens of a forward pass, whatever rows they belong to, go through the model as one sequence without padding. Only
+attention knows rows. It is registered with transformers as the implementation `ATTENTION`, so any decoder-only model
+that supports attention implementations works unchanged.
+
+A row attends to two parts: the prefix that it shares and its own tokens. All rows of a prefix read it in one matrix
+product; the two partial results are merged by their log-sum-exp, which gives the softmax over both parts ("cascade
+attention").
+"""
+
+import heapq
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple, cast
 
 import torch
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import AttentionInterface, PreTrainedModel
 
-BLOCK = 128
+from agentrefine.errors import UserError
+
+ATTENTION = "agentrefine_rows"
+BLOCK = 64
 GROWTH = 1.5
 """Capacity grows by this factor and to a multiple of `BLOCK` positions, so that it is seldom copied."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
-    """What one row of the cache holds: whose dialogue, and the tokens whose keys and values are stored."""
+    """What one row of the cache holds.
 
-    key: str | None = None
-    ids: list[int] = field(default_factory=list)
-
-
-class RowCache(Cache):  # type: ignore[misc]
-    """Keys and values of many dialogues, one row each.
-
-    A token's slot in its row is its position in the dialogue, so the mask is only `slot <= position of the query`: what
-    padding or a longer, abandoned continuation left behind lies at later slots, is not seen, and is overwritten before
-    it could be. Rows can be swapped, so that those in use lie together at the front and are read without copying.
-
-    Args:
-        model: a causal LM of transformers that attends over all earlier tokens.
+    Attributes:
+        slot: its place in the storage.
+        prefix: the row whose tokens come before its own; None: there are none.
+        ids: its own tokens, whose keys and values are stored.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(layers=[])
+    slot: int
+    prefix: "Row | None" = None
+    ids: list[int] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        """The position of its first own token."""
+        return len(self.prefix.ids) if self.prefix else 0
+
+
+class Feed(NamedTuple):
+    """The tokens that a row reads next.
+
+    Attributes:
+        row: the row.
+        ids: at least one token.
+        predict: the logits after the last of them are wanted.
+    """
+
+    row: Row
+    ids: list[int]
+    predict: bool = True
+
+
+class RowCache:
+    """Keys and values of many dialogues, one row each, with the forward pass that fills it.
+
+    Args:
+        model: a model of `with_row_attention`.
+        batched: one operation for all rows that read one token, over rows padded to the longest, instead of one
+            operation a row. Default: on GPUs, where starting an operation costs more than the padding.
+    """
+
+    def __init__(self, model: PreTrainedModel, batched: bool | None = None) -> None:
         self.model = model
-        self.rows: list[Row] = []
+        self._batched = model.device.type != "cpu" if batched is None else batched
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
-        self._positions = torch.zeros(0, 0, dtype=torch.long)
-        self._indices = torch.zeros(0, dtype=torch.long)
-        self._selected: slice | torch.Tensor = slice(0, 0)
-        self._width = 0
+        self._rows: dict[int, Row] = {}
+        self._free: list[int] = []
+        self._capacity = 0
+        self._plan: _Plan | None = None
 
-    def forward(self, rows: list[int], chunks: list[list[int]]) -> torch.Tensor:
-        """Feed each row its next tokens.
+    def add_row(self, prefix: Row | None = None) -> Row:
+        """A new, empty row; a prefix must hold all its tokens before such a row is fed."""
+        slot = heapq.heappop(self._free) if self._free else len(self._rows)
+        self._rows[slot] = Row(slot, prefix)
+        return self._rows[slot]
+
+    def remove_row(self, row: Row) -> None:
+        """Free a row's place. No other row may have it as its prefix."""
+        del self._rows[row.slot]
+        heapq.heappush(self._free, row.slot)
+
+    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        """Feed rows their next tokens.
 
         Args:
-            rows: which rows, distinct.
-            chunks: the tokens that follow those each row holds; one non-empty list a row, of any lengths.
+            feeds: of distinct rows, at least one.
 
         Returns:
-            The logits after the longest chunk's last position, shape [rows, vocabulary]: a row's own next-token logits
-            where its chunk is as long as the longest.
+            The logits after the last token of each feed that asks for them, in their order,
+            shape [feeds with `predict`, vocabulary].
         """
         device = self.model.device
-        longest = max(map(len, chunks))
-        starts = [len(self.rows[row].ids) for row in rows]
-        ids = torch.tensor([chunk + [0] * (longest - len(chunk)) for chunk in chunks], device=device)
-        self._positions = torch.tensor(starts, device=device)[:, None] + torch.arange(longest, device=device)
-        self._selected = slice(0, len(rows)) if rows == list(range(len(rows))) else torch.tensor(rows, device=device)
-        self._indices = torch.tensor(rows, device=device)
-        self._width = max(starts) + longest
-        visible = torch.arange(self._width, device=device) <= self._positions[:, None, :, None]
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=device)
-        mask.masked_fill_(~visible, torch.finfo(self.model.dtype).min)
+        placed = sorted(feeds, key=lambda feed: feed.row.prefix.slot if feed.row.prefix else -1)
+        self._capacity = max(self._capacity, self._needed(placed))
+        self._plan = _Plan(placed, self._batched, self.model.dtype, device)
+        last, end = {}, 0
+        for feed in placed:
+            end += len(feed.ids)
+            last[feed.row.slot] = end - 1
         logits: torch.Tensor = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=self._positions,
-            past_key_values=self,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        for row, chunk in zip(rows, chunks, strict=True):
-            self.rows[row].ids.extend(chunk)
-        return logits[:, -1]
+            input_ids=torch.tensor([[token for feed in placed for token in feed.ids]], device=device),
+            position_ids=(self._plan.places + self._plan.starts)[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(
+                [last[feed.row.slot] for feed in feeds if feed.predict], dtype=torch.long, device=device
+            ),
+            row_cache=self,
+        ).logits[0]
+        for feed in placed:
+            feed.row.ids.extend(feed.ids)
+        return logits
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by each attention layer: store the new keys and values, return all that the rows may see."""
-        if layer_idx == len(self._keys):
-            self._keys.append(key_states.new_zeros(0, key_states.shape[1], 0, key_states.shape[3]))
-            self._values.append(value_states.new_zeros(0, value_states.shape[1], 0, value_states.shape[3]))
-        self._keys[layer_idx] = self._roomy(self._keys[layer_idx])
-        self._values[layer_idx] = self._roomy(self._values[layer_idx])
-        where = (self._indices[:, None], slice(None), self._positions)
-        self._keys[layer_idx][where] = key_states.transpose(1, 2)
-        self._values[layer_idx][where] = value_states.transpose(1, 2)
-        keys, values = self._keys[layer_idx][self._selected], self._values[layer_idx][self._selected]
-        return keys[:, :, : self._width], values[:, :, : self._width]
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """One layer's attention in a forward pass: store the new keys and values, and read all that each token may see.
 
-    def _roomy(self, stored: torch.Tensor) -> torch.Tensor:
-        if stored.shape[0] >= len(self.rows) and stored.shape[2] >= self._width:
-            return stored
-        capacity = stored.shape[2]
-        if capacity < self._width:
-            capacity = -(-max(self._width, int(GROWTH * capacity)) // BLOCK) * BLOCK
-        larger = stored.new_zeros(max(stored.shape[0], len(self.rows)), stored.shape[1], capacity, stored.shape[3])
-        larger[: stored.shape[0], :, : stored.shape[2]] = stored
-        return larger
+        Args:
+            layer: its number; the first pass goes through the layers in order.
+            query: shape [heads, tokens, width].
+            key, value: shape [KV heads, tokens, width].
+            scale: factor of the scores.
 
-    def swap(self, first: int, second: int) -> None:
-        """Exchange two rows."""
-        if first == second:
-            return
-        held = max(len(self.rows[first].ids), len(self.rows[second].ids))
-        pair, reverse = [first, second], [second, first]
-        for stored in (*self._keys, *self._values):
-            if max(pair) < stored.shape[0]:
-                stored[pair, :, :held] = stored[reverse, :, :held]
-        self.rows[first], self.rows[second] = self.rows[second], self.rows[first]
+        Returns:
+            Shape [tokens, heads, width of a value].
+        """
+        plan = cast("_Plan", self._plan)
+        keys = self._store(self._keys, layer, key)
+        values = self._store(self._values, layer, value)
+        queries = query.transpose(0, 1).reshape(query.shape[1], key.shape[0], -1, query.shape[2])
+        parts = []
+        if plan.singles is not None:
+            parts.append(_attend_batched(queries[plan.singles.tokens], keys, values, plan.singles, scale))
+        for span in plan.spans:
+            read = slice(span.slot, span.slot + 1), slice(None), slice(0, span.length)
+            parts.append(_attend(queries[span.begin : span.end], keys[read], values[read], span.mask, scale))
+        outputs, weights = (torch.cat(part) for part in zip(*parts, strict=True))
+        if plan.order is not None:
+            outputs, weights = outputs[plan.order], weights[plan.order]
+        for group in plan.groups:
+            read = slice(group.slot, group.slot + 1), slice(None), slice(0, group.length)
+            tokens = slice(group.begin, group.end)
+            before, before_weight = _attend(queries[tokens], keys[read], values[read], None, scale)
+            own_share = torch.sigmoid(weights[tokens] - before_weight)[..., None]
+            outputs[tokens] = torch.lerp(before.float(), outputs[tokens].float(), own_share).to(outputs.dtype)
+        return outputs.flatten(1, 2)
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Required by transformers; positions and mask are always given, so nothing depends on it."""
-        return self._width
+    def _needed(self, feeds: Sequence[Feed]) -> int:
+        """Positions that a row must have room for."""
+        longest = max(len(feed.row.ids) + len(feed.ids) for feed in feeds)
+        if longest <= self._capacity:
+            return self._capacity
+        return -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
+
+    def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor) -> torch.Tensor:
+        """Write a layer's new keys or values, shape [KV heads, tokens, width]; all of them are returned, by slot."""
+        plan = cast("_Plan", self._plan)
+        heads, _, width = new.shape
+        if layer == len(layers):
+            layers.append(new.new_zeros(0, heads, 0, width))
+        stored = layers[layer]
+        slots = max(self._rows) + 1
+        if stored.shape[0] < slots or stored.shape[2] < self._capacity:
+            # Unwritten memory is not read without `batched`, so that only what is written takes room.
+            make = new.new_zeros if self._batched else new.new_empty
+            room = stored.shape[0] if stored.shape[0] >= slots else max(slots, int(GROWTH * stored.shape[0]))
+            layers[layer] = make(room, heads, self._capacity, width)
+            for row in self._rows.values():
+                if row.ids:
+                    layers[layer][row.slot, :, : len(row.ids)] = stored[row.slot, :, : len(row.ids)]
+            stored = layers[layer]
+        stored[plan.slots, :, plan.places] = new.transpose(0, 1)
+        return stored
+
+
+class _Span(NamedTuple):
+    """Tokens `begin` to `end` of a pass, of a row with `length` own tokens then; `mask` is for several of them."""
+
+    begin: int
+    end: int
+    slot: int
+    length: int
+    mask: torch.Tensor | None
+
+
+class _Group(NamedTuple):
+    """Tokens `begin` to `end` of a pass, whose rows have the prefix in `slot`, of `length` tokens."""
+
+    begin: int
+    end: int
+    slot: int
+    length: int
+
+
+class _Singles(NamedTuple):
+    """The tokens of a pass that are their row's only one.
+
+    Attributes:
+        tokens, slots: where each lies in the pass, and its row's slot.
+        mask: added to the scores of the first slots, shape [slots, 1, 1, longest row].
+    """
+
+    tokens: torch.Tensor
+    slots: torch.Tensor
+    mask: torch.Tensor
+
+
+class _Plan:
+    """Where the tokens of one forward pass lie and what they attend to.
+
+    Attributes:
+        slots, places, starts: of each token its row's slot, its place among the row's own tokens, and the length of
+            the prefix; shape [tokens].
+        spans: what is attended to row by row.
+        singles: what is attended to in one operation; None: nothing.
+        order: puts the results of `singles` and then `spans` into the order of the tokens; None: they are.
+        groups: what is attended to before the rows' own tokens.
+    """
+
+    def __init__(self, feeds: Sequence[Feed], batched: bool, dtype: torch.dtype, device: torch.device) -> None:
+        """Of feeds that lie in the order of their prefixes."""
+        slots: list[int] = []
+        places: list[int] = []
+        starts: list[int] = []
+        spans: list[_Span] = []
+        for feed in feeds:
+            begin, held, count = len(slots), len(feed.row.ids), len(feed.ids)
+            slots += [feed.row.slot] * count
+            places += range(held, held + count)
+            starts += [feed.row.start] * count
+            mask = _causal(count, held + count, dtype, device) if count > 1 else None
+            spans.append(_Span(begin, begin + count, feed.row.slot, held + count, mask))
+        self.slots = torch.tensor(slots, device=device)
+        self.places = torch.tensor(places, device=device)
+        self.starts = torch.tensor(starts, device=device)
+        self.groups = [
+            _Group(members[0][1].begin, members[-1][1].end, prefix.slot, len(prefix.ids))
+            for prefix, members in (
+                (prefix, list(found))
+                for prefix, found in groupby(zip(feeds, spans, strict=True), key=lambda pair: pair[0].row.prefix)
+            )
+            if prefix
+        ]
+        alone = [span for span in spans if batched and span.mask is None]
+        self.spans = [span for span in spans if span not in alone] if alone else spans
+        self.singles = _singles(alone, dtype, device) if alone else None
+        self.order = None
+        if alone:
+            computed = [span.begin for span in alone] + [t for span in self.spans for t in range(span.begin, span.end)]
+            self.order = torch.tensor(computed, device=device).argsort()
+
+
+def _singles(spans: Sequence[_Span], dtype: torch.dtype, device: torch.device) -> _Singles:
+    slots = torch.tensor([span.slot for span in spans], device=device)
+    lengths = torch.zeros(int(slots.max()) + 1, dtype=torch.long, device=device)
+    lengths[slots] = torch.tensor([span.length for span in spans], device=device)
+    hidden = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
+    return _Singles(torch.tensor([span.begin for span in spans], device=device), slots, mask)
+
+
+def _causal(tokens: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Added to the scores of the last `tokens` of a row of `length`: shape [tokens, length]."""
+    return torch.full((tokens, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(length - tokens + 1)
+
+
+def _attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens that attend to the same keys.
+
+    Args:
+        queries: shape [tokens, KV heads, heads of each, width].
+        keys, values: shape [1, KV heads, positions, width].
+        mask: added to the scores, shape [tokens, positions].
+        scale: factor of the scores.
+
+    Returns:
+        The outputs, shaped like the queries, and the log-sum-exp of the scores, shaped like them without the width.
+    """
+    tokens, kv_heads, heads, width = queries.shape
+    # The heads of a KV head are further tokens of it, so that nothing is repeated.
+    folded = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, heads * tokens, width)
+    folded_mask = None if mask is None else mask.repeat(heads, 1)
+    outputs, weights = _softmax_attention(folded, keys, values, folded_mask, scale)
+    return (
+        outputs.reshape(kv_heads, heads, tokens, -1).permute(2, 0, 1, 3),
+        weights.reshape(kv_heads, heads, tokens).permute(2, 0, 1),
+    )
+
+
+def _attend_batched(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, singles: _Singles, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_attend`, of tokens of different rows; `keys` and `values` are all that is stored."""
+    slots, _, _, longest = singles.mask.shape
+    placed = queries.new_zeros(slots, *queries.shape[1:])
+    placed[singles.slots] = queries
+    outputs, weights = _softmax_attention(
+        placed, keys[:slots, :, :longest], values[:slots, :, :longest], singles.mask, scale
+    )
+    return outputs[singles.slots], weights[singles.slots]
+
+
+def _softmax_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of shapes [rows, heads, tokens, width], with the log-sum-exp of the scores in fp32."""
+    if queries.device.type == "cpu" and keys.shape[-1] == values.shape[-1]:
+        # The operator behind torch's `scaled_dot_product_attention`, which does not hand out the log-sum-exp.
+        fused: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            queries, keys, values, attn_mask=mask, scale=scale
+        )
+        return fused
+    scores = torch.matmul(queries, keys.transpose(2, 3)).float() * scale
+    if mask is not None:
+        scores += mask
+    weights = scores.logsumexp(dim=-1)
+    return torch.matmul((scores - weights[..., None]).exp_().to(values.dtype), values), weights
+
+
+def _row_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    row_cache: RowCache,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """An attention layer as transformers calls it, with tensors of shape [1, heads, tokens, width]."""
+    if softcap is not None or s_aux is not None or position_bias is not None:
+        raise _unsupported(type(module).__name__)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    outputs = row_cache.attend(cast("int", module.layer_idx), query[0], key[0], value[0], scale)
+    return outputs[None], None
+
+
+AttentionInterface.register(ATTENTION, _row_attention)
+
+
+def with_row_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model for `RowCache`. It shares the weights; the model itself stays as it is.
+
+    Raises:
+        UserError: the model computes attention in a way of its own.
+    """
+    if not model._supports_attention_backend:
+        raise _unsupported(type(model).__name__)
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    copied = deepcopy(model, shared)
+    copied.set_attn_implementation(ATTENTION)
+    return copied.eval()
+
+
+def _unsupported(name: str) -> UserError:
+    return UserError(
+        f"{name}: the player does not know this model's kind of attention; serve the model (for example with "
+        "`transformers serve`) and name the server in evaluation.endpoints."
+    )

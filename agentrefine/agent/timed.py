@@ -1,4 +1,4 @@
-"""A benchmark that is watched while it is played: its open environments are at hand, and how long they took."""
+"""A benchmark that is timed while it is played: its open environments are at hand, and how long they took."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, StepResult
 
 
-class WatchedEnvironment:
+class TimedEnvironment:
     """An environment with the time that it took.
 
     Attributes:
@@ -52,7 +52,7 @@ class WatchedEnvironment:
         self._environment.close()
 
 
-class Watched:
+class TimedBenchmark:
     """A benchmark that keeps the environments it made.
 
     Attributes:
@@ -62,18 +62,18 @@ class Watched:
     def __init__(self, benchmark: Benchmark) -> None:
         self.name = benchmark.name
         self.progress_definition = benchmark.progress_definition
-        self.environments: dict[str, WatchedEnvironment] = {}
+        self.environments: dict[str, TimedEnvironment] = {}
         self._benchmark = benchmark
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """The benchmark's episodes."""
         return self._benchmark.episodes(limit, seed)
 
-    def make(self, episode: EpisodeSpec) -> WatchedEnvironment:
+    def make(self, episode: EpisodeSpec) -> TimedEnvironment:
         """The environment of one episode, kept."""
         began = time.perf_counter()
         environment = self._benchmark.make(episode)
-        self.environments[episode.key] = WatchedEnvironment(environment, time.perf_counter() - began)
+        self.environments[episode.key] = TimedEnvironment(environment, time.perf_counter() - began)
         return self.environments[episode.key]
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
