@@ -1,14 +1,14 @@
-"""What some settings need of the machine, asked for before anything is loaded."""
+"""What this machine computes fast in, and what some settings need of it; asked before anything is loaded."""
 
 import logging
 import os
+import sys
 from importlib.util import find_spec
 
 import torch
 
 from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
-from agentrefine.tuning.settings import use_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,35 @@ PACKAGES = {
     "flash_attention_2": ("flash_attn", "pip install flash-attn --no-build-isolation"),
     "flash_attention_3": ("flash_attn_interface", "build FlashAttention's folder hopper from its sources"),
 }
+
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that keep oneDNN, which multiplies bf16 matrices for torch, from a processor's newer instructions."""
+
+ONEDNN_WITH_BF16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
+"""Parts of their values that leave bf16 allowed."""
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices by instructions of its own, and torch may use them.
+
+    Without such instructions bf16 is emulated, 30 to 70 times slower than fp32.
+    """
+    has = torch.cpu.get_capabilities()
+    if has.get("architecture") == "x86_64":
+        limits = [os.environ[name].upper() for name in ONEDNN_LIMITS if name in os.environ]
+        return (
+            bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+            and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and all(any(part in limit for part in ONEDNN_WITH_BF16) for limit in limits)
+        )
+    return bool(has.get("bf16")) and sys.platform != "darwin"  # Apple's matrix library has fp32 only
+
+
+def use_bf16(params: TuningParams) -> bool:
+    """Whether tuning computes in bf16: by `precision`, or, where that is `auto`, if the hardware does so fast."""
+    if params.precision != "auto":
+        return params.precision == "bf16"
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else multiplies_bf16()
 
 
 def check_hardware(params: TuningParams) -> None:
@@ -57,3 +86,8 @@ def check_hardware(params: TuningParams) -> None:
         )
     if params.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
         raise UserError("tuning.precision: this GPU cannot compute in bf16; set it to fp32.")
+    if params.precision == "bf16" and not on_gpu and not multiplies_bf16():
+        raise UserError(
+            "tuning.precision: this processor has no instructions for bf16 and would take 30 times as long; set it to "
+            "auto or fp32."
+        )

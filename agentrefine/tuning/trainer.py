@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 from agentrefine.files import atomic_folder, write_json
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.failures import machine_failures
+from agentrefine.tuning.hardware import use_bf16
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.models import CARD, model_digest
 from agentrefine.tuning.progress import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
 from agentrefine.tuning.replicas import replicas
 from agentrefine.tuning.samples import RenderingCounts
-from agentrefine.tuning.settings import use_bf16
 from agentrefine.tuning.training import Trained, processes, train
 
 CURVE_POINTS = 100
