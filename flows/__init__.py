@@ -18,3 +18,11 @@ for _name, _value in {
     "OMP_WAIT_POLICY": "PASSIVE",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# Servers on this machine are reached directly; with HTTP_PROXY set the clients would send even this to the proxy.
+_direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+if _direct != "*":
+    _hosts = [host for host in _direct.split(",") if host]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(
+        [*_hosts, *(host for host in ("127.0.0.1", "localhost", "::1") if host not in _hosts)]
+    )

@@ -16,16 +16,18 @@ from prefect.logging import get_run_logger
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
-from flows.command import exit_with_sentence, start_prefect
+from flows.command import exit_with_sentence
 from flows.evaluation import evaluation
 from flows.mix import mix
 from flows.quality_gate import quality_gate
 from flows.refinement import refinement
 from flows.report import print_report, report
+from flows.server import prefect_server
 from flows.synthesis import synthesis
 from flows.tuning import launch, tuning
 from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
+from tasks.checks import check_before
 from tasks.progress import progress
 from tasks.simulators import record_simulators
 
@@ -101,8 +103,9 @@ def main() -> None:
         workspace = Workspace()
         todo = [stage.address for stage in stages(params) if not workspace.up_to_date(stage.address)]
     if todo:
-        start_prefect()
-        agentrefine()
+        check_before(params, todo)
+        with prefect_server():
+            agentrefine()
     else:
         print("Every stage is up to date; nothing to run.")
     print_report(load_params())

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dvc.exceptions import DvcException
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
+from dvc.scm import SCMError
 from dvc.utils.hydra import apply_overrides
 from dvc_data.hashfile.hash_info import HashInfo
 
@@ -25,8 +26,18 @@ class Workspace:
     def __init__(self) -> None:
         try:
             self._repo = Repo(".")
+        except SCMError as error:
+            raise UserError(
+                f"{Path.cwd()}: no git repository, by which DVC tells what was changed; run `git init`, or "
+                "`dvc config core.no_scm true` to do without git, and run again."
+            ) from error
+        except NotDvcRepoError as error:
+            raise UserError(
+                f"{Path.cwd()}: no DVC repository; run from the project's folder, or, where .dvc is lost, run "
+                "`git init && dvc init` (or `dvc init --no-scm`)."
+            ) from error
         except DvcException as error:
-            raise UserError(f"dvc.yaml: {error}; run from the project's folder, or run `dvc init` in it.") from error
+            raise UserError(f"dvc.yaml: {error}; correct it.") from error
 
     def up_to_date(self, address: str) -> bool:
         """Whether nothing that the stage reads or writes has changed since it was last recorded.

@@ -59,14 +59,14 @@ def orthogonalized(matrix: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
         eps: the smallest norm that is divided by.
     """
     wide = matrix.float() if matrix.size(0) <= matrix.size(1) else matrix.float().T
-    wide = wide / wide.norm().clamp(min=eps)
+    wide = wide / torch.linalg.vector_norm(wide).clamp(min=eps)
     gram = wide @ wide.T
     product = factor = _quintic(gram)
     for _ in range(NEWTON_SCHULZ_STEPS - 1):
         gram = factor @ gram @ factor
         factor = _quintic(gram)
         product = factor @ product
-    nearest = product @ wide
+    nearest: torch.Tensor = product @ wide
     return nearest if matrix.size(0) <= matrix.size(1) else nearest.T
 
 
