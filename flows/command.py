@@ -11,6 +11,7 @@ from prefect import Flow
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.server import prefect_server
+from flows.side_by_side import end_with_parent
 from tasks.checks import check_before
 
 
@@ -20,6 +21,7 @@ def run(body: Flow[Any, Any], description: str | None, arguments: Sequence[str] 
     Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
     """
     values = parse(description, arguments)
+    end_with_parent()
 
     def checked() -> None:
         check_before(load_params(), ["@".join([body.name, *values.values()])])

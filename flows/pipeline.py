@@ -6,8 +6,10 @@ and the same dvc.lock, and each takes up where another stopped.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from prefect import flow
@@ -38,10 +40,17 @@ class Stage(NamedTuple):
     Attributes:
         address: its name there, such as `tuning@refinement`.
         run: runs its flow.
+        command: does the same in a process of its own, beside the other variants; None where it cannot.
     """
 
     address: str
     run: Callable[[], object]
+    command: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name without its key, such as `tuning`."""
+        return self.address.partition("@")[0]
 
 
 def stages(params: Params) -> Iterator[Stage]:
@@ -55,8 +64,11 @@ def stages(params: Params) -> Iterator[Stage]:
         yield Stage(f"mix@{name}", partial(mix, name))
     for variant in params.tuning.variants:
         launcher = params.tuning.launcher
-        run = partial(tuning, variant) if launcher == "python" else partial(launch, variant, launcher)
-        yield Stage(f"tuning@{variant}", run)
+        if launcher == "python":
+            command = [sys.executable, "-m", "flows.tuning", variant]
+            yield Stage(f"tuning@{variant}", partial(tuning, variant), command)
+        else:
+            yield Stage(f"tuning@{variant}", partial(launch, variant, launcher))
     for model in params.evaluation.models:
         yield Stage(f"evaluation@{model}", partial(evaluation, model))
     for endpoint in params.evaluation.endpoints:
@@ -82,15 +94,39 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         workspace = Workspace()
         selected(params.evaluation)  # refuses what cannot be played before anything is paid for
         todo = list(stages(params))
+        check_before(params, [stage.address for stage in todo if not workspace.up_to_date(stage.address)])
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
-            for done, stage in enumerate(todo):
-                if workspace.up_to_date(stage.address):
-                    logger.info("%s: up to date", stage.address)
-                else:
-                    logger.info("%s: running (%d of %d)", stage.address, done + 1, len(todo))
-                    workspace.run(stage.address, stage.run)
-                bar.advance()
+            for _, variants in groupby(todo, key=lambda stage: stage.name):
+                group = list(variants)
+                pending = []
+                for stage in group:
+                    if workspace.up_to_date(stage.address):
+                        logger.info("%s: up to date", stage.address)
+                    else:
+                        pending.append(stage)
+                run_stages(pending, workspace, params)
+                bar.advance(len(group))
                 bar.publish()
+
+
+def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -> None:
+    """Run stages that do not depend on each other: side by side if each has a command and there are cores for several.
+
+    Raises:
+        UserError: a stage failed, or cannot be recorded.
+    """
+    from agentrefine.tuning.hardware import tunings_at_once  # imports torch
+
+    logger = get_run_logger()
+    commands = {stage.address: stage.command for stage in pending if stage.command is not None}
+    at_once = tunings_at_once(params.tuning) if len(commands) == len(pending) > 1 else 1
+    if at_once > 1:
+        logger.info("%s: running, %d side by side", ", ".join(commands), min(at_once, len(commands)))
+        workspace.run_side_by_side(commands, at_once)
+    else:
+        for stage in pending:
+            logger.info("%s: running", stage.address)
+            workspace.run(stage.address, stage.run)
 
 
 def main() -> None:

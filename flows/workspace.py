@@ -2,8 +2,8 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dvc.exceptions import DvcException, NotDvcRepoError
@@ -13,6 +13,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc_data.hashfile.hash_info import HashInfo
 
 from agentrefine.errors import UserError
+from flows.side_by_side import run_side_by_side
 
 PARAMS = Path("params.yaml")
 BACKUP = Path(".dvc/tmp/params.before-run.yaml")
@@ -62,6 +63,27 @@ class Workspace:
         """
         before = self._inputs(address)
         stage()
+        self._record(address, before)
+
+    def run_side_by_side(self, commands: Mapping[str, list[str]], at_once: int) -> None:
+        """Run stages that do not depend on each other, each by its own command, and record those that succeed.
+
+        They are recorded when all have ended: a stage may read dvc.lock while it runs.
+
+        Raises:
+            UserError: as `run`, or a stage failed; what another one had finished before is recorded.
+        """
+        before = {address: self._inputs(address) for address in commands}
+        finished: list[str] = []
+        try:
+            with closing(run_side_by_side(commands, at_once)) as ended:
+                finished.extend(ended)
+        finally:
+            for address in finished:
+                self._record(address, before[address])
+
+    def _record(self, address: str, before: dict[str, HashInfo | None]) -> None:
+        """Write a stage's inputs and outputs into dvc.lock and the cache, if the inputs are still those of before."""
         after = self._inputs(address)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if changed:

@@ -103,7 +103,8 @@ class TuningParams(Section):
 
     `launcher` starts the stage's processes. `muon_learning_rate` null means AdamW for every parameter. `decay_share` is
     the share of the steps over which `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped
-    from the end of longer games. `eval_steps` and `checkpoint_steps` count optimizer steps.
+    from the end of longer games. `eval_steps` and `checkpoint_steps` count optimizer steps. Without a GPU a tuning has
+    `cpu_processes` that share its steps, each with `cpu_threads`.
     """
 
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
@@ -120,7 +121,8 @@ class TuningParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     batch_tokens: Annotated[int, Field(gt=0)]
     gradient_accumulation_steps: Annotated[int, Field(gt=0)]
-    cpu_processes: Annotated[int, Field(gt=0)]
+    cpu_processes: Annotated[int, Field(gt=0)] = 1
+    cpu_threads: Annotated[int, Field(gt=0)] = 1
     activation_checkpointing: bool
     packing: bool
     padding_free: bool

@@ -3,7 +3,10 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -16,6 +19,9 @@ PACKAGES = {
     "flash_attention_2": ("flash_attn", "pip install flash-attn --no-build-isolation"),
     "flash_attention_3": ("flash_attn_interface", "build FlashAttention's folder hopper from its sources"),
 }
+
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Of Linux' control groups, version 2: microseconds of processor time in so many of the clock."""
 
 ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables that keep oneDNN, which multiplies bf16 matrices for torch, from a processor's newer instructions."""
@@ -38,6 +44,34 @@ def multiplies_bf16() -> bool:
             and all(any(part in limit for part in ONEDNN_WITH_BF16) for limit in limits)
         )
     return bool(has.get("bf16")) and sys.platform != "darwin"  # Apple's matrix library has fp32 only
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: those of its affinity, and no more than its container is granted."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        granted, period = CONTAINER_LIMIT.read_text(encoding="utf-8").split()
+    except OSError:
+        return cores
+    return cores if granted == "max" else max(1, min(cores, int(granted) // int(period)))
+
+
+def tunings_at_once(params: TuningParams) -> int:
+    """How many tunings have cores of their own on this CPU; one where a GPU tunes."""
+    if torch.cuda.is_available():
+        return 1
+    return max(1, usable_cores() // (params.cpu_processes * params.cpu_threads))
+
+
+@contextmanager
+def threads_for(params: TuningParams) -> Iterator[None]:
+    """Let torch compute with the threads that the parameters name, so that bytes do not follow the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(params.cpu_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_bf16(params: TuningParams) -> bool:
