@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
 
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.params import Params, load_params
@@ -94,17 +95,15 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         workspace = Workspace()
         selected(params.evaluation)  # refuses what cannot be played before anything is paid for
         todo = list(stages(params))
-        check_before(params, [stage.address for stage in todo if not workspace.up_to_date(stage.address)])
+        pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
+        check_before(params, pending)
+        if deployment.id is not None:  # the command has said it before it started Prefect's server
+            for line in _outlook(params, pending):
+                logger.info(line)
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
             for _, variants in groupby(todo, key=lambda stage: stage.name):
                 group = list(variants)
-                pending = []
-                for stage in group:
-                    if workspace.up_to_date(stage.address):
-                        logger.info("%s: up to date", stage.address)
-                    else:
-                        pending.append(stage)
-                run_stages(pending, workspace, params)
+                run_stages([stage for stage in group if _is_due(stage, workspace)], workspace, params)
                 bar.advance(len(group))
                 bar.publish()
 
@@ -129,6 +128,19 @@ def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -
             workspace.run(stage.address, stage.run)
 
 
+def _is_due(stage: Stage, workspace: Workspace) -> bool:
+    if workspace.up_to_date(stage.address):
+        get_run_logger().info("%s: up to date", stage.address)
+        return False
+    return True
+
+
+def _outlook(params: Params, addresses: Sequence[str]) -> list[str]:
+    from flows.outlook import outlook  # imports torch
+
+    return outlook(params, addresses) if addresses else []
+
+
 def main() -> None:
     """Run what is out of date; where nothing is, say so without starting anything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,6 +152,7 @@ def main() -> None:
         todo = [stage.address for stage in stages(params) if not workspace.up_to_date(stage.address)]
     if todo:
         check_before(params, todo)
+        print("\n".join(_outlook(params, todo)), flush=True)
         with prefect_server():
             agentrefine()
     else:

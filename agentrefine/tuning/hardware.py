@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +29,34 @@ ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 ONEDNN_WITH_BF16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 """Parts of their values that leave bf16 allowed."""
+
+
+class Processor(NamedTuple):
+    """The CPU as torch uses it.
+
+    Attributes:
+        description: name, cores that this process may use, instructions.
+        warning: a sentence where it is too old to be fast; else empty.
+    """
+
+    description: str
+    warning: str
+
+
+def processor() -> Processor:
+    """Which CPU this is."""
+    has = torch.cpu.get_capabilities()
+    kernels = torch.backends.cpu.get_cpu_capability()
+    instructions = {"AVX512": "AVX-512", "DEFAULT": str(has.get("architecture", "unknown"))}.get(kernels, kernels)
+    bf16 = ("AMX bf16" if has.get("amx_bf16") else "bf16") if multiplies_bf16() else "no bf16"
+    cores = usable_cores()
+    old = has.get("architecture") == "x86_64" and kernels == "DEFAULT"
+    return Processor(
+        f"{has.get('cpu_name') or 'unknown'}, {cores} {'core' if cores == 1 else 'cores'}, {instructions}, {bf16}",
+        "It has no AVX2 (or torch is kept from it): all that torch computes takes several times as long."
+        if old
+        else "",
+    )
 
 
 def multiplies_bf16() -> bool:
