@@ -2,52 +2,41 @@
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL
+from prefect import Flow
 
 from agentrefine.errors import UserError
-from agentrefine.proxies import check_proxy
+from agentrefine.params import load_params
+from flows.server import prefect_server
+from flows.side_by_side import end_with_parent
+from tasks.checks import check_before
 
 
-def run(
-    body: Callable[..., object], description: str | None, arguments: Sequence[str] = (), *, with_prefect: bool = True
-) -> None:
+def run(body: Flow[Any, Any], description: str | None, arguments: Sequence[str] = ()) -> None:
     """Run a stage's flow with the positional arguments of the command line, each a required string.
 
-    Without Prefect, `body` is no flow but a function.
-
-    Exits with status 1 and one sentence on standard error when `body` raises `UserError`.
+    Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
     """
+    values = parse(description, arguments)
+    end_with_parent()
+
+    def checked() -> None:
+        check_before(load_params(), ["@".join([body.name, *values.values()])])
+        with prefect_server():
+            body(**values)
+
+    exit_with_sentence(checked)
+
+
+def parse(description: str | None, arguments: Sequence[str]) -> dict[str, str]:
+    """The values of the positional arguments."""
     parser = argparse.ArgumentParser(description=description)
     for argument in arguments:
         parser.add_argument(argument)
-    values = vars(parser.parse_args())
-
-    def work() -> None:
-        if with_prefect:
-            start_prefect()
-        body(**values)
-
-    exit_with_sentence(work)
-
-
-def start_prefect() -> None:
-    """Start Prefect's temporary server, unless another is set, so that Ctrl-C does not end it.
-
-    Otherwise the server is gone before the flow has told it of its end, and Prefect tries again for minutes.
-    """
-    if PREFECT_API_URL.value():
-        check_proxy(PREFECT_API_URL.value(), "PREFECT_API_URL")
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
-    try:
-        SubprocessASGIServer().start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return vars(parser.parse_args())
 
 
 def exit_with_sentence(body: Callable[[], object]) -> None:

@@ -6,26 +6,31 @@ and the same dvc.lock, and each takes up where another stopped.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
 
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
-from flows.command import exit_with_sentence, start_prefect
+from flows.command import exit_with_sentence
 from flows.evaluation import evaluation
 from flows.mix import mix
 from flows.quality_gate import quality_gate
 from flows.refinement import refinement
 from flows.report import print_report, report
+from flows.server import prefect_server
 from flows.synthesis import synthesis
 from flows.tuning import launch, tuning
 from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
+from tasks.checks import check_before
 from tasks.progress import progress
 from tasks.simulators import record_simulators
 
@@ -36,10 +41,17 @@ class Stage(NamedTuple):
     Attributes:
         address: its name there, such as `tuning@refinement`.
         run: runs its flow.
+        command: does the same in a process of its own, beside the other variants; None where it cannot.
     """
 
     address: str
     run: Callable[[], object]
+    command: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The stage's name without its key, such as `tuning`."""
+        return self.address.partition("@")[0]
 
 
 def stages(params: Params) -> Iterator[Stage]:
@@ -53,8 +65,11 @@ def stages(params: Params) -> Iterator[Stage]:
         yield Stage(f"mix@{name}", partial(mix, name))
     for variant in params.tuning.variants:
         launcher = params.tuning.launcher
-        run = partial(tuning, variant) if launcher == "python" else partial(launch, variant, launcher)
-        yield Stage(f"tuning@{variant}", run)
+        if launcher == "python":
+            command = [sys.executable, "-m", "flows.tuning", variant]
+            yield Stage(f"tuning@{variant}", partial(tuning, variant), command)
+        else:
+            yield Stage(f"tuning@{variant}", partial(launch, variant, launcher))
     for reference in params.evaluation.references:
         yield Stage(f"reference_evaluation@{reference}", partial(evaluation, reference))
     for model in params.evaluation.models:
@@ -82,15 +97,50 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         workspace = Workspace()
         selected(params.evaluation)  # refuses what cannot be played before anything is paid for
         todo = list(stages(params))
+        pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
+        check_before(params, pending)
+        if deployment.id is not None:  # the command has said it before it started Prefect's server
+            for line in _outlook(params, pending):
+                logger.info(line)
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
-            for done, stage in enumerate(todo):
-                if workspace.up_to_date(stage.address):
-                    logger.info("%s: up to date", stage.address)
-                else:
-                    logger.info("%s: running (%d of %d)", stage.address, done + 1, len(todo))
-                    workspace.run(stage.address, stage.run)
-                bar.advance()
+            for _, variants in groupby(todo, key=lambda stage: stage.name):
+                group = list(variants)
+                run_stages([stage for stage in group if _is_due(stage, workspace)], workspace, params)
+                bar.advance(len(group))
                 bar.publish()
+
+
+def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -> None:
+    """Run stages that do not depend on each other: side by side if each has a command and there are cores for several.
+
+    Raises:
+        UserError: a stage failed, or cannot be recorded.
+    """
+    from agentrefine.tuning.hardware import tunings_at_once  # imports torch
+
+    logger = get_run_logger()
+    commands = {stage.address: stage.command for stage in pending if stage.command is not None}
+    at_once = tunings_at_once(params.tuning) if len(commands) == len(pending) > 1 else 1
+    if at_once > 1:
+        logger.info("%s: running, %d side by side", ", ".join(commands), min(at_once, len(commands)))
+        workspace.run_side_by_side(commands, at_once)
+    else:
+        for stage in pending:
+            logger.info("%s: running", stage.address)
+            workspace.run(stage.address, stage.run)
+
+
+def _is_due(stage: Stage, workspace: Workspace) -> bool:
+    if workspace.up_to_date(stage.address):
+        get_run_logger().info("%s: up to date", stage.address)
+        return False
+    return True
+
+
+def _outlook(params: Params, addresses: Sequence[str]) -> list[str]:
+    from flows.outlook import outlook  # imports torch
+
+    return outlook(params, addresses) if addresses else []
 
 
 def main() -> None:
@@ -103,8 +153,10 @@ def main() -> None:
         workspace = Workspace()
         todo = [stage.address for stage in stages(params) if not workspace.up_to_date(stage.address)]
     if todo:
-        start_prefect()
-        agentrefine()
+        check_before(params, todo)
+        print("\n".join(_outlook(params, todo)), flush=True)
+        with prefect_server():
+            agentrefine()
     else:
         print("Every stage is up to date; nothing to run.")
     print_report(load_params())

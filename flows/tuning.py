@@ -11,7 +11,7 @@ from prefect import flow
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from flows.command import run
+from flows.command import exit_with_sentence, parse, run
 from tasks.tuning import tune_variant, tuning_job
 
 
@@ -58,4 +58,5 @@ if __name__ == "__main__":
     if int(os.environ.get("RANK", "0")) == 0:
         run(tuning, __doc__, ["variant"])
     else:
-        run(take_part, __doc__, ["variant"], with_prefect=False)
+        variant = parse(__doc__, ["variant"])["variant"]
+        exit_with_sentence(lambda: take_part(variant))

@@ -2,16 +2,18 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from dvc.exceptions import DvcException
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
+from dvc.scm import SCMError
 from dvc.utils.hydra import apply_overrides
 from dvc_data.hashfile.hash_info import HashInfo
 
 from agentrefine.errors import UserError
+from flows.side_by_side import run_side_by_side
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
@@ -26,8 +28,18 @@ class Workspace:
     def __init__(self) -> None:
         try:
             self._repo = Repo(".")
+        except SCMError as error:
+            raise UserError(
+                f"{Path.cwd()}: no git repository, by which DVC tells what was changed; run `git init`, or "
+                "`dvc config core.no_scm true` to do without git, and run again."
+            ) from error
+        except NotDvcRepoError as error:
+            raise UserError(
+                f"{Path.cwd()}: no DVC repository; run from the project's folder, or, where .dvc is lost, run "
+                "`git init && dvc init` (or `dvc init --no-scm`)."
+            ) from error
         except DvcException as error:
-            raise UserError(f"dvc.yaml: {error}; run from the project's folder, or run `dvc init` in it.") from error
+            raise UserError(f"dvc.yaml: {error}; correct it.") from error
 
     def up_to_date(self, address: str) -> bool:
         """Whether nothing that the stage reads or writes has changed since it was last recorded.
@@ -52,6 +64,27 @@ class Workspace:
         """
         before = self._inputs(address)
         stage()
+        self._record(address, before)
+
+    def run_side_by_side(self, commands: Mapping[str, list[str]], at_once: int) -> None:
+        """Run stages that do not depend on each other, each by its own command, and record those that succeed.
+
+        They are recorded when all have ended: a stage may read dvc.lock while it runs.
+
+        Raises:
+            UserError: as `run`, or a stage failed; what another one had finished before is recorded.
+        """
+        before = {address: self._inputs(address) for address in commands}
+        finished: list[str] = []
+        try:
+            with closing(run_side_by_side(commands, at_once)) as ended:
+                finished.extend(ended)
+        finally:
+            for address in finished:
+                self._record(address, before[address])
+
+    def _record(self, address: str, before: dict[str, HashInfo | None]) -> None:
+        """Write a stage's inputs and outputs into dvc.lock and the cache, if the inputs are still those of before."""
         after = self._inputs(address)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if changed:

@@ -39,12 +39,13 @@ from agentrefine.conversation import Sample
 from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.batches import row_lengths
+from agentrefine.tuning.hardware import use_bf16
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base, load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.samples import rendered_rows
-from agentrefine.tuning.settings import use_bf16, weights_dtype
+from agentrefine.tuning.settings import weights_dtype
 from agentrefine.tuning.sft import with_adapter
 from agentrefine.tuning.trainer import tune
 

@@ -155,7 +155,7 @@ def test_a_process_for_each_core_takes_the_steps_of_one(work):
 def test_a_toy_of_the_shape_for_a_gpu_is_compared_on_a_cpu(method, workspace, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tuning, "BASE", workspace / "base")
     monkeypatch.setattr(tuning, "DATA_SET", workspace / "data")
-    work = tuning.prepare(tuning.SHAPES["toy"], 12, {"method": method, "precision": "bf16"}, 1, tmp_path)
+    work = tuning.prepare(tuning.SHAPES["toy"], 12, {"method": method}, 1, tmp_path)
     tuning.compare(work, ["stage, packed", "Trainer, padded"], 1, tmp_path)
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[0] for line in table[2:]] == ["| stage, packed", "| Trainer, padded"]

@@ -1,6 +1,7 @@
 """The working folder: what DVC says, overrides that hold for one run, one run at a time."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,38 @@ def test_a_stage_that_dvc_yaml_does_not_have_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"^dvc\.yaml, stage dancing: ") as refused:
         Workspace().up_to_date("dancing")
     assert "\n" not in str(refused.value)
+
+
+def test_stages_side_by_side_are_recorded_and_what_one_had_finished_is_kept_when_another_fails(folder: Path) -> None:
+    (folder / "params.yaml").write_text(PARAMS.replace("[refinement]", "[a, b]"))
+    work = Workspace()
+    write = "from pathlib import Path; Path('{0}.txt').write_text('a model')"
+    wait = "import time; from pathlib import Path\nwhile not Path('a.txt').exists(): time.sleep(0.1)\n"
+    commands = {
+        "tuning@a": [sys.executable, "-c", write.format("a")],
+        "tuning@b": [sys.executable, "-c", wait + "time.sleep(2); raise SystemExit(1)"],
+    }
+    with pytest.raises(UserError, match=r"^tuning@b: failed with status 1"):
+        work.run_side_by_side(commands, 2)
+    assert work.up_to_date("tuning@a")
+    assert not work.up_to_date("tuning@b")
+    work.run_side_by_side({"tuning@b": [sys.executable, "-c", write.format("b")]}, 2)
+    assert work.up_to_date("tuning@b")
+
+
+@pytest.mark.parametrize(
+    ("lost", "remedy"),
+    [(".git", ["git", "init", "-q"]), (".git", ["dvc", "config", "core.no_scm", "true"]), (".dvc", ["dvc", "init"])],
+)
+def test_the_advice_for_a_folder_without_git_or_dvc_works(folder: Path, lost: str, remedy: list[str]) -> None:
+    shutil.rmtree(folder / lost)
+    with pytest.raises(UserError) as refused:
+        Workspace()
+    assert "\n" not in str(refused.value)
+    assert " ".join(remedy).removesuffix(" -q") in str(refused.value)
+    command = [sys.executable, "-m", *remedy] if remedy[0] == "dvc" else remedy
+    subprocess.run(command, check=True, capture_output=True)
+    assert not Workspace().up_to_date("tuning@refinement")
 
 
 def test_overrides_hold_for_one_run_and_leave_the_file_as_it_was(folder: Path) -> None:

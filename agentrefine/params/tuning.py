@@ -110,6 +110,7 @@ class TuningParams(Section):
     the share of the steps over which `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped
     from the end of longer games. `eval_steps` and `checkpoint_steps` count optimizer steps. `keep_best` keeps the
     weights of the evaluation with the lowest validation loss, the last step's among them, instead of the last weights.
+    Without a GPU a tuning has `cpu_processes` that share its steps, each with `cpu_threads`.
     """
 
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
@@ -126,7 +127,8 @@ class TuningParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)]
     batch_tokens: Annotated[int, Field(gt=0)]
     gradient_accumulation_steps: Annotated[int, Field(gt=0)]
-    cpu_processes: Annotated[int, Field(gt=0)]
+    cpu_processes: Annotated[int, Field(gt=0)] = 1
+    cpu_threads: Annotated[int, Field(gt=0)] = 1
     activation_checkpointing: bool
     packing: bool
     padding_free: bool

@@ -1,14 +1,18 @@
-"""What some settings need of the machine, asked for before anything is loaded."""
+"""What this machine computes fast in, and what some settings need of it; asked before anything is loaded."""
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
-from agentrefine.tuning.settings import use_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +20,94 @@ PACKAGES = {
     "flash_attention_2": ("flash_attn", "pip install flash-attn --no-build-isolation"),
     "flash_attention_3": ("flash_attn_interface", "build FlashAttention's folder hopper from its sources"),
 }
+
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Of Linux' control groups, version 2: microseconds of processor time in so many of the clock."""
+
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that keep oneDNN, which multiplies bf16 matrices for torch, from a processor's newer instructions."""
+
+ONEDNN_WITH_BF16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
+"""Parts of their values that leave bf16 allowed."""
+
+
+class Processor(NamedTuple):
+    """The CPU as torch uses it.
+
+    Attributes:
+        description: name, cores that this process may use, instructions.
+        warning: a sentence where it is too old to be fast; else empty.
+    """
+
+    description: str
+    warning: str
+
+
+def processor() -> Processor:
+    """Which CPU this is."""
+    has = torch.cpu.get_capabilities()
+    kernels = torch.backends.cpu.get_cpu_capability()
+    instructions = {"AVX512": "AVX-512", "DEFAULT": str(has.get("architecture", "unknown"))}.get(kernels, kernels)
+    bf16 = ("AMX bf16" if has.get("amx_bf16") else "bf16") if multiplies_bf16() else "no bf16"
+    cores = usable_cores()
+    old = has.get("architecture") == "x86_64" and kernels == "DEFAULT"
+    return Processor(
+        f"{has.get('cpu_name') or 'unknown'}, {cores} {'core' if cores == 1 else 'cores'}, {instructions}, {bf16}",
+        "It has no AVX2 (or torch is kept from it): all that torch computes takes several times as long."
+        if old
+        else "",
+    )
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices by instructions of its own, and torch may use them.
+
+    Without such instructions bf16 is emulated, 30 to 70 times slower than fp32.
+    """
+    has = torch.cpu.get_capabilities()
+    if has.get("architecture") == "x86_64":
+        limits = [os.environ[name].upper() for name in ONEDNN_LIMITS if name in os.environ]
+        return (
+            bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+            and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and all(any(part in limit for part in ONEDNN_WITH_BF16) for limit in limits)
+        )
+    return bool(has.get("bf16")) and sys.platform != "darwin"  # Apple's matrix library has fp32 only
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: those of its affinity, and no more than its container is granted."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        granted, period = CONTAINER_LIMIT.read_text(encoding="utf-8").split()
+    except OSError:
+        return cores
+    return cores if granted == "max" else max(1, min(cores, int(granted) // int(period)))
+
+
+def tunings_at_once(params: TuningParams) -> int:
+    """How many tunings have cores of their own on this CPU; one where a GPU tunes."""
+    if torch.cuda.is_available():
+        return 1
+    return max(1, usable_cores() // (params.cpu_processes * params.cpu_threads))
+
+
+@contextmanager
+def threads_for(params: TuningParams) -> Iterator[None]:
+    """Let torch compute with the threads that the parameters name, so that bytes do not follow the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(params.cpu_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def use_bf16(params: TuningParams) -> bool:
+    """Whether tuning computes in bf16: by `precision`, or, where that is `auto`, if the hardware does so fast."""
+    if params.precision != "auto":
+        return params.precision == "bf16"
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else multiplies_bf16()
 
 
 def check_hardware(params: TuningParams) -> None:
@@ -57,3 +149,8 @@ def check_hardware(params: TuningParams) -> None:
         )
     if params.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
         raise UserError("tuning.precision: this GPU cannot compute in bf16; set it to fp32.")
+    if params.precision == "bf16" and not on_gpu and not multiplies_bf16():
+        raise UserError(
+            "tuning.precision: this processor has no instructions for bf16 and would take 30 times as long; set it to "
+            "auto or fp32."
+        )

@@ -11,8 +11,9 @@ from pydantic import BaseModel, model_validator
 
 from agentrefine.files import sha256_file, short_hash
 from agentrefine.params.tuning import Loss, TuningParams
+from agentrefine.tuning.hardware import use_bf16
 from agentrefine.tuning.models import model_digest
-from agentrefine.tuning.settings import SHARDING, use_bf16
+from agentrefine.tuning.settings import SHARDING
 
 HOW_NOT_WHAT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
 """Parameters that change no weights."""

@@ -1,8 +1,8 @@
 """Data-parallel tuning on the cores of one machine: processes that train with this one, each on its share of the rows.
 
-A small model leaves the cores of a CPU idle when its matrices are split among threads; a process for each core does
-not. Gradients are averaged after each step (torch's DistributedDataParallel over gloo on the loopback device): equal
-seeds and equal numbers of processes give equal bytes.
+A small model leaves the cores of a CPU idle when its matrices are split among threads; a process for each core does so
+less, though it waits for the others at every step. Gradients are averaged after each step (torch's
+DistributedDataParallel over gloo on the loopback device): equal seeds and equal numbers of processes give equal bytes.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import torch
 from torch import distributed
 
 from agentrefine.errors import UserError
+from agentrefine.tuning.hardware import threads_for
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.training import train
 
@@ -72,8 +72,10 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def replicas(processes: int) -> Iterator[Replicas]:
+def replicas(processes: int, threads: int) -> Iterator[Replicas]:
     """Start `processes` - 1 replicas and make this process the first of all, until the context ends.
+
+    Each computes with `threads`.
 
     Does nothing for one process, and where the environment already names several (torchrun).
     """
@@ -82,14 +84,13 @@ def replicas(processes: int) -> Iterator[Replicas]:
         if not others:
             yield Replicas([], log)
             return
-        threads, before, port = torch.get_num_threads(), dict(os.environ), _free_port()
-        own = _environment(0, processes, port)
+        before, port = dict(os.environ), _free_port()
+        own = _environment(0, processes, threads, port)
         started: list[subprocess.Popen[str]] = []
         try:
             for rank in range(1, processes):
-                started.append(_start(_environment(rank, processes, port), log))
+                started.append(_start(_environment(rank, processes, threads, port), log))
             os.environ.update(own)
-            torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
             yield Replicas(started, log)
         except BaseException:
             for process in started:
@@ -99,7 +100,6 @@ def replicas(processes: int) -> Iterator[Replicas]:
             for name in own:
                 os.environ.pop(name, None)
             os.environ.update({name: before[name] for name in own if name in before})
-            torch.set_num_threads(threads)
             if distributed.is_initialized():
                 distributed.destroy_process_group()
             for process in started:
@@ -113,10 +113,13 @@ def main() -> None:
         return
     job = TuningJob.model_validate_json(line)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Standard output is for one word to the process that started this one; what a library prints is for the log.
     told = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch:
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch,
+        threads_for(job.params),
+    ):
         train(job, Path(scratch), ready=lambda: print(READY, file=told, flush=True))
     distributed.destroy_process_group()
 
@@ -138,8 +141,8 @@ def _start(environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]"
     )
 
 
-def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
-    """What torchrun would set, with this process's share of the cores; gloo would take the network's device."""
+def _environment(rank: int, processes: int, threads: int, port: int) -> dict[str, str]:
+    """What torchrun would set, with the threads of a process; gloo would take the network's device."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     return {
         **({"GLOO_SOCKET_IFNAME": loopback} if loopback else {}),
@@ -149,7 +152,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        "OMP_NUM_THREADS": str(threads),
     }
 
 

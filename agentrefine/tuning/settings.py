@@ -7,6 +7,7 @@ from trl import SFTConfig
 
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.batches import row_lengths
+from agentrefine.tuning.hardware import use_bf16
 
 SHARDING = frozenset({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"})
 """Variables by which accelerate's launcher asks for a sharded model."""
@@ -69,15 +70,6 @@ def training_arguments(
         dataloader_pin_memory=on_gpu,
         ddp_find_unused_parameters=False,
     )
-
-
-def use_bf16(params: TuningParams) -> bool:
-    """Whether the forward pass computes in bf16."""
-    if params.precision != "auto":
-        return params.precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def weights_dtype(params: TuningParams) -> torch.dtype:

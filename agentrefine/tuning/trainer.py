@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 from agentrefine.files import atomic_folder, write_json
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.failures import machine_failures
+from agentrefine.tuning.hardware import threads_for, use_bf16
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.models import CARD, model_digest, quantisation
 from agentrefine.tuning.progress import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
 from agentrefine.tuning.replicas import replicas
 from agentrefine.tuning.samples import RenderingCounts
-from agentrefine.tuning.settings import use_bf16
 from agentrefine.tuning.training import Trained, processes, train
 
 CURVE_POINTS = 100
@@ -80,7 +80,8 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
     with (
         atomic_folder(out) as folder,
         tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
-        replicas(processes(job)) as others,
+        replicas(processes(job), job.params.cpu_threads) as others,
+        threads_for(job.params),
         machine_failures(),
     ):
         others.begin(job)
@@ -109,7 +110,11 @@ def follow(job: TuningJob) -> None:
     Raises:
         UserError: as `tune`.
     """
-    with machine_failures(), tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch:
+    with (
+        machine_failures(),
+        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
+        threads_for(job.params),
+    ):
         train(job, Path(scratch))
 
 

@@ -1,0 +1,189 @@
+"""Prefect's temporary server, where none is configured: one that all commands in this folder share.
+
+Starting it takes longer than many a stage, so it stays for some seconds after its last user: the stages of a
+`dvc repro`, which come one after the other, start it once, and stages that run side by side report to one.
+
+What is locked says who is there, so that nothing is left behind by a process that was killed: every user holds a shared
+lock on `users`, the server an exclusive one on `alive`. The server ends when it has held `users` alone for long enough.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import prefect
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from agentrefine.errors import UserError
+from agentrefine.files import short_hash
+from agentrefine.proxies import check_proxy
+
+HOST = "127.0.0.1"
+START_SECONDS = 120
+"""To start in; a busy machine takes half a minute."""
+IDLE_SECONDS = 20
+"""Without a user, after which the server ends."""
+ANSWER_SECONDS = 10
+"""For one answer of a server that is there."""
+POLL_SECONDS = 0.2
+
+
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """Let the flows of the block report to the configured server (PREFECT_API_URL), or to the shared temporary one.
+
+    Raises:
+        UserError: the configured server does not answer, or the temporary one does not start.
+    """
+    configured = PREFECT_API_URL.value()
+    if configured:
+        check_proxy(configured, "PREFECT_API_URL")
+        check_reachable(configured)
+        yield
+        return
+    folder = _folder()
+    with (folder / "users").open("a") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        with temporary_settings({PREFECT_API_URL: _address(folder)}):
+            logging.getLogger("prefect.flow_runs").addFilter(_no_link)
+            yield
+
+
+def check_reachable(api: str) -> None:
+    """Refuse a configured server that does not answer.
+
+    Raises:
+        UserError: names the address and says what to do.
+    """
+    if not _answers(api, ANSWER_SECONDS):
+        raise UserError(
+            f"PREFECT_API_URL: no Prefect server answers at {api}; start it (make serve), or unset the variable "
+            "(`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is started."
+        )
+
+
+def _folder() -> Path:
+    """Where the server of this working folder, Prefect home and version keeps its address, locks and log."""
+    home = PREFECT_HOME.value()
+    folder = Path(".prefect") / f"server-{short_hash(str(home), prefect.__version__, sys.executable)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _address(folder: Path) -> str:
+    """The address of the server's API; starts the server if there is none. One process at a time."""
+    with (folder / "start").open("a") as start, (folder / "alive").open("a") as alive:
+        fcntl.flock(start, fcntl.LOCK_EX)
+        if _lock_alone(alive.fileno()):
+            return _start(folder, alive.fileno())
+        api = (folder / "address").read_text(encoding="utf-8")
+        _wait_for(api, folder, None)
+        return api
+
+
+def _start(folder: Path, alive: int) -> str:
+    """Start the server, which takes over the lock `alive`, and return its address when it answers."""
+    with socket.create_server((HOST, 0)) as listening, (folder / "server.log").open("w") as log:
+        api = f"http://{HOST}:{listening.getsockname()[1]}/api"
+        (folder / "address").write_text(api, encoding="utf-8")
+        # A session of its own: Ctrl-C must not end the server before the flow has reported its end.
+        server = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(folder), str(listening.fileno())],
+            env={**os.environ, "PREFECT_UI_ENABLED": "0"},
+            pass_fds=[listening.fileno(), alive],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    print("Prefect's temporary server is starting ...", file=sys.stderr, flush=True)
+    try:
+        _wait_for(api, folder, server)
+    except BaseException:
+        server.kill()
+        server.wait()
+        raise
+    return api
+
+
+def _wait_for(api: str, folder: Path, server: "subprocess.Popen[bytes] | None") -> None:
+    """Wait until the server answers; `server` is its process where this one has started it.
+
+    Raises:
+        UserError: it has ended, or does not answer in time.
+    """
+    began = time.monotonic()
+    told = False
+    while not _answers(api, POLL_SECONDS * 10):
+        waited = time.monotonic() - began
+        if waited > START_SECONDS or (server is not None and server.poll() is not None):
+            ended = "ended at once" if server is not None and server.returncode is not None else "did not start"
+            raise UserError(
+                f"Prefect's temporary server {ended} (waited {waited:.0f} s; its log is {folder / 'server.log'}); run "
+                "again when the machine is less busy, or run `make serve` elsewhere and set PREFECT_API_URL to it."
+            )
+        if waited > IDLE_SECONDS and not told:
+            told = True
+            print(f"... still waiting for it, up to {START_SECONDS} s.", file=sys.stderr, flush=True)
+        time.sleep(POLL_SECONDS)
+
+
+def _answers(api: str, seconds: float) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answers; whether it lets us in is for Prefect's client to find out
+    except (OSError, ValueError):
+        return False
+
+
+def _no_link(record: logging.LogRecord) -> bool:
+    """The temporary server has no pages, so Prefect's link to a run leads nowhere."""
+    return not record.getMessage().startswith("View at ")
+
+
+def _lock_alone(file: int) -> bool:
+    """Take the exclusive lock on an open file if nobody else holds one on it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _end_when_unused(folder: Path) -> None:
+    """End this process once nobody has used the server for some seconds."""
+    with (folder / "users").open("a") as users:
+        unused = 0
+        while unused < IDLE_SECONDS:
+            time.sleep(1)
+            unused = unused + 1 if _lock_alone(users.fileno()) else 0
+            if unused < IDLE_SECONDS:
+                fcntl.flock(users, fcntl.LOCK_UN)
+        os._exit(0)  # both locks end with the process, so that a user who comes now starts another server
+
+
+def main() -> None:
+    """Be the server, on a socket that is open already, until nobody uses it."""
+    folder, listening = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    threading.Thread(target=_end_when_unused, args=(folder,), daemon=True).start()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    app = create_app(ephemeral=True, final=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Stages that run side by side, each a process of its own, with their output in one terminal."""
+
+import codecs
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping
+from typing import IO, Never
+
+from tqdm import tqdm
+
+from agentrefine.errors import UserError
+
+STOP_SECONDS = 30
+"""For a stage to write its checkpoint's last bytes and report its end, before it is killed."""
+READ_BYTES = 65_536
+SECONDS_BETWEEN_BARS = 30.0
+"""Where nobody watches, a progress bar is a line now and then."""
+POLL_SECONDS = 0.5
+BAR = re.compile(r"^.*\d%\|.*\| [^\[]*\[[^\]]*\]")
+"""A progress bar that a line of the log was printed behind."""
+WITH_PARENT = "AGENTREFINE_END_WITH"
+"""Names, to a stage that is one of several, the process that it ends with."""
+
+
+def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generator[str]:
+    """Run the commands of several stages, and give the name of each that has succeeded as soon as it ends.
+
+    What they print appears as it comes; their progress bars stand below one another.
+
+    Args:
+        commands: by the stage's name, which stands before its progress bar.
+        at_once: how many run at the same time; the others wait.
+
+    Raises:
+        UserError: a stage failed, as its own output says; the others were stopped before.
+    """
+    waiting = dict(commands)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    with _Terminal() as terminal:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    name = next(iter(waiting))
+                    running[name] = _start(waiting.pop(name))
+                    terminal.show(name, running[name])
+                terminal.pass_on()
+                for name, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        terminal.pass_on()
+                        if process.returncode:
+                            raise UserError(f"{name}: failed with status {process.returncode}; see above.")
+                        yield name
+        finally:
+            _stop(list(running.values()), terminal)
+
+
+def end_with_parent() -> None:
+    """Let this process end as by Ctrl-C when the pipeline that started it asks for it, or is gone.
+
+    Does nothing in a process that no pipeline has started.
+    """
+    parent = os.environ.pop(WITH_PARENT, None)
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script runs in the background
+        threading.Thread(target=_interrupt_without, args=(int(parent),), daemon=True).start()
+
+
+def _interrupt_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _start(command: list[str]) -> "subprocess.Popen[bytes]":
+    """A session of its own, so that Ctrl-C reaches the pipeline alone, which then stops its stages."""
+    return subprocess.Popen(
+        command,
+        env={**os.environ, WITH_PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _stop(running: "list[subprocess.Popen[bytes]]", terminal: "_Terminal") -> None:
+    """Interrupt what still runs and wait for it."""
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+        terminal.pass_on()
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+class _Terminal:
+    """Passes on what several processes print: lines as they are, and of each progress bar the latest state."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._outputs: list[_Output] = []
+
+    def __enter__(self) -> "_Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for output in self._outputs:
+            output.close()
+        self._selector.close()
+
+    def show(self, name: str, process: "subprocess.Popen[bytes]") -> None:
+        """Take over the output of a process."""
+        assert process.stdout is not None
+        output = _Output(name, process.stdout, len(self._outputs))
+        self._outputs.append(output)
+        self._selector.register(process.stdout, selectors.EVENT_READ, output)
+
+    def pass_on(self) -> None:
+        """What has come since, or comes within a moment."""
+        if not self._selector.get_map():
+            time.sleep(POLL_SECONDS)
+        for key, _ in self._selector.select(POLL_SECONDS):
+            output: _Output = key.data
+            if not output.pass_on():
+                self._selector.unregister(key.fileobj)
+
+
+class _Output:
+    """What one process prints."""
+
+    def __init__(self, name: str, pipe: IO[bytes], place: int) -> None:
+        self._name = name
+        self._pipe = pipe
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._interval = 0.0 if sys.stderr.isatty() else SECONDS_BETWEEN_BARS
+        self._shown = time.monotonic()
+        self._bar: tqdm[Never] = tqdm(bar_format="{desc}", position=place, dynamic_ncols=True, leave=False)
+
+    def pass_on(self) -> bool:
+        """Read what is there; False when that was all."""
+        read = os.read(self._pipe.fileno(), READ_BYTES)
+        *pieces, self._rest = re.split(
+            r"(?<=\n)|(?<=\r)(?!\n)", self._rest + self._decoder.decode(read, final=not read)
+        )
+        if not read:
+            pieces.append(self._rest)
+        for piece in pieces:
+            text = piece.strip("\r\n")
+            if piece.endswith("\n") or not read:
+                if line := BAR.sub("", text).strip():
+                    tqdm.write(line, file=sys.stderr)
+            elif text and time.monotonic() - self._shown >= self._interval:
+                self._shown = time.monotonic()
+                self._bar.set_description_str(text)
+        return bool(read)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._pipe.close()

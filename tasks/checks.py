@@ -1,0 +1,131 @@
+"""What would end a later stage, found before the first one: nothing is paid for or computed that could not be used."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from prefect.settings import PREFECT_HOME
+
+from agentrefine.errors import UserError
+from agentrefine.params import Params
+from agentrefine.params.teacher import Role
+from agentrefine.proxies import is_loopback
+
+WRITTEN = ("data", "models", "reports", "checkpoints")
+"""Folders that the stages write; DVC records only what lies in the repository."""
+
+ROLES: dict[str, tuple[Role, ...]] = {
+    "synthesis": ("script", "trajectory"),
+    "refinement": ("refinement",),
+    "forecast": ("script", "trajectory", "refinement"),
+}
+"""The teacher's roles that a stage calls."""
+
+
+def check_before(params: Params, addresses: Collection[str]) -> None:
+    """Check all that can be checked now of the stages that are going to run.
+
+    Args:
+        params: the whole of params.yaml.
+        addresses: the stages by DVC's names, such as `synthesis` or `tuning@refinement`.
+
+    Raises:
+        UserError: a missing model, file, key or launcher, or a folder that cannot be used; one sentence.
+    """
+    _check_home()
+    _check_folders()
+    for address in addresses:
+        stage, _, key = address.partition("@")
+        for role in ROLES.get(stage, ()):
+            chosen = params.teacher.role(role)
+            if not chosen.is_offline:
+                _check_key("teacher.api_key_env", chosen.api_key_env, chosen.base_url)
+        if key in params.evaluation.endpoints:
+            endpoint = params.evaluation.endpoints[key]
+            _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
+        if stage == "base_model" and not params.base_model.is_tiny:
+            _check_base(params)
+        if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
+            raise UserError(f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.")
+    if any(address.startswith("tuning@") for address in addresses):
+        _check_tuning(params)
+
+
+def _check_home() -> None:
+    """Prefect keeps its history in its home, which is in HOME unless PREFECT_HOME names another folder."""
+    home = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        writable = os.access(home, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(
+            f"{home}: Prefect cannot write there; set HOME (or PREFECT_HOME) to a folder that this user may write."
+        )
+
+
+def _check_folders() -> None:
+    """A folder of the stages that is a link to elsewhere would end the first stage when it is recorded."""
+    here = Path.cwd().resolve()
+    for name in WRITTEN:
+        target = Path(name).resolve()
+        if not target.is_relative_to(here):
+            raise UserError(
+                f"{name}: links to {target}, outside of this folder, where DVC records nothing; make it a folder here "
+                "(or move the whole project there)."
+            )
+
+
+def _check_key(setting: str, variable: str, address: str) -> None:
+    if not os.environ.get(variable) and not is_loopback(address):
+        raise UserError(
+            f"{setting}: the environment variable {variable} is not set; set it to the key of {address} (any text, if "
+            "the endpoint needs none)."
+        )
+
+
+def _check_base(params: Params) -> None:
+    path, template = params.base_model.path, params.base_model.chat_template
+    if template is not None and not Path(template).is_file():
+        raise UserError(f"base_model.chat_template: {template}: no such file; correct it in params.yaml.")
+    place = Path(path).expanduser()
+    if place.is_dir():
+        if not (place / "config.json").is_file() or not any(place.glob("*.safetensors")):
+            raise UserError(
+                f"base_model.path: {path} holds no model (config.json and *.safetensors); set it to a folder that "
+                "does, a hub id, or tiny."
+            )
+    elif not place.is_file():  # a file is read, or refused, by the stage
+        _check_hub_id(path)
+
+
+def _check_hub_id(path: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+        raise UserError(
+            f"base_model.path: {path}: no such file or folder; set it to a model's folder, a hub id, or tiny."
+        )
+    try:
+        hf_hub_download(path, "config.json")
+    except (OSError, ValueError, HFValidationError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        raise UserError(
+            f"base_model.path: {path} is neither a folder here nor a model that the Hugging Face hub gives ({reason}); "
+            "correct it, or set it to tiny."
+        ) from error
+
+
+def _check_tuning(params: Params) -> None:
+    from agentrefine.tuning.hardware import check_hardware
+
+    if params.tuning.launcher == "python":
+        check_hardware(params.tuning)
+    else:
+        command = shlex.split(params.tuning.launcher)[0]
+        if shutil.which(command) is None:
+            raise UserError(f"tuning.launcher: {command} is not installed; correct it in params.yaml.")
