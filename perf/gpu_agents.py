@@ -32,6 +32,7 @@ from perf.gpu_base import read
 from perf.gpu_results import Interval, Part, Play, Tuned
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
 from perf.tuning import ROOT
+from perf.tuning_ways import Clock
 
 CHANCE = "chance"
 """The policy that takes any of the actions that are possible, as a model's name in the table."""
@@ -103,7 +104,8 @@ def tune_variant(
 
 def tune_one(job: TuningJob, model: Path, out: Path) -> None:
     """Tune, and write the figures."""
-    result = tune(job, model)
+    clock = Clock(load_tokenizer(job.base).pad_token_id)
+    result = tune(job, model, [clock])
     config = AutoConfig.from_pretrained(model)
     tokenizer = load_tokenizer(model)
     lengths = [

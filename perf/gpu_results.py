@@ -68,7 +68,16 @@ class Speed(BaseModel):
 
 
 class Tuned(BaseModel):
-    """One variant's tuning; losses are nats per trained token of the validation games that the variant trains on."""
+    """One variant's tuning.
+
+    Attributes:
+        variant: its name.
+        tokens, trained_tokens, steps: of all epochs.
+        seconds: of the training loop and the first look at the validation games.
+        tokens_per_second, mfu: of the loop alone, without its first step; no MFU where the device's peak is not known.
+        validation_loss_before, validation_loss: nats per trained token of the validation games, as the variant trains
+            them: two variants' losses are of other tokens.
+    """
 
     variant: str
     tokens: int
