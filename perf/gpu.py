@@ -62,6 +62,7 @@ def main() -> None:
         PYTORCH_ALLOC_CONF="expandable_segments:True",  # batches of many lengths fragment the memory otherwise
     )  # fmt: skip
     hides_gpus = "CUDA_VISIBLE_DEVICES" not in os.environ
+    os.environ.setdefault("OMP_NUM_THREADS", "4")  # of each of the models that play side by side
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the library refuses one process and several GPUs
     # The libraries are imported there while they are imported here: both take ten seconds.
     children.preload("perf.gpu_parts")

@@ -202,8 +202,9 @@ def train_distributed(folder: Path, hides_gpus: bool, out: Path) -> None:
     processes = min(2, torch.cuda.device_count()) if torch.cuda.is_available() else 2
     job = folder / "job.json"
     job.write_text(_job(folder, REFERENCE).model_dump_json(), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    subprocess.run([*torchrun, "-m", "perf.gpu_ddp", str(job), str(out)], check=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1"]
+    module = ["--nproc_per_node", str(processes), "-m", "perf.gpu_ddp"]
+    subprocess.run([*torchrun, *module, str(job), str(out)], check=True)
 
 
 def _job(folder: Path, way: Way) -> TuningJob:

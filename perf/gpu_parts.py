@@ -47,10 +47,10 @@ SIZES = {
     "gpu": Sizes(
         shape="8b",
         full_layers=12,
-        conversations=40,
+        conversations=32,
         product=8192,
         settings={
-            **CHAT_MODEL, "epochs": 2, "learning_rate": 4e-4, "warmup_steps": 20, "batch_tokens": 16384,
+            **CHAT_MODEL, "epochs": 1, "learning_rate": 4e-4, "warmup_steps": 20, "batch_tokens": 8192,
             "max_length": 2048,
         },
         games=None,

@@ -123,6 +123,7 @@ def prepare(
     if shape.config:
         base = folder / "base"
         config = LlamaConfig(**{**shape.config, **({"num_hidden_layers": layers} if layers else {})})
+        config.vocab_size = max(config.vocab_size, len(load_tokenizer(tokenizer or BASE)))
         write_random_base(config, tokenizer or BASE, base)
     games = read_jsonl((data_set or DATA_SET) / "train.jsonl", Sample)
     write_jsonl(folder / "data" / "train.jsonl", islice(joined(games, shape.games), samples))
@@ -133,7 +134,7 @@ def prepare(
 
 
 def write_random_base(config: LlamaConfig, tokenizer_folder: Path, folder: Path) -> None:
-    """A model that knows nothing, in bf16, with a tokenizer whose ids are fewer than the model's.
+    """A model that knows nothing, in bf16, with a tokenizer that has no more ids than the model.
 
     It is drawn on the GPU where there is one: billions of random numbers take a CPU a minute.
     """

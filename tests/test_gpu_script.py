@@ -5,11 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
 from offline_games import games
+from packaging.requirements import Requirement
 from tiny_model import tiny_model
 
 from agentrefine.conversation import Message, PublishedMessage, Sample, conversation
@@ -51,6 +52,23 @@ def listed(file: str) -> set[str]:
     return {normal(line.partition("==")[0]) for line in lines if line and not line.startswith("#")}
 
 
+def with_requirements(names: set[str]) -> set[str]:
+    """Distributions, and what they require as they are installed here: other versions may need other packages."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            needed = map(Requirement, requires(name) or [])
+        except PackageNotFoundError:  # on a GPU's machine only
+            continue
+        left += [normal(r.name) for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -88,7 +106,7 @@ def inputs(tmp_path_factory) -> Path:
 def environment(tmp_path_factory) -> dict[str, str]:
     """One in which Python finds only what a GPU's machine has and what is taken there."""
     folder = tmp_path_factory.mktemp("hidden")
-    allowed = listed("gpu_image.txt") | listed("gpu_wheels.txt")
+    allowed = with_requirements(listed("gpu_image.txt")) | listed("gpu_wheels.txt")
     hidden = [
         name
         for name, distributions in packages_distributions().items()
