@@ -26,6 +26,24 @@ def flops_per_token(
     return (4 if frozen else 6) * parameters + 12 * layers * attention_width * context
 
 
+def least_flops_per_token(
+    config: PreTrainedConfig, context: float, trained_share: float, *, frozen: bool = False
+) -> float:
+    """The least that training on one token takes: causal attention reads half of the context on average, and only
+    trained tokens are multiplied with the output matrix.
+
+    Args:
+        config: the model's.
+        context: T, tokens.
+        trained_share: trained tokens by all tokens.
+        frozen: whether only an adapter is trained.
+    """
+    output = config.vocab_size * config.hidden_size
+    matrices = multiplied_parameters(config) - output + output * trained_share
+    attention_width = config.num_attention_heads * config.head_dim
+    return (4 if frozen else 6) * matrices + 6 * config.num_hidden_layers * attention_width * context
+
+
 def mean_context(lengths: Sequence[int]) -> float:
     """The length of the conversation that a token is in, mean over all tokens: packing does not make it longer."""
     return sum(length**2 for length in lengths) / sum(lengths)

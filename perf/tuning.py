@@ -13,7 +13,6 @@ a GPU, the most that torch had allocated there. Model FLOPs are PaLM's (`perf/mo
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -22,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
@@ -31,14 +29,14 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.models import load_tokenizer
-from agentrefine.tuning.rendering import render
+from agentrefine.tuning.rendering import Rendered, render
+from perf import children
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
 from perf.tuning_ways import LOSS, PADDED, PER_CORE, TRL_ON_LABELS, WAYS, Figures, Work, run_way
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
 DATA_SET = ROOT / "data/dataset"
-SECONDS_BETWEEN_SAMPLES = 0.5
 MIB = 2**20
 
 REFERENCES = [PADDED, TRL_ON_LABELS]
@@ -48,9 +46,6 @@ COLUMNS = [
     "way", "tokens/s", "tokens per processor second", "trained tokens/s", "padding", "tokens a step",
     "peak memory, MiB", "model GFLOP/s", "MFU", *(f"speed by that of {way}" for way in REFERENCES),
 ]  # fmt: skip
-
-PROCESSES = multiprocessing.get_context("forkserver")
-"""Each way's process is forked from one that has imported all libraries and done nothing else."""
 
 
 class Shape(NamedTuple):
@@ -102,15 +97,35 @@ class Run(NamedTuple):
     memory: int
 
 
-def prepare(shape: Shape, samples: int, tuning: dict[str, Any], layers: int | None, folder: Path) -> Work:
-    """Write the data set, and the model if it is not `models/base`, to a folder."""
+def prepare(
+    shape: Shape,
+    samples: int,
+    tuning: dict[str, Any],
+    layers: int | None,
+    folder: Path,
+    *,
+    tokenizer: Path | None = None,
+    data_set: Path | None = None,
+) -> Work:
+    """Write the data set, and the model if it is not `models/base`, to a folder.
+
+    Args:
+        shape: of the model and the data.
+        samples: conversations.
+        tuning: what differs from the shape's own settings.
+        layers: of a random model; None: as many as the shape has.
+        folder: where all is written.
+        tokenizer: folder of a random model's tokenizer; None: that of `models/base`.
+        data_set: folder of the games; None: `data/dataset`.
+    """
     params = load_params(ROOT / "params.yaml")
     base = BASE
     if shape.config:
         base = folder / "base"
         config = LlamaConfig(**{**shape.config, **({"num_hidden_layers": layers} if layers else {})})
-        write_random_base(config, base)
-    games = read_jsonl(DATA_SET / "train.jsonl", Sample)
+        config.vocab_size = max(config.vocab_size, len(load_tokenizer(tokenizer or BASE)))
+        write_random_base(config, tokenizer or BASE, base)
+    games = read_jsonl((data_set or DATA_SET) / "train.jsonl", Sample)
     write_jsonl(folder / "data" / "train.jsonl", islice(joined(games, shape.games), samples))
     write_jsonl(folder / "data" / "validation.jsonl", [])
     changes = {"muon_learning_rate": None, "epochs": 1, "padding_free": False, **shape.tuning, **tuning}
@@ -118,13 +133,20 @@ def prepare(shape: Shape, samples: int, tuning: dict[str, Any], layers: int | No
     return Work(base=base, data_set=folder / "data", params=section, seed=params.seed)
 
 
-def write_random_base(config: LlamaConfig, folder: Path) -> None:
-    """A model that knows nothing, in bf16, with the tokenizer of `models/base`, whose ids are fewer."""
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(BASE)
+def write_random_base(config: LlamaConfig, tokenizer_folder: Path, folder: Path) -> None:
+    """A model that knows nothing, in bf16, with a tokenizer that has no more ids than the model.
+
+    It is drawn on the GPU where there is one: billions of random numbers take a CPU a minute.
+    """
+    tokenizer = load_tokenizer(tokenizer_folder)
     tokenizer.model_max_length = config.max_position_embeddings
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # padding is told from the ends of turns by its id
+        tokenizer.pad_token = tokenizer.unk_token
     config.pad_token_id, config.eos_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id, None
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -139,40 +161,39 @@ def joined(games: Iterator[Sample], most: int) -> Iterator[Sample]:
             yield several[0].model_copy(update={"conversations": messages})
 
 
-def measure(way: str, work: Work, folder: Path) -> Run | None:
+def measure(way: str, work: Work, folder: Path, deadline: float | None = None) -> Run | None:
     """Train once, in a process of its own; None where the GPU's memory does not suffice.
 
+    Args:
+        way: one of `WAYS`.
+        work: what is trained.
+        folder: for its figures and its output.
+        deadline: of the process, by `time.monotonic`; None: it takes as long as it takes.
+
     Raises:
-        SystemExit: it failed; the end of its output is shown.
+        children.ChildError: it failed; the end of its output is shown.
+        children.OverdueError: it was not done by the deadline.
     """
-    out, log = folder / "figures.json", folder / "output.txt"
-    process = PROCESSES.Process(target=run_way, args=(way, work, out, log))
-    process.start()
-    memory = 0
-    while process.is_alive():
-        memory = max(memory, resident(psutil.Process(process.pid)))
-        process.join(SECONDS_BETWEEN_SAMPLES)
-    if process.exitcode:
-        said = log.read_text(encoding="utf-8")
-        if "CUDA out of memory" in said:
+    out = folder / "figures.json"
+    try:
+        memory = children.run(run_way, way, work, out, log=folder / "output.txt", deadline=deadline)
+    except children.ChildError as error:
+        if "CUDA out of memory" in str(error):
             return None
-        raise SystemExit(f"{way} failed:\n{said[-3000:]}")
+        raise
     return Run(Figures.model_validate_json(out.read_text(encoding="utf-8")), memory)
 
 
-def resident(process: psutil.Process) -> int:
-    """Bytes of memory of a process and of all that it has started; those that have just ended are left out."""
-    try:
-        return sum(member.memory_info().rss for member in [process, *process.children(recursive=True)])
-    except psutil.Error:
-        return 0
+def rendered(work: Work) -> list[Rendered]:
+    """Every conversation as tokens."""
+    tokenizer = load_tokenizer(work.base)
+    samples = read_jsonl(work.data_set / "train.jsonl", Sample)
+    return [render(tokenizer, sample.messages(), LOSS, work.params.max_length) for sample in samples]
 
 
 def lengths(work: Work) -> list[int]:
     """Tokens of every conversation."""
-    tokenizer = load_tokenizer(work.base)
-    samples = read_jsonl(work.data_set / "train.jsonl", Sample)
-    return [len(render(tokenizer, s.messages(), LOSS, work.params.max_length).ids) for s in samples]
+    return [len(row.ids) for row in rendered(work)]
 
 
 def compare(work: Work, ways: list[str], rounds: int, folder: Path) -> None:
@@ -253,7 +274,7 @@ def main() -> None:
     tuning = {name: getattr(arguments, name) for name in ("method", "precision")}
     # As the flows set it (flows/__init__.py); read when the libraries are loaded.
     os.environ.update(OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-    PROCESSES.set_forkserver_preload(["perf.tuning_ways"])
+    children.preload("perf.tuning_ways")
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(shape, arguments.samples or shape.samples, tuning, arguments.layers, Path(folder))
         compare(work, arguments.only, arguments.rounds, Path(folder))

@@ -3,7 +3,7 @@
 All train the same model on the same samples by AdamW with the same settings, one epoch, about as many tokens in every
 step; they differ in what makes a batch and in how the loss is computed:
 
-- the stage (`agentrefine.tuning.trainer.tune`): alone, with a process for each core, packed;
+- the stage (`agentrefine.tuning.training.train`): alone, with a process for each core, packed;
 - transformers' Trainer on our labels, padded to the longest row of the batch, in random order;
 - TRL's SFTTrainer on the conversations with `assistant_only_loss`, as its users run it: it trains the mistakes and the
   acknowledgement too;
@@ -11,7 +11,6 @@ step; they differ in what makes a batch and in how the loss is computed:
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -48,6 +47,7 @@ from agentrefine.tuning.samples import rendered_rows
 from agentrefine.tuning.settings import weights_dtype
 from agentrefine.tuning.sft import with_adapter
 from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.training import train
 
 LOSS: Final = "refinement"
 
@@ -155,14 +155,17 @@ def processor_seconds() -> float:
 
 
 def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
-    """Our stage, the parent of its own further processes."""
+    """Our stage, the parent of its own further processes; alone it saves no weights, which can be gigabytes."""
     params = work.params.model_copy(update={"cpu_processes": processes, "packing": packing})
     job = TuningJob(loss=LOSS, data_set=work.data_set, base=str(work.base), params=params, seed=work.seed)
     pad = load_tokenizer(work.base).pad_token_id
     clock = Clock(pad)
     with tempfile.TemporaryDirectory() as folder:
-        result = tune(job, Path(folder) / "tuned", [clock])
-    return clock.figures(result.rendering.trained_token_share)
+        if processes == 1:
+            rendering = train(job, Path(folder), callbacks=lambda _: [clock]).rendering
+        else:
+            rendering = tune(job, Path(folder) / "tuned", [clock]).rendering
+    return clock.figures(rendering.trained_token_share)
 
 
 def padded_trainer(work: Work) -> Figures:
@@ -232,7 +235,7 @@ WAYS: dict[str, Callable[[Work], Figures]] = {
 
 
 def _loaded(work: Work) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    loaded = load_base(work.base, weights_dtype(work.params))
+    loaded = load_base(work.base, weights_dtype(work.params), work.params.attention)
     return with_adapter(on_device(loaded.model), work.base, work.params, work.seed), loaded.tokenizer
 
 
@@ -289,9 +292,6 @@ def _trained(make: Callable[[Clock], Trainer], tokenizer: PreTrainedTokenizerBas
     return clock.figures(sum(label != MASKED for label in labels) / len(labels))
 
 
-def run_way(way: str, work: Work, out: Path, log: Path) -> None:
-    """Be the process of one way: train, write the figures to `out` and all that the libraries say to `log`."""
-    with log.open("w", encoding="utf-8") as output:
-        os.dup2(output.fileno(), sys.stdout.fileno())
-        os.dup2(output.fileno(), sys.stderr.fileno())
+def run_way(way: str, work: Work, out: Path) -> None:
+    """Be the process of one way: train, and write the figures to `out`."""
     out.write_text(WAYS[way](work).model_dump_json(), encoding="utf-8")

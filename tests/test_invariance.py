@@ -77,7 +77,7 @@ def test_loss_and_gradient_are_those_computed_by_hand(base, data_set, by_hand, t
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_of_a_gpu_which_is_trls_own_is_the_same(base, data_set, by_hand, tmp_path, monkeypatch, packing):
+def test_trls_own_loss_is_the_same(base, data_set, by_hand, tmp_path, monkeypatch, packing):
     monkeypatch.setattr(RefinementTrainer, "compute_loss", SFTTrainer.compute_loss)
     norms = GradientNorm()
     result = tune(job(base, data_set, **{**ONE_STEP, "packing": packing, "max_length": 512}), tmp_path / "out", [norms])

@@ -32,7 +32,7 @@ from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning import checkpoints
 from agentrefine.tuning.batches import LengthGroupedBatches, row_lengths
-from agentrefine.tuning.loss import labelled_loss
+from agentrefine.tuning.loss import fused_loss, labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.scoring import label_sums
 from agentrefine.tuning.settings import SHARDING
@@ -46,8 +46,9 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer for labelled rows.
 
     - The loss is SFTTrainer's: the sum of the cross-entropies by the number of labels of all rows, accumulation steps
-      and processes. Its own computation builds no full logits on a GPU, but scores every position on a CPU, which is
-      slow where a fifth of the tokens has labels: there only the positions that have one are scored.
+      and processes. Its own computation scores every position on a CPU, which is slow where a fifth of the tokens has
+      labels: there only the positions that have one are scored. On a GPU its fused output layer does so, here without
+      an attention mask and without figures that the GPU must be waited for.
     - The validation loss weighs tokens, not batches.
     - Steps do not depend on the number of processes (`agentrefine.tuning.batches`).
     - A checkpoint is sealed once every process has written its part (`agentrefine.tuning.checkpoints`).
@@ -76,10 +77,13 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:  # noqa: ANN401 (the outputs too, if they are asked for)
-        """The loss of a batch, in nats per label."""
-        if torch.cuda.is_available() or return_outputs or num_items_in_batch is None:
+        """The loss of a batch, in nats per label; without the figures beside it, each of which SFTTrainer waits for."""
+        if return_outputs or num_items_in_batch is None or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        total = labelled_loss(model, inputs["input_ids"], inputs["labels"], "sum", inputs.get("position_ids"))
+        if torch.cuda.is_available():
+            total = fused_loss(model, inputs)
+        else:
+            total = labelled_loss(model, inputs["input_ids"], inputs["labels"], "sum", inputs.get("position_ids"))
         return total / num_items_in_batch * self.accelerator.num_processes
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
