@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 from safetensors.torch import save_file
 from small_disk import small_disk_at
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_folder
+from agentrefine.files import atomic_folder, parse_yaml, read_jsonl, read_records, read_text, read_yaml, user_path
+from agentrefine.params import load_params, parse_params
+from agentrefine.teacher.prices import load_prices
 
 
 @pytest.fixture
@@ -33,3 +36,95 @@ def test_a_folder_takes_its_place_only_when_it_is_complete(tmp_path: Path) -> No
         (folder / "b").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "a").read_text() == "old"
+
+
+class Line(BaseModel):
+    """A record of a stage."""
+
+    n: int
+
+
+def test_a_text_is_the_same_with_a_byte_order_mark_and_with_other_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for content in ("a\nb\n", "\ufeffa\nb\n", "a\r\nb\r\n", "\ufeffa\rb\r"):
+        path.write_bytes(content.encode())
+        assert read_text(path, "do this") == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("é".encode("latin-1"), r"line 1: not UTF-8 \(byte 0xe9\); save the file as UTF-8"),
+        ("a\nb\né".encode("latin-1"), "line 3: not UTF-8"),
+        ("a".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
+        ("a".encode("utf-32"), "is UTF-32; save the file as UTF-8"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        read_text(path, "do this")
+    with pytest.raises(UserError, match=r"a\.txt(: is UTF|, line 1: not )"):
+        list(read_records(path, "do this"))
+
+
+def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path: Path) -> None:
+    for read in (read_text, read_yaml, read_records):
+        with pytest.raises(UserError, match=r"b: no such file; do this\.$"):
+            read(tmp_path / "b", "do this")
+        with pytest.raises(UserError, match=r"is a folder where a file was expected; do this\.$"):
+            read(tmp_path, "do this")
+
+
+def test_yaml_is_read_with_a_mark_and_an_error_does_not_quote_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("\ufeffa: [1, 2]\n", encoding="utf-8")
+    assert read_yaml(path, "do this") == {"a": [1, 2]}
+    with pytest.raises(UserError, match=r"x\.yaml: not valid YAML \(line 2: ") as caught:
+        parse_yaml("a: 1\nkey: sk-secret: b", "x.yaml")
+    assert "secret" not in str(caught.value)
+
+
+def test_values_are_read_from_lines_and_from_a_list_with_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('\ufeff{"a": 1}\n\n \n[2]\n', encoding="utf-8")
+    assert [(r.place, r.value) for r in read_records(path, "")] == [
+        (f"{path}, line 1", {"a": 1}), (f"{path}, line 4", [2]),
+    ]  # fmt: skip
+    path.write_text('\n [{"a": 1},\n[2]]\n', encoding="utf-8")
+    assert [r.place for r in read_records(path, "")] == [f"{path}, element 1", f"{path}, element 2"]
+    for empty in ("", "\ufeff", "\n\n", "[]"):
+        path.write_text(empty, encoding="utf-8")
+        assert list(read_records(path, "")) == []
+    path.write_text("[1] [2]", encoding="utf-8")
+    with pytest.raises(UserError, match="nothing after the list"):
+        list(read_records(path, ""))
+
+
+def test_a_file_of_a_stage_may_have_been_edited_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff{"n": 1}\n\n{"n": 2}\r\n\n', encoding="utf-8")
+    assert [line.n for line in read_jsonl(path, Line)] == [1, 2]
+    path.write_text('{"n": 1}\n\n{"n": "x"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="line 3: n"):
+        list(read_jsonl(path, Line))
+
+
+def test_the_home_folder_is_read_where_a_path_may_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a") == tmp_path / "a"
+    with pytest.raises(UserError, match="the home folder of `~` is not known"):
+        user_path("~nobody-of-that-name/a")
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    given = parse_params(text.replace("prices: null", "prices: ~/p.yaml"), "p")
+    assert given.teacher.prices == str(tmp_path / "p.yaml")
+    (tmp_path / "p.yaml").write_text("\ufefflisted: today\nmodels: {m: {input: 1.0, output: 2.0}}\n", encoding="utf-8")
+    assert load_prices(given.teacher.prices).models["m"].output == 2.0
+
+
+def test_a_file_that_dvc_looks_for_too_must_not_be_named_by_the_home_folder() -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    path = load_params().personas.path
+    with pytest.raises(UserError, match=r"personas\.path: .*write the whole path"):
+        parse_params(text.replace(f"path: {path}", "path: ~/personas.jsonl"), "params.yaml")
