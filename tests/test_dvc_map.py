@@ -62,7 +62,7 @@ TYPES_ONLY = {
         "agentrefine/trajectory.py",
         "agentrefine/llm/structured.py",
     },
-    "report": {"agentrefine/conversation.py"},
+    "report": {"agentrefine/conversation.py", "agentrefine/llm/thinking.py"},
 }
 """Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
 tuned or a benchmark played again."""
