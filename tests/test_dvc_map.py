@@ -62,6 +62,7 @@ TYPES_ONLY = {
         "agentrefine/trajectory.py",
         "agentrefine/llm/structured.py",
     },
+<<<<<<< HEAD
     "reference_evaluation": {
         "agentrefine/script.py",
         "agentrefine/trajectory.py",
@@ -71,6 +72,9 @@ TYPES_ONLY = {
         "agentrefine/tuning/rendering.py",
     },
     "report": {"agentrefine/conversation.py"},
+=======
+    "report": {"agentrefine/conversation.py", "agentrefine/llm/thinking.py"},
+>>>>>>> llm
 }
 """Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
 tuned or a benchmark played again."""
