@@ -62,19 +62,16 @@ TYPES_ONLY = {
         "agentrefine/trajectory.py",
         "agentrefine/llm/structured.py",
     },
-<<<<<<< HEAD
     "reference_evaluation": {
         "agentrefine/script.py",
         "agentrefine/trajectory.py",
-        "agentrefine/teacher/completion.py",
-        "agentrefine/teacher/journal.py",
+        "agentrefine/agent/endpoint.py",
+        "agentrefine/llm/completion.py",
+        "agentrefine/llm/prices.py",
         "agentrefine/tuning/models.py",
         "agentrefine/tuning/rendering.py",
     },
-    "report": {"agentrefine/conversation.py"},
-=======
     "report": {"agentrefine/conversation.py", "agentrefine/llm/thinking.py"},
->>>>>>> llm
 }
 """Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
 tuned or a benchmark played again."""
