@@ -80,7 +80,7 @@ def test_no_other_error_repeats_a_key(tmp_path: Path, old: str, new: str) -> Non
 def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
     assert "verification.max_turns: Input should be" in refusal(tmp_path, "max_turns: 60", "max_turns: many")
     line = PARAMS[: PARAMS.index("epochs:")].count("\n") + 1
-    assert f"not valid YAML (line {line}: " in refusal(tmp_path, "epochs: 3", "epochs: 3: 4")
+    assert f"not valid YAML (line {line}: " in refusal(tmp_path, "epochs: 2", "epochs: 2: 4")
 
 
 def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path):
