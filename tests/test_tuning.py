@@ -54,6 +54,18 @@ def test_the_first_loss_is_the_masked_cross_entropy_by_hand(base, data_set, tmp_
     assert result.validation_loss_before == pytest.approx(by_hand(base, range(60, 63)), abs=1e-4)
 
 
+def test_games_without_their_mistakes_take_as_many_steps_as_whole_ones(base, tmp_path):
+    write_data_set(tmp_path / "data", samples=24, validation=3)
+    whole = job(base, tmp_path / "data", batch_tokens=256, max_length=2048)
+    plain = whole.model_copy(update={"loss": "without_refinement_data"})
+    refined, expert = (tune(chosen, tmp_path / chosen.loss) for chosen in (whole, plain))
+    assert expert.rendering.samples == refined.rendering.samples == 24
+    assert expert.rendering.whole_tokens == refined.rendering.tokens == refined.rendering.whole_tokens
+    assert expert.steps == refined.steps > 1
+    assert expert.tokens < 0.9 * refined.tokens
+    assert expert.rendering.trained_tokens == refined.rendering.trained_tokens
+
+
 def test_two_processes_share_a_step_and_have_the_same_loss_and_tokens(base, tmp_path):
     write_data_set(tmp_path / "data", samples=12, validation=3)
     tokenizer = load_tokenizer(base)
