@@ -9,7 +9,7 @@ from typing import Any, TypedDict, cast
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
-from agentrefine.agent.episode import Episode
+from agentrefine.agent.episode import Episode, count_replies
 from agentrefine.agent.journal import EpisodeJournal
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
@@ -25,7 +25,6 @@ from agentrefine.figures import curves, flat_metrics
 from agentrefine.files import short_hash, write_json, write_jsonl
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.prices import dollars, load_prices
-from agentrefine.llm.thinking import without_thinking
 from agentrefine.metrics import summarise, write_summaries
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
@@ -223,14 +222,12 @@ def _cost(endpoint: Endpoint | None, model: str, episodes: Sequence[Episode]) ->
 def _tell_of_trouble(model: str, episodes: Sequence[Episode], max_new_tokens: int) -> None:
     """Say which episodes say less of the model than they seem to: cut replies or histories, a simulator that died."""
     logger = get_run_logger()
-    steps = [step for episode in episodes for step in episode.steps]
-    empty = sum(not without_thinking(step.reply).strip() for step in steps)
-    cut_replies = sum(step.cut for step in steps)
-    if empty or cut_replies:
+    counts = count_replies(episodes)
+    if counts.empty or counts.cut:
         logger.warning(
             "%s on %s: of %d replies %d were cut at max_new_tokens (%d) and %d were empty, thoughts apart; "
             "each without an action is a format error. Raise the limit, or turn thinking down (docs/teacher.md)",
-            model, episodes[0].benchmark, len(steps), cut_replies, max_new_tokens, empty,
+            model, episodes[0].benchmark, counts.replies, counts.cut, max_new_tokens, counts.empty,
         )  # fmt: skip
     full = sum(episode.stop == "context full" for episode in episodes)
     if full:

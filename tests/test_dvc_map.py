@@ -65,12 +65,13 @@ TYPES_ONLY = {
     "reference_evaluation": {
         "agentrefine/script.py",
         "agentrefine/trajectory.py",
-        "agentrefine/teacher/completion.py",
-        "agentrefine/teacher/journal.py",
+        "agentrefine/agent/endpoint.py",
+        "agentrefine/llm/completion.py",
+        "agentrefine/llm/prices.py",
         "agentrefine/tuning/models.py",
         "agentrefine/tuning/rendering.py",
     },
-    "report": {"agentrefine/conversation.py"},
+    "report": {"agentrefine/conversation.py", "agentrefine/llm/thinking.py"},
 }
 """Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
 tuned or a benchmark played again."""

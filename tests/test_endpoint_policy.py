@@ -9,13 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from endpoint_players import KEY, dialogue, player
+from pydantic import ValidationError
+from scripted_teacher import PARAMS
 
 from agentrefine.agent.play import play
 from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.conversation import instructions, opening
 from agentrefine.errors import UserError
 from agentrefine.llm import endpoint
-from agentrefine.params.evaluation import Sampling
+from agentrefine.params.evaluation import Endpoint, Sampling
+from tasks.evaluation import _digest
 
 
 @contextmanager
@@ -278,3 +281,26 @@ def test_closing_gives_up_calls_that_are_under_way(make):
         thread.join(timeout=10)
         over.set()
     assert outcome == ["given up"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"extra_body": {"reasoning_effort": "low"}}, {"max_new_tokens": 512}, {"model": "n"}]
+)
+def test_episodes_are_played_again_when_an_endpoint_is_asked_otherwise_and_not_when_calls_are_only_sent_otherwise(
+    change,
+):
+    section = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": KEY}
+
+    def digest(**more):
+        endpoints = {"m": Endpoint.model_validate(section | more)}
+        return _digest("m", PARAMS.evaluation.model_copy(update={"endpoints": endpoints}))
+
+    assert digest(**change) != digest()
+    assert digest(timeout_seconds=1.0, max_retries=0, concurrency=1, max_cost=1.0) == digest()
+
+
+@pytest.mark.parametrize("key", ["messages", "max_tokens", "stream"])
+def test_an_extra_body_must_not_change_what_is_asked(key):
+    section = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": KEY, "extra_body": {key: 1}}
+    with pytest.raises(ValidationError, match=f"extra_body must not hold {key}"):
+        Endpoint.model_validate(section)

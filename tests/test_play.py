@@ -5,7 +5,7 @@ import threading
 import pytest
 from playing import PushBenchmark, PushGame, ScriptedPolicy, gold_policy
 
-from agentrefine.agent.episode import Episode
+from agentrefine.agent.episode import Episode, count_replies
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Reply
 from agentrefine.agent.prompting import play_prompt
@@ -86,6 +86,13 @@ def test_thoughts_that_were_cut_are_a_format_error_and_leave_an_empty_message():
     episode, policy = run(["<think>let me pu", GOOD])
     assert [step.format_error for step in episode.steps] == [True, False, False]
     assert policy.read["e"][3].content == ""
+    assert count_replies([episode]) == (3, 0, 1)
+
+
+def test_cut_replies_are_counted():
+    episode, _ = run([GOOD])
+    cut = episode.steps[0].model_copy(update={"cut": True})
+    assert count_replies([episode.model_copy(update={"steps": [cut, *episode.steps]})]) == (3, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The record of one played episode."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+
+from agentrefine.llm.thinking import without_thinking
 
 StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
 
@@ -102,6 +104,27 @@ class Episode(BaseModel):
     def completion_tokens(self) -> int:
         """Tokens that the policy wrote."""
         return sum(step.completion_tokens for step in self.steps)
+
+
+class ReplyCounts(NamedTuple):
+    """Replies of some episodes, such as `ReplyCounts(replies=120, cut=31, empty=12)`.
+
+    Attributes:
+        replies: all of them.
+        cut: those that were cut at their limit of tokens.
+        empty: those without any text after the thoughts of a reasoning model.
+    """
+
+    replies: int
+    cut: int
+    empty: int
+
+
+def count_replies(episodes: Iterable[Episode]) -> ReplyCounts:
+    """How many replies there are, and how many of them were cut or empty."""
+    steps = [step for episode in episodes for step in episode.steps]
+    empty = sum(not without_thinking(step.reply).strip() for step in steps)
+    return ReplyCounts(len(steps), sum(step.cut for step in steps), empty)
 
 
 def repeats(steps: Sequence[EpisodeStep]) -> int:
