@@ -98,7 +98,11 @@ def _check_base(params: Params) -> None:
                 f"base_model.path: {path} holds no model (config.json and *.safetensors); set it to a folder that "
                 "does, a hub id, or tiny."
             )
-    elif not place.is_file():  # a file is read, or refused, by the stage
+    elif place.is_file():
+        from agentrefine.tuning.gguf import read_gguf  # imports torch and transformers
+
+        read_gguf(place)
+    else:
         _check_hub_id(path)
 
 
