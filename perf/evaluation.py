@@ -1,17 +1,23 @@
-"""Episodes per second of the player, against one episode at a time that encodes its whole history at every turn.
+"""Turns per second of the player, against one episode at a time that encodes its whole history at every turn.
 
-    OMP_WAIT_POLICY=PASSIVE python -m perf.evaluation --model models/refinement --episodes 50 --rounds 3
+    python -m perf.evaluation --model models/refinement --episodes 50 --slow-episodes 50 --rounds 3
+    python -m perf.evaluation --model MODEL --dtype bf16 --episodes 50 --slow-episodes 2
 
-The slow way is AgentBoard's: one episode after the other, and each turn `generate` gets the whole dialogue anew. Both
-play the same episodes of the worlds and BabyAI by the same rules; how many of the replies are equal is printed. Medians
-over the rounds, in one run. Then, for every simulator that is installed, the most memory that one worker has held.
+The slow way is AgentBoard's: one episode after the other, and each turn `generate` gets the whole dialogue anew. It
+plays the first of the player's episodes by the same rules, with each number of threads of `--slow-threads`; the fastest
+counts. The ratio is that of the seconds per turn. Equal replies are counted up to the first difference in an episode,
+after which the two ways play different games. With `--memory`: for every simulator that is installed, the most memory
+that one worker has held.
 """
 
 import argparse
+import os
+import platform
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +36,7 @@ from agentrefine.params.evaluation import INSTALLED
 from agentrefine.tuning.models import load_tuned
 from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
 
-BENCHMARKS = ("worlds_layouts", "babyai")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class OneByOne:
@@ -70,10 +76,59 @@ class OneByOne:
         return Reply(text, ids.shape[1], len(written))
 
 
-def played(policy: Policy, name: str, episodes: Sequence[EpisodeSpec], steps: int, at_once: int) -> list[Episode]:
-    """Episodes in the order of their ids."""
-    found = play(policy, benchmark(name), episodes, max_steps=steps, batch_size=at_once)
-    return sorted(found, key=lambda episode: episode.id)
+class Timing(NamedTuple):
+    """One way through some episodes: what was played, and the seconds on the clock and of the processor."""
+
+    episodes: list[Episode]
+    seconds: float
+    processor_seconds: float
+
+    @property
+    def turns(self) -> int:
+        """Replies in all episodes."""
+        return sum(len(episode.steps) for episode in self.episodes)
+
+    def line(self) -> str:
+        """The measurement in words."""
+        steps = [step for episode in self.episodes for step in episode.steps]
+        prompt = statistics.mean(step.prompt_tokens for step in steps)
+        reply = statistics.mean(step.completion_tokens for step in steps)
+        return (
+            f"{self.seconds / self.turns * 1000:6.0f} ms a turn on the clock, "
+            f"{self.processor_seconds / self.turns * 1000:6.0f} of processor time; {len(self.episodes)} episodes, "
+            f"{self.turns} turns, {prompt:.0f} tokens of prompt and {reply:.0f} of reply"
+        )
+
+
+def timed_play(policy: Policy, name: str, episodes: Sequence[EpisodeSpec], steps: int, at_once: int) -> Timing:
+    """Play, and measure."""
+    began, began_processor = time.perf_counter(), time.process_time()
+    found = list(play(policy, benchmark(name), episodes, max_steps=steps, batch_size=at_once))
+    seconds, processor_seconds = time.perf_counter() - began, time.process_time() - began_processor
+    policy.close()
+    return Timing(sorted(found, key=lambda episode: episode.id), seconds, processor_seconds)
+
+
+def equal_replies(slow: Sequence[Episode], fast: Sequence[Episode]) -> tuple[int, int]:
+    """How many replies are equal, of those up to the first difference in each episode."""
+    by_id = {episode.id: episode for episode in fast}
+    equal = compared = 0
+    for episode in slow:
+        for one, other in zip(episode.steps, by_id[episode.id].steps, strict=False):
+            compared += 1
+            if one.reply != other.reply:
+                break
+            equal += 1
+    return equal, compared
+
+
+def processor() -> str:
+    """The processor's name and what it can do, as Linux and torch say."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model", "flags"))]
+    found = {key.strip(): value.strip() for key, value in (line.split(":", 1) for line in names)}
+    extras = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in found.get("flags", "").split()]
+    name = f"{found.get('model name', platform.processor())}, model {found.get('model', '?')}"
+    return f"{name}: {', '.join([torch.backends.cpu.get_cpu_capability(), *extras])}"
 
 
 def worker_memory() -> None:
@@ -88,43 +143,51 @@ def worker_memory() -> None:
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("models/refinement"))
+    parser.add_argument("--model", type=Path, default=Path("models/refinement"), help="any model's folder")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are loaded")
+    parser.add_argument("--benchmarks", nargs="+", default=["worlds_layouts", "babyai"])
     parser.add_argument("--episodes", type=int, default=50, help="per benchmark")
+    parser.add_argument("--slow-episodes", type=int, default=5, help="that the slow way plays of them")
+    parser.add_argument("--slow-threads", type=int, nargs="+", help="default: 1 and all")
     parser.add_argument("--at-once", type=int, default=50, help="episodes that share a batch")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1, help="the medians count")
+    parser.add_argument("--memory", action="store_true", help="measure the simulators' workers too")
     arguments = parser.parse_args()
+    threads = torch.get_num_threads()
     loaded = load_tuned(arguments.model)
-    print(f"{sum(p.numel() for p in loaded.model.parameters()):,} parameters, {torch.get_num_threads()} threads")
-    for name in BENCHMARKS:
+    model = loaded.model.to(DTYPES[arguments.dtype]) if arguments.dtype else loaded.model
+    print(f"{processor()}; {os.cpu_count()} cores, {threads} threads, load {os.getloadavg()[0]:.1f}")
+    print(f"{arguments.model}: {model.num_parameters():,} parameters, {model.dtype}, on {model.device}")
+    for name in arguments.benchmarks:
         episodes = benchmark(name).episodes(arguments.episodes, 7)
-        seconds: dict[str, list[float]] = {"one by one": [], "batched": []}
-        replies: dict[str, list[str]] = {}
+        rounds: dict[str, list[Timing]] = {}
         for _ in range(arguments.rounds):
-            for way in seconds:
-                policy: Policy = (
-                    OneByOne(loaded.model, loaded.tokenizer, arguments.new_tokens)
-                    if way == "one by one"
-                    else LocalPolicy(loaded.model, loaded.tokenizer, name=way, max_new_tokens=arguments.new_tokens)
+            fast = LocalPolicy(model, loaded.tokenizer, name="player", max_new_tokens=arguments.new_tokens)
+            rounds.setdefault("player", []).append(timed_play(fast, name, episodes, arguments.steps, arguments.at_once))
+            for count in sorted(set(arguments.slow_threads or (1, threads))):
+                torch.set_num_threads(count)
+                slow = OneByOne(model, loaded.tokenizer, arguments.new_tokens)
+                rounds.setdefault(f"one by one, {count} threads", []).append(
+                    timed_play(slow, name, episodes[: arguments.slow_episodes], arguments.steps, 1)
                 )
-                at_once = 1 if way == "one by one" else arguments.at_once
-                began = time.perf_counter()
-                found = played(policy, name, episodes, arguments.steps, at_once)
-                seconds[way].append(time.perf_counter() - began)
-                replies[way] = [step.reply for episode in found for step in episode.steps]
-        medians = {way: statistics.median(times) for way, times in seconds.items()}
-        same = sum(a == b for a, b in zip(*replies.values(), strict=False))
-        for way, median in medians.items():
-            print(
-                f"{name:15} {way:11} {len(episodes) / median:6.2f} episodes/s ({median:.1f} s, "
-                f"{min(seconds[way]):.1f} to {max(seconds[way]):.1f}), {len(replies[way])} turns"
-            )
-        ratio = medians["one by one"] / medians["batched"]
-        print(f"{name:15} {ratio:.1f} times as fast; {same} of {len(replies['batched'])} replies are the same")
-    worker_memory()
+            torch.set_num_threads(threads)
+        per_turn = {}
+        for way, timings in rounds.items():
+            seconds = [timing.seconds / timing.turns for timing in timings]
+            per_turn[way] = statistics.median(seconds)
+            spread = f" ({min(seconds) * 1000:.0f} to {max(seconds) * 1000:.0f})" if len(seconds) > 1 else ""
+            print(f"{name}, {way}: {timings[-1].line()}{spread}")
+        player = per_turn.pop("player")
+        best = min(per_turn, key=per_turn.__getitem__)
+        equal, compared = equal_replies(rounds[best][-1].episodes, rounds["player"][-1].episodes)
+        print(f"{name}: {per_turn[best] / player:.1f} times as fast as {best}; {equal} of {compared} replies are equal")
+        print(f"{name}: load {os.getloadavg()[0]:.1f}", flush=True)
+    if arguments.memory:
+        worker_memory()
 
 
 if __name__ == "__main__":
