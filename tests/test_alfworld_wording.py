@@ -102,7 +102,7 @@ def test_a_game_is_the_same_in_all_wordings_and_is_won_in_them():
         openings.add((environment.reset(), environment.goal))
         assert "go to {place}" not in environment.actions
         assert all(not environment.step(action).valid for action in expected)
-        listed = environment.step("check available actions").observation.partition(" : ")[2].split(" , ")
+        listed = environment.step("check available actions").observation.partition(": ")[2].split(", ")
         assert listed == environment.possible() or episode.wording == "call"  # which has commas of its own
         assert "help" not in listed
         assert not any(command.startswith("go to") for command in listed)

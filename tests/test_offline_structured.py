@@ -91,7 +91,7 @@ def test_bad_games_stay_bad_in_a_schema():
             for seed in range(60)
         ]
     cut_off = [text for text in texts if text.startswith('{"turns": [') and not text.endswith("]}")]
-    prose = [text for text in texts if text.startswith("DM :")]
+    prose = [text for text in texts if text.startswith("DM:")]
     assert cut_off
     assert prose
 

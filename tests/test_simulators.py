@@ -86,7 +86,7 @@ def test_the_actions_that_are_listed_are_possible(name):
         assert "check available actions" in environment.actions
         listed = environment.step(" Check  available actions. ")
         assert (listed.valid, listed.progress, listed.done) == (True, 0.0, False)
-        offered = listed.observation.partition(" : ")[2].split(" , ")
+        offered = listed.observation.partition(": ")[2].split(", ")
         assert len(offered) > 2
         if name != "sciworld":  # which lists objects
             action = random.Random(1).choice(offered)
