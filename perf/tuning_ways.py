@@ -38,7 +38,7 @@ from agentrefine.conversation import Sample
 from agentrefine.files import read_jsonl
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.batches import row_lengths
-from agentrefine.tuning.hardware import use_bf16
+from agentrefine.tuning.hardware import usable_cores, use_bf16
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base, load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
@@ -156,7 +156,9 @@ def processor_seconds() -> float:
 
 def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
     """Our stage, the parent of its own further processes; alone it saves no weights, which can be gigabytes."""
-    params = work.params.model_copy(update={"cpu_processes": processes, "packing": packing})
+    params = work.params.model_copy(
+        update={"cpu_processes": processes, "cpu_threads": max(1, usable_cores() // processes), "packing": packing}
+    )
     job = TuningJob(loss=LOSS, data_set=work.data_set, base=str(work.base), params=params, seed=work.seed)
     pad = load_tokenizer(work.base).pad_token_id
     clock = Clock(pad)
