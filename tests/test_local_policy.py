@@ -9,7 +9,7 @@ from playing import PushBenchmark
 from tiny_model import tiny_model
 from transformers import MistralConfig
 
-from agentrefine.agent.generator import MAX_PREFIXES, sample_tokens
+from agentrefine.agent.generator import MIN_SHARED_PREFIX, sample_tokens
 from agentrefine.agent.local import LocalPolicy
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Dialogue
@@ -113,27 +113,28 @@ def test_only_new_tokens_are_encoded_at_each_turn(model, tokenizer, read_tokens)
     assert sum(read_tokens) < reply.prompt_tokens
 
 
-def test_instructions_that_dialogues_share_are_encoded_once_per_generator(model, tokenizer, read_tokens):
-    instructions = "act " * 100
-    asked = [Dialogue(f"e{i}", opening(instructions, "take the apple", word)) for i, word in enumerate(WORDS * 2)]
+@pytest.mark.parametrize("length", [100, MIN_SHARED_PREFIX])
+def test_instructions_that_dialogues_share_are_encoded_once_per_generator(model, tokenizer, read_tokens, length):
+    asked = [Dialogue(f"e{i}", opening("act " * length, "take the apple", word)) for i, word in enumerate(WORDS)]
     policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=4)
-    replies = policy.act(asked)
-    for dialogue, reply in zip(asked, replies, strict=True):
+    for dialogue, reply in zip(asked, policy.act(asked), strict=True):
         assert reply.text == uncached_reply(model, tokenizer, dialogue.messages, 4)
-    shared = len(policy.generators) * 110
-    assert sum(read_tokens) < shared + len(asked) * 30
+    assert sum(read_tokens) < len(policy.generators) * (length + 10) + len(asked) * 30
     read_tokens.clear()
     policy.forget([dialogue.key for dialogue in asked])
     policy.act([Dialogue("later", asked[0].messages)])
     assert sum(read_tokens) < 30
 
 
-def test_dialogues_with_other_instructions_than_before_are_answered_as_if_alone(model, tokenizer):
+@pytest.mark.parametrize("shared", [1, MIN_SHARED_PREFIX])
+def test_dialogues_with_other_instructions_than_before_are_answered_as_if_alone(model, tokenizer, monkeypatch, shared):
+    monkeypatch.setattr("agentrefine.agent.generator.MIN_SHARED_PREFIX", shared)
+    monkeypatch.setattr("agentrefine.agent.generator.MAX_PREFIXES", 4)
     policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=5)
     drawn = random.Random(2)
     for round_number in range(3):
         asked = []
-        for number in range(2 * MAX_PREFIXES):
+        for number in range(12):
             instructions = " ".join(drawn.choices(WORDS, k=60))
             asked.append(Dialogue(f"{number}.{round_number % 2}", opening(instructions, "take the apple", "a door")))
         for dialogue, reply in zip(asked, policy.act(asked), strict=True):
@@ -202,9 +203,10 @@ def test_logits_of_ragged_rows_with_and_without_prefixes_equal_those_of_whole_se
                 whole = model(torch.tensor([read[number]]), use_cache=False).logits[0, -1]
                 torch.testing.assert_close(row, whole, atol=1e-4, rtol=0)
         cache.remove_row(rows[1])
-        again, fresh = cache.add_row(prefixes[0]), tokens(5)
+        again, copied, fresh = cache.add_row(prefixes[0]), cache.copy_row(prefixes[0]), tokens(5)
         whole = model(torch.tensor([shared[0] + fresh]), use_cache=False).logits[0, -1]
-        torch.testing.assert_close(cache.forward([Feed(again, fresh)])[0], whole, atol=1e-4, rtol=0)
+        for row in cache.forward([Feed(again, fresh), Feed(copied, fresh)]):
+            torch.testing.assert_close(row, whole, atol=1e-4, rtol=0)
 
 
 def test_playing_leaves_the_model_as_it_is_and_shares_its_weights(model, tokenizer):

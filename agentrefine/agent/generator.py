@@ -19,7 +19,10 @@ READ_LIMIT = 512
 """Most tokens of prompts that one step reads, so that replies that are being written do not wait for long."""
 
 MIN_PREFIX = 32
-"""Tokens from which on a common beginning is stored once; below, the second attention costs more than it saves."""
+"""Tokens from which on a common beginning is read once for all dialogues that have it."""
+
+MIN_SHARED_PREFIX = 256
+"""Tokens from which on it is stored once too; a shorter one is copied, as attending to it apart costs more than it saves."""
 
 MAX_PREFIXES = 32
 """Prefixes that are kept although no dialogue uses them."""
@@ -139,14 +142,16 @@ class BatchedGenerator:
         return [], turns_that_can_be_cut(dialogue.messages)
 
     def _row(self, dialogue: Dialogue, ids: list[int]) -> Row:
-        """The dialogue's row, with the prefix that `ids` begin with; a new row if its own has another one."""
+        """The dialogue's row; a new one begins with the prefix of `ids`, or has it as its own prefix."""
         prefix = self._prefix(dialogue.messages)
         if prefix and ids[: len(prefix.ids)] != prefix.ids:
             prefix = None
+        shared = prefix if prefix and len(prefix.ids) >= MIN_SHARED_PREFIX else None
         row = self._rows.get(dialogue.key)
-        if row is None or row.prefix is not prefix:
+        if row is None or row.prefix is not shared:
             self.forget(dialogue.key)
-            row = self._rows[dialogue.key] = self._cache.add_row(prefix)
+            row = self._cache.copy_row(prefix) if prefix and not shared else self._cache.add_row(shared)
+            self._rows[dialogue.key] = row
         return row
 
     def _prefix(self, messages: Sequence[Message]) -> Row | None:

@@ -86,6 +86,16 @@ class RowCache:
         self._rows[slot] = Row(slot, prefix)
         return self._rows[slot]
 
+    def copy_row(self, source: Row) -> Row:
+        """A new row that begins with what a row without prefix holds."""
+        row = self.add_row()
+        for layers in (self._keys, self._values):
+            for number, stored in enumerate(layers):
+                layers[number] = self._grown(stored)
+                layers[number][row.slot, :, : len(source.ids)] = stored[source.slot, :, : len(source.ids)]
+        row.ids = list(source.ids)
+        return row
+
     def remove_row(self, row: Row) -> None:
         """Free a row's place. No other row may have it as its prefix."""
         del self._rows[row.slot]
@@ -167,22 +177,25 @@ class RowCache:
     def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor) -> torch.Tensor:
         """Write a layer's new keys or values, shape [KV heads, tokens, width]; all of them are returned, by slot."""
         plan = cast("_Plan", self._plan)
-        heads, _, width = new.shape
         if layer == len(layers):
-            layers.append(new.new_zeros(0, heads, 0, width))
-        stored = layers[layer]
-        slots = max(self._rows) + 1
-        if stored.shape[0] < slots or stored.shape[2] < self._capacity:
-            # Unwritten memory is not read without `batched`, so that only what is written takes room.
-            make = new.new_zeros if self._batched else new.new_empty
-            room = stored.shape[0] if stored.shape[0] >= slots else max(slots, int(GROWTH * stored.shape[0]))
-            layers[layer] = make(room, heads, self._capacity, width)
-            for row in self._rows.values():
-                if row.ids:
-                    layers[layer][row.slot, :, : len(row.ids)] = stored[row.slot, :, : len(row.ids)]
-            stored = layers[layer]
+            layers.append(new.new_empty(0, new.shape[0], 0, new.shape[2]))
+        stored = layers[layer] = self._grown(layers[layer])
         stored[plan.slots, :, plan.places] = new.transpose(0, 1)
         return stored
+
+    def _grown(self, stored: torch.Tensor) -> torch.Tensor:
+        """A layer's keys or values with room for all rows and the present capacity."""
+        slots = max(self._rows) + 1
+        if stored.shape[0] >= slots and stored.shape[2] >= self._capacity:
+            return stored
+        # Unwritten memory is not read without `batched`, so that only what is written takes room.
+        make = stored.new_zeros if self._batched else stored.new_empty
+        room = stored.shape[0] if stored.shape[0] >= slots else max(slots, int(GROWTH * stored.shape[0]))
+        larger = make(room, stored.shape[1], self._capacity, stored.shape[3])
+        for row in self._rows.values():
+            if row.ids:
+                larger[row.slot, :, : len(row.ids)] = stored[row.slot, :, : len(row.ids)]
+        return larger
 
 
 class _Span(NamedTuple):
@@ -291,6 +304,8 @@ def _attend(
         The outputs, shaped like the queries, and the log-sum-exp of the scores, shaped like them without the width.
     """
     tokens, kv_heads, heads, width = queries.shape
+    if tokens == 1:
+        return _softmax_attention(queries, keys, values, mask, scale)
     # The heads of a KV head are further tokens of it, so that nothing is repeated.
     folded = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, heads * tokens, width)
     folded_mask = None if mask is None else mask.repeat(heads, 1)
