@@ -51,8 +51,8 @@ def outlook(params: Params, addresses: Collection[str]) -> list[str]:
     stages = "one stage" if len(addresses) == 1 else f"{len(addresses)} stages"
     return [
         *lines,
-        f"About {minutes} min for {stages} if nothing else runs here{teacher}: estimated from a second's measurement "
-        "of this processor and from what the stages took on another.",
+        f"About {minutes} min for {stages} if nothing else runs here{teacher}: by a second's measurement of this "
+        "processor and by what the stages took on another.",
     ]
 
 

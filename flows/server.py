@@ -98,7 +98,7 @@ def _start(folder: Path, alive: int) -> str:
         (folder / "address").write_text(api, encoding="utf-8")
         # A session of its own: Ctrl-C must not end the server before the flow has reported its end.
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(folder), str(listening.fileno())],
+            [sys.executable, "-m", "flows.server", str(folder), str(listening.fileno()), str(IDLE_SECONDS)],
             env={**os.environ, "PREFECT_UI_ENABLED": "0"},
             pass_fds=[listening.fileno(), alive],
             stdin=subprocess.DEVNULL,
@@ -162,14 +162,14 @@ def _lock_alone(file: int) -> bool:
     return True
 
 
-def _end_when_unused(folder: Path) -> None:
-    """End this process once nobody has used the server for some seconds."""
+def _end_when_unused(folder: Path, seconds: int) -> None:
+    """End this process once nobody has used the server for so long."""
     with (folder / "users").open("a") as users:
         unused = 0
-        while unused < IDLE_SECONDS:
+        while unused < seconds:
             time.sleep(1)
             unused = unused + 1 if _lock_alone(users.fileno()) else 0
-            if unused < IDLE_SECONDS:
+            if unused < seconds:
                 fcntl.flock(users, fcntl.LOCK_UN)
         os._exit(0)  # both locks end with the process, so that a user who comes now starts another server
 
@@ -177,7 +177,7 @@ def _end_when_unused(folder: Path) -> None:
 def main() -> None:
     """Be the server, on a socket that is open already, until nobody uses it."""
     folder, listening = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
-    threading.Thread(target=_end_when_unused, args=(folder,), daemon=True).start()
+    threading.Thread(target=_end_when_unused, args=(folder, int(sys.argv[3])), daemon=True).start()
     import uvicorn
     from prefect.server.api.server import create_app
 

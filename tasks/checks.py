@@ -110,7 +110,7 @@ def _check_hub_id(path: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
-    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+    if path.count("/") != 1 or path.startswith((".", "/", "~")) or Path(path).parent.is_dir():
         raise UserError(
             f"base_model.path: {path}: no such file or folder; set it to a model's folder, a hub id, or tiny."
         )

@@ -83,8 +83,19 @@ def test_mistakes_concern_only_what_the_player_has_read():
                 assert set(names_in(turn["action"], objects)) <= read
 
 
+def test_right_thoughts_name_only_what_the_player_has_read():
+    for script, turns in games(260):
+        objects = world_from_id(script.environment["world"]).objects
+        read = set(names_in(script.goal, objects))
+        for turn in turns:
+            if turn["role"] == "DM":
+                read.update(names_in(turn["observation"], objects))
+            elif not any(_next_turn(turns, turn)[flag] for flag in FLAGS):
+                assert set(names_in(turn["thought"], objects)) <= read, turn
+
+
 def test_a_thought_of_each_kind_has_several_phrasings_and_names_what_is_done():
-    kinds = thoughts().model_dump(exclude={"dm", "short_command"})
+    kinds = thoughts().model_dump(exclude={"dm", "kinds", "short_command"})
     assert all(len(set(phrasings)) >= 2 for phrasings in kinds.values())
     assert all("{action}" in phrasing or kind == "after_error" for kind in kinds for phrasing in kinds[kind])
     said = [turn["thought"] for _, turns in games(40) for turn in turns if turn["role"] == "Player"]

@@ -39,7 +39,7 @@ class _Writing:
 
 
 class BatchedGenerator:
-    """A `Generator` (`agent/policy.py`) with a local model.
+    """A `ReplyGenerator` (`agent/policy.py`) with a local model.
 
     Each step reads one token of every reply that is being written, and up to `READ_LIMIT` tokens of new prompts.
 

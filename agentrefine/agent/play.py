@@ -1,14 +1,16 @@
 """Playing episodes: the ReAct loop between a policy and the environments of a benchmark, many episodes at once."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 from agentrefine.agent.episode import Episode, EpisodeStep, StopReason, repeats
-from agentrefine.agent.policy import Dialogue, GeneratingPolicy, Generator, Policy, Reply
+from agentrefine.agent.policy import Dialogue, GeneratingPolicy, Policy, Reply, ReplyGenerator
 from agentrefine.agent.prompting import PlayPrompt
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.catalogue import wording_of
@@ -81,57 +83,58 @@ def play(
         answers in batches, or with one generator, give the same order for the same replies.
     """
     prompt = PlayPrompt(benchmark.name, prompting)
+    one_at_a_time = Lock()
 
-    def table(seats: int, generator: Generator | None) -> _Table:
-        return _Table(policy, generator, benchmark, prompt, max_steps, stop_on_repeats, seats)
-
-    def record(episode: _Running) -> Episode:
-        return _record(episode, policy.name, model_digest)
+    def table(seats: int, generator: ReplyGenerator | None) -> _Table:
+        return _Table(policy, generator, benchmark, prompt, max_steps, stop_on_repeats, seats, one_at_a_time)
 
     if isinstance(policy, GeneratingPolicy):
         count = max(1, min(len(policy.generators), batch_size, len(episodes)))
         seats = [batch_size // count + (number < batch_size % count) for number in range(count)]
         tables = [table(places, generator) for places, generator in zip(seats, policy.generators, strict=False)]
-        if count > 1:
-            shares = [episodes[number::count] for number in range(count)]
-            yield from map(record, _side_by_side(tables, shares, policy.threads))
-            return
+        shares = [episodes[number::count] for number in range(count)]
+        ended = _side_by_side(tables, shares, policy.threads)
     else:
-        tables = [table(batch_size, _InBatches(policy) if policy.batched else None)]
-    yield from map(record, tables[0].play(episodes))
+        ended = table(batch_size, _InBatches(policy) if policy.batched else None).play(episodes)
+    with closing(ended):
+        for episode in ended:
+            yield _record(episode, policy.name, model_digest)
 
 
 def _side_by_side(
     tables: Sequence["_Table"], shares: Sequence[Sequence[EpisodeSpec]], threads: Executor
-) -> Iterator[_Running]:
+) -> Generator[_Running, None, None]:
     """Episodes of tables that each play their share in a thread; the first error ends all."""
-    finished: SimpleQueue[_Running | None] = SimpleQueue()
+    ended: SimpleQueue[_Running | None] = SimpleQueue()
+
+    def stop() -> None:
+        for table in tables:
+            table.stop()
 
     def work(table: _Table, share: Sequence[EpisodeSpec]) -> None:
         try:
             for episode in table.play(share):
-                finished.put(episode)
+                ended.put(episode)
+        except BaseException:
+            stop()
+            raise
         finally:
-            finished.put(None)
+            ended.put(None)
 
     working = [threads.submit(work, table, share) for table, share in zip(tables, shares, strict=True)]
     try:
         for _ in tables:
-            while (episode := finished.get()) is not None:
+            while (episode := ended.get()) is not None:
                 yield episode
-            for ended in working:
-                if ended.done():
-                    ended.result()
     finally:
-        for table in tables:
-            table.stop()
+        stop()
         wait(working)
-    for ended in working:
-        ended.result()
+    for worked in working:
+        worked.result()
 
 
 class _InBatches:
-    """A `Generator` that asks a policy for the replies to all dialogues at once."""
+    """A `ReplyGenerator` that asks a policy for the replies to all dialogues at once."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -166,14 +169,19 @@ class _Table:
     def __init__(
         self,
         policy: Policy,
-        generator: Generator | None,
+        generator: ReplyGenerator | None,
         benchmark: Benchmark,
         prompt: PlayPrompt,
         max_steps: int,
         stop_on_repeats: int | None,
         seats: int,
+        one_at_a_time: Lock,
     ) -> None:
-        """Without a generator, `policy` is called for each dialogue by itself."""
+        """Without a generator, `policy` is called for each dialogue by itself.
+
+        The environments of this process are used under a lock that all tables share: simulators redirect the output of
+        the whole process or keep state that they share.
+        """
         self.running: dict[str, _Running] = {}
         self._policy = policy
         self._generator = generator
@@ -184,14 +192,15 @@ class _Table:
         self._seats = seats
         self._closed = False
         remote = isinstance(benchmark, SimulatorBenchmark)
-        self._environments: Executor = ThreadPoolExecutor(seats) if remote else _AtOnce()
-        self._callers: Executor = _AtOnce() if generator else ThreadPoolExecutor(seats)
+        self._environments: Executor = ThreadPoolExecutor(seats) if remote else _AtOnce(one_at_a_time)
+        self._callers = None if generator else ThreadPoolExecutor(seats)
+        self._one_at_a_time = one_at_a_time
         self._moving: dict[Future[None], _Running] = {}
         self._thinking: dict[Future[list[Reply]], _Running] = {}
         self._ready: list[_Running] = []
         self._over: list[_Running] = []
 
-    def play(self, specs: Sequence[EpisodeSpec]) -> Iterator[_Running]:
+    def play(self, specs: Sequence[EpisodeSpec]) -> Generator[_Running, None, None]:
         """Play episodes, as many at once as there are seats; each is given when it has ended, and is closed."""
         waiting = deque(specs)
         try:
@@ -208,7 +217,9 @@ class _Table:
         self._closed = True
 
     def _begin(self, spec: EpisodeSpec) -> None:
-        episode = _Running(spec=spec, environment=self._benchmark.make(spec))
+        with self._one_at_a_time:
+            environment = self._benchmark.make(spec)
+        episode = _Running(spec=spec, environment=environment)
         self.running[spec.key] = episode
         self._move(episode, lambda: self._start(episode))
 
@@ -220,7 +231,7 @@ class _Table:
             dialogue = Dialogue(episode.spec.key, episode.messages)
             if self._generator:
                 self._generator.add(dialogue)
-            else:
+            elif self._callers:
                 self._thinking[self._callers.submit(self._policy.act, [dialogue])] = episode
         if self._generator and self._generator.busy:
             for key, reply in self._generator.step():
@@ -247,7 +258,8 @@ class _Table:
     def _close(self) -> None:
         """End all that runs; a simulator that is at work is stopped."""
         self._closed = True
-        self._callers.shutdown(wait=False, cancel_futures=True)
+        if self._callers:
+            self._callers.shutdown(wait=False, cancel_futures=True)
         for episode in self._moving.values():
             episode.environment.close()
         self._environments.shutdown(cancel_futures=True)
@@ -334,12 +346,16 @@ class _Table:
 
 
 class _AtOnce(Executor):
-    """Does what it is given before it returns: for what does not wait for other processes or machines."""
+    """Does what it is given before it returns, under a lock: for what does not wait for processes or machines."""
+
+    def __init__(self, one_at_a_time: Lock) -> None:
+        self._one_at_a_time = one_at_a_time
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
         """Call `fn`; an exception is raised here and now."""
         future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
+        with self._one_at_a_time:
+            future.set_result(fn(*args, **kwargs))
         return future
 
 

@@ -77,7 +77,7 @@ class Policy(Protocol):
         ...
 
 
-class Generator(Protocol):
+class ReplyGenerator(Protocol):
     """Writes replies token by token in a batch that dialogues join at any time. One thread at a time uses it."""
 
     @property
@@ -109,7 +109,7 @@ class GeneratingPolicy:
 
     batched = True
 
-    def __init__(self, name: str, generators: Sequence[Generator], threads: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str, generators: Sequence[ReplyGenerator], threads: ThreadPoolExecutor) -> None:
         self.name = name
         self.generators = generators
         self.threads = threads
@@ -136,7 +136,7 @@ class GeneratingPolicy:
         self.threads.shutdown()
 
 
-def _answers(generator: Generator, dialogues: Sequence[Dialogue]) -> dict[str, Reply]:
+def _answers(generator: ReplyGenerator, dialogues: Sequence[Dialogue]) -> dict[str, Reply]:
     """The replies to dialogues that come at once, by their keys."""
     for dialogue in dialogues:
         generator.add(dialogue)

@@ -27,6 +27,9 @@ MAX_WAIT_SECONDS = 900.0
 MAX_OUTAGE_SECONDS = 600.0
 """How long an endpoint that has answered is waited for when it is down."""
 
+PROBE = "probe"
+"""The key of a call that finds out what the endpoint honours; who asks it reports a refusal."""
+
 MAX_REFUSED_IN_A_ROW = 20
 """Calls that an endpoint refuses one after the other until that is no matter of single prompts any more."""
 
@@ -155,7 +158,7 @@ class Endpoint:
                 if error.is_too_long:
                     return Answer("", NO_USAGE, TOO_LONG, self._said(error))
                 if not error.may_pass:
-                    return await self._refused(request, error)
+                    return await self._refused(key, request, error)
                 # A busy endpoint that goes on answering others will come to this call too.
                 failures += not (error.status == 429 and self._answered > answered)
                 answered = self._answered
@@ -187,7 +190,7 @@ class Endpoint:
         self._answered += 1
         return None
 
-    async def _refused(self, request: Request, error: CallError) -> Answer:
+    async def _refused(self, key: str, request: Request, error: CallError) -> Answer:
         """No answer, where it is this call that the endpoint will not take; else the error is raised."""
         self._refused_in_a_row += 1
         own = error.is_own or error.is_filtered
@@ -197,7 +200,8 @@ class Endpoint:
             check = await self.check(request)
             if check is not None and (check.may_pass or (not self._answered and check.said == error.said)):
                 raise self.to_user_error(error) from error
-        logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
+        if key != PROBE:
+            logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
         return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._said(error))
 
     async def _comes_back(self, request: Request) -> bool:

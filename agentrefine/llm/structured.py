@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import CUT, NO_ANSWER, UNANSWERED, Answer, Kind, Request, Usage, field_of_thoughts
-from agentrefine.llm.endpoint import Endpoint
+from agentrefine.llm.endpoint import PROBE, Endpoint
 from agentrefine.llm.shared_numbers import SharedNumbers
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.llm.usage import complete_usage
@@ -95,7 +95,7 @@ class JsonForm:
             response_format=response_format,
             extra_body=self._role.extra_body,  # as in the calls that follow
         )
-        answer = await self._endpoint.ask("probe", probe)
+        answer = await self._endpoint.ask(PROBE, probe)
         if answer.finish_reason == UNANSWERED:
             return "a call that demands it fails, and others are answered"
         if answer.finish_reason in NO_ANSWER:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from agentrefine.worlds.engine import Game
-from agentrefine.worlds.facts import Fact
+from agentrefine.worlds.facts import Fact, names_in
 from agentrefine.worlds.family import Move
 from agentrefine.worlds.language import first_person
 from agentrefine.worlds.layout import GoalCondition
+from agentrefine.worlds.observation import MEANS
 from agentrefine.worlds.oracle import GroundAction, reachable, replay, search
 
 
@@ -24,7 +25,9 @@ class Reason(NamedTuple):
         says: the same as a sentence says it, such as `go to the barn`.
         next_move: the next action that does more than bring the player elsewhere; the action itself if it does.
         facts: known facts that allow `next_move`, such as `the cup is in the barn`; while exploring often empty.
-        looked_for: while exploring, the object whose whereabouts are not known; empty otherwise.
+        looked_for: while exploring, the object whose whereabouts are not known; empty otherwise, and where the player
+            has not read of it.
+        kind_looked_for: the type of an object that is looked for and that the player has not read of, such as `tool`.
         target: while exploring, the place or container that the action leads to or opens; empty otherwise.
     """
 
@@ -36,6 +39,7 @@ class Reason(NamedTuple):
     next_move: Move
     facts: tuple[str, ...]
     looked_for: str
+    kind_looked_for: str
     target: str
 
 
@@ -116,6 +120,7 @@ class Explorer:
             next_move=ahead.move,
             facts=tuple(self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known),
             looked_for="",
+            kind_looked_for="",
             target="",
         )
 
@@ -141,6 +146,8 @@ class Explorer:
         missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
         unreached = [c for c in self.game.world.conditions if c.part == missing.part]
         sought = [self._sought(c.fact, known) for c in unreached]
+        name = next((name for name in sought if name), "") or self._first_unseen(missing.fact)
+        read_of = name in names_in(self.game.world.goal, [name]) or any(name in f for f in self.game.ever_known)
         ahead = next((action for action in self._plan if not action.travel), self._plan[0])
         return Reason(
             kind="explore",
@@ -150,7 +157,8 @@ class Explorer:
             says=self._says(self._plan[0]),
             next_move=ahead.move,
             facts=tuple(self._told(fact) for fact in self._reasons(ahead) if fact in self.game.known),
-            looked_for=next((name for name in sought if name), missing.fact[1]),
+            looked_for=name if read_of else "",
+            kind_looked_for="" if read_of else self.game.world.objects[name],
             target=self._exploring,
         )
 
@@ -186,6 +194,15 @@ class Explorer:
                 break
             fact = nearest[0]
         return self._subject(fact) if visited else ""
+
+    def _first_unseen(self, fact: Fact) -> str:
+        """What may be lacking for a fact that nothing seems to stand in the way of: means that were not seen, such as a
+        tool for what is broken.
+        """
+        seen = {name for known in self.game.known for name in known[1:]}
+        own = self.game.world.objects[fact[1]]
+        means = [name for kind in MEANS if kind != own for name in self.game.world.members.get(kind, ())]
+        return next((name for name in (fact[1], *means) if name not in seen), fact[1])
 
     def _subject(self, fact: Fact) -> str:
         """What a fact is about: what is inside the other object, where it says so, else its first argument."""

@@ -13,6 +13,7 @@ from agentrefine.teacher.offline.thoughts import (
     exploring_thought,
     mistaken_thought,
     planned_thought,
+    searching_thought,
     thoughts,
 )
 from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns
@@ -115,6 +116,8 @@ class _Writer:
 
     def _thought(self, step: ExpertStep) -> str:
         reason, facts = step.reason, self._facts(step.reason, _place(step.before))
+        if reason.kind_looked_for:
+            return searching_thought(reason.sub_goal, reason.kind_looked_for, reason.target, reason.says, self._draw)
         if reason.kind == "explore":
             inside = reason.target not in self._places
             return exploring_thought(

@@ -35,10 +35,12 @@ class Thoughts(BaseModel):
     explore_place: Phrasings = Field(min_length=1)
     explore_container: Phrasings = Field(min_length=1)
     explore_container_by: Phrasings = Field(min_length=1)
+    explore_for_kind: Phrasings = Field(min_length=1)
     planned: Phrasings = Field(min_length=1)
     planned_without_facts: Phrasings = Field(min_length=1)
     mistaken: Phrasings = Field(min_length=1)
     after_error: Phrasings = Field(min_length=1)
+    kinds: dict[str, str]
     short_command: str
     dm: DungeonMaster
 
@@ -52,8 +54,9 @@ def thoughts() -> Thoughts:
 
 def phrasings() -> Iterator[str]:
     """Every template of a player's thought."""
-    for value in thoughts().model_dump(exclude={"dm"}).values():
-        yield from [value, capitalised(value)] if isinstance(value, str) else value
+    for value in thoughts().model_dump(exclude={"dm", "kinds", "short_command"}).values():
+        yield from value
+    yield from (thoughts().short_command, capitalised(thoughts().short_command), *thoughts().kinds.values())
 
 
 def exploring_thought(
@@ -74,6 +77,20 @@ def exploring_thought(
     inner = thoughts().explore_container_by if facts else thoughts().explore_container
     template = draw.choice(inner if inside else thoughts().explore_place)
     return template.format(sub_goal=sub_goal, sought=sought, target=target, Facts=capitalised(known), action=action)
+
+
+def searching_thought(sub_goal: str, kind: str, target: str, action: str, draw: Random) -> str:
+    """A thought that leads to where something may be that the player needs and has not read of yet.
+
+    Args:
+        sub_goal: the open condition of the goal that is worked at.
+        kind: the type of what is needed.
+        target: the place or container where it may be.
+        action: the action as a sentence says it.
+        draw: chooses the phrasing.
+    """
+    template = draw.choice(thoughts().explore_for_kind)
+    return template.format(sub_goal=sub_goal, sought=thoughts().kinds[kind], target=target, action=action)
 
 
 def planned_thought(sub_goal: str, facts: Sequence[str], action: str, draw: Random) -> str:
