@@ -30,7 +30,7 @@ def small_llama(seed: int = 0) -> LlamaForCausalLM:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=1024,
+            max_position_embeddings=8192,
             tie_word_embeddings=True,
             initializer_range=0.2,
         )

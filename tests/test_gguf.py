@@ -54,7 +54,7 @@ def test_a_quantised_file_becomes_a_folder_with_its_dequantised_weights(tmp_path
     kept = model.get_parameter("model.layers.1.mlp.down_proj.weight")
     assert torch.equal(kept, torch.from_numpy(down).to(torch.bfloat16).float())
     assert result.parameters == model.num_parameters() == small_llama().num_parameters()
-    assert tokenizer.model_max_length == 1024
+    assert tokenizer.model_max_length == 8192
     card = read_card(tmp_path / OUT)
     assert card["kind"] == "gguf"
     assert card["path"] == str(file)

@@ -154,8 +154,8 @@ def test_the_whole_pipeline_runs_in_its_folder_and_leaves_the_projects_results_a
     settings = {
         "personas.limit": 24,
         "quality_gate.thresholds.trajectory.tokens.max": 100_000,
-        "tuning.max_length": 512,
-        "tuning.batch_tokens": 8192,
+        "tuning.max_length": 4096,
+        "tuning.batch_tokens": 16384,
         "evaluation.episodes": 2,
         "evaluation.max_new_tokens": 4,
         "evaluation.benchmarks": "[worlds_layouts,worlds_families]",
