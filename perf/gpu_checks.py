@@ -7,6 +7,7 @@ that differs is how. The losses must be those of eager attention in fp32.
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -202,9 +203,10 @@ def train_distributed(folder: Path, hides_gpus: bool, out: Path) -> None:
     processes = min(2, torch.cuda.device_count()) if torch.cuda.is_available() else 2
     job = folder / "job.json"
     job.write_text(_job(folder, REFERENCE).model_dump_json(), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1"]
-    module = ["--nproc_per_node", str(processes), "-m", "perf.gpu_ddp"]
-    subprocess.run([*torchrun, *module, str(job), str(out)], check=True)
+    # Not --standalone, which looks up the machine's own name: one without a network may not know it.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+    subprocess.run([*torchrun, *address, "-m", "perf.gpu_ddp", str(job), str(out)], check=True)
 
 
 def _job(folder: Path, way: Way) -> TuningJob:
@@ -213,6 +215,12 @@ def _job(folder: Path, way: Way) -> TuningJob:
     return TuningJob(
         loss="refinement", data_set=folder / "data", base=str(folder / "base"), params=section, seed=params.seed
     )  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def _empty(folder: Path) -> Path:
