@@ -22,7 +22,7 @@ MIN_PREFIX = 32
 """Tokens from which on a common beginning is read once for all dialogues that have it."""
 
 MIN_SHARED_PREFIX = 256
-"""Tokens from which on it is stored once too; a shorter one is copied, as attending to it apart costs more than it saves."""
+"""Tokens from which on it is also stored once; a shorter one is copied, as a second attention would cost more."""
 
 MAX_PREFIXES = 32
 """Prefixes that are kept although no dialogue uses them."""
