@@ -22,7 +22,7 @@ MIN_PREFIX = 32
 """Tokens from which on a common beginning is read once for all dialogues that have it."""
 
 MIN_SHARED_PREFIX = 256
-"""Tokens from which on it is stored once too; a shorter one is copied: attending to it apart costs more than that."""
+"""Tokens from which on it is also stored once; a shorter one is copied, as a second attention would cost more."""
 
 MAX_PREFIXES = 32
 """Prefixes that are kept although no dialogue uses them."""
@@ -130,8 +130,7 @@ class BatchedGenerator:
 
     def _reply(self, writing: _Writing) -> Reply:
         text = self._tokenizer.decode(writing.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        cut = len(writing.written) >= self.max_new_tokens
-        return Reply(text, writing.prompt_tokens, len(writing.written), writing.turns_cut, cut=cut)
+        return Reply(text, writing.prompt_tokens, len(writing.written), writing.turns_cut)
 
     def _prompt(self, dialogue: Dialogue) -> tuple[list[int], int]:
         """The tokens to answer and how many of the oldest turns they leave out; no tokens when nothing fits."""
