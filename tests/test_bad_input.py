@@ -51,7 +51,7 @@ def test_missing_parameters_are_named(project: ProjectCopy) -> None:
 
 def test_a_missing_personas_file_is_named(project: ProjectCopy) -> None:
     project.set_params(**{"personas.path": "data/nobody.jsonl"})
-    assert "data/nobody.jsonl: no such personas file" in sentence(project.stage("pipeline"))
+    assert "data/nobody.jsonl: no such file" in sentence(project.stage("pipeline"))
 
 
 def test_a_broken_line_of_the_personas_file_is_named(project: ProjectCopy) -> None:

@@ -18,7 +18,7 @@ from agentrefine.conversation import instructions, opening
 from agentrefine.errors import UserError
 from agentrefine.llm import endpoint
 from agentrefine.params.evaluation import Endpoint, Sampling
-from tasks.evaluation import _digest
+from tasks.evaluation import model_identity
 
 
 @contextmanager
@@ -293,7 +293,8 @@ def test_episodes_are_played_again_when_an_endpoint_is_asked_otherwise_and_not_w
 
     def digest(**more):
         endpoints = {"m": Endpoint.model_validate(section | more)}
-        return _digest("m", PARAMS.evaluation.model_copy(update={"endpoints": endpoints}))
+        evaluation = PARAMS.evaluation.model_copy(update={"endpoints": endpoints})
+        return model_identity("m", PARAMS.model_copy(update={"evaluation": evaluation}))
 
     assert digest(**change) != digest()
     assert digest(timeout_seconds=1.0, max_retries=0, concurrency=1, max_cost=1.0) == digest()

@@ -11,8 +11,8 @@ from small_disk import small_disk_at
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, parse_yaml, read_jsonl, read_records, read_text, read_yaml, user_path
+from agentrefine.llm.prices import load_prices
 from agentrefine.params import load_params, parse_params
-from agentrefine.teacher.prices import load_prices
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tuning_samples import conversation, job
 
-from agentrefine.agent.lane import Lane
+from agentrefine.agent.generator import BatchedGenerator
 from agentrefine.agent.local import LocalPolicy
 from agentrefine.agent.policy import Dialogue
 from agentrefine.errors import UserError
@@ -69,15 +69,20 @@ def saved_as(base, dtype, folder):
     return folder
 
 
+def counted(method, products):
+    """A method whose products of matrices are counted in whatever thread it runs."""
+
+    def run(*arguments):
+        with products:
+            return method(*arguments)
+
+    return run
+
+
 def play_a_turn(folder, products, monkeypatch):
     """Let a model answer two dialogues; its threads are watched too."""
-    act = Lane.act
-
-    def watched(lane, dialogues):
-        with products:
-            return act(lane, dialogues)
-
-    monkeypatch.setattr(Lane, "act", watched)
+    for name in ("add", "step"):
+        monkeypatch.setattr(BatchedGenerator, name, counted(getattr(BatchedGenerator, name), products))
     loaded = load_tuned(folder)
     dialogues = [Dialogue(str(number), conversation(number)[:3]) for number in range(2)]
     with closing(LocalPolicy(loaded.model, loaded.tokenizer, name="tuned", max_new_tokens=4)) as policy:

@@ -254,7 +254,7 @@ def test_a_goal_is_an_english_sentence_whatever_pddl_it_is_made_of(folder, goal)
         "(broken old)", "(broken old) (= (wax) 1)"
     )
     environment, _ = started(folder, domain, problem)
-    assert environment.goal == f"make it true that {GOALS[goal].replace('{', '').replace('}', '')}"
+    assert environment.goal == f"Make it true that {GOALS[goal].replace('{', '').replace('}', '')}."
 
 
 def test_effects_beyond_facts_are_described_in_words(folder):
@@ -266,8 +266,8 @@ def test_effects_beyond_facts_are_described_in_words(folder):
     ).replace("hall - room)", "hall - room red - lamp)", 1)
     environment, _ = started(folder, domain, EVENING.replace("(broken old)", "(broken old) (= (wax) 1)"))
     assert environment.actions["dark {r}"] == (
-        "always possible ; wax shrinks by 1 ; if 2 is less than wax, then no longer lit red ; "
-        "for every lamp, if stands that lamp {r}, then no longer lit that lamp"
+        "Always possible; wax shrinks by 1; if 2 is less than wax, then no longer lit red; "
+        "for every lamp, if stands that lamp {r}, then no longer lit that lamp."
     )
 
 

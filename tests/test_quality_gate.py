@@ -273,7 +273,7 @@ def test_a_refused_data_set_leaves_reports_and_removes_the_old_one(gate: Gate) -
     assert len((gate.reports / "features.csv").read_text(encoding="utf-8").splitlines()) == 41
 
 
-@pytest.mark.parametrize("line", [b"{}", b"\xff\xfe", b'{"id": "\\ud800"}', b""])
+@pytest.mark.parametrize("line", [b"{}", b"\xff\xfe", b'{"id": "\\ud800"}'])
 def test_a_broken_line_is_named_and_leaves_no_old_data_set_and_no_old_verdict(gate: Gate, line: bytes) -> None:
     gate.run(sound())
     file = gate.folder / "trajectories.jsonl"

@@ -250,7 +250,7 @@ def test_weight_decay_is_of_matrices_and_not_with_muon(base, data_set):
 def test_a_text_that_holds_the_end_of_a_turn_is_left_out_and_counted(base, data_set, tmp_path):
     lines = (data_set / "train.jsonl").read_text().splitlines()
     (tmp_path / "data").mkdir()
-    broken = lines[0].replace("now i take", "now <|end|> i take")
+    broken = lines[0].replace("Now I take", "Now <|end|> I take")
     assert broken != lines[0]
     (tmp_path / "data" / "train.jsonl").write_text("\n".join([broken, *lines[1:]]) + "\n")
     (tmp_path / "data" / "validation.jsonl").write_bytes((data_set / "validation.jsonl").read_bytes())
