@@ -14,6 +14,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
+# Threads that wait actively for each other take the core from what they wait for.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: run smollm test lint serve show-mask evaluate-gold clean help install simulators
 

@@ -22,7 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import prefect
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
@@ -30,7 +35,7 @@ from agentrefine.proxies import check_proxy
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
-"""To start in; a busy machine takes half a minute."""
+"""To start in, unless Prefect's own setting gives more; a busy machine takes a minute."""
 IDLE_SECONDS = 20
 """Without a user, after which the server ends."""
 ANSWER_SECONDS = 10
@@ -123,18 +128,19 @@ def _wait_for(api: str, folder: Path, server: "subprocess.Popen[bytes] | None") 
         UserError: it has ended, or does not answer in time.
     """
     began = time.monotonic()
+    limit = max(START_SECONDS, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
     told = False
     while not _answers(api, POLL_SECONDS * 10):
         waited = time.monotonic() - began
-        if waited > START_SECONDS or (server is not None and server.poll() is not None):
+        if waited > limit or (server is not None and server.poll() is not None):
             ended = "ended at once" if server is not None and server.returncode is not None else "did not start"
             raise UserError(
                 f"Prefect's temporary server {ended} (waited {waited:.0f} s; its log is {folder / 'server.log'}); run "
-                "again when the machine is less busy, or run `make serve` elsewhere and set PREFECT_API_URL to it."
+                "again when the machine is less busy, or raise PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS."
             )
         if waited > IDLE_SECONDS and not told:
             told = True
-            print(f"... still waiting for it, up to {START_SECONDS} s.", file=sys.stderr, flush=True)
+            print(f"... still waiting for it, up to {limit} s.", file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
 
 
