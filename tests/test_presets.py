@@ -123,7 +123,7 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     chosen = load_params(params)
     assert list(chosen.tuning.variants) == ["other"]
     assert (chosen.tuning.epochs, chosen.tuning.method) == (1, "full")
-    assert "tuning.epochs: 3 -> 1" in told
+    assert "tuning.epochs: 2 -> 1" in told
     assert 'tuning.variants.other.data_set: "elsewhere" (new)' in told
     assert 'tuning.variants.refinement.loss: "refinement" -> removed' in told
     assert "mix.chat20.share: 0.2 (new)" in told
