@@ -168,13 +168,13 @@ def _finding(params: Params, results: Results, found: Comparison) -> str:
     if found.verdict in ("better", "worse"):
         claim, against = f"is {found.verdict} than {old}", ""
     else:
-        claim, against = "makes no difference beyond chance variation", f" with {old}"
+        claim, against = "shows no clear difference", f" with {old}"
     a, b = (_whole(results.models[model][found.benchmark].success_rate.value) for model in (found.a, found.b))
     low, high = (f"{100 * end:.0f}" for end in (difference.low, difference.high))
     few = f"; only {found.only_a + found.only_b} differ" if found.verdict == "too few episodes differ" else ""
     return (
-        f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, "
-        f"difference {100 * difference.value:+.0f} points [{low}, {high}], {difference.n} episodes{few}."
+        f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, difference {100 * difference.value:+.0f} points "
+        f"[{low}, {high}], exact test p = {found.p_value:.2g}, {difference.n} episodes{few}."
     )
 
 

@@ -278,19 +278,19 @@ def test_terminal_table_has_a_row_per_benchmark_and_model(root: Path) -> None:
             4,
             13,
             "Refinement tuning is better than plain expert tuning on worlds layouts: 65% against 20%, difference +45 "
-            "points [25, 65], 20 episodes.",
+            "points [25, 65], exact test p = 0.0039, 20 episodes.",
         ),
         (
             13,
             4,
             "Refinement tuning is worse than plain expert tuning on worlds layouts: 20% against 65%, difference -45 "
-            "points [-65, -25], 20 episodes.",
+            "points [-65, -25], exact test p = 0.0039, 20 episodes.",
         ),
         (
             13,
             13,
-            "Refinement tuning makes no difference beyond chance variation on worlds layouts: 65% against 65% with "
-            "plain expert tuning, difference +0 points [0, 0], 20 episodes; only 0 differ.",
+            "Refinement tuning shows no clear difference on worlds layouts: 65% against 65% with "
+            "plain expert tuning, difference +0 points [0, 0], exact test p = 1, 20 episodes; only 0 differ.",
         ),
     ],
 )
@@ -316,7 +316,7 @@ def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
     write_evaluation(root, "expert_only", [e.model_copy(update={"model": "expert_only"}) for e in other])
     [first, *_] = headline(params, write_report(params, Project(root)))
     assert first.startswith(
-        "Refinement tuning makes no difference beyond chance variation on worlds layouts: 40% against 30% with plain "
+        "Refinement tuning shows no clear difference on worlds layouts: 40% against 30% with plain "
         "expert tuning, difference +10 points ["
     )
 
