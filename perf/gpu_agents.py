@@ -14,14 +14,15 @@ from transformers import AutoConfig
 from agentrefine.agent.local import LocalPolicy
 from agentrefine.agent.play import play
 from agentrefine.agent.policy import Policy
-from agentrefine.agent.reference import RandomPolicy
-from agentrefine.agent.watched import Watched
+from agentrefine.agent.reference import ChancePolicy
+from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.conversation import Sample
 from agentrefine.errors import NotInstalledError
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.metrics import Rate, summarise
 from agentrefine.params import load_params
+from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import Loss, TuningParams
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_tokenizer, load_tuned
@@ -33,9 +34,6 @@ from perf.gpu_results import Interval, Part, Play, Tuned
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
 from perf.tuning import ROOT
 from perf.tuning_ways import Clock
-
-CHANCE = "chance"
-"""The policy that takes any of the actions that are possible, as a model's name in the table."""
 
 SEED = 7
 """Of the episodes and of chance."""
@@ -197,17 +195,17 @@ def play_all(
 
 def play_one(model: str, path: Path | None, name: str, rules: Rules, out: Path) -> None:
     """Play one benchmark, by chance where there is no model, and write the rates."""
-    watched = Watched(benchmark(name))
+    timed = TimedBenchmark(benchmark(name))
     policy: Policy
     if path is None:
-        policy = RandomPolicy(watched, SEED)
+        policy = ChancePolicy(timed, SEED)
     else:
         loaded = load_tuned(path)
         policy = LocalPolicy(loaded.model, loaded.tokenizer, name=model, max_new_tokens=rules.new_tokens)
     began = time.monotonic()
     with closing(policy):
-        specs = watched.episodes(rules.episodes, SEED)
-        episodes = list(play(policy, watched, specs, max_steps=rules.steps, batch_size=rules.episodes))
+        specs = timed.episodes(rules.episodes, SEED)
+        episodes = list(play(policy, timed, specs, max_steps=rules.steps, batch_size=rules.episodes))
     summary = summarise(episodes)[name]
     rates = {
         "success": summary.success_rate,

@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils.quantization_config import GgufConfig
+from transformers import AutoConfig
 
 from agentrefine.errors import UserError
+from agentrefine.tuning.gguf import read_gguf, read_model, read_tokenizer
 from perf.model_flops import multiplied_parameters
 
 GGUF = "model.gguf"
@@ -25,7 +24,7 @@ def prepare(inputs: Path, out: Path, facts: Path) -> None:
         facts: a JSON file.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or a GGUF file that cannot be read.
     """
     pieces = sorted(inputs.glob(f"{GGUF}*"))
     if (inputs / "model").is_dir():
@@ -59,9 +58,7 @@ def _from_gguf(pieces: list[Path], out: Path) -> None:
         for piece in pieces:
             with piece.open("rb") as part:
                 shutil.copyfileobj(part, whole)
-    model = AutoModelForCausalLM.from_pretrained(
-        packed, gguf_file=GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(packed, gguf_file=GGUF).save_pretrained(out)
+    file = read_gguf(packed / GGUF)
+    read_model(file).save_pretrained(out)
+    read_tokenizer(file).save_pretrained(out)
     shutil.rmtree(packed)

@@ -50,14 +50,14 @@ SIZES = {
         conversations=32,
         product=8192,
         settings={
-            **CHAT_MODEL, "epochs": 1, "learning_rate": 4e-4, "warmup_steps": 20, "batch_tokens": 8192,
-            "max_length": 2048,
+            **CHAT_MODEL, "epochs": 1, "learning_rate": 4e-4, "lr_scheduler_type": "cosine", "warmup_steps": 30,
+            "batch_tokens": 16384, "max_length": 4096,
         },
         games=None,
         benchmarks=("worlds_layouts", "babyai"),
         episodes=50,
         steps=20,
-        new_tokens=64,
+        new_tokens=96,
     ),
     "tiny": Sizes(
         shape="toy",
