@@ -172,9 +172,10 @@ def _finding(params: Params, results: Results, found: Comparison) -> str:
     a, b = (_whole(results.models[model][found.benchmark].success_rate.value) for model in (found.a, found.b))
     low, high = (f"{100 * end:.0f}" for end in (difference.low, difference.high))
     few = f"; only {found.only_a + found.only_b} differ" if found.verdict == "too few episodes differ" else ""
+    points = f"{100 * difference.value:+.0f} points [{low}, {high}]"
     return (
-        f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, "
-        f"difference {100 * difference.value:+.0f} points [{low}, {high}], exact test p = {found.p_value:.2g}, {difference.n} episodes{few}."
+        f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, difference {points}, "
+        f"exact test p = {found.p_value:.2g}, {difference.n} episodes{few}."
     )
 
 
