@@ -24,7 +24,7 @@ from agentrefine.report_tables import count
 TUNING_COLUMNS = ("parameters", "games", "steps", "tokens read", "trained tokens", "train loss", "validation loss")
 
 OFFLINE_TEACHER = (
-    "The games were written by the rule-based offline teacher, a stand-in for dry runs, tests and small studies; no "
+    "The games were written by the rule-based simulated teacher, made for dry runs, tests and small studies; no "
     "language model wrote them."
 )
 TINY_MODEL = (

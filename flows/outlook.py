@@ -26,7 +26,7 @@ SECONDS_PER_SAMPLE = {"synthesis": 0.012, "verification": 0.003, "refinement": 0
 BASE_TOKENS_PER_SECOND = 10_000.0
 TUNING_TOKENS_PER_SECOND = 11_000.0
 """Of one process with one thread."""
-TOKENS_PER_GAME = 700
+TOKENS_PER_GAME = 530
 KEPT_SHARE = 0.9
 """Of the samples that are asked for."""
 SECONDS_PER_EPISODE = 0.3

@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import prefect
@@ -148,9 +149,10 @@ def _answers(api: str, seconds: float) -> bool:
     try:
         with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds):
             return True
-    except urllib.error.HTTPError:
-        return True  # it answers; whether it lets us in is for Prefect's client to find out
-    except (OSError, ValueError):
+    except urllib.error.HTTPError as error:
+        # Whether a server lets us in is for Prefect's client to find out; a gateway answers for one that is down.
+        return error.code not in (502, 503, 504)
+    except (OSError, ValueError, HTTPException):
         return False
 
 

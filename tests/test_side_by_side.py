@@ -24,6 +24,7 @@ STAGE = """
     print("\\rpart: 50%|#####     | 1/2 [00:01<00:01]", end="", file=sys.stderr, flush=True)
     print("begun {name}", flush=True)
     try:
+        Path("{name}.ready").touch()
         while not Path("{go}").exists():
             time.sleep(0.05)
         {end}
@@ -73,10 +74,18 @@ def test_lines_appear_without_the_bars_that_they_were_printed_behind(
     assert {"begun a", "begun b"} <= set(lines)
 
 
+WAIT_FOR_A = """
+import time
+from pathlib import Path
+while not Path("a.ready").exists():
+    time.sleep(0.1)
+"""
+
+
 def test_a_stage_that_fails_stops_the_others(folder: Path) -> None:
     commands = {
         "a": stage("a", "never"),
-        "b": [sys.executable, "-c", "import time; time.sleep(3); raise SystemExit(4)"],
+        "b": [sys.executable, "-c", WAIT_FOR_A + "raise SystemExit(4)"],
     }
     with pytest.raises(UserError, match=r"^b: failed with status 4; see above\.$"):
         list(run_side_by_side(commands, 2))

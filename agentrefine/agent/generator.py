@@ -119,7 +119,7 @@ class BatchedGenerator:
                 writing.written.append(token)
             if token in self._stop_ids or len(writing.written) >= self.max_new_tokens:
                 self._writing.remove(writing)
-                finished.append((writing.key, self._reply(writing)))
+                finished.append((writing.key, self._reply(writing, cut=token not in self._stop_ids)))
         return finished
 
     def forget(self, key: str) -> None:
@@ -128,9 +128,9 @@ class BatchedGenerator:
         if key in self._rows:
             self._cache.remove_row(self._rows.pop(key))
 
-    def _reply(self, writing: _Writing) -> Reply:
+    def _reply(self, writing: _Writing, *, cut: bool) -> Reply:
         text = self._tokenizer.decode(writing.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Reply(text, writing.prompt_tokens, len(writing.written), writing.turns_cut)
+        return Reply(text, writing.prompt_tokens, len(writing.written), writing.turns_cut, cut=cut)
 
     def _prompt(self, dialogue: Dialogue) -> tuple[list[int], int]:
         """The tokens to answer and how many of the oldest turns they leave out; no tokens when nothing fits."""

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2  # what the hub's client raises for a proxy that refuses
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -215,7 +216,7 @@ def resolve(path: str | Path) -> Path:
     check_proxy(constants.ENDPOINT, "base_model.path")
     try:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
-    except (OSError, HFValidationError) as error:
+    except (OSError, HFValidationError, httpx2.HTTPError) as error:
         raise UserError(
             f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({_first_line(error)}); "
             "correct base_model.path, or set it to tiny."
