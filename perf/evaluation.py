@@ -180,7 +180,7 @@ def main() -> None:
             seconds = [timing.seconds / timing.turns for timing in timings]
             per_turn[way] = statistics.median(seconds)
             spread = f" ({min(seconds) * 1000:.0f} to {max(seconds) * 1000:.0f})" if len(seconds) > 1 else ""
-            print(f"{name}, {way}: {timings[-1].line()}{spread}")
+            print(f"{name}, {way}: {timings[-1].line()}{spread}", flush=True)
         player = per_turn.pop("player")
         best = min(per_turn, key=per_turn.__getitem__)
         equal, compared = equal_replies(rounds[best][-1].episodes, rounds["player"][-1].episodes)
