@@ -45,7 +45,7 @@ def test_what_is_named_must_be_installed(evaluation: EvaluationParams) -> None:
 
 def test_a_users_file_that_is_not_there_is_an_error_also_when_nothing_is_named(evaluation: EvaluationParams) -> None:
     data = evaluation.data.model_copy(update={"hotpotqa": "nowhere.json"})
-    with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.json: no such file"):
         selected(evaluation.model_copy(update={"benchmarks": INSTALLED, "data": data}))
 
 
