@@ -197,12 +197,22 @@ class Endpoint:
         if not own or self._refused_in_a_row > MAX_REFUSED_IN_A_ROW:
             raise self.to_user_error(error) from error
         if not error.is_filtered:
-            check = await self.check(request)
+            check = await self._lasting_check(request)
             if check is not None and (check.may_pass or (not self._answered and check.said == error.said)):
                 raise self.to_user_error(error) from error
         if key != PROBE:
             logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
         return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._said(error))
+
+    async def _lasting_check(self, request: Request) -> CallError | None:
+        """As `check`, tried again as often as a call while it fails by what may pass."""
+        check = await self.check(request)
+        for failures in range(self._settings.max_retries):
+            if check is None or not check.may_pass:
+                break
+            await self._throttle.sleep(_backoff(failures))
+            check = await self.check(request)
+        return check
 
     async def _comes_back(self, request: Request) -> bool:
         """Whether the endpoint is up, or, when it has answered before, comes back soon enough."""
