@@ -45,7 +45,7 @@ def outlook(params: Params, addresses: Collection[str]) -> list[str]:
     if torch.cuda.is_available():
         return [*lines, f"GPU: {torch.cuda.get_device_name()}; tuning and playing use it."]
     if not params.base_model.is_tiny:
-        return [*lines, f"No estimate of the time: {params.base_model.path} has not been measured here."]
+        return [*lines, f"The time that tuning and playing take depends on {params.base_model.path}."]
     minutes = max(1, round(seconds(params, addresses, training_speed()) / 60))
     teacher = "" if params.teacher.uses_offline else ", the teacher's answers left out"
     stages = "one stage" if len(addresses) == 1 else f"{len(addresses)} stages"

@@ -15,11 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 
 import prefect
@@ -33,14 +30,13 @@ from prefect.settings import (
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
 from agentrefine.proxies import check_proxy
+from tasks.checks import ANSWER_SECONDS, answers
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
 """To start in, unless Prefect's own setting gives more; a busy machine takes a minute."""
 IDLE_SECONDS = 20
 """Without a user, after which the server ends."""
-ANSWER_SECONDS = 10
-"""For one answer of a server that is there."""
 POLL_SECONDS = 0.2
 
 
@@ -71,7 +67,7 @@ def check_reachable(api: str) -> None:
     Raises:
         UserError: names the address and says what to do.
     """
-    if not _answers(api, ANSWER_SECONDS):
+    if not answers(_health(api), ANSWER_SECONDS):
         raise UserError(
             f"PREFECT_API_URL: no Prefect server answers at {api}; start it (make serve), or unset the variable "
             "(`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is started."
@@ -93,7 +89,7 @@ def _address(folder: Path) -> str:
         if _lock_alone(alive.fileno()):
             return _start(folder, alive.fileno())
         api = (folder / "address").read_text(encoding="utf-8")
-        _wait_for(api, folder, None)
+        _wait_for(api, folder, ended=lambda: _lock_alone(alive.fileno()))
         return api
 
 
@@ -114,7 +110,7 @@ def _start(folder: Path, alive: int) -> str:
         )
     print("Prefect's temporary server is starting ...", file=sys.stderr, flush=True)
     try:
-        _wait_for(api, folder, server)
+        _wait_for(api, folder, ended=lambda: server.poll() is not None)
     except BaseException:
         server.kill()
         server.wait()
@@ -122,8 +118,8 @@ def _start(folder: Path, alive: int) -> str:
     return api
 
 
-def _wait_for(api: str, folder: Path, server: "subprocess.Popen[bytes] | None") -> None:
-    """Wait until the server answers; `server` is its process where this one has started it.
+def _wait_for(api: str, folder: Path, ended: Callable[[], bool]) -> None:
+    """Wait until the server answers.
 
     Raises:
         UserError: it has ended, or does not answer in time.
@@ -131,13 +127,14 @@ def _wait_for(api: str, folder: Path, server: "subprocess.Popen[bytes] | None") 
     began = time.monotonic()
     limit = max(START_SECONDS, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
     told = False
-    while not _answers(api, POLL_SECONDS * 10):
+    while not answers(_health(api), POLL_SECONDS * 10):
         waited = time.monotonic() - began
-        if waited > limit or (server is not None and server.poll() is not None):
-            ended = "ended at once" if server is not None and server.returncode is not None else "did not start"
+        gone = ended()
+        if gone or waited > limit:
             raise UserError(
-                f"Prefect's temporary server {ended} (waited {waited:.0f} s; its log is {folder / 'server.log'}); run "
-                "again when the machine is less busy, or raise PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS."
+                f"Prefect's temporary server {'ended' if gone else 'did not start'} (waited {waited:.0f} s; its log is "
+                f"{folder / 'server.log'}); run again when the machine is less busy, or raise "
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS."
             )
         if waited > IDLE_SECONDS and not told:
             told = True
@@ -145,15 +142,8 @@ def _wait_for(api: str, folder: Path, server: "subprocess.Popen[bytes] | None") 
         time.sleep(POLL_SECONDS)
 
 
-def _answers(api: str, seconds: float) -> bool:
-    try:
-        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds):
-            return True
-    except urllib.error.HTTPError as error:
-        # Whether a server lets us in is for Prefect's client to find out; a gateway answers for one that is down.
-        return error.code not in (502, 503, 504)
-    except (OSError, ValueError, HTTPException):
-        return False
+def _health(api: str) -> str:
+    return f"{api.rstrip('/')}/health"
 
 
 def _no_link(record: logging.LogRecord) -> bool:

@@ -155,6 +155,7 @@ class _Output:
         )
         if not read:
             pieces.append(self._rest)
+            self._rest = ""
         for piece in pieces:
             text = piece.strip("\r\n")
             if piece.endswith("\n") or not read:
@@ -166,5 +167,7 @@ class _Output:
         return bool(read)
 
     def close(self) -> None:
+        if line := BAR.sub("", self._rest).strip():  # the last words of a process whose pipe another one holds open
+            tqdm.write(line, file=sys.stderr)
         self._bar.close()
         self._pipe.close()

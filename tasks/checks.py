@@ -3,7 +3,10 @@
 import os
 import shlex
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Collection
+from http.client import HTTPException
 from pathlib import Path
 
 from prefect.settings import PREFECT_HOME
@@ -15,6 +18,9 @@ from agentrefine.proxies import is_loopback
 
 WRITTEN = ("data", "models", "reports", "checkpoints")
 """Folders that the stages write; DVC records only what lies in the repository."""
+
+ANSWER_SECONDS = 10
+"""For one answer of a server that is there."""
 
 ROLES: dict[str, tuple[Role, ...]] = {
     "synthesis": ("script", "trajectory"),
@@ -40,6 +46,7 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
     """
     _check_home()
     _check_folders()
+    _check_tracking(params.tracking.uri)
     for address in addresses:
         stage, _, key = address.partition("@")
         for role in ROLES.get(stage, ()):
@@ -86,6 +93,32 @@ def _check_folders() -> None:
             )
 
 
+def _check_tracking(uri: str) -> None:
+    """A server must answer; a file is made when it is missing."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    if not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
+        raise UserError(
+            f"tracking.uri: no MLflow server answers at {uri}; start it (mlflow server), or set the key to "
+            "sqlite:///mlflow.db."
+        )
+
+
+def answers(address: str, seconds: float) -> bool:
+    """Whether a server answers at an http address within so long.
+
+    A refusal is an answer, as who may come in is for the server's client to find out; a gateway's word that the server
+    behind it is down is none.
+    """
+    try:
+        with urllib.request.urlopen(address, timeout=seconds):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code not in (502, 503, 504)
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
 def _check_key(setting: str, variable: str, address: str) -> None:
     if not os.environ.get(variable) and not is_loopback(address):
         raise UserError(
@@ -109,6 +142,11 @@ def _check_base(params: Params) -> None:
         from agentrefine.tuning.gguf import read_gguf  # imports torch and transformers
 
         read_gguf(place)
+    elif place.is_file():
+        raise UserError(
+            f"base_model.path: {path} is a file whose name does not end in .gguf; rename it if it is a GGUF file, or "
+            "set the key to a model's folder, a hub id, or tiny."
+        )
     else:
         _check_hub_id(path)
 

@@ -1,6 +1,7 @@
 """What would end a later stage is found before the first one."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,18 @@ def test_a_folder_without_a_model_is_named(folder, files):
 def test_a_missing_chat_template_is_named(folder):
     given = params(**{"base_model.path": "some/model", "base_model.chat_template": "missing.jinja"})
     assert refusal(given).startswith("base_model.chat_template: missing.jinja")
+
+
+def test_a_file_that_is_not_called_gguf_is_named(folder):
+    (folder / "weights").touch()
+    assert refusal(params(**{"base_model.path": "weights"})).startswith("base_model.path: weights is a file whose name")
+
+
+def test_a_tracking_server_that_does_not_answer_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    given = params(**{"tracking.uri": f"http://127.0.0.1:{port}"})
+    assert refusal(given, ["verification"]).startswith("tracking.uri: no MLflow server answers at http://127.0.0.1:")
 
 
 @pytest.mark.parametrize("role", ["script", "trajectory", "refinement"])

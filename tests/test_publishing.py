@@ -114,7 +114,7 @@ def test_a_models_card_tells_the_loss_the_data_and_what_the_reader_must_know(tre
     assert "mistaken turns stay in the context with their loss masked" in text
     assert "ab" * 32 in text
     assert "124,000 (31.0%) were trained" in text
-    assert "rule-based offline teacher" in text
+    assert "rule-based simulated teacher" in text
     assert "base_model:" not in text
     assert "\n# license: choose one that" in text
     assert "A tiny Llama of 940,000 parameters" in text
@@ -153,7 +153,7 @@ def test_games_of_others_are_not_said_to_be_the_offline_teachers(tree: Path, par
         write_json(file, {**json.loads(file.read_text()), "data_set": data_set})
         mix = {"chat20": {"data_set": "data/dataset", "chat": "chat.json", "share": 0.2}}
         text = model_card("refinement", with_values(params, mix=mix), Project(tree))
-        assert ("rule-based offline teacher" in text) is ours
+        assert ("rule-based simulated teacher" in text) is ours
         assert ("general chat, 20%" in text) is (data_set == "data/mix/chat20")
 
 
