@@ -16,7 +16,6 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
-from agentrefine.benchmarks.catalogue import selected
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
 from flows.command import exit_with_sentence
@@ -95,7 +94,6 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         params = load_params()
         record_simulators(params.evaluation.data)
         workspace = Workspace()
-        selected(params.evaluation)  # refuses what cannot be played before anything is paid for
         todo = list(stages(params))
         pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
         check_before(params, pending)

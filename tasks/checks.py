@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_HOME
 from agentrefine.errors import UserError
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
+from agentrefine.personas import load_personas
 from agentrefine.proxies import is_loopback
 
 WRITTEN = ("data", "models", "reports", "checkpoints")
@@ -32,6 +33,7 @@ ROLES: dict[str, tuple[Role, ...]] = {
 
 USE_BASE = {"base_model", "quality_gate", "tuning", "evaluation"}
 """The stages that load the base, or a model that refers to it."""
+PLAY = {"evaluation", "reference_evaluation", "endpoint_evaluation"}
 
 
 def check_before(params: Params, addresses: Collection[str]) -> None:
@@ -59,6 +61,12 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
             raise UserError(f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.")
     stages = {address.partition("@")[0] for address in addresses}
+    if "synthesis" in stages:
+        next(load_personas(Path(params.personas.path), limit=1), None)
+    if stages & PLAY:
+        from agentrefine.benchmarks.catalogue import selected  # imports the benchmarks' packages
+
+        selected(params.evaluation)
     # Of a GGUF file the stage base_model makes a folder; the file is not read again.
     reads_base = {"base_model"} if _is_gguf(params.base_model.path) else USE_BASE
     if not params.base_model.is_tiny and stages & reads_base:

@@ -20,6 +20,7 @@ ALL = ("synthesis", "verification", "refinement", "base_model", "quality_gate", 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "personas.jsonl").write_text('{"persona": "A baker who is always late."}\n')
     monkeypatch.delenv("A_KEY", raising=False)
     return tmp_path
 
@@ -27,6 +28,7 @@ def folder(tmp_path, monkeypatch):
 def params(**changes):
     """params.yaml with values changed by dotted keys."""
     values = yaml.safe_load(yaml.safe_dump(VALUES))
+    values["personas"]["path"] = "personas.jsonl"
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = values
@@ -47,6 +49,18 @@ def refusal(given, addresses=ALL):
 def test_the_default_run_is_let_through(folder):
     (folder / "data").mkdir()
     check_before(params(), ALL)
+
+
+def test_a_missing_file_of_personas_is_named_before_synthesis_alone():
+    given = params(**{"personas.path": "data/nowhere.jsonl"})
+    assert refusal(given).startswith("data/nowhere.jsonl: no such file")
+    check_before(given, ["verification"])
+
+
+def test_a_benchmark_that_there_is_not_is_named_before_the_first_stage():
+    given = params(**{"evaluation.benchmarks": ["worlds_layouts", "babyia"]})
+    said = refusal(given, [*ALL, "evaluation@base"])
+    assert said.startswith("evaluation.benchmarks: there is no benchmark 'babyia'")
 
 
 def test_a_base_that_is_no_folder_and_no_hub_id_is_named():

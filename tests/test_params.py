@@ -83,6 +83,23 @@ def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
     assert f"not valid YAML (line {line}: " in refusal(tmp_path, "epochs: 2", "epochs: 2: 4")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  limit: null", "  limti: null", "personas.limti: there is no such key; did you mean limit."),
+        ("tuning:\n", "tunning:\n", "tunning: there is no such key; did you mean tuning."),
+        ("seed: 7", "seed: 7\nfruit: 1", "fruit: there is no such key."),
+    ],
+)
+def test_a_misspelt_key_is_named_and_the_right_one_beside_it(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert f"params.yaml: {said} Correct it" in refusal(tmp_path, old, new)
+
+
+def test_a_rule_over_several_keys_is_told_in_its_own_words(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "  benchmarks: installed", "  benchmarks: [babyai]")
+    assert "params.yaml: report.champion_benchmark is worlds_layouts, which" in said
+
+
 def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path):
     said = refusal(tmp_path, "api_key_env: OPENAI_API_KEY", "api_key_env: sk-very-secret")
     assert "teacher.api_key_env" in said

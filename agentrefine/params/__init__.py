@@ -1,6 +1,7 @@
 """Typed `params.yaml`: one section per stage; unknown keys and wrong types are refused."""
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -155,5 +156,25 @@ def parse_params(text: str, source: str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problem = first_problem(error, with_value=False)  # a key may stand in it
-        raise UserError(f"{source}: {problem} Correct it; `git show HEAD:params.yaml` shows every key.") from error
+        remedy = "Correct it; `git show HEAD:params.yaml` shows every key."
+        raise UserError(f"{source}: {_problem(error)} {remedy}") from error
+
+
+def _problem(error: ValidationError) -> str:
+    """What is wrong, in a sentence: an unknown key before all else, as a misspelt one is a missing one too.
+
+    Values are left out: an API key may stand in one.
+    """
+    findings = error.errors(include_url=False, include_input=False)
+    for finding in findings:
+        if finding["type"] == "extra_forbidden":
+            *section, name = finding["loc"]
+            missing = [str(f["loc"][-1]) for f in findings if f["type"] == "missing" and [*f["loc"][:-1]] == section]
+            meant = get_close_matches(str(name), missing, n=1)
+            suggestion = f"; did you mean {meant[0]}" if meant else ""
+            return f"{'.'.join(str(part) for part in finding['loc'])}: there is no such key{suggestion}."
+    if findings[0]["type"] == "value_error":
+        said = str(findings[0]["ctx"]["error"])
+        place = ".".join(str(part) for part in findings[0]["loc"])
+        return f"{place}: {said}." if place else f"{said}."
+    return first_problem(error, with_value=False)

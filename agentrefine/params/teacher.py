@@ -29,6 +29,8 @@ StructuredOutput = Literal["auto", "json_schema", "json_object", "text"]
 
 
 def _teacher_address(address: str) -> str:
+    if "://" not in address and address != OFFLINE:
+        raise ValueError(f"this is no address; write one such as http://127.0.0.1:8000/v1, or {OFFLINE}")
     return address if address == OFFLINE else bare_address(address)
 
 
