@@ -89,7 +89,7 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
     check_free("mlflow", mlflow_port, "--mlflow-port")
     api = f"http://{HOST}:{prefect_port}/api"
     environment = {**os.environ, "PREFECT_API_URL": api}
-    print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", flush=True)
+    print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
     prefect = [sys.executable, "-m", "prefect"]
     with ExitStack() as running:
         server = running.enter_context(
