@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from types import FrameType
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.command import exit_with_sentence
+from tasks.checks import answers
 
 HOST = "127.0.0.1"
 LOGS = Path(".prefect/logs")
@@ -63,11 +62,9 @@ def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
+        if answers(url, seconds=5):
+            return
+        time.sleep(0.5)
     raise UserError(f"{name} did not start; its log is {LOGS / f'{name}.log'}.")
 
 

@@ -41,7 +41,7 @@ GGUF = Path("downloads/smollm2") / Path(MEMBER).name
 TRACKED_AS = ("tracking.experiment=agentrefine-smollm2", "tracking.registered_model=agentrefine-smollm2")
 """The names of this run's experiment and registered model in MLflow."""
 
-DURATION = "about an hour and a half on two cores with AVX2, less with AVX-512 and bf16"
+DURATION = "about an hour and a half on two cores with AVX2, less with AVX-512 and bf16 (an estimate)"
 
 
 def main() -> None:

@@ -30,10 +30,10 @@ ROLES: dict[str, tuple[Role, ...]] = {
 }
 """The teacher's roles that a stage calls."""
 
-
 USE_BASE = {"base_model", "quality_gate", "tuning", "evaluation"}
 """The stages that load the base, or a model that refers to it."""
-PLAY = {"evaluation", "reference_evaluation", "endpoint_evaluation"}
+USE_BENCHMARKS = {"synthesis", "evaluation", "reference_evaluation", "endpoint_evaluation"}
+"""The stages that play benchmarks, and the first one, whose games are paid for so that models can play them."""
 
 
 def check_before(params: Params, addresses: Collection[str]) -> None:
@@ -63,14 +63,12 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
-    if stages & PLAY:
+    if stages & USE_BENCHMARKS:
         from agentrefine.benchmarks.catalogue import selected  # imports the benchmarks' packages
 
         selected(params.evaluation)
-    # Of a GGUF file the stage base_model makes a folder; the file is not read again.
-    reads_base = {"base_model"} if _is_gguf(params.base_model.path) else USE_BASE
-    if not params.base_model.is_tiny and stages & reads_base:
-        _check_base(params)
+    if not params.base_model.is_tiny and stages & USE_BASE:
+        _check_base(params, makes_folder="base_model" in stages)
     if "tuning" in stages:
         _check_tuning(params)
 
@@ -135,7 +133,13 @@ def _check_key(setting: str, variable: str, address: str) -> None:
         )
 
 
-def _check_base(params: Params) -> None:
+def _check_base(params: Params, *, makes_folder: bool) -> None:
+    """Check the base; a GGUF file only where the stage base_model makes a folder of it, as nothing else reads it."""
+    from agentrefine.tuning.gguf import read_gguf  # imports torch and transformers
+    from agentrefine.tuning.models import is_gguf
+
+    if is_gguf(params.base_model.path) and not makes_folder:
+        return
     path, template = params.base_model.path, params.base_model.chat_template
     if template is not None and not Path(template).is_file():
         raise UserError(f"base_model.chat_template: {template}: no such file; correct it in params.yaml.")
@@ -146,9 +150,7 @@ def _check_base(params: Params) -> None:
                 f"base_model.path: {path} holds no model (config.json and *.safetensors); set it to a folder that "
                 "does, a hub id, or tiny."
             )
-    elif _is_gguf(path) and place.is_file():
-        from agentrefine.tuning.gguf import read_gguf  # imports torch and transformers
-
+    elif is_gguf(path) and place.is_file():
         read_gguf(place)
     elif place.is_file():
         raise UserError(
@@ -157,10 +159,6 @@ def _check_base(params: Params) -> None:
         )
     else:
         _check_hub_id(path)
-
-
-def _is_gguf(path: str) -> bool:
-    return path.lower().endswith(".gguf")
 
 
 def _check_hub_id(path: str) -> None:

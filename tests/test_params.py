@@ -95,7 +95,7 @@ def test_a_misspelt_key_is_named_and_the_right_one_beside_it(tmp_path: Path, old
     assert f"params.yaml: {said} Correct it" in refusal(tmp_path, old, new)
 
 
-def test_a_rule_over_several_keys_is_told_in_its_own_words(tmp_path: Path) -> None:
+def test_a_rule_over_several_keys_is_reported_in_its_own_words(tmp_path: Path) -> None:
     said = refusal(tmp_path, "  benchmarks: installed", "  benchmarks: [babyai]")
     assert "params.yaml: report.champion_benchmark is worlds_layouts, which" in said
 
