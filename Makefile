@@ -40,7 +40,7 @@ show-mask: $(INSTALLED) ## print a training sample: trained, context and masked 
 	python -m agentrefine.tuning.show_mask $(ARGS)
 
 evaluate-gold: $(INSTALLED) ## play every benchmark by its own solutions, by chance and not at all (ARGS="alfworld --json gold.json")
-	python -m agentrefine.agent.proof $(ARGS)
+	python -m agentrefine.evaluation.gold_check $(ARGS)
 
 install: $(INSTALLED) ## the virtual environment with the locked requirements
 

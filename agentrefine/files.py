@@ -15,6 +15,8 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -163,6 +165,12 @@ def first_problem(error: ValidationError, *, with_value: bool = True) -> str:
         return f"{told}."
     found = repr(finding["input"])
     return f"{told}; found {found[:80]}{'...' if len(found) > 80 else ''}."
+
+
+@cache
+def packaged_text(package: str, *parts: str) -> str:
+    """The text of a data file of this project: `packaged_text("agentrefine.game", "prompts", "instructions.md")`."""
+    return resources.files(package).joinpath(*parts).read_text(encoding="utf-8")
 
 
 def sha256_file(path: Path) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from prefect import flow
 
 from agentrefine.errors import UserError
+from agentrefine.game.personas import load_personas
 from agentrefine.params import load_params
-from agentrefine.personas import load_personas
 from flows.command import run
 from tasks.forecast import run_pilot
 

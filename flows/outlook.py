@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from agentrefine.errors import UserError
+from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
-from agentrefine.personas import load_personas
 from agentrefine.tuning.hardware import multiplies_bf16, processor, tunings_at_once
 
 REFERENCE_TOKENS_PER_SECOND = 15_000.0

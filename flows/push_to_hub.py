@@ -11,8 +11,8 @@ import sys
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from agentrefine.publishing import data_set_upload, model_upload, push, token_from_environment
-from agentrefine.report_inputs import Project
+from agentrefine.report.inputs import Project
+from agentrefine.report.publishing import data_set_upload, model_upload, push, token_from_environment
 from flows.command import exit_with_sentence
 
 

@@ -4,9 +4,9 @@ from prefect import flow
 from rich.console import Console
 
 from agentrefine.params import Params, load_params
-from agentrefine.report import headline, next_steps
-from agentrefine.report_inputs import Project, load_results
-from agentrefine.report_tables import at_chance_line, notes, terminal_table
+from agentrefine.report.document import headline, next_steps
+from agentrefine.report.inputs import Project, load_results
+from agentrefine.report.tables import at_chance_line, notes, terminal_table
 from flows.command import run
 from tasks.report import register_models, write_report
 

@@ -34,7 +34,7 @@ def take_part(variant: str) -> None:
     Raises:
         UserError: as the flow.
     """
-    from agentrefine.tuning.trainer import follow  # imports torch, transformers and trl
+    from agentrefine.tuning.train import follow  # imports torch, transformers and trl
 
     follow(tuning_job(variant, load_params()))
 

@@ -15,8 +15,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from agentrefine.teacher.prompts import turns_json
-from agentrefine.teacher.shots import script_pool, trajectory_pool
+from agentrefine.synthesis.prompts import script_pool, trajectory_pool, turns_json
 
 SCRIPTS = [shot.script.model_dump_json() for shot in script_pool().values()]
 GAMES = [turns_json(shot.turns) for shot in trajectory_pool().values()]

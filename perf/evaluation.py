@@ -22,15 +22,14 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agentrefine.agent.episode import Episode
-from agentrefine.agent.local import LocalPolicy
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Dialogue, Policy, Reply
-from agentrefine.agent.reference import ChancePolicy
-from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.base import EpisodeSpec
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.local import LocalPolicy
+from agentrefine.evaluation.policy import Dialogue, Policy, Reply
+from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
+from agentrefine.evaluation.rollout import play
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import INSTALLED
 from agentrefine.tuning.models import load_tuned

@@ -11,23 +11,22 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig
 
-from agentrefine.agent.local import LocalPolicy
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Policy
-from agentrefine.agent.reference import ChancePolicy
-from agentrefine.agent.timed import TimedBenchmark
 from agentrefine.benchmarks.catalogue import benchmark
-from agentrefine.conversation import Sample
 from agentrefine.errors import NotInstalledError
+from agentrefine.evaluation.local import LocalPolicy
+from agentrefine.evaluation.metrics import Rate, summarise
+from agentrefine.evaluation.policy import Policy
+from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
+from agentrefine.evaluation.rollout import play
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.metrics import Rate, summarise
+from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import Loss, TuningParams
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_tokenizer, load_tuned
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
 from perf import children
 from perf.gpu_base import read
 from perf.gpu_results import Interval, Part, Play, Tuned

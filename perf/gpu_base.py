@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from agentrefine.base_model.gguf import read_gguf, read_model, read_tokenizer
 from agentrefine.errors import UserError
-from agentrefine.tuning.gguf import read_gguf, read_model, read_tokenizer
 from perf.model_flops import multiplied_parameters
 
 GGUF = "model.gguf"

@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 import torch
 from transformers import LlamaConfig
 
-from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl, write_jsonl
+from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.hardware import multiplies_bf16
 from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.loop import train
 from agentrefine.tuning.models import load_tokenizer
-from agentrefine.tuning.training import train
 from perf import children
 from perf.gpu_base import read
 from perf.gpu_results import Check, Part

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import distributed
 
 from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.training import is_first_process, train
+from agentrefine.tuning.loop import is_first_process, train
 
 
 def main() -> None:

@@ -22,20 +22,20 @@ from typing import NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from agentrefine.agent.local import LocalPolicy
-from agentrefine.agent.play import play
 from agentrefine.benchmarks.catalogue import benchmark
-from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
+from agentrefine.evaluation.local import LocalPolicy
+from agentrefine.evaluation.metrics import summarise
+from agentrefine.evaluation.metrics.rates import Rate
+from agentrefine.evaluation.rollout import play
 from agentrefine.files import read_jsonl, sha256_file, short_hash, write_json, write_jsonl
-from agentrefine.metrics import summarise
-from agentrefine.metrics.rates import Rate
+from agentrefine.game.conversation import Sample
 from agentrefine.params import Params, load_params
 from agentrefine.params.tuning import Loss
-from agentrefine.report_tables import percent
+from agentrefine.report.tables import percent
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.models import load_tuned, model_digest, quantisation
-from agentrefine.tuning.trainer import TuningResult, tune
+from agentrefine.tuning.train import TuningResult, tune
 
 RUN = Path("runs/smollm")
 """Where `make smollm` works."""

@@ -6,13 +6,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from urllib.parse import urlsplit
 
+from agentrefine.game.personas import Persona
+from agentrefine.game.script import Script
 from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import load_params
-from agentrefine.personas import Persona
-from agentrefine.script import Script
-from agentrefine.teacher.offline import offline_teacher
-from agentrefine.teacher.offline.themes import world_for
-from agentrefine.teacher.prompts import script_messages, trajectory_messages
+from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.requests import world_for
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.worlds.script_of import script_of
 
 CLIENTS = 2

@@ -58,7 +58,7 @@ def processor_seconds() -> float:
 
 def base_model(size: Size, folder: Path) -> Figures:
     """Pretrain the tiny model."""
-    from agentrefine.tuning.base_model import make_tiny_base
+    from agentrefine.simulation.tiny_base import make_tiny_base
 
     params = load_params(ROOT / "params.yaml")
     tiny = params.base_model.tiny.model_copy(update={"pretraining_tokens": size.tokens})
@@ -76,9 +76,9 @@ def tune_with(processes: int) -> Callable[[Size, Path], Figures]:
     def run(size: Size, folder: Path) -> Figures:
         from transformers import TrainerCallback
 
-        from agentrefine.conversation import Sample
+        from agentrefine.game.conversation import Sample
         from agentrefine.tuning.job import TuningJob
-        from agentrefine.tuning.trainer import tune
+        from agentrefine.tuning.train import tune
 
         used: list[float] = []
 
@@ -109,9 +109,9 @@ def tune_with(processes: int) -> Callable[[Size, Path], Figures]:
 
 def evaluation(size: Size, folder: Path) -> Figures:
     """Let the base play the worlds and BabyAI."""
-    from agentrefine.agent.local import LocalPolicy
-    from agentrefine.agent.play import play
     from agentrefine.benchmarks.catalogue import benchmark
+    from agentrefine.evaluation.local import LocalPolicy
+    from agentrefine.evaluation.rollout import play
     from agentrefine.tuning.models import load_tuned
 
     params = load_params(ROOT / "params.yaml")

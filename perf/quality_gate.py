@@ -13,7 +13,7 @@ from pathlib import Path
 from agentrefine.files import short_hash, write_jsonl
 from agentrefine.params import load_params
 from agentrefine.quality.benchmark_texts import all_benchmark_texts
-from agentrefine.quality.held_out import held_out
+from agentrefine.quality.overlap import held_out
 from tests.builders import DIALECTS, make_trajectory
 
 

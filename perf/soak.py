@@ -135,7 +135,7 @@ def main() -> None:
         log.touch()
         environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "true"}
         api = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4299", "--no-ui"]
-        teacher = [sys.executable, "-m", "agentrefine.teacher.offline", "--latency", str(arguments.latency)]
+        teacher = [sys.executable, "-m", "agentrefine.simulation", "--latency", str(arguments.latency)]
         teacher += ["--log", str(log), "--params", json.dumps(FAULTS)]
         with started(api, folder, environment), started(teacher, folder, environment) as printed:
             environment["PREFECT_API_URL"] = "http://127.0.0.1:4299/api"

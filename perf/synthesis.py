@@ -30,11 +30,11 @@ from typing import NamedTuple
 import psutil
 import yaml
 
+from agentrefine.game.personas import Persona, load_personas
 from agentrefine.params import load_params
-from agentrefine.personas import Persona, load_personas
 from agentrefine.proxies import keep_loopback_direct
-from agentrefine.script_checks import verify_script
-from agentrefine.teacher.prompts import script_messages, trajectory_messages
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
+from agentrefine.verification.script_rules import verify_script
 from perf.canned_endpoint import canned_answer
 
 keep_loopback_direct()

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from agentrefine.conversation import Sample
 from agentrefine.files import read_jsonl, write_jsonl
+from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.models import load_tokenizer

@@ -3,7 +3,7 @@
 All train the same model on the same samples by AdamW with the same settings, one epoch, about as many tokens in every
 step; they differ in what makes a batch and in how the loss is computed:
 
-- the stage (`agentrefine.tuning.training.train`): alone, with a process for each core, packed;
+- the stage (`agentrefine.tuning.loop.train`): alone, with a process for each core, packed;
 - transformers' Trainer on our labels, padded to the longest row of the batch, in random order;
 - TRL's SFTTrainer on the conversations with `assistant_only_loss`, as its users run it: it trains the mistakes and the
   acknowledgement too;
@@ -34,20 +34,18 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 from trl.data_utils import pack_dataset
 
-from agentrefine.conversation import Sample
 from agentrefine.files import read_jsonl
+from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import TuningParams
-from agentrefine.tuning.batches import row_lengths
+from agentrefine.tuning.data import rendered_rows, row_lengths
 from agentrefine.tuning.hardware import usable_cores, use_bf16
-from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.job import TuningJob, weights_dtype
+from agentrefine.tuning.loop import train
 from agentrefine.tuning.models import load_base, load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
 from agentrefine.tuning.rendering import MASKED
-from agentrefine.tuning.samples import rendered_rows
-from agentrefine.tuning.settings import weights_dtype
-from agentrefine.tuning.sft import with_adapter
-from agentrefine.tuning.trainer import tune
-from agentrefine.tuning.training import train
+from agentrefine.tuning.train import tune
+from agentrefine.tuning.trainer import with_adapter
 
 LOSS: Final = "refinement"
 

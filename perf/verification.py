@@ -18,12 +18,12 @@ from collections.abc import Callable
 from itertools import cycle, islice
 from typing import NamedTuple
 
-from agentrefine.llm_json import load_list
-from agentrefine.script import Script
-from agentrefine.script_checks import verify_script
-from agentrefine.text_checks import has_doubtful_texts
-from agentrefine.trajectory import DMTurn, PlayerTurn, parse_turns, steps
-from agentrefine.verification import verify_trajectory
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
+from agentrefine.verification.reading import load_list, parse_turns
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.text_rules import has_doubtful_texts
+from agentrefine.verification.trajectory_rules import verify_trajectory
 from tests.offline_games import DEMANDS, games
 
 DISTINCT = 400

@@ -20,7 +20,7 @@ def prepare_base_model(params: Params) -> None:
     Raises:
         UserError: a path or hub id that holds no usable model, or a tracking store that cannot be used.
     """
-    from agentrefine.tuning.base_model import make_base  # imports torch and transformers
+    from agentrefine.base_model.base import make_base  # imports torch and transformers
     from agentrefine.tuning.models import model_digest
 
     tiny = params.base_model.is_tiny

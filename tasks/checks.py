@@ -12,9 +12,9 @@ from pathlib import Path
 from prefect.settings import PREFECT_HOME
 
 from agentrefine.errors import UserError
+from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
-from agentrefine.personas import load_personas
 from agentrefine.proxies import is_loopback
 
 WRITTEN = ("data", "models", "reports", "checkpoints")
@@ -135,7 +135,7 @@ def _check_key(setting: str, variable: str, address: str) -> None:
 
 def _check_base(params: Params, *, makes_folder: bool) -> None:
     """Check the base; a GGUF file only where the stage base_model makes a folder of it, as nothing else reads it."""
-    from agentrefine.tuning.gguf import read_gguf  # imports torch and transformers
+    from agentrefine.base_model.gguf import read_gguf  # imports torch and transformers
     from agentrefine.tuning.models import is_gguf
 
     if is_gguf(params.base_model.path) and not makes_folder:

@@ -9,29 +9,27 @@ from typing import Any, TypedDict, cast
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
-from agentrefine.agent.episode import Episode, count_replies
-from agentrefine.agent.journal import EpisodeJournal
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Policy
-from agentrefine.agent.reference import ChancePolicy
-from agentrefine.agent.timed import TimedBenchmark
-from agentrefine.benchmarks.agentboard import AGENTBOARD, STEPS
-from agentrefine.benchmarks.alfworld import alfworld_folder
+from agentrefine.benchmarks.agentboard.benchmark import AGENTBOARD, STEPS
+from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import UnlistedActionsError
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, episodes_at_once
 from agentrefine.errors import UserError
-from agentrefine.figures import curves, flat_metrics
+from agentrefine.evaluation.episodes import Episode, EpisodeJournal, count_replies
+from agentrefine.evaluation.metrics import summarise, write_summaries
+from agentrefine.evaluation.policy import Policy
+from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
+from agentrefine.evaluation.rollout import play
 from agentrefine.files import short_hash, write_json, write_jsonl
 from agentrefine.llm.completion import Usage
-from agentrefine.llm.prices import dollars, load_prices
-from agentrefine.metrics import summarise, write_summaries
+from agentrefine.llm.spending import dollars, load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, BenchmarkData, Endpoint, EvaluationParams, Prompting, Sampling
 from agentrefine.params.tuning import BASE
-from agentrefine.report import episodes_to_read
-from agentrefine.report_inputs import BenchmarksPlayed, Project, model_summary, notable_episodes, seconds_per_episode
-from agentrefine.report_tables import percent
+from agentrefine.report.document import episodes_to_read
+from agentrefine.report.figures import curves, flat_metrics
+from agentrefine.report.inputs import BenchmarksPlayed, Project, model_summary, notable_episodes, seconds_per_episode
+from agentrefine.report.tables import percent
 from tasks import traces, tracking
 from tasks.caching import source_digest
 from tasks.progress import artifact_key, progress
@@ -260,7 +258,7 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spen
     """The policy of a model: local weights, or an endpoint, whose calls have cost so many US dollars so far."""
     sampling = Sampling(**rules["sampling"])
     if endpoint is not None:
-        from agentrefine.agent.endpoint import EndpointPolicy
+        from agentrefine.evaluation.endpoint import EndpointPolicy
 
         return EndpointPolicy(
             endpoint,
@@ -272,7 +270,7 @@ def _policy(model: str, seed: int, rules: Rules, endpoint: Endpoint | None, spen
             journal=JOURNAL / "replies.sqlite",
             spent=spent,
         )
-    from agentrefine.agent.local import LocalPolicy  # imports torch and transformers
+    from agentrefine.evaluation.local import LocalPolicy  # imports torch and transformers
     from agentrefine.tuning.models import load_tuned
 
     loaded = load_tuned(MODELS / model)

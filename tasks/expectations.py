@@ -21,17 +21,15 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
+from agentrefine.game.trajectory import Trajectory
 from agentrefine.params import Params
 from agentrefine.params.base import Section
 from agentrefine.params.quality_gate import Band, MostlyBand, Requirement
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
-from agentrefine.quality.data_set_features import DataSetFeatures, DroppedSample, data_set_features
 from agentrefine.quality.diversity import Diversity, Example
-from agentrefine.quality.features import FeatureRow, feature_rows
+from agentrefine.quality.features import DataSetFeatures, DroppedSample, FeatureRow, data_set_features, feature_rows
 from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
-from agentrefine.quality.held_out import HeldOut
-from agentrefine.quality.overlap import OverlapCounts
-from agentrefine.trajectory import Trajectory
+from agentrefine.quality.overlap import HeldOut, OverlapCounts
 
 SITE = "local"
 

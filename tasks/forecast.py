@@ -7,14 +7,14 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from agentrefine.accounts import Account, persona_accounts
 from agentrefine.errors import UserError
-from agentrefine.forecast import Forecast, forecast, nothing_kept, pilot_personas
-from agentrefine.llm.prices import load_prices
+from agentrefine.game.personas import load_personas
+from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
-from agentrefine.personas import load_personas
-from agentrefine.refinement import Refined, refine_shard
-from agentrefine.synthesis import Attempt, synthesise_shard
+from agentrefine.synthesis.accounts import Account, persona_accounts
+from agentrefine.synthesis.first_answers import Attempt, synthesise_shard
+from agentrefine.synthesis.forecast import Forecast, forecast, nothing_kept, pilot_personas
+from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.teaching import Access, access_to, open_teacher
 
 VERSION = "1"

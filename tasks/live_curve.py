@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
-from agentrefine.report_inputs import CurvePoint
+from agentrefine.report.inputs import CurvePoint
 from tasks.progress import Progress
 from tasks.tracking import LOSS, VALIDATION_LOSS, log_points
 

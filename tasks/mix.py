@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 
 from agentrefine.errors import UserError
-from agentrefine.mix import mix
+from agentrefine.exchange.mix import mix
 from agentrefine.params import Params
 
 VERSION = "1"

@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.benchmark_texts import all_benchmark_texts
-from agentrefine.quality.held_out import held_out
+from agentrefine.quality.overlap import held_out
 
 VERSION = "2"
 TRAJECTORIES = Path("data/refinement/trajectories.jsonl")

@@ -11,16 +11,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from agentrefine.accounts import Account, persona_accounts
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
-from agentrefine.llm.prices import load_prices
+from agentrefine.game.trajectory import Trajectory
+from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
-from agentrefine.refinement import Refined, refine_shard
-from agentrefine.synthesis import Attempt, by_sample
-from agentrefine.teacher.client import DONE
-from agentrefine.trajectory import Trajectory
-from agentrefine.verification import Verdict
+from agentrefine.synthesis.accounts import Account, persona_accounts
+from agentrefine.synthesis.client import DONE
+from agentrefine.synthesis.first_answers import Attempt, by_sample
+from agentrefine.synthesis.refinement import Refined, refine_shard
+from agentrefine.verification.trajectory_rules import Verdict
 from tasks.progress import progress
 from tasks.teaching import (
     Access,

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from agentrefine.agent.episode import Episode
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.metrics import Comparison, compare
 from agentrefine.files import read_jsonl
-from agentrefine.metrics import Comparison, compare
 from agentrefine.params import Params, TrackingParams
 from tasks.provenance import flatten
 from tasks.tracking import EVALUATION, MODEL, quotable, store

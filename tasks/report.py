@@ -5,13 +5,13 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
-from agentrefine.figures import comparison_metrics
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
-from agentrefine.report import headline
-from agentrefine.report import write_report as write_files
-from agentrefine.report_inputs import Project, Results
-from agentrefine.viewer import write_viewers
+from agentrefine.report.document import headline
+from agentrefine.report.document import write_report as write_files
+from agentrefine.report.figures import comparison_metrics
+from agentrefine.report.inputs import Project, Results
+from agentrefine.report.viewer import write_viewers
 from tasks import evaluation, registry, tracking, tuning
 
 VERSION = "1"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from agentrefine.benchmarks.alfworld import alfworld_folder
+from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.files import short_hash, write_json
 from agentrefine.params.evaluation import BenchmarkData
 

@@ -22,25 +22,23 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from agentrefine.accounts import Account
 from agentrefine.errors import UserError
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.paid import PAID, REPLAYED
-from agentrefine.llm.prices import dollars
-from agentrefine.llm.shared_numbers import SharedNumbers
-from agentrefine.llm.spending import BudgetSpentError
-from agentrefine.llm.throttle import STOPPED
+from agentrefine.llm.spending import BudgetSpentError, dollars
+from agentrefine.llm.throttle import STOPPED, SharedNumbers
 from agentrefine.params import Params
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.teacher.client import DONE, JournaledTeacher, OfflineAddress, offline_name, run_numbers
-from agentrefine.teacher.offline.process import offline_teacher
+from agentrefine.simulation.process import offline_teacher
+from agentrefine.synthesis.accounts import Account
+from agentrefine.synthesis.client import DONE, JournaledTeacher, OfflineAddress, offline_name, run_numbers
 from tasks.caching import source_digest
 from tasks.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
 
-OFFLINE_SOURCES = ("agentrefine.teacher.offline", "agentrefine.worlds")
+OFFLINE_SOURCES = ("agentrefine.simulation", "agentrefine.worlds")
 """What decides the offline teacher's answers; its old answers are not replayed when that has changed."""
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -15,8 +15,8 @@ from mlflow.entities import Span, SpanType, TraceInfo, TraceLocation, TraceState
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import SpanAttributeKey, TokenUsageKey, TraceMetadataKey, TraceTagKey
 
-from agentrefine.agent.episode import Episode, EpisodeStep
 from agentrefine.errors import UserError
+from agentrefine.evaluation.episodes import Episode, EpisodeStep
 from agentrefine.params import TrackingParams
 from tasks.provenance import without_credentials
 from tasks.tracking import store

@@ -22,7 +22,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import Params, TrackingParams
 from agentrefine.proxies import check_proxy
-from agentrefine.report_inputs import CurvePoint
+from agentrefine.report.inputs import CurvePoint
 from tasks.provenance import dvc_md5, flatten, git_commit, without_credentials
 
 MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")

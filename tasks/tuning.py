@@ -13,13 +13,13 @@ from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE, Variant
-from agentrefine.report_inputs import read_curve
+from agentrefine.report.inputs import read_curve
 from tasks import tracking
 from tasks.progress import progress
 
 if TYPE_CHECKING:
     from agentrefine.tuning.job import TuningJob
-    from agentrefine.tuning.trainer import TuningResult
+    from agentrefine.tuning.train import TuningResult
 
 VERSION = "1"
 DATA_SET = Path("data/dataset")
@@ -37,7 +37,7 @@ def tune_variant(variant: str, params: Params) -> None:
         UserError: a variant that params.yaml does not name, a missing data set, a model that cannot be tuned.
     """
     from agentrefine.tuning.models import model_digest  # imports torch, transformers and trl
-    from agentrefine.tuning.trainer import tune
+    from agentrefine.tuning.train import tune
     from tasks.live_curve import LiveCurve, LiveProgress
 
     job = tuning_job(variant, params)
@@ -111,7 +111,7 @@ def _variant(name: str, params: Params) -> Variant:
 
 def _write_results(variant: str, result: "TuningResult") -> None:
     """The figures that stay the same when tuning is repeated, and the loss curves."""
-    from agentrefine.tuning.progress import LossPoint, ValidationPoint
+    from agentrefine.tuning.trainer import LossPoint, ValidationPoint
 
     figures = result.model_dump(exclude={"curve", "validation_curve", "resumed_at", "seconds", "tokens_per_second"})
     figures["trained_token_share"] = result.trained_tokens / result.tokens

@@ -2,7 +2,7 @@
 
 import json
 
-from agentrefine.benchmarks.agentboard_labels import TASKS
+from agentrefine.benchmarks.agentboard.labels import TASKS
 from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.params.evaluation import BenchmarkData
 

@@ -14,7 +14,7 @@ from agentrefine.llm.completion import Completion, Kind
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.paid import PAID, REPLAYED
 from agentrefine.params.teacher import Role, TeacherParams
-from agentrefine.teacher.client import JournaledTeacher, run_numbers
+from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 
 SECRET = "sk-very-secret-0123456789"
 

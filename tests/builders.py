@@ -6,8 +6,9 @@ import random
 from typing import NamedTuple
 
 from agentrefine.files import short_hash
-from agentrefine.script import ActionSpec, Script
-from agentrefine.trajectory import DMTurn, PlayerTurn, Trajectory
+from agentrefine.game.actions import ActionSpec
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
 
 PLACES = ("kitchen", "garden", "cellar", "attic", "library", "workshop", "harbor", "market", "chapel", "stable")
 ITEMS = (

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from agentrefine.agent.endpoint import EndpointPolicy
-from agentrefine.agent.policy import Dialogue
-from agentrefine.conversation import Message, opening
+from agentrefine.evaluation.endpoint import EndpointPolicy
+from agentrefine.evaluation.policy import Dialogue
+from agentrefine.game.conversation import Message, opening
 from agentrefine.params.evaluation import Endpoint
 
 KEY = "AGENTREFINE_TEST_KEY"

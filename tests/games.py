@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from agentrefine.script import Script
+from agentrefine.game.script import Script
 
 Step = tuple[str, str]
 """A player's action and the kind of error that the DM flags: "", "parameter", "logic" or "place"."""

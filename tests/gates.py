@@ -13,12 +13,11 @@ from builders import DIALECTS, make_trajectory
 
 from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
+from agentrefine.game.trajectory import Trajectory
 from agentrefine.params import Params
 from agentrefine.quality.benchmark_texts import BenchmarkTexts
 from agentrefine.quality.gate import Finding, GateResult
-from agentrefine.quality.held_out import HeldOut
-from agentrefine.quality.overlap import OverlapIndex
-from agentrefine.trajectory import Trajectory
+from agentrefine.quality.overlap import HeldOut, OverlapIndex
 from tasks.expectations import run_gate
 
 HELD_OUT = HeldOut(

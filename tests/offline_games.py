@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agentrefine.game.personas import Persona
+from agentrefine.game.script import Script
 from agentrefine.params import load_params
-from agentrefine.personas import Persona
-from agentrefine.script import Script
-from agentrefine.teacher.offline.draws import generator
-from agentrefine.teacher.offline.game import write_game
-from agentrefine.teacher.offline.themes import world_for
+from agentrefine.simulation.game import write_game
+from agentrefine.simulation.requests import generator, world_for
 from agentrefine.worlds.catalogue import families
 from agentrefine.worlds.layout import world_from_id
 from agentrefine.worlds.script_of import script_of

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from agentrefine.agent.policy import Dialogue, Reply
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, SimulatorError, StepResult
-from agentrefine.conversation import reply_text
+from agentrefine.evaluation.policy import Dialogue, Reply
+from agentrefine.game.conversation import reply_text
 
 JUNK = (
     "",

@@ -1,6 +1,6 @@
 """Episodes as a model might have played them, made by hand for the tests of the metrics."""
 
-from agentrefine.agent.episode import Episode, EpisodeStep
+from agentrefine.evaluation.episodes import Episode, EpisodeStep
 
 
 def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, thought="t"):

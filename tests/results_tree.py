@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentrefine.agent.episode import Episode, EpisodeStep
+from agentrefine.evaluation.episodes import Episode, EpisodeStep
+from agentrefine.evaluation.metrics import summarise, write_summaries
 from agentrefine.files import write_json, write_jsonl
-from agentrefine.metrics import summarise, write_summaries
 from agentrefine.params import Params, load_params
 
 BENCHMARKS = ("worlds_layouts", "babyai")

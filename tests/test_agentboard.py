@@ -9,14 +9,15 @@ from agentboard_data import RED_BALL, labelled
 from alfworld_data import published
 from playing import JUNK, gold_policy
 
-from agentrefine.agent.play import play
-from agentrefine.benchmarks import alfworld, catalogue, simulators
-from agentrefine.benchmarks.agentboard import CASES, PROBLEMS, STORIES
-from agentrefine.benchmarks.agentboard_babyai import BabyAIGame
-from agentrefine.benchmarks.agentboard_labels import BabyAILabel
-from agentrefine.benchmarks.babyai import BabyAI
+from agentrefine.benchmarks import catalogue, simulators
+from agentrefine.benchmarks.agentboard.babyai import BabyAIGame
+from agentrefine.benchmarks.agentboard.benchmark import CASES, PROBLEMS, STORIES
+from agentrefine.benchmarks.agentboard.labels import BabyAILabel
+from agentrefine.benchmarks.alfworld import benchmark as alfworld
+from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.evaluation.rollout import play
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import BenchmarkData
 

@@ -7,9 +7,9 @@ import time
 import pytest
 from agentboard_data import RED_BALL, labelled
 
-from agentrefine.benchmarks.agentboard import AgentBoardBabyAI
-from agentrefine.benchmarks.agentboard_labels import TASKS, BabyAILabel, read_labels
-from agentrefine.benchmarks.agentboard_subgoals import Expressions, Phrases, passage_shows, sentence_shows
+from agentrefine.benchmarks.agentboard.benchmark import AgentBoardBabyAI
+from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel, read_labels
+from agentrefine.benchmarks.agentboard.subgoals import Expressions, Phrases, passage_shows, sentence_shows
 from agentrefine.errors import UserError
 
 # Sub-goals.

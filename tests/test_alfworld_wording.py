@@ -5,13 +5,13 @@ from random import Random
 
 import pytest
 
-from agentrefine.agent.prompting import example
-from agentrefine.benchmarks import alfworld
-from agentrefine.benchmarks.alfworld_house import DATA
-from agentrefine.benchmarks.alfworld_wording import WORDINGS, ALFWorldWording, RewordedEnvironment, wording
+from agentrefine.benchmarks.alfworld import benchmark as alfworld
+from agentrefine.benchmarks.alfworld.house import DATA
+from agentrefine.benchmarks.alfworld.perturbed import WORDINGS, ALFWorldWording, RewordedEnvironment, wording
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.catalogue import benchmark, wording_of
 from agentrefine.errors import NotInstalledError
+from agentrefine.evaluation.prompting import example
 from agentrefine.worlds.wording import WORDINGS as OURS
 
 OLDER = [DATA["older_wording"].get(template, template) for template in DATA["actions"]]

@@ -5,10 +5,10 @@ import sys
 import pytest
 from playing import JUNK, gold_policy
 
-from agentrefine.agent.play import play
-from agentrefine.benchmarks.babyai import BabyAI, BabyAIEnvironment
+from agentrefine.benchmarks.babyai.benchmark import BabyAI, BabyAIEnvironment
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError
 from agentrefine.errors import UserError
+from agentrefine.evaluation.rollout import play
 
 
 def started(level, seed=1234):

@@ -8,13 +8,12 @@ from answer_recipes import KEPT_BEFORE, answer, cases
 from games import dm, game, player, script, script_value
 from offline_games import DEMANDS
 
+from agentrefine.game.verdict import Problem, Rule
 from agentrefine.params import VerificationParams
-from agentrefine.rules import Problem, Rule
-from agentrefine.script_checks import verify_script
-from agentrefine.teacher.offline.draws import generator
-from agentrefine.teacher.offline.game import write_game
-from agentrefine.teacher.offline.themes import world_for
-from agentrefine.verification import verify_trajectory
+from agentrefine.simulation.game import write_game
+from agentrefine.simulation.requests import generator, world_for
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.script_of import script_of
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)

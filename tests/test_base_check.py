@@ -9,11 +9,11 @@ import pytest
 from tiny_model import tiny_model
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
+from agentrefine.base_model.base import make_reference
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from agentrefine.tuning.base_model import make_reference
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.models import load_tokenizer
-from agentrefine.tuning.tokenizer import build_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

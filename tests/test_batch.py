@@ -20,14 +20,14 @@ from openai.types import Batch
 from agentrefine.errors import UserError
 from agentrefine.llm import batch as batches
 from agentrefine.llm import endpoint as endpoint_module
-from agentrefine.llm.batch_ledger import BatchLedger, OpenBatch
+from agentrefine.llm.batch import BatchLedger, OpenBatch
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.paid import PAID, REPLAYED
 from agentrefine.llm.throttle import STOPPED
 from agentrefine.params.teacher import OfflineTeacher, TeacherParams
-from agentrefine.teacher.client import JournaledTeacher, run_numbers
-from agentrefine.teacher.offline import offline_teacher
-from agentrefine.teacher.prompts import script_messages
+from agentrefine.simulation import offline_teacher
+from agentrefine.synthesis.client import JournaledTeacher, run_numbers
+from agentrefine.synthesis.prompts import script_messages
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentrefine.tuning.batches import LengthGroupedBatches
+from agentrefine.tuning.data import LengthGroupedBatches
 
 
 @pytest.mark.parametrize(("rows", "step_rows"), [(4, 4), (5, 4), (7, 4), (7, 5), (8, 9), (23, 6)])

@@ -3,13 +3,13 @@
 import pytest
 from playing import JUNK, gold_policy
 
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Reply
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
-from agentrefine.metrics import summarise
+from agentrefine.evaluation.metrics import summarise
+from agentrefine.evaluation.policy import Reply
+from agentrefine.evaluation.rollout import play
+from agentrefine.game.conversation import prompt
 from agentrefine.worlds.wording import WORDINGS
 
 
@@ -104,5 +104,5 @@ def test_any_reply_is_played_on(name):
         assert (episode.stop, episode.success, len(episode.steps)) == ("step limit", False, 20)
         malformed = [step for step in episode.steps if step.format_error]
         assert malformed
-        assert {step.observation for step in malformed} == {prompt("agent_format_error.md")}
+        assert {step.observation for step in malformed} == {prompt("format_error.md")}
         assert not any(step.valid for step in episode.steps)

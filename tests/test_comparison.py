@@ -5,9 +5,9 @@ from playing_by_hand import episode, step
 from scipy import stats
 
 from agentrefine.errors import UserError
-from agentrefine.metrics import compare
-from agentrefine.metrics.comparison import FEWEST_DIFFERING, mcnemar_exact
-from agentrefine.metrics.rates import mean
+from agentrefine.evaluation.metrics import compare
+from agentrefine.evaluation.metrics.comparison import FEWEST_DIFFERING, mcnemar_exact
+from agentrefine.evaluation.metrics.rates import mean
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (5, 0), (6, 0), (12, 3), (3, 12), (40, 40)])

@@ -13,10 +13,10 @@ from mlflow import MlflowClient
 from project import ProjectCopy
 from tuning_samples import job, write_base, write_data_set
 
+from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.models import load_tuned
-from agentrefine.tuning.samples import rendered_rows
-from agentrefine.tuning.scoring import masked_loss
-from agentrefine.tuning.trainer import TuningResult, tune
+from agentrefine.tuning.train import TuningResult, tune
+from agentrefine.tuning.trainer import masked_loss
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -10,8 +10,8 @@ from gates import Gate, replaced, sound
 from offline_games import games
 
 from agentrefine.files import short_hash
+from agentrefine.game.trajectory import Trajectory
 from agentrefine.quality.diversity import Diversity, goal_form
-from agentrefine.trajectory import Trajectory
 
 
 @pytest.fixture

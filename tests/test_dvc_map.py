@@ -43,35 +43,35 @@ NOT_THE_RESULT = {
 """Modules that only tell what a stage has made or will."""
 
 TYPES_ONLY = {
-    "synthesis": {"agentrefine/refinement.py"},
-    "verification": {"agentrefine/synthesis.py"},
+    "synthesis": {"agentrefine/synthesis/refinement.py"},
+    "verification": {"agentrefine/synthesis/first_answers.py"},
     "refinement": set(),
-    "base_model": {"agentrefine/script.py", "agentrefine/trajectory.py", "agentrefine/teacher/offline/process.py"},
-    "quality_gate": {"agentrefine/synthesis.py", "agentrefine/llm/completion.py"},
-    "mix": {"agentrefine/conversation.py"},
-    "tuning": {"agentrefine/script.py", "agentrefine/trajectory.py"},
+    "base_model": {"agentrefine/game/script.py", "agentrefine/game/trajectory.py", "agentrefine/simulation/process.py"},
+    "quality_gate": {"agentrefine/synthesis/first_answers.py", "agentrefine/llm/completion.py"},
+    "mix": {"agentrefine/game/conversation.py"},
+    "tuning": {"agentrefine/game/script.py", "agentrefine/game/trajectory.py"},
     "evaluation": {
-        "agentrefine/script.py",
-        "agentrefine/trajectory.py",
-        "agentrefine/agent/endpoint.py",
+        "agentrefine/game/script.py",
+        "agentrefine/game/trajectory.py",
+        "agentrefine/evaluation/endpoint.py",
         "agentrefine/llm/completion.py",
-        "agentrefine/llm/prices.py",
+        "agentrefine/llm/spending.py",
     },
     "endpoint_evaluation": {
-        "agentrefine/script.py",
-        "agentrefine/trajectory.py",
-        "agentrefine/llm/structured.py",
+        "agentrefine/game/script.py",
+        "agentrefine/game/trajectory.py",
+        "agentrefine/synthesis/structured.py",
     },
     "reference_evaluation": {
-        "agentrefine/script.py",
-        "agentrefine/trajectory.py",
-        "agentrefine/agent/endpoint.py",
+        "agentrefine/game/script.py",
+        "agentrefine/game/trajectory.py",
+        "agentrefine/evaluation/endpoint.py",
         "agentrefine/llm/completion.py",
-        "agentrefine/llm/prices.py",
+        "agentrefine/llm/spending.py",
         "agentrefine/tuning/models.py",
         "agentrefine/tuning/rendering.py",
     },
-    "report": {"agentrefine/conversation.py", "agentrefine/llm/thinking.py"},
+    "report": {"agentrefine/game/conversation.py", "agentrefine/llm/thinking.py"},
 }
 """Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
 tuned or a benchmark played again."""
@@ -81,7 +81,7 @@ REPORTING = {
 }
 
 LOGGING_ONLY = {
-    "tuning": {"agentrefine/report_inputs.py"},
+    "tuning": {"agentrefine/report/inputs.py"},
     "evaluation": REPORTING,
     "endpoint_evaluation": REPORTING,
     "reference_evaluation": REPORTING,
@@ -90,8 +90,8 @@ LOGGING_ONLY = {
 """Modules that a stage uses only for what it sends to MLflow."""
 
 DATA_FOLDERS = {
-    "agentrefine/conversation.py": "agentrefine/prompts",
-    "agentrefine/teacher/shots.py": "agentrefine/prompts",
+    "agentrefine/game/conversation.py": "agentrefine/prompts",
+    "agentrefine/synthesis/prompts.py": "agentrefine/prompts",
 }
 """Modules that read data files outside their own folder."""
 

@@ -12,10 +12,10 @@ from endpoint_players import KEY, dialogue, player
 from pydantic import ValidationError
 from scripted_teacher import PARAMS
 
-from agentrefine.agent.play import play
 from agentrefine.benchmarks.catalogue import benchmark
-from agentrefine.conversation import instructions, opening
 from agentrefine.errors import UserError
+from agentrefine.evaluation.rollout import play
+from agentrefine.game.conversation import instructions, opening
 from agentrefine.llm import endpoint
 from agentrefine.params.evaluation import Endpoint, Sampling
 from tasks.evaluation import model_identity

@@ -12,19 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_exchange_read import imported, turn, written
 
-from agentrefine.conversation import Message, PublishedMessage, Sample
 from agentrefine.errors import UserError
 from agentrefine.exchange import read
-from agentrefine.exchange.chats import ChatCounts, read_chats
+from agentrefine.exchange.chats import ChatCounts, read_chats, read_sharegpt
 from agentrefine.exchange.command import run
-from agentrefine.exchange.exporting import export
 from agentrefine.exchange.flags import DETAILS, FLAGS, OPPOSITE_FLAGS
 from agentrefine.exchange.formats import FORMATS
-from agentrefine.exchange.read import import_chats
-from agentrefine.exchange.sharegpt import read_sharegpt
-from agentrefine.exchange.sources import SOURCES
+from agentrefine.exchange.mix import mix
+from agentrefine.exchange.read import SOURCES, import_chats
+from agentrefine.exchange.write import export
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.mix import mix
+from agentrefine.game.conversation import Message, PublishedMessage, Sample
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.masking import apply_loss
 

@@ -11,21 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import agentrefine.files
-from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
 from agentrefine.exchange import read
-from agentrefine.exchange.chats import ChatCounts
+from agentrefine.exchange.chats import ChatCounts, read_records, read_sharegpt
 from agentrefine.exchange.command import run
-from agentrefine.exchange.exporting import export
 from agentrefine.exchange.formats import FORMATS
-from agentrefine.exchange.read import ImportReport, import_chats
-from agentrefine.exchange.records import read_records
-from agentrefine.exchange.sharegpt import read_sharegpt
-from agentrefine.exchange.sources import SOURCES
+from agentrefine.exchange.read import SOURCES, ImportReport, import_chats
+from agentrefine.exchange.write import export
 from agentrefine.files import read_jsonl, write_jsonl
+from agentrefine.game.conversation import PublishedMessage, Sample
+from agentrefine.simulation.tokenizer import build_tokenizer
+from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.masking import apply_loss
-from agentrefine.tuning.samples import rendered_rows
-from agentrefine.tuning.tokenizer import build_tokenizer
 
 
 def turn(sender: str, value: str, loss: bool | None = None) -> dict[str, Any]:

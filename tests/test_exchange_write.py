@@ -10,17 +10,16 @@ from tiny_model import tiny_model
 from tool_loaders import LOADERS, records
 from transformers import PreTrainedTokenizerFast
 
-from agentrefine.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.errors import UserError
 from agentrefine.exchange import write
 from agentrefine.exchange.command import run
-from agentrefine.exchange.exporting import export
 from agentrefine.exchange.formats import FORMATS
-from agentrefine.exchange.tokens import export_tokens
+from agentrefine.exchange.write import export, export_tokens
 from agentrefine.files import write_jsonl
+from agentrefine.game.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.params.tuning import Loss
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.tokenizer import build_tokenizer
 
 FLAGS = ["TFFTT", "TTT", "FT", "F", "TTF", "FTFTF"]
 """The turns of six games: T is right, F a mistake. The fourth trains nothing but in one loss."""

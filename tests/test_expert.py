@@ -6,7 +6,7 @@ import pytest
 from world_games import FAMILIES, MAX_EXPERT_STEPS, MISTAKE_KINDS, THEMES, expert_game, worlds_of
 
 from agentrefine.worlds.engine import Game
-from agentrefine.worlds.facts import names_in
+from agentrefine.worlds.family import names_in
 from agentrefine.worlds.layout import World, draw_world
 from agentrefine.worlds.mistakes import mistakes
 from agentrefine.worlds.player import Explorer

@@ -7,7 +7,7 @@ import pytest
 from project import ROOT, ProjectCopy
 
 from agentrefine.files import read_jsonl
-from agentrefine.synthesis import Attempt, by_sample
+from agentrefine.synthesis.first_answers import Attempt, by_sample
 
 PERSONAS = 500
 FAULTS = "too_many_requests,server_error,overloaded,reset,hang,slow_body,wrong_content_type,truncated_body"

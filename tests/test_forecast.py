@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from agentrefine.accounts import PersonaAccount
-from agentrefine.forecast import forecast, nothing_kept, pilot_personas
+from agentrefine.game.personas import Persona
 from agentrefine.llm.completion import CUT, Usage, only_in
-from agentrefine.personas import Persona
-from agentrefine.refinement import Dropped, Refined
-from agentrefine.synthesis import Attempt
+from agentrefine.synthesis.accounts import PersonaAccount
+from agentrefine.synthesis.first_answers import Attempt
+from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas
+from agentrefine.synthesis.refinement import Dropped, Refined
 
 
 def account(number: int, cost: float | None = 1.0, calls: int = 10, kept: int = 3) -> PersonaAccount:

@@ -8,12 +8,12 @@ from games import GOOD_STEPS, game, game_text, script, script_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrefine.game.verdict import Problem, Rule
 from agentrefine.params import VerificationParams
-from agentrefine.rules import Problem, Rule
-from agentrefine.script_checks import verify_script
-from agentrefine.text_checks import check_turn_texts, has_doubtful_texts
-from agentrefine.trajectory import parse_turns
-from agentrefine.verification import verify_trajectory
+from agentrefine.verification.reading import parse_turns
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.text_rules import check_turn_texts, has_doubtful_texts
+from agentrefine.verification.trajectory_rules import verify_trajectory
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=20)
 FUZZ = settings(max_examples=400, deadline=None, derandomize=True, database=None)

@@ -11,16 +11,16 @@ from gguf_files import MERGES, SYSTEM, small_llama, write_empty_gguf, write_gguf
 from small_disk import small_disk_at
 from tuning_samples import job, write_data_set
 
-from agentrefine.conversation import Message
+from agentrefine.base_model.base import BaseResult, make_base
+from agentrefine.base_model.gguf import read_gguf, read_model
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
+from agentrefine.game.conversation import Message
 from agentrefine.params import load_params
 from agentrefine.params.tuning import BaseModelParams
-from agentrefine.tuning.base_model import BaseResult, make_base
-from agentrefine.tuning.gguf import read_gguf, read_model
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, quantisation, read_card, resolve
 from agentrefine.tuning.rendering import prompt_ids, render
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
 
 BASE_MODEL = load_params(Path("params.yaml")).base_model
 OUT = "models/base"

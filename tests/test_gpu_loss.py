@@ -6,10 +6,10 @@ import pytest
 import torch
 from tuning_samples import job
 
+from agentrefine.tuning.data import rendered_rows
+from agentrefine.tuning.job import training_arguments
 from agentrefine.tuning.models import load_base
-from agentrefine.tuning.samples import rendered_rows
-from agentrefine.tuning.settings import training_arguments
-from agentrefine.tuning.sft import RefinementTrainer, make_trainer
+from agentrefine.tuning.trainer import RefinementTrainer, make_trainer
 
 
 def trainer_for(base: Path, data_set: Path, folder: Path, **changes: object) -> RefinementTrainer:

@@ -13,13 +13,13 @@ from offline_games import games
 from packaging.requirements import Requirement
 from tiny_model import tiny_model
 
-from agentrefine.conversation import Message, PublishedMessage, Sample, conversation
 from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
-from agentrefine.trajectory import parse_turns
+from agentrefine.game.conversation import Message, PublishedMessage, Sample, conversation
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.models import load_base, load_tokenizer
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.tokenizer import build_tokenizer
+from agentrefine.verification.reading import parse_turns
 from perf import gpu_base
 from perf.gpu_results import Interval, Part, Play, Results, Speed, markdown
 from perf.model_flops import flops_per_token, least_flops_per_token, multiplied_parameters

@@ -9,17 +9,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tuning_samples import conversation, job
 
-from agentrefine.agent.generator import BatchedGenerator
-from agentrefine.agent.local import LocalPolicy
-from agentrefine.agent.policy import Dialogue
 from agentrefine.errors import UserError
+from agentrefine.evaluation.local import BatchedGenerator, LocalPolicy
+from agentrefine.evaluation.policy import Dialogue
 from agentrefine.params.tuning import TinyModel
+from agentrefine.simulation.tiny_base import make_tiny_base
 from agentrefine.tuning import hardware
-from agentrefine.tuning.base_model import make_tiny_base
 from agentrefine.tuning.hardware import multiplies_bf16
 from agentrefine.tuning.models import load_base, load_tuned
 from agentrefine.tuning.optimizer import CpuMuon, orthogonalized
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "matmul", "convolution")
 HALF = (torch.bfloat16, torch.float16)

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from playing import JUNK, gold_policy
 
-from agentrefine.agent.play import play
 from agentrefine.benchmarks.base import NoSolutionError
-from agentrefine.benchmarks.hotpotqa import HotpotQA
-from agentrefine.benchmarks.hotpotqa_score import exact_match, f1_score, normalize_answer
+from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA, exact_match, f1_score, normalize_answer
 from agentrefine.errors import UserError
+from agentrefine.evaluation.rollout import play
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "hotpotqa_distractor_60.json"
 

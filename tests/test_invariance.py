@@ -14,8 +14,8 @@ from tuning_samples import conversation, job, write_base, write_data_set
 
 from agentrefine.tuning.models import load_base, load_tuned
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.sft import RefinementTrainer
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
+from agentrefine.tuning.trainer import RefinementTrainer
 
 SAMPLES = 64
 ONE_STEP = {"batch_tokens": 10**6, "max_length": 4096, "muon_learning_rate": None, "learning_rate": 1e-9}

@@ -11,7 +11,7 @@ from scripted_teacher import PARAMS
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import Answer, Usage
 from agentrefine.llm.journal import Journal, Question
-from agentrefine.teacher.client import offline_name
+from agentrefine.synthesis.client import offline_name
 
 ANSWER = Answer("said", Usage(prompt_tokens=1, completion_tokens=1), "stop")
 QUESTION = Question(

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from project import ProjectCopy
 
-from agentrefine.agent.episode import Episode
-from agentrefine.agent.journal import EpisodeJournal
 from agentrefine.errors import UserError
+from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 
 EPISODE = Episode(
     id="e", benchmark="push", task="push", seed=1, variant="", difficulty="", model="m", model_digest="d", goal="g",

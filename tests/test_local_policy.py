@@ -11,18 +11,17 @@ from playing import PushBenchmark
 from tiny_model import tiny_model
 from transformers import MistralConfig
 
-from agentrefine.agent.generator import MIN_SHARED_PREFIX, sample_tokens
-from agentrefine.agent.local import LocalPolicy
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Dialogue
-from agentrefine.agent.row_cache import Feed, RowCache, with_row_attention
 from agentrefine.benchmarks.catalogue import benchmark
-from agentrefine.conversation import Message, opening
 from agentrefine.errors import UserError
+from agentrefine.evaluation.local import MIN_SHARED_PREFIX, LocalPolicy, sample_tokens
+from agentrefine.evaluation.policy import Dialogue
+from agentrefine.evaluation.rollout import play
+from agentrefine.evaluation.row_cache import Feed, RowCache, with_row_attention
 from agentrefine.files import write_jsonl
+from agentrefine.game.conversation import Message, opening
 from agentrefine.params.evaluation import Sampling
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
-from agentrefine.tuning.tokenizer import build_tokenizer
 
 WORDS = ["go", "to", "the", "kitchen", "take", "apple", "you", "see", "a", "door", "goal", "nothing", "here", "act"]
 
@@ -130,8 +129,8 @@ def test_instructions_that_dialogues_share_are_encoded_once_per_generator(model,
 
 @pytest.mark.parametrize("shared", [1, MIN_SHARED_PREFIX])
 def test_dialogues_with_other_instructions_than_before_are_answered_as_if_alone(model, tokenizer, monkeypatch, shared):
-    monkeypatch.setattr("agentrefine.agent.generator.MIN_SHARED_PREFIX", shared)
-    monkeypatch.setattr("agentrefine.agent.generator.MAX_PREFIXES", 4)
+    monkeypatch.setattr("agentrefine.evaluation.local.MIN_SHARED_PREFIX", shared)
+    monkeypatch.setattr("agentrefine.evaluation.local.MAX_PREFIXES", 4)
     policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=5)
     drawn = random.Random(2)
     for round_number in range(3):
@@ -160,7 +159,7 @@ def test_a_dialogue_that_joins_while_others_are_written_gets_the_same_reply(mode
 
 
 def test_a_long_prompt_is_read_in_parts_beside_replies_that_are_written(model, tokenizer, monkeypatch):
-    monkeypatch.setattr("agentrefine.agent.generator.READ_LIMIT", 16)
+    monkeypatch.setattr("agentrefine.evaluation.local.READ_LIMIT", 16)
     policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=8)
     play_rounds(policy, model, tokenizer, dialogues(4, seed=3), rounds=2, max_new_tokens=8)
 

@@ -13,7 +13,7 @@ from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning import hardware
 from agentrefine.tuning.hardware import check_hardware
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
 
 
 class TakesMemory(TrainerCallback):

@@ -8,8 +8,8 @@ import pytest
 from playing_by_hand import episode, step
 from scipy import stats
 
-from agentrefine.metrics import summarise, write_summaries
-from agentrefine.metrics.rates import mean, ratio, share, wilson
+from agentrefine.evaluation.metrics import summarise, write_summaries
+from agentrefine.evaluation.metrics.rates import mean, ratio, share, wilson
 
 SINGLES = [f"e{number}" for number in range(1000)]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
+from agentrefine.exchange.mix import MixCounts, mix
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.mix import MixCounts, mix
+from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.params import load_params
 from flows.pipeline import stages
 from flows.workspace import Workspace

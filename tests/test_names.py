@@ -3,9 +3,8 @@
 import pytest
 from test_verification import with_action
 
-from agentrefine.rules import Rule
-from agentrefine.script_checks import verify_script
-from agentrefine.texts.names import Names
+from agentrefine.game.verdict import Rule
+from agentrefine.verification.script_rules import Names, verify_script
 
 NAMED = [
     # the environment, a value that it names, one that comes near and is not named

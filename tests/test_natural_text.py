@@ -8,8 +8,8 @@ import yaml
 from offline_games import BAKER, games
 
 import agentrefine
-from agentrefine.conversation import instructions
-from agentrefine.teacher.prompts import script_messages, trajectory_messages
+from agentrefine.game.conversation import instructions
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 
 ROOT = resources.files(agentrefine)
 PROMPTS = sorted(

@@ -19,9 +19,9 @@ from openai.types import Batch
 
 from agentrefine.errors import UserError
 from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.teacher.offline import offline_teacher
-from agentrefine.teacher.offline.batch_store import BatchStore
-from agentrefine.teacher.prompts import script_messages
+from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.batches import BatchStore
+from agentrefine.synthesis.prompts import script_messages
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 Lines = list[dict[str, Any]]
@@ -317,7 +317,7 @@ def test_without_a_folder_a_new_server_knows_nothing_of_an_old_ones_batches(clie
 
 @contextmanager
 def _process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "agentrefine.teacher.offline", "--parent", str(os.getpid()), *flags]
+    command = [sys.executable, "-m", "agentrefine.simulation", "--parent", str(os.getpid()), *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None

@@ -20,14 +20,14 @@ import pytest
 from offline_games import BAKER, DEMANDS, FAULTLESS, ROOT, TRAIN, script_for
 
 from agentrefine.errors import UserError
-from agentrefine.script import Script
-from agentrefine.script_checks import verify_script
-from agentrefine.teacher.offline import offline_teacher
-from agentrefine.teacher.offline.answers import REFUSAL
-from agentrefine.teacher.offline.themes import world_for
-from agentrefine.teacher.prompts import script_messages, trajectory_messages
-from agentrefine.trajectory import error_refine_turns
-from agentrefine.verification import verify_trajectory
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import error_refine_turns
+from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.answers import REFUSAL
+from agentrefine.simulation.requests import world_for
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 from agentrefine.worlds.script_of import script_of
 
@@ -191,7 +191,7 @@ def test_the_log_tells_of_every_request_before_its_answer(tmp_path: Path):
     ],
 )
 def test_a_flag_that_cannot_be_followed_is_said_in_one_sentence(flags: list[str], told: str):
-    command = [sys.executable, "-m", "agentrefine.teacher.offline", *flags]
+    command = [sys.executable, "-m", "agentrefine.simulation", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
@@ -235,7 +235,7 @@ def test_the_server_ends_when_its_parent_is_killed():
     program = (
         "import time\n"
         "from agentrefine.params.teacher import OfflineTeacher\n"
-        "from agentrefine.teacher.offline import offline_teacher\n"
+        "from agentrefine.simulation import offline_teacher\n"
         f"with offline_teacher(OfflineTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(600)\n"
@@ -260,7 +260,7 @@ def test_a_server_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.
 def test_a_port_in_use_is_said_in_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "agentrefine.teacher.offline", "--port", str(port)]
+        command = [sys.executable, "-m", "agentrefine.simulation", "--port", str(port)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode != 0
     assert done.stderr.strip().count("\n") == 0

@@ -8,10 +8,10 @@ import openai
 import pytest
 from offline_games import BAKER, DEMANDS, FAULTLESS, script_for
 
-from agentrefine.teacher.offline import offline_teacher
-from agentrefine.teacher.offline.answers import REFUSAL
-from agentrefine.teacher.prompts import script_messages, trajectory_messages
-from agentrefine.verification import verify_trajectory
+from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.answers import REFUSAL
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
+from agentrefine.verification.trajectory_rules import verify_trajectory
 
 GAME = script_for("fetch")
 TURNS_SCHEMA = {"type": "object", "properties": {"turns": {"type": "array", "items": {"type": "object"}}}}

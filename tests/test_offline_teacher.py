@@ -10,27 +10,27 @@ import pytest
 from offline_games import BAKER, DEMANDS, FAULTLESS, PARAMS, ROOT, TRAIN, games, script_for
 from pydantic import ValidationError
 
-from agentrefine.conversation import reply_text
+from agentrefine.game.conversation import reply_text
+from agentrefine.game.personas import load_personas
+from agentrefine.game.trajectory import error_refine_turns, steps
 from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.personas import load_personas
-from agentrefine.script_checks import verify_script
-from agentrefine.synthesis import SAMPLES_PER_CALL
-from agentrefine.teacher.offline import faults
-from agentrefine.teacher.offline.answers import answer
-from agentrefine.teacher.offline.themes import theme_words, world_for
-from agentrefine.teacher.offline.thoughts import thoughts
-from agentrefine.teacher.prompts import (
+from agentrefine.simulation import faults
+from agentrefine.simulation.answers import answer
+from agentrefine.simulation.requests import theme_words, world_for
+from agentrefine.simulation.thoughts import thoughts
+from agentrefine.simulation.tiny_base import tiny_tokenizer
+from agentrefine.synthesis.first_answers import SAMPLES_PER_CALL
+from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,
     script_retry_messages,
     trajectory_messages,
 )
-from agentrefine.trajectory import error_refine_turns, parse_turns, steps
-from agentrefine.tuning.base_model import tiny_tokenizer
-from agentrefine.verification import verify_trajectory
+from agentrefine.verification.reading import parse_turns
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.catalogue import themes
-from agentrefine.worlds.facts import names_in
-from agentrefine.worlds.language import first_person
+from agentrefine.worlds.family import first_person, names_in
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 
 FLAGS = ("parameter_error", "logic_error", "place_error")

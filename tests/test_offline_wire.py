@@ -15,10 +15,10 @@ import pytest
 from offline_games import BAKER, FAULTLESS, PARAMS
 
 from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
-from agentrefine.script_checks import verify_script
-from agentrefine.teacher.offline import offline_teacher
-from agentrefine.teacher.offline.wire import drawn_fault
-from agentrefine.teacher.prompts import script_messages
+from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.wire import drawn_fault
+from agentrefine.synthesis.prompts import script_messages
+from agentrefine.verification.script_rules import verify_script
 
 KINDS: tuple[WireFaultKind, ...] = get_args(WireFaultKind)
 HELLO = {"model": "offline-teacher", "messages": [{"role": "user", "content": "hello"}], "seed": 0}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tuning_samples import conversation, job, write_base, write_data_set
 
-from agentrefine.agent.local import LocalPolicy
-from agentrefine.agent.policy import Dialogue
+from agentrefine.evaluation.local import LocalPolicy
+from agentrefine.evaluation.policy import Dialogue
 from agentrefine.tuning.models import load_tuned
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
 
 ELSEWHERE = """
 import json, sys

@@ -11,16 +11,15 @@ from builders import make_script, make_trajectory
 from gates import HELD_OUT, Gate, params, replaced, sound
 
 from agentrefine.benchmarks import catalogue
-from agentrefine.benchmarks.babyai import BabyAI
+from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError, StepResult
-from agentrefine.benchmarks.worlds import worlds_layouts
-from agentrefine.conversation import instructions
+from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
 from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.game.conversation import instructions
+from agentrefine.game.trajectory import PlayerTurn, Trajectory
 from agentrefine.quality import benchmark_texts as quality_texts
 from agentrefine.quality.benchmark_texts import BenchmarkTexts, all_benchmark_texts, benchmark_texts
-from agentrefine.quality.held_out import held_out
-from agentrefine.quality.overlap import OverlapCounts, OverlapIndex, allowed_texts
-from agentrefine.trajectory import PlayerTurn, Trajectory
+from agentrefine.quality.overlap import OverlapCounts, OverlapIndex, allowed_texts, held_out
 from agentrefine.worlds.catalogue import families, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from playing import JUNK, gold_policy
 
-from agentrefine.agent.play import play
-from agentrefine.benchmarks import pddl_problem
 from agentrefine.benchmarks.base import NoSolutionError, UnlistedActionsError
-from agentrefine.benchmarks.pddl import Pddl, PddlEnvironment, domains
+from agentrefine.benchmarks.pddl import problem as pddl_problem
+from agentrefine.benchmarks.pddl.benchmark import Pddl, PddlEnvironment, domains
 from agentrefine.errors import UserError
+from agentrefine.evaluation.rollout import play
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "agentboard_pddl"
 

@@ -8,11 +8,11 @@ from offline_games import games
 from tiny_model import tiny_model
 from transformers import LlamaConfig, Trainer
 
-from agentrefine.conversation import Message, PublishedMessage, Sample, conversation
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.trajectory import parse_turns
+from agentrefine.game.conversation import Message, PublishedMessage, Sample, conversation
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.tokenizer import build_tokenizer
+from agentrefine.verification.reading import parse_turns
 from perf import tuning
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
 from perf.tuning_ways import TRAINING_TEMPLATE, WAYS, Work

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentrefine.errors import UserError
-from agentrefine.personas import load_personas
+from agentrefine.game.personas import load_personas
 
 OURS = Path(__file__).parent.parent / "data" / "personas.jsonl"
 PERSONA_HUB = Path(__file__).parent.parent.parent / "shared" / "data" / "persona_hub_4000.jsonl"

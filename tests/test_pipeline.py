@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from project import ProjectCopy, digests
 
-from agentrefine.agent.episode import Episode
+from agentrefine.evaluation.episodes import Episode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -134,7 +134,7 @@ def test_a_new_learning_rate_concerns_tuning_evaluation_and_report_only(project:
 
 
 def test_a_new_version_of_the_verifier_concerns_everything_from_verification(project: ProjectCopy) -> None:
-    rules = project.folder / "agentrefine/verification.py"
+    rules = project.folder / "agentrefine/verification/trajectory_rules.py"
     before = rules.read_text()
     try:
         rules.write_text(re.sub(r'^VERSION = "(\w+)"', r'VERSION = "\1-next"', before, flags=re.MULTILINE))

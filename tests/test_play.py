@@ -5,16 +5,15 @@ import threading
 import pytest
 from playing import PushBenchmark, PushGame, ScriptedPolicy, gold_policy
 
-from agentrefine.agent.episode import Episode, count_replies
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Reply
-from agentrefine.agent.prompting import play_prompt
-from agentrefine.agent.reply import parse_reply
 from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError
-from agentrefine.conversation import instructions, opening, prompt, reply_text
 from agentrefine.errors import UserError
+from agentrefine.evaluation.episodes import Episode, count_replies
+from agentrefine.evaluation.metrics import summarise
+from agentrefine.evaluation.policy import Reply
+from agentrefine.evaluation.prompting import play_prompt
+from agentrefine.evaluation.rollout import play
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.metrics import summarise
+from agentrefine.game.conversation import instructions, opening, parse_reply, prompt, reply_text
 from agentrefine.params.evaluation import Prompting
 
 GOOD = reply_text("I push.", "push")
@@ -66,9 +65,9 @@ def test_the_dialogue_is_that_of_training():
 def test_a_wrong_form_is_told_counted_and_costs_a_step():
     episode, policy = run(["let me push", GOOD])
     assert [step.format_error for step in episode.steps] == [True, False, False]
-    assert episode.steps[0].observation == prompt("agent_format_error.md")
+    assert episode.steps[0].observation == prompt("format_error.md")
     assert not episode.steps[0].valid
-    assert [m.content for m in policy.read["e"][3:5]] == ["let me push", prompt("agent_format_error.md")]
+    assert [m.content for m in policy.read["e"][3:5]] == ["let me push", prompt("format_error.md")]
     assert episode.success
     assert (episode.stop, episode.progress, episode.prompt_tokens, episode.completion_tokens) == ("solved", 1.0, 30, 15)
 

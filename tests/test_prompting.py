@@ -10,16 +10,17 @@ from playing import ScriptedPolicy
 from world_games import unknown_words
 
 import agentrefine.agent
-from agentrefine.agent.play import play
-from agentrefine.agent.prompting import PlayPrompt, example, play_prompt
-from agentrefine.benchmarks import alfworld, jericho
+from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark, wording_of
-from agentrefine.benchmarks.hotpotqa import HotpotQA
-from agentrefine.benchmarks.pddl import Pddl
-from agentrefine.conversation import instructions, reply_text
+from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
+from agentrefine.benchmarks.jericho import benchmark as jericho
+from agentrefine.benchmarks.pddl.benchmark import Pddl
 from agentrefine.errors import UserError
+from agentrefine.evaluation.prompting import PlayPrompt, example, play_prompt
+from agentrefine.evaluation.rollout import play
+from agentrefine.game.conversation import instructions, reply_text
 from agentrefine.params.evaluation import Prompting
-from agentrefine.teacher.offline.thoughts import phrasings
+from agentrefine.simulation.thoughts import phrasings
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 from agentrefine.worlds.wording import WORDINGS, wording

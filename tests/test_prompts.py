@@ -10,27 +10,32 @@ import pytest
 from games import game, script
 
 from agentrefine import prompts
-from agentrefine.conversation import prompt
+from agentrefine.game.actions import PLACEHOLDER
+from agentrefine.game.conversation import prompt
+from agentrefine.game.personas import Persona
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns, steps
+from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
-from agentrefine.personas import Persona
-from agentrefine.quality.near_duplicates import DuplicateIndex, script_text
-from agentrefine.quality.text import three_word_runs
-from agentrefine.script import PLACEHOLDER, Script
-from agentrefine.script_checks import verify_script
-from agentrefine.teacher import shots
-from agentrefine.teacher.prompts import (
+from agentrefine.quality.diversity import DuplicateIndex, script_text
+from agentrefine.synthesis import prompts as shots
+from agentrefine.synthesis.prompts import (
     PROMPT_FILES,
     continuation_messages,
     prompt_file,
     prompt_version,
     script_messages,
+    script_pool,
     script_retry_messages,
+    script_shots,
     trajectory_messages,
+    trajectory_pool,
+    trajectory_shot,
     turns_json,
 )
-from agentrefine.teacher.shots import script_pool, script_shots, trajectory_pool, trajectory_shot
-from agentrefine.trajectory import DMTurn, PlayerTurn, error_refine_turns, parse_turns, steps
-from agentrefine.verification import verify_trajectory
+from agentrefine.verification.reading import parse_turns
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.trajectory_rules import verify_trajectory
 
 PERSONA = Persona(id="p1", text="A tester who pays $5 for {braces} and \\n.")
 DEMANDS = VerificationParams(min_error_refine_turns=2, max_turns=60)
@@ -112,7 +117,7 @@ def test_a_prompt_version_names_every_file_of_its_kind():
 def test_a_prompt_file_without_a_version_is_refused():
     with pytest.raises(ValueError, match=r"agent_instructions\.md: the first line must be"):
         prompt_file("agent_instructions.md")
-    assert prompt("agent_instructions.md").startswith("You play")
+    assert prompt("instructions.md").startswith("You play")
 
 
 def test_a_persona_draws_the_same_examples_in_every_process():

@@ -14,7 +14,7 @@ from agentrefine.errors import UserError
 from agentrefine.llm import endpoint
 from agentrefine.llm.completion import FILTERED, TOO_LONG, field_of_thoughts
 from agentrefine.params.evaluation import Sampling
-from agentrefine.teacher.client import MAX_USELESS_IN_A_ROW
+from agentrefine.synthesis.client import MAX_USELESS_IN_A_ROW
 
 TURN = "Thought: looking helps\nAction: look around"
 

@@ -15,14 +15,14 @@ from hub_server import READ_ONLY, TOKEN, Hub, hub_server
 from huggingface_hub import DatasetCard, ModelCard, constants
 from results_tree import params_for, write_results
 
-from agentrefine.cards import data_set_card, model_card, shown_path
-from agentrefine.conversation import PublishedMessage, Sample
 from agentrefine.errors import UserError
 from agentrefine.files import write_json, write_jsonl
+from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.params import Params
-from agentrefine.publishing import data_set_upload, model_upload, push, token_from_environment
-from agentrefine.report import write_report
-from agentrefine.report_inputs import Project
+from agentrefine.report.cards import data_set_card, model_card, shown_path
+from agentrefine.report.document import write_report
+from agentrefine.report.inputs import Project
+from agentrefine.report.publishing import data_set_upload, model_upload, push, token_from_environment
 
 ROOT = Path(__file__).parent.parent
 HUB_BASE = {"kind": "reference", "path": "meta-llama/Meta-Llama-3-8B", "digest": "0"}
@@ -337,7 +337,7 @@ def test_the_command_shows_what_it_would_upload_and_uploads_only_after_a_yes(tre
     assert TOKEN not in done.stdout + done.stderr
     assert b"license: apache-2.0" in hub.repositories["models/me/agent"].files["README.md"]
     card = subprocess.run(
-        [sys.executable, "-m", "agentrefine.cards", "data_set"],
+        [sys.executable, "-m", "agentrefine.report.cards", "data_set"],
         cwd=tree, env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert card.startswith("---\n")

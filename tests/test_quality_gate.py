@@ -12,12 +12,12 @@ from builders import DIALECTS, make_trajectory
 from gates import HELD_OUT, Gate, params, replaced, sound
 from pydantic import ValidationError
 
-from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
+from agentrefine.game.conversation import Sample
+from agentrefine.game.trajectory import PlayerTurn, Trajectory
 from agentrefine.params import load_params
 from agentrefine.quality.data_set import validation_personas
-from agentrefine.trajectory import PlayerTurn, Trajectory
 from tasks.expectations import run_gate
 
 

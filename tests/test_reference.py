@@ -5,20 +5,18 @@ import sys
 
 import pytest
 
-from agentrefine.agent import proof
-from agentrefine.agent.play import play
-from agentrefine.agent.policy import Dialogue
-from agentrefine.agent.proof import main, prove
-from agentrefine.agent.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy
-from agentrefine.agent.reply import parse_reply
-from agentrefine.agent.timed import TimedBenchmark
-from agentrefine.benchmarks import alfworld
+from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
-from agentrefine.benchmarks.hotpotqa import HotpotQA
-from agentrefine.benchmarks.worlds import worlds_layouts
-from agentrefine.conversation import opening
+from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
+from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
 from agentrefine.errors import NotInstalledError
+from agentrefine.evaluation import gold_check as proof
+from agentrefine.evaluation.gold_check import main, prove
+from agentrefine.evaluation.policy import Dialogue
+from agentrefine.evaluation.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
+from agentrefine.evaluation.rollout import play
+from agentrefine.game.conversation import opening, parse_reply
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import Prompting
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_teacher import PARAMS, ScriptedTeacher, params
 
-from agentrefine.personas import Persona
-from agentrefine.refinement import Dropped, refine, refine_shard
-from agentrefine.rules import Rule
-from agentrefine.synthesis import synthesise, synthesise_shard
-from agentrefine.trajectory import Trajectory
+from agentrefine.game.personas import Persona
+from agentrefine.game.trajectory import Trajectory
+from agentrefine.game.verdict import Rule
+from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
+from agentrefine.synthesis.refinement import Dropped, refine, refine_shard
 
 PERSONA = Persona(id="p1", text="A tester.")
 BAD_SCRIPT = script_text().replace('"lamp", ', '"sword", ', 1).replace('["lamp"', '["shield"')

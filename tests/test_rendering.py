@@ -5,13 +5,13 @@ from typing import get_args
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from agentrefine.conversation import Message, opening, reply_text
 from agentrefine.errors import UserError
+from agentrefine.game.conversation import Message, opening, reply_text
 from agentrefine.params.tuning import Loss
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.masking import apply_loss
 from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.show_mask import colour
-from agentrefine.tuning.tokenizer import build_tokenizer
 
 EXPERT_1 = reply_text("the key is in the box, so i open it", "open box")
 MISTAKE_1 = reply_text("the lamp is here", "take lamp")

@@ -9,16 +9,15 @@ import pytest
 from results_tree import NOT_INSTALLED, SOLVED, episodes, params_for, two_models_for, write_evaluation, write_results
 from rich.console import Console
 
-from agentrefine.agent.episode import Episode
 from agentrefine.errors import UserError
-from agentrefine.figures import curves, flat_metrics
-from agentrefine.metrics import compare
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.metrics import compare
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Prompting, Sampling
-from agentrefine.published import published
-from agentrefine.report import episodes_to_read, headline, play_sentence, write_report
-from agentrefine.report_inputs import Project, model_summary, notable_episodes, seconds_per_episode
-from agentrefine.report_tables import terminal_table, verdict_sentence
+from agentrefine.report.document import episodes_to_read, headline, play_sentence, write_report
+from agentrefine.report.figures import curves, flat_metrics
+from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
+from agentrefine.report.tables import published, terminal_table, verdict_sentence
 
 # Wilson's 95% interval of 13 of 20 and of 1 of 20.
 REFINEMENT, BASE = "65.0 [43.3, 81.9]", "5.0 [0.9, 23.6]"

@@ -17,14 +17,14 @@ from datasets import Dataset
 from project import digests
 from tuning_samples import NOUNS, job, write_base, write_data_set
 
-from agentrefine.conversation import Sample
 from agentrefine.files import read_jsonl
-from agentrefine.tuning import checkpoints
+from agentrefine.game.conversation import Sample
+from agentrefine.tuning import trainer as checkpoints
 from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_base
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.scoring import masked_loss
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
+from agentrefine.tuning.trainer import masked_loss
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -74,7 +74,7 @@ def replicas_of_this_test() -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             of_test = process.environ().get("PYTEST_CURRENT_TEST") == os.environ["PYTEST_CURRENT_TEST"]
-            if of_test and "agentrefine.tuning.replicas" in process.cmdline():
+            if of_test and "agentrefine.tuning.distributed" in process.cmdline():
                 found.append(process)
     return found
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pytest
 from playing import JUNK
 
-from agentrefine.benchmarks import alfworld
-from agentrefine.benchmarks.alfworld_wording import RewordedEnvironment
+from agentrefine.benchmarks.alfworld import benchmark as alfworld
+from agentrefine.benchmarks.alfworld.perturbed import RewordedEnvironment
 from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
@@ -152,8 +152,8 @@ def test_a_simulator_whose_java_machine_is_killed_ends_its_episode_and_no_other(
 
 PLAYING = """
     import signal
-    from agentrefine.agent.play import play
-    from agentrefine.agent.reference import IdlePolicy
+    from agentrefine.evaluation.rollout import play
+    from agentrefine.evaluation.reference import IdlePolicy
     from agentrefine.benchmarks.catalogue import benchmark
 
     class Telling(IdlePolicy):

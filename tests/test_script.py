@@ -8,10 +8,11 @@ from games import script, script_text, script_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrefine.llm_json import LONGEST_ANSWER
-from agentrefine.rules import Rule, RuleBrokenError
-from agentrefine.script import PLACEHOLDER, Script, parse_script
-from agentrefine.script_checks import verify_script
+from agentrefine.game.actions import PLACEHOLDER
+from agentrefine.game.script import Script
+from agentrefine.game.verdict import Rule, RuleBrokenError
+from agentrefine.verification.reading import LONGEST_ANSWER, parse_script
+from agentrefine.verification.script_rules import verify_script
 
 
 @pytest.mark.parametrize(

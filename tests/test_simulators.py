@@ -12,14 +12,17 @@ import pytest
 from alfworld_data import published
 from playing import gold_policy
 
-from agentrefine.agent.play import play
-from agentrefine.benchmarks import alfworld, sciworld, simulators, textworld
-from agentrefine.benchmarks.alfworld import ALFWorld, progress, value_of
+from agentrefine.benchmarks import simulators
+from agentrefine.benchmarks.alfworld import benchmark as alfworld
+from agentrefine.benchmarks.alfworld.benchmark import ALFWorld, progress, value_of
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import benchmark
-from agentrefine.benchmarks.jericho import Jericho, StorySimulator, jericho
+from agentrefine.benchmarks.jericho.benchmark import Jericho, StorySimulator, jericho
+from agentrefine.benchmarks.sciworld import benchmark as sciworld
 from agentrefine.benchmarks.simulators import command, episodes_at_once, tidy, without_prompt
+from agentrefine.benchmarks.textworld import benchmark as textworld
 from agentrefine.errors import UserError
+from agentrefine.evaluation.rollout import play
 
 NAMES = ["alfworld", "sciworld", "textworld", "jericho"]
 

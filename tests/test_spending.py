@@ -7,17 +7,15 @@ import pytest
 from asking import SECRET, ask, ask_with, in_processes, price_list, questions, settings
 from chat_server import ChatServer, answer, error
 
-from agentrefine.accounts import UNKNOWN, Account
 from agentrefine.errors import UserError
 from agentrefine.llm import endpoint
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
-from agentrefine.llm.prices import Price, Prices, load_prices
-from agentrefine.llm.shared_numbers import SharedNumbers
-from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Spending
-from agentrefine.llm.throttle import STOPPED, StoppedError
+from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Price, Prices, Spending, load_prices
+from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.synthesis import Attempt
+from agentrefine.synthesis.accounts import UNKNOWN, Account
+from agentrefine.synthesis.first_answers import Attempt
 
 DOLLAR_A_TOKEN = {"input": 0, "output": 1_000_000}
 

@@ -10,11 +10,11 @@ from chat_server import ChatServer, answer, error
 from games import game
 from jsonschema import Draft202012Validator
 
-from agentrefine.conversation import prompt
 from agentrefine.errors import UserError
+from agentrefine.game.conversation import prompt
 from agentrefine.llm import endpoint
-from agentrefine.llm_json import load_list
-from agentrefine.teacher.shots import script_pool, trajectory_pool
+from agentrefine.synthesis.prompts import script_pool, trajectory_pool
+from agentrefine.verification.reading import load_list
 
 FRUIT = json.dumps({"answer": "apple"})
 HONOURED = json.dumps({"answer": "agentrefine"})

@@ -7,8 +7,8 @@ from games import script_text
 from scripted_teacher import PARAMS, ScriptedTeacher
 
 from agentrefine.errors import UserError
-from agentrefine.personas import Persona
-from agentrefine.synthesis import by_sample, synthesise, synthesise_shard
+from agentrefine.game.personas import Persona
+from agentrefine.synthesis.first_answers import by_sample, synthesise, synthesise_shard
 
 PERSONA = Persona(id="p1", text="A tester who pays $5 for {braces} and \\n.")
 

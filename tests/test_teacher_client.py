@@ -13,7 +13,7 @@ from chat_server import ChatServer, answer, error
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import REFUSED
 from agentrefine.llm.journal import Journal
-from agentrefine.teacher.client import JournaledTeacher, run_numbers
+from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 
 
 @pytest.fixture(autouse=True)

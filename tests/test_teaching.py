@@ -19,7 +19,7 @@ from project import ProjectCopy, digests
 
 from agentrefine.params import load_params
 from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.teacher.offline import offline_teacher
+from agentrefine.simulation import offline_teacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agentrefine.llm.thinking import without_thinking
-from agentrefine.llm_json import load_object
+from agentrefine.verification.reading import load_object
 
 TURN = "Thought: The room is new.\nAction: look around"
 FORMS = {

@@ -13,7 +13,7 @@ import pytest
 from project import ProjectCopy
 from tiny_model import tiny_model
 
-from agentrefine.tuning.tokenizer import build_tokenizer
+from agentrefine.simulation.tokenizer import build_tokenizer
 
 PERSONAS = 6
 SECONDS_TO_START = 120

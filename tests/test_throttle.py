@@ -10,8 +10,7 @@ from chat_server import ChatServer, answer, error
 
 from agentrefine.llm import endpoint, throttle
 from agentrefine.llm.journal import Journal
-from agentrefine.llm.shared_numbers import SharedNumbers
-from agentrefine.llm.throttle import STOPPED, StoppedError, Throttle, throttle_numbers
+from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError, Throttle, throttle_numbers
 from agentrefine.params.teacher import TeacherParams
 
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agentrefine.errors import UserError
-from agentrefine.tuning.base_model import tiny_tokenizer
-from agentrefine.tuning.tokenizer import build_tokenizer, check_words, stretches
+from agentrefine.simulation.tiny_base import tiny_tokenizer
+from agentrefine.simulation.tokenizer import build_tokenizer, check_words, stretches
 from agentrefine.worlds.catalogue import vocabulary
 
 WORDS = ["lamp", "lamps", "{place}", "Goal:", "table2", "coffee mug", "is in the", ", so I'll", "You see"]

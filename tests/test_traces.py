@@ -7,10 +7,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Trace
 from results_tree import episodes, params_for, step
 
-from agentrefine.agent.episode import Episode
 from agentrefine.errors import UserError
+from agentrefine.evaluation.episodes import Episode
 from agentrefine.params import Params
-from agentrefine.report_inputs import notable_episodes
+from agentrefine.report.inputs import notable_episodes
 from tasks import traces, tracking
 
 

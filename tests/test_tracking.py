@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 from results_tree import episodes, params_for, write_evaluation, write_model
 
 from agentrefine.errors import UserError
-from agentrefine.figures import curves, flat_metrics
 from agentrefine.params import Params
-from agentrefine.report_inputs import CurvePoint, Project, model_summary
+from agentrefine.report.figures import curves, flat_metrics
+from agentrefine.report.inputs import CurvePoint, Project, model_summary
 from tasks import registry, tracking, tuning
 from tasks.registry import Registration
 

@@ -8,8 +8,8 @@ from games import dm, game, game_text, player
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrefine.rules import Rule
-from agentrefine.trajectory import parse_turns
+from agentrefine.game.verdict import Rule
+from agentrefine.verification.reading import parse_turns
 
 
 def as_values(text):

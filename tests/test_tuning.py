@@ -13,15 +13,16 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from tuning_samples import conversation, job, write_data_set
 
+from agentrefine.base_model.base import make_reference
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import load_params
-from agentrefine.tuning.base_model import make_reference, make_tiny_base, tiny_tokenizer
+from agentrefine.simulation.tiny_base import make_tiny_base, tiny_tokenizer
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.scoring import masked_loss
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
+from agentrefine.tuning.trainer import masked_loss
 
 PARAMS = load_params(Path("params.yaml"))
 
@@ -102,7 +103,7 @@ class KillsTheOther(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         for child in psutil.Process().children():
-            if "agentrefine.tuning.replicas" in child.cmdline():
+            if "agentrefine.tuning.distributed" in child.cmdline():
                 child.kill()
 
 

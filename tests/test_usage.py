@@ -5,8 +5,7 @@ import json
 import pytest
 
 from agentrefine.llm.completion import CUT, REFUSED, Answer, Request, Usage
-from agentrefine.llm.reply import read_reply
-from agentrefine.llm.usage import NO_USAGE, complete_usage
+from agentrefine.llm.reply import NO_USAGE, complete_usage, read_reply
 
 TEXT = "x" * 300
 REQUEST = Request("m", [{"role": "user", "content": "y" * 3000}], 1.0, 500, 0)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
+from agentrefine.game.trajectory import DMTurn
+from agentrefine.game.verdict import Rule
 from agentrefine.llm.completion import Usage
-from agentrefine.llm_json import DEEPEST, LONGEST_ANSWER
 from agentrefine.params import VerificationParams
-from agentrefine.rules import Rule
-from agentrefine.script_checks import MOST_VALUES, verify_script
-from agentrefine.synthesis import Attempt
-from agentrefine.trajectory import DMTurn
-from agentrefine.verification import judge, verify_attempts, verify_trajectory
+from agentrefine.synthesis.first_answers import Attempt
+from agentrefine.verification.reading import DEEPEST, LONGEST_ANSWER
+from agentrefine.verification.script_rules import MOST_VALUES, verify_script
+from agentrefine.verification.trajectory_rules import judge, verify_attempts, verify_trajectory
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=20)
 

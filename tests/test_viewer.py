@@ -11,8 +11,8 @@ from chromium import Page, chromium
 from results_tree import two_models_for, write_evaluation
 from viewed_episodes import BASE, HOSTILE, TUNED
 
-from agentrefine.report_inputs import Project
-from agentrefine.viewer import write_viewers
+from agentrefine.report.inputs import Project
+from agentrefine.report.viewer import write_viewers
 
 
 @pytest.fixture(scope="module")

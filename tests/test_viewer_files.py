@@ -10,11 +10,11 @@ from results_tree import params_for, two_models_for, write_evaluation, write_res
 from viewed_episodes import BASE, TUNED
 
 from agentrefine.errors import UserError
+from agentrefine.evaluation.metrics import summarise
 from agentrefine.files import write_jsonl
-from agentrefine.metrics import summarise
-from agentrefine.report import write_report
-from agentrefine.report_inputs import Project
-from agentrefine.viewer import ViewedModel, viewed_episode, viewed_model, write_viewers
+from agentrefine.report.document import write_report
+from agentrefine.report.inputs import Project
+from agentrefine.report.viewer import ViewedModel, viewed_episode, viewed_model, write_viewers
 
 
 @pytest.fixture

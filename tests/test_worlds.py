@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world_games import FAMILIES, MAX_EXPERT_STEPS, MISTAKE_KINDS, THEMES, expert_game, unknown_words, worlds_of
 
-from agentrefine.conversation import instructions, script_instructions
 from agentrefine.errors import UserError
+from agentrefine.game.conversation import instructions, script_instructions
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.checks import check_family
+from agentrefine.worlds.catalogue import check_family
 from agentrefine.worlds.engine import Game, Refusal
 from agentrefine.worlds.family import data_files, load_family, load_theme, read_mapping
 from agentrefine.worlds.layout import draw_world, world_from_id
@@ -225,7 +225,7 @@ def test_the_same_id_is_the_same_world():
 
 def test_worlds_do_not_depend_on_pythons_hash_seed():
     program = """
-from agentrefine.benchmarks.worlds import worlds_families, worlds_layouts
+from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layouts
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.layout import draw_world

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.trainer import follow, tune
+from agentrefine.tuning.train import follow, tune
 
 as_it_is = PartialState.__init__
 

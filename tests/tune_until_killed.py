@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.trainer import tune
+from agentrefine.tuning.train import tune
 
 
 class KilledAt(TrainerCallback):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from tiny_model import tiny_model
 
-from agentrefine.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.files import write_jsonl
+from agentrefine.game.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
+from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.tokenizer import build_tokenizer
 
 NOUNS = ["lamp", "key", "box", "cup", "book"]
 

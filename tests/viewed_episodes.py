@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from results_tree import step
 
-from agentrefine.agent.episode import Episode, EpisodeStep, StopReason
+from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason
 
 HOSTILE = (
     "</script><script>window.broken = true</script><img src=x onerror='window.broken = true'>"

@@ -1,1 +1,1 @@
-"""Environments that an agent plays: one module per benchmark, all on the contract of `base`."""
+"""Environments that an agent plays: a package per benchmark, all on the contract of `base`."""

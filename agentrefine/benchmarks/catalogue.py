@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from agentrefine.benchmarks.agentboard import agentboard
-from agentrefine.benchmarks.agentboard_labels import labels_file
-from agentrefine.benchmarks.alfworld import ALFWorld, alfworld_folder
-from agentrefine.benchmarks.alfworld_wording import ALFWorldWording, game_wording
-from agentrefine.benchmarks.babyai import BabyAI
+from agentrefine.benchmarks.agentboard.benchmark import agentboard
+from agentrefine.benchmarks.agentboard.labels import labels_file
+from agentrefine.benchmarks.alfworld.benchmark import ALFWorld, alfworld_folder
+from agentrefine.benchmarks.alfworld.perturbed import ALFWorldWording, game_wording
+from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
-from agentrefine.benchmarks.hotpotqa import HotpotQA
-from agentrefine.benchmarks.jericho import jericho
-from agentrefine.benchmarks.pddl import Pddl
-from agentrefine.benchmarks.sciworld import SciWorld
-from agentrefine.benchmarks.textworld import TextWorld
-from agentrefine.benchmarks.worlds import world_wording, worlds_families, worlds_layouts, worlds_wording
+from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
+from agentrefine.benchmarks.jericho.benchmark import jericho
+from agentrefine.benchmarks.pddl.benchmark import Pddl
+from agentrefine.benchmarks.sciworld.benchmark import SciWorld
+from agentrefine.benchmarks.textworld.benchmark import TextWorld
+from agentrefine.benchmarks.worlds.benchmark import world_wording, worlds_families, worlds_layouts, worlds_wording
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
 from agentrefine.worlds.wording import Wording

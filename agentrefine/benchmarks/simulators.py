@@ -5,7 +5,6 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -16,7 +15,7 @@ import yaml
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec
 from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
 from agentrefine.errors import NotInstalledError
-from agentrefine.files import short_hash
+from agentrefine.files import packaged_text, short_hash
 
 LONGEST_ACTION = 200
 LISTING = "check available actions"
@@ -95,10 +94,9 @@ def need(benchmark: str, package: str) -> None:
         )
 
 
-def data_of(name: str) -> dict[str, Any]:
-    """A benchmark's data file."""
-    text = resources.files("agentrefine.benchmarks").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+def data_of(benchmark: str, name: str) -> dict[str, Any]:
+    """A data file of a benchmark's package."""
+    data: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.benchmarks", benchmark, name))
     return data
 
 

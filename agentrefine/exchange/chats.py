@@ -1,4 +1,9 @@
-"""Chats of other data sets as samples: which keys hold what, and how their turns become human and gpt in turn."""
+"""General chat in ShareGPT's format, in which every reply is trained unless a flag says otherwise.
+
+Two spellings are in use: `{"conversations": [{"from": "human", "value": ...}, ...]}`, as FastChat reads it
+(https://github.com/lm-sys/FastChat/blob/main/fastchat/train/train.py), and `{"messages": [{"role": "user", "content":
+...}, ...]}`, as TRL and OpenAI name it; both are also mixed.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -6,11 +11,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from agentrefine.conversation import PublishedMessage, Sample
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agentrefine import files
 from agentrefine.errors import UserError
 from agentrefine.exchange.flags import PICTURES, read_keys, refuse_flag_of_chat
-from agentrefine.exchange.records import read_records
 from agentrefine.files import Record, read_yaml, short_hash
+from agentrefine.game.conversation import PublishedMessage, Sample
+
+
+def read_records(file: Path) -> Iterator[Record]:
+    """The records of a `.parquet` file, a JSON list, or a file with one JSON value a line.
+
+    Memory holds one record (parquet: one batch of rows), however large the file.
+
+    Raises:
+        UserError: the file is missing, or not what its ending or its first character says; names line or element.
+    """
+    if file.suffix == ".parquet" and file.is_file():
+        return _parquet(file)
+    return files.read_records(file, "correct the path")
+
+
+def _parquet(file: Path) -> Iterator[Record]:
+    try:
+        with pq.ParquetFile(file) as opened:
+            number = 0
+            for batch in opened.iter_batches(batch_size=64):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{file}, row {number}", row)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read as parquet ({error}); fetch it again.") from error
+
 
 Sender = Literal["human", "gpt", "system"]
 
@@ -343,3 +377,28 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+SHAREGPT = (
+    Layout("id", "conversations", "from", "value"),
+    Layout("id", "messages", "role", "content"),
+    Layout("id", "conversations", "role", "content"),
+    Layout("id", "messages", "from", "value"),
+)
+
+
+def read_sharegpt(file: Path, counts: ChatCounts | None = None, ignored: Collection[str] = ()) -> Iterator[Sample]:
+    """The chats of a JSON list, a JSON-lines or a parquet file, one at a time.
+
+    Chats that cannot be trained on (a tool's role, nothing trained) are left out and counted by rule, as are parts of
+    the others. `persona_id` is empty.
+
+    Args:
+        file: the chats.
+        counts: where to add what became of them.
+        ignored: keys that are left out, whatever they say.
+
+    Raises:
+        UserError: the file is missing or broken, or a record is no chat; names line or element.
+    """
+    return read_chats(file, SHAREGPT, counts, ignored)

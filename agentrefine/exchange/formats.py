@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from agentrefine.conversation import Message, Sample
+from agentrefine.game.conversation import Message, Sample
 
 SENDER = {"user": "human", "assistant": "gpt"}
 NAME = "agentrefine"
@@ -151,4 +151,4 @@ FORMATS: dict[str, Format] = {
     "axolotl": Format(axolotl, _axolotl_settings),
     "openai": Format(openai_chat, _no_settings),
 }
-"""The formats of one JSON object a line, by their names in the command; `trl` is in `agentrefine.exchange.tokens`."""
+"""The formats of one JSON object a line, by their names in the command; `trl` is in `agentrefine.exchange.write`."""

@@ -12,12 +12,28 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from agentrefine.conversation import Sample
 from agentrefine.errors import UserError
-from agentrefine.exchange.chats import ChatCounts, Layout, read_chats
+from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
 from agentrefine.exchange.command import new_folder, run
-from agentrefine.exchange.sources import SOURCES
 from agentrefine.files import short_hash, user_path, write_json
+from agentrefine.game.conversation import Sample
+
+SOURCES: dict[str, tuple[Layout, ...]] = {
+    "published": (Layout("id", "conversations", "from", "value"),),
+    "agenttraj": (Layout("item_id", "conversations", "from", "value"),),
+    "agent-flan": (Layout("id", "conversation", "role", "content"),),
+    "agentinstruct": (Layout("id", "conversations", "from", "value"),),
+    "sharegpt": SHAREGPT,
+    "openai": (Layout("id", "messages", "role", "content"),),
+    "axolotl": SHAREGPT,
+    "llamafactory": tuple(layout._replace(only_last_trained=True) for layout in SHAREGPT),
+    "llamafactory-v1": (Layout("id", "messages", "role", "content"),),
+    "trl": (
+        Layout("id", "messages", "role", "content"),
+        Layout("id", "completion", "role", "content", prompt="prompt"),
+    ),
+}
+
 
 REPORT = "import.json"
 SPLITS = ("train", "validation")

@@ -14,9 +14,8 @@ from agentrefine.errors import UserError
 from agentrefine.llm.completion import FILTERED, REFUSED, TOO_LONG, UNANSWERED, Answer, ChatMessage, Request
 from agentrefine.llm.failures import MAX_SAID, CallError, read_failure
 from agentrefine.llm.parameters import Parameters
-from agentrefine.llm.reply import read_reply
+from agentrefine.llm.reply import NO_USAGE, read_reply
 from agentrefine.llm.throttle import StoppedError, Throttle
-from agentrefine.llm.usage import NO_USAGE
 from agentrefine.proxies import check_proxy, is_loopback
 
 logger = logging.getLogger(__name__)

@@ -5,11 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from agentrefine.llm.completion import TOO_LONG, UNANSWERED, Answer, Request, Usage, field_of_thoughts
 from agentrefine.llm.journal import Journal, KeptAnswer, answer_id
-from agentrefine.llm.prices import Price
-from agentrefine.llm.shared_numbers import SharedNumbers
-from agentrefine.llm.spending import Spending
-from agentrefine.llm.throttle import check_stopped
-from agentrefine.llm.usage import complete_usage
+from agentrefine.llm.reply import complete_usage
+from agentrefine.llm.spending import Price, Spending
+from agentrefine.llm.throttle import SharedNumbers, check_stopped
 
 logger = logging.getLogger(__name__)
 

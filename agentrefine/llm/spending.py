@@ -1,10 +1,105 @@
 """The money of a run: what calls have cost, and a limit that no call may take it beyond."""
 
 import time
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.llm.shared_numbers import SharedNumbers
-from agentrefine.llm.throttle import sleep_unless_stopped
+from agentrefine.files import first_problem, read_yaml
+from agentrefine.llm.completion import Usage
+from agentrefine.llm.throttle import SharedNumbers, sleep_unless_stopped
+
+_DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_MILLION = 1_000_000
+
+
+class Price(BaseModel):
+    """One model's prices.
+
+    Attributes:
+        input, output: US dollars per million tokens of prompts and of answers.
+        cached_input: the same for tokens that the provider reads from its cache; None: as `input`.
+        batch: the share of these prices that the Batch API costs; None: it has no such API.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: _DOLLARS
+    output: _DOLLARS
+    cached_input: _DOLLARS | None = None
+    batch: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def cost(self, usage: Usage) -> float:
+        """US dollars of one call. A call through a Batch API without a price of its own counts in full."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
+        dollars = fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * self.output
+        share = self.batch if usage.batch and self.batch is not None else 1.0
+        return dollars * share / _MILLION
+
+
+class Prices(BaseModel):
+    """A table of prices.
+
+    Attributes:
+        listed: when they were listed.
+        models: the price of each model, by the name that calls give it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listed: str
+    models: dict[str, Price]
+
+    def cost(self, model: str, usage: Usage) -> float | None:
+        """US dollars of one call; None where the model's price is not known."""
+        price = self.models.get(model)
+        return None if price is None else price.cost(usage)
+
+    def known(self, model: str, max_cost: float | None, section: str) -> Price | None:
+        """A model's price; None where it is not known.
+
+        Args:
+            model: its name.
+            max_cost: the limit on what its calls may cost, if there is one.
+            section: of params.yaml, which holds the limit.
+
+        Raises:
+            UserError: there is a limit, and no price to keep it by.
+        """
+        price = self.models.get(model)
+        if max_cost is not None and price is None:
+            raise UserError(
+                f"{section}.max_cost: the price of model {model!r} is not known; give it in a file that "
+                f"{section}.prices names (see agentrefine/llm/prices.yaml), or set {section}.max_cost to null."
+            )
+        return price
+
+
+def dollars(amount: float) -> str:
+    """A cost for a reader. What is paid for never shows as $0.00."""
+    return f"${amount:,.2f}" if amount >= 0.01 or not amount else f"${amount:.2g}"
+
+
+def load_prices(path: str | None, section: str = "teacher") -> Prices:
+    """The table at `path`, or ours. `section` of params.yaml names it.
+
+    Raises:
+        UserError: the file is missing or not of the form of ours.
+    """
+    where = path or "agentrefine/llm/prices.yaml"
+    ours = Path(__file__).with_name("prices.yaml")
+    try:
+        return Prices.model_validate(
+            read_yaml(Path(path) if path else ours, f"correct {section}.prices in params.yaml or set it to null")
+        )
+    except ValidationError as error:
+        raise UserError(
+            f"{where}: {first_problem(error)} Write it in the form of agentrefine/llm/prices.yaml."
+        ) from error
+
 
 SPENT = "spent"
 """The shared number of US dollars that calls have cost."""

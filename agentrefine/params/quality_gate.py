@@ -55,7 +55,7 @@ class TrajectoryThresholds(Section):
 
 
 class DataSetThresholds(Section):
-    """One threshold per feature of the whole data set (`agentrefine.quality.data_set_features.DataSetFeatures`)."""
+    """One threshold per feature of the whole data set (`agentrefine.quality.features.DataSetFeatures`)."""
 
     trajectories: Band
     personas: Band

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, SimulatorError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.benchmarks.worlds import WorldsBenchmark
-from agentrefine.conversation import instructions
+from agentrefine.benchmarks.worlds.benchmark import WorldsBenchmark
 from agentrefine.errors import NotInstalledError
+from agentrefine.game.conversation import instructions
 from agentrefine.params import Params
 from agentrefine.params.evaluation import INSTALLED
 

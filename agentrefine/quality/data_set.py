@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from agentrefine.conversation import sample
 from agentrefine.files import atomic_write, short_hash
-from agentrefine.trajectory import Trajectory
+from agentrefine.game.conversation import sample
+from agentrefine.game.trajectory import Trajectory
 
 SPLITS = ("train", "validation")
 

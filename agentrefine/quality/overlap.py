@@ -1,19 +1,24 @@
-"""Word n-grams that games share with the benchmarks' texts."""
+"""What training data must not contain: the worlds and texts that models are evaluated on."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from agentrefine.conversation import instructions
+from agentrefine.files import packaged_text
+from agentrefine.game.conversation import instructions
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, Trajectory, steps
+from agentrefine.game.words import words, words_and_ends
 from agentrefine.quality.benchmark_texts import BenchmarkTexts
 from agentrefine.quality.gate import BenchmarkOverlap
-from agentrefine.quality.text import words, words_and_ends
-from agentrefine.trajectory import DMTurn, Trajectory, steps
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.layout import EVALUATION_SEEDS
 
 KeyT = TypeVar("KeyT", int, str)
 
@@ -166,7 +171,7 @@ class OverlapCounts:
 @cache
 def allowed_texts() -> tuple[str, ...]:
     """Texts that are no overlap: those of `allowed_texts.yaml`, and what every conversation of ours begins with."""
-    listed = yaml.safe_load(resources.files("agentrefine.quality").joinpath("allowed_texts.yaml").read_text("utf-8"))
+    listed = yaml.safe_load(packaged_text("agentrefine.quality", "allowed_texts.yaml"))
     return (instructions({}), *(entry["text"] for entry in listed))
 
 
@@ -197,3 +202,63 @@ def _normal(text: str) -> str:
 
 def _joined(actions: Iterable[str]) -> str:
     return ", ".join(_normal(action) for action in actions)
+
+
+WORLD_ID = re.compile(r"(?P<family>[^.]+)\.(?P<theme>[^.]+)\.(?P<seed>[0-9]{1,18})")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The evaluation's worlds and texts.
+
+    Attributes:
+        families: world families that are played in evaluation only.
+        themes: world themes that are played in evaluation only.
+        first_seed: layouts with this seed or a higher one are played in evaluation only.
+        texts: the benchmarks' texts.
+    """
+
+    families: frozenset[str]
+    themes: frozenset[str]
+    first_seed: int
+    texts: OverlapIndex
+
+    def overlap(self, script: Script, found: Found) -> str | None:
+        """What of the evaluation a game repeats, in words; None when nothing.
+
+        Worlds made here name themselves in the script (`environment.world`, "family.theme.seed"); besides, every game
+        is compared with the texts of the benchmarks that are not ours.
+
+        Args:
+            script: the game's script.
+            found: what `texts` found in the game.
+        """
+        world = WORLD_ID.fullmatch(world_id(script))
+        if world and world["family"] in self.families:
+            return f"held-out family {world['family']}"
+        if world and world["theme"] in self.themes:
+            return f"held-out theme {world['theme']}"
+        if world and int(world["seed"]) >= self.first_seed:
+            return f"evaluation seed {world['seed']}"
+        return found.foreign
+
+
+def held_out(benchmarks: Sequence[BenchmarkTexts], ngram_words: int) -> HeldOut:
+    """What this project evaluates on: the catalogue's held-out worlds and the texts of all benchmarks.
+
+    Args:
+        benchmarks: the texts (`benchmark_texts.all_benchmark_texts`).
+        ngram_words: length of a telling overlap, in words.
+    """
+    return HeldOut(
+        families=frozenset(family.name for family in catalogue.families("held_out")),
+        themes=frozenset(theme.name for theme in catalogue.themes("held_out")),
+        first_seed=EVALUATION_SEEDS,
+        texts=OverlapIndex(benchmarks, ngram_words),
+    )
+
+
+def world_id(script: Script) -> str:
+    """The world that a script was exported from, "family.theme.seed"; empty for a script of another origin."""
+    value = script.environment.get("world", "")
+    return value if isinstance(value, str) else ""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from agentrefine.conversation import Message
+from agentrefine.game.conversation import Message
 from agentrefine.params.tuning import Loss
 
 

@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from agentrefine.errors import UserError
 from agentrefine.files import read_text, sha256_file
 from agentrefine.proxies import check_proxy
-from agentrefine.tuning.tokenizer import own_chat_template
+from agentrefine.tuning.chat_template import own_chat_template
 
 CARD = "card.json"
 """The file beside a model that says what it is and how it came about."""

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from agentrefine.conversation import Message
 from agentrefine.errors import UserError
+from agentrefine.game.conversation import Message
 from agentrefine.params.tuning import Loss
-from agentrefine.tuning.chat_format import APPENDING, OTHER_MODEL, chat_format, refusal, template_text
+from agentrefine.tuning.chat_template import APPENDING, OTHER_MODEL, chat_format, refusal, template_text
 from agentrefine.tuning.masking import apply_loss
 
 MASKED = -100

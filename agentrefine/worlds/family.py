@@ -1,18 +1,145 @@
 """Families and themes of worlds: typed data files. A broken one is refused with one sentence."""
 
 import re
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
-from agentrefine.script import PLACEHOLDER
-from agentrefine.worlds.facts import Binding, Fact, PatternField
+from agentrefine.game.actions import PLACEHOLDER
+
+_FIRST_PERSON = {"you are": "I am", "you": "I", "your": "my"}
+_SECOND_PERSON = re.compile(r"\b(?:you are|you|your)\b")
+
+
+def capitalised(clause: str) -> str:
+    """The clause with a capital letter first."""
+    return clause[:1].upper() + clause[1:]
+
+
+def sentence(clause: str) -> str:
+    """A clause as a sentence: `the cup is here` becomes `The cup is here.`"""
+    return f"{capitalised(clause)}."
+
+
+def enumeration(entries: Sequence[str], last: str = " and ") -> str:
+    """`the cup, the map and the pen`.
+
+    Args:
+        entries: one or more texts.
+        last: what joins the last two.
+    """
+    *before, end = entries
+    return f"{', '.join(before)}{last}{end}" if before else end
+
+
+def first_person(clause: str) -> str:
+    """A clause about the player (`you are in the barn`) as the player says it (`I am in the barn`)."""
+    return _SECOND_PERSON.sub(lambda found: _FIRST_PERSON[found.group()], clause)
+
+
+Fact = tuple[str, ...]
+"""A ground fact: the predicate and its arguments, such as `("in", "apple", "barn")`."""
+
+Binding = dict[str, str]
+"""Variables and the objects that they stand for."""
+
+Members = Mapping[str, Sequence[str]]
+"""For each type, the objects that belong to it or to one of its subtypes, in the world's order."""
+
+Index = Mapping[str, Sequence[Fact]]
+"""Facts by predicate, sorted."""
+
+
+class Pattern(NamedTuple):
+    """A fact with variables: `in item spot`, or `not in item spot`. A variable is its type, with a digit if needed."""
+
+    predicate: str
+    variables: tuple[str, ...]
+    negated: bool = False
+
+    def ground(self, binding: Mapping[str, str]) -> Fact:
+        """The fact that the pattern stands for under a complete binding."""
+        return (self.predicate, *(binding[variable] for variable in self.variables))
+
+
+def parse_pattern(text: object) -> Pattern:
+    """Read a pattern from its text.
+
+    Raises:
+        ValueError: the text is not a predicate and its variables.
+    """
+    words = text.split() if isinstance(text, str) else []
+    negated = words[:1] == ["not"]
+    words = words[1:] if negated else words
+    if not words:
+        raise ValueError("expected a predicate and its variables, such as `in item spot`")
+    return Pattern(words[0], tuple(words[1:]), negated)
+
+
+PatternField = Annotated[Pattern, BeforeValidator(parse_pattern)]
+"""A pattern that is written as text in a data file."""
+
+
+def type_of(variable: str) -> str:
+    """The type of a variable: its name without the digit that tells it from another of the type."""
+    return variable.rstrip("0123456789")
+
+
+def names_in(text: str, names: Collection[str]) -> list[str]:
+    """Those of `names` that a text holds as whole words, in the order of the text."""
+    return list(dict.fromkeys(_any_of(frozenset(names)).findall(text))) if names else []
+
+
+@lru_cache(maxsize=4096)
+def _any_of(names: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
+
+
+def index(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
+    """Facts by predicate, in sorted order."""
+    by_predicate: dict[str, list[Fact]] = {}
+    for fact in sorted(facts):
+        by_predicate.setdefault(fact[0], []).append(fact)
+    return by_predicate
+
+
+def matches(pattern: Pattern, facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
+    """The ways to complete `binding` so that the (positive) pattern is one of the facts."""
+    for fact in facts.get(pattern.predicate, ()):
+        completed = _unify(pattern.variables, fact, members, binding)
+        if completed is not None:
+            yield completed
+
+
+def _unify(variables: tuple[str, ...], fact: Fact, members: Members, binding: Binding) -> Binding | None:
+    new: Binding | None = None
+    for position, variable in enumerate(variables, start=1):
+        bound = binding.get(variable) if new is None else new.get(variable)
+        if bound is None:
+            if fact[position] not in members.get(type_of(variable), ()):
+                return None
+            new = dict(binding) if new is None else new
+            new[variable] = fact[position]
+        elif bound != fact[position]:
+            return None
+    return binding if new is None else new
+
+
+def query(patterns: Sequence[Pattern], facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
+    """The ways to complete `binding` so that every (positive) pattern is one of the facts, in a fixed order."""
+    if not patterns:
+        yield binding
+        return
+    for completed in matches(patterns[0], facts, members, binding):
+        yield from query(patterns[1:], facts, members, completed)
+
 
 Split = Literal["train", "held_out"]
 ErrorKind = Literal["logic", "place"]

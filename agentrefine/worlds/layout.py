@@ -7,9 +7,19 @@ from random import Random
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.facts import Fact, Pattern, index, query, type_of
-from agentrefine.worlds.family import Family, GoalPart, StartRule, Theme
-from agentrefine.worlds.language import enumeration, sentence
+from agentrefine.worlds.family import (
+    Fact,
+    Family,
+    GoalPart,
+    Pattern,
+    StartRule,
+    Theme,
+    enumeration,
+    index,
+    query,
+    sentence,
+    type_of,
+)
 from agentrefine.worlds.oracle import Problem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000

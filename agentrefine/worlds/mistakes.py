@@ -5,9 +5,7 @@ from typing import NamedTuple
 
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game, MistakeKind, Refusal
-from agentrefine.worlds.facts import type_of
-from agentrefine.worlds.family import Move, parameters
-from agentrefine.worlds.language import first_person
+from agentrefine.worlds.family import Move, first_person, parameters, type_of
 
 
 class Mistake(NamedTuple):

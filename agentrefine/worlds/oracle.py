@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentrefine.worlds.facts import Binding, Fact, Index, index, matches, type_of
-from agentrefine.worlds.family import Action, Family, Move, parameters
+from agentrefine.worlds.family import Action, Binding, Fact, Family, Index, Move, index, matches, parameters, type_of
 
 if TYPE_CHECKING:
     from agentrefine.worlds.layout import World

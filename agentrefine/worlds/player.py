@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from agentrefine.worlds.engine import Game
-from agentrefine.worlds.facts import Fact, names_in
-from agentrefine.worlds.family import Move
-from agentrefine.worlds.language import first_person
+from agentrefine.worlds.engine import MEANS, Game
+from agentrefine.worlds.family import Fact, Move, first_person, names_in
 from agentrefine.worlds.layout import GoalCondition
-from agentrefine.worlds.observation import MEANS
 from agentrefine.worlds.oracle import GroundAction, reachable, replay, search
 
 

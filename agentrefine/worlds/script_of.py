@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from agentrefine.script import ActionSpec, Script
-from agentrefine.worlds.facts import Fact, type_of
-from agentrefine.worlds.family import parameters, template_regex
-from agentrefine.worlds.language import sentence
+from agentrefine.game.actions import ActionSpec
+from agentrefine.game.script import Script
+from agentrefine.worlds.family import Fact, parameters, sentence, template_regex, type_of
 from agentrefine.worlds.layout import World
 
 

@@ -1,1 +1,0 @@
-"""A policy (local model or endpoint) plays episodes in environments."""

@@ -1,0 +1,1 @@
+"""AgentBoard's labels over the other benchmarks."""

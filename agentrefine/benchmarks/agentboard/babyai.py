@@ -1,0 +1,237 @@
+"""BabyAI as AgentBoard shows and plays it, with its labels (agentboard/environment/babyai_env.py).
+
+Its labels match on the words of its observations, down to the numbers of equal objects, so that those are rendered here
+as AgentBoard renders them. Its actions are a list that is made anew at each step; an action is valid when it is listed,
+be it in vain.
+"""
+
+# The simulator's objects have no types that a checker could use.
+# ruff: noqa: ANN401
+
+from collections import deque
+from collections.abc import Iterator
+from string import Template
+from typing import Any
+
+from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel
+from agentrefine.benchmarks.agentboard.subgoals import Phrases, sentence_shows
+from agentrefine.benchmarks.babyai.benchmark import PRIMITIVES, BabyAIEnvironment
+from agentrefine.benchmarks.babyai.view import (
+    DIRECTIONS,
+    DROP,
+    FORWARD,
+    LEFT,
+    PICK_UP,
+    RIGHT,
+    TOGGLE,
+    Position,
+    Thing,
+    View,
+    name_of,
+)
+from agentrefine.benchmarks.base import StepResult
+
+TEXTS: dict[str, Any] = DATA["babyai"]
+LISTING = "check available actions"
+OBSTACLES = ("wall", "box", "lava", "ball", "key")
+"""What cannot be walked through. Doors are no obstacle in AgentBoard's paths, not even closed ones."""
+
+
+class AgentBoardView(View):
+    """The field of view in AgentBoard's words."""
+
+    def order(self, forward: int, right: int) -> tuple[int, ...]:
+        """Nearest first; of those the farthest ahead, then from left to right."""
+        return forward + abs(right), -forward, right
+
+    def describe(self) -> str:
+        """The observation."""
+        shown = self.cells()
+        objects = _told("nothing")
+        if shown:
+            objects = _told("seen") + "".join(
+                _told("object", name=thing.name, where=_where(thing)) for thing in self.things()
+            )
+        carried = self._simulation.carrying
+        held = _told("empty_handed") if carried is None else _told("carrying", name=name_of(carried))
+        barrier = self.barrier()
+        facing = _told("barrier", name=barrier[0], forward=barrier[1]) if barrier else ""
+        return f"{objects}{_told('walls')}{facing}{held}"
+
+    def cells(self) -> dict[Position, str]:
+        """What is seen, walls too, by position: the types of objects."""
+        grid = self._simulation.grid
+        here = tuple(map(int, self._simulation.agent_pos))
+        found = ((position, grid.get(*position)) for position in self._visible() if position != here)
+        return {position: cell.type for position, cell in found if cell is not None and cell.type != "floor"}
+
+    def barrier(self) -> tuple[str, int] | None:
+        """The nearest wall or box straight ahead, and how many steps away it is."""
+        cells = self.cells()
+        x, y = map(int, self._simulation.agent_pos)
+        dx, dy = DIRECTIONS[int(self._simulation.agent_dir)]
+        for forward in range(1, self._simulation.agent_view_size):
+            kind = cells.get((x + dx * forward, y + dy * forward))
+            if kind in ("wall", "box"):
+                return kind, forward
+        return None
+
+    def path(self, thing: Thing) -> list[int] | None:
+        """The way to stand before `thing` and face it; None if there is none."""
+        return self.way(thing.position, arrive=False)
+
+    def way(self, target: Position, *, arrive: bool) -> list[int] | None:
+        """AgentBoard's way to a position, onto it or to face it.
+
+        It leads over everything that is not seen to be an obstacle, also where the agent does not see, and is not
+        always the shortest: a place is reached from the last one that was looked at, not from the first.
+        """
+        blocked = {position for position, kind in self.cells().items() if kind in OBSTACLES}
+        columns, rows = self._bounds()
+        start = (tuple(map(int, self._simulation.agent_pos)), int(self._simulation.agent_dir))
+        came: dict[Any, tuple[Any, int]] = {}
+        queue, known = deque([start]), set()
+        while queue:
+            place = (x, y), direction = queue.popleft()
+            known.add(place)
+            ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
+            if target == ((x, y) if arrive else ahead):
+                return list(_back(came, place, start))
+            turns = [(FORWARD, (ahead, direction))]
+            turns += [(LEFT, ((x, y), (direction - 1) % 4)), (RIGHT, ((x, y), (direction + 1) % 4))]
+            for action, following in turns:
+                inside = following[0][0] in columns and following[0][1] in rows
+                if inside and following not in known and following[0] not in blocked:
+                    queue.append(following)
+                    came[following] = (place, action)
+        return None
+
+    def _bounds(self) -> tuple[range, range]:
+        """The columns and rows in which AgentBoard looks for a way; they are not quite those that are seen."""
+        simulation = self._simulation
+        size = simulation.agent_view_size
+        corner = simulation.agent_pos + simulation.dir_vec * (size - 1) - simulation.right_vec * (size // 2)
+        other = corner + size * (simulation.right_vec - simulation.dir_vec)
+        ranges = [
+            range(int(b), int(a) + 1) if b < a else range(int(a), int(b)) for a, b in zip(corner, other, strict=True)
+        ]
+        return ranges[0], ranges[1]
+
+
+class BabyAIGame(BabyAIEnvironment):
+    """One labelled case."""
+
+    def __init__(self, level: str, seed: int, label: BabyAILabel) -> None:
+        super().__init__(level, seed)
+        self.actions = {TEXTS["rename"].get(action, action): does for action, does in self.actions.items()}
+        self.view: AgentBoardView = AgentBoardView(self._simulation)
+        self._label = label
+
+    def reset(self) -> str:
+        """Start the episode and return the first observation."""
+        observation = super().reset()
+        # AgentBoard's agents do not read in which order a mission's parts have to be done.
+        self.goal = self._label.goal.replace("then", "and").replace("after you", "and")
+        self._subgoals = Phrases(self._label.subgoals, sentence_shows)
+        self._valid = False
+        return observation
+
+    def step(self, action: str) -> StepResult:
+        """Take one action of the agent, which may be many of the simulator's."""
+        words = action.lower().strip().replace("pick up ", "pickup ", 1)
+        if "check" in words:
+            self._valid = True
+            return self._told("available", actions=", ".join([*self.listed(), LISTING]))
+        plan = self.listed().get(words)
+        if plan is None:
+            self._valid = False
+            return self._told("unknown")
+        if not plan:
+            # AgentBoard leaves it at what it found of the action before.
+            return self._told("unchanged")
+        self._valid = True
+        observation, done = self._carry_out_plan(plan)
+        self._subgoals.read(observation)
+        share = self._subgoals.reached / self._subgoals.total
+        # The mission's end counts with more than half of the sub-goals; all of them are an end.
+        over = done and share > 1 / 2
+        if share == 1 and not over:
+            over = True
+            observation += _told("completed")
+        return StepResult(observation, share, success=over, done=over, valid=True)
+
+    def possible(self) -> list[str]:
+        """The actions that are possible now."""
+        return [words for words, plan in self.listed().items() if plan]
+
+    def listed(self) -> dict[str, list[int]]:
+        """The actions that AgentBoard lists now, each with those of the simulator."""
+        carried = self._simulation.carrying
+        barrier = self.view.barrier()
+        plans = {PRIMITIVES[LEFT]: [LEFT], PRIMITIVES[RIGHT]: [RIGHT]}
+        if barrier is None or barrier[1] > 1:
+            plans[PRIMITIVES[FORWARD]] = [FORWARD]
+        if carried is None:
+            plans |= self._numbered("pickup", [thing for thing in self.view.things() if not thing.is_door], [PICK_UP])
+        else:
+            x, y = map(int, self._simulation.front_pos)
+            if self.view.cells().get((x, y), "") not in OBSTACLES:
+                plans[PRIMITIVES[DROP]] = [DROP]
+        for thing in self.view.things():
+            if thing.is_door:
+                plans |= self._through(thing, carried)
+        return plans | self._numbered("go to", self.view.things(), [])
+
+    def _numbered(self, verb: str, things: list[Thing], then: list[int]) -> dict[str, list[int]]:
+        """An action for each of the things that a way leads to; AgentBoard numbers equal ones among those only."""
+        plans: dict[str, list[int]] = {}
+        counts: dict[str, int] = {}
+        for thing in things:
+            way = self.view.path(thing)
+            if way is not None:
+                kind = name_of(thing.object)
+                counts[kind] = counts.get(kind, 0) + 1
+                plans[f"{verb} {kind} {counts[kind]}"] = [*way, *then]
+        return plans
+
+    def _through(self, door: Thing, carried: Any) -> dict[str, list[int]]:
+        if door.object.is_open:
+            way = self.view.way(door.position, arrive=True)
+            return {} if way is None else {f"go through {door.name}": way}
+        if door.object.is_locked and (carried is None or carried.type != "key" or carried.color != door.object.color):
+            return {}
+        way = self.view.path(door)
+        plans = {} if way is None else {f"toggle and go through {door.name}": [*way, TOGGLE, FORWARD]}
+        return plans | ({PRIMITIVES[TOGGLE]: [TOGGLE]} if way == [] else {})
+
+    def _carry_out_plan(self, plan: list[int]) -> tuple[str, bool]:
+        """Take the simulator's actions until one changes nothing that is seen. Whether the mission ended with it."""
+        image, done = self._simulation.gen_obs()["image"], False
+        for action in plan:
+            seen, _, done, _, _ = self._simulation.step(action)
+            if (seen["image"] == image).all():
+                break
+            image = seen["image"]
+        return self.view.describe() + (_told("completed") if done else ""), done
+
+    def _told(self, text: str, **values: object) -> StepResult:
+        """An answer that shows nothing of the game."""
+        share = self._subgoals.reached / self._subgoals.total
+        return StepResult(_told(text, **values), share, success=False, done=False, valid=self._valid)
+
+
+def _told(text: str, /, **values: object) -> str:
+    return Template(TEXTS[text]).substitute(values)
+
+
+def _where(thing: Thing) -> str:
+    side = "ahead" if thing.right == 0 else "right" if thing.right > 0 else "left"
+    return _told(side, forward=thing.forward, side=abs(thing.right))
+
+
+def _back(came: dict[Any, tuple[Any, int]], place: Any, start: Any) -> Iterator[int]:
+    actions = []
+    while place != start:
+        place, action = came[place]
+        actions.append(action)
+    return reversed(actions)

@@ -1,0 +1,319 @@
+"""AgentBoard's episodes, goals, sub-goals and difficulty (Ma et al., NeurIPS 2024), where the user has its labels.
+
+`evaluation.data.agentboard` names AgentBoard's folder `data`. Its `<task>/test.jsonl` says which episodes there are;
+the games are in the user's other folders, or else where AgentBoard's own download and repository have them. Progress,
+success and valid actions are found as AgentBoard finds them, task by task (docs/agentboard.md).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from agentrefine.benchmarks.agentboard.babyai import BabyAIGame
+from agentrefine.benchmarks.agentboard.labels import (
+    DATA,
+    AlfWorldLabel,
+    BabyAILabel,
+    JerichoLabel,
+    LabelT,
+    PddlLabel,
+    SciWorldLabel,
+    read_labels,
+)
+from agentrefine.benchmarks.agentboard.play import AlfWorldGame, JerichoGame, PddlGame, SciWorldGame
+from agentrefine.benchmarks.agentboard.subgoals import Expressions
+from agentrefine.benchmarks.alfworld.benchmark import GAME_FILE, UNSEEN, ALFWorld, unseen_folder
+from agentrefine.benchmarks.babyai.benchmark import LEVELS, SEEDS, BabyAI
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec
+from agentrefine.benchmarks.jericho.benchmark import Jericho, stories
+from agentrefine.benchmarks.pddl.benchmark import Pddl
+from agentrefine.benchmarks.sciworld.benchmark import VARIATIONS, SciWorld
+from agentrefine.benchmarks.simulators import need, rng_of
+from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.params.evaluation import BenchmarkData
+
+STEPS = 30
+"""Replies that AgentBoard gives an agent."""
+
+DEFINITIONS: dict[str, str] = DATA["definitions"]
+GAMES: dict[str, str] = DATA["games"]
+PROBLEMS: list[tuple[str, int]] = [(name, n) for name, count in DATA["pddl_problems"].items() for n in range(count)]
+STORIES: list[str] = DATA["stories"]
+ItemT = TypeVar("ItemT")
+CASES = [(level, seed) for level in LEVELS for seed in SEEDS]
+
+
+class Case(NamedTuple, Generic[LabelT]):
+    """A label and the episode that it is about; `place` says where the label stands."""
+
+    spec: EpisodeSpec
+    label: LabelT
+    place: str
+
+
+def agentboard(name: str, labels: Path, data: BenchmarkData) -> Benchmark:
+    """A benchmark by AgentBoard's labels.
+
+    Args:
+        name: our name of the benchmark, one of `agentboard_labels.TASKS`.
+        labels: its file of labels.
+        data: where the games are.
+
+    Raises:
+        NotInstalledError: the games that are labelled are not here.
+        UserError: a label cannot be read, or is about a game that is not in its folder; names the line.
+    """
+    match name:
+        case "alfworld":
+            return AgentBoardAlfWorld(labels, _games(name, labels, data.alfworld))
+        case "sciworld":
+            return AgentBoardSciWorld(labels)
+        case "babyai":
+            return AgentBoardBabyAI(labels)
+        case "pddl":
+            return AgentBoardPddl(labels, _games(name, labels, data.pddl))
+        case _:
+            return AgentBoardJericho(labels, _games(name, labels, data.jericho))
+
+
+class AgentBoardAlfWorld(ALFWorld):
+    """The labelled games of ALFWorld's unseen ones."""
+
+    progress_definition = DEFINITIONS["alfworld"]
+
+    def __init__(self, labels: Path, folder: Path) -> None:
+        super().__init__(folder)
+        unseen = unseen_folder(folder)
+        found: list[Case[AlfWorldLabel]] = []
+        for place, label in read_labels(labels, AlfWorldLabel):
+            game = label.additional_info.description
+            if not (unseen / game / GAME_FILE).is_file():
+                raise UserError(f"{place}: there is no game {unseen / game / GAME_FILE}; let the folder hold it.")
+            Expressions(label.subgoals, place)
+            spec = EpisodeSpec(
+                id=f"{self.name}/{game}",
+                benchmark=self.name,
+                task=game.partition("-")[0],
+                seed=0,
+                variant=UNSEEN,
+                difficulty=label.difficulty,
+            )
+            found.append(Case(spec, label, place))
+        self._cases = _by_id(found)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` of the labelled games, spread over the task types."""
+        need(self.name, "alfworld")
+        return _spread(self._cases, limit, seed)
+
+    def make(self, episode: EpisodeSpec) -> Environment:
+        """The environment of one episode."""
+        case = self._cases[episode.id]
+        return AlfWorldGame(super().make(episode), case.label, case.place)
+
+
+class AgentBoardSciWorld(SciWorld):
+    """The labelled variations."""
+
+    progress_definition = DEFINITIONS["sciworld"]
+
+    def __init__(self, labels: Path) -> None:
+        super().__init__("AgentBoardSimulator")
+        found: list[Case[SciWorldLabel]] = []
+        for place, label in read_labels(labels, SciWorldLabel):
+            task, variation = label.additional_info.env_name, label.additional_info.var
+            if task not in VARIATIONS:
+                raise UserError(f"{place}: ScienceWorld has no task {task!r}; known are {', '.join(VARIATIONS)}.")
+            Expressions(label.subgoals, place)
+            spec = EpisodeSpec(
+                id=f"{self.name}.{task}.{variation}",
+                benchmark=self.name,
+                task=task,
+                seed=variation,
+                difficulty=label.difficulty,
+            )
+            found.append(Case(spec, label, place))
+        self._cases = _by_id(found)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` of the labelled variations, spread over the tasks."""
+        super().episodes(0, seed)  # raises where something is not installed
+        return _spread(self._cases, limit, seed)
+
+    def make(self, episode: EpisodeSpec) -> Environment:
+        """The environment of one episode."""
+        case = self._cases[episode.id]
+        return SciWorldGame(super().make(episode), case.label, case.place)
+
+
+class AgentBoardBabyAI(BabyAI):
+    """The labelled cases: line 4 n + k is level n with the k-th seed."""
+
+    progress_definition = DEFINITIONS["babyai"]
+
+    def __init__(self, labels: Path) -> None:
+        found: list[Case[BabyAILabel]] = []
+        for place, label in read_labels(labels, BabyAILabel):
+            level, seed = _numbered(CASES, label.id, place)
+            _same(place, label.id, level, label.additional_info.subtask.removeprefix("BabyAI-").rpartition("-v")[0])
+            spec = EpisodeSpec(
+                id=f"{self.name}.{level}.{seed}",
+                benchmark=self.name,
+                task=level,
+                seed=seed,
+                difficulty=label.difficulty,
+            )
+            found.append(Case(spec, label, place))
+        self._cases = _by_id(found)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` of the labelled cases, spread over the levels."""
+        super().episodes(0, seed)  # raises where something is not installed
+        return _spread(self._cases, limit, seed)
+
+    def make(self, episode: EpisodeSpec) -> BabyAIGame:
+        """The environment of one episode."""
+        return BabyAIGame(episode.task, episode.seed, self._cases[episode.id].label)
+
+
+class AgentBoardPddl(Pddl):
+    """The labelled problems: line n is the n-th of all, by domain and then by file name."""
+
+    progress_definition = DEFINITIONS["pddl"]
+
+    def __init__(self, labels: Path, folder: Path) -> None:
+        super().__init__(folder)
+        found: list[Case[PddlLabel]] = []
+        for place, label in read_labels(labels, PddlLabel):
+            name, number = _numbered(PROBLEMS, label.id, place)
+            _same(place, label.id, name, label.additional_info.subtask)
+            domain = self.domains.get(name)
+            # AgentBoard's engine sorts the names of files as text: problem10 comes before problem2.
+            problems = sorted(domain.problems, key=lambda stem: f"{stem}.pddl") if domain else []
+            if number >= len(problems):
+                raise UserError(
+                    f"{place}: {folder} has {len(problems)} problems of the domain {name}, but the label is about "
+                    f"number {number + 1}; let evaluation.data.pddl name AgentBoard's folder pddl."
+                )
+            spec = EpisodeSpec(
+                id=f"{self.name}.{name}.{problems[number]}",
+                benchmark=self.name,
+                task=name,
+                seed=number,
+                variant=problems[number],
+                difficulty=label.difficulty,
+            )
+            found.append(Case(spec, label, place))
+        self._cases = _by_id(found)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` of the labelled problems, spread over the domains."""
+        super().episodes(0, seed)  # raises where something is not installed
+        return _spread(self._cases, limit, seed)
+
+    def make(self, episode: EpisodeSpec) -> Environment:
+        """The environment of one episode."""
+        return PddlGame(self.problem(episode), self._cases[episode.id].label)
+
+
+class AgentBoardJericho(Jericho):
+    """The labelled stories: line n is the n-th of AgentBoard's list."""
+
+    progress_definition = DEFINITIONS["jericho"]
+
+    def __init__(self, labels: Path, folder: Path) -> None:
+        super().__init__(folder)
+        files = {file.stem: file.name for file in stories(folder)}
+        found: list[Case[JerichoLabel]] = []
+        for place, label in read_labels(labels, JerichoLabel):
+            story = _numbered(STORIES, label.id, place)
+            if story not in files:
+                raise UserError(f"{place}: there is no story {folder / story}.z5 or .z8; let the folder hold it.")
+            spec = EpisodeSpec(
+                id=f"{self.name}/{files[story]}",
+                benchmark=self.name,
+                task=story,
+                seed=0,
+                difficulty=label.difficulty,
+            )
+            found.append(Case(spec, label, place))
+        self._cases = _by_id(found)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` of the labelled stories, in an order drawn by `seed`."""
+        need(self.name, "jericho")
+        return _spread(self._cases, limit, seed)
+
+    def make(self, episode: EpisodeSpec) -> Environment:
+        """The environment of one episode."""
+        return JerichoGame(super().make(episode), self._cases[episode.id].label)
+
+
+AGENTBOARD = (AgentBoardAlfWorld, AgentBoardSciWorld, AgentBoardBabyAI, AgentBoardPddl, AgentBoardJericho)
+"""The benchmarks in AgentBoard's form."""
+
+
+def _games(name: str, labels: Path, given: str | None) -> Path:
+    """The folder of a benchmark's games: the user's, else AgentBoard's own.
+
+    Raises:
+        NotInstalledError: the user has named none, and AgentBoard's is not there.
+    """
+    own = labels.parent.parent / GAMES[name]
+    if given is None and not own.is_dir():
+        raise NotInstalledError(
+            f"{labels} labels games that are not here, neither in {own}; let evaluation.data.{name} name their folder."
+        )
+    return Path(given) if given else own
+
+
+def _numbered(items: Sequence[ItemT], number: int, place: str) -> ItemT:
+    """What a label is about, by its id.
+
+    Raises:
+        UserError: AgentBoard has fewer.
+    """
+    if number >= len(items):
+        raise UserError(f"{place}: id {number} is too large; AgentBoard has {len(items)} episodes, numbered from 0.")
+    return items[number]
+
+
+def _same(place: str, number: int, wanted: str, found: str) -> None:
+    """Make sure that a label is about what its id says.
+
+    Raises:
+        UserError: it is about something else.
+    """
+    if found != wanted:
+        raise UserError(
+            f"{place}: id {number} is of {wanted} in AgentBoard, but additional_info.subtask says {found!r}; "
+            "take the file as AgentBoard has it."
+        )
+
+
+def _by_id(cases: Iterable[Case[LabelT]]) -> dict[str, Case[LabelT]]:
+    """Cases by the id of their episode.
+
+    Raises:
+        UserError: two labels are about the same episode.
+    """
+    found: dict[str, Case[LabelT]] = {}
+    for case in cases:
+        if case.spec.id in found:
+            raise UserError(f"{case.place}: this episode is labelled before; {found[case.spec.id].place} is about it.")
+        found[case.spec.id] = case
+    return found
+
+
+def _spread(cases: Mapping[str, Case[LabelT]], limit: int, seed: int) -> list[EpisodeSpec]:
+    """At most `limit` episodes: one of each task, in an order drawn by `seed`, then a second of each, ..."""
+    tasks: dict[str, list[EpisodeSpec]] = {}
+    for case in cases.values():
+        tasks.setdefault(case.spec.task, []).append(case.spec)
+    rng = rng_of("agentboard", seed)
+    order = rng.sample(sorted(tasks), len(tasks))
+    for specs in tasks.values():
+        rng.shuffle(specs)
+    rounds = zip_longest(*(tasks[task] for task in order))
+    return [spec for turn in rounds for spec in turn if spec is not None][:limit]

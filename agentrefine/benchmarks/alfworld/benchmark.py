@@ -1,0 +1,267 @@
+"""ALFWorld (Shridhar et al., ICLR 2021) through `textworld`'s PDDL engine, with ALFWorld's own rules and wording.
+
+The episodes are the unseen games of the data set where the user has it (`evaluation.data.alfworld`), else games that
+are made offline over the same six task types. Every game is played in the wording that its file holds.
+"""
+
+import ast
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, zip_longest
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from agentrefine.benchmarks.alfworld.house import DATA, LIGHT, TASKS, TWO, game_of
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult
+from agentrefine.benchmarks.simulators import (
+    GIB,
+    LISTING,
+    SimulatorBenchmark,
+    command,
+    drawn_games,
+    games_folder,
+    need,
+    rng_of,
+    tidy,
+)
+from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.errors import UserError
+from agentrefine.files import write_json
+from agentrefine.params.evaluation import BenchmarkData
+
+if TYPE_CHECKING:  # the simulator is optional
+    from textworld import GameState
+    from textworld.envs import PddlEnv
+
+TEXTS: dict[str, str] = DATA["texts"]
+DATA_FOLDER = "ALFWORLD_DATA"
+UNSEEN = "valid_unseen"
+GAME_FILE = "game.tw-pddl"
+LIMITS = Limits(start=120, step=30, gold=120, memory=4 * GIB)
+AT_ONCE = 32
+_REACHED = {
+    "pick_clean_then_place_in_recep": "isclean",
+    "pick_heat_then_place_in_recep": "ishot",
+    "pick_cool_then_place_in_recep": "iscool",
+}
+
+
+def alfworld_folder(data: BenchmarkData) -> str | None:
+    """The folder of ALFWorld's games: the one of params.yaml, else the one of ALFWorld's own variable."""
+    return data.alfworld or os.environ.get(DATA_FOLDER)
+
+
+class ALFWorld(SimulatorBenchmark):
+    """ALFWorld's games, spread over the six task types."""
+
+    progress_definition = "best share of the goal's conditions that hold at the same time for one choice of objects"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """The unseen games of a data set's folder, or games that are made here."""
+        # The worker finds the folder where ALFWorld's own programs do.
+        limits = replace(LIMITS, variables={DATA_FOLDER: str(folder.resolve())}) if folder else LIMITS
+        super().__init__("alfworld", "agentrefine.benchmarks.alfworld.benchmark:ALFWorldSimulator", limits, AT_ONCE)
+        self._folder = folder
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` episodes; fewer are the first of more. `variant` is `valid_unseen` for the data set's games.
+
+        Raises:
+            UserError: `alfworld` is not installed, or the folder holds no unseen games.
+        """
+        need(self.name, "alfworld")
+        if self._folder:
+            drawn = self._published(unseen_folder(self._folder), seed)
+        else:
+            drawn = drawn_games(self.name, TASKS, seed)
+        return list(islice(drawn, limit))
+
+    def _published(self, folder: Path, seed: int) -> Iterator[EpisodeSpec]:
+        games: dict[str, list[str]] = {task: [] for task in TASKS}
+        for file in sorted(folder.rglob(GAME_FILE)):
+            task = file.relative_to(folder).parts[0].partition("-")[0]
+            if task in games and not re.search("Sliced|movable", str(file.relative_to(folder))):
+                games[task].append(file.parent.relative_to(folder).as_posix())
+        if not any(games.values()):
+            raise UserError(f"{folder}: there is no game; expected {GAME_FILE} files, as alfworld-download writes.")
+        rng = rng_of("episodes", self.name, seed)
+        for names in games.values():
+            rng.shuffle(names)
+        for turn in zip_longest(*games.values()):
+            for task, name in zip(games, turn, strict=True):
+                if name is not None:
+                    yield EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
+
+
+class ALFWorldSimulator:
+    """Plays ALFWorld's games. Valid: the rules allow the action now."""
+
+    def __init__(self) -> None:
+        _evaluate_without_eval()
+        self._engine: PddlEnv | None = None
+        self._game: dict[str, Any] = {}
+        self._state: GameState = {}
+        self._progress = 0.0
+
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Begin an episode, whose game is made where there is none yet."""
+        self._game = _game(episode)
+        self._engine = _loaded(self._game)
+        self._state = self._engine.reset()
+        self._progress = 0.0
+        _, observation, task = tidy(self._state["feedback"]).split("\n", 2)
+        return Opening(_actions(self._game), task.removeprefix("Your task is to: ").strip(), observation)
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        assert self._engine is not None
+        if self._state["won"]:
+            return self._result(TEXTS["over"], valid=False)
+        words = command(action)
+        possible = self._state["admissible_commands"]
+        if words == LISTING:
+            listed = ", ".join(possible)
+            return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
+        # So does the engine answer, but only after it has searched for all that is possible once more.
+        if words not in possible:
+            return self._result(TEXTS["refused"], valid=False)
+        self._state, _, _ = self._engine.step(words)
+        self._progress = max(self._progress, progress(self._game, self._state["_facts"]))
+        ending = [TEXTS["won"]] if self._state["won"] else []
+        return self._result("\n".join([tidy(self._state["feedback"]), *ending]), valid=True)
+
+    def possible(self) -> list[str]:
+        """The commands that the game admits now."""
+        return list(self._state["admissible_commands"])
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """The planner's solution, which the game's file holds.
+
+        Raises:
+            NoSolutionError: it holds none.
+        """
+        actions: list[str] | None = _game(episode)["walkthrough"]
+        if not actions:
+            raise NoSolutionError("the game's file holds no walkthrough: the planner found none")
+        return actions
+
+    def _result(self, observation: str, *, valid: bool) -> StepResult:
+        won = bool(self._state["won"])
+        return StepResult(observation, 1.0 if won else self._progress, won, won, valid)
+
+
+def unseen_folder(root: Path) -> Path:
+    """The folder of unseen games in a data set's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [root] if root.name == UNSEEN else sorted(root.glob(f"*/{UNSEEN}")) + sorted(root.glob(UNSEEN))
+    if not found or not found[-1].is_dir():
+        raise UserError(
+            f"{root}: there is no folder {UNSEEN}; let evaluation.data.alfworld (or {DATA_FOLDER}) name the folder "
+            "that alfworld-download wrote, or none to play games that are made here."
+        )
+    return found[-1]
+
+
+def progress(game: Mapping[str, Any], facts: Iterable[Any]) -> float:
+    """The share of a goal's conditions that hold, for the objects for which most hold.
+
+    Conditions are: the object lies in the place, and is clean, hot or cool where that is asked for; each of two objects
+    lies in the same place; the object is held, and the lamp at hand is on.
+    """
+    holds: dict[str, set[tuple[str, ...]]] = {}
+    for fact in facts:
+        holds.setdefault(fact.name, set()).add(tuple(variable.name for variable in fact.arguments))
+    task = game["task_type"]
+    kinds = {role: f"{kind}Type".lower() for role, kind in game["pddl_params"].items() if isinstance(kind, str)}
+    targets = {name for name, kind in holds.get("objecttype", ()) if kind == kinds["object_target"]}
+    places = {name for name, kind in holds.get("receptacletype", ()) if kind == kinds["parent_target"]}
+    inside = [(thing, place) for thing, place in holds.get("inreceptacle", ()) if thing in targets and place in places]
+    if task == TWO:
+        together = max((sum(at == place for _, at in inside) for place in places), default=0)
+        return min(2, together) / 2
+    if task == LIGHT:
+        lamps = {name for name, kind in holds.get("objecttype", ()) if kind == kinds["toggle_target"]}
+        held = any(thing in targets for _, thing in holds.get("holds", ()))
+        lit = any(lamp in lamps for (lamp,) in holds.get("istoggled", ()))
+        return (held + lit) / 2
+    if task not in _REACHED:
+        return float(bool(inside))
+    changed = {thing for (thing,) in holds.get(_REACHED[task], ())} & targets
+    placed = {thing for thing, _ in inside}
+    return max((((thing in changed) + (thing in placed)) / 2 for thing in targets), default=0.0)
+
+
+def value_of(expression: str, variables: Mapping[str, Any]) -> str:
+    """What an expression of a game's grammar says, such as `o.indefinite + ' ' + o.name`.
+
+    Raises:
+        SimulatorError: it is more than names, texts, `+` and `or`. The engine would run any Python.
+    """
+    return str(_value(ast.parse(expression.strip(), mode="eval").body, variables))
+
+
+def _value(node: ast.expr, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401  an entity or a text
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in variables:
+        return variables[node.id]
+    if isinstance(node, ast.Attribute) and node.attr in ("id", "name", "type", "indefinite", "definite"):
+        return getattr(_value(node.value, variables), node.attr)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _value(node.left, variables) + _value(node.right, variables)
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+        return next((value for part in node.values if (value := _value(part, variables))), "")
+    raise SimulatorError(f"the game's grammar holds {ast.unparse(node)[:80]!r}, which is no name or text")
+
+
+def _evaluate_without_eval() -> None:
+    from textworld.envs.pddl.textgen import EvalSymbol, TerminalSymbol
+
+    def derive(symbol: Any, context: Any = None) -> list[Any]:  # noqa: ANN401
+        return [TerminalSymbol(value_of(symbol.expression, (context or symbol.context)["variables"]))]
+
+    EvalSymbol.derive = derive
+
+
+def _actions(game: Mapping[str, Any]) -> dict[str, str]:
+    """The action templates in the wording of the game's grammar."""
+    older = {} if "move {o} to {r}" in game["grammar"] else DATA["older_wording"]
+    return {older.get(template, template): does for template, does in DATA["actions"].items()}
+
+
+def _game(episode: EpisodeSpec) -> dict[str, Any]:
+    """An episode's game: from the data set, else from the cache, else made now."""
+    if episode.variant == UNSEEN:
+        folder = unseen_folder(Path(os.environ[DATA_FOLDER])) / episode.id.partition("/")[2]
+        game = json.loads((folder / GAME_FILE).read_text(encoding="utf-8"))
+        trajectory = json.loads((folder / "traj_data.json").read_text(encoding="utf-8"))
+        return {**game, "task_type": trajectory["task_type"], "pddl_params": trajectory["pddl_params"]}
+    from alfworld.info import __version__
+
+    file = games_folder("alfworld") / str(__version__) / f"{episode.task}.{episode.seed}.json"
+    if not file.is_file():
+        game = game_of(episode.task, episode.seed)
+        state = _loaded(game, policy_commands=True).reset()
+        write_json(file, {**game, "walkthrough": state["policy_commands"] or None})
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _loaded(game: Mapping[str, Any], **wanted: bool) -> "PddlEnv":
+    from alfworld.agents.utils.misc import Demangler
+    from textworld import EnvInfos
+    from textworld.envs import PddlEnv
+
+    engine = PddlEnv(EnvInfos(won=True, admissible_commands=True, **wanted))
+    engine.load(game)
+    words = Demangler(game_infos=engine._entity_infos)
+    for entity in engine._entity_infos.values():
+        entity.name = re.sub(r"\s+", " ", words.demangle_alfred_name(entity.id)).strip()
+    return engine

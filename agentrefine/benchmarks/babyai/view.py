@@ -1,0 +1,177 @@
+"""What the agent sees of a BabyAI level, in words, and the way to what it sees."""
+
+# The simulator's objects have no types that a checker could use.
+# ruff: noqa: ANN401
+
+from collections import deque
+from string import Template
+from typing import Any, NamedTuple
+
+import yaml
+
+from agentrefine.files import packaged_text
+
+DATA: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.benchmarks", "babyai", "babyai.yaml"))
+"""Levels, seeds, actions and texts."""
+
+LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE, DONE = range(7)
+"""The simulator's actions, by its own numbers."""
+
+DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+"""One cell ahead, by the simulator's number of the direction that the agent faces."""
+
+Position = tuple[int, int]
+
+
+class Thing(NamedTuple):
+    """An object in the field of view, by the name that the agent uses, such as `red ball 1`."""
+
+    name: str
+    object: Any
+    position: Position
+    forward: int
+    right: int
+
+    @property
+    def is_door(self) -> bool:
+        """Whether it is a door, open or not."""
+        return bool(self.object.type == "door")
+
+
+class View:
+    """The field of view in a running level: 7 x 7 cells before the agent, as far as walls and doors let it see."""
+
+    def __init__(self, simulation: Any) -> None:
+        self._simulation = simulation
+
+    def things(self) -> list[Thing]:
+        """What the agent sees, nearest first, walls left out; equal names are numbered in that order."""
+        simulation = self._simulation
+        seen = []
+        for position in self._visible():
+            cell = simulation.grid.get(*position)
+            if cell is not None and cell.type != "wall" and position != _position(simulation.agent_pos):
+                forward, right = self._relative(position)
+                seen.append((cell, forward, right, position))
+        seen.sort(key=lambda item: (*self.order(item[1], item[2]), item[3]))
+        counts: dict[str, int] = {}
+        things = []
+        for cell, forward, right, position in seen:
+            kind = name_of(cell)
+            counts[kind] = counts.get(kind, 0) + 1
+            things.append(Thing(f"{kind} {counts[kind]}", cell, position, forward, right))
+        return things
+
+    def order(self, forward: int, right: int) -> tuple[int, ...]:
+        """What decides who comes first, for an object so far before the agent and so far to its right."""
+        return forward + abs(right), forward, right
+
+    def front(self) -> Thing | None:
+        """What stands on the cell before the agent."""
+        return next((thing for thing in self.things() if (thing.forward, thing.right) == (1, 0)), None)
+
+    def path(self, thing: Thing) -> list[int] | None:
+        """Fewest turns and steps to stand before `thing` and face it, over visible free cells; None if no way leads."""
+        simulation = self._simulation
+        grid = simulation.grid
+        free = {p for p in self._visible() if (cell := grid.get(*p)) is None or cell.can_overlap()} - {thing.position}
+        start = (_position(simulation.agent_pos), int(simulation.agent_dir))
+        came: dict[tuple[Position, int], list[int]] = {start: []}
+        queue = deque([start])
+        while queue:
+            (x, y), direction = place = queue.popleft()
+            ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
+            if ahead == thing.position:
+                return came[place]
+            following = [(LEFT, ((x, y), (direction - 1) % 4)), (RIGHT, ((x, y), (direction + 1) % 4))]
+            if ahead in free:
+                following.insert(0, (FORWARD, (ahead, direction)))
+            for action, target in following:
+                if target not in came:
+                    came[target] = [*came[place], action]
+                    queue.append(target)
+        return None
+
+    def state(self) -> tuple[object, ...]:
+        """What an action can change."""
+        simulation = self._simulation
+        cell = simulation.grid.get(*simulation.front_pos)
+        held = None if simulation.carrying is None else name_of(simulation.carrying)
+        return (
+            _position(simulation.agent_pos),
+            int(simulation.agent_dir),
+            held,
+            None if cell is None else name_of(cell),
+        )
+
+    def describe(self) -> str:
+        """The observation: what the agent sees and where, the wall ahead, and what it carries."""
+        things = self.things()
+        parts = [told("nothing")]
+        if things:
+            listed = "; ".join(told("object", name=thing.name, where=_where(thing)) for thing in things)
+            parts = [told("seen"), f"{listed}."]
+        visible = set(self._visible())
+        x, y = _position(self._simulation.agent_pos)
+        dx, dy = DIRECTIONS[int(self._simulation.agent_dir)]
+        for forward in range(1, self._simulation.agent_view_size):
+            position = (x + dx * forward, y + dy * forward)
+            cell = self._simulation.grid.get(*position) if position in visible else None
+            if cell is not None and cell.type == "wall":
+                parts.append(told("wall", forward=_steps(forward)))
+                break
+        carried = self._simulation.carrying
+        parts.append(told("empty_handed") if carried is None else told("carrying", name=name_of(carried)))
+        return " ".join(parts)
+
+    def _visible(self) -> list[Position]:
+        """The cells that the agent sees, its own included."""
+        simulation = self._simulation
+        _, mask = simulation.gen_obs_grid()
+        size = simulation.agent_view_size
+        ahead, right = simulation.dir_vec, simulation.right_vec
+        cells = [
+            _position(simulation.agent_pos + ahead * (size - 1 - j) + right * (i - size // 2))
+            for i in range(size)
+            for j in range(size)
+            if mask[i, j]
+        ]
+        grid = simulation.grid
+        return [(x, y) for x, y in cells if 0 <= x < grid.width and 0 <= y < grid.height]
+
+    def _relative(self, position: Position) -> tuple[int, int]:
+        """How far before the agent and how far to its right."""
+        offset = [position[axis] - int(self._simulation.agent_pos[axis]) for axis in (0, 1)]
+        ahead, right = self._simulation.dir_vec, self._simulation.right_vec
+        return (
+            int(offset[0] * ahead[0] + offset[1] * ahead[1]),
+            int(offset[0] * right[0] + offset[1] * right[1]),
+        )
+
+
+def told(text: str, /, **values: object) -> str:
+    """A text of babyai.yaml with its values."""
+    return Template(DATA["texts"][text]).substitute(values)
+
+
+def name_of(cell: Any) -> str:
+    """What the agent calls an object: its color, a door's state, its type."""
+    if cell.type != "door":
+        return f"{cell.color} {cell.type}"
+    state = "open" if cell.is_open else "locked" if cell.is_locked else "closed"
+    return f"{cell.color} {state} door"
+
+
+def _position(vector: Any) -> Position:
+    return int(vector[0]), int(vector[1])
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _where(thing: Thing) -> str:
+    parts = [told("ahead", forward=_steps(thing.forward))] if thing.forward else []
+    if thing.right:
+        parts.append(told("beside", side=_steps(abs(thing.right)), direction="right" if thing.right > 0 else "left"))
+    return " and ".join(parts)

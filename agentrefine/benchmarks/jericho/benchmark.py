@@ -1,0 +1,174 @@
+"""Interactive fiction through `jericho` (Hausknecht et al., AAAI 2020): the stories of a folder, or TextWorld's games.
+
+The stories cannot be given along, and only those whose score Jericho knows can be measured. Where the user has
+no folder of them (`evaluation.data.jericho`), TextWorld's games, for the same interpreter, take their place.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult, UnlistedActionsError
+from agentrefine.benchmarks.simulators import (
+    GIB,
+    LISTING,
+    SimulatorBenchmark,
+    command,
+    data_of,
+    need,
+    rng_of,
+    without_prompt,
+)
+from agentrefine.benchmarks.textworld.benchmark import NOT_FOR_AGENTS, TextWorld
+from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.errors import UserError
+
+STORIES = "AGENTREFINE_JERICHO"
+DATA = data_of("jericho", "jericho.yaml")
+TEXTS: dict[str, str] = DATA["texts"]
+REFUSALS: tuple[str, ...] = tuple(DATA["refusals"])
+LIMITS = Limits(start=60, step=20, gold=120, memory=4 * GIB)
+AT_ONCE = 32
+
+
+def jericho(folder: Path | None = None) -> SimulatorBenchmark:
+    """The benchmark `jericho`: the stories of a folder, else TextWorld's games."""
+    if folder:
+        return Jericho(folder)
+    games = TextWorld("jericho")
+    games.progress_definition += " (TextWorld's games, as evaluation.data.jericho names no folder of stories)"
+    return games
+
+
+class Jericho(SimulatorBenchmark):
+    """The stories of a folder, each played once."""
+
+    progress_definition = "best share of the story's points that are scored"
+
+    def __init__(self, folder: Path) -> None:
+        limits = replace(LIMITS, variables={STORIES: str(folder.resolve())})
+        super().__init__("jericho", "agentrefine.benchmarks.jericho.benchmark:StorySimulator", limits, AT_ONCE)
+        self._folder = folder
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` of the stories, in an order drawn by `seed`.
+
+        Raises:
+            UserError: `jericho` is not installed, or the folder holds no story that it can score.
+        """
+        need(self.name, "jericho")
+        names = [file.name for file in stories(self._folder) if _is_supported(file)]
+        if not names:
+            raise UserError(
+                f"{self._folder}: there is no story whose score Jericho knows; let evaluation.data.jericho name a "
+                "folder of such .z3, .z5 or .z8 files, or none to play TextWorld's games."
+            )
+        rng_of("episodes", self.name, seed).shuffle(names)
+        return [
+            EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=Path(name).stem, seed=0)
+            for name in names[:limit]
+        ]
+
+
+class StorySimulator:
+    """Plays a story. Valid: the story understood the action, be it in vain."""
+
+    def __init__(self) -> None:
+        self._story: Any = None
+        self._score = 0
+        self._over = False
+
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Begin a story, with the seed that its walkthrough was written for."""
+        from jericho import FrotzEnv  # the simulator is optional
+
+        if self._story is not None:
+            self._story.close()
+        self._story = FrotzEnv(str(Path(os.environ[STORIES]) / episode.id.partition("/")[2]))
+        observation, _ = self._story.reset()
+        self._score, self._over = 0, False
+        goal = Template(DATA["goal"]).substitute(name=episode.task)
+        return Opening(DATA["actions"], goal, without_prompt(observation))
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        if self._over:
+            return self._result(TEXTS["over"], valid=False)
+        words = command(action)
+        if words == LISTING:
+            return self._result(Template(TEXTS["available"]).substitute(actions=", ".join(self._listed())), valid=True)
+        if words is None or words.split()[0] in NOT_FOR_AGENTS:
+            return self._result(TEXTS["unknown"], valid=False)
+        said, _, self._over, _ = self._story.step(words)
+        self._score = max(self._score, self._story.get_score())
+        text = without_prompt(said)
+        ending = [TEXTS["won" if self._story.victory() else "lost"]] if self._over else []
+        valid = bool(text) and not any(refusal in text for refusal in REFUSALS)
+        return self._result("\n".join([text or TEXTS["unknown"], *ending]), valid=valid)
+
+    def possible(self) -> list[str]:
+        """The actions that Jericho finds to change something.
+
+        Raises:
+            UnlistedActionsError: Jericho cannot look for them.
+        """
+        if not self._searchable:
+            raise UnlistedActionsError(
+                "Jericho lists the possible actions of fully supported stories only, with spaCy's model en_core_web_sm"
+            )
+        return sorted(self._story.get_valid_actions(use_parallel=False))
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """Jericho's walkthrough as far as it wins.
+
+        Raises:
+            NoSolutionError: there is none, or it does not win.
+        """
+        self.start(episode)
+        path = [action.lower() for action in self._story.get_walkthrough()]
+        for number, action in enumerate(path, start=1):
+            result = self.step(action)
+            if result.success:
+                return path[:number]
+            if result.done:
+                break
+        raise NoSolutionError(
+            f"Jericho's walkthrough of {len(path)} steps ends at {self._score} of {self._story.get_max_score()} points"
+        )
+
+    @property
+    def _searchable(self) -> bool:
+        """Whether Jericho can look for actions; without spaCy's model of English it would download it."""
+        return importlib.util.find_spec("en_core_web_sm") is not None and bool(self._story.is_fully_supported)
+
+    def _listed(self) -> list[str]:
+        """The possible actions, or the templates of all where Jericho cannot look for them."""
+        return self.possible() if self._searchable else [*DATA["actions"]]
+
+    def _result(self, observation: str, *, valid: bool) -> StepResult:
+        won = self._over and bool(self._story.victory())
+        most = self._story.get_max_score()
+        progress = 1.0 if won else max(0.0, min(1.0, self._score / most)) if most else 0.0
+        return StepResult(observation, progress, won, self._over, valid)
+
+
+def stories(folder: Path) -> list[Path]:
+    """The story files of a folder.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; let evaluation.data.jericho name the folder of the stories.")
+    return sorted(folder.glob("*.z[1-8]"))
+
+
+def _is_supported(file: Path) -> bool:
+    from jericho.defines import BINDINGS_DICT
+
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() in BINDINGS_DICT

@@ -1,0 +1,291 @@
+"""Planning problems in PDDL as games: any domain and its problems, through `unified-planning`.
+
+The folder is the user's (`evaluation.data.pddl`), else ours. It holds, for each domain,
+
+- `<name>.pddl` beside a folder `<name>/` of problems (AgentBoard's layout), or
+- `<name>/domain.pddl` beside its problems in the same folder, or
+- just `domain.pddl` and problems, which is one domain named as the folder.
+
+A YAML file beside the domain, of the same name, gives it words (`pddl_wording`); for AgentBoard's domains we have some.
+As in AgentBoard (Ma et al., NeurIPS 2024) the agent reads all that is true, or where the wording says so what an action
+changed, `check valid actions` lists what is possible and costs a step, and progress is the share of goals that hold.
+Numbers (`:functions`) are played but not shown.
+"""
+
+# The planning library has no types that a checker could use.
+# ruff: noqa: ANN401
+
+import random
+import re
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
+from agentrefine.benchmarks.pddl.gold import solution
+from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
+from agentrefine.benchmarks.pddl.syntax import is_domain
+from agentrefine.benchmarks.pddl.words import Phrases, Wording, read_wording
+from agentrefine.benchmarks.simulators import CHECK
+from agentrefine.errors import UserError
+from agentrefine.files import short_hash
+
+LOOK = "look around"
+MAX_LISTED = 200
+"""Actions in one list; a longer one would fill an agent's context."""
+
+_DATA = Path(__file__).parent
+
+
+class Domain(NamedTuple):
+    """A domain's file and its problems' files by name."""
+
+    path: Path
+    problems: dict[str, Path]
+
+
+class PddlEnvironment:
+    """One problem being played. Valid: the action was possible and changed something, or was a look."""
+
+    def __init__(self, domain: Path, problem: Path) -> None:
+        self._problem = read_problem(domain, problem)
+        wording, source = _wording(domain, self._problem.domain)
+        self._phrases = Phrases(self._problem, wording, source)
+        self._only_changes = wording.observe == "changes"
+        looks = {CHECK: "List the actions that are possible now."}
+        if self._only_changes:
+            looks[LOOK] = "List all that is true now."
+        self.actions = self._phrases.described | looks
+        self.goal = f"Make it true that {self._phrases.listed(self._problem.goals)}."
+        self.reset()
+
+    def reset(self) -> str:
+        """Start the episode and return the first observation."""
+        self._state = self._problem.initial
+        self._progress = self.share()
+        self._over = self._progress == 1
+        kinds = {kind: ", ".join(names) for kind, names in self._problem.objects_by_type().items()}
+        objects = "; ".join(f"{kind} {names}" if len(kinds) > 1 else names for kind, names in kinds.items())
+        return f"Objects: {objects}. {self._all()}"
+
+    def step(self, action: str) -> StepResult:
+        """Take one action of the agent."""
+        words = " ".join(action.lower().split()).rstrip(" .")
+        if self._over:
+            return self._result("The game is over.", valid=False)
+        if words == CHECK:
+            return self._result(self._valid_actions(), valid=True)
+        if words == LOOK:
+            return self._result(self._all(), valid=True)
+        parsed = self._phrases.read(words)
+        if parsed is None:
+            return self._result(f"This action is not known. Try: {CHECK}.", valid=False)
+        name, objects = parsed
+        refusal = self._refusal(self._problem.actions[name], objects)
+        if refusal:
+            return self._result(refusal, valid=False)
+        return self._carry_out(self._problem.actions[name], objects)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def possible(self) -> list[str]:
+        """The actions that are possible now, in words.
+
+        Raises:
+            UnlistedActionsError: the problem has too many actions.
+        """
+        if self._problem.ground_actions is None:
+            raise UnlistedActionsError(f"{self._problem.domain} has a problem with too many actions to list")
+        return [self._phrases.action(found.action.name, found.names) for found in self._problem.possible(self._state)]
+
+    def solution(self) -> list[str]:
+        """The planner's solution from the start in words.
+
+        Raises:
+            NoSolutionError: it has none.
+        """
+        return [self._phrases.action(step.action.name, step.names) for step in solution(self._problem)]
+
+    def _carry_out(self, action: Any, objects: tuple[str, ...]) -> StepResult:
+        before = self._state
+        following = self._problem.after(before, action, objects)
+        if following is None:
+            return self._result("The effects of this action contradict each other. Nothing changes.", valid=False)
+        if following == before:
+            return self._result("Nothing changes.", valid=False)
+        self._state = following
+        share = self.share()
+        self._progress, self._over = max(self._progress, share), share == 1
+        ending = ["The goal is reached."] if self._over else []
+        shown = self._change(before) if self._only_changes else self._all()
+        return self._result(" ".join([shown, *ending]), valid=True)
+
+    def _change(self, before: Any) -> str:
+        """What is true now and was not, and what was true and is no longer."""
+        earlier, later = self._problem.true_atoms(before), self._problem.true_atoms(self._state)
+        come = [atom for atom in later if atom not in earlier]
+        gone = [atom for atom in earlier if atom not in later]
+        told = [
+            self._phrases.sentences(come),
+            f"No longer: {self._phrases.listed(gone)}." if gone else "",
+        ]
+        return " ".join(filter(None, told)) or "No fact changes."
+
+    def _refusal(self, action: Any, objects: tuple[str, ...]) -> str:
+        """Why an action is not possible now; empty where it is."""
+        for name, parameter in zip(objects, action.parameters, strict=True):
+            if name not in self._problem.objects:
+                return f"There is no object named {name[:100]}."
+            if not self._problem.fits(name, parameter):
+                return f"{name} is not of the kind {parameter.type.name}."
+        unmet = self._problem.unmet(self._state, action, objects)
+        missing = [condition for condition in unmet if not condition.is_not()]
+        hindering = [condition.arg(0) for condition in unmet if condition.is_not()]
+        told = [
+            f"What is missing: {self._phrases.listed(missing)}." if missing else "",
+            f"What is in the way: {self._phrases.listed(hindering)}." if hindering else "",
+        ]
+        return " ".join(["You cannot do that.", *filter(None, told)]) if unmet else ""
+
+    def _valid_actions(self) -> str:
+        if self._problem.ground_actions is None:
+            return "There are too many actions to list."
+        possible = self.possible()
+        more = [f"and {len(possible) - MAX_LISTED} more"] if len(possible) > MAX_LISTED else []
+        return f"Valid actions: {', '.join([*possible[:MAX_LISTED], *more]) or 'none'}."
+
+    def _all(self) -> str:
+        return self._phrases.sentences(self._problem.true_atoms(self._state)) or "Nothing is true."
+
+    def share(self) -> float:
+        """The share of the goal's conditions that hold now."""
+        goals = self._problem.goals
+        return sum(self._problem.holds(self._state, goal) for goal in goals) / len(goals)
+
+    def _result(self, observation: str, *, valid: bool) -> StepResult:
+        return StepResult(observation, self._progress, success=self._over, done=self._over, valid=valid)
+
+
+class Pddl:
+    """Every problem of a folder of domains."""
+
+    name = "pddl"
+    progress_definition = "best share of the goal's conditions that hold at the same time, so far"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """The problems of a folder, of ours if none is given."""
+        self._folder = folder or _DATA / "domains"
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """The domains by name.
+
+        Raises:
+            UserError: the folder is missing or has no domain with problems.
+        """
+        return domains(self._folder)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` problems: one of each domain, in an order drawn by `seed`, then a second of each, ...
+
+        `task` is the domain, `variant` the problem; a problem has no layouts, so `seed` is its position in the domain.
+
+        Raises:
+            UserError: `unified-planning` is not installed, or the folder is missing or has no domain with problems.
+        """
+        planning_library()
+        found = self.domains
+        drawn = random.Random(short_hash("pddl", str(seed)))
+        names = drawn.sample(sorted(found), len(found))
+        order = {name: drawn.sample(list(enumerate(found[name].problems)), len(found[name].problems)) for name in names}
+        rounds = range(max(len(problems) for problems in order.values()))
+        cases = [(name, *order[name][turn]) for turn in rounds for name in names if turn < len(order[name])]
+        return [
+            EpisodeSpec(id=f"pddl.{name}.{problem}", benchmark=self.name, task=name, seed=position, variant=problem)
+            for name, position, problem in cases[:limit]
+        ]
+
+    def make(self, episode: EpisodeSpec) -> Environment:
+        """The environment of one episode.
+
+        Raises:
+            UserError: the folder has no such problem, or it cannot be read.
+        """
+        return self.problem(episode)
+
+    def problem(self, episode: EpisodeSpec) -> PddlEnvironment:
+        """The problem of one episode.
+
+        Raises:
+            UserError: the folder has no such problem, or it cannot be read.
+        """
+        domain = self.domains.get(episode.task)
+        if domain is None or episode.variant not in domain.problems:
+            raise UserError(f"{self._folder}: there is no problem {episode.variant} of the domain {episode.task}.")
+        return PddlEnvironment(domain.path, domain.problems[episode.variant])
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """A planner's actions.
+
+        Raises:
+            NoSolutionError: it finds none.
+        """
+        return self.problem(episode).solution()
+
+
+def read_problem(domain: Path, problem: Path) -> PddlProblem:
+    """A problem, kept for the next ones who ask, as long as its files do not change.
+
+    Raises:
+        UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
+    """
+    return _kept(domain, problem, *(path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem)))
+
+
+@lru_cache(maxsize=32)
+def _kept(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
+    return PddlProblem(domain, problem)
+
+
+def domains(folder: Path) -> dict[str, Domain]:
+    """The domains of a folder by name, each with its problems in natural order (2 before 10).
+
+    Raises:
+        UserError: the folder is missing or has no domain with problems.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; let evaluation.data.pddl name a folder of domains and problems.")
+    if (folder / "domain.pddl").is_file():
+        found = {folder.resolve().name: (folder / "domain.pddl", folder)}
+    else:
+        inside = {path.parent.name: (path, path.parent) for path in sorted(folder.glob("*/domain.pddl"))}
+        beside = {path.stem: (path, folder / path.stem) for path in sorted(folder.glob("*.pddl"))}
+        found = inside | {name: place for name, place in beside.items() if place[1].is_dir()}
+    problems = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
+    problems = {name: domain for name, domain in problems.items() if domain.problems}
+    if not problems:
+        raise UserError(
+            f"{folder}: no domain with problems; expected domain.pddl with problems beside it, "
+            "or <name>.pddl with a folder <name> of problems."
+        )
+    return problems
+
+
+def _problems(folder: Path) -> dict[str, Path]:
+    paths = [path for path in folder.glob("*.pddl") if not is_domain(path)]
+    return {path.stem: path for path in sorted(paths, key=lambda path: _natural(path.stem))}
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A sort key by which `p2` comes before `p10`."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", text)]
+
+
+def _wording(domain: Path, name: str) -> tuple[Wording, Path | None]:
+    """The words beside a domain's file, else ours for domains of that name, else none."""
+    ours = {path.stem: path for path in (_DATA / "phrases").glob("*.yaml")}
+    beside = domain.with_suffix(".yaml")
+    path = beside if beside.is_file() else ours.get(name)
+    return (read_wording(path), path) if path else (Wording(), None)

@@ -1,0 +1,191 @@
+"""ScienceWorld (Wang et al., EMNLP 2022) with AgentBoard's simplifications, through `scienceworld` and a Java machine.
+
+The simulator draws without a seed, so that no two loads are alike. Here they are: Scala's random numbers are seeded
+before each load, and the Java machine gives every object the same identity hash, which fixes the order of its sets.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from string import Template
+from typing import Any
+
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.simulators import (
+    CHECK,
+    LISTING,
+    SimulatorBenchmark,
+    command,
+    data_of,
+    need,
+    rng_of,
+    tidy,
+)
+from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.errors import NotInstalledError
+
+DATA = data_of("sciworld", "sciworld.yaml")
+VARIATIONS: dict[str, tuple[int, int]] = {task: (first, last) for task, (first, last) in DATA["variations"].items()}
+TEXTS: dict[str, str] = DATA["texts"]
+REFUSALS: tuple[str, ...] = tuple(DATA["refusals"])
+NOT_FOR_AGENTS: tuple[str, ...] = tuple(DATA["not_for_agents"])
+JAVA_OPTIONS = (
+    "-Xmx1g -XX:+UseSerialGC "
+    "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"  # one identity hash for all
+)
+LIMITS = Limits(start=180, step=60, gold=300, episodes=50, variables={"JAVA_TOOL_OPTIONS": JAVA_OPTIONS})
+AT_ONCE = 8
+"""Each open episode holds a Java machine of up to 1 GB."""
+
+NO_STEP_LIMIT = 1_000_000
+LONGEST_LISTING = 2_000
+
+
+class SciWorld(SimulatorBenchmark):
+    """The test variations of ScienceWorld's 30 tasks."""
+
+    progress_definition = "the simulator's score, best so far; it is negative after a failure and counted as 0 there"
+
+    def __init__(self, simulator: str = "SciWorldSimulator") -> None:
+        """The benchmark on one of the simulators below."""
+        super().__init__("sciworld", f"agentrefine.benchmarks.sciworld.benchmark:{simulator}", LIMITS, AT_ONCE)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` variations: each task once, in an order drawn by `seed`, then each a second time, ...
+
+        Raises:
+            UserError: `scienceworld` or Java is not installed.
+        """
+        need(self.name, "scienceworld")
+        if shutil.which("java") is None:
+            raise NotInstalledError(
+                "the benchmark sciworld needs Java 8 or later, but there is no java on the PATH; install a Java "
+                "runtime, such as the package default-jre-headless."
+            )
+        return list(islice(_drawn(self.name, seed), limit))
+
+
+class SciWorldSimulator:
+    """Plays ScienceWorld. Valid: the simulator took the action, be it in vain."""
+
+    def __init__(self) -> None:
+        from scienceworld import ScienceWorldEnv  # the simulator is optional
+
+        self._simulation: Any = ScienceWorldEnv("", None, envStepLimit=NO_STEP_LIMIT)
+        self._random = getattr(getattr(self._simulation._gateway.jvm.scala.util, "Random$"), "MODULE$")
+        self._score = 0.0
+        self._over = False
+
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Load a variation."""
+        observation = self._load(episode, solve=False)
+        return Opening(DATA["actions"], tidy(self._simulation.get_task_description()), tidy(observation))
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        if self._over:
+            return self._result(TEXTS["over"], valid=False)
+        words = command(action)
+        if words == LISTING:
+            objects = ", ".join(sorted(set(self._simulation.get_possible_objects())))[:LONGEST_LISTING]
+            return self._result(Template(TEXTS["available"]).substitute(objects=objects), valid=True)
+        if words is None or words.startswith(NOT_FOR_AGENTS):
+            return self._result(TEXTS["unknown"], valid=False)
+        # The package's own step lists all possible actions each time, which takes longer than the action.
+        said = tidy(self._simulation.server.step(words))
+        score = float(self._simulation.server.getScore())
+        self._score = max(self._score, score)
+        # A negative score is a failure for good: the package's step ends the task there too.
+        self._over = bool(self._simulation.server.getCompleted()) or score < 0
+        ending = [TEXTS["won" if self._won else "lost"]] if self._over else []
+        return self._result("\n".join([said or TEXTS["unknown"], *ending]), valid=not said.startswith(REFUSALS))
+
+    def possible(self) -> list[str]:
+        """The simulator's valid actions with their objects: some hundreds to thousands."""
+        if self._over:
+            return []
+        valid = sorted(self._simulation.get_valid_action_object_combinations())
+        return [action for action in valid if not action.startswith(NOT_FOR_AGENTS)]
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """The simulator's gold path as far as it wins.
+
+        Raises:
+            NoSolutionError: it does not win.
+        """
+        self._load(episode, solve=True)
+        path = list(self._simulation.get_gold_action_sequence())
+        self._load(episode, solve=False)
+        for number, action in enumerate(path, start=1):
+            result = SciWorldSimulator.step(self, action)  # whatever a subclass makes of a step
+            if result.success:
+                return path[:number]
+            if result.done:
+                raise NoSolutionError(f"the simulator's gold path fails the task at step {number} of {len(path)}")
+        raise NoSolutionError(
+            f"the simulator's gold path of {len(path)} steps ends with a score of {100 * self._score:.0f} of 100"
+        )
+
+    @property
+    def _won(self) -> bool:
+        return self._over and math.isclose(self._score, 1.0)
+
+    def _load(self, episode: EpisodeSpec, *, solve: bool) -> str:
+        simplifications = list(DATA["simplifications"])
+        if not any(word in episode.task for word in DATA["electrical_tasks"]):
+            simplifications.append(DATA["no_electricity"])
+        self._random.setSeed(episode.seed)
+        self._simulation.load(episode.task, episode.seed, ",".join(simplifications), solve)
+        self._random.setSeed(episode.seed)
+        observation, _ = self._simulation.reset()
+        self._score, self._over = 0.0, False
+        return str(observation)
+
+    def _result(self, observation: str, *, valid: bool) -> StepResult:
+        return StepResult(observation, min(1.0, self._score), self._won, self._over, valid)
+
+
+class AgentBoardSimulator(SciWorldSimulator):
+    """Plays ScienceWorld as AgentBoard does.
+
+    The texts are the simulator's, as they are, and a game goes on after its end: labels say what is success. Valid: the
+    action is among those that are possible *after* it. So AgentBoard counts, and a walk to another room is not.
+
+    Source: agentboard/environment/legacy/scienceworld/scienceworld_env.py and agentboard/tasks/scienceworld.py.
+    """
+
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Load a variation."""
+        observation = f"{self._load(episode, solve=False)}\n{self._simulation.inventory()}"
+        known = {CHECK if action == LISTING else action: does for action, does in DATA["actions"].items()}
+        return Opening(known, tidy(self._simulation.get_task_description()), observation)
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        words = command(action)
+        if words == CHECK:
+            templates = ", ".join(form for form in self._simulation.get_possible_actions() if "reset" not in form)
+            return self._shown(Template(TEXTS["valid"]).substitute(actions=f"{templates}, {CHECK}"), valid=True)
+        if words is None or words.startswith(NOT_FOR_AGENTS):
+            return self._shown(TEXTS["unknown"], valid=False)
+        said = str(self._simulation.server.step(words))
+        possible = self._simulation.get_valid_action_object_combinations_with_templates()
+        return self._shown(said, valid=any(form["action"].lower() == words for form in possible))
+
+    def _shown(self, observation: str, *, valid: bool) -> StepResult:
+        return StepResult(observation, 0.0, success=False, done=False, valid=valid)
+
+
+def _drawn(name: str, seed: int) -> Iterator[EpisodeSpec]:
+    rng = rng_of("episodes", name, seed)
+    tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))
+    variations = {task: list(range(VARIATIONS[task][0], VARIATIONS[task][1] + 1)) for task in tasks}
+    for order in variations.values():
+        rng.shuffle(order)
+    most = max(len(order) for order in variations.values())
+    for turn in range(most):
+        for task in tasks:
+            if turn < len(variations[task]):
+                variation = variations[task][turn]
+                yield EpisodeSpec(id=f"{name}.{task}.{variation}", benchmark=name, task=task, seed=variation)

@@ -1,0 +1,159 @@
+"""TextWorld (Côté et al., 2018): games made offline with fixed seeds, played through `textworld`.
+
+The games are those of TextWorld's four challenges. One is made when it is first played and kept in the cache folder.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.simulators import (
+    GIB,
+    LISTING,
+    SimulatorBenchmark,
+    command,
+    data_of,
+    drawn_games,
+    games_folder,
+    need,
+    rng_of,
+    tidy,
+    without_prompt,
+)
+from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.files import atomic_folder
+
+if TYPE_CHECKING:  # the simulator is optional
+    from textworld import Environment as Game
+    from textworld import GameState
+
+DATA = data_of("textworld", "textworld.yaml")
+CHALLENGES: dict[str, dict[str, list[Any]]] = DATA["challenges"]
+TEXTS: dict[str, str] = DATA["texts"]
+NOT_FOR_AGENTS = frozenset(DATA["not_for_agents"])
+LIMITS = Limits(start=180, step=20, gold=180, memory=4 * GIB)
+AT_ONCE = 32
+
+
+class TextWorld(SimulatorBenchmark):
+    """Games of TextWorld's challenges, the same number of each (within one)."""
+
+    progress_definition = "share of the game's points that are scored"
+
+    def __init__(self, name: str = "textworld") -> None:
+        super().__init__(name, "agentrefine.benchmarks.textworld.benchmark:TextWorldSimulator", LIMITS, AT_ONCE)
+
+    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
+        """At most `limit` episodes; fewer are the first of more.
+
+        Raises:
+            UserError: `textworld` is not installed.
+        """
+        need(self.name, "textworld")
+        return list(islice(drawn_games(self.name, CHALLENGES, seed), limit))
+
+
+class TextWorldSimulator:
+    """Plays TextWorld's games. Valid: TextWorld lists the action as possible now, or it changed the game."""
+
+    def __init__(self) -> None:
+        self._game: Game | None = None
+        self._state: GameState | None = None
+        self._progress = 0.0
+
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Begin an episode, whose game is made where there is none yet."""
+        if self._game is not None:
+            self._game.close()
+        self._game, self._state = _started(episode)
+        self._progress = 0.0
+        return Opening(DATA["actions"], tidy(self._state.objective), tidy(self._state.description))
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        assert self._game is not None
+        before = self._state
+        assert before is not None
+        if before.done:
+            return self._result(TEXTS["over"], valid=False)
+        words = command(action)
+        if words == LISTING:
+            listed = ", ".join(before.admissible_commands)
+            return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
+        if words is None or words.split()[0] in NOT_FOR_AGENTS or words.startswith("tw-"):
+            return self._result(TEXTS["unknown"], valid=False)
+        after, _, done = self._game.step(words)
+        after["done"] = done
+        self._state = after
+        self._progress = max(self._progress, min(1.0, after.score / after.max_score))
+        valid = words in before.admissible_commands or set(after.facts) != set(before.facts)
+        said, ended, _ = after.feedback.partition("*** The End ***")
+        ending = [TEXTS["won" if after.won else "lost"]] if done or ended else []
+        return self._result("\n".join(filter(None, [without_prompt(said), *ending])) or TEXTS["unknown"], valid=valid)
+
+    def possible(self) -> list[str]:
+        """The commands that TextWorld admits now."""
+        assert self._state is not None
+        return list(self._state.admissible_commands)
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """The commands of TextWorld's own policy, which knows the whole game.
+
+        Raises:
+            NoSolutionError: it knows none.
+        """
+        game, state = _started(episode)
+        with closing(game):
+            if not state.policy_commands:
+                raise NoSolutionError("TextWorld's own policy knows no commands that win the game")
+            return list(state.policy_commands)
+
+    def _result(self, observation: str, *, valid: bool) -> StepResult:
+        assert self._state is not None
+        won = bool(self._state.won)
+        return StepResult(observation, 1.0 if won else self._progress, won, bool(self._state.done), valid)
+
+
+def _started(episode: EpisodeSpec) -> "tuple[Game, GameState]":
+    import textworld  # takes a second
+
+    wanted = textworld.EnvInfos(
+        objective=True,
+        description=True,
+        score=True,
+        max_score=True,
+        won=True,
+        lost=True,
+        facts=True,
+        admissible_commands=True,
+        policy_commands=True,
+    )
+    game = textworld.start(str(_made(episode.task, episode.seed)), wanted)
+    state = game.reset()
+    state["done"] = False
+    return game, state
+
+
+def _made(challenge: str, seed: int) -> Path:
+    """The game of a challenge and a seed, made now where it is not in the cache."""
+    import textworld.challenges
+    from textworld.generator import compile_game
+    from textworld.version import __version__
+
+    folder = games_folder("textworld") / str(__version__) / f"{challenge}.{seed}"
+    if not (folder / "game.z8").is_file():
+        rng = rng_of("settings", challenge, seed)
+        settings = {name: rng.choice(values) for name, values in CHALLENGES[challenge].items()}
+        if challenge == "cooking":
+            settings["recipe_seed"] = seed
+        options = textworld.GameOptions()
+        options.seeds = seed
+        options.grammar.only_last_action = True  # the goal, not the way to it
+        with atomic_folder(folder) as unfinished:
+            options.path = str(unfinished / "game.z8")
+            compile_game(textworld.challenges.CHALLENGES[f"tw-{challenge}"][1](settings, options), options)
+    return folder / "game.z8"

@@ -1,0 +1,222 @@
+"""The journal of an evaluation that is under way: an episode that has ended is not played again."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentrefine.errors import UserError
+from agentrefine.llm.thinking import without_thinking
+
+StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
+
+
+class EpisodeStep(BaseModel):
+    """One turn of the agent and the answer to it.
+
+    Attributes:
+        thought, action: the parts of the reply; both empty on a format error.
+        reply: the reply, raw, with the thoughts of a reasoning model before it; the history holds it without them.
+        observation: what the agent was told next.
+        valid: the action was known, well-formed and possible (AgentBoard's grounding); False on a format error.
+        format_error: the reply was not in the `Thought:`/`Action:` form; the environment did not see it.
+        progress: best share of sub-goals so far, in [0, 1].
+        prompt_tokens, completion_tokens: as the policy counts them.
+        turns_cut: how many of the oldest turns the policy did not read because its context was full.
+        cut: the reply was cut at its limit of tokens.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    thought: str
+    action: str
+    reply: str
+    observation: str
+    valid: bool
+    format_error: bool
+    progress: float
+    prompt_tokens: int
+    completion_tokens: int
+    turns_cut: int
+    cut: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the agent was told of an error."""
+        return not self.valid
+
+
+class Episode(BaseModel):
+    """One episode as one model played it. Equal plays give equal bytes: how long it took is not written.
+
+    Attributes:
+        id, benchmark, task, seed, variant, difficulty, wording, attempt: the episode's specification (`EpisodeSpec`).
+        model: the model's name.
+        model_digest: what identifies its weights; empty where that is unknown.
+        goal: the task in words.
+        first_observation: what the agent saw before its first turn; with `goal`, `steps` and the benchmark's
+            instructions, the whole dialogue.
+        steps: the agent's turns.
+        success: the goal was fully reached.
+        progress: best share of sub-goals reached, in [0, 1].
+        stop: why it ended; `stuck` is the player's own rule (`evaluation.stop_on_repeats`).
+        error: what the simulator said when `stop` is `environment error`; otherwise empty.
+        restarts: how often it was begun again because the simulator died.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    benchmark: str
+    task: str
+    seed: int
+    variant: str
+    difficulty: str
+    model: str
+    model_digest: str
+    goal: str
+    first_observation: str
+    steps: list[EpisodeStep]
+    success: bool
+    progress: float
+    stop: StopReason
+    error: str = ""
+    restarts: int = 0
+    wording: str = ""
+    attempt: int = 0
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether it tells something of the model: not so when the simulator failed."""
+        return self.stop != "environment error"
+
+    @property
+    def cluster(self) -> str:
+        """What was played under the same conditions: the attempts at an episode, and a world in all its wordings."""
+        return self.id.removesuffix(f"/{self.wording}") if self.wording else self.id
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that the policy read, summed over the turns."""
+        return sum(step.prompt_tokens for step in self.steps)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens that the policy wrote."""
+        return sum(step.completion_tokens for step in self.steps)
+
+
+class ReplyCounts(NamedTuple):
+    """Replies of some episodes, such as `ReplyCounts(replies=120, cut=31, empty=12)`.
+
+    Attributes:
+        replies: all of them.
+        cut: those that were cut at their limit of tokens.
+        empty: those without any text after the thoughts of a reasoning model.
+    """
+
+    replies: int
+    cut: int
+    empty: int
+
+
+def count_replies(episodes: Iterable[Episode]) -> ReplyCounts:
+    """How many replies there are, and how many of them were cut or empty."""
+    steps = [step for episode in episodes for step in episode.steps]
+    empty = sum(not without_thinking(step.reply).strip() for step in steps)
+    return ReplyCounts(len(steps), sum(step.cut for step in steps), empty)
+
+
+def repeats(steps: Sequence[EpisodeStep]) -> int:
+    """How often the failing action, or malformed reply, has come that came most often."""
+    failing = Counter(step.reply if step.format_error else step.action for step in steps if step.failed)
+    return max(failing.values(), default=0)
+
+
+class _Entry(BaseModel):
+    """A line of the file.
+
+    Attributes:
+        seconds: wall-clock time of the evaluation until this episode had ended, without pauses between runs.
+    """
+
+    seconds: float
+    episode: Episode
+
+
+class EpisodeJournal:
+    """A file of finished episodes, each on disk before the next is told.
+
+    Attributes:
+        path: the file; it belongs to one model, benchmark and set of rules.
+        episodes: those that it holds, in the order in which they ended.
+        seconds: how long playing them took, without pauses between runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or begin the file. A last line that was cut off when its writer was killed is dropped.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self.path = path
+        self.episodes: list[Episode] = []
+        self.seconds = 0.0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab+")
+        except OSError as error:
+            raise self._cannot(error) from error
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            try:
+                entry = _Entry.model_validate_json(line)
+            except ValidationError:
+                break
+            if not line.endswith(b"\n"):
+                break
+            self.episodes.append(entry.episode)
+            self.seconds = entry.seconds
+            whole += len(line)
+        self._file.truncate(whole)
+        self._began = time.monotonic() - self.seconds
+
+    def finished(self) -> dict[tuple[str, int], Episode]:
+        """The episodes that need not be played again, by id and attempt: all but those that a simulator failed in."""
+        return {(episode.id, episode.attempt): episode for episode in self.episodes if episode.is_evidence}
+
+    def add(self, episode: Episode) -> None:
+        """Write an episode.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self.seconds = time.monotonic() - self._began
+        entry = _Entry(seconds=self.seconds, episode=episode)
+        try:
+            self._file.write(entry.model_dump_json().encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._cannot(error) from error
+        self.episodes.append(episode)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _cannot(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.path}: the journal of episodes cannot be written ({error.strerror or error}); free some space or "
+            "make its folder writable, and run again."
+        )

@@ -1,0 +1,230 @@
+"""Proof that the benchmarks can be played: solutions, chance and idleness through the interface that a model has.
+
+The table has, for each benchmark, what its own solutions reach (all of the episodes that have one, or something is
+broken), what chance and doing nothing reach, and what its simulator takes. Where a solution fails, the
+command ends with status 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
+from agentrefine.benchmarks.catalogue import selected
+from agentrefine.benchmarks.simulators import SimulatorBenchmark
+from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.policy import Policy
+from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
+from agentrefine.evaluation.rollout import play
+from agentrefine.files import write_json
+from agentrefine.params import load_params
+from agentrefine.params.evaluation import INSTALLED
+
+COLUMNS = (
+    "benchmark",
+    "episodes",
+    "solvable",
+    "gold success",
+    "gold steps",
+    "chance success / progress",
+    "idle success / progress",
+    "first start (s)",
+    "start (s)",
+    "step (s)",
+    "memory (MB)",
+)
+
+
+class Reached(BaseModel):
+    """What one policy reached on a benchmark.
+
+    Attributes:
+        episodes: how many it played.
+        success: share of them that it solved.
+        progress: mean of their progress.
+        valid: share of its steps that were valid.
+        steps: mean number of its steps.
+        start_seconds: mean time to start an episode.
+        step_seconds: mean time of a step.
+        unsolved: why each of the other episodes ended, by its id.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    episodes: int
+    success: float
+    progress: float
+    valid: float
+    steps: float
+    start_seconds: float
+    step_seconds: float
+    unsolved: dict[str, str]
+
+
+class Proof(BaseModel):
+    """The reference policies on one benchmark.
+
+    Attributes:
+        benchmark: its name.
+        episodes: how many were looked at.
+        no_solution: for each that has no solution the reason, by its id.
+        gold: of the others; None where there are none.
+        chance: of all, drawing from the possible actions; None where the simulator does not list them.
+        idle: of all, doing nothing. Played first: its starts are those of games that may not have been made yet.
+        memory: most resident memory in bytes of a simulator's processes; None where the simulator has no process of its
+            own.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    benchmark: str
+    episodes: int
+    no_solution: dict[str, str]
+    gold: Reached | None
+    chance: Reached | None
+    idle: Reached
+    memory: int | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether there are solutions, and all of them solve their episodes."""
+        return self.gold is not None and self.gold.success == 1
+
+
+def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: int, seed: int) -> Proof:
+    """Play episodes with the reference policies, one at a time.
+
+    Args:
+        benchmark: whose episodes are played.
+        episodes: at least one.
+        max_steps: of chance and the idle policy; a solution is played to its end.
+        seed: of chance.
+    """
+    timed = TimedBenchmark(benchmark)
+    idle = _reached(IdlePolicy(), timed, episodes, max_steps)
+    solutions: dict[str, list[str]] = {}
+    no_solution: dict[str, str] = {}
+    for episode in episodes:
+        try:
+            solutions[episode.id] = benchmark.gold(episode)
+        except NoSolutionError as error:
+            no_solution[episode.id] = str(error)
+    solvable = [episode for episode in episodes if episode.id in solutions]
+    longest = max(map(len, solutions.values()), default=0)
+    return Proof(
+        benchmark=benchmark.name,
+        episodes=len(episodes),
+        no_solution=no_solution,
+        gold=_reached(GoldPolicy(solutions), timed, solvable, longest) if solvable else None,
+        chance=_by_chance(timed, episodes, max_steps, seed),
+        idle=idle,
+        memory=benchmark.workers.peak_memory() if isinstance(benchmark, SimulatorBenchmark) else None,
+    )
+
+
+def _by_chance(timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int, seed: int) -> Reached | None:
+    try:
+        return _reached(ChancePolicy(timed, seed), timed, episodes, max_steps)
+    except UnlistedActionsError:
+        return None
+
+
+def _reached(policy: Policy, timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
+    played = list(play(policy, timed, episodes, max_steps=max_steps, batch_size=1))
+    steps = [step for episode in played for step in episode.steps]
+    environments = [timed.environments[episode.id] for episode in played]
+    return Reached(
+        episodes=len(played),
+        success=mean(episode.success for episode in played),
+        progress=mean(episode.progress for episode in played),
+        valid=sum(step.valid for step in steps) / max(1, len(steps)),
+        steps=len(steps) / len(played),
+        start_seconds=mean(environment.start_seconds for environment in environments),
+        step_seconds=sum(environment.step_seconds for environment in environments) / max(1, len(steps)),
+        unsolved={episode.id: _ending(episode) for episode in played if not episode.success},
+    )
+
+
+def _ending(episode: Episode) -> str:
+    return f"{episode.stop}: {episode.error}" if episode.error else episode.stop
+
+
+def row(proof: Proof) -> list[str]:
+    """A benchmark's cells of the table, in the order of `COLUMNS`."""
+    gold = proof.gold
+    return [
+        proof.benchmark,
+        str(proof.episodes),
+        str(proof.episodes - len(proof.no_solution)),
+        f"{100 * gold.success:.0f}%" if gold else "-",
+        f"{gold.steps:.1f}" if gold else "-",
+        *(
+            f"{100 * floor.success:.0f}% / {100 * floor.progress:.0f}%" if floor else "-"
+            for floor in (proof.chance, proof.idle)
+        ),
+        f"{proof.idle.start_seconds:.2f}",
+        f"{(proof.chance or gold or proof.idle).start_seconds:.2f}",
+        f"{(gold or proof.chance or proof.idle).step_seconds:.4f}",
+        f"{proof.memory / 1e6:.0f}" if proof.memory else "-",
+    ]
+
+
+def run(arguments: argparse.Namespace) -> bool:
+    """Prove the benchmarks, print the table and the exceptions, write the JSON. Whether all are sound.
+
+    Raises:
+        UserError: an unknown benchmark, one of those that were named is not installed, or a file that cannot be used.
+    """
+    params = load_params()
+    wanted = params.evaluation.model_copy(update={"benchmarks": arguments.benchmarks or INSTALLED})
+    absent: list[NotInstalledError] = []
+    proofs: list[Proof] = []
+    print(_line(COLUMNS), _line(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
+    for benchmark in selected(wanted).values():
+        if isinstance(benchmark, NotInstalledError):
+            absent.append(benchmark)
+            continue
+        number = arguments.simulator_episodes if isinstance(benchmark, SimulatorBenchmark) else arguments.episodes
+        episodes = benchmark.episodes(number, params.seed)
+        proofs.append(prove(benchmark, episodes, max_steps=arguments.max_steps, seed=params.seed))
+        print(_line(row(proofs[-1])), flush=True)
+    for proof in proofs:
+        for episode, reason in proof.no_solution.items():
+            print(f"no solution: {episode}: {reason}")
+        for episode, ending in proof.gold.unsolved.items() if proof.gold else ():
+            print(f"FAILED: the solution of {episode} does not solve it ({ending})")
+        if proof.gold is None:
+            print(f"FAILED: {proof.benchmark} has no solution of any episode")
+    for missing in absent:
+        print(f"not played: {missing}")
+    if arguments.json:
+        write_json(arguments.json, [proof.model_dump() for proof in proofs])
+    return all(proof.sound for proof in proofs)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    """Read the command line, run, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmarks", nargs="*", help="default: all that are installed")
+    parser.add_argument("--episodes", type=int, default=26, help="of a benchmark (default: %(default)s)")
+    parser.add_argument("--simulator-episodes", type=int, default=6, help="with a simulator (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=30, help="of chance and idle (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write everything there too")
+    try:
+        return 0 if run(parser.parse_args()) else 1
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

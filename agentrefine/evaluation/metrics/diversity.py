@@ -1,0 +1,122 @@
+"""How varied the thoughts of a model are: distinct-n and self-BLEU.
+
+Both change with the number of thoughts, so they are taken on a sample of one size for every model and benchmark.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from math import exp, log
+from random import Random
+
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.metrics.rates import NOTHING, Rate, ratio
+from agentrefine.game.words import words
+
+SAMPLE = 200
+"""Thoughts that are looked at, of each model and benchmark; all of them where there are fewer."""
+
+SAMPLE_SEED = 0
+BLEU_ORDER = 4
+UNMATCHED = 0.1
+"""Counted for an order of which no n-gram is matched (Chen and Cherry 2014, smoothing 1, with NLTK's epsilon)."""
+
+Words = tuple[str, ...]
+
+
+class ThoughtDiversity(BaseModel):
+    """How varied a sample of thoughts is.
+
+    Attributes:
+        thoughts: thoughts in the sample.
+        distinct_1, distinct_2, distinct_3: different n-grams over all n-grams of the sample (Li et al. 2016); None
+            where no thought is that long. Without an interval: a bootstrap sample holds thoughts twice and is too low.
+        self_bleu: mean BLEU-4 of each thought against all the others (Zhu et al. 2018), in [0, 1]; 1: all are alike.
+            Its interval draws episodes and takes the thoughts that they are compared with as given.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    thoughts: int
+    distinct_1: float | None
+    distinct_2: float | None
+    distinct_3: float | None
+    self_bleu: Rate
+
+
+def thought_diversity(episodes: Sequence[Episode]) -> ThoughtDiversity:
+    """The diversity of the well-formed thoughts of one benchmark's episodes, in whatever order these come."""
+    ordered = sorted(episodes, key=lambda episode: (episode.id, episode.attempt))
+    spoken = [(episode.cluster, words(step.thought)) for episode in ordered for step in episode.steps]
+    thoughts = [(cluster, tuple(text)) for cluster, text in spoken if text]
+    chosen = Random(SAMPLE_SEED).sample(thoughts, min(SAMPLE, len(thoughts)))
+    clusters, texts = [cluster for cluster, _ in chosen], [text for _, text in chosen]
+    distinct = [distinct_n(texts, n) for n in (1, 2, 3)]
+    return ThoughtDiversity(
+        thoughts=len(texts),
+        distinct_1=distinct[0],
+        distinct_2=distinct[1],
+        distinct_3=distinct[2],
+        self_bleu=NOTHING if len(texts) < 2 else ratio(self_bleu(texts), [1] * len(texts), clusters),
+    )
+
+
+def distinct_n(texts: Sequence[Words], n: int) -> float | None:
+    """Different n-grams over all n-grams of the texts; None where there is none."""
+    counts = Counter(ngram for text in texts for ngram in _ngrams(text, n))
+    return len(counts) / counts.total() if counts else None
+
+
+def bleu(hypothesis: Words, references: Sequence[Words]) -> float:
+    """Sentence BLEU of up to four-grams, in [0, 1] (Papineni et al. 2002), smoothed as `UNMATCHED` says.
+
+    A hypothesis of fewer than four words is scored by the orders that it has, as in sacreBLEU's `effective_order`.
+    """
+    matched, of = [], []
+    for n in _orders(hypothesis):
+        counts, most = _ngrams(hypothesis, n), Counter[Words]()
+        for reference in references:
+            most |= _ngrams(reference, n)
+        matched.append((counts & most).total())
+        of.append(counts.total())
+    return _score(matched, of, [len(reference) for reference in references])
+
+
+def self_bleu(texts: Sequence[Words]) -> list[float]:
+    """Each text's BLEU against all the others; each has one word at least."""
+    counts = [{n: _ngrams(text, n) for n in _orders(text)} for text in texts]
+    # The two largest counts of an n-gram in any text tell its largest in all the others.
+    largest: dict[Words, tuple[int, int]] = {}
+    for of_text in counts:
+        for ngram, count in (pair for of_order in of_text.values() for pair in of_order.items()):
+            first, second = largest.get(ngram, (0, 0))
+            largest[ngram] = (max(first, count), max(second, min(first, count)))
+    lengths = Counter(len(text) for text in texts)
+    scores = []
+    for text, of_text in zip(texts, counts, strict=True):
+        matched = [
+            sum(min(count, largest[ngram][count == largest[ngram][0]]) for ngram, count in of_order.items())
+            for of_order in of_text.values()
+        ]
+        others = [length for length, number in lengths.items() if number > (length == len(text))]
+        scores.append(_score(matched, [of_order.total() for of_order in of_text.values()], others))
+    return scores
+
+
+def _score(matched: Sequence[int], of: Sequence[int], reference_lengths: Sequence[int]) -> float:
+    """BLEU from the n-grams matched and there, order by order; `of[0]` is the number of words."""
+    if not reference_lengths or not matched or matched[0] == 0:
+        return 0.0
+    length = of[0]
+    closest = min(reference_lengths, key=lambda other: (abs(other - length), other))
+    precisions = [log((hits or UNMATCHED) / total) for hits, total in zip(matched, of, strict=True)]
+    return min(1.0, exp(1 - closest / length)) * exp(sum(precisions) / len(precisions))
+
+
+def _orders(text: Words) -> range:
+    return range(1, min(BLEU_ORDER, len(text)) + 1)
+
+
+def _ngrams(text: Words, n: int) -> Counter[Words]:
+    return Counter(text[start : start + n] for start in range(len(text) - n + 1))

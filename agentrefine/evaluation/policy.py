@@ -1,0 +1,146 @@
+"""The contract of a policy: dialogues in, replies out, batched."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+from agentrefine.game.conversation import Message
+
+
+class Dialogue(NamedTuple):
+    """What an agent has seen and said in one episode.
+
+    Attributes:
+        key: tells the episodes of a batch apart; a policy may keep state (a KV cache) under it between calls.
+        messages: user and assistant in turn, ending with the user.
+    """
+
+    key: str
+    messages: list[Message]
+
+
+class Reply(NamedTuple):
+    """One answer of a policy.
+
+    Attributes:
+        text: the answer, raw: what the policy wrote before the end of its turn.
+        prompt_tokens, completion_tokens: as the policy counts them.
+        turns_cut: how many of the dialogue's oldest turns were left out because the context was full.
+        context_full: not even the opening and the last turn fit; there is no answer and the episode ends.
+        cut: the answer was cut at its limit of tokens.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    turns_cut: int = 0
+    context_full: bool = False
+    cut: bool = False
+
+
+OPENING_MESSAGES = 3
+"""Instructions, acknowledgement, goal: never cut."""
+
+
+def without_oldest_turns(messages: list[Message], turns: int) -> list[Message]:
+    """The dialogue without its `turns` oldest turns: the agent's message and the observation that answers it."""
+    return messages[:OPENING_MESSAGES] + messages[OPENING_MESSAGES + 2 * turns :]
+
+
+def turns_that_can_be_cut(messages: list[Message]) -> int:
+    """How many turns may go: all but the last, whose observation is what the agent answers."""
+    return max(0, (len(messages) - OPENING_MESSAGES) // 2 - 1)
+
+
+class Policy(Protocol):
+    """A model that acts.
+
+    Attributes:
+        name: the model's name in reports.
+        batched: many dialogues at once are cheaper than one after the other, so all that wait are given in one call;
+            otherwise each is given in a call and a thread of its own, and nobody waits for the slowest reply.
+    """
+
+    name: str
+    batched: bool
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        """One reply per dialogue, in their order."""
+        ...
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """These episodes are over: free what is kept for them."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is asked: end what is under way."""
+        ...
+
+
+class ReplyGenerator(Protocol):
+    """Writes replies token by token in a batch that dialogues join at any time. One thread at a time uses it."""
+
+    @property
+    def busy(self) -> bool:
+        """Some dialogue has no reply yet."""
+        ...
+
+    def add(self, dialogue: Dialogue) -> None:
+        """Begin a reply. The dialogue's reply before this one is finished."""
+        ...
+
+    def step(self) -> list[tuple[str, Reply]]:
+        """Extend every reply by at most one token; returns those that are finished, each with its dialogue's key."""
+        ...
+
+    def forget(self, key: str) -> None:
+        """An episode is over: free what is kept for it."""
+        ...
+
+
+class GeneratingPolicy:
+    """A policy that writes replies with generators, so that no reply waits for the longest one of its batch.
+
+    Attributes:
+        name: the model's name in reports.
+        generators: at least one. Several are used side by side.
+        threads: as many as there are generators.
+    """
+
+    batched = True
+
+    def __init__(self, name: str, generators: Sequence[ReplyGenerator], threads: ThreadPoolExecutor) -> None:
+        self.name = name
+        self.generators = generators
+        self.threads = threads
+        self._homes: dict[str, int] = {}
+
+    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
+        """One reply per dialogue, in their order; their keys are distinct."""
+        shares: list[list[Dialogue]] = [[] for _ in self.generators]
+        for dialogue in dialogues:
+            shares[self._homes.setdefault(dialogue.key, len(self._homes) % len(shares))].append(dialogue)
+        answered = self.threads.map(_answers, self.generators, shares)
+        replies = {key: reply for found in answered for key, reply in found.items()}
+        return [replies[dialogue.key] for dialogue in dialogues]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """These episodes are over: free what is kept for them."""
+        for key in keys:
+            for generator in self.generators:
+                generator.forget(key)
+            self._homes.pop(key, None)
+
+    def close(self) -> None:
+        """Nothing more is asked."""
+        self.threads.shutdown()
+
+
+def _answers(generator: ReplyGenerator, dialogues: Sequence[Dialogue]) -> dict[str, Reply]:
+    """The replies to dialogues that come at once, by their keys."""
+    for dialogue in dialogues:
+        generator.add(dialogue)
+    found: dict[str, Reply] = {}
+    while generator.busy:
+        found.update(generator.step())
+    return found

@@ -1,0 +1,153 @@
+"""What an agent reads before a game, and how its replies are read.
+
+`prompt.md` in a benchmark's package introduces its games; `$form` stands for the form of a reply (`prompts/react.md` or
+`prompts/act.md`), `$actions` for the actions of the episode. A benchmark without the file is introduced by
+`prompts/game.md`, which is, word for word, what a training conversation begins with. `example.yaml` beside it is a
+played example for 1-shot prompts; where evaluation draws every episode there is, the example's own lies beside it.
+Benchmarks that differ by what follows an underscore (`worlds_layouts`, `worlds_families`) share a package.
+"""
+
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine import benchmarks
+from agentrefine.benchmarks.base import Environment, EpisodeSpec
+from agentrefine.errors import UserError
+from agentrefine.files import packaged_text
+from agentrefine.game.conversation import (
+    Message,
+    ParsedReply,
+    listed_actions,
+    opening,
+    parse_action,
+    parse_reply,
+    prompt,
+)
+from agentrefine.params.evaluation import Prompting
+from agentrefine.worlds.wording import Wording
+
+_BENCHMARKS = Path(benchmarks.__file__).parent
+
+
+class ExampleTurn(BaseModel):
+    """One turn of an example."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    thought: str
+    action: str
+    observation: str
+
+    def reworded(self, wording: Wording) -> "ExampleTurn":
+        """The turn with its action in a wording, also where the thought and the observation repeat it."""
+        return ExampleTurn(
+            thought=wording.repeat(self.thought, self.action),
+            action=wording.render(self.action),
+            observation=wording.repeat(self.observation, self.action),
+        )
+
+
+class Example(BaseModel):
+    """A solved game, shown before the game that is played.
+
+    Attributes:
+        episode: what was played; evaluation never draws it.
+        goal, observation: how it begins.
+        turns: the agent's turns, each with what it saw then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episode: EpisodeSpec
+    goal: str
+    observation: str
+    turns: list[ExampleTurn]
+
+    def reworded(self, wording: Wording) -> "Example":
+        """The example with its actions in a wording. The goal and what repeats it name no action, and stay."""
+        return self.model_copy(update={"turns": [turn.reworded(wording) for turn in self.turns]})
+
+    def text(self, style: str) -> str:
+        """The example as the agent reads it."""
+        said = [f"Goal: {self.goal}", self.observation]
+        for turn in self.turns:
+            thought = [f"Thought: {turn.thought}"] if style == "react" else []
+            said += [*thought, f"Action: {turn.action}", turn.observation]
+        return "\n".join(said)
+
+
+class PlayPrompt(NamedTuple):
+    """The prompt of a benchmark's games.
+
+    Attributes:
+        benchmark: its name.
+        prompting: the form of a reply and the number of examples.
+    """
+
+    benchmark: str
+    prompting: Prompting
+
+    def opening(self, environment: Environment, observation: str, wording: Wording | None = None) -> list[Message]:
+        """The messages before the agent's first turn: instructions, acknowledgement, goal with the first observation.
+
+        Args:
+            environment: the game, after its `reset`.
+            observation: what the agent sees first.
+            wording: how the game's actions are worded, where that is not as in the example.
+
+        Raises:
+            UserError: an example is asked for and the benchmark has none.
+        """
+        told = Template(_introduction(self.benchmark)).substitute(
+            form=play_prompt(f"{self.prompting.style}.md").rstrip("\n"),
+            actions=listed_actions(environment.actions),
+        )
+        if self.prompting.shots:
+            shown = example(self.benchmark)
+            shown = shown.reworded(wording) if wording else shown
+            told += play_prompt("example.md") + shown.text(self.prompting.style)
+        return opening(told.rstrip("\n"), environment.goal, observation)
+
+    def read(self, reply: str) -> ParsedReply | None:
+        """The parts of a reply, or None for a format error."""
+        return parse_reply(reply) if self.prompting.style == "react" else parse_action(reply)
+
+    def format_error(self) -> str:
+        """The answer to a reply in the wrong form."""
+        told = prompt("format_error.md") if self.prompting.style == "react" else play_prompt("act_format_error.md")
+        return told.rstrip("\n")
+
+
+@cache
+def _introduction(benchmark: str) -> str:
+    own = _package(benchmark) / "prompt.md"
+    return own.read_text(encoding="utf-8") if own.is_file() else play_prompt("game.md")
+
+
+@cache
+def example(benchmark: str) -> Example:
+    """The played example of a benchmark.
+
+    Raises:
+        UserError: it has none.
+    """
+    file = _package(benchmark) / "example.yaml"
+    if not file.is_file():
+        raise UserError(
+            f"evaluation.prompting.shots: there is no example for {benchmark} ({file}); set it to 0, or write one."
+        )
+    return Example.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def play_prompt(name: str) -> str:
+    """A text that all benchmarks share: a file of `evaluation/prompts`."""
+    return packaged_text("agentrefine.evaluation", "prompts", name)
+
+
+def _package(benchmark: str) -> Path:
+    return _BENCHMARKS / benchmark.partition("_")[0]

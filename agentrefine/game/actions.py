@@ -1,0 +1,291 @@
+"""The actions of a script, and what counts as a valid use of one (paper, section 3.1: verification codes)."""
+
+import re
+from collections.abc import Mapping
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import re2
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentrefine.game.characters import skeleton
+from agentrefine.game.verdict import Rule, RuleBrokenError, quoted
+
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+"""A placeholder of an action template, such as `{path}` in `cd {path}`."""
+
+LONGEST_ACTION = 1000
+"""Characters; what is longer is no valid action."""
+MOST_READINGS = 8
+"""Ways to divide the beginning of an action between placeholders; what has more is no valid action."""
+
+MAX_STEPS_OF_A_MATCH = 5_000_000
+"""Instructions of a compiled code times characters that it reads, at the most."""
+MAX_PARTS = 60
+"""Words and signs of an action that is compared part by part; what has more is valid letter for letter only."""
+
+_PARTS = re.compile(r"\w+|[^\w\s]")
+_SPACES = re.compile(r"[ \t\r\n\f\v]+")
+_NONSENSE = ("zqxv", "7")
+"""Words that no action has: a code that takes them in a place takes anything there."""
+
+_QUIET = re2.Options()
+_QUIET.log_errors = False
+_QUIET.never_capture = True
+_QUIET.max_mem = 512 * 1024
+"""Bytes for a compiled code and its cache: enough for a list of all values, too few for a hundred times any letter."""
+
+_NONLINEAR = re.compile(
+    r"invalid perl operator: \(\?([=!>(]|<[=!]|P$)|invalid escape sequence: \\([1-9]|[kg])|bad repetition operator: .\+"
+)
+
+
+class ActionSpec(BaseModel):
+    """One action that the player may take.
+
+    Attributes:
+        description: what the action does, shown to the player.
+        verification_code: a regular expression that a well-formed action matches from start to end; it comes from a
+            teacher, so it runs in a linear-time engine only.
+        parameters: for each placeholder of the template, its valid values.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    description: str = Field(min_length=1)
+    verification_code: str = Field(min_length=1)
+    parameters: dict[str, list[str]]
+
+
+class Command(NamedTuple):
+    """One action, ready to be compared with what a player writes.
+
+    Attributes:
+        template: the action's template.
+        names: the template's placeholders, in order.
+        literals: the template's text before, between and after its placeholders (one more than there are names).
+        values: for each placeholder, its valid values.
+        lengths: for each placeholder, the lengths of its valid values, in characters.
+        code: the compiled verification code.
+
+    Example: `take {item}` has names `("item",)`, literals `("take ", "")` and values `(frozenset({"lamp", "rope"}),)`.
+    """
+
+    template: str
+    names: tuple[str, ...]
+    literals: tuple[str, ...]
+    values: tuple[frozenset[str], ...]
+    lengths: tuple[frozenset[int], ...]
+    code: Any
+
+    def is_filled_as(self, action: str) -> bool:
+        """Whether `action` is the template with each placeholder replaced by one of its valid values."""
+        if not action.startswith(self.literals[0]) or not action.endswith(self.literals[-1]):
+            return False
+        ends = {len(self.literals[0])}
+        for values, lengths, literal in zip(self.values, self.lengths, self.literals[1:], strict=True):
+            reached = set()
+            for end in ends:
+                for length in lengths:
+                    stop = end + length
+                    if action[end:stop] in values and action.startswith(literal, stop):
+                        reached.add(stop + len(literal))
+            if not reached or len(reached) > MOST_READINGS:
+                return False
+            ends = reached
+        return len(action) in ends
+
+    def in_plain_characters(self) -> "Command":
+        """The command as the eye sees it (`skeleton`), for comparisons with `is_filled_as` only."""
+        values = tuple(frozenset(map(skeleton, known)) for known in self.values)
+        return self._replace(
+            literals=tuple(map(skeleton, self.literals)),
+            values=values,
+            lengths=tuple(frozenset(map(len, known)) for known in values),
+        )
+
+    def without_case(self) -> "Command":
+        """The command in lower case with single spaces, for comparisons with `is_filled_as` only."""
+        values = tuple(frozenset(plain(value) for value in known) for known in self.values)
+        literals = [_SPACES.sub(" ", literal.lower()) for literal in self.literals]
+        literals[0], literals[-1] = literals[0].lstrip(" "), literals[-1].rstrip(" ")
+        return self._replace(
+            literals=tuple(literals),
+            values=values,
+            lengths=tuple(frozenset(map(len, known)) for known in values),
+        )
+
+    def accepts(self, action: str) -> bool:
+        """Whether the verification code matches `action` from start to end."""
+        content = action.encode(errors="surrogatepass")
+        return self.code.programsize * len(content) <= MAX_STEPS_OF_A_MATCH and bool(self.code.fullmatch(content))
+
+    def matches(self, action: str) -> bool:
+        """Whether `action` is the template with valid values, letter for letter, and the code accepts it."""
+        return self.is_filled_as(action) and self.code.fullmatch(action.encode()) is not None
+
+
+class LooseCommand:
+    """A command as its verification code understands it: in other case, with other spaces, with words that it allows.
+
+    A code decides what else than the template itself is a valid use: `(?i)take (the )?(lamp|rope)` takes `Take the
+    lamp`. Only what a code asks for counts: where it takes any word (`take .*`), the words have to be the template's.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self._without_case = command.without_case()
+        self._literals = tuple(tuple(_PARTS.findall(literal)) for literal in self._without_case.literals)
+        self._values = tuple(
+            frozenset(tuple(_PARTS.findall(value)) for value in known) for known in self._without_case.values
+        )
+        self._lengths = tuple(sorted({len(value) for value in known}) for known in self._values)
+
+    def matches(self, action: str) -> bool:
+        """Whether `action` is a valid use: the code accepts it, and it has valid values in the template's order."""
+        if not self.command.accepts(action):
+            return False
+        return self._without_case.is_filled_as(plain(action)) or any(
+            self._are_asked_for(action, gaps) for gaps in self._readings(action)
+        )
+
+    def takes(self, action: str) -> bool:
+        """Whether the code accepts `action` and it has valid values in the template's places, whatever its other words.
+
+        So `grab {item}` with the code `.* .*` takes `take lamp`: by its code both are the same action.
+        """
+        if self.matches(action):
+            return True
+        return self.command.accepts(action) and any(
+            all(len(gap.parts) == len(literal) for gap, literal in zip(gaps, self._literals, strict=True))
+            for gaps in self._readings(action)
+        )
+
+    def _readings(self, action: str) -> list[list["_Gap"]]:
+        """The ways to find a valid value for each placeholder, by the words and signs between the values."""
+        parts = list(_PARTS.finditer(action))
+        if len(parts) > MAX_PARTS:
+            return []
+        words = tuple(part.group().lower() for part in parts)
+        readings: list[list[tuple[int, int]]] = [[]]
+        for known, lengths in zip(self._values, self._lengths, strict=True):
+            found = []
+            for reading in readings:
+                begin = reading[-1][1] if reading else 0
+                for start in range(begin, len(words)):
+                    stops = (start + length for length in lengths if start + length <= len(words))
+                    found += [[*reading, (start, stop)] for stop in stops if words[start:stop] in known]
+            if len(found) > MOST_READINGS:
+                return []
+            readings = found
+        return [_gaps(parts, reading, len(action)) for reading in readings]
+
+    def _are_asked_for(self, action: str, gaps: list["_Gap"]) -> bool:
+        """Whether the code asks for what stands between the values wherever that is not the template's own."""
+        for gap, literal in zip(gaps, self._literals, strict=True):
+            words = tuple(part.group().lower() for part in gap.parts)
+            if words == literal:
+                continue
+            same = SequenceMatcher(None, words, literal, autojunk=False).get_matching_blocks()
+            known = {block.a + step for block in same for step in range(block.size)}
+            other = [part.span() for index, part in enumerate(gap.parts) if index not in known]
+            if any(self._takes_anything(action, *span) for span in other or [(gap.end, gap.end)]):
+                return False
+        return True
+
+    def _takes_anything(self, action: str, start: int, stop: int) -> bool:
+        """Whether the code accepts the action with any word in place of a part of it, or put in where that is empty."""
+        before, after = action[:start], action[stop:]
+        spaces = ("", "") if start < stop else (" " * (not before.endswith(" ")), " " * bool(after))
+        return any(self.command.accepts(f"{before}{spaces[0]}{word}{spaces[1]}{after}") for word in _NONSENSE)
+
+
+class _Gap(NamedTuple):
+    """The words and signs before, between or after an action's values, and where the next value begins."""
+
+    parts: list[re.Match[str]]
+    end: int
+
+
+def plain(text: str) -> str:
+    """A text in lower case, with single spaces and none around it."""
+    return _SPACES.sub(" ", text.lower()).strip(" ")
+
+
+def _gaps(parts: list[re.Match[str]], reading: list[tuple[int, int]], length: int) -> list[_Gap]:
+    starts = [0, *(stop for _, stop in reading)]
+    stops = [*(start for start, _ in reading), len(parts)]
+    ends = [*(parts[start].start() for start, _ in reading), length]
+    return [_Gap(parts[start:stop], end) for start, stop, end in zip(starts, stops, ends, strict=True)]
+
+
+class ActionSet:
+    """The available actions of a script, compiled once.
+
+    Raises:
+        RuleBrokenError: a verification code is no regular expression of the linear-time engine.
+    """
+
+    def __init__(self, actions: Mapping[str, ActionSpec]) -> None:
+        self.commands = [_command(template, spec) for template, spec in actions.items()]
+
+    def matching(self, action: str) -> str | None:
+        """The template of which `action` is a valid use, letter for letter or as its code understands it; else None."""
+        if len(action) > LONGEST_ACTION:
+            return None
+        exact = next((command.template for command in self.commands if command.matches(action)), None)
+        return exact or next((loose.command.template for loose in self.loose_commands if loose.matches(action)), None)
+
+    def resembling(self, action: str) -> str | None:
+        """The template of which `action` looks like a valid use although its characters are others; else None."""
+        if len(action) > LONGEST_ACTION or (self._is_ascii and action.isascii()):
+            return None
+        plain = skeleton(action)
+        return next((command.template for command in self._plain_commands if command.is_filled_as(plain)), None)
+
+    @cached_property
+    def loose_commands(self) -> list[LooseCommand]:
+        """The commands as their codes understand them."""
+        return [LooseCommand(command) for command in self.commands]
+
+    @cached_property
+    def _is_ascii(self) -> bool:
+        return all(
+            "".join(command.literals).isascii() and all(value.isascii() for known in command.values for value in known)
+            for command in self.commands
+        )
+
+    @cached_property
+    def _plain_commands(self) -> list[Command]:
+        return [command.in_plain_characters() for command in self.commands]
+
+
+def _command(template: str, spec: ActionSpec) -> Command:
+    parts = PLACEHOLDER.split(template)
+    values = tuple(frozenset(spec.parameters.get(name, ())) for name in parts[1::2])
+    return Command(
+        template=template,
+        names=tuple(parts[1::2]),
+        literals=tuple(parts[::2]),
+        values=values,
+        lengths=tuple(frozenset(map(len, known)) for known in values),
+        code=_compiled(spec.verification_code, template),
+    )
+
+
+def _compiled(code: str, template: str) -> Any:  # noqa: ANN401
+    try:
+        return re2.compile(code, _QUIET)
+    except re2.error as error:
+        reason = error.args[0].decode(errors="replace")
+    if _NONLINEAR.search(reason):
+        raise RuleBrokenError(
+            Rule.NONLINEAR_REGEX,
+            f"The verification_code of {quoted(template)} uses lookaround, a backreference or an atomic group "
+            f"({quoted(reason)}); write it without.",
+        )
+    raise RuleBrokenError(
+        Rule.INVALID_REGEX,
+        f"The verification_code of {quoted(template)} is no valid RE2 regular expression ({quoted(reason)}); mend it.",
+    )

@@ -1,0 +1,174 @@
+"""Writing systems: which ones a text uses, and words that mix alphabets that look alike.
+
+Writing systems are told apart, languages are not: that needs no model and is never wrong about a name.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import re2
+import yaml
+
+from agentrefine.files import packaged_text
+
+_HIDDEN = re2.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and newline
+    "\xad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # zero-width, joiners, direction
+    "\u2028\u2029"  # line and paragraph separators
+    "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # letters and symbols that are drawn as nothing
+    "\ufe00-\ufe0f\ufff0-\ufffc\ufffe\uffff"  # variation selectors, annotations, no characters
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # format of scores, tags
+    "\ue000-\uf8ff\U000f0000-\U0010ffff"  # private use
+    "]"
+)
+_JOINERS = "\u200c\u200d\u180b\u180c\u180d\u180f"
+_ZERO_WIDTH_JOINER = "\u200d"
+_EMOJI_STYLES = "\ufe0e\ufe0f"
+_KEYCAPS = "0123456789#*"
+_JOINED_WRITING = frozenset(
+    {"ARABIC", "SYRIAC", "MANDAIC", "NKO", "MONGOLIAN", "ADLAM", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI"}
+    | {"ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE"}
+)
+"""Writing systems in which a joiner between two letters changes how they are drawn, and so can be needed."""
+
+
+def hidden_character(text: str) -> str | None:
+    """The first invisible, direction or control character of a text; None when there is none.
+
+    Newline and tab are free. Joiners are free between letters of writing systems that need them (Persian, Hindi, ...)
+    and inside emoji.
+    """
+    found = (sign for sign in _HIDDEN.finditer(text) if not _is_needed(text, sign.start()))
+    first = next(found, None)
+    return str(first.group()) if first else None
+
+
+def _is_needed(text: str, position: int) -> bool:
+    character, before, after = text[position], text[position - 1 : position], text[position + 1 : position + 2]
+    if character in _EMOJI_STYLES:
+        return bool(before) and (unicodedata.category(before) in ("So", "Sm", "Po") or before in _KEYCAPS)
+    if character not in _JOINERS or not before or not after:
+        return False
+    if character == _ZERO_WIDTH_JOINER and _is_emoji(before) and _is_emoji(after):
+        return True
+    return first_word_of_name(before) in _JOINED_WRITING and first_word_of_name(after) in _JOINED_WRITING
+
+
+def _is_emoji(character: str) -> bool:
+    return unicodedata.category(character) in ("So", "Sm", "Sk") or character in _EMOJI_STYLES
+
+
+@cache
+def first_word_of_name(character: str) -> str:
+    """The first word of a character's Unicode name, which for a letter is its writing system; empty without a name."""
+    return unicodedata.name(character, "").partition(" ")[0]
+
+
+def named(character: str) -> str:
+    """A character as a message tells of it: `U+200B ZERO WIDTH SPACE`."""
+    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+
+
+def skeleton(text: str) -> str:
+    """A text as the eye sees it: two texts that look alike have the same skeleton.
+
+    Compatibility forms are undone (Unicode's NFKC), and what looks like a Latin letter, hyphen, apostrophe or quotation
+    mark is replaced by it. ASCII stands for itself.
+    """
+    if text.isascii():
+        return text
+    plain = unicodedata.normalize("NFKC", text)
+    return plain.translate(_lookalikes()) if _any_lookalike().search(plain) else plain
+
+
+def is_lookalike(character: str) -> bool:
+    """Whether a character of another writing system looks like a Latin letter."""
+    return ord(character) in _lookalikes()
+
+
+@cache
+def _any_lookalike() -> Any:  # noqa: ANN401
+    """Soon tells that there is nothing to replace."""
+    return re2.compile("[" + "".join(map(chr, _lookalikes())) + "]")
+
+
+@cache
+def _lookalikes() -> dict[int, str]:
+    table: dict[str, str] = yaml.safe_load(packaged_text("agentrefine.game", "lookalikes.yaml"))
+    return {ord(other): plain for plain, others in table.items() for other in others}
+
+
+_WORD = re.compile(r"[^\W_]+")
+_BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
+_ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
+"""Their letters are easily taken for each other; a word of a person's language holds those of one of them only."""
+
+_ONE_WRITING = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK", "FULLWIDTH": "LATIN"}
+_SYLLABIC = frozenset({"CJK", "HANGUL"})
+_LETTERS_OF_A_SIGN = 3
+"""A Chinese, Japanese or Korean sign says about as much as so many letters."""
+_FEWEST_LETTERS = 20
+"""What is shorter may be a name or a word that is quoted."""
+_OWN_SHARE = 0.1
+_FOREIGN_SHARE = 0.8
+
+
+def mixed_word(text: str) -> str | None:
+    """The first word that mixes letters of alphabets that look alike (`tаke` with a Cyrillic а); None without one.
+
+    Greek letters that no Latin letter looks like are signs of science and free in Latin words (`10μF`, `kΩ`). Chinese
+    and other writing systems may stand beside Latin letters in one word (`卡拉OK`).
+    """
+    if text.isascii():
+        return None
+    return next((word for word in _WORD.findall(text) if not word.isascii() and _is_mixed(word)), None)
+
+
+def _is_mixed(word: str) -> bool:
+    alphabets = {first_word_of_name(letter) for letter in word if letter.isalpha()} & _ALPHABETS
+    if alphabets == {"LATIN", "GREEK"}:
+        return any(is_lookalike(letter) for letter in word)
+    return len(alphabets) > 1
+
+
+def own_writing(texts: list[str]) -> frozenset[str]:
+    """The writing systems of a text: those of a tenth of its letters or more."""
+    count = _letters("\n".join(texts))
+    return frozenset(system for system, letters in count.items() if letters >= _OWN_SHARE * count.total())
+
+
+def is_free_of_others(text: str, own: frozenset[str]) -> bool:
+    """Whether a text holds letters of the `own` writing systems only: true of most texts, and soon told."""
+    if "LATIN" in own and _BEYOND_LATIN.search(text) is None:
+        return True
+    return own.issuperset(_letters(text))
+
+
+def foreign_writing(text: str, own: frozenset[str]) -> str | None:
+    """The writing system of a text most of which is in none of the `own` ones; None when it is, or too short to tell.
+
+    "Most" is more than four fifths of at least twenty letters.
+    """
+    if not own or is_free_of_others(text, own):
+        return None
+    count = _letters(text)
+    total = count.total()
+    foreign = Counter({system: letters for system, letters in count.items() if system not in own})
+    if total < _FEWEST_LETTERS or foreign.total() <= _FOREIGN_SHARE * total:
+        return None
+    return foreign.most_common(1)[0][0]
+
+
+def _letters(text: str) -> Counter[str]:
+    """Letters by writing system; signs that stand for more than a letter count as several."""
+    count: Counter[str] = Counter()
+    for character, times in Counter(text).items():
+        if character.isalpha():
+            name = first_word_of_name(character)
+            system = _ONE_WRITING.get(name, name)
+            count[system] += times * (_LETTERS_OF_A_SIGN if system in _SYLLABIC else 1)
+    return count

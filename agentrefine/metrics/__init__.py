@@ -1,7 +1,0 @@
-"""Metrics of played episodes with their uncertainty, and the paired comparison of two models; see docs/metrics.md."""
-
-from agentrefine.metrics.comparison import Comparison, compare
-from agentrefine.metrics.rates import Rate
-from agentrefine.metrics.summary import BenchmarkSummary, is_stuck, summarise, write_summaries
-
-__all__ = ["BenchmarkSummary", "Comparison", "Rate", "compare", "is_stuck", "summarise", "write_summaries"]

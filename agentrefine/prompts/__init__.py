@@ -1,1 +1,0 @@
-"""Prompt texts, one file each."""

@@ -1,0 +1,1 @@
+"""What people read: the report, its tables and plots, the episode viewer, cards and publishing."""

@@ -1,0 +1,189 @@
+"""The numbers of the report's figures, and those that MLflow keeps: rows and flat names from typed results."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
+from agentrefine.report.inputs import benchmarks
+
+Models = Mapping[str, Mapping[str, BenchmarkSummary]]
+"""What each model reached, by benchmark."""
+
+
+class Bar(NamedTuple):
+    """A rate of one model on one benchmark, with its 95% interval, all in [0, 1]."""
+
+    benchmark: str
+    model: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class StepPoint(NamedTuple):
+    """Mean best progress and share of solved episodes after so many steps, with their 95% intervals, in [0, 1]."""
+
+    benchmark: str
+    model: str
+    step: int
+    progress: float
+    progress_low: float
+    progress_high: float
+    success: float
+    success_low: float
+    success_high: float
+
+
+class WordingBar(NamedTuple):
+    """Success in one wording of the actions with its 95% interval; beside it mean and standard deviation of all."""
+
+    benchmark: str
+    model: str
+    wording: str
+    value: float
+    low: float
+    high: float
+    mean: float
+    std: float
+
+
+class Difference(NamedTuple):
+    """Success and progress of one model minus those of another on the same episodes, with 95% intervals, in [-1, 1]."""
+
+    benchmark: str
+    model: str
+    against: str
+    value: float
+    low: float
+    high: float
+    progress: float
+    progress_low: float
+    progress_high: float
+    p_value: float
+    verdict: str
+
+
+def rate_bars(models: Models, name: Literal["success_rate", "recovery_rate"]) -> list[Bar]:
+    """One rate of all models, benchmark by benchmark; without what was not measured."""
+    return [
+        Bar(benchmark, model, *interval, rate.n)
+        for benchmark, model, summary in played(models)
+        for rate in [summary.rates()[name]]
+        for interval in _measured(rate)
+    ]
+
+
+def step_points(models: Models) -> list[StepPoint]:
+    """Progress and success over the steps, benchmark by benchmark."""
+    return [
+        StepPoint(benchmark, model, step, *progress, *success)
+        for benchmark, model, summary in played(models)
+        for step, (progress, success) in enumerate(
+            zip(summary.progress_by_step.points(), summary.success_by_step.points(), strict=True)
+        )
+    ]
+
+
+def wording_bars(models: Models) -> list[WordingBar]:
+    """Success in each wording, of the benchmarks that play the same worlds in several."""
+    return [
+        WordingBar(benchmark, model, wording, *interval, mean, found.success_std)
+        for benchmark, model, summary in played(models)
+        if (found := summary.robustness) is not None and found.success_std is not None
+        for mean, *_ in _measured(found.mean.success_rate)
+        for wording, reached in found.wordings.items()
+        for interval in _measured(reached.success_rate)
+    ]
+
+
+def differences(comparisons: Iterable[Comparison]) -> list[Difference]:
+    """Model against model; without those that share no episode with evidence."""
+    return [
+        Difference(found.benchmark, found.a, found.b, *success, *progress, found.p_value, found.verdict)
+        for found in comparisons
+        for success in _measured(found.success_difference)
+        for progress in _measured(found.progress_difference)
+    ]
+
+
+def flat_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:
+    """Metrics as single numbers, `<benchmark>/<rate>` with `_low`, `_high` and `_n`; without what was not measured.
+
+    Breakdowns are `<benchmark>/task/<task>/success_rate` and alike, as values only: details.json has their intervals.
+    """
+    flat: dict[str, float] = {}
+    for benchmark, summary in summaries.items():
+        for name, rate in summary.rates().items():
+            flat |= flat_rate(f"{benchmark}/{name}", rate)
+        flat |= {f"{benchmark}/{name}": value for name, value in summary.figures().items()}
+        flat |= {f"{benchmark}/stops/{reason}": float(number) for reason, number in summary.stops.items()}
+        reworded = {} if summary.robustness is None else summary.robustness.wordings
+        for kind, groups in (("task", summary.by_task), ("difficulty", summary.by_difficulty), ("wording", reworded)):
+            for group, reached in groups.items():
+                for name, rate in reached:
+                    if rate.value is not None:
+                        flat[f"{benchmark}/{kind}/{_metric_name(group)}/{name}"] = rate.value
+    return flat
+
+
+def flat_rate(name: str, rate: Rate) -> dict[str, float]:
+    """A rate as single numbers: its value under `name`, and `_low`, `_high` and `_n`."""
+    parts = {"": rate.value, "_low": rate.low, "_high": rate.high, "_n": float(rate.n)}
+    return {f"{name}{end}": value for end, value in parts.items() if value is not None}
+
+
+def comparison_table(comparisons: Iterable[Comparison]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every comparison by model and benchmark, without intervals: what DVC shows and compares."""
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for found in comparisons:
+        table.setdefault(f"{found.a} against {found.b}", {})[found.benchmark] = {
+            "success_difference": found.success_difference.value,
+            "progress_difference": found.progress_difference.value,
+            "p_value": found.p_value,
+            "verdict": found.verdict,
+            "progress_verdict": found.progress_verdict,
+        }
+    return table
+
+
+def comparison_metrics(comparison: Comparison) -> dict[str, float]:
+    """The numbers of a paired comparison by name."""
+    return {
+        **flat_rate("success_difference", comparison.success_difference),
+        **flat_rate("progress_difference", comparison.progress_difference),
+        "only_first": comparison.only_a,
+        "only_second": comparison.only_b,
+        "p_value": comparison.p_value,
+        "progress_p_value": comparison.progress_p_value,
+    }
+
+
+def curves(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, list[float]]:
+    """Progress and success by step, `<benchmark>/progress_by_step`; the first number is that after no step."""
+    found = {}
+    for benchmark, summary in summaries.items():
+        found[f"{benchmark}/progress_by_step"] = summary.progress_by_step.value
+        found[f"{benchmark}/success_by_step"] = summary.success_by_step.value
+    return found
+
+
+def played(models: Models) -> Iterator[tuple[str, str, BenchmarkSummary]]:
+    """Benchmark, model and summary, benchmark by benchmark."""
+    for benchmark in benchmarks(models):
+        for model, summaries in models.items():
+            if benchmark in summaries:
+                yield benchmark, model, summaries[benchmark]
+
+
+def _metric_name(group: str) -> str:
+    """A group's name as MLflow takes it in a metric's: names of tasks may come from a user's files."""
+    return re.sub(r"[^\w. -]", "-", group) or "none"
+
+
+def _measured(rate: Rate) -> Sequence[tuple[float, float, float]]:
+    """Value and interval, or nothing."""
+    if rate.value is None or rate.low is None or rate.high is None:
+        return []
+    return [(rate.value, rate.low, rate.high)]

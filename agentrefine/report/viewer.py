@@ -1,0 +1,215 @@
+"""The episode viewer: for each model one HTML page that holds all it shows and asks no network for anything.
+
+The episodes travel as compressed JSON in base64, so that no text of a model or a simulator is ever part of the page's
+markup, and the page's scripts put such text into the document as text only. A Content-Security-Policy allows the page's
+own script and style by their hashes, and no connection at all.
+"""
+
+import base64
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.evaluation.episodes import Episode, EpisodeStep
+from agentrefine.evaluation.metrics import is_stuck
+from agentrefine.files import atomic_folder, atomic_write, packaged_text
+from agentrefine.params import Params
+from agentrefine.report.document import render
+from agentrefine.report.inputs import Project
+
+SCRIPTS = ("episodes.js", "filters.js", "list.js", "turns.js", "main.js")
+"""The page's script, in parts that follow one another."""
+
+Flag = Literal["format error", "invalid action", "recovered"]
+ErrorKind = Literal["none", "format error", "invalid action", "stuck"]
+
+
+class ViewedTurn(BaseModel):
+    """One turn as the page shows it.
+
+    Attributes:
+        thought, action: the parts of the reply; both empty on a format error.
+        reply: the reply, raw, on a format error; otherwise empty, since thought and action say it all.
+        observation: the answer to it.
+        flags: what was wrong with the turn, or that it mended the one before (`recovery` in the report).
+        progress: best share of sub-goals so far, in [0, 1].
+        gained: how much of it this turn brought.
+        turns_cut: how many of the oldest turns the model did not read, for lack of context.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    thought: str
+    action: str
+    reply: str
+    observation: str
+    flags: list[Flag]
+    progress: float
+    gained: float
+    turns_cut: int
+
+
+class ViewedEpisode(BaseModel):
+    """One episode as the page shows and filters it.
+
+    Attributes:
+        benchmark, id, task, variant, difficulty, seed, goal, first_observation, progress: as in `Episode`.
+        attempt: which of the model's plays of this episode, from 0.
+        stop: why it ended.
+        outcomes: by what it is found: `stop`, and `stuck` if it was not solved for repeating itself.
+        errors: the kinds of error in it; `none` alone where there is none.
+        error: what the simulator said when it failed.
+        turns: the model's turns.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    benchmark: str
+    id: str
+    attempt: int
+    task: str
+    variant: str
+    difficulty: str
+    seed: int
+    goal: str
+    first_observation: str
+    progress: float
+    stop: str
+    outcomes: list[str]
+    errors: list[ErrorKind]
+    error: str
+    turns: list[ViewedTurn]
+
+
+class ViewedModel(BaseModel):
+    """All episodes of one model, in the order of their file.
+
+    Attributes:
+        name: the model's name.
+        digest: what identifies its weights; empty where that is unknown.
+        episodes: what it played.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    episodes: list[ViewedEpisode]
+
+    def packed(self) -> str:
+        """The model as the page unpacks it: JSON in UTF-8, zlib's format, base64."""
+        return base64.b64encode(zlib.compress(self.model_dump_json().encode(), 9)).decode()
+
+
+def write_viewers(params: Params, project: Project = Project()) -> None:  # noqa: B008 (frozen)
+    """Write `reports/evaluation/<model>/index.html` for every evaluated model; pages of other models are removed.
+
+    Raises:
+        UserError: a model has not been evaluated, or its file is broken; names the file and the line.
+    """
+    names = params.evaluation.players
+    packed = {name: viewed_model(name, project.episodes(name)).packed() for name in names}
+    with atomic_folder(project.root / "reports" / "evaluation") as folder:
+        for name in names:
+            with atomic_write(folder / name / "index.html") as handle:
+                handle.write(page(name, packed))
+
+
+def page(model: str, packed: dict[str, str]) -> str:
+    """A model's page.
+
+    Args:
+        model: whose page it is.
+        packed: this and all other models' episodes (`ViewedModel.packed`), by name.
+    """
+    style, script = _source("style.css"), "\n".join(_source(name) for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return render(
+        "viewer/index.html.jinja",
+        {"model": model, "packed": packed, "policy": policy, "style": Markup(style), "script": Markup(script)},  # noqa: S704 (our own files)
+    )
+
+
+def viewed_model(name: str, episodes: Iterable[Episode]) -> ViewedModel:
+    """A model's episodes as the page shows them. The plays of one episode are numbered in their order."""
+    plays: Counter[tuple[str, str]] = Counter()
+    viewed = []
+    digest = ""
+    for episode in episodes:
+        key = (episode.benchmark, episode.id)
+        viewed.append(viewed_episode(episode, plays[key]))
+        plays[key] += 1
+        digest = episode.model_digest
+    return ViewedModel(name=name, digest=digest, episodes=viewed)
+
+
+def viewed_episode(episode: Episode, attempt: int = 0) -> ViewedEpisode:
+    """An episode as the page shows it."""
+    stuck = is_stuck(episode)
+    return ViewedEpisode(
+        benchmark=episode.benchmark,
+        id=episode.id,
+        attempt=attempt,
+        task=episode.task,
+        variant=episode.variant,
+        difficulty=episode.difficulty,
+        seed=episode.seed,
+        goal=episode.goal,
+        first_observation=episode.first_observation,
+        progress=episode.progress,
+        stop=episode.stop,
+        outcomes=[episode.stop, *(["stuck"] if stuck and not episode.success else [])],
+        errors=_error_kinds(episode.steps, stuck),
+        error=episode.error,
+        turns=[_turn(before, step) for before, step in zip([None, *episode.steps], episode.steps, strict=False)],
+    )
+
+
+def _error_kinds(steps: Sequence[EpisodeStep], stuck: bool) -> list[ErrorKind]:
+    kinds: list[ErrorKind] = []
+    if any(step.format_error for step in steps):
+        kinds.append("format error")
+    if any(step.failed and not step.format_error for step in steps):
+        kinds.append("invalid action")
+    if stuck:
+        kinds.append("stuck")
+    return kinds or ["none"]
+
+
+def _turn(before: EpisodeStep | None, step: EpisodeStep) -> ViewedTurn:
+    return ViewedTurn(
+        thought=step.thought,
+        action=step.action,
+        reply=step.reply if step.format_error else "",
+        observation=step.observation,
+        flags=_flags(before, step),
+        progress=step.progress,
+        gained=step.progress - (before.progress if before else 0.0),
+        turns_cut=step.turns_cut,
+    )
+
+
+def _flags(before: EpisodeStep | None, step: EpisodeStep) -> list[Flag]:
+    if step.format_error:
+        return ["format error"]
+    if step.failed:
+        return ["invalid action"]
+    mended = before is not None and before.failed and step.action != before.action
+    return ["recovered"] if mended else []
+
+
+def _source(name: str) -> str:
+    return packaged_text("agentrefine.report", "templates", "viewer", name)
+
+
+def _csp_hash(text: str) -> str:
+    """A script or style as a Content-Security-Policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

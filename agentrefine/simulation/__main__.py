@@ -1,0 +1,128 @@
+"""Run the offline teacher by hand: `python -m agentrefine.simulation --port 8123` prints its base URL.
+
+It answers well unless told otherwise: `--params '{"script_faults": 0.1, "trajectory_faults": 0.3, "wire_faults": 0.01,
+"wire_fault_kinds": ["reset"], "mistakes": [2, 3]}'`; what is left out stays as it is.
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import get_args
+
+import uvicorn
+from pydantic import ValidationError
+
+from agentrefine.errors import UserError
+from agentrefine.files import first_problem
+from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
+from agentrefine.simulation.batches import WINDOW_SECONDS
+from agentrefine.simulation.server import Server, Settings, stop_with_parent
+from agentrefine.simulation.wire import HANG_SECONDS, WireProtocol
+
+FAULTLESS = OfflineTeacher(
+    script_faults=0.0,
+    trajectory_faults=0.0,
+    wire_faults=0.0,
+    wire_fault_kinds=[kind for kind in get_args(WireFaultKind) if kind != "hang"],
+    mistakes=[2, 3],
+)
+
+
+def main() -> None:
+    """Read the arguments and serve until SIGTERM, SIGINT or the end of the parent process."""
+    arguments = _parser().parse_args()
+    settings = Settings(
+        latency=arguments.latency,
+        log=arguments.log,
+        structured=arguments.structured,
+        hang_seconds=arguments.hang_seconds,
+        batch_seconds=arguments.batch_seconds,
+        batch_window_seconds=arguments.batch_window_seconds,
+        state=arguments.state,
+    )
+    try:
+        server = Server(_params(arguments.params), settings)
+        asyncio.run(_serve(server, _listen(arguments.port), arguments.parent))
+    except UserError as error:
+        sys.exit(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m agentrefine.simulation", description=__doc__)
+    add = parser.add_argument
+    add("--port", type=_port, default=0, help="0: any free port")
+    add("--params", default="{}", help="keys of teacher.offline in params.yaml, as JSON")
+    add("--parent", type=int, default=None, help="end when this parent process has ended")
+    add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="each chat completion waits that long")
+    add("--log", type=Path, default=None, metavar="FILE", help="append one JSON line for each chat request")
+    add("--structured", action="store_true", help="accept response_format json_object and json_schema")
+    add("--hang-seconds", type=_seconds, default=HANG_SECONDS, metavar="SECONDS", help="how long a connection hangs")
+    add("--batch-seconds", type=_seconds, default=0.0, metavar="SECONDS", help="a batch is in progress that long")
+    add("--batch-window-seconds", type=_seconds, default=WINDOW_SECONDS, metavar="SECONDS", help="then a batch expires")
+    add("--state", type=Path, default=None, metavar="DIR", help="keep files and batches there, to go on with them")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; they go from 0 to {2**16 - 1}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be 0 seconds or more")
+    return seconds
+
+
+def _params(text: str) -> OfflineTeacher:
+    try:
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise UserError("--params: a JSON object was expected, such as '{\"wire_faults\": 0.1}'.")
+        return OfflineTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
+    except json.JSONDecodeError as error:
+        raise UserError(f"--params: this is no JSON ({error}).") from error
+    except ValidationError as error:
+        raise UserError(f"--params: {first_problem(error)}") from error
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise UserError(
+            f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
+        ) from error
+
+
+async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:
+    config = uvicorn.Config(
+        offline.application(),
+        http=WireProtocol,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    offline.resume()
+    port = listening.getsockname()[1]
+    # The socket listens already: a client that connects now waits in its queue until the loop runs.
+    sys.stdout.write(f"http://127.0.0.1:{port}/v1\n")
+    sys.stdout.flush()
+    watch = None if parent is None else asyncio.create_task(stop_with_parent(server, parent))
+    await server.serve(sockets=[listening])
+    if watch is not None:
+        watch.cancel()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,503 @@
+"""Works on batches: validates their input, answers their requests one after the other, and ends them."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import HTTP
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentrefine.errors import UserError
+from agentrefine.files import atomic_write, first_problem, short_hash
+from agentrefine.simulation.chat import MODEL
+from agentrefine.simulation.requests import ApiError, share
+
+PURPOSE = "batch"
+
+
+class Upload(NamedTuple):
+    """An uploaded file.
+
+    Attributes:
+        filename: as the client calls it.
+        content: its bytes.
+    """
+
+    filename: str
+    content: bytes
+
+
+def read_upload(content_type: str, body: bytes) -> Upload:
+    """The file of a form with the fields `purpose` and `file`.
+
+    Args:
+        content_type: the request's header, which names the boundary.
+        body: the request's body.
+
+    Raises:
+        ApiError: it is no such form, asks for something else, or the file is not for batches.
+    """
+    if not content_type.startswith("multipart/form-data"):
+        raise ApiError(400, "A file is uploaded as multipart/form-data, with the fields purpose and file.")
+    form = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode("latin-1") + body)
+    if not form.is_multipart() or form.defects:
+        raise ApiError(400, "The multipart form cannot be read; is its boundary right?")
+    parts = {str(part.get_param("name", header="content-disposition")): part for part in form.iter_parts()}
+    for name in sorted(parts.keys() - {"purpose", "file"}):
+        raise ApiError(400, f"{name}: this server knows the fields purpose and file only.", param=name)
+    for name in ("purpose", "file"):
+        if name not in parts:
+            raise ApiError(400, f"Missing required parameter: '{name}'.", param=name)
+    purpose = _content(parts["purpose"]).decode("utf-8", "replace")
+    if purpose != PURPOSE:
+        raise ApiError(400, f"{purpose!r} is no purpose of this server, which has {PURPOSE!r} only.", param="purpose")
+    filename = parts["file"].get_filename()
+    if filename is None or not filename.endswith(".jsonl"):
+        raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl", param="file")
+    return Upload(filename, _content(parts["file"]))
+
+
+def _content(part: Message) -> bytes:
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    return content
+
+
+Purpose = Literal["batch", "batch_output"]
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+UNFINISHED: tuple[Status, ...] = ("validating", "in_progress", "finalizing", "cancelling")
+
+
+class FileObject(BaseModel):
+    """A file, as the API describes it. Times are Unix seconds."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: Purpose
+    status: Literal["processed"] = "processed"
+    expires_at: int | None = None
+    status_details: str | None = None
+
+
+class BatchError(BaseModel):
+    """Why an input file is refused."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class BatchErrors(BaseModel):
+    """All that is wrong with an input file."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchError]
+
+
+class RequestCounts(BaseModel):
+    """How far a batch has come."""
+
+    total: int
+    completed: int
+    failed: int
+
+    def after(self, lines: Iterable[bytes]) -> "RequestCounts":
+        """The counts when these results have come in."""
+        good = [is_good(line) for line in lines]
+        completed = self.completed + sum(good)
+        return RequestCounts(total=self.total, completed=completed, failed=self.failed + len(good) - sum(good))
+
+
+class Batch(BaseModel):
+    """A batch, as the API describes it. Times are Unix seconds."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    errors: BatchErrors | None = None
+    input_file_id: str
+    completion_window: str
+    status: Status = "validating"
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts(total=0, completed=0, failed=0)
+    metadata: dict[str, str] | None = None
+
+
+class BatchStore:
+    """All files and batches. What a method has returned from is in the folder, if there is one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Read what the folder holds.
+
+        Args:
+            folder: where it is all kept; made if it is not there. None: in memory only.
+
+        Raises:
+            UserError: the folder cannot be used, or holds what no server has written.
+        """
+        self._folder = folder
+        self._files: dict[str, FileObject] = {}
+        self._contents: dict[str, bytes] = {}
+        self._batches: dict[str, Batch] = {}
+        self._results: dict[str, list[bytes]] = {}
+        if folder is not None:
+            try:
+                self._read(folder)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be used ({error.strerror}); choose another --state.") from error
+            except ValidationError as error:
+                problem = first_problem(error)
+                raise UserError(f"{folder}: holds a damaged file ({problem}); choose another --state.") from error
+
+    def add_file(self, filename: str, purpose: Purpose, content: bytes) -> FileObject:
+        """Keep a file under a new id."""
+        # An id is a random number: a client that comes back to a server without its memory must not find another's.
+        file = FileObject(
+            id=f"file-{secrets.token_hex(12)}",
+            bytes=len(content),
+            created_at=int(time.time()),
+            filename=filename,
+            purpose=purpose,
+        )
+        if self._folder is not None:
+            # A file whose description is there is complete.
+            (self._folder / "files" / f"{file.id}.jsonl").write_bytes(content)
+            _write(self._folder / "files" / f"{file.id}.json", file)
+        self._files[file.id] = file
+        self._contents[file.id] = content
+        return file
+
+    def file(self, file_id: str) -> FileObject:
+        """A file's description. Raises ApiError (404) where there is none."""
+        if file_id not in self._files:
+            raise ApiError(404, f"No such File object: {file_id}", param="id")
+        return self._files[file_id]
+
+    def content(self, file_id: str) -> bytes:
+        """A file's bytes. Raises ApiError (404) where there is none."""
+        return self._contents[self.file(file_id).id]
+
+    def add_batch(
+        self, input_file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str] | None, seconds: float
+    ) -> Batch:
+        """A new batch, to be validated; it expires after so many seconds."""
+        created = int(time.time())
+        batch = Batch(
+            # The number keeps batches in the order in which they were created.
+            id=f"batch_{len(self._batches):06d}{secrets.token_hex(9)}",
+            endpoint=endpoint,
+            input_file_id=input_file_id,
+            completion_window=completion_window,
+            created_at=created,
+            expires_at=created + int(seconds),
+            metadata=metadata,
+        )
+        self.save(batch)
+        return batch
+
+    def save(self, batch: Batch) -> None:
+        """Keep a batch as it is now."""
+        if self._folder is not None:
+            _write(self._folder / "batches" / f"{batch.id}.json", batch)
+        self._batches[batch.id] = batch
+
+    def batch(self, batch_id: str) -> Batch:
+        """A batch. Raises ApiError (404) where there is none."""
+        if batch_id not in self._batches:
+            raise ApiError(404, f"No such Batch object: {batch_id}", param="id")
+        return self._batches[batch_id]
+
+    def batches(self) -> list[Batch]:
+        """All batches, the newest first."""
+        return [self._batches[batch_id] for batch_id in sorted(self._batches, reverse=True)]
+
+    def add_result(self, batch_id: str, line: bytes) -> None:
+        """Keep a line of a batch's output or error file, before the batch has ended."""
+        if self._folder is not None:
+            with (self._folder / "results" / f"{batch_id}.jsonl").open("ab", buffering=0) as handle:
+                handle.write(line + b"\n")
+        self._results.setdefault(batch_id, []).append(line)
+        self._count(batch_id, [line])
+
+    def results(self, batch_id: str) -> list[bytes]:
+        """The lines kept so far, in their order."""
+        return self._results.get(batch_id, [])
+
+    def _read(self, folder: Path) -> None:
+        for name in ("files", "batches", "results"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in sorted((folder / "files").glob("file-*.json")):
+            file = FileObject.model_validate_json(path.read_bytes())
+            self._files[file.id] = file
+            self._contents[file.id] = path.with_suffix(".jsonl").read_bytes()
+        for path in sorted((folder / "batches").glob("batch_*.json")):
+            batch = Batch.model_validate_json(path.read_bytes())
+            self._batches[batch.id] = batch
+            results = folder / "results" / f"{batch.id}.jsonl"
+            self._results[batch.id] = results.read_bytes().splitlines() if results.is_file() else []
+            if batch.status in UNFINISHED:
+                self._count(batch.id, self._results[batch.id])
+
+    def _count(self, batch_id: str, results: list[bytes]) -> None:
+        # Counts are written with the batch when its status changes, and follow from its results until then.
+        batch = self._batches[batch_id]
+        counts = batch.request_counts.after(results)
+        self._batches[batch_id] = batch.model_copy(update={"request_counts": counts})
+
+
+def is_good(line: bytes) -> bool:
+    """Whether a result belongs into the output file; the others go into the error file."""
+    response = orjson.loads(line)["response"]
+    return response is not None and response["status_code"] == 200
+
+
+def _write(path: Path, record: BaseModel) -> None:
+    with atomic_write(path) as handle:
+        handle.write(record.model_dump_json())
+
+
+ENDPOINT = "/v1/chat/completions"
+MOST_LINES = 50_000
+MOST_ERRORS = 100
+"""Errors that are told of one file."""
+
+NOT_EXECUTED = {
+    "batch_expired": "This request could not be executed before the completion window expired.",
+    "batch_cancelled": "This request was not executed because the batch was cancelled.",
+}
+
+
+class InputLine(BaseModel):
+    """One request of a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    custom_id: str
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]
+
+
+class BatchInput(NamedTuple):
+    """What an input file holds: requests, or what is wrong with it."""
+
+    lines: list[InputLine]
+    errors: list[BatchError]
+
+
+def read_input(content: bytes) -> BatchInput:
+    """The requests of an input file in the order in which they are worked on, which is not that of the file."""
+    lines: list[InputLine] = []
+    errors: list[BatchError] = []
+    known: set[str] = set()
+    for number, text in enumerate(content.splitlines(), start=1):
+        if not text.strip():
+            continue
+        read = _read_line(text, number)
+        if isinstance(read, BatchError):
+            errors.append(read)
+            continue
+        errors.extend(_problems(read, number, known))
+        known.add(read.custom_id)
+        lines.append(read)
+    if not lines and not errors:
+        errors.append(BatchError(code="empty_file", message="The input file holds no request."))
+    if len(lines) > MOST_LINES:
+        message = f"The input file holds {len(lines)} requests; a batch holds {MOST_LINES} at most."
+        errors.append(BatchError(code="too_many_tasks", message=message))
+    return BatchInput(sorted(lines, key=lambda line: share("batch order", line.custom_id)), errors[:MOST_ERRORS])
+
+
+def executed(batch_id: str, custom_id: str, status: int, body: dict[str, object]) -> bytes:
+    """The line of a request that was answered, well or badly."""
+    response = {"status_code": status, "request_id": f"req_{short_hash(batch_id, custom_id)}", "body": body}
+    return _line(batch_id, custom_id, response, None)
+
+
+def not_executed(batch_id: str, custom_id: str, code: str) -> bytes:
+    """The line of a request that the batch's end came before; `code` is one of NOT_EXECUTED."""
+    return _line(batch_id, custom_id, None, {"code": code, "message": NOT_EXECUTED[code]})
+
+
+def _line(batch_id: str, custom_id: str, response: dict[str, object] | None, error: dict[str, object] | None) -> bytes:
+    number = f"batch_req_{short_hash(batch_id, custom_id)}"
+    return orjson.dumps({"id": number, "custom_id": custom_id, "response": response, "error": error})
+
+
+def _read_line(text: bytes, number: int) -> InputLine | BatchError:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return BatchError(code="invalid_json_line", message="This line is not parseable as valid JSON.", line=number)
+    try:
+        return InputLine.model_validate(value)
+    except ValidationError as error:
+        finding = error.errors()[0]
+        code = "missing_required_parameter" if finding["type"] == "missing" else "invalid_value"
+        param = ".".join(str(part) for part in finding["loc"]) or None
+        return BatchError(code=code, message=first_problem(error), param=param, line=number)
+
+
+def _problems(line: InputLine, number: int, known: set[str]) -> Iterator[BatchError]:
+    if line.custom_id in known:
+        message = f"The custom_id {line.custom_id!r} stands in an earlier line too; each must be unique in a batch."
+        yield BatchError(code="duplicate_custom_id", message=message, param="custom_id", line=number)
+    if line.url != ENDPOINT:
+        message = f"The url {line.url!r} is not the batch's endpoint {ENDPOINT!r}."
+        yield BatchError(code="url_mismatch", message=message, param="url", line=number)
+    if line.body.get("model") != MODEL:
+        message = f"The provided model {line.body.get('model')!r} does not exist; this server has {MODEL!r} only."
+        yield BatchError(code="model_not_found", message=message, param="body.model", line=number)
+
+
+WINDOW_SECONDS = 24 * 3600
+LONGEST_SLEEP = 0.1
+"""Seconds until a batch that waits notices that it was cancelled."""
+
+AnswerLine = Callable[[dict[str, object], str], tuple[int, dict[str, object]]]
+"""Answers the body of a batch's request, given the batch's id: HTTP status and body."""
+
+
+class Batches:
+    """All batches of a server; each unfinished one has a task that works on it."""
+
+    def __init__(self, store: BatchStore, answer: AnswerLine, *, seconds: float, window_seconds: float) -> None:
+        """Prepare the work.
+
+        Args:
+            store: keeps files and batches; what it holds unfinished is taken up by `resume`.
+            answer: answers one request.
+            seconds: how long a batch is in progress at least; its requests are spread evenly over that time.
+            window_seconds: how long after its creation a batch expires.
+        """
+        self._store = store
+        self._answer = answer
+        self._seconds = seconds
+        self._window_seconds = window_seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def create(
+        self, input_file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str] | None
+    ) -> Batch:
+        """A new batch, which is worked on from now on."""
+        batch = self._store.add_batch(input_file_id, endpoint, completion_window, metadata, self._window_seconds)
+        self._start(batch.id)
+        return batch
+
+    def resume(self) -> None:
+        """Go on with the batches that another server has left unfinished."""
+        for batch in self._store.batches():
+            if batch.status in UNFINISHED:
+                self._start(batch.id)
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Have a batch end soon; its requests that are answered already stay answered.
+
+        Raises:
+            ApiError: there is no such batch (404), or it has ended (409).
+        """
+        batch = self._store.batch(batch_id)
+        if batch.status not in UNFINISHED:
+            raise ApiError(409, f"Cannot cancel a batch with status '{batch.status}'.")
+        if batch.status != "cancelling":
+            self._update(batch_id, status="cancelling", cancelling_at=_now())
+        return self._store.batch(batch_id)
+
+    def _start(self, batch_id: str) -> None:
+        # The event loop itself keeps no task alive.
+        task = asyncio.create_task(self._work(batch_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, batch_id: str) -> None:
+        requests = self._input(batch_id)
+        if requests.errors:
+            self._update(batch_id, status="failed", failed_at=_now(), errors=BatchErrors(data=requests.errors))
+            return
+        if self._store.batch(batch_id).status == "validating":
+            counts = RequestCounts(total=len(requests.lines), completed=0, failed=0)
+            self._update(batch_id, status="in_progress", in_progress_at=_now(), request_counts=counts)
+        await self._answer_all(batch_id, requests.lines)
+        batch = self._store.batch(batch_id)
+        if batch.status == "cancelling":
+            self._end(batch_id, requests.lines, "cancelled", "batch_cancelled")
+        elif len(self._store.results(batch_id)) < len(requests.lines):
+            self._end(batch_id, requests.lines, "expired", "batch_expired")
+        else:
+            self._update(batch_id, status="finalizing", finalizing_at=_now())
+            self._end(batch_id, requests.lines, "completed", None)
+
+    def _input(self, batch_id: str) -> BatchInput:
+        file_id = self._store.batch(batch_id).input_file_id
+        try:
+            return read_input(self._store.content(file_id))
+        except ApiError as error:
+            return BatchInput([], [BatchError(code="file_not_found", message=str(error), param="input_file_id")])
+
+    async def _answer_all(self, batch_id: str, lines: Sequence[InputLine]) -> None:
+        """Answer the requests that have no result yet, until the batch is cancelled or has expired."""
+        pause = self._seconds / len(lines)
+        due = time.monotonic()
+        for line in lines[len(self._store.results(batch_id)) :]:
+            due += pause
+            if not await self._wait(batch_id, due):
+                return
+            status, body = self._answer(line.body, batch_id)
+            self._store.add_result(batch_id, executed(batch_id, line.custom_id, status, body))
+
+    async def _wait(self, batch_id: str, due: float) -> bool:
+        """Sleep until a time of the monotonic clock; False if the batch must end before."""
+        while True:
+            # Even a sleep of no time lets other requests be answered.
+            await asyncio.sleep(min(max(due - time.monotonic(), 0), LONGEST_SLEEP))
+            batch = self._store.batch(batch_id)
+            if batch.status == "cancelling" or time.time() >= batch.expires_at:
+                return False
+            if time.monotonic() >= due:
+                return True
+
+    def _end(self, batch_id: str, lines: Sequence[InputLine], status: Status, code: str | None) -> None:
+        """Make the batch's files; requests that were not executed get an error of that code."""
+        results = self._store.results(batch_id)
+        good = [line for line in results if is_good(line)]
+        bad = [line for line in results if not is_good(line)]
+        if code is not None:
+            bad += [not_executed(batch_id, line.custom_id, code) for line in lines[len(results) :]]
+        self._update(
+            batch_id,
+            status=status,
+            output_file_id=self._file(f"{batch_id}_output.jsonl", good),
+            error_file_id=self._file(f"{batch_id}_error.jsonl", bad),
+            **{f"{status}_at": _now()},
+        )
+
+    def _file(self, name: str, lines: Sequence[bytes]) -> str | None:
+        """A file of the lines; none where there are none, as OpenAI has it."""
+        return self._store.add_file(name, "batch_output", b"\n".join(lines) + b"\n").id if lines else None
+
+    def _update(self, batch_id: str, **changes: object) -> None:
+        self._store.save(self._store.batch(batch_id).model_copy(update=changes))
+
+
+def _now() -> int:
+    return int(time.time())

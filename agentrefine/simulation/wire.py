@@ -1,0 +1,165 @@
+"""Faults of the wire: answers that fail or go astray on their way, drawn from the request and its attempt."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Sequence
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable
+from uvicorn._types import Scope as UvicornScope
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from agentrefine.params.teacher import WireFaultKind
+from agentrefine.simulation.requests import ApiError, json_response, share
+
+RETRY_AFTER_SECONDS = 0.05
+HANG_SECONDS = 30.0
+SLOW_BODY_SECONDS = 1.0
+SLOW_BODY_PIECES = 10
+CONNECTION = "agentrefine.connection"
+"""The ASGI extension that holds the connection's transport."""
+
+REFUSED: dict[WireFaultKind, ApiError] = {
+    "too_many_requests": ApiError(
+        429,
+        "Too many requests; try again after the given time.",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    ),
+    "server_error": ApiError(500, "The server had an error while processing your request."),
+    "overloaded": ApiError(503, "The server is overloaded; try again later."),
+}
+"""The faults that are answers of the API; the others are faults of the connection."""
+
+WITHOUT_ANSWER: frozenset[WireFaultKind | None] = frozenset([*REFUSED, "reset", "hang", "wrong_content_type"])
+"""The faults that send nothing of the good answer."""
+
+PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
+
+
+def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: int) -> WireFaultKind | None:
+    """The fault that this attempt of a request meets, if any.
+
+    Args:
+        rate: the share of the attempts that meet one.
+        kinds: those to draw from; where there are none, no fault is met.
+        key: identifies the request.
+        attempt: how often it has come before; each is a new draw.
+    """
+    if not kinds or share("wire", key, str(attempt)) >= rate:
+        return None
+    return kinds[int(share("wire kind", key, str(attempt)) * len(kinds))]
+
+
+def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> Response:
+    """What goes wrong, ready to be sent.
+
+    Args:
+        fault: its kind.
+        good: the body of the good answer; not read by the faults of WITHOUT_ANSWER.
+        hang_seconds: how long a connection hangs until it is closed.
+    """
+    if fault in REFUSED:
+        return REFUSED[fault].response()
+    if fault == "wrong_content_type":
+        return Response(PAGE, media_type="text/html")
+    if fault == "slow_body":
+        return _SlowBody(good)
+    if fault == "truncated_body":
+        return _TruncatedBody(good)
+    return _Hang(hang_seconds) if fault == "hang" else _Reset()
+
+
+class WireProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with the connection in every request's scope: no ASGI message breaks a connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        application = self.app
+
+        async def with_connection(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            assert scope["type"] == "http"
+            scope["extensions"] = {CONNECTION: {"transport": self.transport}}
+            await application(scope, receive, send)
+
+        self.app = with_connection
+
+
+class _Reset(Response):
+    """The connection is reset (TCP RST) without an answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transport = _transport(scope)
+        # Closing a socket that lingers for zero seconds resets the connection instead of ending it.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+        await _disconnected(receive)
+
+
+class _Hang(Response):
+    """No answer; the connection is closed when the client has waited for long, unless it closes it before."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await _disconnected(receive)
+        except TimeoutError:
+            _transport(scope).close()
+            await _disconnected(receive)
+
+
+class _SlowBody(Response):
+    """The right body, piece by piece."""
+
+    def __init__(self, good: bytes) -> None:
+        super().__init__()
+        self._good = json_response(good)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self._good.raw_headers})
+        body = bytes(self._good.body)
+        size = len(body) // SLOW_BODY_PIECES + 1
+        for start in range(0, len(body), size):
+            await asyncio.sleep(SLOW_BODY_SECONDS / SLOW_BODY_PIECES)
+            piece = body[start : start + size]
+            await send({"type": "http.response.body", "body": piece, "more_body": start + size < len(body)})
+
+
+class _TruncatedBody(Response):
+    """The headers of the right answer and half of its body; then the connection is closed."""
+
+    def __init__(self, good: bytes) -> None:
+        super().__init__()
+        self._good = json_response(good)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self._good.raw_headers})
+        body = bytes(self._good.body)
+        await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+        _transport(scope).close()
+        await _disconnected(receive)
+
+
+def _transport(scope: Scope) -> asyncio.Transport:
+    transport: asyncio.Transport = scope["extensions"][CONNECTION]["transport"]
+    return transport
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Wait until the connection is closed; uvicorn takes an answer that ends earlier for a bug."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

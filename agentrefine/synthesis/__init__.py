@@ -1,0 +1,1 @@
+"""From personas to games: prompts, first answers, the refinement loop, and what it all costs."""

@@ -1,0 +1,276 @@
+"""The teacher: OpenAI-compatible endpoints for its roles, with every answer journaled and every call accounted for."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from agentrefine.errors import UserError
+from agentrefine.llm.batch import BatchTransport
+from agentrefine.llm.completion import (
+    CUT,
+    NO_ANSWER,
+    REFUSED,
+    TOO_LONG,
+    Answer,
+    ChatMessage,
+    Completion,
+    Kind,
+    Request,
+    field_of_thoughts,
+)
+from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings, Transport
+from agentrefine.llm.journal import Journal, KeptAnswer, Question
+from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
+from agentrefine.llm.spending import SPENDING_NUMBERS, Spending, load_prices
+from agentrefine.llm.thinking import without_thinking
+from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
+from agentrefine.params.teacher import Role, TeacherParams, TeacherRole
+from agentrefine.synthesis.prompts import prompt_version
+from agentrefine.synthesis.structured import JsonForm, form_number
+
+DONE = "done"
+"""The shared number of samples that are done."""
+
+MAX_USELESS_IN_A_ROW = 20
+"""Answers of a role without any text, or calls that are too long for its model, until the run ends: each is paid for,
+and what they have in common is no matter of single samples."""
+
+
+class OfflineAddress(NamedTuple):
+    """Where the offline teacher listens, and its name in the journal.
+
+    Attributes:
+        base_url: with a port that changes from run to run.
+        name: all that changes its answers.
+    """
+
+    base_url: str
+    name: str
+
+
+def offline_name(params: TeacherParams, version: str) -> str:
+    """The offline teacher's name in the journal: all that changes its answers, but not how they travel.
+
+    Args:
+        params: holds the shares of bad answers.
+        version: changes when its rules do.
+    """
+    settings = params.offline.model_dump_json(include={"script_faults", "trajectory_faults", "mistakes"})
+    return f"offline:{version}:{settings}"
+
+
+def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
+    """The numbers that the processes of one run share, in a file that one of them has made room for."""
+    names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, DONE]
+    for endpoint in range(len(_endpoints(params))):
+        names += throttle_numbers(endpoint)
+    names += [form_number(number) for number in range(len(params.roles))]
+    return SharedNumbers(path, names)
+
+
+@dataclass
+class _RoleClient:
+    """Who answers for a role.
+
+    Attributes:
+        settings: of the role.
+        name: the endpoint's name in the journal.
+        transport: how calls reach it.
+        form: how it is asked for JSON.
+        calls: its journal and budget.
+        useless: its last answers in a row that hold nothing.
+    """
+
+    settings: TeacherRole
+    name: str
+    transport: Transport
+    form: JsonForm
+    calls: PaidCalls
+    useless: int = 0
+
+
+class JournaledTeacher:
+    """Completes chats by OpenAI-compatible endpoints. Use it as an async context manager, within one event loop.
+
+    An answer that is in the journal is taken from there; any other call goes out when the throttle and the budget allow
+    it, and its answer is on disk before anyone sees it. Calls that are out when the work is given up are waited for:
+    they are paid for.
+    """
+
+    def __init__(
+        self, params: TeacherParams, journal: Journal, numbers: SharedNumbers, offline: OfflineAddress | None = None
+    ) -> None:
+        """Prepare the clients.
+
+        Args:
+            params: the teacher's section of params.yaml.
+            journal: where answers are kept.
+            numbers: what this process shares with the others of the run (`run_numbers`).
+            offline: where the offline teacher listens, if it has a role.
+
+        Raises:
+            UserError: the environment variable of a key is not set, or the cost is limited and a price is not known.
+        """
+        self._journal = journal
+        self._numbers = numbers
+        spending = Spending(numbers, params.max_cost, MAX_OUTAGE_SECONDS + 2 * params.timeout_seconds)
+        self._asking: set[asyncio.Task[KeptAnswer]] = set()
+        addresses = _endpoints(params)
+        throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
+        endpoints: dict[tuple[str, str, str], Endpoint] = {}
+        self._transports: dict[Endpoint, Transport] = {}
+        calls: dict[str, PaidCalls] = {}
+        forms: dict[tuple[Endpoint, str, str], JsonForm] = {}
+        prices = load_prices(params.prices)
+        self._roles: dict[Role, _RoleClient] = {}
+        for name, role in params.roles.items():
+            base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
+            who = (known_as, role.model, role.api_key_env)
+            if who not in endpoints:
+                throttle = throttles[addresses.index(role.base_url)]
+                endpoint = endpoints[who] = Endpoint(_settings(role, base_url, params), throttle)
+                by_batch = params.transport == "batch"
+                transport = (
+                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if by_batch else endpoint
+                )
+                self._transports[endpoint] = transport
+            endpoint = endpoints[who]
+            if role.model not in calls:
+                price = prices.known(role.model, params.max_cost, "teacher")
+                calls[role.model] = PaidCalls(role.model, journal, numbers, spending, price)
+            paid = calls[role.model]
+            asked = (endpoint, role.structured_output, json.dumps(role.extra_body, sort_keys=True))
+            if asked not in forms:
+                forms[asked] = JsonForm(endpoint, role, numbers, len(forms), paid.count)
+            self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], forms[asked], paid)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._asking:
+            for endpoint in self._transports:
+                endpoint.stop()
+            out = {task for endpoint in self._transports for task in endpoint.calls_out}
+            for task in self._asking - out:
+                task.cancel()
+            await asyncio.wait(self._asking)
+        for transport in self._transports.values():
+            await transport.close()
+        await self._journal.flush()
+
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
+        """One answer to `messages`, from the journal when it is there. See `Teacher.complete`."""
+        client = self._roles[role]
+        settings = client.settings
+        key = Question(
+            endpoint=client.name,
+            model=settings.model,
+            messages=messages,
+            temperature=settings.temperature,
+            kind=kind,
+            structured_output=settings.structured_output,
+            prompt_version=prompt_version(kind),
+            sample=sample,
+            extra_body=settings.extra_body,
+        ).key()
+        request = Request(
+            settings.model, messages, settings.temperature, settings.max_tokens, sample, None, settings.extra_body
+        )
+        kept = client.calls.find(key, request)
+        if not kept:
+            send = partial(self._send, client, key, request, kind)
+            asking = asyncio.create_task(client.calls.ask(key, request, send))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+            kept = await asyncio.shield(asking)
+        answer = kept.answer
+        return Completion(
+            id=kept.id,
+            model=settings.model,
+            text=answer.text,
+            usage=answer.usage,
+            finish_reason=answer.finish_reason,
+        )
+
+    async def _send(self, client: _RoleClient, key: str, request: Request, kind: Kind) -> Answer:
+        """Ask for an answer in the form of JSON that the endpoint honours.
+
+        Raises:
+            UserError: the last answers in a row hold nothing, for a reason that they have in common.
+        """
+        settings = client.settings
+        request = request._replace(response_format=await client.form.response_format(kind))
+        answer = await client.transport.ask(key, request)
+        if answer.finish_reason == REFUSED and request.response_format and settings.structured_output == "auto":
+            # Some servers take the probe's schema and not every other one.
+            answer = await client.transport.ask(key, request._replace(response_format=None))
+        reason = useless(answer, settings)
+        client.useless = client.useless + 1 if reason else 0
+        if client.useless >= MAX_USELESS_IN_A_ROW:
+            raise UserError(f"teacher: the last {client.useless} calls of model {settings.model!r} {reason}")
+        return answer
+
+
+def useless(answer: Answer, settings: TeacherRole) -> str | None:
+    """Why an answer holds nothing whatever it was asked, and what to do; None when it holds a text.
+
+    Args:
+        answer: what came back.
+        settings: of the role that was asked.
+    """
+    if answer.finish_reason == TOO_LONG:
+        return (
+            f"do not fit into its context ({answer.said}); give the server a longer context, lower max_tokens of the "
+            "roles in teacher, or take another model."
+        )
+    if answer.finish_reason in NO_ANSWER or without_thinking(answer.text).strip():
+        return None
+    field = field_of_thoughts(answer.finish_reason)
+    if field:
+        return (
+            f"have no content: all of each answer stands in the field {field}, where a server puts thoughts; turn "
+            "thinking off by extra_body of the roles (such as {chat_template_kwargs: {enable_thinking: false}}), or "
+            "start the server with the reasoning parser of this model, or with none."
+        )
+    if answer.finish_reason == CUT:
+        return (
+            f"were cut at max_tokens ({settings.max_tokens}) before they had any text, as a model's thoughts count "
+            "too; raise max_tokens of the roles in teacher, or turn thinking down by their extra_body."
+        )
+    return (
+        f"are empty (finish reason {answer.finish_reason}); check the model and the settings of the roles in teacher."
+    )
+
+
+def _settings(role: TeacherRole, base_url: str, params: TeacherParams) -> EndpointSettings:
+    return EndpointSettings(
+        section="teacher",
+        base_url=base_url,
+        model=role.model,
+        api_key_env=None if role.is_offline else role.api_key_env,
+        timeout_seconds=params.timeout_seconds,
+        max_retries=params.max_retries,
+    )
+
+
+def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> Throttle:
+    return Throttle(
+        numbers,
+        endpoint,
+        most_in_flight=params.concurrency,
+        processes=params.processes,
+        requests_per_minute=params.requests_per_minute,
+        tokens_per_minute=params.tokens_per_minute,
+    )
+
+
+def _endpoints(params: TeacherParams) -> list[str]:
+    """The addresses of all roles, each once."""
+    return list(dict.fromkeys(role.base_url for role in params.roles.values()))

@@ -1,0 +1,159 @@
+"""Synthesis: the first script and the first game of every persona."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from itertools import groupby
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.errors import UserError
+from agentrefine.game.personas import Persona
+from agentrefine.llm.completion import ChatMessage, Kind, Teacher, Usage
+from agentrefine.params import Params
+from agentrefine.params.teacher import Role
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
+from agentrefine.verification.script_rules import verify_script
+
+ResultT = TypeVar("ResultT")
+
+SAMPLES_PER_CALL = 1_000_000
+
+
+class Attempt(BaseModel):
+    """One answer of the teacher, raw.
+
+    Attributes:
+        id: the answer's key in the journal.
+        persona_id, persona: who it was written for.
+        sample: which of the persona's samples, from 0. A persona's sample is the unit that is kept or dropped.
+        call: which call of the sample's budget, from 1.
+        kind: what was asked for.
+        script_call: for a trajectory, the call whose answer holds its script.
+        text: the answer, raw.
+        usage: tokens as the endpoint counted them.
+        finish_reason: as the endpoint reports it.
+        teacher: the model that answered.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    persona_id: str
+    persona: str
+    sample: int
+    call: int
+    kind: Kind
+    script_call: int | None
+    text: str
+    usage: Usage
+    finish_reason: str
+    teacher: str
+
+
+async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Params) -> list[Attempt]:
+    """The first answers of one sample: a script and, when it is sound, a game of it.
+
+    Raises:
+        UserError: the teacher refuses for good.
+    """
+    first = await ask(script_messages(persona), "script", "script", persona, sample, 1, teacher)
+    messages = _game_messages(persona, first.text, params)
+    if messages is None:
+        return [first]
+    second = await ask(messages, "trajectory", "trajectory", persona, sample, 2, teacher, script_call=1)
+    return [first, second]
+
+
+def _game_messages(persona: Persona, answer: str, params: Params) -> list[ChatMessage] | None:
+    """Asks for a game of the script in an answer; None when the script is not sound.
+
+    The script is not kept: with its compiled expressions it takes a hundred kilobytes, and thousands of samples wait.
+    """
+    script = verify_script(answer).script
+    if script is None:
+        return None
+    return trajectory_messages(
+        persona,
+        script,
+        mistakes=params.verification.min_error_refine_turns,
+        max_turns=params.verification.max_turns,
+    )
+
+
+async def ask(
+    messages: list[ChatMessage],
+    kind: Kind,
+    role: Role,
+    persona: Persona,
+    sample: int,
+    call: int,
+    teacher: Teacher,
+    *,
+    script_call: int | None = None,
+) -> Attempt:
+    """One call of a sample's budget. Every call is a draw of its own, also when its prompt is that of another call.
+
+    Raises:
+        UserError: the teacher refuses for good.
+    """
+    answer = await teacher.complete(messages, kind=kind, role=role, sample=sample + SAMPLES_PER_CALL * (call - 1))
+    return Attempt(
+        id=answer.id,
+        persona_id=persona.id,
+        persona=persona.text,
+        sample=sample,
+        call=call,
+        kind=kind,
+        script_call=script_call,
+        text=answer.text,
+        usage=answer.usage,
+        finish_reason=answer.finish_reason,
+        teacher=answer.model,
+    )
+
+
+async def synthesise_shard(
+    samples: Iterable[tuple[Persona, int]],
+    teacher: Teacher,
+    params: Params,
+    on_done: Callable[[], None] = lambda: None,
+) -> list[list[Attempt]]:
+    """The first answers of many samples, all at work at once, in the order of `samples`.
+
+    Args:
+        samples: personas with sample numbers.
+        teacher: bounds the calls in flight.
+        params: the settings.
+        on_done: called whenever a sample is done.
+
+    Raises:
+        UserError: the teacher refuses for good; the other samples are given up.
+    """
+    return await together((synthesise(persona, sample, teacher, params) for persona, sample in samples), on_done)
+
+
+async def together(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
+    """Run all at once; results in the order of `work`. The first `UserError` ends the rest and is raised."""
+
+    async def noted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
+        result = await one
+        on_done()
+        return result
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(noted(one)) for one in work]
+    except* UserError as errors:
+        failure = errors.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    raise failure
+
+
+def by_sample(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
+    """Attempts that stand together, sample by sample."""
+    for _, group in groupby(attempts, key=lambda attempt: (attempt.persona_id, attempt.sample)):
+        yield list(group)

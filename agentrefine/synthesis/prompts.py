@@ -1,0 +1,224 @@
+"""The prompts of synthesis and refinement (paper, section 3.1: three examples for scripts, one for games).
+
+What is the same for all calls of a persona, rules and examples, stands first, and what differs last, so that a
+provider's prompt cache helps. The examples are the persona's own draw (`agentrefine.synthesis.prompts`).
+
+Prompts are also read by programs, so parts stand in fixed places: the persona in one line `Persona: ...` at the very
+end of both script prompts; the script as one line of JSON in the block under `# Script`; the kept turns as a JSON list
+in the block under `# Turns so far`; the feedback in one line of its own under `# What to change`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from string import Template
+from typing import Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.files import packaged_text, short_hash
+from agentrefine.game.personas import Persona
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns
+from agentrefine.llm.completion import ChatMessage
+
+SCRIPTS_PER_PROMPT = 3
+
+ShotT = TypeVar("ShotT", bound=BaseModel)
+
+
+class ScriptShot(BaseModel):
+    """An example of a script.
+
+    Attributes:
+        persona: the sentence that it was written for.
+        script: the script.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    persona: str
+    script: Script
+
+
+class TrajectoryShot(BaseModel):
+    """An example of a whole game.
+
+    Attributes:
+        script: name of its script in `script_pool`.
+        turns: DM and player in turn, from the first description to the completed task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    script: str
+    turns: list[Turn]
+
+
+@cache
+def script_pool() -> Mapping[str, ScriptShot]:
+    """All examples of scripts by name."""
+    return _pool("scripts", ScriptShot)
+
+
+@cache
+def trajectory_pool() -> Mapping[str, TrajectoryShot]:
+    """All examples of games by name."""
+    return _pool("trajectories", TrajectoryShot)
+
+
+def script_shots(persona_id: str) -> list[str]:
+    """The names of the `SCRIPTS_PER_PROMPT` examples of scripts that a persona's prompts show, in their order."""
+    return _drawn("script", persona_id, script_pool())[:SCRIPTS_PER_PROMPT]
+
+
+def trajectory_shot(persona_id: str) -> str:
+    """The name of the example of a game that a persona's prompts show."""
+    return _drawn("trajectory", persona_id, trajectory_pool())[0]
+
+
+def _drawn(kind: str, persona_id: str, names: Iterable[str]) -> list[str]:
+    """All names in a persona's own order: by a hash of each, so that every order is equally likely."""
+    return sorted(names, key=lambda name: short_hash("shot", kind, persona_id, name))
+
+
+def _pool(folder: str, shot: type[ShotT]) -> Mapping[str, ShotT]:
+    files = resources.files("agentrefine.synthesis").joinpath("prompts", "shots", folder).iterdir()
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith(".json")}
+    return {name.removesuffix(".json"): shot.model_validate_json(text) for name, text in sorted(texts.items())}
+
+
+PromptKind = Literal["script", "trajectory"]
+
+PROMPT_FILES: dict[PromptKind, tuple[str, ...]] = {
+    "script": ("script_rules.md", "script.md", "script_retry.md"),
+    "trajectory": ("trajectory.md", "continuation.md"),
+}
+"""The files that the prompts of each kind are made of."""
+
+LONGEST_FEEDBACK = 1000
+"""Characters of feedback that a prompt passes on."""
+
+_VERSION_LINE = re.compile(r"<!-- version: ([1-9][0-9]*) -->\n")
+
+
+class PromptFile(NamedTuple):
+    """A prompt's text as a template, without its first line, which tells its version."""
+
+    version: int
+    template: Template
+
+
+def prompt_version(kind: PromptKind) -> str:
+    """The versions of the files that the prompts of a kind are made of, such as `trajectory 2, continuation 2`.
+
+    Raising the number in a file's first line has everything asked anew that its prompts ask for. The examples have no
+    version: they stand in the messages, and another one is to change the prompts of some personas only.
+    """
+    return ", ".join(f"{name.removesuffix('.md')} {prompt_file(name).version}" for name in PROMPT_FILES[kind])
+
+
+@cache
+def prompt_file(name: str) -> PromptFile:
+    """A prompt file with its version.
+
+    Raises:
+        ValueError: its first line does not tell a version.
+    """
+    text = packaged_text("agentrefine.synthesis", "prompts", name)
+    line = _VERSION_LINE.match(text)
+    if line is None:
+        raise ValueError(
+            f"agentrefine/synthesis/prompts/{name}: the first line must be `<!-- version: 1 -->`, with its number."
+        )
+    return PromptFile(int(line.group(1)), Template(text[line.end() :]))
+
+
+def script_messages(persona: Persona) -> list[ChatMessage]:
+    """Asks for a persona's script."""
+    return _message(prompt_file("script.md").template.substitute(rules=_script_rules(persona), persona=persona.text))
+
+
+def script_retry_messages(persona: Persona, feedback: str) -> list[ChatMessage]:
+    """Asks for a persona's script again, saying what was wrong with the last one."""
+    return _message(
+        prompt_file("script_retry.md").template.substitute(
+            rules=_script_rules(persona), feedback=_one_line(feedback), persona=persona.text
+        )
+    )
+
+
+def trajectory_messages(
+    persona: Persona, script: Script, *, mistakes: int = 2, max_turns: int = 60
+) -> list[ChatMessage]:
+    """Asks for a whole game of a script: `mistakes` corrected mistakes at least, `max_turns` turns at most."""
+    return _message(_trajectory_prompt(persona, script, mistakes, max_turns))
+
+
+def continuation_messages(
+    persona: Persona,
+    script: Script,
+    kept: Sequence[DMTurn | PlayerTurn],
+    feedback: str,
+    *,
+    mistakes: int = 2,
+    max_turns: int = 60,
+) -> list[ChatMessage]:
+    """Asks for the turns after `kept`, which ends with a DM turn; for the whole game anew when `kept` is empty."""
+    return _message(
+        prompt_file("continuation.md").template.substitute(
+            instructions=_trajectory_prompt(persona, script, mistakes, max_turns),
+            turns=turns_json(kept),
+            feedback=_one_line(feedback),
+            next_turn=len(kept) + 1,
+            next_role="the Player" if kept else "the DM",
+            corrected=error_refine_turns(kept),
+            mistakes=mistakes,
+        )
+    )
+
+
+def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
+    """Turns as a JSON list, one turn a line."""
+    lines = ",\n".join(json.dumps(turn.model_dump(), ensure_ascii=False) for turn in turns)
+    return f"[\n{lines}\n]" if turns else "[]"
+
+
+def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turns: int) -> str:
+    example_script, example_turns = _example_game(trajectory_shot(persona.id))
+    return prompt_file("trajectory.md").template.substitute(
+        mistakes=mistakes,
+        max_turns=max_turns,
+        example_script=example_script,
+        example_turns=example_turns,
+        script=script.model_dump_json(),
+    )
+
+
+def _script_rules(persona: Persona) -> str:
+    examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
+    return prompt_file("script_rules.md").template.substitute(examples=examples)
+
+
+@cache
+def _example_script(name: str) -> str:
+    shot = script_pool()[name]
+    return f"Persona: {shot.persona}\n\n```json\n{shot.script.model_dump_json()}\n```"
+
+
+@cache
+def _example_game(name: str) -> tuple[str, str]:
+    """The example's script and its turns."""
+    shot = trajectory_pool()[name]
+    return script_pool()[shot.script].script.model_dump_json(), turns_json(shot.turns)
+
+
+def _message(text: str) -> list[ChatMessage]:
+    return [{"role": "user", "content": text.rstrip("\n")}]
+
+
+def _one_line(feedback: str) -> str:
+    text = " ".join(feedback.split())
+    return text if len(text) <= LONGEST_FEEDBACK else text[:LONGEST_FEEDBACK] + " ..."

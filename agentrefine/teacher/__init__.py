@@ -1,1 +1,0 @@
-"""Who writes scripts and trajectories: any OpenAI-compatible endpoint, its journal, and the offline stand-in."""

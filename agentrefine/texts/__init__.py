@@ -1,1 +1,0 @@
-"""What is wrong with a text as such, whatever it tells: its characters, its writing systems, whom it addresses."""

@@ -1,0 +1,180 @@
+"""Data-parallel tuning on the cores of one machine: processes that train with this one, each on its share of the rows.
+
+A small model leaves the cores of a CPU idle when its matrices are split among threads; a process for each core does so
+less, though it waits for the others at every step. Gradients are averaged after each step (torch's
+DistributedDataParallel over gloo on the loopback device): equal seeds and equal numbers of processes give equal bytes.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from torch import distributed
+
+from agentrefine.errors import UserError
+from agentrefine.tuning.hardware import threads_for
+from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.loop import train
+
+READY = "ready"
+
+
+class Replicas:
+    """The other processes; none where one process trains alone."""
+
+    def __init__(self, processes: "list[subprocess.Popen[str]]", log: IO[str]) -> None:
+        self._processes = processes
+        self._log = log
+
+    def begin(self, job: TuningJob) -> None:
+        """Hand out the job; the others load while this process does."""
+        for process in self._processes:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{job.model_dump_json()}\n")
+                process.stdin.flush()
+
+    def wait(self) -> None:
+        """Return when all are ready to train with this process.
+
+        Raises:
+            UserError: a replica has ended.
+        """
+        for process in self._processes:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != READY:
+                raise self._ended()
+
+    def explain(self, error: RuntimeError) -> Exception:
+        """The error to raise for one that training met: the replica's, where the connection to it was lost."""
+        lost = "gloo" in str(error).lower() or isinstance(error, distributed.DistError)
+        return self._ended() if self._processes and lost else error
+
+    def _ended(self) -> UserError:
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines() or ["it said nothing"]
+        killed = any(process.returncode is not None and process.returncode < 0 for process in self._processes)
+        reason = "it was killed, perhaps because memory ran out" if killed else lines[-1]
+        return UserError(
+            f"tuning: one of the processes that tune together has ended ({reason}); set tuning.cpu_processes to 1 "
+            "to tune in a single one, or run the stage again."
+        )
+
+
+@contextlib.contextmanager
+def replicas(processes: int, threads: int) -> Iterator[Replicas]:
+    """Start `processes` - 1 replicas and make this process the first of all, until the context ends.
+
+    Each computes with `threads`.
+
+    Does nothing for one process, and where the environment already names several (torchrun).
+    """
+    others = 0 if "WORLD_SIZE" in os.environ else processes - 1
+    with tempfile.TemporaryFile("w+") as log:
+        if not others:
+            yield Replicas([], log)
+            return
+        before, port = dict(os.environ), _free_port()
+        own = _environment(0, processes, threads, port)
+        started: list[subprocess.Popen[str]] = []
+        try:
+            for rank in range(1, processes):
+                started.append(_start(_environment(rank, processes, threads, port), log))
+            os.environ.update(own)
+            yield Replicas(started, log)
+        except BaseException:
+            for process in started:
+                process.kill()
+            raise
+        finally:
+            for name in own:
+                os.environ.pop(name, None)
+            os.environ.update({name: before[name] for name in own if name in before})
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            for process in started:
+                _end(process)
+
+
+def main() -> None:
+    """Be a replica: read the job from standard input, say when training can begin, train; the first saves the model."""
+    line = sys.stdin.readline()
+    if not line:
+        return
+    job = TuningJob.model_validate_json(line)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    # Standard output is for one word to the process that started this one; what a library prints is for the log.
+    told = sys.stdout
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch,
+        threads_for(job.params),
+    ):
+        train(job, Path(scratch), ready=lambda: print(READY, file=told, flush=True))
+    distributed.destroy_process_group()
+
+
+def _end_with_the_first() -> None:
+    """End this process when the one that started it ends: its end of the pipe is closed then, however it ended."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _start(environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "agentrefine.tuning.distributed"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def _environment(rank: int, processes: int, threads: int, port: int) -> dict[str, str]:
+    """What torchrun would set, with the threads of a process; gloo would take the network's device."""
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    return {
+        **({"GLOO_SOCKET_IFNAME": loopback} if loopback else {}),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Wait a moment for a replica that has done its work; end one that has not."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()

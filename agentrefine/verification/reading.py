@@ -1,0 +1,350 @@
+"""JSON as language models write it: in fences and prose, with trailing commas and single quotes, cut off in the middle.
+
+Sound JSON is parsed strictly. Of the rest, each value that is complete (its brackets close) is mended; what is cut off
+is never completed. Time and memory are bounded for any text.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
+
+from agentrefine.files import first_problem
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, PlayerTurn
+from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, legible, quoted
+from agentrefine.llm.thinking import without_thinking
+from agentrefine.verification.phrases import is_refusal
+
+LONGEST_ANSWER = 200_000
+"""Characters of an answer; a long game has about 20,000."""
+MOST_ELEMENTS = 1000
+"""Elements of a list that is no sound JSON as a whole; a long game has 60."""
+DEEPEST = 40
+"""Levels of nesting."""
+
+_BEGINS_WITH_JSON = re.compile(r"\s*(?:[{`]|\[(?!THINK\]))")
+_LIST_OF_TURNS = re.compile(r"""\[\s*\{\s*["'](?:turn|role)""")
+_LIST = re.compile(r"\[\s*[\]{]")
+_OBJECT = re.compile(r"""\{\s*["'}]""")
+_CONSTANTS = {"True": "true", "False": "false", "None": "null"}
+_CONSTANT = re.compile(r"\b(?:True|False|None)\b")
+_TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
+_INNER = re.compile(r"""\\.|["\x00-\x1f]""", re.DOTALL)
+_GAP = re.compile(r"[\s,]*")
+_SIGNS = re.compile(r"""\\.|[{}\[\]]|["'](?P<closes>(?=\s*(?:[,:}\]]|\Z)))?""", re.DOTALL)
+
+
+class Elements(NamedTuple):
+    """The leading elements of a list that could be read, and why the next one could not."""
+
+    values: list[Any]
+    problem: Problem | None
+
+
+def load_object(text: str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        RuleBrokenError: there is none, it is cut off, or it cannot be mended.
+    """
+    text = _said(text)
+    _check_size(text, "one JSON object")
+    try:
+        value = _strict(text)
+    except (ValueError, RecursionError):
+        start = _OBJECT.search(text)
+        if start is None:
+            raise _no_json(text, "holds no JSON object", "JSON object") from None
+        value, _ = _value_at(text, start.start(), "the object")
+    if not isinstance(value, dict):
+        raise _no_json(text, "is JSON but not an object", "JSON object")
+    return value
+
+
+def load_list(text: str) -> Elements:
+    """The JSON list in a text, or the list in a JSON object that wraps it: its leading elements that can be read."""
+    try:
+        text = _said(text)
+        _check_size(text, "one JSON list of turns")
+        values = _whole_list(text)
+    except RuleBrokenError as error:
+        return Elements([], error.problem)
+    if values is not None:
+        return Elements(values, None)
+    start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
+    if start is None:
+        return Elements([], _no_json(text, "holds no JSON list", "JSON list").problem)
+    return _elements(text, start.start() + 1)
+
+
+def check_values(value: Any) -> list[str]:  # noqa: ANN401
+    """All keys and strings of a nested value, in order.
+
+    Raises:
+        RuleBrokenError: it is nested too deep, or holds a number that is not finite or a text that is not Unicode.
+    """
+    strings: list[str] = []
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if isinstance(item, str):
+            strings.append(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            _refuse_constant(str(item))
+        elif isinstance(item, dict | list):
+            if depth > DEEPEST:
+                raise _too_deep()
+            if isinstance(item, dict):
+                strings.extend(item)
+            children = item.values() if isinstance(item, dict) else item
+            pending.extend((child, depth + 1) for child in children)
+    _check_unicode("".join(strings))
+    return strings
+
+
+def _said(text: str) -> str:
+    """The answer without the reasoning that some servers put before it; a draft in there is not the answer."""
+    return text if _BEGINS_WITH_JSON.match(text) else without_thinking(text)
+
+
+def _check_size(text: str, expected: str) -> None:
+    if not text or text.isspace():
+        raise RuleBrokenError(Rule.EMPTY_ANSWER, f"The answer is empty; answer with {expected}.")
+    if len(text) > LONGEST_ANSWER:
+        raise RuleBrokenError(
+            Rule.TOO_LONG, f"The answer has {len(text)} characters, {LONGEST_ANSWER} are the most; write less."
+        )
+    _check_unicode(text)
+
+
+def _no_json(text: str, found: str, expected: str) -> RuleBrokenError:
+    """What an answer breaks that holds nothing of the asked form."""
+    if is_refusal(text):
+        return RuleBrokenError(
+            Rule.REFUSAL, f"The answer declines to write what was asked for; answer with one {expected} only."
+        )
+    return RuleBrokenError(Rule.NOT_JSON, f"The answer {found}; answer with one {expected} only.")
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RuleBrokenError(
+            Rule.INVALID_TEXT, "A text holds a lone half of a Unicode pair; write plain characters."
+        ) from None
+
+
+def _whole_list(text: str) -> list[Any] | None:
+    """The list when the whole text is sound JSON, else None: then its elements are read one by one."""
+    try:
+        value = _strict(text)
+    except (ValueError, RecursionError, RuleBrokenError):
+        return None
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if isinstance(item, list)]
+        value = next((item for item in lists if item and isinstance(item[0], dict) and "role" in item[0]), None)
+    if not isinstance(value, list):
+        raise _no_json(text, "is JSON but not a list of turns", "JSON list of turns")
+    return value
+
+
+def _elements(text: str, position: int) -> Elements:
+    found: list[Any] = []
+    while len(found) < MOST_ELEMENTS:
+        gap = _GAP.match(text, position)
+        position = gap.end() if gap else position
+        number = len(found) + 1
+        if position == len(text):
+            message = f"The answer ends after element {len(found)} without closing the list; write it whole."
+            return Elements(found, Problem(Rule.CUT_OFF, message, number))
+        if text[position] == "]":
+            return Elements(found, None)
+        try:
+            value, position = _value_at(text, position, f"element {number} of the list")
+        except RuleBrokenError as error:
+            return Elements(found, error.problem._replace(turn=number))
+        found.append(value)
+    message = f"The list has more than {MOST_ELEMENTS} elements; write a game of fewer turns."
+    return Elements(found, Problem(Rule.TOO_LONG, message, len(found)))
+
+
+def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
+    """The value that begins at `start`, mended if need be, and where it ends."""
+    try:
+        return _DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:
+        if text[start] not in "{[":
+            raise RuleBrokenError(Rule.NOT_JSON, f"{name} is no JSON object; write sound JSON.") from None
+        mended = _mended(text, start)
+    if mended is None:
+        raise RuleBrokenError(Rule.CUT_OFF, f"The answer ends in the middle of {name}; write it whole, and shorter.")
+    value_text, end = mended
+    try:
+        return _strict(value_text), end
+    except json.JSONDecodeError as error:
+        near = quoted(value_text[max(0, error.pos - 20) : error.pos + 20])
+        raise RuleBrokenError(
+            Rule.NOT_JSON, f"JSON error in {name}, near {near}: {error.msg}; write sound JSON."
+        ) from None
+    except (ValueError, RecursionError):
+        raise RuleBrokenError(Rule.NOT_JSON, f"JSON error in {name}; write sound JSON.") from None
+
+
+def _mended(text: str, start: int) -> tuple[str, int] | None:
+    """The bracketed value at `start` as JSON, and where it ends; None when its bracket is not closed.
+
+    Mends quotes, trailing commas and Python's constants, nothing else: no text, key or value is made up. A quote ends a
+    string only before a comma, colon or closing bracket, so that apostrophes and unescaped quotes inside it are kept.
+    """
+    pieces: list[str] = []
+    depth, quote, done = 0, "", start
+    for sign in _SIGNS.finditer(text, start):
+        character = sign.group()
+        if quote:
+            if character == quote and sign.group("closes") is not None:
+                pieces.append(f'"{_INNER.sub(_escaped, text[done : sign.start()])}"')
+                quote, done = "", sign.end()
+        elif character in "\"'":
+            pieces.append(_structure(text[done : sign.start()]))
+            quote, done = character, sign.end()
+        elif character in "{[":
+            depth += 1
+            if depth > DEEPEST:
+                raise _too_deep()
+        elif character in "}]":
+            depth -= 1
+        if depth == 0:
+            break
+    if depth or quote:
+        return None
+    end = sign.end()
+    pieces.append(_structure(text[done:end]))
+    return "".join(pieces), end
+
+
+def _structure(text: str) -> str:
+    return _CONSTANT.sub(lambda name: _CONSTANTS[name.group()], _TRAILING_COMMA.sub("", text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found.group()
+    if character == "\\'":
+        return "'"
+    return character if character[0] == "\\" else json.dumps(character)[1:-1]
+
+
+def _strict(text: str) -> Any:  # noqa: ANN401
+    return _DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        count = Counter(key for key, _ in pairs)
+        twice = count.most_common(1)[0][0]
+        raise RuleBrokenError(
+            Rule.DUPLICATE_KEY, f"The key {quoted(twice)} stands twice in one object; write each key once."
+        )
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise RuleBrokenError(Rule.NOT_FINITE, f"The JSON holds {name}; write finite numbers only.")
+
+
+def _too_deep() -> RuleBrokenError:
+    return RuleBrokenError(Rule.TOO_DEEP, f"The JSON is nested deeper than {DEEPEST} levels; nest less.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+
+
+def parse_script(text: str) -> Script:
+    """The script in a teacher's answer: its JSON and its keys are sound. `verification.verify_script` checks the rest.
+
+    Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the script are accepted.
+
+    Raises:
+        RuleBrokenError: the answer holds no script; says which rule it breaks and what to change.
+    """
+    value = load_object(text)
+    if "environment" not in value and len(value) == 1:
+        (inner,) = value.values()
+        value = inner if isinstance(inner, dict) else value
+    check_values(value)
+    try:
+        return Script.model_validate(value)
+    except ValidationError as error:
+        raise RuleBrokenError(
+            Rule.SCRIPT_KEYS,
+            f"The script is not of the asked form: {legible(first_problem(error))} Write all keys as asked.",
+        ) from None
+
+
+class ParsedTurns(NamedTuple):
+    """What could be read of a game.
+
+    Attributes:
+        turns: the leading turns whose keys and types are sound.
+        problem: why the next one is not; None when all are. Its `turn` counts from the first turn of the answer.
+    """
+
+    turns: list[DMTurn | PlayerTurn]
+    problem: Problem | None
+
+
+def parse_turns(text: str) -> ParsedTurns:
+    """The turns in a teacher's answer, whatever it holds; never raises.
+
+    Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the list are accepted. Of
+    JSON that is cut off, the complete turns before the cut are read.
+    """
+    values, problem = load_list(text)
+    escapes = "\\u" in text
+    turns: list[DMTurn | PlayerTurn] = []
+    for number, value in enumerate(values, start=1):
+        turn = _turn(value, number, escapes)
+        if isinstance(turn, Problem):
+            return ParsedTurns(turns, turn)
+        turns.append(turn)
+    if not values and problem is None:
+        problem = Problem(Rule.EMPTY_ANSWER, "The list of turns is empty; write the turns.")
+    return ParsedTurns(turns, problem)
+
+
+def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
+    role = value.get("role") if isinstance(value, dict) else None
+    if role not in ("DM", "Player"):
+        return _unsound(value, number) or Problem(
+            Rule.TURN_KEYS,
+            f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; '
+            f"found {quoted(value)}.",
+            number,
+        )
+    try:
+        if escapes:  # only they can bring what is not Unicode
+            check_values(value)
+        return DMTurn.model_validate(value) if role == "DM" else PlayerTurn.model_validate(value)
+    except RuleBrokenError as error:
+        return error.problem._replace(turn=number)
+    except ValidationError as error:
+        message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
+        return _unsound(value, number) or Problem(
+            Rule.TURN_KEYS, f"{message}{legible(first_problem(error))} Write the keys as asked.", number
+        )
+
+
+def _unsound(value: Any, number: int) -> Problem | None:  # noqa: ANN401
+    """Why a value cannot even be shown in a message: its depth, its numbers, its characters."""
+    try:
+        check_values(value)
+    except RuleBrokenError as error:
+        return error.problem._replace(turn=number)
+    return None

@@ -1,0 +1,324 @@
+"""Verification: rules, no LLM, that judge scripts and trajectories (paper, section 3.1 and algorithm 1).
+
+`game.verdict.Rule` lists the rules; `script_rules` judges scripts. A game is judged turn by turn, then as a whole;
+the first finding counts.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from agentrefine.errors import UserError
+from agentrefine.game.actions import plain
+from agentrefine.game.script import Script
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
+from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.llm.completion import NO_ANSWER
+from agentrefine.params import VerificationParams
+from agentrefine.synthesis.first_answers import Attempt
+from agentrefine.verification.reading import parse_turns
+from agentrefine.verification.script_rules import verify_script
+from agentrefine.verification.text_rules import check_turn_texts, has_doubtful_texts
+
+_QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
+
+
+VERSION = "3"
+"""Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
+
+
+class Verdict(BaseModel):
+    """What the rules say of one answer of the teacher.
+
+    Attributes:
+        attempt_id: the answer judged (`Attempt.id`).
+        persona_id, sample, call: whose it is.
+        passed: sound and complete.
+        rule: the name of the first rule that it broke; empty when it passed.
+        turn: the turn at fault, from 1; None for scripts and for findings on the whole.
+        message: feedback that the teacher can act on; empty when it passed.
+        turns_kept: how many leading turns are sound and stay (0: start again).
+        rules_version: `VERSION` of the rules that judged.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt_id: str
+    persona_id: str
+    sample: int
+    call: int
+    passed: bool
+    rule: str
+    turn: int | None
+    message: str
+    turns_kept: int
+    rules_version: str
+
+
+class TrajectoryFinding(NamedTuple):
+    """What the rules say of a game.
+
+    Attributes:
+        kept: the leading turns that stay. All turns when the game passed. Otherwise nothing, or turns that break no
+            rule of a single turn, end with a DM turn that does not complete the task, and leave room for two more:
+            the teacher goes on with a player turn.
+        problem: the first rule broken; None when the game passed.
+    """
+
+    kept: list[DMTurn | PlayerTurn]
+    problem: Problem | None
+
+
+def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> Iterator[Verdict]:
+    """Judge the first answers of every sample, one verdict each, in their order.
+
+    The attempts of one sample stand together, its script before its trajectory.
+
+    Raises:
+        UserError: a trajectory does not follow the sound script that it was written for.
+    """
+    script: Script | None = None
+    script_of: tuple[str, int, int | None] | None = None
+    for attempt in attempts:
+        if attempt.kind == "script":
+            script, problem = verify_script(attempt.text)
+            problem = no_answer(attempt) or problem
+            script_of = (attempt.persona_id, attempt.sample, attempt.call)
+            yield verdict(attempt, problem, turns_kept=0)
+            continue
+        if script is None or script_of != (attempt.persona_id, attempt.sample, attempt.script_call):
+            raise UserError(
+                f"attempt {attempt.id} is a trajectory, but the sound script of its sample (persona "
+                f"{attempt.persona_id}, sample {attempt.sample}, call {attempt.script_call}) does not stand before it; "
+                "run the synthesis stage again."
+            )
+        kept, problem = verify_trajectory(script, attempt.text, params)
+        yield verdict(attempt, no_answer(attempt) or problem, turns_kept=len(kept))
+
+
+def no_answer(attempt: Attempt) -> Problem | None:
+    """The problem of a call that the endpoint did not answer; None of one that it did."""
+    if attempt.finish_reason not in NO_ANSWER:
+        return None
+    return Problem(Rule.NO_ANSWER, f"The call is {attempt.finish_reason}: the endpoint gave no answer to it.")
+
+
+def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdict:
+    """A finding on an attempt as a record."""
+    return Verdict(
+        attempt_id=attempt.id,
+        persona_id=attempt.persona_id,
+        sample=attempt.sample,
+        call=attempt.call,
+        passed=problem is None,
+        rule=problem.rule.value if problem else "",
+        turn=problem.turn if problem else None,
+        message=problem.message if problem else "",
+        turns_kept=turns_kept,
+        rules_version=VERSION,
+    )
+
+
+def verify_trajectory(
+    script: Script, text: str, params: VerificationParams, kept: Sequence[DMTurn | PlayerTurn] = ()
+) -> TrajectoryFinding:
+    """Judge the game in an answer, or the game that an answer continues after the `kept` turns.
+
+    An answer that repeats the kept turns unchanged before its own counts as if it had not.
+    """
+    turns, problem = parse_turns(text)
+    kept = list(kept)
+    repeated = len(kept) if kept and turns[: len(kept)] == kept else 0
+    if problem and problem.turn is not None:
+        problem = problem._replace(turn=problem.turn + len(kept) - repeated)
+    return judge(script, kept + turns[repeated:], params, problem)
+
+
+def judge(
+    script: Script, turns: Sequence[DMTurn | PlayerTurn], params: VerificationParams, reading: Problem | None = None
+) -> TrajectoryFinding:
+    """Judge a game's turns.
+
+    Args:
+        script: the game's script.
+        turns: the turns whose keys are sound.
+        params: what is demanded.
+        reading: why the turns after these could not be read, if so: the finding when these break no rule themselves.
+    """
+    doubtful = has_doubtful_texts(script, turns)
+    try:
+        for position, turn in enumerate(turns):
+            _check_place(turns, position, params)
+            if doubtful:
+                check_turn_texts(script, turn, position + 1)
+            if isinstance(turn, DMTurn):
+                _check_dm_turn(script, turns, turn, position)
+    except RuleBrokenError as error:
+        return TrajectoryFinding(_sound_prefix(turns, error.problem.turn, params), error.problem)
+    problem = reading or _whole_game_problem(turns, params)
+    if problem is None:
+        return TrajectoryFinding(list(turns), None)
+    if problem.rule in (Rule.TOO_FEW_REFINEMENTS, Rule.TOO_MANY_TURNS):
+        return TrajectoryFinding([], problem)
+    return TrajectoryFinding(_sound_prefix(turns, None, params), problem)
+
+
+def _sound_prefix(
+    turns: Sequence[DMTurn | PlayerTurn], fault: int | None, params: VerificationParams
+) -> list[DMTurn | PlayerTurn]:
+    """The turns before turn `fault`, down to a DM turn that leaves the player something to do and room to do it."""
+    end = len(turns) if fault is None else fault - 1
+    if end % 2 == 0:
+        end -= 1
+    if end < 1 or end + 2 > params.max_turns:
+        return []
+    last = turns[end - 1]
+    if isinstance(last, DMTurn) and last.task_completed:
+        end -= 2
+    return list(turns[:end])
+
+
+def _check_place(turns: Sequence[DMTurn | PlayerTurn], position: int, params: VerificationParams) -> None:
+    """Whether this is the turn that must come now."""
+    turn, number = turns[position], position + 1
+    if number > params.max_turns:
+        raise RuleBrokenError(
+            Rule.TOO_MANY_TURNS,
+            f"The game has more than {params.max_turns} turns; write it again, with a shorter way to the goal.",
+            number,
+        )
+    role = "Player" if position % 2 else "DM"
+    if turn.role != role:
+        raise RuleBrokenError(
+            Rule.ROLE_ORDER, f"Turn {number} is the {turn.role}'s and must be the {role}'s; they take turns.", number
+        )
+    if turn.turn != number:
+        raise RuleBrokenError(
+            Rule.TURN_NUMBER, f'Turn {number} has "turn": {quoted(turn.turn)}; number the turns one by one.', number
+        )
+    if isinstance(turn, PlayerTurn):
+        before = turns[position - 1]
+        if isinstance(before, DMTurn) and before.task_completed:
+            raise RuleBrokenError(
+                Rule.EARLY_COMPLETION,
+                f"Turn {number - 1} says task_completed, but the game goes on; set it on the last turn only.",
+                number - 1,
+            )
+
+
+def _check_dm_turn(script: Script, turns: Sequence[DMTurn | PlayerTurn], turn: DMTurn, position: int) -> None:
+    if position == 0:
+        _check_first_turn(turn)
+    else:
+        _check_answer(script, turns, position)
+    _check_no_leak(script, turn)
+
+
+def _check_first_turn(turn: DMTurn) -> None:
+    if turn.task_completed:
+        raise RuleBrokenError(
+            Rule.COMPLETED_AT_START,
+            "Turn 1 says task_completed before the player has acted; begin with a state in which the goal is not true.",
+            1,
+        )
+    if turn.error:
+        raise RuleBrokenError(
+            Rule.FIRST_TURN_JUDGED, "Turn 1 flags an error, but nobody has acted yet; set its flags to false.", 1
+        )
+
+
+def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position: int) -> None:
+    """The DM's judgement of the player's last action. A mistake may be of several kinds at once."""
+    player, answer = turns[position - 1], turns[position]
+    if not isinstance(player, PlayerTurn) or not isinstance(answer, DMTurn):
+        raise TypeError("an answer follows a player turn")
+    action, number = quoted(player.action), position + 1
+    template = script.actions.matching(player.action)
+    resembled = script.actions.resembling(player.action) if template is None else None
+    if resembled is not None:
+        raise RuleBrokenError(
+            Rule.LOOKALIKE,
+            f"The action of turn {number - 1}, {action}, looks like a valid use of {quoted(resembled)} but has other "
+            "characters; write the same ones.",
+            number - 1,
+        )
+    if template is None and not answer.parameter_error:
+        raise RuleBrokenError(
+            Rule.UNFLAGGED_ERROR,
+            f"The action of turn {number - 1}, {action}, is none of the available actions with valid values, but turn "
+            f"{number} does not say parameter_error; use an available action letter for letter, or flag the mistake.",
+            number - 1,
+        )
+    if template is not None and answer.parameter_error:
+        raise RuleBrokenError(
+            Rule.FALSE_ALARM,
+            f"Turn {number} says parameter_error, but the action of turn {number - 1}, {action}, is a valid use of "
+            f"{quoted(template)}; judge it by logic_error or place_error, or let it succeed.",
+            number,
+        )
+    if answer.error and answer.task_completed:
+        raise RuleBrokenError(
+            Rule.COMPLETED_ON_ERROR,
+            f"Turn {number} flags an error and says task_completed; a mistake changes nothing in the environment.",
+            number,
+        )
+    if position >= 3 and not answer.error:
+        failed, error = turns[position - 3], turns[position - 2]
+        if (
+            isinstance(failed, PlayerTurn)
+            and isinstance(error, DMTurn)
+            and error.error
+            and _is_repeated(script, failed.action, player.action)
+        ):
+            raise RuleBrokenError(
+                Rule.REPEATED_MISTAKE,
+                f"Turn {number - 1} repeats {action}, which has just failed, and now it works; correct a mistake by a "
+                "different action.",
+                number - 1,
+            )
+
+
+def _is_repeated(script: Script, failed: str, action: str) -> bool:
+    """Whether an action is one that failed: letter for letter, or up to case and spaces where it was valid before.
+
+    Where it was not valid, case and spaces may be what is corrected.
+    """
+    return failed == action or (plain(failed) == plain(action) and script.actions.matching(failed) is not None)
+
+
+def _check_no_leak(script: Script, turn: DMTurn) -> None:
+    """An observation quotes the environment's JSON when a quoted key of it stands before a colon."""
+    if ":" not in turn.observation:
+        return
+    keys = {key.strip().casefold() for key in _QUOTED_KEY.findall(turn.observation)}
+    leaked = sorted(keys & script.environment_keys) if keys else []
+    if leaked:
+        raise RuleBrokenError(
+            Rule.ENVIRONMENT_LEAK,
+            f"The observation of turn {turn.turn} quotes the JSON of the environment (key {quoted(leaked[0])}); "
+            "describe in plain sentences what the player can see.",
+            turn.turn,
+        )
+
+
+def _whole_game_problem(turns: Sequence[DMTurn | PlayerTurn], params: VerificationParams) -> Problem | None:
+    last = turns[-1]
+    if not isinstance(last, DMTurn) or not last.task_completed:
+        if len(turns) + 2 > params.max_turns:
+            message = f"After {len(turns)} turns the task is not completed; {params.max_turns} turns are the most."
+            return Problem(Rule.TOO_MANY_TURNS, f"{message} Write the game again, with a shorter way to the goal.")
+        return Problem(
+            Rule.UNFINISHED,
+            f"The game ends after turn {len(turns)} without completing the task; go on until a last DM turn says "
+            "task_completed.",
+        )
+    corrected = error_refine_turns(turns)
+    if corrected < params.min_error_refine_turns:
+        return Problem(
+            Rule.TOO_FEW_REFINEMENTS,
+            f"The game has {corrected} mistakes that the DM flags and the player corrects on the next turn; at least "
+            f"{params.min_error_refine_turns} are needed. Write the whole game again.",
+        )
+    return None
