@@ -14,7 +14,7 @@ from agentrefine.files import short_hash, write_jsonl
 from agentrefine.params import load_params
 from agentrefine.quality.benchmark_texts import all_benchmark_texts
 from agentrefine.quality.overlap import held_out
-from tests.builders import DIALECTS, make_trajectory
+from tests.helpers.builders import DIALECTS, make_trajectory
 
 
 def main() -> None:

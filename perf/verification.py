@@ -24,7 +24,7 @@ from agentrefine.verification.reading import load_list, parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.text_rules import has_doubtful_texts
 from agentrefine.verification.trajectory_rules import verify_trajectory
-from tests.offline_games import DEMANDS, games
+from tests.helpers.offline_games import DEMANDS, games
 
 DISTINCT = 400
 ROUNDS = 3

@@ -21,7 +21,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set's folder."""
-    from tuning_samples import write_data_set  # imports torch
+    from tests.helpers.tuning_samples import write_data_set  # imports torch
 
     return write_data_set(tmp_path_factory.mktemp("dataset"))
 
@@ -29,6 +29,6 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small base model's folder."""
-    from tuning_samples import write_base
+    from tests.helpers.tuning_samples import write_base
 
     return write_base(tmp_path_factory.mktemp("base"))

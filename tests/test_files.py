@@ -7,12 +7,12 @@ import pytest
 import torch
 from pydantic import BaseModel
 from safetensors.torch import save_file
-from small_disk import small_disk_at
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, parse_yaml, read_jsonl, read_records, read_text, read_yaml, user_path
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import load_params, parse_params
+from tests.helpers.small_disk import small_disk_at
 
 
 @pytest.fixture

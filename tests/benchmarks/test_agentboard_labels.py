@@ -1,0 +1,167 @@
+"""AgentBoard's labels: how sub-goals are counted, hostile expressions, and files that cannot be used."""
+
+import json
+import re
+import time
+
+import pytest
+
+from agentrefine.benchmarks.agentboard.benchmark import AgentBoardBabyAI
+from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel, read_labels
+from agentrefine.benchmarks.agentboard.subgoals import Expressions, Phrases, passage_shows, sentence_shows
+from agentrefine.errors import UserError
+from tests.helpers.agentboard_data import RED_BALL, labelled
+
+# Sub-goals.
+
+
+def test_expressions_count_in_any_order_and_many_at_once():
+    subgoals = Expressions(["You pick up the mug", r"^(?=.* you see)(?=.*a mug \d+)", "You heat the mug"], "here")
+    reached = []
+    for said in ("You heat the mug 1.", "On the desk 1, you see a mug 1. You pick up the mug.", "You heat the mug 1."):
+        subgoals.read(said)
+        reached.append(subgoals.reached)
+    assert (reached, subgoals.total) == ([1, 3, 3], 3)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        r"^(?=.* you see)(?=.*a mug \d+)",
+        r"^(?=.*a mug)On",
+        r"^(?=[)(\]]*x|On)(?=.*[]]?)",
+        r"^(?=.*\))(?=.*a)",
+        "^(?=(On|In) the)(?=.*mug)",
+        "a (mug|bowl) 1",
+        "^the",
+        r"temperature of (\d+) degrees",
+    ],
+)
+def test_expressions_match_where_pythons_own_do(expression):
+    for said in (
+        "On the desk 1, you see a mug 1.",
+        "In the box you see (a mug 12)",
+        "the temperature of 10 degrees",
+        "",
+    ):
+        subgoals = Expressions([expression], "here")
+        subgoals.read(said)
+        assert subgoals.reached == bool(re.search(expression, said)), said
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [r"(a)\1", "(?=.*a)b", "^(?=a)*b", "^(?=a", "^(?=(?=a)b)c", "^(?=a)b|c", "(?<=a)b", "(", "a{1,9999}", "(?!x)y"],
+)
+def test_an_expression_that_re2_cannot_match_is_told_with_its_line(tmp_path, expression):
+    label = {
+        "id": 0,
+        "goal": "x",
+        "difficulty": "hard",
+        "subgoals": ["fine", expression],
+        "additional_info": {"env_name": "boil", "var": 21},
+    }
+    with pytest.raises(UserError, match=r"scienceworld/test.jsonl, line 1: the sub-goal .* google-re2") as told:
+        labelled(tmp_path, "sciworld", label)
+    assert "\n" not in str(told.value)
+
+
+def test_an_expression_that_takes_others_forever_is_matched_at_once():
+    subgoals = Expressions(["(a+)+$", "(x+x+)+y", "^(?=(a|a)*c)"], "here")
+    began = time.monotonic()
+    subgoals.read("a" * 100_000 + "b" + "x" * 100_000)
+    assert (subgoals.reached, time.monotonic() - began < 2) == (0, True)
+
+
+def test_phrases_count_once_an_observation_in_the_order_of_the_label():
+    subgoals = Phrases([["You see a **", "You see a **", "key"]], sentence_shows)
+    reached = []
+    for said in ("You see a key.", "You see a key.", "Nothing.", "You see a key."):
+        subgoals.read(said)
+        reached.append(subgoals.reached)
+    assert reached == [1, 2, 2, 3]
+
+
+def test_phrases_of_several_ways_are_the_same_sub_goals():
+    subgoals = Phrases([["red door", "blue ball"], ["green door", "blue ball"]], sentence_shows)
+    for said, reached in (("a green door", 1), ("a red door", 1), ("a blue ball", 2), ("a blue ball", 2)):
+        subgoals.read(said)
+        assert subgoals.reached == reached
+
+
+def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation():
+    seen = "There is a red ball 1 2 steps in front of you. There is a key right in front of you 1 steps away."
+    assert sentence_shows(seen, " There is a red ball ** steps in front of you.")
+    assert not sentence_shows(seen, "There is a red ball ** 1 steps away.")
+    assert sentence_shows("You carry a red ball.", "You carry a * ball.")
+    assert passage_shows("Well, the 'gate' opens!", "the gate opens.")
+    assert not passage_shows("the Gate opens", "the gate opens")
+
+
+# Labels that cannot be used.
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("babyai", {"goal": None}, "line 1: goal"),
+        ("babyai", {"id": "three"}, "line 1: id"),
+        ("babyai", {"id": 112}, "line 1: id 112 is too large; AgentBoard has 112 episodes"),
+        ("babyai", {"id": 4}, "line 1: id 4 is of GoToRedBall in AgentBoard, but .* says 'GoToRedBallGrey'"),
+        ("babyai", {"difficulty": "medium"}, "line 1: difficulty"),
+        ("babyai", {"subgoals": []}, "line 1: subgoals"),
+        ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "line 1: .*different numbers of sub-goals"),
+        ("babyai", {"additional_info": {}}, "line 1: additional_info.subtask"),
+        ("sciworld", {"additional_info": {"env_name": "cook", "var": 1}}, "line 1: ScienceWorld has no task 'cook'"),
+        ("sciworld", {"additional_info": {"env_name": "boil", "var": -1}}, "line 1: additional_info.var"),
+        ("alfworld", {"additional_info": {"description": "../../etc"}}, "line 1: additional_info.description"),
+        ("alfworld", {"additional_info": {"description": "pick-1/trial"}}, "line 1: there is no game .*pick-1/trial"),
+        ("jericho", {"id": 0}, "line 1: there is no story .*905.z5 or .z8"),
+        ("pddl", {"additional_info": {"subtask": "gripper"}}, "line 1: .* has 0 problems of the domain gripper"),
+    ],
+)
+def test_a_bad_label_is_told_in_one_sentence_with_its_line(tmp_path, name, change, told):
+    (tmp_path / "valid_unseen").mkdir()
+    (tmp_path / "lamps").mkdir()
+    (tmp_path / "lamps.pddl").write_text("(define (domain lamps))")
+    (tmp_path / "lamps" / "one.pddl").write_text("(define (problem one) (:domain lamps))")
+    folders = {"alfworld": tmp_path, "jericho": tmp_path, "pddl": tmp_path}
+    data = {name: str(folders[name])} if name in folders else {}
+    with pytest.raises(UserError, match=told) as error:
+        labelled(tmp_path, name, RED_BALL | change, **data)
+    assert f"{TASKS[name]}/test.jsonl, line 1: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_labelled_twice_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"line 2: id 3 is that of .*line 1 too"):
+        labelled(tmp_path, "babyai", RED_BALL, RED_BALL)
+    variation = RED_BALL | {"subgoals": ["You focus"], "additional_info": {"env_name": "boil", "var": 21}}
+    with pytest.raises(UserError, match=r"line 2: this episode is labelled before; .*line 1 is about it"):
+        labelled(tmp_path, "sciworld", variation, variation | {"id": 4})
+
+
+def test_a_byte_order_mark_a_blank_line_and_a_list_are_read(tmp_path):
+    lines = [json.dumps(RED_BALL | {"id": number}) for number in range(2)]
+    texts = ["\ufeff" + "\n".join(lines), "\n\n".join(lines) + "\n \n", f"[{','.join(lines)}]"]
+    file = tmp_path / "test.jsonl"
+    for text in texts:
+        file.write_text(text, encoding="utf-8")
+        assert [label.id for _, label in read_labels(file, BabyAILabel)] == [0, 1]
+    assert [place for place, _ in read_labels(file, BabyAILabel)] == [f"{file}, element 1", f"{file}, element 2"]
+
+
+def test_a_line_that_is_no_json_is_told(tmp_path):
+    labelled(tmp_path, "babyai", RED_BALL)
+    file = tmp_path / "data" / "babyai" / "test.jsonl"
+    file.write_bytes(file.read_bytes() + b"\xff{\n")
+    with pytest.raises(UserError, match=r"babyai/test.jsonl, line 2: "):
+        AgentBoardBabyAI(file)
+
+
+def test_ways_to_the_goal_may_stand_under_keys_of_their_own(tmp_path):
+    file = tmp_path / "test.jsonl"
+    line = {key: value for key, value in RED_BALL.items() if key != "subgoals"}
+    file.write_text(json.dumps(line | {"subgoals_1": ["a", "b"], "subgoals_2": ["c", "d"]}))
+    [(_, label)] = read_labels(file, BabyAILabel)
+    assert label.subgoals == [["a", "b"], ["c", "d"]]

@@ -1,0 +1,50 @@
+"""The live loss curve reaches the run, and a tracking server that fails does not end tuning."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from agentrefine.params import Params
+from tasks import tracking
+from tasks.live_curve import LiveCurve
+from tests.helpers.results_tree import params_for
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(tmp_path)
+    return params_for(tmp_path)
+
+
+def train(curve: LiveCurve, folder: Path, steps: int) -> None:
+    """What the trainer tells a callback."""
+    arguments, control = TrainingArguments(output_dir=str(folder)), TrainerControl()
+    state = TrainerState(is_world_process_zero=True)
+    for step in range(1, steps + 1):
+        state.global_step = step
+        curve.on_log(arguments, state, control, logs={"loss": 3.0 / step, "num_tokens": 1024.0 * step})
+        curve.on_log(arguments, state, control, logs={"eval_loss": 4.0 / step})
+    curve.on_log(arguments, state, control, logs={"train_runtime": 1.0})
+    curve.on_train_end(arguments, state, control)
+
+
+def test_every_step_reaches_the_run(params: Params, tmp_path: Path) -> None:
+    with tracking.live_run("refinement", params.tracking) as run_id:
+        train(LiveCurve("refinement", run_id, params.tracking), tmp_path, steps=4)
+    client = MlflowClient(params.tracking.uri)
+    history = client.get_metric_history(run_id, tracking.LOSS)
+    assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
+    looks = client.get_metric_history(run_id, tracking.VALIDATION_LOSS)
+    assert [(metric.step, metric.value) for metric in looks][:2] == [(1, 4.0), (2, 2.0)]
+
+
+def test_lost_tracking_store_does_not_end_tuning(
+    params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = params.tracking.model_copy(update={"uri": "carrier-pigeon://loft"})
+    with caplog.at_level(logging.WARNING):
+        train(LiveCurve("refinement", "no run", lost), tmp_path, steps=4)
+    assert "not sent to MLflow any more" in caplog.text

@@ -1,0 +1,216 @@
+"""The pipeline as a user runs it: real DVC, a real Prefect server and worker, a real SQLite MLflow."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from agentrefine.evaluation.episodes import Episode
+from tests.helpers.project import ProjectCopy, digests
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+STAGES = {
+    "synthesis", "verification", "refinement", "base_model", "quality_gate",
+    "tuning@expert_only", "tuning@refinement", "reference_evaluation@chance",
+    "evaluation@base", "evaluation@expert_only", "evaluation@refinement", "report",
+}  # fmt: skip
+MODELS = ("chance", "base", "expert_only", "refinement")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+    """A project that the pipeline has been run in once."""
+    copy = ProjectCopy.make(tmp_path_factory.mktemp("project"), own_server=True)
+    done = copy.stage("pipeline")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (copy.folder / "first_run.txt").write_text(done.stdout)
+    return copy
+
+
+def test_a_run_leaves_the_report_and_ends_with_its_table(project: ProjectCopy) -> None:
+    printed = (project.folder / "first_run.txt").read_text()
+    report = (project.folder / "reports/report.md").read_text()
+    for benchmark in ("worlds layouts", "worlds families", "worlds wording", "babyai"):
+        assert benchmark in report
+        assert benchmark in printed
+    assert "mlflow ui" in printed
+    details = json.loads((project.folder / "data/evaluation/refinement/details.json").read_text())
+    assert details["worlds_layouts"]["success_rate"]["n"] == 3
+    first = report.splitlines()[2]
+    assert first.startswith("Refinement tuning shows no clear difference on worlds layouts: ")
+    assert first.split()[0] in printed
+
+
+def test_all_models_play_the_same_episodes_and_chance_does_what_is_possible(project: ProjectCopy) -> None:
+    played = {}
+    for model in MODELS:
+        lines = (project.folder / f"data/evaluation/{model}/episodes.jsonl").read_text().splitlines()
+        played[model] = [Episode.model_validate_json(line) for line in lines]
+    assert len({tuple(episode.id for episode in episodes) for episodes in played.values()}) == 1
+    assert all(step.valid for episode in played["chance"] for step in episode.steps)
+    assert {episode.model for episode in played["chance"]} == {"chance"}
+    shown = project.run("dvc", "metrics", "show", "--md").stdout
+    places = [shown.index(f"data/evaluation/{model}/metrics.json") for model in MODELS]
+    assert places == sorted(places)
+
+
+def test_the_variants_see_the_same_games_in_as_many_steps(project: ProjectCopy) -> None:
+    tuned = {
+        variant: json.loads((project.folder / f"reports/tuning/{variant}/metrics.json").read_text())
+        for variant in ("expert_only", "refinement")
+    }
+    plain, refined = tuned["expert_only"], tuned["refinement"]
+    assert plain["rendering"]["samples"] == refined["rendering"]["samples"]
+    assert plain["steps"] == refined["steps"]
+    assert plain["tokens"] < refined["tokens"]
+
+
+def test_the_runs_in_mlflow_name_the_pair_that_is_compared(project: ProjectCopy) -> None:
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("agentrefine")
+    found = client.search_runs([experiment.experiment_id], "tags.model_digest != ''")
+    runs = {run.data.tags["model"]: run for run in found}
+    assert set(runs) == set(MODELS)
+    refined = runs["refinement"]
+    assert refined.data.tags["compared_with"] == "expert_only"
+    assert refined.data.tags["compared_with_run"] == runs["expert_only"].info.run_id
+    assert refined.data.tags["mlflow.note.content"].startswith("Refinement tuning")
+    differs = "worlds_layouts/against_expert_only/success_difference"
+    assert {differs, f"{differs}_low", f"{differs}_high", f"{differs}_n"} <= set(refined.data.metrics)
+    assert client.get_registered_model("agentrefine-agent").aliases == {"baseline": 1, "challenger": 2}
+
+
+def test_dvc_has_nothing_to_do_after_a_run(project: ProjectCopy) -> None:
+    assert set(project.lock()) == STAGES
+    assert project.changed_stages() == set()
+    repro = project.run("dvc", "repro")
+    assert "up to date" in repro.stdout + repro.stderr
+
+
+def test_a_second_run_starts_nothing(project: ProjectCopy) -> None:
+    before = (project.folder / "dvc.lock").read_bytes()
+    done = project.stage("pipeline")
+    assert done.returncode == 0, done.stderr
+    assert "nothing to run" in done.stdout
+    assert "Flow run" not in done.stderr
+    assert "worlds layouts" in done.stdout
+    assert (project.folder / "dvc.lock").read_bytes() == before
+
+
+def test_every_sample_is_kept_or_dropped(project: ProjectCopy) -> None:
+    data = project.folder / "data"
+    samples = json.loads((data / "synthesis/metrics.json").read_text())["samples"]
+    refined = json.loads((data / "refinement/metrics.json").read_text())
+    kept = (data / "refinement/trajectories.jsonl").read_text().splitlines()
+    dropped = (data / "refinement/dropped.jsonl").read_text().splitlines()
+    assert (len(kept), len(dropped)) == (refined["kept"], refined["dropped"])
+    assert refined["kept"] + refined["dropped"] == samples
+    assert sum(refined["dropped_by_rule"].values()) == refined["dropped"]
+
+
+def test_a_new_learning_rate_concerns_tuning_evaluation_and_report_only(project: ProjectCopy) -> None:
+    params = project.folder / "params.yaml"
+    before = params.read_bytes()
+    try:
+        project.set_params(**{"tuning.learning_rate": 0.0017})
+        assert project.changed_stages() == {"tuning@expert_only", "tuning@refinement"}
+        would_run = project.run("dvc", "repro", "--dry", "--force-downstream").stdout
+        ran = set(re.findall(r"Running stage '([^']+)'", would_run))
+        assert {"tuning@refinement", "evaluation@refinement", "report"} <= ran
+        assert not ran & {
+            "synthesis", "verification", "refinement", "base_model", "quality_gate", "evaluation@base",
+            "reference_evaluation@chance",
+        }  # fmt: skip
+    finally:
+        params.write_bytes(before)
+
+
+def test_a_new_version_of_the_verifier_concerns_everything_from_verification(project: ProjectCopy) -> None:
+    rules = project.folder / "agentrefine/verification/trajectory_rules.py"
+    before = rules.read_text()
+    try:
+        rules.write_text(re.sub(r'^VERSION = "(\w+)"', r'VERSION = "\1-next"', before, flags=re.MULTILINE))
+        assert rules.read_text() != before
+        assert {"verification", "refinement"} <= project.changed_stages()
+        assert "synthesis" not in project.changed_stages()
+        assert project.stage("verification").returncode == 0
+        changed = project.run("dvc", "status", "--json", "refinement").stdout
+        assert "verdicts.jsonl" in changed
+    finally:
+        rules.write_text(before)
+        assert project.stage("verification").returncode == 0
+    assert project.changed_stages() == set()
+
+
+def test_two_runs_with_one_seed_give_the_same_bytes(project: ProjectCopy, tmp_path: Path) -> None:
+    again = ProjectCopy.make(tmp_path / "again")
+    done = again.stage("pipeline")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert digests(again.folder / "data/dataset") == digests(project.folder / "data/dataset")
+    assert digests(again.folder / "models") == digests(project.folder / "models")
+    for model in MODELS:
+        for file in ("metrics.json", "details.json", "episodes.jsonl"):
+            name = f"data/evaluation/{model}/{file}"
+            assert (again.folder / name).read_bytes() == (project.folder / name).read_bytes()
+
+
+def test_an_experiment_shows_up_in_metrics_and_plots_diff(project: ProjectCopy) -> None:
+    project.commit("results")
+    done = project.run("dvc", "exp", "run", "-S", "evaluation.max_steps=2")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    metrics = project.run("dvc", "metrics", "diff", "--md").stdout
+    assert re.search(r"worlds_layouts\.mean_steps", metrics), metrics
+    plots = project.run("dvc", "plots", "diff")
+    assert plots.returncode == 0, plots.stderr
+    assert (project.folder / "dvc_plots/index.html").is_file()
+
+
+@pytest.fixture
+def served(project: ProjectCopy) -> Iterator[str]:
+    """Prefect server, worker and MLflow of the project; the address of Prefect's API."""
+    prefect_port, mlflow_port = _free_port(), _free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.serve", "--prefect-port", str(prefect_port), "--mlflow-port", str(mlflow_port)],
+        cwd=project.folder, env=project.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    printed = [process.stdout.readline() for _ in range(4)]
+    assert f"127.0.0.1:{prefect_port}" in printed[0], printed
+    assert f"127.0.0.1:{mlflow_port}" in printed[1], printed
+    yield f"http://127.0.0.1:{prefect_port}/api"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", prefect_port)) != 0, "the server outlived its parent"
+
+
+def test_the_deployment_runs_the_same_stages_with_overrides_for_one_run(project: ProjectCopy, served: str) -> None:
+    params = (project.folder / "params.yaml").read_bytes()
+    project.environment["PREFECT_API_URL"] = served
+    try:
+        overrides = json.dumps({"overrides": {"evaluation.max_steps": 4}})
+        done = project.run("prefect", "deployment", "run", "agentrefine/local", "--params", overrides, "--watch")
+        assert done.returncode == 0, done.stdout
+        assert "Completed" in done.stdout
+        lock = project.lock()
+        assert "max_steps: 4" in json.dumps(lock["evaluation@base"]).replace('"', "")
+        assert (project.folder / "params.yaml").read_bytes() == params
+        done = project.run("prefect", "deployment", "run", "agentrefine/local", "--watch")
+        assert "Completed" in done.stdout, done.stdout
+        assert project.changed_stages() == set()
+    finally:
+        del project.environment["PREFECT_API_URL"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,291 @@
+"""Synthesis and refinement as commands against a teacher whose request log is the witness of what was paid."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agentrefine.params import load_params
+from agentrefine.params.teacher import OfflineTeacher
+from agentrefine.simulation import offline_teacher
+from tests.helpers.paths import ROOT
+from tests.helpers.project import ProjectCopy, digests
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+OFFLINE = load_params(ROOT / "params.yaml").teacher.offline.model_copy(update={"wire_faults": 0.0})
+STAGES = ("synthesis", "verification", "refinement")
+PERSONAS, SAMPLES = 12, 2
+
+
+class Witness:
+    """A teacher outside of the project, and what it was asked."""
+
+    def __init__(self, base_url: str, log: Path) -> None:
+        self.base_url = base_url
+        self._log = log
+
+    @property
+    def answered(self) -> list[str]:
+        """The keys of the requests that it has answered."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [line["key"] for line in map(json.loads, lines) if line["outcome"] == "answered"]
+
+
+@contextmanager
+def teacher(folder: Path, *flags: str, params: OfflineTeacher = OFFLINE) -> Iterator[Witness]:
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "requests.jsonl"
+    with offline_teacher(params, "--log", str(log), *flags) as base_url:
+        yield Witness(base_url, log)
+
+
+def project_at(folder: Path, base_url: str, **values: object) -> ProjectCopy:
+    project = ProjectCopy.make(folder)
+    project.set_params(
+        **{
+            "personas.limit": PERSONAS,
+            "synthesis.samples_per_persona": SAMPLES,
+            "synthesis.shard_size": 5,
+            "teacher.base_url": base_url,
+            "teacher.structured_output": "text",
+            "teacher.pilot_personas": 2,
+            **values,
+        }
+    )
+    return project
+
+
+def run(project: ProjectCopy, *stages: str) -> str:
+    """Run stages that must end well; what they print as errors and logs."""
+    said = ""
+    for stage in stages:
+        done = project.stage(stage)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        said += done.stderr
+    return said
+
+
+def heed_interrupts() -> None:
+    """A job that a shell has put into the background ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def journaled(project: ProjectCopy) -> int:
+    with sqlite3.connect(project.folder / "data/journal/answers.sqlite") as journal:
+        count = journal.execute("SELECT count(*) FROM answers").fetchone()[0]
+    journal.close()
+    return int(count)
+
+
+def metrics(project: ProjectCopy, stage: str) -> dict[str, Any]:
+    return dict(json.loads((project.folder / f"data/{stage}/metrics.json").read_text()))
+
+
+def records(project: ProjectCopy, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (project.folder / "data" / name).read_text().splitlines()]
+
+
+def results(project: ProjectCopy) -> dict[str, bytes]:
+    return {
+        f"{stage}/{name}": text for stage in STAGES for name, text in digests(project.folder / "data" / stage).items()
+    }
+
+
+def without_ids(project: ProjectCopy) -> list[dict[str, Any]]:
+    """Answers and games without the ids of answers, in which the teacher's address stands."""
+    found = [*records(project, "synthesis/attempts.jsonl"), *records(project, "refinement/trajectories.jsonl")]
+    return [{key: value for key, value in record.items() if key not in ("id", "calls")} for record in found]
+
+
+def priced(project: ProjectCopy, **price: float) -> None:
+    table = {"listed": "test", "models": {"offline-teacher": price}}
+    (project.folder / "prices.yaml").write_text(yaml.safe_dump(table))
+    project.set_params(**{"teacher.prices": "prices.yaml"})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ProjectCopy, Witness]]:
+    """A project that has run the three stages in one process, its teacher still up."""
+    folder = tmp_path_factory.mktemp("one")
+    with teacher(folder) as witness:
+        project = project_at(folder / "project", witness.base_url)
+        run(project, *STAGES)
+        yield project, witness
+
+
+def test_every_persona_ends_as_exactly_one_of_kept_or_dropped(finished: tuple[ProjectCopy, Witness]) -> None:
+    project, _ = finished
+    kept, dropped = (records(project, f"refinement/{name}.jsonl") for name in ("trajectories", "dropped"))
+    costs, counts = records(project, "refinement/costs.jsonl"), metrics(project, "refinement")
+    samples = [(record["persona_id"], record["sample"]) for record in kept + dropped]
+    assert len(set(samples)) == len(samples) == PERSONAS * SAMPLES
+    assert (counts["kept"], counts["dropped"]) == (len(kept), len(dropped))
+    assert counts["samples"] == counts["kept"] + counts["dropped"] == metrics(project, "synthesis")["samples"]
+    assert counts["personas"] == counts["personas_kept"] + counts["personas_dropped"] == len(costs) == PERSONAS
+    assert counts["personas_kept"] == len({record["persona_id"] for record in kept})
+    assert all(record["rule"] and record["message"] and record["calls"] <= 4 for record in dropped)
+    assert Counter(record["rule"] for record in dropped) == counts["dropped_by_rule"]
+
+
+def test_calls_tokens_and_costs_add_up(finished: tuple[ProjectCopy, Witness]) -> None:
+    project, witness = finished
+    first, then = metrics(project, "synthesis"), metrics(project, "refinement")
+    whole, costs = then["with_synthesis"], records(project, "refinement/costs.jsonl")
+    for figure in ("calls", "prompt_tokens", "completion_tokens", "cached_tokens"):
+        assert whole[figure] == first[figure] + then[figure] == sum(record[figure] for record in costs)
+    assert (
+        first["calls"] == first["scripts"] + first["trajectories"] == len(records(project, "synthesis/attempts.jsonl"))
+    )
+    assert whole["calls"] == len(witness.answered) == journaled(project), "the pilot's calls are not paid twice"
+    assert whole["calls"] <= 4 * PERSONAS * SAMPLES
+    assert whole["cost_usd"] == 0.0
+
+
+def test_a_second_run_asks_for_nothing_and_leaves_the_same_bytes(finished: tuple[ProjectCopy, Witness]) -> None:
+    project, witness = finished
+    before, asked = results(project), len(witness.answered)
+    said = run(project, *STAGES)
+    assert results(project) == before
+    assert len(witness.answered) == asked
+    assert "forecast for 12 personas from a pilot of 2 (95% intervals): cost $0.00" in said
+
+
+def test_the_forecast_by_itself_prints_its_sentence(finished: tuple[ProjectCopy, Witness]) -> None:
+    project, witness = finished
+    asked = len(witness.answered)
+    done = project.stage("forecast")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("forecast for 12 personas from a pilot of 2")
+    assert len(witness.answered) == asked
+
+
+@pytest.mark.parametrize("runner", ["prefect", "dask"])
+def test_two_processes_leave_the_same_bytes_as_one(
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, runner: str
+) -> None:
+    one, witness = finished
+    before = len(witness.answered)
+    ways = {"teacher.processes": 2, "teacher.task_runner": runner}
+    project = project_at(tmp_path / "project", witness.base_url, **ways)
+    run(project, *STAGES)
+    asked = witness.answered[before:]
+    assert len(set(asked)) == len(asked) == journaled(project)
+    assert results(project) == results(one)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_spent_budget_stops_the_stage_and_a_higher_one_goes_on(
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int
+) -> None:
+    with teacher(tmp_path, "--latency", "0.05") as witness:
+        project = project_at(
+            tmp_path / "project", witness.base_url, **{"teacher.processes": processes, "teacher.pilot_personas": 0}
+        )
+        priced(project, input=0.0, output=1000.0)
+        project.set_params(**{"teacher.max_cost": 15.0})
+        done = project.stage("synthesis")
+        assert done.returncode == 1
+        sentence = done.stderr.split("\n\n")[-1].strip().splitlines()[0]
+        assert sentence.startswith("teacher.max_cost: "), sentence
+        assert "of 15.00 US dollars are spent" in sentence
+        assert f" of {PERSONAS * SAMPLES} samples are done." in sentence
+        assert "Traceback" not in done.stderr
+        first = witness.answered
+        assert 0 < len(first) == journaled(project)
+        assert list((project.folder / "data/synthesis").glob("*")) == []
+        project.set_params(**{"teacher.max_cost": 4000.0})
+        run(project, *STAGES)
+        assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
+    whole = metrics(project, "refinement")["with_synthesis"]
+    assert whole["cost_usd"] == pytest.approx(whole["completion_tokens"] / 1000, abs=1e-5)
+    assert without_ids(project) == without_ids(finished[0])
+
+
+def test_an_unknown_price_is_told_as_unknown(finished: tuple[ProjectCopy, Witness], tmp_path: Path) -> None:
+    project, _ = finished
+    (tmp_path / "prices.yaml").write_text("listed: test\nmodels: {}\n")
+    project.set_params(**{"teacher.prices": str(tmp_path / "prices.yaml")})
+    try:
+        said = run(project, "synthesis")
+        assert metrics(project, "synthesis")["cost_usd"] == "unknown"
+        assert "cost unknown, no price for offline-teacher" in said
+        assert "cost unknown, as a price is not known" in said
+    finally:
+        project.set_params(**{"teacher.prices": "null"})
+        run(project, "synthesis")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_run_ends_soon_and_the_next_one_goes_on(
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int
+) -> None:
+    """Ctrl-C reaches all processes of the terminal's group."""
+    with teacher(tmp_path, "--latency", "0.4") as witness:
+        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": 4}
+        project = project_at(tmp_path / "project", witness.base_url, **ways)
+        # A server of its own, which is in the terminal's group too.
+        alone = {name: value for name, value in project.environment.items() if name != "PREFECT_API_URL"}
+        running = subprocess.Popen(
+            [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=alone,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(witness.answered) < 8 and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        started = time.monotonic()
+        said, _ = running.communicate(timeout=60)
+        took = time.monotonic() - started
+        assert running.returncode == 130, said[-2000:]
+        assert "Stopped. Run the same command again to go on" in said
+        assert took < 45, said[-3000:]  # most of it is the end of Prefect's servers, one for each process
+        first = witness.answered
+        assert 8 <= len(first) < 40, said[-2000:]
+        assert journaled(project) == len(first), "what was out came back and was kept"
+        assert list((project.folder / "data/synthesis").glob("*")) == []
+        run(project, *STAGES)
+        assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
+    assert without_ids(project) == without_ids(finished[0])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_sends_no_more_calls_and_the_next_one_loses_none(
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int
+) -> None:
+    """SIGKILL of the stage's own process only, as the system does it when memory is short."""
+    in_flight = 4
+    with teacher(tmp_path, "--latency", "0.4") as witness:
+        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": in_flight}
+        project = project_at(tmp_path / "project", witness.base_url, **ways)
+        running = subprocess.Popen(
+            [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=project.environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(witness.answered) < 8 and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.05)
+        running.kill()
+        running.wait(30)
+        time.sleep(4)
+        sent = len(witness.answered)
+        assert 8 <= sent <= 8 + 4 * in_flight
+        time.sleep(2)
+        assert len(witness.answered) == sent, "nobody goes on asking"
+        kept = journaled(project)
+        assert kept >= sent - in_flight, "only answers on their way may be lost"
+        run(project, *STAGES)
+        assert len(witness.answered) - len(set(witness.answered)) == sent - kept
+    assert without_ids(project) == without_ids(finished[0])

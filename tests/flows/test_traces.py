@@ -1,0 +1,97 @@
+"""Episodes as MLflow traces, in a real store: they stand in their model's run, turn by turn, and never twice."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Trace
+
+from agentrefine.errors import UserError
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.params import Params
+from agentrefine.report.inputs import notable_episodes
+from tasks import traces, tracking
+from tests.helpers.results_tree import episodes, params_for, step
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Params:
+    """A store of its own, made once because that takes seconds."""
+    return params_for(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts under the working folder
+
+
+def traces_of(run_id: str, params: Params) -> list[Trace]:
+    client = MlflowClient(params.tracking.uri)
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_traces(locations=[experiment], run_id=run_id)
+    return sorted(found, key=lambda trace: str(trace.info.tags["agentrefine.episode"]))
+
+
+def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
+    run_id = tracking.run_for("refinement", "d1", params.tracking)
+    traces.log_traces(run_id, notable_episodes(episodes("refinement", 1)), params.tracking)
+    solved, unsolved = traces_of(run_id, params)
+    root, first, second = solved.data.spans
+    assert (root.name, root.parent_id) == ("worlds_layouts", None)
+    assert root.inputs == {"goal": "Fetch the lamp.", "first_observation": "You are in a hall."}
+    assert root.outputs == {"outcome": "solved", "success": True, "progress": 1.0}
+    assert root.get_attribute("id") == "worlds_layouts-000"
+    assert [turn.parent_id for turn in (first, second)] == [root.span_id] * 2
+    assert (first.name, second.name) == ("turn 1", "turn 2")
+    assert first.inputs == {"observation": "You are in a hall."}
+    assert second.inputs == {"observation": "You see <b>a lamp</b>."}
+    assert second.outputs == {"thought": "look", "action": "put lamp"}
+    assert (second.get_attribute("valid"), second.get_attribute("format_error")) == (True, False)
+    assert solved.info.trace_metadata["mlflow.sourceRun"] == run_id
+    assert (solved.info.request_preview, solved.info.response_preview) == ("Fetch the lamp.", "solved, progress 100%")
+    assert solved.info.token_usage == {"input_tokens": 20, "output_tokens": 8, "total_tokens": 28}
+    assert solved.info.tags["outcome"] == "solved"
+    assert unsolved.info.tags["outcome"] == "step limit"
+    assert [(s.status.status_code.value, s.status.description) for s in unsolved.data.spans[1:]] == [
+        ("ERROR", "invalid action")
+    ] * 2
+
+
+def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
+    mumbled = step("", valid=False, progress=0.0).model_copy(
+        update={"thought": "", "format_error": True, "reply": "I would rather not."}
+    )
+    failed = episodes("refinement", 0, of=1)[0].model_copy(
+        update={"steps": [mumbled], "stop": "environment error", "error": "the simulator is gone"}
+    )
+    run_id = tracking.run_for("refinement", "d2", params.tracking)
+    traces.log_traces(run_id, [failed], params.tracking)
+    (trace,) = traces_of(run_id, params)
+    root, turn = trace.data.spans
+    assert trace.info.state.value == "ERROR"
+    assert (root.status.status_code.value, root.status.description) == ("ERROR", "the simulator is gone")
+    assert turn.outputs == {"reply": "I would rather not."}
+    assert turn.status.description == "format error"
+
+
+def test_a_repeated_evaluation_replaces_its_traces_and_no_other_run_s(params: Params) -> None:
+    run_id, other = (tracking.run_for(model, "d3", params.tracking) for model in ("refinement", "base"))
+    for model_run, model in ((run_id, "refinement"), (other, "base")):
+        traces.log_traces(model_run, notable_episodes(episodes(model, 3)), params.tracking)
+    traces.log_traces(run_id, notable_episodes(episodes("refinement", 5)), params.tracking)
+    ids = [trace.info.tags["agentrefine.episode"] for trace in traces_of(run_id, params)]
+    assert ids == ["worlds_layouts:worlds_layouts-000", "worlds_layouts:worlds_layouts-005"]
+    assert len(traces_of(other, params)) == 2
+
+
+def test_two_attempts_at_one_episode_are_two_traces(params: Params) -> None:
+    solved, unsolved = episodes("refinement", 1, of=2)
+    again: Episode = unsolved.model_copy(update={"id": solved.id})
+    run_id = tracking.run_for("refinement", "d4", params.tracking)
+    traces.log_traces(run_id, notable_episodes([solved, again]), params.tracking)
+    assert {trace.info.tags["outcome"] for trace in traces_of(run_id, params)} == {"solved", "step limit"}
+
+
+def test_a_store_without_the_run_is_one_sentence(params: Params) -> None:
+    with pytest.raises(UserError, match=r"^tracking\.uri .*not found"):
+        traces.log_traces("0" * 32, episodes("refinement", 1, of=1), params.tracking)

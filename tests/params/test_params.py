@@ -1,0 +1,198 @@
+"""Loading params.yaml: addresses hold no keys, and no error repeats one."""
+
+from pathlib import Path
+
+import pytest
+
+from agentrefine.errors import UserError
+from agentrefine.params import Params, load_params
+from tests.helpers.paths import ROOT
+
+PARAMS = (ROOT / "params.yaml").read_text()
+TEACHER = ("base_url: offline ", "base_url: {address} ")
+ENDPOINT = ("endpoints: {{}}", 'endpoints: {{rival: {{base_url: "{address}", model: m, api_key_env: KEY}}}}')
+
+
+def load(folder: Path, old: str, new: str) -> Params:
+    assert old in PARAMS
+    file = folder / "params.yaml"
+    file.write_text(PARAMS.replace(old, new, 1))
+    return load_params(file)
+
+
+def refusal(folder: Path, old: str, new: str) -> str:
+    with pytest.raises(UserError) as refused:
+        load(folder, old, new)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["https://api.openai.com/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1"])
+def test_plain_addresses_are_taken(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, TEACHER[0], TEACHER[1].format(address=address)).teacher.base_url == address
+    old, new = (text.format(address=address) for text in ENDPOINT)
+    assert load(tmp_path, old, new).evaluation.endpoints["rival"].base_url == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:SECRET@host/v1",
+        "https://SECRET@host:8000/v1",
+        "https://host/v1?key=SECRET",
+        "user:SECRET@host/v1",
+        "http://user:SECRET@[host/v1",
+        "http://user:SECRET@h\u2100st/v1",
+        "http://user:SECRET@/v1",
+        "ftp://user:SECRET@host/v1",
+    ],
+)
+@pytest.mark.parametrize(
+    ("change", "key"), [(TEACHER, "teacher.base_url"), (ENDPOINT, "evaluation.endpoints.rival.base_url")]
+)
+def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
+    tmp_path: Path, change: tuple[str, str], key: str, address: str
+) -> None:
+    said = refusal(tmp_path, *(text.format(address=address) for text in change))
+    assert f"{key}: " in said
+    assert "SECRET" not in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("endpoints: {}", "endpoints: {a: {base_url: 'http://user:SECRET@host/v1', model: m}}"),
+        ("endpoints: {}", "endpoints: {a: 'http://user:SECRET@host/v1'}"),
+        ("endpoints: {}", "endpoints: {a: {base_url: ['http://user:SECRET@host/v1'], model: m, api_key_env: K}}"),
+        ("  model: offline-teacher", "  model: offline-teacher\n  api_key: SECRET"),
+        ("base_url: offline ", "base_url: 'http://user:SECRET@host/v1 "),
+        ("base_url: offline ", "base_url: http://user:SECRET@host/v1: "),
+        ("models: [base, expert_only, refinement]", "models: [expert_only, refinement]"),
+    ],
+    ids=["missing key", "no mapping", "wrong type", "unknown key", "open quote", "two colons", "between sections"],
+)
+def test_no_other_error_repeats_a_key(tmp_path: Path, old: str, new: str) -> None:
+    said = refusal(tmp_path, old, new)
+    assert "SECRET" not in said
+    assert "\n" not in said
+    assert len(said) < 500
+
+
+def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
+    assert "verification.max_turns: Input should be" in refusal(tmp_path, "max_turns: 60", "max_turns: many")
+    line = PARAMS[: PARAMS.index("epochs:")].count("\n") + 1
+    assert f"not valid YAML (line {line}: " in refusal(tmp_path, "epochs: 2", "epochs: 2: 4")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  limit: null", "  limti: null", "personas.limti: there is no such key; did you mean limit."),
+        ("tuning:\n", "tunning:\n", "tunning: there is no such key; did you mean tuning."),
+        ("seed: 7", "seed: 7\nfruit: 1", "fruit: there is no such key."),
+    ],
+)
+def test_a_misspelt_key_is_named_and_the_right_one_beside_it(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert f"params.yaml: {said} Correct it" in refusal(tmp_path, old, new)
+
+
+def test_a_rule_over_several_keys_is_reported_in_its_own_words(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "  benchmarks: installed", "  benchmarks: [babyai]")
+    assert "params.yaml: report.champion_benchmark is worlds_layouts, which" in said
+
+
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path):
+    said = refusal(tmp_path, "api_key_env: OPENAI_API_KEY", "api_key_env: sk-very-secret")
+    assert "teacher.api_key_env" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("pilot_personas: 8 ", "pilot_personas: 1 ", "write 0 or at least 2"),
+        ("max_cost: null ", "max_cost: 0 ", "teacher.max_cost"),
+        ("processes: 1 ", "processes: 17 ", "teacher.processes is above teacher.concurrency"),
+        ("requests_per_minute: null", "requests_per_minute: 0", "teacher.requests_per_minute"),
+        (
+            "refinement: {temperature: 1.0,",
+            "refinement: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
+            "name its api_key_env beside it",
+        ),
+    ],
+)
+def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new, told):
+    assert told in refusal(tmp_path, old, new)
+
+
+def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
+    new = "refinement: {base_url: 'https://elsewhere/v1', api_key_env: OTHER, model: big, temperature: 0.2,"
+    teacher = load(tmp_path, "refinement: {temperature: 1.0,", new).teacher
+    script, refinement = teacher.role("script"), teacher.role("refinement")
+    assert (script.base_url, script.model, script.api_key_env) == ("offline", "offline-teacher", "OPENAI_API_KEY")
+    assert (refinement.base_url, refinement.model, refinement.api_key_env) == ("https://elsewhere/v1", "big", "OTHER")
+    assert (refinement.temperature, refinement.max_tokens) == (0.2, 8192)
+    assert refinement.structured_output == teacher.structured_output
+    assert teacher.uses_offline
+
+
+def test_a_template_beside_the_tiny_model_is_refused_because_it_would_not_be_used(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "chat_template: null", "chat_template: mine.jinja")
+    assert "base_model: " in said
+    assert "the tiny one has its own; set it to null" in said
+
+
+MODELS = "models: [base, expert_only, refinement]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (MODELS, "models: [base, refinement]", "report.baseline is expert_only, which is not evaluated"),
+        ("baseline: expert_only", "baseline: chance", ""),
+        ("references: [chance]", "references: [dice]", "evaluation.references"),
+        (MODELS, "models: [chance, base, expert_only, refinement]", "move it to references"),
+        ("    expert_only: {loss", "    chance: {loss", "tuning.variants: chance"),
+        (
+            "endpoints: {}",
+            "endpoints: {chance: {base_url: 'http://h/v1', model: m, api_key_env: K}}",
+            "endpoints.chance has the name of another",
+        ),
+    ],
+)
+def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+    if not told:
+        assert load(tmp_path, old, new).baseline == "chance"
+        return
+    said = refusal(tmp_path, old, new)
+    assert told in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "baseline"),
+    [
+        ({}, "expert_only"),
+        ({"baseline: expert_only": "baseline: base"}, "base"),
+        # No variant has the name: the one that is tuned without mistakes, else the base.
+        ({"    expert_only: {loss": "    plain: {loss", MODELS: "models: [base, plain, refinement]"}, "plain"),
+        (
+            {
+                "    expert_only: {loss: without_refinement_data": "    other: {loss: with_erroneous_loss",
+                MODELS: "models: [base, other, refinement]",
+            },
+            "base",
+        ),
+        # Nothing else is tuned.
+        ({MODELS: "models: [base, expert_only]"}, "base"),
+    ],
+)
+def test_the_baseline_is_the_model_that_is_named_or_what_stands_for_it(
+    tmp_path: Path, changes: dict[str, str], baseline: str
+) -> None:
+    text = PARAMS
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    (tmp_path / "params.yaml").write_text(text)
+    assert load_params(tmp_path / "params.yaml").baseline == baseline

@@ -1,0 +1,230 @@
+"""Presets and device configurations: every one of them fits what reads it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+from agentrefine.errors import UserError
+from agentrefine.params import load_params
+from agentrefine.params.presets import apply_preset, preset_names
+from tests.helpers.paths import ROOT
+
+PRESETS = ROOT / "presets"
+COMMITTED = (ROOT / "params.yaml").read_text()
+MODELS = {
+    "llama-3-8b-full": ("meta-llama/Meta-Llama-3-8B", 8192),
+    "llama-3-8b-lora": ("meta-llama/Meta-Llama-3-8B", 8192),
+    "mistral-7b-full": ("mistralai/Mistral-7B-v0.3", 8192),
+    "mistral-7b-lora": ("mistralai/Mistral-7B-v0.3", 8192),
+    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B-Instruct", 8192),
+    "qwen2.5-0.5b": ("Qwen/Qwen2.5-0.5B-Instruct", 8192),
+    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", 4096),
+    "smollm2-135m-cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct", 2048),
+}
+"""The base of each model's preset and the longest game that it trains on, in tokens."""
+
+PAPERS = ["llama-3-8b-full", "llama-3-8b-lora", "mistral-7b-full", "mistral-7b-lora"]
+"""Presets of models that the paper tuned."""
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    """A copy of the committed params.yaml."""
+    file = tmp_path / "params.yaml"
+    file.write_text(COMMITTED)
+    return file
+
+
+def write_preset(folder: Path, text: str) -> Path:
+    (folder / "presets").mkdir()
+    (folder / "presets" / "mine.yaml").write_text(text)
+    return folder / "presets"
+
+
+def comments(text: str) -> list[str]:
+    return [line.partition("# ")[2] for line in text.splitlines() if "# " in line]
+
+
+@pytest.mark.parametrize("name", preset_names(PRESETS))
+def test_every_preset_applies_to_the_committed_parameters_and_keeps_their_comments(params: Path, name: str) -> None:
+    before = load_params(params)
+    changes = apply_preset(name, params, PRESETS)
+    assert changes
+    assert load_params(params) != before
+    kept = set(comments(params.read_text()))
+    assert [comment for comment in comments(COMMITTED) if comment not in kept] == []
+    again = params.read_bytes()
+    assert apply_preset(name, params, PRESETS) == []
+    assert params.read_bytes() == again
+
+
+def test_lines_that_a_preset_does_not_concern_stay_as_they_are(params: Path) -> None:
+    apply_preset("llama-3-8b-lora", params, PRESETS)
+    kept = set(params.read_text().splitlines())
+    gone = [line for line in COMMITTED.splitlines() if line not in kept]
+    assert len(gone) == 17, gone
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_models_preset_names_a_hub_id_and_lets_long_games_through_the_gate_and_into_training(
+    params: Path, name: str
+) -> None:
+    apply_preset(name, params, PRESETS)
+    chosen = load_params(params)
+    path, longest = MODELS[name]
+    assert chosen.base_model.path == path
+    assert chosen.quality_gate.thresholds.trajectory.tokens.max == chosen.tuning.max_length == longest
+    assert chosen.tuning.method == ("lora" if name.endswith("lora") else "full")
+    assert chosen.tuning.muon_learning_rate is None
+    launcher = chosen.tuning.launcher.split()
+    assert all((ROOT / word).is_file() for word in launcher if word.startswith("configs/"))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_models_are_tuned_as_it_is_reported_and_the_preset_says_by_whom(params: Path, name: str) -> None:
+    apply_preset(name, params, PRESETS)
+    tuning = load_params(params).tuning
+    assert (tuning.epochs, tuning.lr_scheduler_type, tuning.warmup_steps, tuning.keep_best) == (10, "cosine", 0, True)
+    assert tuning.learning_rate == (5e-6 if name.endswith("full") else 1e-4)
+    assert tuning.batch_tokens == 64 * 1024
+    assert "secondary sources report" in (PRESETS / f"{name}.yaml").read_text()
+
+
+def test_every_preset_but_the_ablations_is_a_models() -> None:
+    assert set(preset_names(PRESETS)) == {*MODELS, "ablations"}
+
+
+def test_one_preset_may_follow_another(params: Path) -> None:
+    apply_preset("ablations", params, PRESETS)
+    apply_preset("mistral-7b-lora", params, PRESETS)
+    chosen = load_params(params)
+    losses = {"refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"}
+    assert {variant.loss for variant in chosen.tuning.variants.values()} == losses
+    assert set(chosen.evaluation.models) == set(chosen.tuning.variants) | {"base"}
+    assert chosen.baseline == "expert_only"
+    assert chosen.base_model.path == "mistralai/Mistral-7B-v0.3"
+
+
+def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_path: Path) -> None:
+    folder = write_preset(
+        tmp_path,
+        "mix: {chat20: {data_set: data/dataset, chat: chat.json, share: 0.2}}\n"
+        "tuning: {variants: {other: {loss: refinement, data_set: elsewhere}}, epochs: 1}\n"
+        "evaluation: {models: [base, other]}\n",
+    )
+    told = [str(change) for change in apply_preset("mine", params, folder)]
+    chosen = load_params(params)
+    assert list(chosen.tuning.variants) == ["other"]
+    assert (chosen.tuning.epochs, chosen.tuning.method) == (1, "full")
+    assert "tuning.epochs: 2 -> 1" in told
+    assert 'tuning.variants.other.data_set: "elsewhere" (new)' in told
+    assert 'tuning.variants.refinement.loss: "refinement" -> removed' in told
+    assert "mix.chat20.share: 0.2 (new)" in told
+    assert not any(change.startswith("mix: ") for change in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tuning: {learning_speed: 1}", "tuning.learning_speed is no key of params.yaml"),
+        ("tunning: {epochs: 1}", "tunning is no key of params.yaml"),
+        ("tuning: fast", "tuning is a section of params.yaml"),
+        ("tuning: {epochs: many}", "tuning.epochs: Input should be a valid integer"),
+        ("tuning: {variants: {}}", "tuning.variants: "),
+        ("tuning: {epochs: 1", "not valid YAML (line "),
+        ("tuning: {epochs: 1, epochs: 2}", "not valid YAML (line 1"),
+        ("- tuning", "expected sections with keys"),
+        ("", "expected sections with keys"),
+        ("tuning: !!python/object/apply:os.getcwd []", "tuning is a section"),
+    ],
+)
+def test_a_preset_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothing(
+    params: Path, tmp_path: Path, text: str, told: str
+) -> None:
+    folder = write_preset(tmp_path, text)
+    with pytest.raises(UserError) as refused:
+        apply_preset("mine", params, folder)
+    assert told in str(refused.value)
+    assert "mine.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert params.read_text() == COMMITTED
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "presets"]
+
+
+@pytest.mark.parametrize("name", ["llama-9", "../params", ""])
+def test_an_unknown_preset_is_refused_with_the_names_there_are(params: Path, name: str) -> None:
+    with pytest.raises(UserError, match="ablations, llama-3-8b-full, llama-3-8b-lora"):
+        apply_preset(name, params, PRESETS)
+
+
+def test_the_command_prints_what_changes(params: Path, tmp_path: Path) -> None:
+    (tmp_path / "presets").symlink_to(PRESETS)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def preset(name: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "flows.preset", name]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    done = preset("llama-3-8b-lora")
+    assert done.returncode == 0, done.stderr
+    assert 'base_model.path: "tiny" -> "meta-llama/Meta-Llama-3-8B"\n' in done.stdout
+    assert "already holds" in preset("llama-3-8b-lora").stdout
+    refused = preset("llama-9")
+    assert refused.returncode == 1
+    assert "there is no preset 'llama-9'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def launch_environment(config: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables that `accelerate launch` would give the processes."""
+    monkeypatch.chdir(ROOT)
+    arguments = launch_command_parser().parse_args(["--config_file", f"configs/{config}.yaml", "-m", "flows.tuning"])
+    chosen, _, _ = _validate_launch_command(arguments)
+    return prepare_multi_gpu_env(chosen)
+
+
+def test_every_configuration_is_loaded_by_accelerate_and_leaves_the_precision_to_params() -> None:
+    kinds = {}
+    for file in sorted((ROOT / "configs").glob("*.yaml")):
+        loaded = load_config_from_file(str(file))
+        kinds[file.stem] = loaded.distributed_type.value
+        assert loaded.mixed_precision == "no"
+        assert loaded.num_processes > 1
+        assert f"accelerate launch --config_file configs/{file.name}" in file.read_text()
+    deepspeed = {"deepspeed-zero2": "DEEPSPEED", "deepspeed-zero3": "DEEPSPEED"}
+    assert kinds == {"ddp": "MULTI_GPU", "fsdp": "FSDP"} | deepspeed
+
+
+def test_fsdp_is_version_2_with_gathered_weights_and_wraps_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in launch_environment("fsdp", monkeypatch).items():
+        if name.startswith(("FSDP_", "ACCELERATE_")):
+            monkeypatch.setenv(name, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2
+    assert plugin.reshard_after_forward is True
+    assert plugin.state_dict_type.name == "FULL_STATE_DICT"
+    assert plugin.cpu_ram_efficient_loading
+    assert not plugin.activation_checkpointing
+    assert plugin.auto_wrap_policy is not None
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_takes_accumulation_and_clipping_from_the_trainer(
+    stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = yaml.safe_load((ROOT / f"configs/deepspeed-zero{stage}.yaml").read_text())["deepspeed_config"]
+    for field in ("gradient_accumulation_steps", "gradient_clipping"):
+        monkeypatch.setenv(f"ACCELERATE_{field.upper()}", given[field])
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", str(given["zero_stage"]))
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", str(given.get("zero3_save_16bit_model", False)))
+    config = DeepSpeedPlugin().deepspeed_config
+    assert config["gradient_accumulation_steps"] == config["gradient_clipping"] == "auto"
+    assert config["zero_optimization"]["stage"] == stage
+    assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is (stage == 3)

@@ -1,0 +1,467 @@
+"""The report says what the stages left, says it the same way twice, and says clearly what is missing."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agentrefine.errors import UserError
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.metrics import compare
+from agentrefine.params import Params
+from agentrefine.params.evaluation import Prompting, Sampling
+from agentrefine.report.document import episodes_to_read, headline, play_sentence, write_report
+from agentrefine.report.figures import curves, flat_metrics
+from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
+from agentrefine.report.tables import published, terminal_table, verdict_sentence
+from tests.helpers.results_tree import (
+    NOT_INSTALLED,
+    SOLVED,
+    episodes,
+    params_for,
+    two_models_for,
+    write_evaluation,
+    write_results,
+)
+
+# Wilson's 95% interval of 13 of 20 and of 1 of 20.
+REFINEMENT, BASE = "65.0 [43.3, 81.9]", "5.0 [0.9, 23.6]"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_results(tmp_path)
+    return tmp_path
+
+
+def test_report_shows_every_stage_and_the_rates_with_intervals(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    for shown in (
+        "# From 40 personas to 3 models",
+        "| synthesis | prompt tokens | 1,234,567 |",
+        "| verification | rejected | 160 |",
+        "| refinement | samples kept | 231 |",
+        "| both | cost per kept trajectory | $0.0184 |",
+        "| both | tokens per kept trajectory | 11,082 |",
+        "| not_json | 90 | 9 |",
+        "| no_end | 70 | 0 |",
+        "passed: 1 of 2 expectations are met",
+        "| warning | data set: action entropy | 1.5 | at least 2 |",
+        "| refinement | 940,000 | 225 | 30 | 400,000 | 124,000 (31.0%) | 0.432 | 2.500 -> 0.500 |",
+        "mlflow ui",
+        "dvc metrics diff",
+    ):
+        assert shown in page
+    assert any(line.startswith(f"| worlds layouts | refinement | {REFINEMENT} |") for line in page.splitlines())
+    assert any(line.startswith(f"| worlds layouts | base | {BASE} |") for line in page.splitlines())
+
+
+def test_the_table_shows_chance_first_and_folds_what_nobody_is_above_chance_in(root: Path) -> None:
+    results = write_report(params_for(root), Project(root))
+    table = [row for row in csv_rows(root / "reports" / "report.md") if row[0] in ("worlds layouts", "babyai")]
+    assert [row[1] for row in table[:4]] == ["chance", "base", "expert only", "refinement"]
+    assert results.at_chance == ["babyai"]
+    page = (root / "reports" / "report.md").read_text()
+    assert "\nNobody above chance: babyai." in page
+    assert "| babyai |" not in page
+    assert "- worlds layouts: above chance: refinement." in page
+    html = (root / "reports" / "report.html").read_text()
+    assert "<summary>Nobody above chance: babyai.</summary>" in html
+    assert "<td>babyai</td><td>chance</td>" in html
+
+
+def csv_rows(page: Path) -> list[list[str]]:
+    """The rows of all tables of a Markdown page."""
+    lines = page.read_text().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def test_what_decides_is_shown_though_nobody_is_above_chance(root: Path) -> None:
+    params = params_for(root)
+    decides = params.report.model_copy(update={"champion_benchmark": "babyai"})
+    results = write_report(params.model_copy(update={"report": decides}), Project(root))
+    assert results.at_chance == []
+
+
+def test_without_chance_any_progress_counts_as_above_it(root: Path) -> None:
+    params = params_for(root)
+    alone = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"references": []})})
+    assert write_report(alone, Project(root)).at_chance == ["babyai"]
+    write_evaluation(root, "base", [*episodes("base", 1), *episodes("base", 1, benchmark="babyai")])
+    results = write_report(alone, Project(root))
+    assert results.at_chance == []
+    assert list(results.models) == ["base", "expert_only", "refinement"]
+
+
+def test_markdown_tables_have_one_width_and_no_gaps(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    blocks = (root / "reports" / "report.md").read_text().split("\n\n")
+    tables = [block.strip().splitlines() for block in blocks if block.strip().startswith("|")]
+    assert len(tables) == 6  # results, effort, two of data, quality gate, tuning
+    for table in tables:
+        assert len(table) > 2
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_report_says_that_teacher_and_model_are_stand_ins(root: Path) -> None:
+    params = params_for(root)
+    write_report(params, Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    assert "rule-based simulated teacher" in page
+    assert "model is tiny" in page
+    assert "bookkeeping" in page
+    real = params.model_copy(
+        update={
+            "teacher": params.teacher.model_copy(update={"base_url": "http://127.0.0.1:8000/v1"}),
+            "base_model": params.base_model.model_copy(update={"path": "some/model"}),
+        }
+    )
+    write_report(real, Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    assert "rule-based" not in page
+    assert "tiny" not in page
+
+
+def test_html_page_needs_no_other_file_and_escapes_what_simulators_say(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 5
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<b>a lamp</b>" not in page
+    assert "&lt;b&gt;a lamp&lt;/b&gt;" in page
+
+
+def test_same_results_give_the_same_bytes(root: Path) -> None:
+    def digests() -> dict[str, str]:
+        write_report(params_for(root), Project(root))
+        written = [path for path in (root / "reports").glob("*.*") if path.is_file()]
+        written += (root / "reports" / "plots").iterdir()
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
+
+    first = digests()
+    assert len(first) == 13
+    assert digests() == first
+
+
+def test_plot_data_are_tables_that_dvc_can_draw(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    plots = root / "reports" / "plots"
+    with (plots / "success.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["benchmark"], row["model"], row["value"], row["n"]) for row in rows] == [
+        ("worlds_layouts", "chance", "0.1", "20"),
+        ("worlds_layouts", "base", "0.05", "20"),
+        ("worlds_layouts", "expert_only", "0.2", "20"),
+        ("worlds_layouts", "refinement", "0.65", "20"),
+        ("babyai", "chance", "0.15", "20"),
+        ("babyai", "base", "0", "20"),
+        ("babyai", "expert_only", "0", "20"),
+        ("babyai", "refinement", "0", "20"),
+    ]
+    with (plots / "progress.csv").open() as handle:
+        last = [r for r in csv.DictReader(handle) if r["model"] == "refinement" and r["benchmark"] == "worlds_layouts"]
+    assert [row["progress"] for row in last] == ["0", "0.325", "0.65"]
+    assert [row["success"] for row in last] == ["0", "0", "0.65"]
+    with (plots / "differences.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["benchmark"], row["against"], row["value"], row["verdict"]) for row in rows] == [
+        ("worlds_layouts", "expert_only", "0.45", "better"),
+        ("babyai", "expert_only", "0", "too few episodes differ"),
+    ]
+    with (plots / "recovery.csv").open() as handle:
+        assert [(row["benchmark"], row["value"], row["n"]) for row in csv.DictReader(handle)] == [
+            (benchmark, "0", str(20 - solved[place]))
+            for place, benchmark in enumerate(("worlds_layouts", "babyai"))
+            for solved in SOLVED.values()
+        ]
+
+
+def test_comparisons_are_numbers_that_dvc_can_show(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    compared = json.loads((root / "reports" / "comparisons.json").read_text())
+    assert list(compared) == [
+        "refinement against expert_only", "expert_only against base", "refinement against base",
+        "base against chance", "expert_only against chance", "refinement against chance",
+    ]  # fmt: skip
+    against_base = compared["refinement against base"]["worlds_layouts"]
+    assert against_base["success_difference"] == pytest.approx(0.6)
+    assert against_base["progress_difference"] == pytest.approx(0.6)
+    assert (against_base["verdict"], against_base["progress_verdict"]) == ("better", "better")
+    assert compared["refinement against expert_only"]["worlds_layouts"]["success_difference"] == pytest.approx(0.45)
+
+
+def with_wordings(model: str, solved: dict[str, int]) -> list[Episode]:
+    """Ten worlds in each wording, of which so many are solved."""
+    return [
+        played.model_copy(update={"id": f"{played.id}/{wording}", "wording": wording})
+        for wording, number in solved.items()
+        for played in episodes(model, number, of=10, benchmark="worlds_wording")
+    ]
+
+
+def test_wordings_failures_and_attempts_are_told(root: Path) -> None:
+    for model, (solved, _) in SOLVED.items():
+        failed = [
+            e.model_copy(update={"stop": "environment error"}) for e in episodes(model, 2, of=3, benchmark="babyai")
+        ]
+        again = [e.model_copy(update={"attempt": 1}) for e in episodes(model, solved - 1)]
+        reworded = with_wordings(model, {"short": solved // 2 if model != "chance" else 0, "formal": 0})
+        write_evaluation(root, model, [*episodes(model, solved), *again, *failed, *reworded])
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    assert "- babyai, base: the simulator failed in 3 of 3 episodes, which are in no rate." in page
+    with (root / "reports" / "plots" / "differences.csv").open() as handle:
+        assert {row["benchmark"] for row in csv.DictReader(handle)} == {"worlds_layouts", "worlds_wording"}
+    assert "- worlds layouts, refinement: 2 attempts at each episode, of which n counts every one; 65.0 [" in page
+    assert "| worlds wording | refinement | short | 60.0 [31.3, 83.2] |" in page
+    # The sample standard deviation of 60% and 0%.
+    assert "| worlds wording | refinement | mean ± standard deviation, 10 worlds | 30.0 [" in page
+    assert "] ± 42.4 |" in page
+    assert "solved more often by refinement: 6, by base: 0" in page
+    assert "Nobody above chance: babyai." in page
+    with (root / "reports" / "plots" / "wordings.csv").open() as handle:
+        rows = [row for row in csv.DictReader(handle) if row["model"] == "refinement"]
+    assert [(row["wording"], row["value"], row["mean"], row["std"]) for row in rows] == [
+        ("formal", "0", "0.3", "0.424264"),
+        ("short", "0.6", "0.3", "0.424264"),
+    ]
+
+
+def test_effort_and_thoughts_have_a_row_per_benchmark_and_model(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    assert (
+        "| worlds layouts | base | 2.0 [2.0, 2.0] | 20 [20, 20] | 8 [8, 8] | 0.50 | 40 | 0.03 | - | - | 1.00 [" in page
+    )
+    assert seconds_per_episode(Project(root), "base") == {"worlds_layouts": 0.5, "babyai": 0.5}
+
+
+def test_missing_evaluation_is_one_sentence_that_names_the_stage(root: Path) -> None:
+    (root / "data" / "evaluation" / "refinement" / "details.json").unlink()
+    with pytest.raises(UserError, match=r"refinement/details.json: no such file; .*`dvc repro evaluation`") as caught:
+        write_report(params_for(root), Project(root))
+    assert "\n" not in str(caught.value)
+    assert not (root / "reports" / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("data/synthesis/metrics.json", '{"personas": "many"}', "personas"),
+        ("reports/quality_gate/result.json", "{", "quality_gate"),
+        ("reports/tuning/refinement/loss_curve.csv", "step,loss,tokens\n1,low,5\n", "line 2"),
+        ("data/evaluation/base/episodes.jsonl", "{}\n", "line 1"),
+        ("data/evaluation/base/details.json", '{"babyai": {"episodes": 3}}', r"babyai\.attempts"),
+        ("data/evaluation/base/timing.json", '{"babyai": "long"}', "babyai"),
+    ],
+)
+def test_broken_input_is_named(root: Path, path: str, text: str, said: str) -> None:
+    (root / path).write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        write_report(params_for(root), Project(root))
+    assert Path(path).name in str(caught.value)
+
+
+def test_terminal_table_has_a_row_per_benchmark_and_model(root: Path) -> None:
+    results = write_report(params_for(root), Project(root))
+    console = Console(width=80, record=True, file=(root / "terminal.txt").open("w"))
+    console.print(terminal_table(results))
+    lines = console.export_text().splitlines()
+    assert [line.split()[2 if "worlds" in line else 0] for line in lines[2:]] == [
+        "chance", "base", "expert", "refinement"
+    ]  # fmt: skip
+    assert "65 [43, 82]" in lines[-1]
+    assert lines[-1].split()[-1] == "20"
+
+
+@pytest.mark.parametrize(
+    ("expert", "refinement", "first"),
+    [
+        (
+            4,
+            13,
+            "Refinement tuning is better than plain expert tuning on worlds layouts: 65% against 20%, difference +45 "
+            "points [25, 65], exact test p = 0.0039, 20 episodes.",
+        ),
+        (
+            13,
+            4,
+            "Refinement tuning is worse than plain expert tuning on worlds layouts: 20% against 65%, difference -45 "
+            "points [-65, -25], exact test p = 0.0039, 20 episodes.",
+        ),
+        (
+            13,
+            13,
+            "Refinement tuning shows no clear difference on worlds layouts: 65% against 65% with "
+            "plain expert tuning, difference +0 points [0, 0], exact test p = 1, 20 episodes; only 0 differ.",
+        ),
+    ],
+)
+def test_the_first_sentence_sets_refinement_against_plain_expert_tuning(
+    root: Path, expert: int, refinement: int, first: str
+) -> None:
+    params = params_for(root)
+    for model, solved in (("expert_only", expert), ("refinement", refinement)):
+        write_evaluation(root, model, episodes(model, solved))
+    results = write_report(params, Project(root))
+    rates = f"expert only {5 * expert}%, refinement {5 * refinement}%"
+    assert headline(params, results) == [first, f"Success on worlds layouts: chance 10%, base 5%, {rates}."]
+    assert (root / "reports" / "report.md").read_text().splitlines()[2] == first
+    html = (root / "reports" / "report.html").read_text()
+    assert html.partition('class="headline">')[2].startswith(first)
+
+
+def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
+    params = params_for(root)
+    played = episodes("refinement", 8)
+    write_evaluation(root, "refinement", [*played[4:8], *played[:4], *played[8:]])
+    other = [e.model_copy(update={"id": f"worlds_layouts-{(n + 5) % 20:03}"}) for n, e in enumerate(episodes("e", 6))]
+    write_evaluation(root, "expert_only", [e.model_copy(update={"model": "expert_only"}) for e in other])
+    [first, *_] = headline(params, write_report(params, Project(root)))
+    assert first.startswith(
+        "Refinement tuning shows no clear difference on worlds layouts: 40% against 30% with plain "
+        "expert tuning, difference +10 points ["
+    )
+
+
+def test_the_report_says_what_stands_for_a_baseline_that_is_not_there(root: Path) -> None:
+    params = two_models_for(root)
+    told = headline(params, write_report(params, Project(root)))
+    assert told[0].startswith("Refinement tuning is better than the base that it was tuned from on worlds layouts: 65%")
+    assert told[-1] == "Base stands for report.baseline expert_only: nothing that is evaluated has that name."
+
+
+def test_a_benchmark_that_decides_and_was_not_played_is_named(root: Path) -> None:
+    params = params_for(root)
+    for model, (_, babyai) in SOLVED.items():
+        write_evaluation(root, model, episodes(model, babyai, benchmark="babyai"))
+    assert headline(params, write_report(params, Project(root))) == [
+        "Worlds layouts, the benchmark that decides, was not played."
+    ]
+
+
+def with_agentboard(root: Path, played: dict[str, int]) -> Params:
+    """All models have played so many episodes of each of AgentBoard's benchmarks, and other BabyAI episodes."""
+    params = params_for(root)
+    for place, model in enumerate(params.evaluation.players):
+        found = [e for name, number in played.items() for e in episodes(model, place, of=number, benchmark=name)]
+        folder = write_evaluation(root, model, [*episodes(model, SOLVED[model][0]), *found])
+        notes = json.loads((folder / "benchmarks.json").read_text())
+        (folder / "benchmarks.json").write_text(json.dumps({**notes, "agentboard": list(played)}))
+    data = params.evaluation.data.model_copy(update={"agentboard": "data"})
+    return params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"data": data})})
+
+
+def test_agentboards_own_episodes_stand_beside_the_published_results(root: Path) -> None:
+    params = with_agentboard(root, {"babyai": 112, "sciworld": 90, "pddl": 60, "jericho": 20})
+    write_report(params, Project(root))
+    rows = {row[0]: row[1:] for row in csv_rows(root / "reports" / "report.md") if len(row) == 7}
+    assert rows["AgentGym (8B), published"][:2] == ["61.9 / 76.9*", "47.3 / 61.4*"]
+    assert rows["LLaMA-3-8B-Instruct, published"][-1] == "22.7 / 45.5"
+    # Three of each of 112, 90, 60 and 20 episodes are solved.
+    assert rows["refinement"] == [
+        "not comparable", "2.7 / 2.7", "3.3 / 3.3", "5.0 / 5.0", "15.0 / 15.0", f"{1200 / 282:.1f} / {1200 / 282:.1f}"
+    ]  # fmt: skip
+    page = (root / "reports" / "report.md").read_text()
+    assert "- alfworld is not comparable for chance, base, expert only, refinement: not played." in page
+    assert "Beside the published results" in (root / "reports" / "report.html").read_text()
+
+
+def test_other_or_fewer_episodes_than_agentboards_are_not_comparable(root: Path) -> None:
+    params = with_agentboard(root, {"babyai": 112, "sciworld": 90, "pddl": 59, "jericho": 20})
+    file = root / "data" / "evaluation" / "refinement" / "benchmarks.json"
+    for model in params.evaluation.players:
+        file = root / "data" / "evaluation" / model / "benchmarks.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "agentboard": ["sciworld", "pddl", "jericho"]}))
+    write_report(params, Project(root))
+    rows = {row[0]: row[1:] for row in csv_rows(root / "reports" / "report.md") if len(row) == 7}
+    assert [cell == "not comparable" for cell in rows["refinement"]] == [True, True, False, True, False, True]
+    page = (root / "reports" / "report.md").read_text()
+    assert "pddl is not comparable for chance, base, expert only, refinement: 59 of 60 episodes." in page
+    assert "babyai is not comparable for chance, base, expert only, refinement: other episodes than AgentBoard" in page
+
+
+def test_the_papers_held_out_score_is_that_of_its_table() -> None:
+    score = published().held_out_score
+    models = published().models
+    for name, expected in (("LLaMA-3-8B-Instruct", (22.7, 45.5)), ("AgentRefine (8B)", (23.7, 43.9))):
+        found = score(models[name])
+        assert found is not None
+        assert (round(found.success, 1), round(found.progress, 1)) == expected
+    assert all(set(scores) == set(published().episodes) for scores in models.values())
+    assert score({"babyai": models["GPT-4o"]["babyai"]}) is None
+
+
+def test_verdicts_come_from_the_paired_comparison() -> None:
+    better = verdict_sentence(compare(episodes("refinement", 13), episodes("base", 1)))
+    assert (
+        "worlds layouts: refinement against base: better (the interval excludes 0 and the exact test's p is" in better
+    )
+    assert "; success differs by +60.0 [" in better
+    assert "over 20 episodes; solved by refinement alone: 12, by base alone: 0." in better
+    few = verdict_sentence(compare(episodes("a", 2), episodes("b", 1)))
+    assert "a against b: too few episodes differ (1 of 20; the exact test needs 6)" in few
+
+
+def test_metrics_for_tracking_carry_interval_and_n_and_leave_out_the_unmeasured(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "refinement", episodes("refinement", 20))
+    flat = flat_metrics(model_summary(Project(tmp_path), "refinement"))
+    assert flat["worlds_layouts/success_rate"] == 1.0
+    assert flat["worlds_layouts/success_rate_low"] == pytest.approx(0.839, abs=1e-3)
+    assert flat["worlds_layouts/success_rate_n"] == 20
+    assert flat["worlds_layouts/recovery_rate_n"] == 0
+    assert "worlds_layouts/recovery_rate" not in flat
+    assert flat["worlds_layouts/stops/solved"] == 20
+    assert curves(model_summary(Project(tmp_path), "refinement"))["worlds_layouts/success_by_step"] == [0, 0, 1]
+
+
+def test_breakdowns_are_metrics_under_names_that_mlflow_takes(tmp_path: Path) -> None:
+    played = episodes("refinement", 3, of=4)
+    played[0] = played[0].model_copy(update={"task": "pick: two/(both)", "difficulty": "hard"})
+    write_evaluation(tmp_path, "refinement", [*played, *with_wordings("refinement", {"short": 4, "formal": 2})])
+    flat = flat_metrics(model_summary(Project(tmp_path), "refinement"))
+    assert flat["worlds_layouts/task/pick- two--both-/success_rate"] == 1
+    assert flat["worlds_layouts/task/fetch/success_rate"] == pytest.approx(2 / 3)
+    assert flat["worlds_layouts/difficulty/none/progress_rate"] == pytest.approx(2 / 3)
+    assert flat["worlds_wording/wording/short/success_rate"] == 0.4
+    assert flat["worlds_wording/wordings_success_mean"] == pytest.approx(0.3)
+    assert flat["worlds_wording/wordings_success_std"] == pytest.approx(0.1 * 2**0.5)
+
+
+def test_episodes_to_read_are_the_first_solved_and_the_first_unsolved() -> None:
+    chosen = notable_episodes([*episodes("refinement", 3), *episodes("refinement", 0, benchmark="babyai")])
+    assert [episode.id for episode in chosen] == ["babyai-000", "worlds_layouts-000", "worlds_layouts-003"]
+    page = episodes_to_read("refinement", chosen)
+    assert "Action: take lamp" in page
+    assert ">> (error) Error: no such action." in page
+
+
+def test_the_report_says_what_was_not_played_and_what_progress_means(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    for name in ("report.md", "report.html"):
+        text = (root / "reports" / name).read_text()
+        assert f"Not played: {NOT_INSTALLED}" in text
+        assert "progress in worlds layouts: share of doors that are open." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "Greedy play, at most 20 steps an episode."),
+        (
+            {"sampling": Sampling(temperature=0.7), "stop_on_repeats": 3},
+            "Replies drawn at temperature 0.7, at most 20 steps an episode, ended when one failing action has come "
+            "3 times.",
+        ),
+        (
+            {"prompting": Prompting(style="act", shots=1)},
+            "Greedy play, 1 example in the instructions, actions without thoughts, at most 20 steps an episode.",
+        ),
+    ],
+)
+def test_the_report_says_by_which_rules_was_played(root: Path, changes: dict[str, object], told: str) -> None:
+    assert play_sentence(params_for(root).evaluation.model_copy(update=changes)) == told
