@@ -175,7 +175,7 @@ def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) ->
     return (
         f"{trajectories}: no trajectory to judge, as all {counts.total()} samples were dropped, most often by {most}; "
         f"read the messages in {dropped}, then change teacher.model, refinement.call_budget or the section "
-        "verification in params.yaml, or the prompts in agentrefine/prompts, and run synthesis again."
+        "verification in params.yaml, or the prompts in agentrefine/synthesis/prompts, and run synthesis again."
     )
 
 

@@ -25,7 +25,7 @@ from agentrefine.worlds.wording import WORDINGS, wording
 from tests.helpers.playing import ScriptedPolicy
 from tests.helpers.world_games import unknown_words
 
-BENCHMARKS = Path(benchmarks.__file__).parent
+PACKAGES = Path(benchmarks.__file__).parent
 EXAMPLES = sorted({name.partition("_")[0] for name in BENCHMARKS})
 SIMULATORS = ("alfworld", "sciworld", "textworld", "jericho")
 ACTIONS = {"push {button}": "Push a button.", "look around": "List what is here."}
@@ -54,9 +54,9 @@ def drawn(name, number, seed):
 def played_on(name):
     """The benchmark of the example's episode; where evaluation draws all there are, the example has its own files."""
     if name == "pddl":
-        return Pddl(BENCHMARKS / "pddl" / "example")
+        return Pddl(PACKAGES / "pddl" / "example")
     if name == "hotpotqa":
-        return HotpotQA(BENCHMARKS / "hotpotqa" / "example.json")
+        return HotpotQA(PACKAGES / "hotpotqa" / "example.json")
     drawn(example(name).episode.benchmark, 1, 0)
     return benchmark(example(name).episode.benchmark)
 

@@ -39,7 +39,7 @@ def test_when_every_sample_was_dropped_the_gate_says_why_and_what_to_do(tmp_path
     assert "\n" not in said
     assert "all 14 samples were dropped" in said
     assert "most often by unflagged_error (7), not_json (4), cut_off (2);" in said
-    assert all(knob in said for knob in ("teacher.model", "refinement.call_budget", "agentrefine/prompts"))
+    assert all(knob in said for knob in ("teacher.model", "refinement.call_budget", "agentrefine/synthesis/prompts"))
     assert str(tmp_path / "dropped.jsonl") in said
 
 

@@ -84,7 +84,8 @@ def test_sharding_without_a_gpu_is_refused(base, data_set, tmp_path):
         "--num_processes", "2", "--main_process_port", "0",
     ]  # fmt: skip
     done = subprocess.run(
-        [*launcher, "tests/helpers/tune_until_killed.py", *map(str, (tmp_path / "job.json", tmp_path / "out")), "1000", "done"],
+        [*launcher, "tests/helpers/tune_until_killed.py",
+         str(tmp_path / "job.json"), str(tmp_path / "out"), "1000", "done"],
         env={**os.environ, "PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode != 0

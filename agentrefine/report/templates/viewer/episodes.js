@@ -14,7 +14,7 @@ const packed = new Map(
 );
 const unpacked = new Map();
 
-/** A model as agentrefine/viewer.py writes it (ViewedModel), with its episodes by key. */
+/** A model as agentrefine/report/viewer.py writes it (ViewedModel), with its episodes by key. */
 async function unpack(name) {
   if (!unpacked.has(name)) {
     const bytes = Uint8Array.from(atob(packed.get(name).textContent), (character) => character.charCodeAt(0));
