@@ -8,11 +8,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from agentrefine.errors import UserError
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import load_personas
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
-from agentrefine.synthesis.first_answers import Attempt, synthesise_shard
+from agentrefine.synthesis.first_answers import synthesise_shard
 from agentrefine.synthesis.forecast import Forecast, forecast, nothing_kept, pilot_personas
 from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.teaching import Access, access_to, open_teacher

@@ -13,14 +13,14 @@ from prefect.tasks import exponential_backoff
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
+from agentrefine.game.attempt import Attempt, by_sample
 from agentrefine.game.trajectory import Trajectory
+from agentrefine.game.verdict import Verdict
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
 from agentrefine.synthesis.client import DONE
-from agentrefine.synthesis.first_answers import Attempt, by_sample
 from agentrefine.synthesis.refinement import Refined, refine_shard
-from agentrefine.verification.trajectory_rules import Verdict
 from tasks.progress import progress
 from tasks.teaching import (
     Access,

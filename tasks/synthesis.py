@@ -12,12 +12,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from agentrefine.files import write_json, write_jsonl
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona, load_personas
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account
 from agentrefine.synthesis.client import DONE
-from agentrefine.synthesis.first_answers import Attempt, synthesise_shard
+from agentrefine.synthesis.first_answers import synthesise_shard
 from tasks.forecast import tell_forecast
 from tasks.progress import Progress, progress
 from tasks.teaching import (

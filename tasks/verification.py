@@ -7,9 +7,10 @@ from pathlib import Path
 from prefect import task
 
 from agentrefine.files import read_jsonl, write_json, write_jsonl
+from agentrefine.game.attempt import Attempt, by_sample
+from agentrefine.game.verdict import Verdict
 from agentrefine.params import Params, VerificationParams
-from agentrefine.synthesis.first_answers import Attempt, by_sample
-from agentrefine.verification.trajectory_rules import VERSION, Verdict, verify_attempts
+from agentrefine.verification.trajectory_rules import VERSION, verify_attempts
 from tasks.caching import version_and_inputs
 from tasks.progress import progress
 from tasks.teaching import shards

@@ -2,7 +2,7 @@
 the action alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from string import Template
 from typing import Literal, NamedTuple
@@ -10,8 +10,6 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentrefine.files import packaged_text
-from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, steps
 
 
 class Message(BaseModel):
@@ -72,11 +70,6 @@ def listed_actions(actions: Mapping[str, str]) -> str:
     return "\n".join(f"{template}: {description}" for template, description in actions.items())
 
 
-def script_instructions(script: Script) -> str:
-    """The instructions of a script's game."""
-    return instructions({template: spec.description for template, spec in script.available_actions.items()})
-
-
 def opening(game_instructions: str, goal: str, observation: str) -> list[Message]:
     """The messages before the agent's first turn: instructions, acknowledgement, goal with the first observation."""
     return [
@@ -89,32 +82,6 @@ def opening(game_instructions: str, goal: str, observation: str) -> list[Message
 def reply_text(thought: str, action: str) -> str:
     """An agent's turn in the form that it is trained to write."""
     return f"Thought: {thought}\nAction: {action}"
-
-
-def conversation(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -> list[Message]:
-    """The chat of a finished game. The last observation is left out: nobody answers it."""
-    first = turns[0]
-    if not isinstance(first, DMTurn):
-        raise TypeError("a game begins with the DM")
-    messages = opening(script_instructions(script), script.goal, first.observation)
-    for step in steps(turns):
-        text = reply_text(step.player.thought, step.player.action)
-        messages.append(Message(role="assistant", content=text, loss=not step.answer.error))
-        messages.append(Message(role="user", content=step.answer.observation))
-    return messages[:-1]
-
-
-def sample(trajectory: Trajectory) -> Sample:
-    """A trajectory as a training sample."""
-    sender: dict[str, Literal["human", "gpt"]] = {"user": "human", "assistant": "gpt"}
-    return Sample(
-        id=trajectory.id,
-        persona_id=trajectory.persona_id,
-        conversations=[
-            PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss)
-            for m in conversation(trajectory.script, trajectory.turns)
-        ],
-    )
 
 
 @cache

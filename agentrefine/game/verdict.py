@@ -1,7 +1,9 @@
-"""The rules that decide without a model whether a script or a game is sound (paper, section 3.1)."""
+"""Verdicts: what the rules, no LLM, say of an answer, and the rules by name (paper, section 3.1)."""
 
 from enum import StrEnum
 from typing import NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
 
 
 class Rule(StrEnum):
@@ -82,6 +84,34 @@ class Problem(NamedTuple):
     rule: Rule
     message: str
     turn: int | None = None
+
+
+class Verdict(BaseModel):
+    """What the rules say of one answer of the teacher.
+
+    Attributes:
+        attempt_id: the answer judged (`Attempt.id`).
+        persona_id, sample, call: whose it is.
+        passed: sound and complete.
+        rule: the name of the first rule that it broke; empty when it passed.
+        turn: the turn at fault, from 1; None for scripts and for findings on the whole.
+        message: feedback that the teacher can act on; empty when it passed.
+        turns_kept: how many leading turns are sound and stay (0: start again).
+        rules_version: `VERSION` of the rules that judged.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt_id: str
+    persona_id: str
+    sample: int
+    call: int
+    passed: bool
+    rule: str
+    turn: int | None
+    message: str
+    turns_kept: int
+    rules_version: str
 
 
 class RuleBrokenError(Exception):

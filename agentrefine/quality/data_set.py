@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from agentrefine.files import atomic_write, short_hash
-from agentrefine.game.conversation import sample
+from agentrefine.game.sample import sample
 from agentrefine.game.trajectory import Trajectory
 
 SPLITS = ("train", "validation")

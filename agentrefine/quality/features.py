@@ -7,7 +7,8 @@ from itertools import pairwise
 from pydantic import BaseModel
 
 from agentrefine.files import short_hash
-from agentrefine.game.conversation import parse_reply, reply_text, sample
+from agentrefine.game.conversation import parse_reply, reply_text
+from agentrefine.game.sample import sample
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
 from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.trajectory import Trajectory
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.llm.spending import Prices
-from agentrefine.synthesis.first_answers import Attempt
-from agentrefine.synthesis.refinement import Refined
+
+if TYPE_CHECKING:
+    from agentrefine.synthesis.refinement import Refined
 
 UNKNOWN = "unknown"
 """The cost where a model's price is not known: never 0, which is the cost of something free."""
@@ -101,8 +104,8 @@ class PersonaAccount(BaseModel):
 
 
 def persona_accounts(
-    refined: Iterable[Refined], prices: Prices, *, batch: bool = False
-) -> Iterator[tuple[PersonaAccount, list[Refined]]]:
+    refined: Iterable["Refined"], prices: Prices, *, batch: bool = False
+) -> Iterator[tuple[PersonaAccount, list["Refined"]]]:
     """What each persona took, with its samples, which stand together, in their order."""
     for persona_id, group in groupby(refined, key=lambda sample: sample.attempts[0].persona_id):
         samples = list(group)

@@ -1,15 +1,13 @@
 """Synthesis: the first script and the first game of every persona."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from agentrefine.errors import UserError
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
-from agentrefine.llm.completion import ChatMessage, Kind, Teacher, Usage
+from agentrefine.llm.completion import ChatMessage, Kind, Teacher
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
@@ -18,37 +16,6 @@ from agentrefine.verification.script_rules import verify_script
 ResultT = TypeVar("ResultT")
 
 SAMPLES_PER_CALL = 1_000_000
-
-
-class Attempt(BaseModel):
-    """One answer of the teacher, raw.
-
-    Attributes:
-        id: the answer's key in the journal.
-        persona_id, persona: who it was written for.
-        sample: which of the persona's samples, from 0. A persona's sample is the unit that is kept or dropped.
-        call: which call of the sample's budget, from 1.
-        kind: what was asked for.
-        script_call: for a trajectory, the call whose answer holds its script.
-        text: the answer, raw.
-        usage: tokens as the endpoint counted them.
-        finish_reason: as the endpoint reports it.
-        teacher: the model that answered.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    persona_id: str
-    persona: str
-    sample: int
-    call: int
-    kind: Kind
-    script_call: int | None
-    text: str
-    usage: Usage
-    finish_reason: str
-    teacher: str
 
 
 async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Params) -> list[Attempt]:
@@ -151,9 +118,3 @@ async def together(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callab
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]
     raise failure
-
-
-def by_sample(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
-    """Attempts that stand together, sample by sample."""
-    for _, group in groupby(attempts, key=lambda attempt: (attempt.persona_id, attempt.sample)):
-        yield list(group)

@@ -6,13 +6,14 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.files import short_hash
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
-from agentrefine.game.verdict import Problem
+from agentrefine.game.verdict import Problem, Verdict
 from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
-from agentrefine.synthesis.first_answers import Attempt, ask, together
+from agentrefine.synthesis.first_answers import ask, together
 from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,
@@ -20,7 +21,7 @@ from agentrefine.synthesis.prompts import (
     trajectory_messages,
 )
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.trajectory_rules import Verdict, no_answer, verdict, verify_trajectory
+from agentrefine.verification.trajectory_rules import no_answer, verdict, verify_trajectory
 
 
 class Dropped(BaseModel):

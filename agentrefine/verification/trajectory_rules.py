@@ -8,16 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from agentrefine.errors import UserError
 from agentrefine.game.actions import plain
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
-from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, Verdict, quoted
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
-from agentrefine.synthesis.first_answers import Attempt
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.text_rules import check_turn_texts, has_doubtful_texts
@@ -27,34 +25,6 @@ _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 VERSION = "3"
 """Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
-
-
-class Verdict(BaseModel):
-    """What the rules say of one answer of the teacher.
-
-    Attributes:
-        attempt_id: the answer judged (`Attempt.id`).
-        persona_id, sample, call: whose it is.
-        passed: sound and complete.
-        rule: the name of the first rule that it broke; empty when it passed.
-        turn: the turn at fault, from 1; None for scripts and for findings on the whole.
-        message: feedback that the teacher can act on; empty when it passed.
-        turns_kept: how many leading turns are sound and stay (0: start again).
-        rules_version: `VERSION` of the rules that judged.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    attempt_id: str
-    persona_id: str
-    sample: int
-    call: int
-    passed: bool
-    rule: str
-    turn: int | None
-    message: str
-    turns_kept: int
-    rules_version: str
 
 
 class TrajectoryFinding(NamedTuple):

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layouts, worlds_wording
-from agentrefine.game.conversation import instructions, script_instructions
+from agentrefine.game.conversation import instructions
+from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 from agentrefine.worlds.script_of import script_of

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentrefine.errors import UserError
+from agentrefine.game.attempt import Attempt
 from agentrefine.llm import endpoint
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
@@ -13,7 +14,6 @@ from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Price, 
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis.accounts import UNKNOWN, Account
-from agentrefine.synthesis.first_answers import Attempt
 from tests.helpers.asking import SECRET, ask, ask_with, in_processes, price_list, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
 

@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 
 from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
-from agentrefine.game.conversation import Message, PublishedMessage, Sample, conversation
+from agentrefine.game.conversation import Message, PublishedMessage, Sample
+from agentrefine.game.sample import conversation
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.models import load_base, load_tokenizer
 from agentrefine.tuning.rendering import render

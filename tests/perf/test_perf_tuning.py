@@ -7,7 +7,8 @@ import pytest
 from transformers import LlamaConfig, Trainer
 
 from agentrefine.files import read_jsonl, write_jsonl
-from agentrefine.game.conversation import Message, PublishedMessage, Sample, conversation
+from agentrefine.game.conversation import Message, PublishedMessage, Sample
+from agentrefine.game.sample import conversation
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import render
 from agentrefine.verification.reading import parse_turns

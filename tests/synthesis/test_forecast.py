@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
 from agentrefine.llm.completion import CUT, Usage, only_in
 from agentrefine.synthesis.accounts import PersonaAccount
-from agentrefine.synthesis.first_answers import Attempt
 from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas
 from agentrefine.synthesis.refinement import Dropped, Refined
 

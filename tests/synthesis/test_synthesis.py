@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from agentrefine.errors import UserError
+from agentrefine.game.attempt import by_sample
 from agentrefine.game.personas import Persona
-from agentrefine.synthesis.first_answers import by_sample, synthesise, synthesise_shard
+from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
 from tests.helpers.games import script_text
 from tests.helpers.scripted_teacher import PARAMS, ScriptedTeacher
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
+from agentrefine.game.attempt import Attempt
 from agentrefine.game.trajectory import DMTurn
 from agentrefine.game.verdict import Rule
 from agentrefine.llm.completion import Usage
 from agentrefine.params import VerificationParams
-from agentrefine.synthesis.first_answers import Attempt
 from agentrefine.verification.reading import DEEPEST, LONGEST_ANSWER
 from agentrefine.verification.script_rules import MOST_VALUES, verify_script
 from agentrefine.verification.trajectory_rules import judge, verify_attempts, verify_trajectory

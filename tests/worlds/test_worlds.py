@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
-from agentrefine.game.conversation import instructions, script_instructions
+from agentrefine.game.conversation import instructions
+from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.catalogue import check_family
 from agentrefine.worlds.engine import Game, Refusal
