@@ -10,7 +10,7 @@ from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import load_params
-from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.process import offline_teacher
 from agentrefine.simulation.requests import world_for
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.worlds.script_of import script_of

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_exchange_read import imported, turn, written
 
 from agentrefine.errors import UserError
 from agentrefine.exchange import read
@@ -25,6 +24,7 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.masking import apply_loss
+from tests.exchange.test_exchange_read import imported, turn, written
 from tests.helpers.paths import SHARED
 
 CASES = SHARED / "cases" / "chats"

@@ -18,7 +18,7 @@ import yaml
 
 from agentrefine.params import load_params
 from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.process import offline_teacher
 from tests.helpers.paths import ROOT
 from tests.helpers.project import ProjectCopy, digests
 

@@ -12,12 +12,10 @@ from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from tests.helpers.offline_games import BAKER, games
 
 ROOT = resources.files(agentrefine)
-PROMPTS = sorted(
-    str(file.relative_to(ROOT)) for folder in ("prompts", "agent/prompts") for file in (ROOT / folder).glob("*.md")
-)
+PROMPTS = sorted(str(file.relative_to(ROOT)) for file in ROOT.rglob("*.md"))
 DATA = sorted(
     str(file.relative_to(ROOT))
-    for folder in ("worlds", "benchmarks", "agent/prompts", "teacher/offline", "tuning")
+    for folder in ("worlds", "benchmarks", "simulation")
     for file in (ROOT / folder).rglob("*.yaml")
 )
 LONELY_SIGN = re.compile(r"\w [.,;:?!](?:\s|$)")

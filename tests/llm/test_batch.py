@@ -22,7 +22,7 @@ from agentrefine.llm.journal import Journal
 from agentrefine.llm.paid import PAID, REPLAYED
 from agentrefine.llm.throttle import STOPPED
 from agentrefine.params.teacher import OfflineTeacher, TeacherParams
-from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.process import offline_teacher
 from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.asking import Asked, price_list, settings

@@ -18,8 +18,8 @@ from openai.types import Batch
 
 from agentrefine.errors import UserError
 from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.simulation import offline_teacher
 from agentrefine.simulation.batches import BatchStore
+from agentrefine.simulation.process import offline_teacher
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT
 

@@ -21,8 +21,8 @@ import pytest
 from agentrefine.errors import UserError
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import error_refine_turns
-from agentrefine.simulation import offline_teacher
 from agentrefine.simulation.answers import REFUSAL
+from agentrefine.simulation.process import offline_teacher
 from agentrefine.simulation.requests import world_for
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
@@ -235,7 +235,7 @@ def test_the_server_ends_when_its_parent_is_killed():
     program = (
         "import time\n"
         "from agentrefine.params.teacher import OfflineTeacher\n"
-        "from agentrefine.simulation import offline_teacher\n"
+        "from agentrefine.simulation.process import offline_teacher\n"
         f"with offline_teacher(OfflineTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(600)\n"

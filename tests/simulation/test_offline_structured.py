@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from agentrefine.simulation import offline_teacher
 from agentrefine.simulation.answers import REFUSAL
+from agentrefine.simulation.process import offline_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, script_for

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
-from agentrefine.simulation import offline_teacher
+from agentrefine.simulation.process import offline_teacher
 from agentrefine.simulation.wire import drawn_fault
 from agentrefine.synthesis.prompts import script_messages
 from agentrefine.verification.script_rules import verify_script

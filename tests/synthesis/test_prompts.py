@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine import prompts
 from agentrefine.game.actions import PLACEHOLDER
-from agentrefine.game.conversation import prompt
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns, steps
 from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
 from agentrefine.quality.diversity import DuplicateIndex, script_text
+from agentrefine.synthesis import prompts
 from agentrefine.synthesis import prompts as shots
 from agentrefine.synthesis.prompts import (
     PROMPT_FILES,
@@ -39,7 +38,7 @@ from tests.helpers.games import game, script
 
 PERSONA = Persona(id="p1", text="A tester who pays $5 for {braces} and \\n.")
 DEMANDS = VerificationParams(min_error_refine_turns=2, max_turns=60)
-FOLDER = Path(prompts.__file__).parent
+FOLDER = Path(prompts.__file__).parent / "prompts"
 
 RECORDED = {
     "script_rules.md": (2, "c93b44f5099a"),
@@ -114,10 +113,10 @@ def test_a_prompt_version_names_every_file_of_its_kind():
     assert re.fullmatch(r"trajectory \d+, continuation \d+", prompt_version("trajectory"))
 
 
-def test_a_prompt_file_without_a_version_is_refused():
-    with pytest.raises(ValueError, match=r"agent_instructions\.md: the first line must be"):
-        prompt_file("agent_instructions.md")
-    assert prompt("instructions.md").startswith("You play")
+def test_a_prompt_file_without_a_version_is_refused(monkeypatch):
+    monkeypatch.setattr(prompts, "packaged_text", lambda *_: "You play")
+    with pytest.raises(ValueError, match=r"unversioned\.md: the first line must be"):
+        prompt_file("unversioned.md")
 
 
 def test_a_persona_draws_the_same_examples_in_every_process():

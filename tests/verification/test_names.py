@@ -1,10 +1,10 @@
 """A value of a script is named by whole words of the environment: case, plurals, punctuation and writing systems."""
 
 import pytest
-from test_verification import with_action
 
 from agentrefine.game.verdict import Rule
 from agentrefine.verification.script_rules import Names, verify_script
+from tests.verification.test_verification import with_action
 
 NAMED = [
     # the environment, a value that it names, one that comes near and is not named

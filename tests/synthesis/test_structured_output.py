@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agentrefine.errors import UserError
-from agentrefine.game.conversation import prompt
+from agentrefine.files import packaged_text
 from agentrefine.llm import endpoint
 from agentrefine.synthesis.prompts import script_pool, trajectory_pool
 from agentrefine.verification.reading import load_list
@@ -141,7 +141,7 @@ def test_what_a_probe_takes_is_counted(journal, tmp_path):
 
 
 def validator(name: str) -> Draft202012Validator:
-    schema = json.loads(prompt(f"schemas/{name}.json"))["schema"]
+    schema = json.loads(packaged_text("agentrefine.synthesis", "prompts", "schemas", f"{name}.json"))["schema"]
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
@@ -180,7 +180,7 @@ def test_strict_schemas_keep_to_what_strict_mode_allows():
                 check(inner)
 
     for name in ("probe", "script", "trajectory"):
-        value = json.loads(prompt(f"schemas/{name}.json"))
+        value = json.loads(packaged_text("agentrefine.synthesis", "prompts", "schemas", f"{name}.json"))
         assert value["name"] == name
         if value["strict"]:
             check(value["schema"])
