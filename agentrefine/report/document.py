@@ -396,7 +396,7 @@ def _plot(path: Path, title: str) -> Plot:
 def render(template: str, values: dict[str, Any]) -> str:
     """A template of `agentrefine/report/templates` with its values; HTML is escaped, an undefined name is an error."""
     environment = Environment(
-        loader=PackageLoader("agentrefine"),
+        loader=PackageLoader("agentrefine.report"),
         autoescape=template.endswith(".html.jinja"),
         undefined=StrictUndefined,
         trim_blocks=True,
