@@ -17,6 +17,7 @@ from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
 from agentrefine.exchange.command import new_folder, run
 from agentrefine.files import short_hash, user_path, write_json
 from agentrefine.game.conversation import Sample
+from agentrefine.quality.data_set import SPLITS
 
 SOURCES: dict[str, tuple[Layout, ...]] = {
     "published": (Layout("id", "conversations", "from", "value"),),
@@ -34,9 +35,7 @@ SOURCES: dict[str, tuple[Layout, ...]] = {
     ),
 }
 
-
 REPORT = "import.json"
-SPLITS = ("train", "validation")
 
 
 class ImportReport(BaseModel):

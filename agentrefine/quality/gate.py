@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from agentrefine.params.base import Severity
 
 EXAMPLES = 10
-"""How many trajectories a finding names."""
+"""The trajectories that a finding names."""
 
-MOST_COMMON_RULES = 3
+MAX_RULES = 3
+"""The most common rules that a message names."""
 
 OVERLAP_NOTE = (
     "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What one "
@@ -56,7 +57,7 @@ class BenchmarkOverlap(BaseModel):
     """How much of a benchmark the training data repeats.
 
     Attributes:
-        ours: its worlds share their wording with the training worlds by design; the figures are for information.
+        ours: its worlds share their texts with the training worlds by design; the figures are for information.
         missing: why it was not compared; empty when it was.
         episodes: how many episodes the texts are of.
         ngrams: different n-grams looked for.
@@ -170,7 +171,7 @@ def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) ->
             f"{trajectories}: no trajectory and no dropped sample ({dropped}), so there is nothing to judge; run the "
             "stages synthesis, verification and refinement on at least one persona."
         )
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_COMMON_RULES]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_RULES]
     most = ", ".join(f"{rule} ({count})" for rule, count in ordered)
     return (
         f"{trajectories}: no trajectory to judge, as all {counts.total()} samples were dropped, most often by {most}; "

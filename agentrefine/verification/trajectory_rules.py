@@ -162,7 +162,7 @@ def _check_place(turns: Sequence[DMTurn | PlayerTurn], position: int, params: Ve
         raise RuleBrokenError(Rule.TURN_NUMBER, message, number)
     before = turns[position - 1]
     if isinstance(turn, PlayerTurn) and isinstance(before, DMTurn) and before.task_completed:
-        message = f"Turn {number - 1} says task_completed, but the game continues; set it on the last turn only."
+        message = f"Turn {number - 1} says task_completed, but the game goes on; set it on the last turn only."
         raise RuleBrokenError(Rule.EARLY_COMPLETION, message, number - 1)
 
 
@@ -260,7 +260,7 @@ def _whole_game_problem(turns: Sequence[DMTurn | PlayerTurn], params: Verificati
             return Problem(Rule.TOO_MANY_TURNS, f"{message} Write the game again, with a shorter way to the goal.")
         return Problem(
             Rule.UNFINISHED,
-            f"The game ends after turn {len(turns)} without completing the task; continue until a last DM turn says "
+            f"The game ends after turn {len(turns)} without completing the task; go on until a last DM turn says "
             "task_completed.",
         )
     corrected = error_refine_turns(turns)
