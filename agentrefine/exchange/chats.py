@@ -82,14 +82,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class ChatCounts:
-    """What became of the chats of some files.
-
-    Attributes:
-        read: records of the files.
-        joined: records that became one sample with the record before (`mask_history`).
-        dropped: chats that cannot become a sample, by rule.
-        left_out: parts of the other chats that a sample has no place for, by key and reason.
-    """
+    """What became of the chats of some files (`read.ImportReport` describes each count)."""
 
     read: int = 0
     joined: int = 0
@@ -318,15 +311,10 @@ def _text(content: Any) -> str | None:  # noqa: ANN401 (any JSON value)
         return content
     if not isinstance(content, list) or not content:
         return None
-    parts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            return None
-        text = part.get("text") if part.get("text") is not None else part.get("value")
-        if not isinstance(text, str):
-            return None
-        parts.append(text)
-    return "".join(parts)
+    if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return None
+    texts = [part.get("text") if part.get("text") is not None else part.get("value") for part in content]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
 
 
 def _joined(turns: Sequence[Turn], left_out: Counter[str]) -> list[Turn]:
@@ -338,14 +326,12 @@ def _joined(turns: Sequence[Turn], left_out: Counter[str]) -> list[Turn]:
             continue
         if turn.sender == "gpt" and not joined:
             left_out["a message of gpt: it stands before the first human message"] += 1
-            continue
-        if not joined or joined[-1].sender != turn.sender:
+        elif not joined or joined[-1].sender != turn.sender:
             joined.append(turn)
-            continue
-        last = joined[-1]
-        if turn.sender == "gpt" and (turn.loss is False) != (last.loss is False):
+        elif turn.sender == "gpt" and (turn.loss is False) != (joined[-1].loss is False):
             raise _DroppedError("gpt messages in a row of which only some are trained")
-        joined[-1] = last._replace(text=f"{last.text}\n\n{turn.text}")
+        else:
+            joined[-1] = joined[-1]._replace(text=f"{joined[-1].text}\n\n{turn.text}")
     if joined and joined[-1].sender == "human":
         left_out["a message of human: no reply follows it"] += 1
         joined.pop()

@@ -49,11 +49,11 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
 
     Args:
         data_set: a folder with train.jsonl and validation.jsonl.
-        chat: a file in ShareGPT's format (`agentrefine.exchange.chats`).
+        chat: a file in ShareGPT's format (`chats.SHAREGPT`).
         share: of the chats among the training samples, in (0, 1).
         seed: of the draw and of the places; equal seeds give equal bytes.
         out: the folder for train.jsonl, validation.jsonl and metrics.json; replaced as a whole.
-        ignored: keys of the chat file that are left out, whatever they say.
+        ignored: keys of the chat file that are left out.
 
     Raises:
         UserError: a file is missing or broken, there are no games, or too few chats; nothing is written.

@@ -65,8 +65,7 @@ class Command(NamedTuple):
         template: the action's template.
         names: the template's placeholders, in order.
         literals: the template's text before, between and after its placeholders (one more than there are names).
-        values: for each placeholder, its valid values.
-        lengths: for each placeholder, the lengths of its valid values, in characters.
+        values, lengths: for each placeholder, its valid values and their lengths in characters.
         code: the compiled verification code.
 
     Example: `take {item}` has names `("item",)`, literals `("take ", "")` and values `(frozenset({"lamp", "rope"}),)`.

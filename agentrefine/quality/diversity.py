@@ -4,6 +4,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -101,13 +102,9 @@ def script_text(script: Script) -> str:
 
 
 def _names_and_values(node: object) -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield str(name)
-            yield from _names_and_values(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _names_and_values(value)
+    if isinstance(node, dict | list):
+        for item in chain.from_iterable(node.items()) if isinstance(node, dict) else node:
+            yield from _names_and_values(item)
     else:
         yield str(node)
 

@@ -105,12 +105,8 @@ def table(failures: Sequence[Finding]) -> str:
     cells = [head, *((f.severity, f.scope, f.column, f.expected, f.observed) for f in failures)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    described = [lines[0]]
-    for line, finding in zip(lines[1:], failures, strict=True):
-        described.append(line)
-        if finding.example_ids:
-            described.append(f"          e.g. {_examples(finding, 3)}")
-    return "\n".join(described)
+    examples = [f"\n          e.g. {_examples(f, 3)}" if f.example_ids else "" for f in failures]
+    return "\n".join(line + example for line, example in zip(lines, ["", *examples], strict=True))
 
 
 def summary(result: GateResult) -> str:

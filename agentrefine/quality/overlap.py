@@ -180,11 +180,7 @@ def _texts(trajectory: Trajectory) -> Iterator[str]:
     for template, action in trajectory.script.available_actions.items():
         yield f"{template}: {action.description}"
     for turn in trajectory.turns:
-        if isinstance(turn, DMTurn):
-            yield turn.observation
-        else:
-            yield turn.thought
-            yield turn.action
+        yield from [turn.observation] if isinstance(turn, DMTurn) else [turn.thought, turn.action]
 
 
 def _own(owners: dict[KeyT, int], key: KeyT, bit: int) -> None:

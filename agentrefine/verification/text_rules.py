@@ -96,20 +96,16 @@ def _commands(script: Script) -> list[str]:
 def _check_hidden(where: str, text: str) -> None:
     character = hidden_character(text)
     if character is not None:
-        raise RuleBrokenError(
-            Rule.HIDDEN_CHARACTER,
-            f"{where} holds the invisible or control character {named(character)}; write visible characters only.",
-        )
+        found = f"the invisible or control character {named(character)}"
+        raise RuleBrokenError(Rule.HIDDEN_CHARACTER, f"{where} holds {found}; write visible characters only.")
 
 
 def _check_mixed(where: str, text: str) -> None:
     word = mixed_word(text)
     if word is not None:
         others = ", ".join(named(letter) for letter in dict.fromkeys(word) if not letter.isascii())
-        raise RuleBrokenError(
-            Rule.MIXED_WRITING,
-            f"{where} mixes alphabets within the word {quoted(word)} ({quoted(others)}); write it in one alphabet.",
-        )
+        found = f"the word {quoted(word)} ({quoted(others)})"
+        raise RuleBrokenError(Rule.MIXED_WRITING, f"{where} mixes alphabets within {found}; write it in one alphabet.")
 
 
 def _check_no_lookalikes(script: Script) -> None:
@@ -128,11 +124,8 @@ def _check_no_lookalikes(script: Script) -> None:
 def _check_words(where: str, text: str) -> None:
     words = words_to_a_model(text)
     if words is not None:
-        raise RuleBrokenError(
-            Rule.WORDS_TO_MODEL,
-            f"{where} holds {quoted(words)}, which speaks to a language model or marks a part of a chat; write only "
-            "what belongs to the game.",
-        )
+        found = f"{quoted(words)}, which speaks to a language model or marks a part of a chat"
+        raise RuleBrokenError(Rule.WORDS_TO_MODEL, f"{where} holds {found}; write only what belongs to the game.")
 
 
 def _check_one_line(where: str, command: str) -> None:
@@ -144,18 +137,13 @@ def _check_one_line(where: str, command: str) -> None:
 def _check_reply_format(where: str, text: str) -> None:
     line = reply_line(text)
     if line is not None:
-        raise RuleBrokenError(
-            Rule.REPLY_FORMAT,
-            f"{where} holds a line that begins with {quoted(line)}, as a reply of the player does; write the text "
-            "without it.",
-        )
+        found = f"a line that begins with {quoted(line)}, as a reply of the player does"
+        raise RuleBrokenError(Rule.REPLY_FORMAT, f"{where} holds {found}; write the text without it.")
 
 
 def _check_writing(where: str, text: str, own: frozenset[str]) -> None:
     system = foreign_writing(text, own)
     if system is not None:
-        raise RuleBrokenError(
-            Rule.OTHER_WRITING,
-            f"{where} is written in {system} letters, the rest of the script in {' and '.join(sorted(own))}; write "
-            "script and game in one language.",
-        )
+        found = f"{system} letters, the rest of the script in {' and '.join(sorted(own))}"
+        message = f"{where} is written in {found}; write script and game in one language."
+        raise RuleBrokenError(Rule.OTHER_WRITING, message)

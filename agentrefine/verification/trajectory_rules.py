@@ -11,7 +11,7 @@ from agentrefine.errors import UserError
 from agentrefine.game.actions import plain
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns, steps
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, Verdict, quoted
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
@@ -148,11 +148,8 @@ def _check_place(turns: Sequence[DMTurn | PlayerTurn], position: int, params: Ve
     """Whether this is the turn that must come now."""
     turn, number = turns[position], position + 1
     if number > params.max_turns:
-        raise RuleBrokenError(
-            Rule.TOO_MANY_TURNS,
-            f"The game has more than {params.max_turns} turns; write it again, with a shorter way to the goal.",
-            number,
-        )
+        message = f"The game has more than {params.max_turns} turns; write it again, with a shorter way to the goal."
+        raise RuleBrokenError(Rule.TOO_MANY_TURNS, message, number)
     role = "Player" if position % 2 else "DM"
     if turn.role != role:
         message = f"Turn {number} is the {turn.role}'s and must be the {role}'s; they take turns."
@@ -180,9 +177,7 @@ def _check_first_turn(turn: DMTurn) -> None:
 
 def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position: int) -> None:
     """The DM's judgement of the player's last action. A mistake may be of several kinds at once."""
-    player, answer = turns[position - 1], turns[position]
-    if not isinstance(player, PlayerTurn) or not isinstance(answer, DMTurn):
-        raise TypeError("an answer follows a player turn")
+    player, answer = next(steps(turns[position - 1 : position + 1]))
     action, number = quoted(player.action), position + 1
     template = script.actions.matching(player.action)
     resembled = script.actions.resembling(player.action) if template is None else None
@@ -208,19 +203,11 @@ def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position
             number,
         )
     if answer.error and answer.task_completed:
-        raise RuleBrokenError(
-            Rule.COMPLETED_ON_ERROR,
-            f"Turn {number} flags an error and says task_completed; a mistake changes nothing in the environment.",
-            number,
-        )
+        message = f"Turn {number} flags an error and says task_completed; a mistake changes nothing in the environment."
+        raise RuleBrokenError(Rule.COMPLETED_ON_ERROR, message, number)
     if position >= 3 and not answer.error:
-        failed, error = turns[position - 3], turns[position - 2]
-        if (
-            isinstance(failed, PlayerTurn)
-            and isinstance(error, DMTurn)
-            and error.error
-            and _is_repeated(script, failed.action, player.action)
-        ):
+        failed, error = next(steps(turns[position - 3 : position - 1]))
+        if error.error and _is_repeated(script, failed.action, player.action):
             raise RuleBrokenError(
                 Rule.REPEATED_MISTAKE,
                 f"Turn {number - 1} repeats {action}, which has just failed, and now it works; correct a mistake by a "

@@ -132,10 +132,8 @@ class HotpotEnvironment:
             return self._result("The game is over.", valid=False)
         if match is None or not value:
             return self._result(f"This action is not known. The actions are: {', '.join(ACTIONS)}.", valid=False)
-        verb = match.group(1).lower()
-        if verb == "search":
-            return self._search(value)
-        return self._lookup(value) if verb == "lookup" else self._finish(value)
+        verbs = {"search": self._search, "lookup": self._lookup, "finish": self._finish}
+        return verbs[match.group(1).lower()](value)
 
     def possible(self) -> list[str]:
         """A search for each title, a lookup of each word of the paragraph read last, each title as an answer."""
@@ -196,13 +194,12 @@ class HotpotEnvironment:
 
 
 class HotpotQA:
-    """The questions of a file."""
+    """The questions of a file, of ours if none is given."""
 
     name = "hotpotqa"
     progress_definition = "F1 of the answer's words, by HotpotQA's normalisation; success is an exact match"
 
     def __init__(self, file: Path | None = None) -> None:
-        """The questions of a file, of ours if none is given."""
         self._file = file or _OURS
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:

@@ -156,13 +156,12 @@ class PddlEnvironment:
 
 
 class Pddl:
-    """Every problem of a folder of domains."""
+    """Every problem of a folder of domains, of ours if none is given."""
 
     name = "pddl"
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
 
     def __init__(self, folder: Path | None = None) -> None:
-        """The problems of a folder, of ours if none is given."""
         self._folder = folder or _DATA / "domains"
 
     @cached_property
@@ -230,8 +229,8 @@ def domains(folder: Path) -> dict[str, Domain]:
         inside = {path.parent.name: (path, path.parent) for path in sorted(folder.glob("*/domain.pddl"))}
         beside = {path.stem: (path, folder / path.stem) for path in sorted(folder.glob("*.pddl"))}
         found = inside | {name: place for name, place in beside.items() if place[1].is_dir()}
-    problems = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
-    problems = {name: domain for name, domain in problems.items() if domain.problems}
+    read = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
+    problems = {name: domain for name, domain in read.items() if domain.problems}
     if not problems:
         raise UserError(
             f"{folder}: no domain with problems; expected domain.pddl with problems beside it, "

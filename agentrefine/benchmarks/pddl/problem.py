@@ -23,14 +23,7 @@ Values = Mapping[Any, str]
 
 
 class GroundedAction(NamedTuple):
-    """An action with objects for its parameters.
-
-    Attributes:
-        action: the action.
-        names: the objects.
-        values: the objects by parameter.
-        conditions: those of its conditions that an action can change.
-    """
+    """An action with objects for its parameters, and those of its conditions that an action can change."""
 
     action: Any
     names: tuple[str, ...]
@@ -48,14 +41,12 @@ class PddlProblem:
         objects: names, in the order of declaration.
         initial: the first state.
         goals: conditions that have to hold together.
+
+    Raises:
+        UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
     """
 
     def __init__(self, domain: Path, problem: Path) -> None:
-        """Read the files.
-
-        Raises:
-            UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
-        """
         library = planning_library()
         texts = fixed(domain, problem)
         self.path = problem
