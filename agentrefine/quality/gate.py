@@ -18,7 +18,7 @@ MAX_RULES = 3
 OVERLAP_NOTE = (
     "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What one "
     "shares with a foreign benchmark is its `held_out_overlap`. Our own worlds share families and wording with the "
-    "training worlds by design: families, themes and seeds tell them apart, and their figures are for information."
+    "training worlds by design: families, themes and seeds distinguish them, and their figures are for information."
 )
 
 

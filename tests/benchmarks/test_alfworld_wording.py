@@ -56,19 +56,19 @@ def test_every_command_comes_back_and_no_two_are_worded_alike(name, templates):
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_a_wording_rewords_every_command_but_looks(name):
+def test_a_perturbation_rewords_every_command_but_looks(name):
     same = {
         template for template in DATA["actions"] if perturbation(name, DATA["actions"]).templates[template] == template
     }
     assert same == {"inventory", "look", "check available actions"}
 
 
-def test_the_wordings_are_of_the_same_kinds_as_those_of_our_worlds():
+def test_the_perturbations_are_of_the_same_kinds_as_those_of_our_worlds():
     assert tuple(PERTURBATIONS) == OURS
 
 
 @pytest.mark.slow
-def test_all_commands_of_living_games_come_back_in_all_wordings():
+def test_all_commands_of_living_games_come_back_with_all_perturbations():
     installed(1)
     chosen = benchmark("alfworld")
     seen = set()
@@ -81,10 +81,10 @@ def test_all_commands_of_living_games_come_back_in_all_wordings():
             assert "help" in possible
             for name in PERTURBATIONS:
                 other = perturbation(name, environment.actions)
-                told = [command for command in possible if command != "help"]
-                rendered = [other.render(command) for command in told]
-                assert [other.parse(command) for command in rendered] == told
-                assert len(set(rendered)) == len(told)
+                described = [command for command in possible if command != "help"]
+                rendered = [other.render(command) for command in described]
+                assert [other.parse(command) for command in rendered] == described
+                assert len(set(rendered)) == len(described)
             seen.update(command.split()[0] for command in possible)
             # Taking and opening leads to more commands than walking about.
             rarer = [command for command in possible if command.split()[0] in ("take", "open", "heat", "cool", "clean")]
@@ -94,7 +94,7 @@ def test_all_commands_of_living_games_come_back_in_all_wordings():
 
 
 @pytest.mark.slow
-def test_a_game_is_the_same_in_all_wordings_and_is_won_in_them():
+def test_a_game_is_the_same_with_all_perturbations_and_is_won_in_them():
     chosen, episodes = installed(10)
     assert [episode.wording for episode in episodes] == [*PERTURBATIONS, *PERTURBATIONS]
     assert len({episode.id for episode in episodes}) == 10
@@ -159,7 +159,7 @@ def test_observations_repeat_a_command_as_the_agent_gave_it(name, action, observ
     assert environment.step(action).observation == observation
 
 
-def test_an_example_is_shown_in_the_wording_of_the_episode():
+def test_an_example_is_shown_in_the_perturbation_of_the_episode():
     episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_wording", task="x", seed=1, wording="short")
     shown = example("alfworld").reworded(wording_of(episode))
     usual = example("alfworld")

@@ -116,10 +116,10 @@ def test_a_key_is_ignored_and_counted_when_the_user_says_so(tmp_path, monkeypatc
         "sys.argv", ["read", "sharegpt", str(file), str(tmp_path / "out"), "--validation-share", "0", *ignored]
     )
     assert run(read.main) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for key in ("rank", "weight", "mask"):
-        assert f"left out: 1 ({key}: " in told
-    assert "with 2 trained and 0 untrained turns" in told
+        assert f"left out: 1 ({key}: " in printed
+    assert "with 2 trained and 0 untrained turns" in printed
 
 
 def test_a_flag_of_a_human_message_is_never_a_reason_to_train_it(tmp_path):

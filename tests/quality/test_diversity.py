@@ -30,7 +30,7 @@ def of_persona(trajectory: Trajectory, text: str) -> Trajectory:
     return replaced(trajectory, persona=text, persona_id=short_hash("persona", text))
 
 
-def test_games_of_the_offline_teacher_are_diverse_with_margin() -> None:
+def test_games_of_the_simulated_teacher_are_diverse_with_margin() -> None:
     trajectories = [
         Trajectory(
             id=str(n),

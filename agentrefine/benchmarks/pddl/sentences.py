@@ -23,7 +23,7 @@ Names = Mapping[Any, str]
 
 
 class Sentences:
-    """The words of a domain's facts, put together to conditions."""
+    """The words of a domain's facts, combined to conditions."""
 
     def __init__(self, facts: Mapping[str, str], parameters: Mapping[str, Sequence[str]], path: Path) -> None:
         """The words of each predicate, with its parameters' names in braces, and the problem's file, for errors."""
