@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import parse_reply, reply_text
 from agentrefine.game.sample import sample
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, Turn, error_refine_turns, steps
 from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
 from agentrefine.quality.diversity import Diversity, DuplicateIndex, game_text, script_text
@@ -133,7 +133,7 @@ def broken_rule(trajectory: Trajectory, params: VerificationParams) -> str | Non
     return problem.rule.value if problem else None
 
 
-def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
+def format_problem(turns: Sequence[Turn]) -> str | None:
     """Why turns make no well-formed conversation, or None.
 
     DM and player speak in turn, the DM first and last; turns are numbered from 1; a player turn reads back from its

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from agentrefine.files import first_problem
 from agentrefine.game.characters import is_unicode
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, legible, quoted
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.verification.phrases import is_refusal
@@ -277,7 +277,7 @@ class ParsedTurns(NamedTuple):
         problem: why the next one is not; None when all are. Its `turn` counts from the first turn of the answer.
     """
 
-    turns: list[DMTurn | PlayerTurn]
+    turns: list[Turn]
     problem: Problem | None
 
 
@@ -289,7 +289,7 @@ def parse_turns(text: str) -> ParsedTurns:
     """
     values, problem = load_list(text)
     escapes = "\\u" in text
-    turns: list[DMTurn | PlayerTurn] = []
+    turns: list[Turn] = []
     for number, value in enumerate(values, start=1):
         turn = _turn(value, number, escapes)
         if isinstance(turn, Problem):
@@ -300,7 +300,7 @@ def parse_turns(text: str) -> ParsedTurns:
     return ParsedTurns(turns, problem)
 
 
-def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
+def _turn(value: Any, number: int, escapes: bool) -> Turn | Problem:  # noqa: ANN401
     role = value.get("role") if isinstance(value, dict) else None
     if role not in ("DM", "Player"):
         message = f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; found '

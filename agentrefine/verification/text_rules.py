@@ -19,7 +19,7 @@ from agentrefine.game.characters import (
     skeleton,
 )
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn
+from agentrefine.game.trajectory import PlayerTurn, Turn
 from agentrefine.game.verdict import Rule, RuleBrokenError, quoted
 from agentrefine.verification.phrases import reply_line, words_to_a_model
 from agentrefine.verification.reading import check_values
@@ -48,7 +48,7 @@ def check_script_texts(script: Script) -> None:
     _check_writing("The goal", script.goal, own_writing([*commands, *prose[1:]]))
 
 
-def has_suspicious_texts(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -> bool:
+def has_suspicious_texts(script: Script, turns: Sequence[Turn]) -> bool:
     """Whether a turn's texts could break a rule: False only when `check_turn_texts` finds nothing in any turn.
 
     One search of a whole game takes as long as that of one turn, and most games hold nothing suspicious.
@@ -67,7 +67,7 @@ def has_suspicious_texts(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -
     )
 
 
-def check_turn_texts(script: Script, turn: DMTurn | PlayerTurn, number: int) -> None:
+def check_turn_texts(script: Script, turn: Turn, number: int) -> None:
     """The rules for texts on one turn.
 
     Raises:

@@ -11,7 +11,7 @@ from agentrefine.errors import UserError
 from agentrefine.game.actions import plain
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns, steps
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns, steps
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, Verdict, quoted
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
@@ -35,7 +35,7 @@ class TrajectoryFinding(NamedTuple):
         problem: the first rule broken; None when the game passed.
     """
 
-    kept: list[DMTurn | PlayerTurn]
+    kept: list[Turn]
     problem: Problem | None
 
 
@@ -90,7 +90,7 @@ def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdi
 
 
 def verify_trajectory(
-    script: Script, text: str, params: VerificationParams, kept: Sequence[DMTurn | PlayerTurn] = ()
+    script: Script, text: str, params: VerificationParams, kept: Sequence[Turn] = ()
 ) -> TrajectoryFinding:
     """Judge the game in an answer, or the game that an answer continues after the `kept` turns.
 
@@ -105,7 +105,7 @@ def verify_trajectory(
 
 
 def judge(
-    script: Script, turns: Sequence[DMTurn | PlayerTurn], params: VerificationParams, reading: Problem | None = None
+    script: Script, turns: Sequence[Turn], params: VerificationParams, reading: Problem | None = None
 ) -> TrajectoryFinding:
     """Judge a game's turns whose keys are sound; `reading` says why the turns after these could not be read, if so."""
     suspicious = has_suspicious_texts(script, turns)
@@ -129,9 +129,7 @@ def judge(
     return TrajectoryFinding([] if again else _sound_prefix(turns, None, params), problem)
 
 
-def _sound_prefix(
-    turns: Sequence[DMTurn | PlayerTurn], fault: int | None, params: VerificationParams
-) -> list[DMTurn | PlayerTurn]:
+def _sound_prefix(turns: Sequence[Turn], fault: int | None, params: VerificationParams) -> list[Turn]:
     """The turns before turn `fault`, down to a DM turn that leaves the player something to do and room to do it."""
     end = len(turns) if fault is None else fault - 1
     if end % 2 == 0:
@@ -144,7 +142,7 @@ def _sound_prefix(
     return list(turns[:end])
 
 
-def _check_place(turns: Sequence[DMTurn | PlayerTurn], position: int, params: VerificationParams) -> None:
+def _check_place(turns: Sequence[Turn], position: int, params: VerificationParams) -> None:
     """Whether this is the turn that must come now."""
     turn, number = turns[position], position + 1
     if number > params.max_turns:
@@ -175,7 +173,7 @@ def _check_first_turn(turn: DMTurn) -> None:
         raise RuleBrokenError(Rule.FIRST_TURN_JUDGED, message, 1)
 
 
-def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position: int) -> None:
+def _check_answer(script: Script, turns: Sequence[Turn], position: int) -> None:
     """The DM's judgement of the player's last action. A mistake may be of several kinds at once."""
     player, answer = next(steps(turns[position - 1 : position + 1]))
     action, number = quoted(player.action), position + 1
@@ -239,7 +237,7 @@ def _check_no_leak(script: Script, turn: DMTurn) -> None:
         )
 
 
-def _whole_game_problem(turns: Sequence[DMTurn | PlayerTurn], params: VerificationParams) -> Problem | None:
+def _whole_game_problem(turns: Sequence[Turn], params: VerificationParams) -> Problem | None:
     last = turns[-1]
     if not isinstance(last, DMTurn) or not last.task_completed:
         if len(turns) + 2 > params.max_turns:
