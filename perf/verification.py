@@ -22,7 +22,7 @@ from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
 from agentrefine.verification.reading import load_list, parse_turns
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.text_rules import has_doubtful_texts
+from agentrefine.verification.text_rules import has_suspicious_texts
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from tests.helpers.offline_games import DEMANDS, games
 
@@ -85,7 +85,7 @@ def compare_values(game: Game) -> None:
 
 def check_texts(game: Game) -> None:
     """The rules for texts alone."""
-    has_doubtful_texts(game.script, game.turns)
+    has_suspicious_texts(game.script, game.turns)
 
 
 def verify(game: Game) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from agentrefine.benchmarks.agentboard.benchmark import agentboard
 from agentrefine.benchmarks.agentboard.labels import labels_file
 from agentrefine.benchmarks.alfworld.benchmark import ALFWorld, alfworld_folder
-from agentrefine.benchmarks.alfworld.perturbed import ALFWorldWording, game_wording
+from agentrefine.benchmarks.alfworld.perturbed import PerturbedALFWorld, game_perturbation
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
@@ -14,7 +14,7 @@ from agentrefine.benchmarks.jericho.benchmark import jericho
 from agentrefine.benchmarks.pddl.benchmark import Pddl
 from agentrefine.benchmarks.sciworld.benchmark import SciWorld
 from agentrefine.benchmarks.textworld.benchmark import TextWorld
-from agentrefine.benchmarks.worlds.benchmark import world_wording, worlds_families, worlds_layouts, worlds_wording
+from agentrefine.benchmarks.worlds.benchmark import world_perturbation, worlds_families, worlds_layouts, worlds_wording
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
 from agentrefine.worlds.wording import Wording
@@ -25,7 +25,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "worlds_wording": lambda _: worlds_wording(),
     "babyai": lambda _: BabyAI(),
     "alfworld": lambda data: ALFWorld(_path(data.alfworld)),
-    "alfworld_wording": lambda data: ALFWorldWording(_path(data.alfworld)),
+    "alfworld_wording": lambda data: PerturbedALFWorld(_path(data.alfworld)),
     "sciworld": lambda _: SciWorld(),
     "pddl": lambda data: Pddl(_path(data.pddl)),
     "jericho": lambda data: jericho(_path(data.jericho)),
@@ -33,8 +33,8 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "hotpotqa": lambda data: HotpotQA(_path(data.hotpotqa)),
 }
 REWORDED: dict[str, Callable[[EpisodeSpec], Wording | None]] = {
-    "worlds_wording": world_wording,
-    "alfworld_wording": game_wording,
+    "worlds_wording": world_perturbation,
+    "alfworld_wording": game_perturbation,
 }
 """The benchmarks whose episodes differ in the wording of their actions, and which wording an episode has."""
 

@@ -5,10 +5,10 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -26,6 +26,7 @@ CHECK = "check valid actions"
 
 GIB = 2**30
 _GAMES = 1_000_000
+ItemT = TypeVar("ItemT")
 
 
 class SimulatorBenchmark(ABC):
@@ -72,6 +73,11 @@ def drawn_games(benchmark: str, tasks: Iterable[str], seed: int) -> Iterator[Epi
         if name not in seen:
             seen.add(name)
             yield EpisodeSpec(id=name, benchmark=benchmark, task=task, seed=game)
+
+
+def round_robin(groups: Iterable[Iterable[ItemT]]) -> Iterator[ItemT]:
+    """The first item of each group, then the second of each, and so on; groups may differ in length."""
+    return (item for turn in zip_longest(*groups) for item in turn if item is not None)
 
 
 def episodes_at_once(benchmark: Benchmark, wanted: int) -> int:

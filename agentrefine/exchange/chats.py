@@ -1,6 +1,6 @@
-"""General chat in ShareGPT's format, in which every reply is trained unless a flag says otherwise.
+"""Chats of other data sets as samples, in which every reply is trained unless a flag says otherwise.
 
-Two spellings are in use: `{"conversations": [{"from": "human", "value": ...}, ...]}`, as FastChat reads it
+Two spellings are in use: ShareGPT's `{"conversations": [{"from": "human", "value": ...}, ...]}`, as FastChat reads it
 (https://github.com/lm-sys/FastChat/blob/main/fastchat/train/train.py), and `{"messages": [{"role": "user", "content":
 ...}, ...]}`, as TRL and OpenAI name it; both are also mixed.
 """
@@ -8,6 +8,7 @@ Two spellings are in use: `{"conversations": [{"from": "human", "value": ...}, .
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,48 +19,16 @@ from agentrefine import files
 from agentrefine.errors import UserError
 from agentrefine.exchange.flags import PICTURES, read_keys, refuse_flag_of_chat
 from agentrefine.files import Record, read_yaml, short_hash
+from agentrefine.game.characters import is_unicode
 from agentrefine.game.conversation import PublishedMessage, Sample
-
-
-def read_records(file: Path) -> Iterator[Record]:
-    """The records of a `.parquet` file, a JSON list, or a file with one JSON value a line.
-
-    Memory holds one record (parquet: one batch of rows), however large the file.
-
-    Raises:
-        UserError: the file is missing, or not what its ending or its first character says; names line or element.
-    """
-    if file.suffix == ".parquet" and file.is_file():
-        return _parquet(file)
-    return files.read_records(file, "correct the path")
-
-
-def _parquet(file: Path) -> Iterator[Record]:
-    try:
-        with pq.ParquetFile(file) as opened:
-            number = 0
-            for batch in opened.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Record(f"{file}, row {number}", row)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: cannot be read as parquet ({error}); fetch it again.") from error
-
 
 Sender = Literal["human", "gpt", "system"]
 
 SENDERS: dict[str, Sender] = {
-    "human": "human",
-    "user": "human",
-    "gpt": "gpt",
-    "assistant": "gpt",
-    "chatgpt": "gpt",
-    "bing": "gpt",
-    "bard": "gpt",
-    "model": "gpt",
-    "system": "system",
-    "developer": "system",
-}
+    "human": "human", "user": "human",
+    "gpt": "gpt", "assistant": "gpt", "chatgpt": "gpt", "bing": "gpt", "bard": "gpt", "model": "gpt",
+    "system": "system", "developer": "system",
+}  # fmt: skip
 """Who speaks, by the names in use. A chat with another role (a tool) is dropped: a sample has no place for it."""
 
 MASK_HISTORY = "mask_history"
@@ -90,10 +59,17 @@ class Layout(NamedTuple):
     only_last_trained: bool = False
 
 
-class Dropped(NamedTuple):
-    """A chat that cannot become a sample, and by which rule."""
+SHAREGPT = (
+    Layout("id", "conversations", "from", "value"),
+    Layout("id", "messages", "role", "content"),
+    Layout("id", "conversations", "role", "content"),
+    Layout("id", "messages", "from", "value"),
+)
+"""The forms of general chat."""
 
-    rule: str
+
+class _DroppedError(Exception):
+    """A chat that cannot become a sample; the message is the rule."""
 
 
 class Turn(NamedTuple):
@@ -106,14 +82,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class ChatCounts:
-    """What became of the chats of some files.
-
-    Attributes:
-        read: records of the files.
-        joined: records that became one sample with the record before (`mask_history`).
-        dropped: chats that cannot become a sample, by rule.
-        left_out: parts of the other chats that a sample has no place for, by key and reason.
-    """
+    """What became of the chats of some files (`read.ImportReport` describes each count)."""
 
     read: int = 0
     joined: int = 0
@@ -129,8 +98,31 @@ class _Chat(NamedTuple):
     only_last_trained: bool
 
 
+def read_records(file: Path) -> Iterator[Record]:
+    """The records of a `.parquet` file, a JSON list, or a file with one JSON value a line.
+
+    Memory holds one record (parquet: one batch of rows), however large the file.
+
+    Raises:
+        UserError: the file is missing, or not what its ending or its first character says; names line or element.
+    """
+    if file.suffix == ".parquet" and file.is_file():
+        return _parquet(file)
+    return files.read_records(file, "correct the path")
+
+
+def _parquet(file: Path) -> Iterator[Record]:
+    try:
+        with pq.ParquetFile(file) as opened:
+            rows = chain.from_iterable(batch.to_pylist() for batch in opened.iter_batches(batch_size=64))
+            for number, row in enumerate(rows, start=1):
+                yield Record(f"{file}, row {number}", row)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read as parquet ({error}); fetch it again.") from error
+
+
 def read_chats(
-    file: Path, layouts: Sequence[Layout], counts: ChatCounts | None = None, ignored: Collection[str] = ()
+    file: Path, layouts: Sequence[Layout] = SHAREGPT, counts: ChatCounts | None = None, ignored: Collection[str] = ()
 ) -> Iterator[Sample]:
     """The chats of a file as samples, one at a time; those that cannot become one are left out and counted.
 
@@ -168,9 +160,10 @@ def _chats(
 ) -> Iterator[_Chat]:
     for record in records:
         counts.read += 1
-        chat = _chat(record, layouts, ignored)
-        if isinstance(chat, Dropped):
-            counts.dropped[chat.rule] += 1
+        try:
+            chat = _chat(record, layouts, ignored)
+        except _DroppedError as dropped:
+            counts.dropped[str(dropped)] += 1
         else:
             yield chat
 
@@ -195,8 +188,8 @@ def _joined_records(first: Sample, second: Sample) -> Sample | None:
     return second.model_copy(update={"conversations": [*flagged, *second.conversations[len(flagged) :]]})
 
 
-def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) -> _Chat | Dropped:
-    """A record as a sample, or the rule by which it is dropped.
+def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) -> _Chat:
+    """A record as a sample.
 
     - A system message is written before the first human message, with an empty line between: many chat templates
       refuse a system role, and a sample has human and gpt only. So is a system text beside the messages.
@@ -210,20 +203,14 @@ def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) ->
     left_out: Counter[str] = Counter()
     only_last_trained = record.value.get(MASK_HISTORY, layout.only_last_trained) is True
     system = _beside_the_messages(record, layout, ignored, left_out)
-    if isinstance(system, Dropped):
-        return system
     turns = _turns(record, layout, ignored, left_out)
-    if isinstance(turns, Dropped):
-        return turns
     if system and all(turn.text != system for turn in turns if turn.sender == "system"):
         turns = [Turn("system", system, None), *turns]
     if only_last_trained:
-        turns = _with_only_the_last_trained(turns)
+        turns = [turn._replace(loss=False) if turn.sender == "gpt" else turn for turn in turns[:-1]] + turns[-1:]
     joined = _joined(turns, left_out)
-    if isinstance(joined, Dropped):
-        return joined
     if not any(turn.sender == "gpt" and turn.loss is not False for turn in joined):
-        return Dropped("nothing is trained")
+        raise _DroppedError("nothing is trained")
     name, persona_id = record.value.get(layout.id), record.value.get("persona_id")
     conversations = [
         PublishedMessage(from_=t.sender, value=t.text, loss=t.loss is not False if t.sender == "gpt" else None)
@@ -257,9 +244,7 @@ def _layout(record: Record, layouts: Sequence[Layout]) -> Layout:
     raise UserError(f"{record.place}: expected an object with a list {keys}; choose the format of the file.")
 
 
-def _beside_the_messages(
-    record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]
-) -> str | Dropped:
+def _beside_the_messages(record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]) -> str:
     """The system text beside a chat's messages. Other keys that hold something are counted in `left_out`."""
     system: list[str] = []
     for key, value in record.value.items():
@@ -275,16 +260,16 @@ def _beside_the_messages(
             if not isinstance(value, bool):
                 raise UserError(f"{record.place}: expected true or false under {key!r}, found {repr(value)[:80]}.")
         elif key in ("label", "kto_tag") and value is False:
-            return Dropped("an answer that is not wanted (label false)")
+            raise _DroppedError("an answer that is not wanted (label false)")
         elif key in PICTURES:
-            return Dropped(NOT_TEXT)
+            raise _DroppedError(NOT_TEXT)
         elif not (key == "mask" and isinstance(value, str) and SENDERS.get(value.lower()) == "human"):
             refuse_flag_of_chat(key, record.place)
             left_out[f"{key}: beside the messages, and a sample has no place for it"] += 1
     return "\n\n".join(dict.fromkeys(system))
 
 
-def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]) -> list[Turn] | Dropped:
+def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]) -> list[Turn]:
     turns: list[Turn] = []
     prompt = record.value.get(layout.prompt) or []
     if not isinstance(prompt, list):
@@ -297,16 +282,16 @@ def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Co
             raise UserError(f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.")
         sender = SENDERS.get(message[layout.role].lower())
         if sender is None:
-            return Dropped("a role other than human, gpt and system")
+            raise _DroppedError("a role other than human, gpt and system")
         text = _text(message[layout.text])
         keys = read_keys(message, text or "", (layout.role, layout.text), ignored, place)
         loss = False if number <= len(prompt) else keys.loss
         if text is None or not keys.is_text:
-            return Dropped(NOT_TEXT)
-        if not _is_unicode(text):
-            return Dropped("a text with half of a surrogate pair")
+            raise _DroppedError(NOT_TEXT)
+        if not is_unicode(text):
+            raise _DroppedError("a text with half of a surrogate pair")
         if sender == "gpt" and loss is not False and keys.in_part:
-            return Dropped("a reply of which only a part is trained")
+            raise _DroppedError("a reply of which only a part is trained")
         for key in keys.left_out:
             left_out[f"{key}: a key of a message, and a sample has no place for it"] += 1
         if sender != "gpt" and loss:
@@ -314,7 +299,7 @@ def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Co
         if text.strip():
             turns.append(Turn(sender, text, loss))
         elif sender == "gpt" and loss is not False:
-            return Dropped("an empty reply that is trained")
+            raise _DroppedError("an empty reply that is trained")
         else:
             left_out[f"a message of {sender}: it is empty"] += 1
     return turns
@@ -326,26 +311,13 @@ def _text(content: Any) -> str | None:  # noqa: ANN401 (any JSON value)
         return content
     if not isinstance(content, list) or not content:
         return None
-    parts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            return None
-        text = part.get("text") if part.get("text") is not None else part.get("value")
-        if not isinstance(text, str):
-            return None
-        parts.append(text)
-    return "".join(parts)
+    if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return None
+    texts = [part.get("text") if part.get("text") is not None else part.get("value") for part in content]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else None
 
 
-def _with_only_the_last_trained(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with every message of gpt but the last turn untrained."""
-    last = len(turns) - 1
-    return [
-        turn._replace(loss=False) if turn.sender == "gpt" and index < last else turn for index, turn in enumerate(turns)
-    ]
-
-
-def _joined(turns: Sequence[Turn], left_out: Counter[str]) -> list[Turn] | Dropped:
+def _joined(turns: Sequence[Turn], left_out: Counter[str]) -> list[Turn]:
     """Human and gpt in turn, from the first human message to the last gpt message."""
     system = "\n\n".join(turn.text for turn in turns if turn.sender == "system")
     joined: list[Turn] = []
@@ -354,51 +326,15 @@ def _joined(turns: Sequence[Turn], left_out: Counter[str]) -> list[Turn] | Dropp
             continue
         if turn.sender == "gpt" and not joined:
             left_out["a message of gpt: it stands before the first human message"] += 1
-            continue
-        if not joined or joined[-1].sender != turn.sender:
+        elif not joined or joined[-1].sender != turn.sender:
             joined.append(turn)
-            continue
-        last = joined[-1]
-        if turn.sender == "gpt" and (turn.loss is False) != (last.loss is False):
-            return Dropped("gpt messages in a row of which only some are trained")
-        joined[-1] = last._replace(text=f"{last.text}\n\n{turn.text}")
+        elif turn.sender == "gpt" and (turn.loss is False) != (joined[-1].loss is False):
+            raise _DroppedError("gpt messages in a row of which only some are trained")
+        else:
+            joined[-1] = joined[-1]._replace(text=f"{joined[-1].text}\n\n{turn.text}")
     if joined and joined[-1].sender == "human":
         left_out["a message of human: no reply follows it"] += 1
         joined.pop()
     if system and joined:
         joined[0] = joined[0]._replace(text=f"{system}\n\n{joined[0].text}")
     return joined
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8; JSON can hold half of a surrogate pair, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-SHAREGPT = (
-    Layout("id", "conversations", "from", "value"),
-    Layout("id", "messages", "role", "content"),
-    Layout("id", "conversations", "role", "content"),
-    Layout("id", "messages", "from", "value"),
-)
-
-
-def read_sharegpt(file: Path, counts: ChatCounts | None = None, ignored: Collection[str] = ()) -> Iterator[Sample]:
-    """The chats of a JSON list, a JSON-lines or a parquet file, one at a time.
-
-    Chats that cannot be trained on (a tool's role, nothing trained) are left out and counted by rule, as are parts of
-    the others. `persona_id` is empty.
-
-    Args:
-        file: the chats.
-        counts: where to add what became of them.
-        ignored: keys that are left out, whatever they say.
-
-    Raises:
-        UserError: the file is missing or broken, or a record is no chat; names line or element.
-    """
-    return read_chats(file, SHAREGPT, counts, ignored)

@@ -63,14 +63,7 @@ class Keys(NamedTuple):
 def read_keys(
     message: Mapping[str, Any], text: str, known: Collection[str], ignored: Collection[str], place: str
 ) -> Keys:
-    """Read the keys of a message beside role and text.
-
-    Args:
-        message: the message.
-        text: its text, of whose characters `train_detail` speaks.
-        known: the keys of role and text.
-        ignored: keys that the user wants left out, whatever they say.
-        place: where the message stands, for errors.
+    """Read the keys of a message beside those of role and text (`known`), less those that the user has ignored.
 
     Raises:
         UserError: a key that is not known, a flag with another value than true, false, 0, 1 and null, or two flags

@@ -1,4 +1,4 @@
-"""Samples as records of other tools, with the trained turns of the chosen loss.
+"""Samples as records of other tools, with the turns that a loss trains.
 
 Each format has a function that turns a conversation into records, and one that gives the lines of configuration which
 the tool needs to read them as they are meant.
@@ -59,16 +59,9 @@ def llamafactory_v1(sample: Sample, messages: Sequence[Message]) -> Iterator[Rec
     (https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/v1/utils/types.py and
     .../v1/plugins/data_plugins/converter.py).
     """
-    yield {
-        "messages": [
-            {
-                "role": m.role,
-                "content": [{"type": "text", "value": m.content}],
-                "loss_weight": 1.0 if m.loss else 0.0,
-            }
-            for m in messages
-        ]
-    }
+    contents = [[{"type": "text", "value": m.content}] for m in messages]
+    weighed = zip(messages, contents, strict=True)
+    yield {"messages": [{"role": m.role, "content": text, "loss_weight": float(bool(m.loss))} for m, text in weighed]}
 
 
 def axolotl(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]:
@@ -85,12 +78,9 @@ def openai_chat(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]
     Source: https://platform.openai.com/docs/guides/supervised-fine-tuning and `FineTuneChatRequestInput` of
     https://github.com/openai/openai-openapi.
     """
-    yield {
-        "messages": [
-            {"role": m.role, "content": m.content} | ({"weight": int(bool(m.loss))} if m.role == "assistant" else {})
-            for m in messages
-        ]
-    }
+    weights = [{"weight": int(bool(m.loss))} if m.role == "assistant" else {} for m in messages]
+    weighed = zip(messages, weights, strict=True)
+    yield {"messages": [{"role": m.role, "content": m.content} | weight for m, weight in weighed]}
 
 
 def _no_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
@@ -108,9 +98,8 @@ def _llamafactory_settings(folder: Path, files: Sequence[str]) -> dict[str, str]
 
 
 def _llamafactory_v1_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    return {
-        "llamafactory.yaml": _yaml(dict(zip(("train_dataset", "eval_dataset"), _paths(folder, files), strict=False)))
-    }
+    keys = ("train_dataset", "eval_dataset")
+    return {"llamafactory.yaml": _yaml(dict(zip(keys, _paths(folder, files), strict=False)))}
 
 
 def _axolotl_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
-from agentrefine.exchange.chats import ChatCounts, read_sharegpt
+from agentrefine.exchange.chats import ChatCounts, read_chats
 from agentrefine.files import atomic_folder, read_jsonl, write_json, write_jsonl
 from agentrefine.game.conversation import Sample
 
@@ -49,11 +49,11 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
 
     Args:
         data_set: a folder with train.jsonl and validation.jsonl.
-        chat: a file in ShareGPT's format (`agentrefine.exchange.chats`).
+        chat: a file in ShareGPT's format (`chats.SHAREGPT`).
         share: of the chats among the training samples, in (0, 1).
         seed: of the draw and of the places; equal seeds give equal bytes.
         out: the folder for train.jsonl, validation.jsonl and metrics.json; replaced as a whole.
-        ignored: keys of the chat file that are left out, whatever they say.
+        ignored: keys of the chat file that are left out.
 
     Raises:
         UserError: a file is missing or broken, there are no games, or too few chats; nothing is written.
@@ -62,7 +62,7 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
     if not games:
         raise UserError(f"{data_set / TRAIN}: holds no game to mix with; run the stage that writes it again.")
     chat_counts = ChatCounts()
-    available = sum(1 for _ in read_sharegpt(chat, chat_counts, ignored))
+    available = sum(1 for _ in read_chats(chat, counts=chat_counts, ignored=ignored))
     wanted = max(1, round(games * share / (1 - share)))
     if available < wanted:
         raise UserError(_too_few(chat, available, wanted, share, games))
@@ -70,7 +70,7 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
     drawn = bytearray(available)
     for index in draw.sample(range(available), wanted):
         drawn[index] = 1
-    chats = compress(read_sharegpt(chat, ignored=ignored), drawn)
+    chats = compress(read_chats(chat, ignored=ignored), drawn)
     with atomic_folder(out) as folder:
         write_jsonl(folder / TRAIN, _interleaved(read_jsonl(data_set / TRAIN, Sample), games, chats, wanted, draw))
         shutil.copyfile(data_set / VALIDATION, folder / VALIDATION)
@@ -112,10 +112,8 @@ def _lines(file: Path) -> int:
 
 
 def _too_few(chat: Path, available: int, wanted: int, share: float, games: int) -> str:
-    found = (
-        f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games needs "
-        f"{wanted}; "
-    )
+    found = f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games "
+    found += f"needs {wanted}; "
     if not available:
         return found + "name a file that holds some in the section mix of params.yaml."
     possible = int(1000 * available / (available + games)) / 1000

@@ -17,26 +17,23 @@ from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
 from agentrefine.exchange.command import new_folder, run
 from agentrefine.files import short_hash, user_path, write_json
 from agentrefine.game.conversation import Sample
+from agentrefine.quality.data_set import SPLITS
 
 SOURCES: dict[str, tuple[Layout, ...]] = {
-    "published": (Layout("id", "conversations", "from", "value"),),
+    "published": SHAREGPT[:1],
     "agenttraj": (Layout("item_id", "conversations", "from", "value"),),
     "agent-flan": (Layout("id", "conversation", "role", "content"),),
-    "agentinstruct": (Layout("id", "conversations", "from", "value"),),
+    "agentinstruct": SHAREGPT[:1],
     "sharegpt": SHAREGPT,
-    "openai": (Layout("id", "messages", "role", "content"),),
+    "openai": SHAREGPT[1:2],
     "axolotl": SHAREGPT,
     "llamafactory": tuple(layout._replace(only_last_trained=True) for layout in SHAREGPT),
-    "llamafactory-v1": (Layout("id", "messages", "role", "content"),),
-    "trl": (
-        Layout("id", "messages", "role", "content"),
-        Layout("id", "completion", "role", "content", prompt="prompt"),
-    ),
+    "llamafactory-v1": SHAREGPT[1:2],
+    "trl": (*SHAREGPT[1:2], Layout("id", "completion", "role", "content", prompt="prompt")),
 }
-
+"""The forms that the records of each format may have."""
 
 REPORT = "import.json"
-SPLITS = ("train", "validation")
 
 
 class ImportReport(BaseModel):
@@ -97,7 +94,7 @@ def import_chats(
         out: a folder that does not exist yet.
         validation_share: of the samples, from 0 to below 1.
         seed: of the choice of validation samples.
-        ignored: keys of records and messages that are left out, whatever they say.
+        ignored: keys of records and messages that are left out.
 
     Raises:
         UserError: a missing or broken file, nothing to train on, or a folder that cannot be written.

@@ -20,10 +20,13 @@ from agentrefine.exchange.formats import FORMATS, Format
 from agentrefine.files import read_jsonl, user_path
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import Loss
+from agentrefine.quality.data_set import SPLITS
 from agentrefine.tuning.data import RenderingCounts, rendered_samples
 from agentrefine.tuning.masking import apply_loss
 
-SPLITS = ("train", "validation")
+SCHEMA = pa.schema({"id": pa.string(), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
+ROWS = 256
+"""The rows of a group, which are in memory together."""
 
 
 class Written(NamedTuple):
@@ -50,7 +53,7 @@ def export(format_: Format, data_set: Path, out: Path, loss: Loss) -> dict[str, 
     """
     with new_folder(out) as folder:
         written = {split: _export_split(format_, data_set, folder, split, loss) for split in SPLITS}
-        files = files_with_records(folder, data_set, written, "jsonl")
+        files = _files_with_records(folder, data_set, written, "jsonl")
         for name, text in format_.settings(out, files).items():
             (folder / name).write_text(text, encoding="utf-8")
     return written
@@ -71,7 +74,7 @@ def _export_split(format_: Format, data_set: Path, folder: Path, split: str, los
     return Written(read, records, turns)
 
 
-def files_with_records(folder: Path, data_set: Path, written: dict[str, Written], suffix: str) -> list[str]:
+def _files_with_records(folder: Path, data_set: Path, written: dict[str, Written], suffix: str) -> list[str]:
     """The names of the splits' files; a split without records has none, as most loaders refuse an empty file."""
     if not written["train"].records:
         raise UserError(f"{data_set / 'train.jsonl'}: holds no sample with a trained turn; nothing is written.")
@@ -79,11 +82,6 @@ def files_with_records(folder: Path, data_set: Path, written: dict[str, Written]
         if not written[split].records:
             (folder / f"{split}.{suffix}").unlink()
     return [f"{split}.{suffix}" for split in SPLITS if written[split].records]
-
-
-SCHEMA = pa.schema({"id": pa.string(), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
-ROWS = 256
-"""Rows of a group: what is in memory at once."""
 
 
 def export_tokens(
@@ -96,7 +94,7 @@ def export_tokens(
     text, altogether.
 
     Raises:
-        UserError: as in `agentrefine.exchange.write.export`, or a chat template that cannot be trained on.
+        UserError: as in `export`, or a chat template that cannot be trained on.
     """
     written: dict[str, Written] = {}
     with new_folder(out) as folder:
@@ -110,7 +108,7 @@ def export_tokens(
                     turns += sum(span.trained for _, r in batch for span in r.spans)
             read = counts.samples + counts.samples_dropped + counts.samples_with_special_tokens
             written[split] = Written(read, counts.samples, turns)
-        files_with_records(folder, data_set, written, "parquet")
+        _files_with_records(folder, data_set, written, "parquet")
     return written
 
 

@@ -1,9 +1,10 @@
 """The actions of a script, and what counts as a valid use of one (paper, section 3.1: verification codes)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import re2
@@ -15,15 +16,14 @@ from agentrefine.game.verdict import Rule, RuleBrokenError, quoted
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 """A placeholder of an action template, such as `{path}` in `cd {path}`."""
 
-LONGEST_ACTION = 1000
-"""Characters; what is longer is no valid action."""
-MOST_READINGS = 8
-"""Ways to divide the beginning of an action between placeholders; what has more is no valid action."""
-
+MAX_ACTION = 1000
+"""The characters of an action; what is longer is not valid."""
+MAX_READINGS = 8
+"""The ways to divide the beginning of an action between placeholders; what has more is not valid."""
 MAX_STEPS_OF_A_MATCH = 5_000_000
-"""Instructions of a compiled code times characters that it reads, at the most."""
+"""The instructions of a compiled code times the characters that it reads."""
 MAX_PARTS = 60
-"""Words and signs of an action that is compared part by part; what has more is valid letter for letter only."""
+"""The words and signs of an action that is compared part by part; what has more is valid letter for letter only."""
 
 _PARTS = re.compile(r"\w+|[^\w\s]")
 _SPACES = re.compile(r"[ \t\r\n\f\v]+")
@@ -65,8 +65,7 @@ class Command(NamedTuple):
         template: the action's template.
         names: the template's placeholders, in order.
         literals: the template's text before, between and after its placeholders (one more than there are names).
-        values: for each placeholder, its valid values.
-        lengths: for each placeholder, the lengths of its valid values, in characters.
+        values, lengths: for each placeholder, its valid values and their lengths in characters.
         code: the compiled verification code.
 
     Example: `take {item}` has names `("item",)`, literals `("take ", "")` and values `(frozenset({"lamp", "rope"}),)`.
@@ -91,30 +90,24 @@ class Command(NamedTuple):
                     stop = end + length
                     if action[end:stop] in values and action.startswith(literal, stop):
                         reached.add(stop + len(literal))
-            if not reached or len(reached) > MOST_READINGS:
+            if not reached or len(reached) > MAX_READINGS:
                 return False
             ends = reached
         return len(action) in ends
 
     def in_plain_characters(self) -> "Command":
         """The command as the eye sees it (`skeleton`), for comparisons with `is_filled_as` only."""
-        values = tuple(frozenset(map(skeleton, known)) for known in self.values)
-        return self._replace(
-            literals=tuple(map(skeleton, self.literals)),
-            values=values,
-            lengths=tuple(frozenset(map(len, known)) for known in values),
-        )
+        return self._rewritten(map(skeleton, self.literals), skeleton)
 
     def without_case(self) -> "Command":
         """The command in lower case with single spaces, for comparisons with `is_filled_as` only."""
-        values = tuple(frozenset(plain(value) for value in known) for known in self.values)
         literals = [_SPACES.sub(" ", literal.lower()) for literal in self.literals]
         literals[0], literals[-1] = literals[0].lstrip(" "), literals[-1].rstrip(" ")
-        return self._replace(
-            literals=tuple(literals),
-            values=values,
-            lengths=tuple(frozenset(map(len, known)) for known in values),
-        )
+        return self._rewritten(literals, plain)
+
+    def _rewritten(self, literals: Iterable[str], rewrite: Callable[[str], str]) -> "Command":
+        values = tuple(frozenset(map(rewrite, known)) for known in self.values)
+        return self._replace(literals=tuple(literals), values=values, lengths=_lengths(values))
 
     def accepts(self, action: str) -> bool:
         """Whether the verification code matches `action` from start to end."""
@@ -124,6 +117,13 @@ class Command(NamedTuple):
     def matches(self, action: str) -> bool:
         """Whether `action` is the template with valid values, letter for letter, and the code accepts it."""
         return self.is_filled_as(action) and self.code.fullmatch(action.encode()) is not None
+
+
+class _Gap(NamedTuple):
+    """The words and signs before, between or after an action's values, and where the next value begins."""
+
+    parts: list[re.Match[str]]
+    end: int
 
 
 class LooseCommand:
@@ -162,7 +162,7 @@ class LooseCommand:
             for gaps in self._readings(action)
         )
 
-    def _readings(self, action: str) -> list[list["_Gap"]]:
+    def _readings(self, action: str) -> list[list[_Gap]]:
         """The ways to find a valid value for each placeholder, by the words and signs between the values."""
         parts = list(_PARTS.finditer(action))
         if len(parts) > MAX_PARTS:
@@ -176,12 +176,12 @@ class LooseCommand:
                 for start in range(begin, len(words)):
                     stops = (start + length for length in lengths if start + length <= len(words))
                     found += [[*reading, (start, stop)] for stop in stops if words[start:stop] in known]
-            if len(found) > MOST_READINGS:
+            if len(found) > MAX_READINGS:
                 return []
             readings = found
         return [_gaps(parts, reading, len(action)) for reading in readings]
 
-    def _are_asked_for(self, action: str, gaps: list["_Gap"]) -> bool:
+    def _are_asked_for(self, action: str, gaps: list[_Gap]) -> bool:
         """Whether the code asks for what stands between the values wherever that is not the template's own."""
         for gap, literal in zip(gaps, self._literals, strict=True):
             words = tuple(part.group().lower() for part in gap.parts)
@@ -199,13 +199,6 @@ class LooseCommand:
         before, after = action[:start], action[stop:]
         spaces = ("", "") if start < stop else (" " * (not before.endswith(" ")), " " * bool(after))
         return any(self.command.accepts(f"{before}{spaces[0]}{word}{spaces[1]}{after}") for word in _NONSENSE)
-
-
-class _Gap(NamedTuple):
-    """The words and signs before, between or after an action's values, and where the next value begins."""
-
-    parts: list[re.Match[str]]
-    end: int
 
 
 def plain(text: str) -> str:
@@ -232,17 +225,17 @@ class ActionSet:
 
     def matching(self, action: str) -> str | None:
         """The template of which `action` is a valid use, letter for letter or as its code understands it; else None."""
-        if len(action) > LONGEST_ACTION:
+        if len(action) > MAX_ACTION:
             return None
         exact = next((command.template for command in self.commands if command.matches(action)), None)
         return exact or next((loose.command.template for loose in self.loose_commands if loose.matches(action)), None)
 
     def resembling(self, action: str) -> str | None:
         """The template of which `action` looks like a valid use although its characters are others; else None."""
-        if len(action) > LONGEST_ACTION or (self._is_ascii and action.isascii()):
+        if len(action) > MAX_ACTION or (self._is_ascii and action.isascii()):
             return None
-        plain = skeleton(action)
-        return next((command.template for command in self._plain_commands if command.is_filled_as(plain)), None)
+        seen = skeleton(action)
+        return next((command.template for command in self._plain_commands if command.is_filled_as(seen)), None)
 
     @cached_property
     def loose_commands(self) -> list[LooseCommand]:
@@ -251,10 +244,7 @@ class ActionSet:
 
     @cached_property
     def _is_ascii(self) -> bool:
-        return all(
-            "".join(command.literals).isascii() and all(value.isascii() for known in command.values for value in known)
-            for command in self.commands
-        )
+        return all("".join([*known.literals, *chain(*known.values)]).isascii() for known in self.commands)
 
     @cached_property
     def _plain_commands(self) -> list[Command]:
@@ -264,28 +254,29 @@ class ActionSet:
 def _command(template: str, spec: ActionSpec) -> Command:
     parts = PLACEHOLDER.split(template)
     values = tuple(frozenset(spec.parameters.get(name, ())) for name in parts[1::2])
-    return Command(
-        template=template,
-        names=tuple(parts[1::2]),
-        literals=tuple(parts[::2]),
-        values=values,
-        lengths=tuple(frozenset(map(len, known)) for known in values),
-        code=_compiled(spec.verification_code, template),
-    )
-
-
-def _compiled(code: str, template: str) -> Any:  # noqa: ANN401
     try:
-        return re2.compile(code, _QUIET)
+        code = linear_regex(spec.verification_code)
+    except ValueError as error:
+        of, reason = f"The verification_code of {quoted(template)}", str(error)
+        if _NONLINEAR.search(reason):
+            message = f"{of} uses lookaround, a backreference or an atomic group ({quoted(reason)}); write it without."
+            raise RuleBrokenError(Rule.NONLINEAR_REGEX, message) from None
+        message = f"{of} is no valid RE2 regular expression ({quoted(reason)}); fix it."
+        raise RuleBrokenError(Rule.INVALID_REGEX, message) from None
+    return Command(template, tuple(parts[1::2]), tuple(parts[::2]), values, _lengths(values), code)
+
+
+def _lengths(values: tuple[frozenset[str], ...]) -> tuple[frozenset[int], ...]:
+    return tuple(frozenset(map(len, known)) for known in values)
+
+
+def linear_regex(pattern: str) -> Any:  # noqa: ANN401
+    """A pattern from outside, compiled for google-re2, which matches in time linear in the text.
+
+    Raises:
+        ValueError: google-re2 cannot compile it; says why.
+    """
+    try:
+        return re2.compile(pattern, _QUIET)
     except re2.error as error:
-        reason = error.args[0].decode(errors="replace")
-    if _NONLINEAR.search(reason):
-        raise RuleBrokenError(
-            Rule.NONLINEAR_REGEX,
-            f"The verification_code of {quoted(template)} uses lookaround, a backreference or an atomic group "
-            f"({quoted(reason)}); write it without.",
-        )
-    raise RuleBrokenError(
-        Rule.INVALID_REGEX,
-        f"The verification_code of {quoted(template)} is no valid RE2 regular expression ({quoted(reason)}); mend it.",
-    )
+        raise ValueError(error.args[0].decode(errors="replace")) from error

@@ -40,6 +40,6 @@ class Attempt(BaseModel):
 
 
 def by_sample(attempts: Iterable[Attempt]) -> Iterator[list[Attempt]]:
-    """Attempts that stand together, sample by sample."""
+    """Attempts in their order, sample by sample."""
     for _, group in groupby(attempts, key=lambda attempt: (attempt.persona_id, attempt.sample)):
         yield list(group)

@@ -1,6 +1,6 @@
-"""Writing systems: which ones a text uses, and words that mix alphabets that look alike.
+"""Characters: hidden ones, ones that look alike, and the writing systems that a text uses.
 
-Writing systems are told apart, languages are not: that needs no model and is never wrong about a name.
+Writing systems are recognised, languages are not: that needs no model and is never wrong about a name.
 """
 
 import re
@@ -34,6 +34,19 @@ _JOINED_WRITING = frozenset(
     | {"ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE"}
 )
 """Writing systems in which a joiner between two letters changes how they are drawn, and so can be needed."""
+
+_WORD = re.compile(r"[^\W_]+")
+_BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
+_ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
+"""Alphabets whose letters are easily confused; a word of a person's language holds those of one of them only."""
+_ONE_WRITING = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK", "FULLWIDTH": "LATIN"}
+_SYLLABIC = frozenset({"CJK", "HANGUL"})
+_LETTERS_OF_A_SIGN = 3
+"""The letters that say about as much as a Chinese, Japanese or Korean sign."""
+_MIN_LETTERS = 20
+"""The letters from which a text is judged; what is shorter may be a name or a word that is quoted."""
+_OWN_SHARE = 0.1
+_FOREIGN_SHARE = 0.8
 
 
 def hidden_character(text: str) -> str | None:
@@ -69,7 +82,7 @@ def first_word_of_name(character: str) -> str:
 
 
 def named(character: str) -> str:
-    """A character as a message tells of it: `U+200B ZERO WIDTH SPACE`."""
+    """A character as a message names it: `U+200B ZERO WIDTH SPACE`."""
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 
@@ -82,17 +95,12 @@ def skeleton(text: str) -> str:
     if text.isascii():
         return text
     plain = unicodedata.normalize("NFKC", text)
+    # The search is fast, and most texts hold nothing to replace.
     return plain.translate(_lookalikes()) if _any_lookalike().search(plain) else plain
-
-
-def is_lookalike(character: str) -> bool:
-    """Whether a character of another writing system looks like a Latin letter."""
-    return ord(character) in _lookalikes()
 
 
 @cache
 def _any_lookalike() -> Any:  # noqa: ANN401
-    """Soon tells that there is nothing to replace."""
     return re2.compile("[" + "".join(map(chr, _lookalikes())) + "]")
 
 
@@ -100,21 +108,6 @@ def _any_lookalike() -> Any:  # noqa: ANN401
 def _lookalikes() -> dict[int, str]:
     table: dict[str, str] = yaml.safe_load(packaged_text("agentrefine.game", "lookalikes.yaml"))
     return {ord(other): plain for plain, others in table.items() for other in others}
-
-
-_WORD = re.compile(r"[^\W_]+")
-_BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
-_ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
-"""Their letters are easily taken for each other; a word of a person's language holds those of one of them only."""
-
-_ONE_WRITING = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK", "FULLWIDTH": "LATIN"}
-_SYLLABIC = frozenset({"CJK", "HANGUL"})
-_LETTERS_OF_A_SIGN = 3
-"""A Chinese, Japanese or Korean sign says about as much as so many letters."""
-_FEWEST_LETTERS = 20
-"""What is shorter may be a name or a word that is quoted."""
-_OWN_SHARE = 0.1
-_FOREIGN_SHARE = 0.8
 
 
 def mixed_word(text: str) -> str | None:
@@ -131,7 +124,7 @@ def mixed_word(text: str) -> str | None:
 def _is_mixed(word: str) -> bool:
     alphabets = {first_word_of_name(letter) for letter in word if letter.isalpha()} & _ALPHABETS
     if alphabets == {"LATIN", "GREEK"}:
-        return any(is_lookalike(letter) for letter in word)
+        return any(ord(letter) in _lookalikes() for letter in word)
     return len(alphabets) > 1
 
 
@@ -142,25 +135,29 @@ def own_writing(texts: list[str]) -> frozenset[str]:
 
 
 def is_free_of_others(text: str, own: frozenset[str]) -> bool:
-    """Whether a text holds letters of the `own` writing systems only: true of most texts, and soon told."""
+    """Whether a text holds letters of the `own` writing systems only: true of most texts, and fast to find."""
     if "LATIN" in own and _BEYOND_LATIN.search(text) is None:
         return True
     return own.issuperset(_letters(text))
 
 
 def foreign_writing(text: str, own: frozenset[str]) -> str | None:
-    """The writing system of a text most of which is in none of the `own` ones; None when it is, or too short to tell.
-
-    "Most" is more than four fifths of at least twenty letters.
-    """
+    """The writing system of a text more than four fifths of which, of 20 letters or more, are in none of the `own`."""
     if not own or is_free_of_others(text, own):
         return None
     count = _letters(text)
-    total = count.total()
     foreign = Counter({system: letters for system, letters in count.items() if system not in own})
-    if total < _FEWEST_LETTERS or foreign.total() <= _FOREIGN_SHARE * total:
-        return None
-    return foreign.most_common(1)[0][0]
+    is_foreign = count.total() >= _MIN_LETTERS and foreign.total() > _FOREIGN_SHARE * count.total()
+    return foreign.most_common(1)[0][0] if is_foreign else None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON can hold half of a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _letters(text: str) -> Counter[str]:

@@ -1,5 +1,6 @@
-"""The reply formats of an agent: `Thought: ...` newline `Action: ...` (ReAct, Yao et al. 2023; paper, section 3.2), or
-the action alone.
+"""Conversations: chats as messages and as published samples, how one opens, and the reply formats of an agent.
+
+A reply is `Thought: ...` newline `Action: ...` (ReAct, Yao et al. 2023; paper, section 3.2), or the action alone.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,9 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentrefine.files import packaged_text
+
+_THOUGHT = "Thought:"
+_ACTION = "Action:"
 
 
 class Message(BaseModel):
@@ -88,10 +92,6 @@ def reply_text(thought: str, action: str) -> str:
 def prompt(name: str) -> str:
     """A prompt file's text."""
     return packaged_text("agentrefine.game", "prompts", name)
-
-
-_THOUGHT = "Thought:"
-_ACTION = "Action:"
 
 
 class ParsedReply(NamedTuple):

@@ -1,12 +1,13 @@
 """Personas: one sentence each, the seed of a script (Persona Hub's line format, `{"persona": "..."}`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from agentrefine.errors import UserError
 from agentrefine.files import Record, read_records, short_hash
+from agentrefine.game.characters import is_unicode
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,12 @@ def load_personas(path: Path, limit: int | None = None) -> Iterator[Persona]:
         UserError: the file is missing, or a record is not a JSON object with a non-empty `persona`; names its place.
     """
     records = read_records(path, "set personas.path in params.yaml to a file that exists")
-    return islice(_distinct(records), limit)
+    return islice(_distinct(map(_persona, records)), limit)
 
 
-def _distinct(records: Iterator[Record]) -> Iterator[Persona]:
+def _distinct(personas: Iterable[Persona]) -> Iterator[Persona]:
     seen: set[str] = set()
-    for record in records:
-        persona = _persona(record)
+    for persona in personas:
         if persona.id not in seen:
             seen.add(persona.id)
             yield persona
@@ -51,9 +51,7 @@ def _persona(record: Record) -> Persona:
             f'{record.place}: expected an object with a text under `persona`, such as {{"persona": "A nurse who ..."}};'
             " correct or remove it."
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{record.place}: the text holds half of a surrogate pair; correct or remove it.") from error
+    if not is_unicode(text):
+        raise UserError(f"{record.place}: the text holds half of a surrogate pair; correct or remove it.")
     text = " ".join(text.split())
     return Persona(id=short_hash("persona", text), text=text)

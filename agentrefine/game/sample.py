@@ -5,7 +5,7 @@ from typing import Literal
 
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, instructions, opening, reply_text
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, steps
+from agentrefine.game.trajectory import DMTurn, Trajectory, Turn, steps
 
 
 def script_instructions(script: Script) -> str:
@@ -13,7 +13,7 @@ def script_instructions(script: Script) -> str:
     return instructions({template: spec.description for template, spec in script.available_actions.items()})
 
 
-def conversation(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -> list[Message]:
+def conversation(script: Script, turns: Sequence[Turn]) -> list[Message]:
     """The chat of a finished game. The last observation is left out: nobody answers it."""
     first = turns[0]
     if not isinstance(first, DMTurn):

@@ -60,14 +60,14 @@ class Step(NamedTuple):
     answer: DMTurn
 
 
-def steps(turns: Sequence[DMTurn | PlayerTurn]) -> Iterator[Step]:
+def steps(turns: Sequence[Turn]) -> Iterator[Step]:
     """The player's turns with the DM's answers, in order; an unanswered last player turn is left out."""
     for player, answer in pairwise(turns):
         if isinstance(player, PlayerTurn) and isinstance(answer, DMTurn):
             yield Step(player, answer)
 
 
-def error_refine_turns(turns: Sequence[DMTurn | PlayerTurn]) -> int:
+def error_refine_turns(turns: Sequence[Turn]) -> int:
     """How many player turns correct a mistake: an error-free step directly after an erroneous one."""
     return sum(before.answer.error and not after.answer.error for before, after in pairwise(steps(turns)))
 

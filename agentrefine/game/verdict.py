@@ -1,4 +1,4 @@
-"""Verdicts: what the rules, no LLM, say of an answer, and the rules by name (paper, section 3.1)."""
+"""Verdicts: the rules by name, and what they say of an answer; no LLM judges (paper, section 3.1)."""
 
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -62,7 +62,7 @@ class Rule(StrEnum):
     UNFLAGGED_ERROR = "unflagged_error", "an action that is not valid is not called a parameter error"
     FALSE_ALARM = "false_alarm", "a valid action is called a parameter error"
     COMPLETED_ON_ERROR = "completed_on_error", "a mistake completes the task"
-    EARLY_COMPLETION = "early_completion", "the task is completed and the game goes on"
+    EARLY_COMPLETION = "early_completion", "the task is completed and the game continues"
     REPEATED_MISTAKE = "repeated_mistake", "a correction repeats the failed action"
     ENVIRONMENT_LEAK = "environment_leak", "an observation quotes the JSON of the hidden environment"
 
@@ -122,14 +122,14 @@ class RuleBrokenError(Exception):
         self.problem = Problem(rule, message, turn)
 
 
-def quoted(text: object, longest: int = 120) -> str:
+def quoted(text: object, max_characters: int = 120) -> str:
     """A value as a message shows it: on one line, shortened."""
     shown = repr(text)
-    return shown if len(shown) <= longest else shown[:longest] + "..."
+    return shown if len(shown) <= max_characters else shown[:max_characters] + "..."
 
 
-def legible(sentence: str, longest: int = 500) -> str:
+def legible(sentence: str, max_characters: int = 500) -> str:
     """A sentence with an answer's own words in it as a message shows it: on one line, its middle left out when long."""
-    if len(sentence) > longest:
-        sentence = f"{sentence[: longest // 2]}...{sentence[-longest // 2 :]}"
+    if len(sentence) > max_characters:
+        sentence = f"{sentence[: max_characters // 2]}...{sentence[-max_characters // 2 :]}"
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in sentence)

@@ -28,7 +28,7 @@ def three_word_runs(text: str) -> set[str]:
 
 
 def five_letter_runs(text: str) -> set[str]:
-    """What single sentences are compared by, in any language: there are too few words in them, or none that are spaced.
+    """What single sentences are compared by, in any language: they have too few words, or none between spaces.
 
     Five characters: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.2.
     """

@@ -1,6 +1,6 @@
 """What the benchmarks show an agent, and what solves them: the texts that training data must not repeat."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, SimulatorError
@@ -22,8 +22,8 @@ class BenchmarkTexts:
 
     Attributes:
         benchmark: its name.
-        ours: its episodes are worlds of ours. They share families and wording with the training worlds by design, so
-            families, themes and seeds tell them apart (`held_out.HeldOut`), and a shared text means nothing.
+        ours: its episodes are worlds of ours. They share families and texts with the training worlds by design, so
+            families, themes and seeds distinguish them (`overlap.HeldOut`), and a shared text is no sign of a copy.
         missing: why there are no texts: a package or data folder of the benchmark is not installed. Empty otherwise.
         episodes: how many episodes the texts are of.
         passages: instructions, goals, observations and gold actions.
@@ -84,19 +84,13 @@ def benchmark_texts(source: Benchmark, *, episodes: int, solved: int, seed: int)
     """
     texts = BenchmarkTexts(source.name, ours=isinstance(source, WorldsBenchmark))
     for number, episode in enumerate(source.episodes(episodes, seed)):
-        try:
+        with suppress(SimulatorError):  # what the simulator showed until it died is kept
             _read(source, episode, texts, solve=number < solved)
-        except SimulatorError:  # what it showed until then is kept
-            continue
     return texts
 
 
 def _read(source: Benchmark, episode: EpisodeSpec, texts: BenchmarkTexts, *, solve: bool) -> None:
-    """Add one episode's texts.
-
-    Raises:
-        SimulatorError: the simulator died.
-    """
+    """Add one episode's texts."""
     solution = _solution(source, episode) if solve else []
     with closing(source.make(episode)) as environment:
         observation = environment.reset()

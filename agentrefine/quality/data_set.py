@@ -1,7 +1,7 @@
 """The data set: training samples in the published form, split by persona."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from agentrefine.files import atomic_write, short_hash
@@ -12,7 +12,7 @@ SPLITS = ("train", "validation")
 
 
 def validation_personas(persona_ids: Iterable[str], share: float, seed: int) -> frozenset[str]:
-    """The personas whose games validate: all games of a persona stand on one side.
+    """The personas whose games validate: all games of a persona are on one side.
 
     Personas are ordered by a hash of seed and id, and the first `share` of them are taken: at least one, and never all.
     A single persona is trained on.
@@ -37,29 +37,20 @@ def write_data_set(trajectories: Iterable[Trajectory], validation: frozenset[str
         UserError: the disk is full or the folder cannot be written.
     """
     counts = dict.fromkeys(SPLITS, 0)
-    with _removed_on_failure(out), ExitStack() as stack:
-        files = {split: stack.enter_context(atomic_write(_path(out, split))) for split in SPLITS}
-        for trajectory in trajectories:
-            split = "validation" if trajectory.persona_id in validation else "train"
-            files[split].write(sample(trajectory).model_dump_json(by_alias=True) + "\n")
-            counts[split] += 1
+    try:
+        with ExitStack() as stack:
+            files = {split: stack.enter_context(atomic_write(out / f"{split}.jsonl")) for split in SPLITS}
+            for trajectory in trajectories:
+                split = "validation" if trajectory.persona_id in validation else "train"
+                files[split].write(sample(trajectory).model_dump_json(by_alias=True) + "\n")
+                counts[split] += 1
+    except BaseException:
+        remove_data_set(out)
+        raise
     return counts
 
 
 def remove_data_set(out: Path) -> None:
     """Remove the files of an earlier run, so that nothing is tuned on data that was refused."""
     for split in SPLITS:
-        _path(out, split).unlink(missing_ok=True)
-
-
-@contextmanager
-def _removed_on_failure(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        remove_data_set(out)
-        raise
-
-
-def _path(out: Path, split: str) -> Path:
-    return out / f"{split}.jsonl"
+        (out / f"{split}.jsonl").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,13 @@ PERMUTATIONS = 128
 """Signature length: the estimated similarity has a standard error of at most 1 / (2 * sqrt(128)) = 0.044."""
 
 RECALL_FIRST = (0.05, 0.95)
-"""Weights of false candidates and missed ones when the bands are chosen: candidates are compared again afterwards."""
+"""The weights of false candidates and missed ones in the choice of bands: candidates are compared again afterwards."""
+
+MAX_EXAMPLES = 10
+"""The examples of near-duplicate personas that are kept."""
+
+GOAL_OPENING_WORDS = 3
+"""The first words of a goal that are counted together."""
 
 
 class Duplicates(NamedTuple):
@@ -35,20 +42,18 @@ class Duplicates(NamedTuple):
 
 
 class DuplicateIndex:
-    """The texts seen so far, by the Jaccard similarity of their shingles (`text.three_word_runs`, for one).
+    """The texts seen so far, by the Jaccard similarity of their shingles (`words.three_word_runs`, for one).
 
     MinHash signatures are compared within the candidates that locality-sensitive hashing proposes (Broder 1997;
     Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). A text that repeats another is not indexed
     itself, so a thousand copies cost no more than one. Keeps about 3 KB per distinct text.
+
+    Args:
+        similarity: Jaccard similarity in (0, 1] from which two texts are near-duplicates.
+        shingles: the parts of a text that are compared.
     """
 
     def __init__(self, similarity: float, shingles: Callable[[str], set[str]]) -> None:
-        """Start empty.
-
-        Args:
-            similarity: Jaccard similarity in (0, 1] from which two texts are near-duplicates.
-            shingles: the parts of a text that are compared.
-        """
         self._shingles = shingles
         self._similarity = similarity
         self._lsh = MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS, weights=RECALL_FIRST)
@@ -82,13 +87,13 @@ class DuplicateIndex:
 
 
 def game_text(trajectory: Trajectory) -> str:
-    """What tells one game from another: the goal, then each action and observation."""
+    """What distinguishes one game from another: the goal, then each action and observation."""
     spoken = (turn.observation if isinstance(turn, DMTurn) else turn.action for turn in trajectory.turns)
     return "\n".join((trajectory.script.goal, *spoken))
 
 
 def script_text(script: Script) -> str:
-    """What tells one script from another: the environment's names and values, the goal and its conditions.
+    """What distinguishes one script from another: the environment's names and values, the goal and its conditions.
 
     The actions are left out: scripts of one kind of game share them, word for word.
     """
@@ -97,19 +102,11 @@ def script_text(script: Script) -> str:
 
 
 def _names_and_values(node: object) -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield str(name)
-            yield from _names_and_values(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _names_and_values(value)
+    if isinstance(node, dict | list):
+        for item in chain.from_iterable(node.items()) if isinstance(node, dict) else node:
+            yield from _names_and_values(item)
     else:
         yield str(node)
-
-
-MOST_EXAMPLES = 10
-GOAL_OPENING_WORDS = 3
 
 
 class Example(NamedTuple):
@@ -123,7 +120,6 @@ class Tally:
     """Counts texts, and remembers where each stood first."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
         self.counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
@@ -143,19 +139,44 @@ class Tally:
         return [Example(self._first[text], f'{count} times "{text}"') for text, count in self.counts.most_common(1)]
 
 
+class DiversityFeatures(NamedTuple):
+    """How diverse a data set is; entropies in bits.
+
+    Attributes:
+        largest_persona_share: the most trajectories of one persona / trajectories.
+        persona_near_duplicate_share: personas that resemble an earlier one, whatever case and punctuation / personas.
+        action_entropy: entropy of the actions' verbs.
+        action_evenness: the same as a share of the most that so many verbs can have (Pielou 1966), 0 to 1.
+        distinct_actions, action_templates: how many there are.
+        common_actions_share: trajectories with the most common set of action templates / trajectories.
+        distinct_goal_share: distinct goals / trajectories.
+        goal_opening_entropy: entropy of the goals' first three words.
+        common_goal_share: trajectories with the most common form of goal (`goal_form`) / trajectories.
+    """
+
+    largest_persona_share: float
+    persona_near_duplicate_share: float
+    action_entropy: float
+    action_evenness: float
+    distinct_actions: int
+    action_templates: int
+    common_actions_share: float
+    distinct_goal_share: float
+    goal_opening_entropy: float
+    common_goal_share: float
+
+
 class Diversity:
     """Counts what the diversity of a data set is computed from, as trajectories stream by.
 
-    Shares and entropies are chosen over n-gram ratios (distinct-n of Li et al. 2016), which fall as a data set grows,
+    Shares and entropies are measured, not n-gram ratios (distinct-n of Li et al. 2016), which fall as a data set grows,
     whatever is in it: one threshold could not serve 500 games and 64,000.
+
+    Args:
+        persona_similarity: Jaccard similarity of five-letter runs from which two personas are near-duplicates.
     """
 
     def __init__(self, persona_similarity: float) -> None:
-        """Start empty.
-
-        Args:
-            persona_similarity: Jaccard similarity of five-letter runs from which two personas are near-duplicates.
-        """
         self._verbs: Counter[str] = Counter()
         self._actions: set[bytes] = set()
         self._templates: set[str] = set()
@@ -186,65 +207,30 @@ class Diversity:
 
     def _add_persona(self, trajectory: Trajectory) -> None:
         persona = trajectory.persona
-        known = self._personas.counts[persona] > 0
         self._personas.add(persona, trajectory.id)
-        if known:
+        if self._personas.counts[persona] > 1:
             return
         earlier = self._persona_index.add(persona, " ".join(words(persona)) or persona).near_duplicate_of
         if earlier is not None:
             self._near_personas += 1
-            if len(self._near_persona_examples) < MOST_EXAMPLES:
+            if len(self._near_persona_examples) < MAX_EXAMPLES:
                 self._near_persona_examples.append(Example(trajectory.id, f'"{persona}" resembles "{earlier}"'))
 
-    @property
-    def action_entropy(self) -> float:
-        """Entropy of the actions' verbs, in bits."""
-        return _entropy(self._verbs)
-
-    @property
-    def action_evenness(self) -> float:
-        """Entropy of the actions' verbs as a share of the most that so many verbs can have (Pielou 1966), 0 to 1."""
-        return _entropy(self._verbs) / math.log2(len(self._verbs)) if len(self._verbs) > 1 else 0.0
-
-    @property
-    def distinct_actions(self) -> int:
-        """How many different actions there are."""
-        return len(self._actions)
-
-    @property
-    def action_templates(self) -> int:
-        """How many different action templates the scripts have."""
-        return len(self._templates)
-
-    @property
-    def common_actions_share(self) -> float:
-        """Trajectories with the most common set of action templates / trajectories."""
-        return self._action_sets.largest_share
-
-    @property
-    def distinct_goal_share(self) -> float:
-        """Distinct goals / trajectories."""
-        return len(self._goals) / max(1, self._trajectories)
-
-    @property
-    def goal_opening_entropy(self) -> float:
-        """Entropy of the goals' first three words, in bits."""
-        return _entropy(self._goal_openings)
-
-    @property
-    def common_goal_share(self) -> float:
-        """Trajectories with the most common form of goal (`goal_form`) / trajectories."""
-        return self._goal_forms.largest_share
-
-    @property
-    def largest_persona_share(self) -> float:
-        """The most trajectories of one persona / trajectories."""
-        return self._personas.largest_share
-
-    @property
-    def persona_near_duplicate_share(self) -> float:
-        """Personas that resemble an earlier one too closely / personas; case and punctuation do not count."""
-        return self._near_personas / max(1, len(self._personas.counts))
+    def features(self) -> "DiversityFeatures":
+        """The features of all trajectories so far."""
+        entropy, verbs = _entropy(self._verbs), len(self._verbs)
+        return DiversityFeatures(
+            largest_persona_share=self._personas.largest_share,
+            persona_near_duplicate_share=self._near_personas / max(1, len(self._personas.counts)),
+            action_entropy=entropy,
+            action_evenness=entropy / math.log2(verbs) if verbs > 1 else 0.0,
+            distinct_actions=len(self._actions),
+            action_templates=len(self._templates),
+            common_actions_share=self._action_sets.largest_share,
+            distinct_goal_share=len(self._goals) / max(1, self._trajectories),
+            goal_opening_entropy=_entropy(self._goal_openings),
+            common_goal_share=self._goal_forms.largest_share,
+        )
 
     def examples(self) -> dict[str, list[Example]]:
         """Trajectories that show a feature, by its name: the largest group's first one, or what resembles what."""

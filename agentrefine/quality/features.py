@@ -1,4 +1,4 @@
-"""Features of a whole data set: what the quality gate measures of all trajectories together."""
+"""Features: what the quality gate measures of each trajectory, and of the whole data set."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import parse_reply, reply_text
 from agentrefine.game.sample import sample
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, error_refine_turns, steps
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, Turn, error_refine_turns, steps
 from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
-from agentrefine.quality.diversity import Diversity, DuplicateIndex, Duplicates, game_text, script_text
+from agentrefine.quality.diversity import Diversity, DuplicateIndex, game_text, script_text
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, world_id
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import judge
@@ -76,7 +76,7 @@ def feature_rows(
     diversity: Diversity,
     overlaps: OverlapCounts,
 ) -> Iterator[FeatureRow]:
-    """Stream the features of trajectories, in their order.
+    """Stream the features of trajectories, in their order; an ill-formed trajectory has features too.
 
     Args:
         trajectories: read one at a time; nothing of one is kept but its row, two signatures and hashes.
@@ -93,56 +93,36 @@ def feature_rows(
         diversity.add(trajectory)
         found = held_out.texts.find(trajectory)
         overlaps.add(found)
-        yield features(
-            trajectory,
-            count_tokens=count_tokens,
+        script, turns = trajectory.script, trajectory.turns
+        answers = [step.answer for step in steps(turns)]
+        errors = sum(answer.error for answer in answers)
+        refined = error_refine_turns(turns)
+        problem = format_problem(turns)
+        last = turns[-1] if turns else None
+        copy_of, near_duplicate_of = games.add(trajectory.id, game_text(trajectory))
+        yield FeatureRow(
+            id=trajectory.id,
+            persona_id=trajectory.persona_id,
+            script=short_hash(script.model_dump_json()),
+            world=world_id(script),
+            turns=len(turns),
+            player_turns=len(answers),
+            error_turns=errors,
+            parameter_errors=sum(answer.parameter_error for answer in answers),
+            logic_errors=sum(answer.logic_error for answer in answers),
+            place_errors=sum(answer.place_error for answer in answers),
+            error_turn_ratio=_share(errors, len(answers)),
+            error_refine_turns=refined,
+            corrected_share=refined / errors if errors else None,
+            completed=isinstance(last, DMTurn) and last.task_completed,
+            tokens=None if problem else count_tokens("\n".join(m.value for m in sample(trajectory).conversations)),
+            format_problem=problem,
             broken_rule=broken_rule(trajectory, verification),
-            duplicates=games.add(trajectory.id, game_text(trajectory)),
-            script_duplicates=scripts.add(trajectory.id, script_text(trajectory.script)),
-            held_out_overlap=held_out.overlap(trajectory.script, found),
+            copy_of=copy_of,
+            near_duplicate_of=near_duplicate_of,
+            script_near_duplicate_of=scripts.add(trajectory.id, script_text(script)).near_duplicate_of,
+            held_out_overlap=held_out.overlap(script, found),
         )
-
-
-def features(
-    trajectory: Trajectory,
-    *,
-    count_tokens: Callable[[str], int],
-    broken_rule: str | None,
-    duplicates: Duplicates,
-    script_duplicates: Duplicates,
-    held_out_overlap: str | None,
-) -> FeatureRow:
-    """One trajectory's features. Any trajectory that could be read is described, however ill-formed."""
-    turns = trajectory.turns
-    played = list(steps(turns))
-    answers = [step.answer for step in played]
-    errors = sum(answer.error for answer in answers)
-    refined = error_refine_turns(turns)
-    problem = format_problem(turns)
-    last = turns[-1] if turns else None
-    return FeatureRow(
-        id=trajectory.id,
-        persona_id=trajectory.persona_id,
-        script=short_hash(trajectory.script.model_dump_json()),
-        world=world_id(trajectory.script),
-        turns=len(turns),
-        player_turns=len(played),
-        error_turns=errors,
-        parameter_errors=sum(answer.parameter_error for answer in answers),
-        logic_errors=sum(answer.logic_error for answer in answers),
-        place_errors=sum(answer.place_error for answer in answers),
-        error_turn_ratio=_share(errors, len(played)),
-        error_refine_turns=refined,
-        corrected_share=refined / errors if errors else None,
-        completed=isinstance(last, DMTurn) and last.task_completed,
-        tokens=None if problem else count_tokens(_sample_text(trajectory)),
-        format_problem=problem,
-        broken_rule=broken_rule,
-        copy_of=duplicates.copy_of,
-        near_duplicate_of=duplicates.near_duplicate_of,
-        script_near_duplicate_of=script_duplicates.near_duplicate_of,
-        held_out_overlap=held_out_overlap,
-    )
 
 
 def broken_rule(trajectory: Trajectory, params: VerificationParams) -> str | None:
@@ -153,7 +133,7 @@ def broken_rule(trajectory: Trajectory, params: VerificationParams) -> str | Non
     return problem.rule.value if problem else None
 
 
-def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
+def format_problem(turns: Sequence[Turn]) -> str | None:
     """Why turns make no well-formed conversation, or None.
 
     DM and player speak in turn, the DM first and last; turns are numbered from 1; a player turn reads back from its
@@ -164,8 +144,10 @@ def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
     for number, turn in enumerate(turns, start=1):
         if turn.turn != number:
             return "turns are not numbered from 1"
-        if isinstance(turn, PlayerTurn) and not _reads_back(turn):
-            return "a player turn that does not read back from its reply text"
+        if isinstance(turn, PlayerTurn):
+            thought, action = turn.thought, turn.action
+            if parse_reply(reply_text(thought, action)) != (thought.strip(), action.strip()):
+                return "a player turn that does not read back from its reply text"
     if not isinstance(turns[0], DMTurn):
         return "the DM does not begin"
     if not isinstance(turns[-1], DMTurn):
@@ -173,14 +155,6 @@ def format_problem(turns: Sequence[DMTurn | PlayerTurn]) -> str | None:
     if any(before.role == after.role for before, after in pairwise(turns)):
         return "DM and player do not alternate"
     return None
-
-
-def _reads_back(turn: PlayerTurn) -> bool:
-    return parse_reply(reply_text(turn.thought, turn.action)) == (turn.thought.strip(), turn.action.strip())
-
-
-def _sample_text(trajectory: Trajectory) -> str:
-    return "\n".join(message.value for message in sample(trajectory).conversations)
 
 
 def _share(part: int, whole: int) -> float:
@@ -211,7 +185,7 @@ class DataSetFeatures:
         error_turn_ratio: mistakes / player turns, over all trajectories.
         corrected_share: error-refine turns / mistakes, over all trajectories; 0 without mistakes.
         rarest_error_share: the share of the rarest of the three kinds of error among all mistakes.
-        largest_persona_share to common_goal_share: see `Diversity`.
+        largest_persona_share to common_goal_share: see `DiversityFeatures`.
         mean_player_turns, mean_tokens: per trajectory.
     """
 
@@ -245,22 +219,13 @@ class DataSetFeatures:
 def data_set_features(
     rows: Sequence[FeatureRow], dropped: Sequence[DroppedSample], diversity: Diversity
 ) -> DataSetFeatures:
-    """The features of all trajectories together.
-
-    Args:
-        rows: one per trajectory.
-        dropped: the samples that never became a trajectory.
-        diversity: what was counted while the rows were made.
-    """
+    """The features of all trajectories together; `diversity` was counted while the rows were made."""
     count = len(rows)
     personas = {row.persona_id for row in rows}
     player_turns = sum(row.player_turns for row in rows)
     errors = sum(row.error_turns for row in rows)
-    kinds = (
-        sum(row.parameter_errors for row in rows),
-        sum(row.logic_errors for row in rows),
-        sum(row.place_errors for row in rows),
-    )
+    by_kind = ((row.parameter_errors, row.logic_errors, row.place_errors) for row in rows)
+    kinds = [sum(counts) for counts in zip(*by_kind, strict=True)]
     return DataSetFeatures(
         trajectories=count,
         personas=len(personas),
@@ -274,17 +239,8 @@ def data_set_features(
         held_out_overlaps=sum(row.held_out_overlap is not None for row in rows),
         error_turn_ratio=_share(errors, player_turns),
         corrected_share=_share(sum(row.error_refine_turns for row in rows), errors),
-        rarest_error_share=_share(min(kinds), errors),
-        largest_persona_share=diversity.largest_persona_share,
-        persona_near_duplicate_share=diversity.persona_near_duplicate_share,
-        action_entropy=diversity.action_entropy,
-        action_evenness=diversity.action_evenness,
-        distinct_actions=diversity.distinct_actions,
-        action_templates=diversity.action_templates,
-        common_actions_share=diversity.common_actions_share,
-        distinct_goal_share=diversity.distinct_goal_share,
-        goal_opening_entropy=diversity.goal_opening_entropy,
-        common_goal_share=diversity.common_goal_share,
+        rarest_error_share=_share(min(kinds, default=0), errors),
+        **diversity.features()._asdict(),
         mean_player_turns=_share(player_turns, count),
         mean_tokens=_share(sum(row.tokens or 0 for row in rows), count),
     )

@@ -10,14 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from agentrefine.params.base import Severity
 
 EXAMPLES = 10
-"""How many trajectories a finding names."""
+"""The trajectories that a finding names."""
 
-MOST_COMMON_RULES = 3
+MAX_RULES = 3
+"""The most common rules that a message names."""
 
 OVERLAP_NOTE = (
     "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What one "
     "shares with a foreign benchmark is its `held_out_overlap`. Our own worlds share families and wording with the "
-    "training worlds by design: families, themes and seeds tell them apart, and their figures are for information."
+    "training worlds by design: families, themes and seeds distinguish them, and their figures are for information."
 )
 
 
@@ -56,7 +57,7 @@ class BenchmarkOverlap(BaseModel):
     """How much of a benchmark the training data repeats.
 
     Attributes:
-        ours: its worlds share their wording with the training worlds by design; the figures are for information.
+        ours: its worlds share their texts with the training worlds by design; the figures are for information.
         missing: why it was not compared; empty when it was.
         episodes: how many episodes the texts are of.
         ngrams: different n-grams looked for.
@@ -104,12 +105,8 @@ def table(failures: Sequence[Finding]) -> str:
     cells = [head, *((f.severity, f.scope, f.column, f.expected, f.observed) for f in failures)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    described = [lines[0]]
-    for line, finding in zip(lines[1:], failures, strict=True):
-        described.append(line)
-        if finding.example_ids:
-            described.append(f"          e.g. {_examples(finding, 3)}")
-    return "\n".join(described)
+    examples = [f"\n          e.g. {_examples(f, 3)}" if f.example_ids else "" for f in failures]
+    return "\n".join(line + example for line, example in zip(lines, ["", *examples], strict=True))
 
 
 def summary(result: GateResult) -> str:
@@ -170,7 +167,7 @@ def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) ->
             f"{trajectories}: no trajectory and no dropped sample ({dropped}), so there is nothing to judge; run the "
             "stages synthesis, verification and refinement on at least one persona."
         )
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_COMMON_RULES]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_RULES]
     most = ", ".join(f"{rule} ({count})" for rule, count in ordered)
     return (
         f"{trajectories}: no trajectory to judge, as all {counts.total()} samples were dropped, most often by {most}; "

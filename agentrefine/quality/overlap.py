@@ -22,11 +22,13 @@ from agentrefine.worlds.layout import EVALUATION_SEEDS
 
 KeyT = TypeVar("KeyT", int, str)
 
-SHORTEST_GOAL = 4
-"""Words; a shorter goal, such as "open the door", is everyday language and no sign of a copy."""
+WORLD_ID = re.compile(r"(?P<family>[^.]+)\.(?P<theme>[^.]+)\.(?P<seed>[0-9]{1,18})")
 
-SHORTEST_SOLUTION = 3
-"""Different actions; a shorter solution, such as three steps forward, is no sign of a copy."""
+MIN_GOAL = 4
+"""The words of a goal; a shorter one, such as "open the door", is everyday language and no sign of a copy."""
+
+MIN_SOLUTION = 3
+"""The different actions of a solution; a shorter one, such as three steps forward, is no sign of a copy."""
 
 _BASE = 0x9E3779B97F4A7C15
 """Of the rolling hash: an odd number whose bits are mixed well (2^64 divided by the golden ratio)."""
@@ -55,29 +57,27 @@ class OverlapIndex:
     benchmark uses need no number, so a game costs one look-up per word and one search per run of known words.
 
     A goal of some words also counts when it is met whole; so do gold actions: the game's actions without its mistakes.
+
+    Args:
+        benchmarks: the texts of at most 64 benchmarks.
+        size: length of an n-gram, in words.
     """
 
     def __init__(self, benchmarks: Sequence[BenchmarkTexts], size: int) -> None:
-        """Read the texts.
-
-        Args:
-            benchmarks: at most 64.
-            size: length of an n-gram, in words.
-        """
         self.benchmarks = benchmarks
         self._size = size
         self._powers = np.array([pow(_BASE, power, 2**64) for power in range(size)], dtype=np.uint64)
         self._numbers: dict[str, int] = {}
         self._hashes, self.owners = self._read(benchmarks)
-        self._foreign = _bits(not texts.ours for texts in benchmarks)
+        self._foreign = sum((not texts.ours) << bit for bit, texts in enumerate(benchmarks))
         self._goals: dict[str, int] = {}
         self._solutions: dict[str, int] = {}
         for bit, texts in enumerate(benchmarks):
             for goal in texts.goals:
-                if len(words(goal)) >= SHORTEST_GOAL:
+                if len(words(goal)) >= MIN_GOAL:
                     _own(self._goals, _normal(goal), bit)
             for solution in texts.solutions:
-                if len(set(solution)) >= SHORTEST_SOLUTION:
+                if len(set(solution)) >= MIN_SOLUTION:
                     _own(self._solutions, _joined(solution), bit)
 
     def find(self, trajectory: Trajectory) -> Found:
@@ -99,9 +99,9 @@ class OverlapIndex:
         if len(foreign):
             start = starts[foreign[0]]
             shared.append((int(owners[foreign[0]]), "text", " ".join(tokens[start : start + self._size])))
-        told = [f'{self._name(by)} {kind} "{text}"' for by, kind, text in shared if by & self._foreign]
+        described = (f'{self._name(by)} {kind} "{text}"' for by, kind, text in shared if by & self._foreign)
         benchmarks = int(np.bitwise_or.reduce(owners, initial=np.uint64(0))) | shared[0][0] | shared[1][0]
-        return Found(places, benchmarks, told[0] if told else None)
+        return Found(places, benchmarks, next(described, None))
 
     def _read(self, benchmarks: Sequence[BenchmarkTexts]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """The hashes of all n-grams that are not allowed, sorted, and the benchmarks of each as bits."""
@@ -141,7 +141,6 @@ class OverlapCounts:
     """Counts what trajectories share with the benchmarks, as they stream by."""
 
     def __init__(self, index: OverlapIndex) -> None:
-        """Start at nothing."""
         self._index = index
         self._met = np.zeros(len(index.owners), dtype=bool)
         self._trajectories = [0] * len(index.benchmarks)
@@ -181,19 +180,11 @@ def _texts(trajectory: Trajectory) -> Iterator[str]:
     for template, action in trajectory.script.available_actions.items():
         yield f"{template}: {action.description}"
     for turn in trajectory.turns:
-        if isinstance(turn, DMTurn):
-            yield turn.observation
-        else:
-            yield turn.thought
-            yield turn.action
+        yield from [turn.observation] if isinstance(turn, DMTurn) else [turn.thought, turn.action]
 
 
 def _own(owners: dict[KeyT, int], key: KeyT, bit: int) -> None:
     owners[key] = owners.get(key, 0) | 1 << bit
-
-
-def _bits(flags: Iterable[bool]) -> int:
-    return sum(flag << bit for bit, flag in enumerate(flags))
 
 
 def _normal(text: str) -> str:
@@ -202,9 +193,6 @@ def _normal(text: str) -> str:
 
 def _joined(actions: Iterable[str]) -> str:
     return ", ".join(_normal(action) for action in actions)
-
-
-WORLD_ID = re.compile(r"(?P<family>[^.]+)\.(?P<theme>[^.]+)\.(?P<seed>[0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -224,14 +212,10 @@ class HeldOut:
     texts: OverlapIndex
 
     def overlap(self, script: Script, found: Found) -> str | None:
-        """What of the evaluation a game repeats, in words; None when nothing.
+        """What of the evaluation a game repeats, in words, given what `texts` found in it; None when nothing.
 
         Worlds made here name themselves in the script (`environment.world`, "family.theme.seed"); besides, every game
         is compared with the texts of the benchmarks that are not ours.
-
-        Args:
-            script: the game's script.
-            found: what `texts` found in the game.
         """
         world = WORLD_ID.fullmatch(world_id(script))
         if world and world["family"] in self.families:
@@ -244,12 +228,7 @@ class HeldOut:
 
 
 def held_out(benchmarks: Sequence[BenchmarkTexts], ngram_words: int) -> HeldOut:
-    """What this project evaluates on: the catalogue's held-out worlds and the texts of all benchmarks.
-
-    Args:
-        benchmarks: the texts (`benchmark_texts.all_benchmark_texts`).
-        ngram_words: length of a telling overlap, in words.
-    """
+    """What this project evaluates on: the catalogue's held-out worlds, and the texts of all benchmarks in n-grams."""
     return HeldOut(
         families=frozenset(family.name for family in catalogue.families("held_out")),
         themes=frozenset(theme.name for theme in catalogue.themes("held_out")),

@@ -10,8 +10,8 @@ from agentrefine.files import packaged_text
 from agentrefine.game.characters import skeleton
 
 _REPLY_LINE = re2.compile(r"(?im)^[^\pL\pN_\n]*(?:thought|action)\s*\d*\s*[:\x{ff1a}]")
-_LONGEST_PREAMBLE = 500
-"""Characters: an answer that declines says so at its beginning."""
+_MAX_PREAMBLE = 500
+"""The characters at the beginning of an answer in which one that declines says so."""
 
 
 def words_to_a_model(text: str) -> str | None:
@@ -30,7 +30,7 @@ def reply_line(text: str) -> str | None:
 
 def is_refusal(text: str) -> bool:
     """Whether an answer that holds no JSON declines to answer."""
-    return _first("refusals", text[:_LONGEST_PREAMBLE]) is not None
+    return _first("refusals", text[:_MAX_PREAMBLE]) is not None
 
 
 def _first(kind: str, text: str) -> str | None:

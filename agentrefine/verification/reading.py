@@ -1,7 +1,8 @@
-"""JSON as language models write it: in fences and prose, with trailing commas and single quotes, cut off in the middle.
+"""Scripts and turns read from an answer, in JSON as language models write it.
 
-Sound JSON is parsed strictly. Of the rest, each value that is complete (its brackets close) is mended; what is cut off
-is never completed. Time and memory are bounded for any text.
+It stands in fences and prose, with trailing commas and single quotes, cut off in the middle. Sound JSON is parsed
+strictly. Of the rest, each value that is complete (its brackets close) is fixed; what is cut off is never completed.
+Time and memory are bounded for any text.
 """
 
 import json
@@ -13,18 +14,19 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic import ValidationError
 
 from agentrefine.files import first_problem
+from agentrefine.game.characters import is_unicode
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, legible, quoted
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.verification.phrases import is_refusal
 
-LONGEST_ANSWER = 200_000
-"""Characters of an answer; a long game has about 20,000."""
-MOST_ELEMENTS = 1000
-"""Elements of a list that is no sound JSON as a whole; a long game has 60."""
-DEEPEST = 40
-"""Levels of nesting."""
+MAX_ANSWER = 200_000
+"""The characters of an answer; a long game has about 20,000."""
+MAX_ELEMENTS = 1000
+"""The elements of a list that is no sound JSON as a whole; a long game has 60."""
+MAX_DEPTH = 40
+"""The levels of nesting."""
 
 _BEGINS_WITH_JSON = re.compile(r"\s*(?:[{`]|\[(?!THINK\]))")
 _LIST_OF_TURNS = re.compile(r"""\[\s*\{\s*["'](?:turn|role)""")
@@ -49,12 +51,11 @@ def load_object(text: str) -> dict[str, Any]:
     """The JSON object in a text.
 
     Raises:
-        RuleBrokenError: there is none, it is cut off, or it cannot be mended.
+        RuleBrokenError: there is none, it is cut off, or it cannot be fixed.
     """
-    text = _said(text)
-    _check_size(text, "one JSON object")
+    text = _answer(text, "one JSON object")
     try:
-        value = _strict(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError):
         start = _OBJECT.search(text)
         if start is None:
@@ -68,16 +69,15 @@ def load_object(text: str) -> dict[str, Any]:
 def load_list(text: str) -> Elements:
     """The JSON list in a text, or the list in a JSON object that wraps it: its leading elements that can be read."""
     try:
-        text = _said(text)
-        _check_size(text, "one JSON list of turns")
+        text = _answer(text, "one JSON list of turns")
         values = _whole_list(text)
+        if values is not None:
+            return Elements(values, None)
+        start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
+        if start is None:
+            raise _no_json(text, "holds no JSON list", "JSON list")
     except RuleBrokenError as error:
         return Elements([], error.problem)
-    if values is not None:
-        return Elements(values, None)
-    start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
-    if start is None:
-        return Elements([], _no_json(text, "holds no JSON list", "JSON list").problem)
     return _elements(text, start.start() + 1)
 
 
@@ -96,7 +96,7 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
         elif isinstance(item, float) and not math.isfinite(item):
             _refuse_constant(str(item))
         elif isinstance(item, dict | list):
-            if depth > DEEPEST:
+            if depth > MAX_DEPTH:
                 raise _too_deep()
             if isinstance(item, dict):
                 strings.extend(item)
@@ -106,43 +106,35 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
     return strings
 
 
-def _said(text: str) -> str:
+def _answer(text: str, expected: str) -> str:
     """The answer without the reasoning that some servers put before it; a draft in there is not the answer."""
-    return text if _BEGINS_WITH_JSON.match(text) else without_thinking(text)
-
-
-def _check_size(text: str, expected: str) -> None:
+    text = text if _BEGINS_WITH_JSON.match(text) else without_thinking(text)
     if not text or text.isspace():
         raise RuleBrokenError(Rule.EMPTY_ANSWER, f"The answer is empty; answer with {expected}.")
-    if len(text) > LONGEST_ANSWER:
-        raise RuleBrokenError(
-            Rule.TOO_LONG, f"The answer has {len(text)} characters, {LONGEST_ANSWER} are the most; write less."
-        )
+    if len(text) > MAX_ANSWER:
+        message = f"The answer has {len(text)} characters, {MAX_ANSWER} are the most; write less."
+        raise RuleBrokenError(Rule.TOO_LONG, message)
     _check_unicode(text)
+    return text
 
 
 def _no_json(text: str, found: str, expected: str) -> RuleBrokenError:
     """What an answer breaks that holds nothing of the asked form."""
-    if is_refusal(text):
-        return RuleBrokenError(
-            Rule.REFUSAL, f"The answer declines to write what was asked for; answer with one {expected} only."
-        )
-    return RuleBrokenError(Rule.NOT_JSON, f"The answer {found}; answer with one {expected} only.")
+    refused = is_refusal(text)
+    found = "declines to write what was asked for" if refused else found
+    rule = Rule.REFUSAL if refused else Rule.NOT_JSON
+    return RuleBrokenError(rule, f"The answer {found}; answer with one {expected} only.")
 
 
 def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RuleBrokenError(
-            Rule.INVALID_TEXT, "A text holds a lone half of a Unicode pair; write plain characters."
-        ) from None
+    if not is_unicode(text):
+        raise RuleBrokenError(Rule.INVALID_TEXT, "A text holds a lone half of a Unicode pair; write plain characters.")
 
 
 def _whole_list(text: str) -> list[Any] | None:
     """The list when the whole text is sound JSON, else None: then its elements are read one by one."""
     try:
-        value = _strict(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError, RuleBrokenError):
         return None
     if isinstance(value, dict):
@@ -155,7 +147,7 @@ def _whole_list(text: str) -> list[Any] | None:
 
 def _elements(text: str, position: int) -> Elements:
     found: list[Any] = []
-    while len(found) < MOST_ELEMENTS:
+    while len(found) < MAX_ELEMENTS:
         gap = _GAP.match(text, position)
         position = gap.end() if gap else position
         number = len(found) + 1
@@ -169,12 +161,12 @@ def _elements(text: str, position: int) -> Elements:
         except RuleBrokenError as error:
             return Elements(found, error.problem._replace(turn=number))
         found.append(value)
-    message = f"The list has more than {MOST_ELEMENTS} elements; write a game of fewer turns."
+    message = f"The list has more than {MAX_ELEMENTS} elements; write a game of fewer turns."
     return Elements(found, Problem(Rule.TOO_LONG, message, len(found)))
 
 
 def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
-    """The value that begins at `start`, mended if need be, and where it ends."""
+    """The value that begins at `start`, fixed if need be, and where it ends."""
     try:
         return _DECODER.raw_decode(text, start)
     except RecursionError:
@@ -182,25 +174,23 @@ def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
     except ValueError:
         if text[start] not in "{[":
             raise RuleBrokenError(Rule.NOT_JSON, f"{name} is no JSON object; write sound JSON.") from None
-        mended = _mended(text, start)
-    if mended is None:
+        fixed = _fixed(text, start)
+    if fixed is None:
         raise RuleBrokenError(Rule.CUT_OFF, f"The answer ends in the middle of {name}; write it whole, and shorter.")
-    value_text, end = mended
+    value_text, end = fixed
     try:
-        return _strict(value_text), end
+        return _DECODER.decode(value_text), end
     except json.JSONDecodeError as error:
-        near = quoted(value_text[max(0, error.pos - 20) : error.pos + 20])
-        raise RuleBrokenError(
-            Rule.NOT_JSON, f"JSON error in {name}, near {near}: {error.msg}; write sound JSON."
-        ) from None
+        near = f", near {quoted(value_text[max(0, error.pos - 20) : error.pos + 20])}: {error.msg}"
     except (ValueError, RecursionError):
-        raise RuleBrokenError(Rule.NOT_JSON, f"JSON error in {name}; write sound JSON.") from None
+        near = ""
+    raise RuleBrokenError(Rule.NOT_JSON, f"JSON error in {name}{near}; write sound JSON.")
 
 
-def _mended(text: str, start: int) -> tuple[str, int] | None:
+def _fixed(text: str, start: int) -> tuple[str, int] | None:
     """The bracketed value at `start` as JSON, and where it ends; None when its bracket is not closed.
 
-    Mends quotes, trailing commas and Python's constants, nothing else: no text, key or value is made up. A quote ends a
+    Fixes quotes, trailing commas and Python's constants, nothing else: no text, key or value is made up. A quote ends a
     string only before a comma, colon or closing bracket, so that apostrophes and unescaped quotes inside it are kept.
     """
     pieces: list[str] = []
@@ -216,7 +206,7 @@ def _mended(text: str, start: int) -> tuple[str, int] | None:
             quote, done = character, sign.end()
         elif character in "{[":
             depth += 1
-            if depth > DEEPEST:
+            if depth > MAX_DEPTH:
                 raise _too_deep()
         elif character in "}]":
             depth -= 1
@@ -240,18 +230,11 @@ def _escaped(found: re.Match[str]) -> str:
     return character if character[0] == "\\" else json.dumps(character)[1:-1]
 
 
-def _strict(text: str) -> Any:  # noqa: ANN401
-    return _DECODER.decode(text)
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        count = Counter(key for key, _ in pairs)
-        twice = count.most_common(1)[0][0]
-        raise RuleBrokenError(
-            Rule.DUPLICATE_KEY, f"The key {quoted(twice)} stands twice in one object; write each key once."
-        )
+        twice = quoted(Counter(key for key, _ in pairs).most_common(1)[0][0])
+        raise RuleBrokenError(Rule.DUPLICATE_KEY, f"The key {twice} stands twice in one object; write each key once.")
     return value
 
 
@@ -260,14 +243,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _too_deep() -> RuleBrokenError:
-    return RuleBrokenError(Rule.TOO_DEEP, f"The JSON is nested deeper than {DEEPEST} levels; nest less.")
+    return RuleBrokenError(Rule.TOO_DEEP, f"The JSON is nested deeper than {MAX_DEPTH} levels; nest less.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 def parse_script(text: str) -> Script:
-    """The script in a teacher's answer: its JSON and its keys are sound. `verification.verify_script` checks the rest.
+    """The script in a teacher's answer: its JSON and its keys are sound. `verify_script` checks the rest.
 
     Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the script are accepted.
 
@@ -282,10 +265,8 @@ def parse_script(text: str) -> Script:
     try:
         return Script.model_validate(value)
     except ValidationError as error:
-        raise RuleBrokenError(
-            Rule.SCRIPT_KEYS,
-            f"The script is not of the asked form: {legible(first_problem(error))} Write all keys as asked.",
-        ) from None
+        message = f"The script is not of the asked form: {legible(first_problem(error))} Write all keys as asked."
+        raise RuleBrokenError(Rule.SCRIPT_KEYS, message) from None
 
 
 class ParsedTurns(NamedTuple):
@@ -296,7 +277,7 @@ class ParsedTurns(NamedTuple):
         problem: why the next one is not; None when all are. Its `turn` counts from the first turn of the answer.
     """
 
-    turns: list[DMTurn | PlayerTurn]
+    turns: list[Turn]
     problem: Problem | None
 
 
@@ -308,7 +289,7 @@ def parse_turns(text: str) -> ParsedTurns:
     """
     values, problem = load_list(text)
     escapes = "\\u" in text
-    turns: list[DMTurn | PlayerTurn] = []
+    turns: list[Turn] = []
     for number, value in enumerate(values, start=1):
         turn = _turn(value, number, escapes)
         if isinstance(turn, Problem):
@@ -319,15 +300,11 @@ def parse_turns(text: str) -> ParsedTurns:
     return ParsedTurns(turns, problem)
 
 
-def _turn(value: Any, number: int, escapes: bool) -> DMTurn | PlayerTurn | Problem:  # noqa: ANN401
+def _turn(value: Any, number: int, escapes: bool) -> Turn | Problem:  # noqa: ANN401
     role = value.get("role") if isinstance(value, dict) else None
     if role not in ("DM", "Player"):
-        return _unsound(value, number) or Problem(
-            Rule.TURN_KEYS,
-            f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; '
-            f"found {quoted(value)}.",
-            number,
-        )
+        message = f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; found '
+        return _unsound(value, number) or Problem(Rule.TURN_KEYS, f"{message}{quoted(value)}.", number)
     try:
         if escapes:  # only they can bring what is not Unicode
             check_values(value)

@@ -7,12 +7,29 @@ from itertools import product, zip_longest
 from math import prod
 from typing import NamedTuple
 
-from agentrefine.game.actions import LONGEST_ACTION, MAX_STEPS_OF_A_MATCH, PLACEHOLDER, ActionSpec, Command
+from agentrefine.game.actions import MAX_ACTION, MAX_STEPS_OF_A_MATCH, PLACEHOLDER, ActionSpec, Command
 from agentrefine.game.characters import first_word_of_name
 from agentrefine.game.script import Script
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.verification.reading import check_values, parse_script
 from agentrefine.verification.text_rules import check_script_texts
+
+# Bounds of a script: far above what a player can use, low enough that every check stays fast.
+MAX_ACTIONS = 100
+MAX_PLACEHOLDERS = 6
+MAX_VALUES = 500
+MAX_VALUES_IN_ALL = 3000
+MAX_TEMPLATE = 200
+MAX_VALUE = 200
+MAX_CODE = 20_000
+MAX_COMPARISONS = 1_000_000
+"""The places at which an action may be compared with a value when all actions are compared with all templates."""
+MAX_MATCHING_STEPS = 100_000_000
+"""The instructions of the compiled codes times the characters that they read: the work of the linear-time engine."""
+MAX_READINGS_OF_CODES = 2000
+"""The strings that other codes accept and that are then searched for those codes' values."""
+MAX_COMBINATIONS = 32
+"""The ways to fill a template that are all checked; of what has more, each value is."""
 
 MAX_ENDING = 3
 """Letters that an inflected word of another language than English may have after the name (`лампа`, `лампами`)."""
@@ -80,24 +97,6 @@ def plurals(word: str) -> set[str]:
     return forms
 
 
-# Bounds of a script: far above what a player can use, low enough that every check stays fast.
-MOST_ACTIONS = 100
-MOST_PLACEHOLDERS = 6
-MOST_VALUES = 500
-MOST_VALUES_IN_ALL = 3000
-LONGEST_TEMPLATE = 200
-LONGEST_VALUE = 200
-LONGEST_CODE = 20_000
-MOST_COMPARISONS = 1_000_000
-"""Places at which an action may be compared with a value when all actions are compared with all templates."""
-MOST_MATCHING_STEPS = 100_000_000
-"""Instructions of the compiled codes times characters that they read: the linear-time engine's work, at the most."""
-MOST_READINGS_OF_CODES = 2000
-"""Strings that other codes accept and that are then looked through for those codes' values."""
-MOST_COMBINATIONS = 32
-"""Ways to fill a template that are all checked; of what has more, each value is."""
-
-
 class ScriptFinding(NamedTuple):
     """The script of an answer, or why there is none: one of the two is None."""
 
@@ -134,58 +133,53 @@ def verify_script(text: str) -> ScriptFinding:
 
 
 def _check_sizes(script: Script) -> None:
-    if len(script.available_actions) > MOST_ACTIONS:
-        raise RuleBrokenError(
-            Rule.TOO_LARGE, f"There are {len(script.available_actions)} actions; write {MOST_ACTIONS} at most."
-        )
+    if len(script.available_actions) > MAX_ACTIONS:
+        raise _too_large(f"There are {len(script.available_actions)} actions; write {MAX_ACTIONS} at most.")
     for template, spec in script.available_actions.items():
         name = quoted(template)
-        if len(template) > LONGEST_TEMPLATE:
-            raise RuleBrokenError(Rule.TOO_LARGE, f"Template {name} is too long; write a short command.")
-        if len(spec.parameters) > MOST_PLACEHOLDERS or template.count("{") > MOST_PLACEHOLDERS:
-            raise RuleBrokenError(Rule.TOO_LARGE, f"{name} has more than {MOST_PLACEHOLDERS} placeholders; use fewer.")
+        if len(template) > MAX_TEMPLATE:
+            raise _too_large(f"Template {name} is too long; write a short command.")
+        if len(spec.parameters) > MAX_PLACEHOLDERS or template.count("{") > MAX_PLACEHOLDERS:
+            raise _too_large(f"{name} has more than {MAX_PLACEHOLDERS} placeholders; use fewer.")
         for parameter, values in spec.parameters.items():
-            if len(values) > MOST_VALUES or any(len(value) > LONGEST_VALUE for value in values):
-                raise RuleBrokenError(
-                    Rule.TOO_LARGE,
-                    f"Parameter {quoted(parameter)} of {name} has more than {MOST_VALUES} values, or one of more than "
-                    f"{LONGEST_VALUE} characters; write fewer and shorter ones.",
+            if len(values) > MAX_VALUES or any(len(value) > MAX_VALUE for value in values):
+                raise _too_large(
+                    f"Parameter {quoted(parameter)} of {name} has more than {MAX_VALUES} values, or one of more than "
+                    f"{MAX_VALUE} characters; write fewer and shorter ones."
                 )
         longest = len(template) + sum(max(map(len, values), default=0) for values in spec.parameters.values())
-        if longest > LONGEST_ACTION or len(spec.verification_code) > LONGEST_CODE:
-            raise RuleBrokenError(
-                Rule.TOO_LARGE,
-                f"{name} with its longest values has more than {LONGEST_ACTION} characters, or its verification_code "
-                f"more than {LONGEST_CODE}; write shorter ones.",
+        if longest > MAX_ACTION or len(spec.verification_code) > MAX_CODE:
+            raise _too_large(
+                f"{name} with its longest values has more than {MAX_ACTION} characters, or its verification_code "
+                f"more than {MAX_CODE}; write shorter ones."
             )
     total = sum(len(values) for spec in script.available_actions.values() for values in spec.parameters.values())
-    if total > MOST_VALUES_IN_ALL:
-        raise RuleBrokenError(
-            Rule.TOO_LARGE,
-            f"The actions have {total} valid values in all; write {MOST_VALUES_IN_ALL} at most.",
-        )
+    if total > MAX_VALUES_IN_ALL:
+        raise _too_large(f"The actions have {total} valid values in all; write {MAX_VALUES_IN_ALL} at most.")
+
+
+def _too_large(message: str) -> RuleBrokenError:
+    return RuleBrokenError(Rule.TOO_LARGE, message)
 
 
 def _check_work(script: Script) -> None:
-    """What the checks of a script, and of the actions of its games, take is bounded before they begin."""
+    """Bounds the work of checking a script, and the actions of its games, before it begins."""
     strings = comparisons = steps = 0
     for command in script.actions.commands:
         filled = [len(text) for text in _filled(command, script.available_actions[command.template])]
         longest = sum(map(len, command.literals)) + sum(map(max, command.lengths))
         if command.code.programsize * longest > MAX_STEPS_OF_A_MATCH:
-            raise RuleBrokenError(
-                Rule.TOO_LARGE,
+            raise _too_large(
                 f"The verification_code of {quoted(command.template)} is too large a program for its actions; write a "
-                "simpler one, without large counted repetitions.",
+                "simpler one, without large counted repetitions."
             )
         strings += len(filled)
         comparisons += 1 + sum(map(len, command.lengths))
         steps += command.code.programsize * sum(filled)
-    if strings * comparisons > MOST_COMPARISONS or steps > MOST_MATCHING_STEPS:
-        raise RuleBrokenError(
-            Rule.TOO_LARGE,
+    if strings * comparisons > MAX_COMPARISONS or steps > MAX_MATCHING_STEPS:
+        raise _too_large(
             "The actions have too many values, or too large verification codes, to be compared with each other; write "
-            "fewer actions and values, and simpler codes.",
+            "fewer actions and values, and simpler codes."
         )
 
 
@@ -201,19 +195,16 @@ def _check_placeholders(template: str, spec: ActionSpec) -> None:
         )
     for name, values in spec.parameters.items():
         if not values or any(not value.strip() for value in values):
-            raise RuleBrokenError(
-                Rule.NO_VALUES,
-                f"Parameter {quoted(name)} of {quoted(template)} has no valid value or an empty one; list its values.",
-            )
+            where = f"Parameter {quoted(name)} of {quoted(template)}"
+            raise RuleBrokenError(Rule.NO_VALUES, f"{where} has no valid value or an empty one; list its values.")
 
 
 def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Command]) -> None:
     for filled in _filled(command, spec):
         if not command.is_filled_as(filled):
-            raise RuleBrokenError(
-                Rule.TOO_LARGE,
+            raise _too_large(
                 f"{quoted(filled)} can be divided between the placeholders of {quoted(command.template)} in too many "
-                "ways; word the template so that its values stand apart.",
+                "ways; word the template so that its values stand apart."
             )
         if command.code.fullmatch(filled.encode()) is None:
             raise RuleBrokenError(
@@ -223,11 +214,9 @@ def _check_own_strings(command: Command, spec: ActionSpec, commands: Sequence[Co
             )
         for other in commands:
             if other is not command and other.matches(filled):
-                raise RuleBrokenError(
-                    Rule.AMBIGUOUS_ACTIONS,
-                    f"{quoted(filled)} is both {quoted(command.template)} and {quoted(other.template)}; "
-                    "word one of the templates differently.",
-                )
+                both = f"{quoted(command.template)} and {quoted(other.template)}"
+                message = f"{quoted(filled)} is both {both}; word one of the templates differently."
+                raise RuleBrokenError(Rule.AMBIGUOUS_ACTIONS, message)
 
 
 def _check_codes_apart(script: Script) -> None:
@@ -247,25 +236,21 @@ def _check_codes_apart(script: Script) -> None:
                 if text is None or other is command or not other.command.accepts(text):
                     continue
                 readings += 1
-                if steps > MOST_MATCHING_STEPS or readings > MOST_READINGS_OF_CODES:
+                if steps > MAX_MATCHING_STEPS or readings > MAX_READINGS_OF_CODES:
                     return
                 if other.takes(text):
-                    raise _taken_by_two(command.command, other.command, text)
-
-
-def _taken_by_two(command: Command, other: Command, text: str) -> RuleBrokenError:
-    name = quoted(other.template)
-    return RuleBrokenError(
-        Rule.AMBIGUOUS_ACTIONS,
-        f"{quoted(text)} is {quoted(command.template)}, and the verification_code of {name} accepts it too, with valid "
-        f"values of {name}; write a code that only its own action matches.",
-    )
+                    own, name = quoted(command.command.template), quoted(other.command.template)
+                    raise RuleBrokenError(
+                        Rule.AMBIGUOUS_ACTIONS,
+                        f"{quoted(text)} is {own}, and the verification_code of {name} accepts it too, with valid "
+                        f"values of {name}; write a code that only its own action matches.",
+                    )
 
 
 def _filled(command: Command, spec: ActionSpec) -> Iterator[str]:
     """The command with all values where that is few; else with first values and one parameter at each of its others."""
     values = [spec.parameters[name] for name in command.names]
-    if prod(map(len, values)) <= MOST_COMBINATIONS:
+    if prod(map(len, values)) <= MAX_COMBINATIONS:
         yield from (_fill(command, choice) for choice in product(*values))
         return
     base = [known[0] for known in values]
@@ -276,8 +261,7 @@ def _filled(command: Command, spec: ActionSpec) -> Iterator[str]:
 
 
 def _fill(command: Command, values: Sequence[str]) -> str:
-    pairs = zip(command.literals, [*values, ""], strict=True)
-    return "".join(literal + value for literal, value in pairs)
+    return "".join(literal + value for literal, value in zip(command.literals, [*values, ""], strict=True))
 
 
 def _check_values_exist(script: Script) -> None:

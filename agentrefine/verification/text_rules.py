@@ -6,6 +6,7 @@ are judged by the rules for all texts.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 from agentrefine.game.actions import PLACEHOLDER
 from agentrefine.game.characters import (
@@ -18,7 +19,7 @@ from agentrefine.game.characters import (
     skeleton,
 )
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn
+from agentrefine.game.trajectory import PlayerTurn, Turn
 from agentrefine.game.verdict import Rule, RuleBrokenError, quoted
 from agentrefine.verification.phrases import reply_line, words_to_a_model
 from agentrefine.verification.reading import check_values
@@ -47,10 +48,10 @@ def check_script_texts(script: Script) -> None:
     _check_writing("The goal", script.goal, own_writing([*commands, *prose[1:]]))
 
 
-def has_doubtful_texts(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -> bool:
+def has_suspicious_texts(script: Script, turns: Sequence[Turn]) -> bool:
     """Whether a turn's texts could break a rule: False only when `check_turn_texts` finds nothing in any turn.
 
-    One search of a whole game takes as long as that of one turn, and most games are beyond doubt.
+    One search of a whole game takes as long as that of one turn, and most games hold nothing suspicious.
     """
     actions = "".join(turn.action for turn in turns if isinstance(turn, PlayerTurn))
     thoughts = "\n".join(turn.thought for turn in turns)
@@ -66,51 +67,45 @@ def has_doubtful_texts(script: Script, turns: Sequence[DMTurn | PlayerTurn]) -> 
     )
 
 
-def check_turn_texts(script: Script, turn: DMTurn | PlayerTurn, number: int) -> None:
+def check_turn_texts(script: Script, turn: Turn, number: int) -> None:
     """The rules for texts on one turn.
 
     Raises:
         RuleBrokenError: a text of the turn breaks one; names the turn.
     """
     where = f"Turn {number}"
-    shown = f"{turn.thought}\n{turn.action}" if isinstance(turn, PlayerTurn) else turn.observation
-    text = shown if isinstance(turn, PlayerTurn) else f"{turn.thought}\n{shown}"
-    _check_hidden(where, text, number)
-    if isinstance(turn, PlayerTurn):
-        _check_mixed(where, turn.action, number)
-        _check_one_line(where, turn.action, number)
-    _check_words(where, text, number)
-    _check_reply_format(where, shown, number)
-    _check_writing(where, turn.thought if isinstance(turn, PlayerTurn) else shown, script.writing, number)
+    text = f"{turn.thought}\n{turn.action if isinstance(turn, PlayerTurn) else turn.observation}"
+    try:
+        _check_hidden(where, text)
+        if isinstance(turn, PlayerTurn):
+            _check_mixed(where, turn.action)
+            _check_one_line(where, turn.action)
+        _check_words(where, text)
+        _check_reply_format(where, text if isinstance(turn, PlayerTurn) else turn.observation)
+        _check_writing(where, turn.thought if isinstance(turn, PlayerTurn) else turn.observation, script.writing)
+    except RuleBrokenError as error:
+        raise RuleBrokenError(error.problem.rule, error.problem.message, number) from error
 
 
 def _commands(script: Script) -> list[str]:
     """The templates and the values, each once."""
-    values = (
-        value for spec in script.available_actions.values() for known in spec.parameters.values() for value in known
-    )
-    return list(dict.fromkeys([*script.available_actions, *values]))
+    values = (known for spec in script.available_actions.values() for known in spec.parameters.values())
+    return list(dict.fromkeys([*script.available_actions, *chain(*values)]))
 
 
-def _check_hidden(where: str, text: str, turn: int | None = None) -> None:
+def _check_hidden(where: str, text: str) -> None:
     character = hidden_character(text)
     if character is not None:
-        raise RuleBrokenError(
-            Rule.HIDDEN_CHARACTER,
-            f"{where} holds the invisible or control character {named(character)}; write visible characters only.",
-            turn,
-        )
+        found = f"the invisible or control character {named(character)}"
+        raise RuleBrokenError(Rule.HIDDEN_CHARACTER, f"{where} holds {found}; write visible characters only.")
 
 
-def _check_mixed(where: str, text: str, turn: int | None = None) -> None:
+def _check_mixed(where: str, text: str) -> None:
     word = mixed_word(text)
     if word is not None:
         others = ", ".join(named(letter) for letter in dict.fromkeys(word) if not letter.isascii())
-        raise RuleBrokenError(
-            Rule.MIXED_WRITING,
-            f"{where} mixes alphabets within the word {quoted(word)} ({quoted(others)}); write it in one alphabet.",
-            turn,
-        )
+        found = f"the word {quoted(word)} ({quoted(others)})"
+        raise RuleBrokenError(Rule.MIXED_WRITING, f"{where} mixes alphabets within {found}; write it in one alphabet.")
 
 
 def _check_no_lookalikes(script: Script) -> None:
@@ -126,41 +121,29 @@ def _check_no_lookalikes(script: Script) -> None:
             )
 
 
-def _check_words(where: str, text: str, turn: int | None = None) -> None:
+def _check_words(where: str, text: str) -> None:
     words = words_to_a_model(text)
     if words is not None:
-        raise RuleBrokenError(
-            Rule.WORDS_TO_MODEL,
-            f"{where} holds {quoted(words)}, which speaks to a language model or marks a part of a chat; write only "
-            "what belongs to the game.",
-            turn,
-        )
+        found = f"{quoted(words)}, which speaks to a language model or marks a part of a chat"
+        raise RuleBrokenError(Rule.WORDS_TO_MODEL, f"{where} holds {found}; write only what belongs to the game.")
 
 
-def _check_one_line(where: str, command: str, turn: int | None = None) -> None:
+def _check_one_line(where: str, command: str) -> None:
     if "\n" in command:
-        raise RuleBrokenError(
-            Rule.REPLY_FORMAT, f"{where} holds a command of several lines, {quoted(command)}; write it in one.", turn
-        )
+        message = f"{where} holds a command of several lines, {quoted(command)}; write it in one."
+        raise RuleBrokenError(Rule.REPLY_FORMAT, message)
 
 
-def _check_reply_format(where: str, text: str, turn: int | None = None) -> None:
+def _check_reply_format(where: str, text: str) -> None:
     line = reply_line(text)
     if line is not None:
-        raise RuleBrokenError(
-            Rule.REPLY_FORMAT,
-            f"{where} holds a line that begins with {quoted(line)}, as a reply of the player does; write the text "
-            "without it.",
-            turn,
-        )
+        found = f"a line that begins with {quoted(line)}, as a reply of the player does"
+        raise RuleBrokenError(Rule.REPLY_FORMAT, f"{where} holds {found}; write the text without it.")
 
 
-def _check_writing(where: str, text: str, own: frozenset[str], turn: int | None = None) -> None:
+def _check_writing(where: str, text: str, own: frozenset[str]) -> None:
     system = foreign_writing(text, own)
     if system is not None:
-        raise RuleBrokenError(
-            Rule.OTHER_WRITING,
-            f"{where} is written in {system} letters, the rest of the script in {' and '.join(sorted(own))}; write "
-            "script and game in one language.",
-            turn,
-        )
+        found = f"{system} letters, the rest of the script in {' and '.join(sorted(own))}"
+        message = f"{where} is written in {found}; write script and game in one language."
+        raise RuleBrokenError(Rule.OTHER_WRITING, message)

@@ -1,7 +1,6 @@
-"""Verification: rules, no LLM, that judge scripts and trajectories (paper, section 3.1 and algorithm 1).
+"""The rules for games, and the verdicts on a teacher's answers (paper, section 3.1 and algorithm 1).
 
-`game.verdict.Rule` lists the rules; `script_rules` judges scripts. A game is judged turn by turn, then as a whole;
-the first finding counts.
+A game is judged turn by turn, then as a whole; the first finding counts.
 """
 
 import re
@@ -12,19 +11,18 @@ from agentrefine.errors import UserError
 from agentrefine.game.actions import plain
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns, steps
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, Verdict, quoted
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.text_rules import check_turn_texts, has_doubtful_texts
-
-_QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
-
+from agentrefine.verification.text_rules import check_turn_texts, has_suspicious_texts
 
 VERSION = "3"
-"""Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
+"""The version of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
+
+_QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
 class TrajectoryFinding(NamedTuple):
@@ -33,18 +31,18 @@ class TrajectoryFinding(NamedTuple):
     Attributes:
         kept: the leading turns that stay. All turns when the game passed. Otherwise nothing, or turns that break no
             rule of a single turn, end with a DM turn that does not complete the task, and leave room for two more:
-            the teacher goes on with a player turn.
+            the teacher continues with a player turn.
         problem: the first rule broken; None when the game passed.
     """
 
-    kept: list[DMTurn | PlayerTurn]
+    kept: list[Turn]
     problem: Problem | None
 
 
 def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> Iterator[Verdict]:
     """Judge the first answers of every sample, one verdict each, in their order.
 
-    The attempts of one sample stand together, its script before its trajectory.
+    The attempts of one sample follow each other, its script before its trajectory.
 
     Raises:
         UserError: a trajectory does not follow the sound script that it was written for.
@@ -57,15 +55,15 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
             problem = no_answer(attempt) or problem
             script_of = (attempt.persona_id, attempt.sample, attempt.call)
             yield verdict(attempt, problem, turns_kept=0)
-            continue
-        if script is None or script_of != (attempt.persona_id, attempt.sample, attempt.script_call):
+        elif script is None or script_of != (attempt.persona_id, attempt.sample, attempt.script_call):
             raise UserError(
                 f"attempt {attempt.id} is a trajectory, but the sound script of its sample (persona "
                 f"{attempt.persona_id}, sample {attempt.sample}, call {attempt.script_call}) does not stand before it; "
                 "run the synthesis stage again."
             )
-        kept, problem = verify_trajectory(script, attempt.text, params)
-        yield verdict(attempt, no_answer(attempt) or problem, turns_kept=len(kept))
+        else:
+            kept, problem = verify_trajectory(script, attempt.text, params)
+            yield verdict(attempt, no_answer(attempt) or problem, turns_kept=len(kept))
 
 
 def no_answer(attempt: Attempt) -> Problem | None:
@@ -92,7 +90,7 @@ def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdi
 
 
 def verify_trajectory(
-    script: Script, text: str, params: VerificationParams, kept: Sequence[DMTurn | PlayerTurn] = ()
+    script: Script, text: str, params: VerificationParams, kept: Sequence[Turn] = ()
 ) -> TrajectoryFinding:
     """Judge the game in an answer, or the game that an answer continues after the `kept` turns.
 
@@ -107,37 +105,31 @@ def verify_trajectory(
 
 
 def judge(
-    script: Script, turns: Sequence[DMTurn | PlayerTurn], params: VerificationParams, reading: Problem | None = None
+    script: Script, turns: Sequence[Turn], params: VerificationParams, reading: Problem | None = None
 ) -> TrajectoryFinding:
-    """Judge a game's turns.
-
-    Args:
-        script: the game's script.
-        turns: the turns whose keys are sound.
-        params: what is demanded.
-        reading: why the turns after these could not be read, if so: the finding when these break no rule themselves.
-    """
-    doubtful = has_doubtful_texts(script, turns)
+    """Judge a game's turns whose keys are sound; `reading` says why the turns after these could not be read, if so."""
+    suspicious = has_suspicious_texts(script, turns)
     try:
         for position, turn in enumerate(turns):
             _check_place(turns, position, params)
-            if doubtful:
+            if suspicious:
                 check_turn_texts(script, turn, position + 1)
             if isinstance(turn, DMTurn):
-                _check_dm_turn(script, turns, turn, position)
+                if position == 0:
+                    _check_first_turn(turn)
+                else:
+                    _check_answer(script, turns, position)
+                _check_no_leak(script, turn)
     except RuleBrokenError as error:
         return TrajectoryFinding(_sound_prefix(turns, error.problem.turn, params), error.problem)
     problem = reading or _whole_game_problem(turns, params)
     if problem is None:
         return TrajectoryFinding(list(turns), None)
-    if problem.rule in (Rule.TOO_FEW_REFINEMENTS, Rule.TOO_MANY_TURNS):
-        return TrajectoryFinding([], problem)
-    return TrajectoryFinding(_sound_prefix(turns, None, params), problem)
+    again = problem.rule in (Rule.TOO_FEW_REFINEMENTS, Rule.TOO_MANY_TURNS)
+    return TrajectoryFinding([] if again else _sound_prefix(turns, None, params), problem)
 
 
-def _sound_prefix(
-    turns: Sequence[DMTurn | PlayerTurn], fault: int | None, params: VerificationParams
-) -> list[DMTurn | PlayerTurn]:
+def _sound_prefix(turns: Sequence[Turn], fault: int | None, params: VerificationParams) -> list[Turn]:
     """The turns before turn `fault`, down to a DM turn that leaves the player something to do and room to do it."""
     end = len(turns) if fault is None else fault - 1
     if end % 2 == 0:
@@ -150,40 +142,23 @@ def _sound_prefix(
     return list(turns[:end])
 
 
-def _check_place(turns: Sequence[DMTurn | PlayerTurn], position: int, params: VerificationParams) -> None:
+def _check_place(turns: Sequence[Turn], position: int, params: VerificationParams) -> None:
     """Whether this is the turn that must come now."""
     turn, number = turns[position], position + 1
     if number > params.max_turns:
-        raise RuleBrokenError(
-            Rule.TOO_MANY_TURNS,
-            f"The game has more than {params.max_turns} turns; write it again, with a shorter way to the goal.",
-            number,
-        )
+        message = f"The game has more than {params.max_turns} turns; write it again, with a shorter way to the goal."
+        raise RuleBrokenError(Rule.TOO_MANY_TURNS, message, number)
     role = "Player" if position % 2 else "DM"
     if turn.role != role:
-        raise RuleBrokenError(
-            Rule.ROLE_ORDER, f"Turn {number} is the {turn.role}'s and must be the {role}'s; they take turns.", number
-        )
+        message = f"Turn {number} is the {turn.role}'s and must be the {role}'s; they take turns."
+        raise RuleBrokenError(Rule.ROLE_ORDER, message, number)
     if turn.turn != number:
-        raise RuleBrokenError(
-            Rule.TURN_NUMBER, f'Turn {number} has "turn": {quoted(turn.turn)}; number the turns one by one.', number
-        )
-    if isinstance(turn, PlayerTurn):
-        before = turns[position - 1]
-        if isinstance(before, DMTurn) and before.task_completed:
-            raise RuleBrokenError(
-                Rule.EARLY_COMPLETION,
-                f"Turn {number - 1} says task_completed, but the game goes on; set it on the last turn only.",
-                number - 1,
-            )
-
-
-def _check_dm_turn(script: Script, turns: Sequence[DMTurn | PlayerTurn], turn: DMTurn, position: int) -> None:
-    if position == 0:
-        _check_first_turn(turn)
-    else:
-        _check_answer(script, turns, position)
-    _check_no_leak(script, turn)
+        message = f'Turn {number} has "turn": {quoted(turn.turn)}; number the turns one by one.'
+        raise RuleBrokenError(Rule.TURN_NUMBER, message, number)
+    before = turns[position - 1]
+    if isinstance(turn, PlayerTurn) and isinstance(before, DMTurn) and before.task_completed:
+        message = f"Turn {number - 1} says task_completed, but the game goes on; set it on the last turn only."
+        raise RuleBrokenError(Rule.EARLY_COMPLETION, message, number - 1)
 
 
 def _check_first_turn(turn: DMTurn) -> None:
@@ -194,16 +169,13 @@ def _check_first_turn(turn: DMTurn) -> None:
             1,
         )
     if turn.error:
-        raise RuleBrokenError(
-            Rule.FIRST_TURN_JUDGED, "Turn 1 flags an error, but nobody has acted yet; set its flags to false.", 1
-        )
+        message = "Turn 1 flags an error, but nobody has acted yet; set its flags to false."
+        raise RuleBrokenError(Rule.FIRST_TURN_JUDGED, message, 1)
 
 
-def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position: int) -> None:
+def _check_answer(script: Script, turns: Sequence[Turn], position: int) -> None:
     """The DM's judgement of the player's last action. A mistake may be of several kinds at once."""
-    player, answer = turns[position - 1], turns[position]
-    if not isinstance(player, PlayerTurn) or not isinstance(answer, DMTurn):
-        raise TypeError("an answer follows a player turn")
+    player, answer = next(steps(turns[position - 1 : position + 1]))
     action, number = quoted(player.action), position + 1
     template = script.actions.matching(player.action)
     resembled = script.actions.resembling(player.action) if template is None else None
@@ -229,19 +201,11 @@ def _check_answer(script: Script, turns: Sequence[DMTurn | PlayerTurn], position
             number,
         )
     if answer.error and answer.task_completed:
-        raise RuleBrokenError(
-            Rule.COMPLETED_ON_ERROR,
-            f"Turn {number} flags an error and says task_completed; a mistake changes nothing in the environment.",
-            number,
-        )
+        message = f"Turn {number} flags an error and says task_completed; a mistake changes nothing in the environment."
+        raise RuleBrokenError(Rule.COMPLETED_ON_ERROR, message, number)
     if position >= 3 and not answer.error:
-        failed, error = turns[position - 3], turns[position - 2]
-        if (
-            isinstance(failed, PlayerTurn)
-            and isinstance(error, DMTurn)
-            and error.error
-            and _is_repeated(script, failed.action, player.action)
-        ):
+        failed, error = next(steps(turns[position - 3 : position - 1]))
+        if error.error and _is_repeated(script, failed.action, player.action):
             raise RuleBrokenError(
                 Rule.REPEATED_MISTAKE,
                 f"Turn {number - 1} repeats {action}, which has just failed, and now it works; correct a mistake by a "
@@ -273,7 +237,7 @@ def _check_no_leak(script: Script, turn: DMTurn) -> None:
         )
 
 
-def _whole_game_problem(turns: Sequence[DMTurn | PlayerTurn], params: VerificationParams) -> Problem | None:
+def _whole_game_problem(turns: Sequence[Turn], params: VerificationParams) -> Problem | None:
     last = turns[-1]
     if not isinstance(last, DMTurn) or not last.task_completed:
         if len(turns) + 2 > params.max_turns:

@@ -61,13 +61,13 @@ def test_a_folder_without_any_labels_is_not_agentboards(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["alfworld", "jericho", "pddl"])
-def test_games_that_are_labelled_but_not_here_are_told(tmp_path, name):
+def test_games_that_are_labelled_but_not_here_are_named(tmp_path, name):
     with pytest.raises(NotInstalledError, match=rf"test.jsonl labels games .*; let evaluation.data.{name} name"):
         labelled(tmp_path, name, RED_BALL)
 
 
 def test_a_benchmark_without_its_games_is_left_out_unless_it_is_named(tmp_path, monkeypatch):
-    with pytest.raises(NotInstalledError) as told:
+    with pytest.raises(NotInstalledError) as raised:
         labelled(tmp_path, "pddl", RED_BALL)
     data = BenchmarkData(agentboard=str(tmp_path / "data"))
     named = load_params().evaluation.model_copy(update={"data": data, "benchmarks": ["pddl"]})
@@ -75,7 +75,7 @@ def test_a_benchmark_without_its_games_is_left_out_unless_it_is_named(tmp_path, 
         selected(named)
     monkeypatch.setattr(catalogue, "BENCHMARKS", {"pddl": catalogue.BENCHMARKS["pddl"]})
     found = selected(named.model_copy(update={"benchmarks": "installed"}))
-    assert str(found["pddl"]) == str(told.value)
+    assert str(found["pddl"]) == str(raised.value)
 
 
 def test_the_numbers_of_agentboards_episodes():

@@ -61,9 +61,9 @@ def test_an_expression_that_re2_cannot_match_is_told_with_its_line(tmp_path, exp
         "subgoals": ["fine", expression],
         "additional_info": {"env_name": "boil", "var": 21},
     }
-    with pytest.raises(UserError, match=r"scienceworld/test.jsonl, line 1: the sub-goal .* google-re2") as told:
+    with pytest.raises(UserError, match=r"scienceworld/test.jsonl, line 1: the sub-goal .* google-re2") as reported:
         labelled(tmp_path, "sciworld", label)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_an_expression_that_takes_others_forever_is_matched_at_once():
@@ -102,7 +102,7 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "reported"),
     [
         ("babyai", {"goal": None}, "line 1: goal"),
         ("babyai", {"id": "three"}, "line 1: id"),
@@ -120,14 +120,14 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
         ("pddl", {"additional_info": {"subtask": "gripper"}}, "line 1: .* has 0 problems of the domain gripper"),
     ],
 )
-def test_a_bad_label_is_told_in_one_sentence_with_its_line(tmp_path, name, change, told):
+def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, change, reported):
     (tmp_path / "valid_unseen").mkdir()
     (tmp_path / "lamps").mkdir()
     (tmp_path / "lamps.pddl").write_text("(define (domain lamps))")
     (tmp_path / "lamps" / "one.pddl").write_text("(define (problem one) (:domain lamps))")
     folders = {"alfworld": tmp_path, "jericho": tmp_path, "pddl": tmp_path}
     data = {name: str(folders[name])} if name in folders else {}
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=reported) as error:
         labelled(tmp_path, name, RED_BALL | change, **data)
     assert f"{TASKS[name]}/test.jsonl, line 1: " in str(error.value)
     assert "\n" not in str(error.value)

@@ -7,7 +7,12 @@ import pytest
 
 from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.alfworld.house import DATA
-from agentrefine.benchmarks.alfworld.perturbed import WORDINGS, ALFWorldWording, RewordedEnvironment, wording
+from agentrefine.benchmarks.alfworld.perturbed import (
+    PERTURBATIONS,
+    PerturbedALFWorld,
+    PerturbedEnvironment,
+    perturbation,
+)
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.catalogue import benchmark, wording_of
 from agentrefine.errors import NotInstalledError
@@ -41,27 +46,29 @@ def filled(template):
 
 
 @pytest.mark.parametrize("templates", [list(DATA["actions"]), OLDER], ids=["today", "before 0.4"])
-@pytest.mark.parametrize("name", WORDINGS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_every_command_comes_back_and_no_two_are_worded_alike(name, templates):
-    other = wording(name, templates)
+    other = perturbation(name, templates)
     commands = [command for template in templates for command in filled(template)]
     assert len(commands) > 150
     assert [other.parse(other.render(command)) for command in commands] == commands
     assert len({other.render(command) for command in commands}) == len(commands)
 
 
-@pytest.mark.parametrize("name", WORDINGS)
-def test_a_wording_rewords_every_command_but_looks(name):
-    same = {template for template in DATA["actions"] if wording(name, DATA["actions"]).templates[template] == template}
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_rewords_every_command_but_looks(name):
+    same = {
+        template for template in DATA["actions"] if perturbation(name, DATA["actions"]).templates[template] == template
+    }
     assert same == {"inventory", "look", "check available actions"}
 
 
-def test_the_wordings_are_of_the_same_kinds_as_those_of_our_worlds():
-    assert tuple(WORDINGS) == OURS
+def test_the_perturbations_are_of_the_same_kinds_as_those_of_our_worlds():
+    assert tuple(PERTURBATIONS) == OURS
 
 
 @pytest.mark.slow
-def test_all_commands_of_living_games_come_back_in_all_wordings():
+def test_all_commands_of_living_games_come_back_with_all_perturbations():
     installed(1)
     chosen = benchmark("alfworld")
     seen = set()
@@ -72,12 +79,12 @@ def test_all_commands_of_living_games_come_back_in_all_wordings():
         for _ in range(12):
             possible = environment.possible()
             assert "help" in possible
-            for name in WORDINGS:
-                other = wording(name, environment.actions)
-                told = [command for command in possible if command != "help"]
-                rendered = [other.render(command) for command in told]
-                assert [other.parse(command) for command in rendered] == told
-                assert len(set(rendered)) == len(told)
+            for name in PERTURBATIONS:
+                other = perturbation(name, environment.actions)
+                described = [command for command in possible if command != "help"]
+                rendered = [other.render(command) for command in described]
+                assert [other.parse(command) for command in rendered] == described
+                assert len(set(rendered)) == len(described)
             seen.update(command.split()[0] for command in possible)
             # Taking and opening leads to more commands than walking about.
             rarer = [command for command in possible if command.split()[0] in ("take", "open", "heat", "cool", "clean")]
@@ -87,9 +94,9 @@ def test_all_commands_of_living_games_come_back_in_all_wordings():
 
 
 @pytest.mark.slow
-def test_a_game_is_the_same_in_all_wordings_and_is_won_in_them():
+def test_a_game_is_the_same_with_all_perturbations_and_is_won_in_them():
     chosen, episodes = installed(10)
-    assert [episode.wording for episode in episodes] == [*WORDINGS, *WORDINGS]
+    assert [episode.wording for episode in episodes] == [*PERTURBATIONS, *PERTURBATIONS]
     assert len({episode.id for episode in episodes}) == 10
     games = [list(group) for _, group in groupby(episodes, lambda episode: (episode.task, episode.seed))]
     assert [len(group) for group in games] == [5, 5]
@@ -147,12 +154,12 @@ class Kitchen:
     ],
 )
 def test_observations_repeat_a_command_as_the_agent_gave_it(name, action, observation):
-    environment = RewordedEnvironment(Kitchen(), name)
+    environment = PerturbedEnvironment(Kitchen(), name)
     environment.reset()
     assert environment.step(action).observation == observation
 
 
-def test_an_example_is_shown_in_the_wording_of_the_episode():
+def test_an_example_is_shown_in_the_perturbation_of_the_episode():
     episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_wording", task="x", seed=1, wording="short")
     shown = example("alfworld").reworded(wording_of(episode))
     usual = example("alfworld")
@@ -163,8 +170,8 @@ def test_an_example_is_shown_in_the_wording_of_the_episode():
 
 
 def test_the_published_games_keep_their_folder(tmp_path):
-    episode = ALFWorldWording().episodes(1, 1)[0] if installed(1) else None
-    reworded = ALFWorldWording(tmp_path)
+    episode = PerturbedALFWorld().episodes(1, 1)[0] if installed(1) else None
+    reworded = PerturbedALFWorld(tmp_path)
     game = reworded._game(
         episode.model_copy(update={"id": "alfworld/a-b/trial/call", "variant": "valid_unseen", "wording": "call"})
     )

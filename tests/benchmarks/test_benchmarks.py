@@ -1,4 +1,4 @@
-"""What every benchmark promises: stable episodes, winnable by the actions that the agent is told, deaf to junk."""
+"""What every benchmark promises: stable episodes, winnable by the actions that the agent reads, deaf to junk."""
 
 import pytest
 

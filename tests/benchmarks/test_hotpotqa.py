@@ -141,7 +141,7 @@ def test_a_question_without_its_paragraph_has_no_solution(questions):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "line 1: not JSON"),
         ("[]", "holds no question"),
@@ -152,10 +152,10 @@ def test_a_question_without_its_paragraph_has_no_solution(questions):
         (json.dumps([{**RIVER, "context": [["a"]]}]), "question 1: "),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, told):
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, message):
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=f"bad.json.*{told}"):
+    with pytest.raises(UserError, match=f"bad.json.*{message}"):
         HotpotQA(path).episodes(5, 0)
 
 

@@ -75,7 +75,7 @@ def test_agentboards_domains_are_read_and_won_as_they_are_published():
     assert "You have wrench. No longer: wrench is in boot." in tyres
 
 
-def test_what_the_library_refuses_is_mended(folder):
+def test_what_the_library_refuses_is_fixed(folder):
     """Upper case, constants behind what uses them and declared twice, a predicate declared with other types."""
     domain = """
     (DEFINE (DOMAIN Shed)
@@ -128,9 +128,9 @@ def test_the_list_of_valid_actions_is_complete_and_right():
     benchmark = Pddl()
     for episode in benchmark.episodes(6, 1):
         listed = benchmark.make(episode).possible()
-        told = benchmark.make(episode).step("check valid actions")
-        assert told.valid
-        assert told.observation == f"Valid actions: {', '.join(listed)}."
+        message = benchmark.make(episode).step("check valid actions")
+        assert message.valid
+        assert message.observation == f"Valid actions: {', '.join(listed)}."
         for action in listed:
             assert benchmark.make(episode).step(action).valid
     environment = PddlEnvironment(*_porter())
@@ -167,7 +167,7 @@ def test_a_domain_may_show_only_changes(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("actions: {jump: {say: jump}}", r"actions.jump: the domain has none"),
         ("facts: {lit: '{l} shines on {r}'}", r"facts.lit: .* does not have"),
@@ -178,14 +178,14 @@ def test_a_domain_may_show_only_changes(folder):
         ("facts: [", r"not valid YAML"),
     ],
 )
-def test_bad_words_are_named(folder, text, told):
+def test_bad_words_are_named(folder, text, message):
     (folder / "domain.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"domain.yaml.*{told}"):
+    with pytest.raises(UserError, match=f"domain.yaml.*{message}"):
         started(folder)
 
 
 @pytest.mark.parametrize(
-    ("domain", "problem", "told"),
+    ("domain", "problem", "message"),
     [
         ("", EVENING, r"domain.pddl: expected one '\(define"),
         (LAMPS + ")", EVENING, r"domain.pddl: a closing parenthesis"),
@@ -215,8 +215,8 @@ def test_bad_words_are_named(folder, text, told):
         (LAMPS.replace("(domain lamps)", "(domain)"), EVENING, r"domain.pddl: the domain has no name"),
     ],
 )
-def test_bad_files_are_named(folder, domain, problem, told):
-    with pytest.raises(UserError, match=told):
+def test_bad_files_are_named(folder, domain, problem, message):
+    with pytest.raises(UserError, match=message):
         started(folder, domain, problem)
 
 

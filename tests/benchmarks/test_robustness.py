@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from agentrefine.benchmarks.alfworld import benchmark as alfworld
-from agentrefine.benchmarks.alfworld.perturbed import RewordedEnvironment
+from agentrefine.benchmarks.alfworld.perturbed import PerturbedEnvironment
 from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
@@ -91,7 +91,7 @@ def there(chosen, environment):
 def process_group(chosen, environment):
     if not isinstance(chosen, SimulatorBenchmark):
         return []
-    remote = environment._game if isinstance(environment, RewordedEnvironment) else environment
+    remote = environment._game if isinstance(environment, PerturbedEnvironment) else environment
     return group(remote._worker._process.pid)
 
 

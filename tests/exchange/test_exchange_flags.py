@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
 from agentrefine.exchange import read
-from agentrefine.exchange.chats import ChatCounts, read_chats, read_sharegpt
+from agentrefine.exchange.chats import ChatCounts, read_chats
 from agentrefine.exchange.command import run
 from agentrefine.exchange.flags import DETAILS, FLAGS, OPPOSITE_FLAGS
 from agentrefine.exchange.formats import FORMATS
@@ -77,7 +77,7 @@ def test_a_reply_that_is_trained_in_part_drops_its_chat(tmp_path):
         tmp_path / "a.json", [chat({"train_detail": detail}), chat({"train_detail": detail, "train": 0}, {})]
     )
     counts = ChatCounts()
-    assert len(list(read_sharegpt(file, counts))) == 1
+    assert len(list(read_chats(file, counts=counts))) == 1
     assert counts.dropped == {"a reply of which only a part is trained": 1}
 
 
@@ -106,7 +106,7 @@ def test_a_flag_that_is_not_known_or_says_something_else_is_refused_by_name(tmp_
 def test_a_flag_of_a_whole_chat_is_refused_by_name(tmp_path, key):
     file = written(tmp_path / "a.json", [chat({}) | {key: 0.5}])
     with pytest.raises(UserError, match=f"element 1: the key '{key}' of a whole chat is not read"):
-        list(read_sharegpt(file))
+        list(read_chats(file))
 
 
 def test_a_key_is_ignored_and_counted_when_the_user_says_so(tmp_path, monkeypatch, capsys):
@@ -116,10 +116,10 @@ def test_a_key_is_ignored_and_counted_when_the_user_says_so(tmp_path, monkeypatc
         "sys.argv", ["read", "sharegpt", str(file), str(tmp_path / "out"), "--validation-share", "0", *ignored]
     )
     assert run(read.main) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for key in ("rank", "weight", "mask"):
-        assert f"left out: 1 ({key}: " in told
-    assert "with 2 trained and 0 untrained turns" in told
+        assert f"left out: 1 ({key}: " in printed
+    assert "with 2 trained and 0 untrained turns" in printed
 
 
 def test_a_flag_of_a_human_message_is_never_a_reason_to_train_it(tmp_path):
@@ -190,7 +190,7 @@ def test_a_system_text_beside_the_messages_is_kept_as_other_system_messages_are(
     assert report.dropped == {"the same chat again": 1}
     assert report.left_out == {}
     with pytest.raises(UserError, match=f"expected a text under '{key}'"):
-        list(read_sharegpt(written(tmp_path / "b.json", [{"conversations": talk, key: ["x"]}])))
+        list(read_chats(written(tmp_path / "b.json", [{"conversations": talk, key: ["x"]}])))
 
 
 def test_whatever_is_left_out_of_a_chat_is_counted_by_key_and_reason(tmp_path):
@@ -228,7 +228,7 @@ def test_whatever_is_left_out_of_a_chat_is_counted_by_key_and_reason(tmp_path):
 )
 def test_a_chat_that_is_not_what_its_texts_say_is_dropped(tmp_path, value, rule):
     counts = ChatCounts()
-    assert list(read_sharegpt(written(tmp_path / "a.json", [value]), counts)) == []
+    assert list(read_chats(written(tmp_path / "a.json", [value]), counts=counts)) == []
     assert counts.dropped == {rule: 1}
 
 
@@ -236,10 +236,10 @@ def test_a_text_in_parts_is_read(tmp_path):
     for part in ("text", "value"):
         value = chat({})
         value["messages"][1]["content"] = [{"type": "text", part: "one "}, {"type": "text", part: "two"}]
-        (sample,) = read_sharegpt(written(tmp_path / f"{part}.json", [value]))
+        (sample,) = read_chats(written(tmp_path / f"{part}.json", [value]))
         assert sample.conversations[1].value == "one two"
     value["messages"][1]["content"].append({"type": "image_url", "image_url": {}})
-    assert list(read_sharegpt(written(tmp_path / "c.json", [value]))) == []
+    assert list(read_chats(written(tmp_path / "c.json", [value]))) == []
 
 
 def test_a_mix_keeps_the_flags_of_its_chats_and_counts_what_they_lost(tmp_path):
@@ -263,7 +263,7 @@ def test_a_mix_keeps_the_flags_of_its_chats_and_counts_what_they_lost(tmp_path):
 @pytest.mark.skipif(not CASES.is_dir(), reason="the failing inputs are not beside the repository")
 @pytest.mark.parametrize("name", ["openai_weight.jsonl", "axolotl_train.jsonl"])
 def test_the_turns_that_a_reported_file_excludes_are_not_trained(name):
-    (sample,) = read_sharegpt(CASES / name)
+    (sample,) = read_chats(CASES / name)
     assert [m.value.split(":")[0] for m in sample.conversations if m.loss] == ["RIGHT"]
 
 

@@ -13,7 +13,7 @@ import pytest
 import agentrefine.files
 from agentrefine.errors import UserError
 from agentrefine.exchange import read
-from agentrefine.exchange.chats import ChatCounts, read_records, read_sharegpt
+from agentrefine.exchange.chats import ChatCounts, read_chats, read_records
 from agentrefine.exchange.command import run
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.read import SOURCES, ImportReport, import_chats
@@ -144,7 +144,7 @@ def test_general_chat_is_read_in_both_spellings_and_every_reply_is_trained(tmp_p
     file = written(tmp_path / "chat.jsonl", [{"id": 3, "conversations": [*GAME[:1], turn("gpt", "Fine.")]}])
     with file.open("a") as handle:
         handle.write(json.dumps({"messages": role}) + "\n\n" + json.dumps({"messages": role[:1] * 2 + role[1:]}) + "\n")
-    first, second, third = read_sharegpt(file)
+    first, second, third = read_chats(file)
     assert first.id == "3"
     assert texts(second) == ["human: Hi", "gpt: Hello"]
     assert texts(third) == ["human: Hi\n\nHi", "gpt: Hello"]
@@ -167,7 +167,7 @@ def test_general_chat_is_read_in_both_spellings_and_every_reply_is_trained(tmp_p
     ],
 )
 def test_turns_become_human_and_gpt_in_turn(tmp_path, conversation, expected):
-    (sample,) = read_sharegpt(written(tmp_path / "chat.json", chats(conversation)))
+    (sample,) = read_chats(written(tmp_path / "chat.json", chats(conversation)))
     assert texts(sample) == expected
 
 
@@ -194,7 +194,7 @@ def test_turns_become_human_and_gpt_in_turn(tmp_path, conversation, expected):
 def test_what_cannot_be_a_sample_is_dropped_and_counted_by_rule(tmp_path, conversation, rule):
     file = written(tmp_path / "chat.json", chats(conversation, GAME))
     counts = ChatCounts()
-    assert [s.id for s in read_sharegpt(file, counts)] == ["1"]
+    assert [s.id for s in read_chats(file, counts=counts)] == ["1"]
     assert counts.dropped == {rule: 1}
     report, _ = imported("sharegpt", [file], tmp_path / "out")
     assert (report.read, report.kept, report.dropped) == (2, 1, {rule: 1})
@@ -259,7 +259,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path):
     file.write_text("[" + ",\n".join([value] * 3000) + "]")
     assert file.stat().st_size > 30e6
     tracemalloc.start()
-    count = sum(1 for _ in read_sharegpt(file))
+    count = sum(1 for _ in read_chats(file))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 3000
@@ -310,7 +310,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path, name):
     text = json.dumps(chats([*GAME, turn("human", "é")])[0], ensure_ascii=False)
     (tmp_path / name).write_bytes((f"[{text}]" if name == "a.json" else text).encode("latin-1"))
     with pytest.raises(UserError, match=r"not (UTF-8|JSON)"):
-        list(read_sharegpt(tmp_path / name))
+        list(read_chats(tmp_path / name))
 
 
 def test_a_missing_file_nothing_to_train_on_a_bad_share_and_a_taken_folder_are_refused(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agentrefine.game.actions import PLACEHOLDER
 from agentrefine.game.script import Script
 from agentrefine.game.verdict import Rule, RuleBrokenError
-from agentrefine.verification.reading import LONGEST_ANSWER, parse_script
+from agentrefine.verification.reading import MAX_ANSWER, parse_script
 from agentrefine.verification.script_rules import verify_script
 from tests.helpers.games import script, script_text, script_value
 
@@ -90,14 +90,14 @@ def test_what_is_no_script_has_a_name(text, rule):
     [
         "x" * 10_000_000,
         '{"goal": "' + "x" * 10_000_000,
-        '"' * (LONGEST_ANSWER - 1),
-        "{'" * (LONGEST_ANSWER // 2),
-        '{"' + " " * (LONGEST_ANSWER - 2),
-        '{"a": "' + '" ' * (LONGEST_ANSWER // 2 - 10),
-        '{"a": [' + "1," * (LONGEST_ANSWER // 2 - 10),
-        '{"a": [' + ", " * (LONGEST_ANSWER // 2 - 10),
-        "{'a': [" + "'b', " * (LONGEST_ANSWER // 5 - 10) + "]}",
-        '{"a": "' + "\\" * (LONGEST_ANSWER - 10),
+        '"' * (MAX_ANSWER - 1),
+        "{'" * (MAX_ANSWER // 2),
+        '{"' + " " * (MAX_ANSWER - 2),
+        '{"a": "' + '" ' * (MAX_ANSWER // 2 - 10),
+        '{"a": [' + "1," * (MAX_ANSWER // 2 - 10),
+        '{"a": [' + ", " * (MAX_ANSWER // 2 - 10),
+        "{'a': [" + "'b', " * (MAX_ANSWER // 5 - 10) + "]}",
+        '{"a": "' + "\\" * (MAX_ANSWER - 10),
     ],
 )
 def test_hostile_texts_end_soon(text):
@@ -145,7 +145,7 @@ NUMBERS = [str(number) for number in range(500)]
     ],
 )
 def test_the_largest_scripts_are_judged_soon(text, rule):
-    assert len(text) < LONGEST_ANSWER
+    assert len(text) < MAX_ANSWER
     started = time.perf_counter()
     problem = verify_script(text).problem
     assert (problem.rule if problem else None) is rule

@@ -216,7 +216,7 @@ def test_a_simulator_that_dies_costs_its_episode_only() -> None:
 def with_rooms(monkeypatch: pytest.MonkeyPatch, *, installed: bool) -> None:
     known: dict[str, Any] = {"worlds_families": catalogue.BENCHMARKS["worlds_families"]}
     known["rooms"] = lambda _: Rooms(installed)
-    for module in (catalogue, quality_texts):  # another dictionary: the order of the first is told in an error
+    for module in (catalogue, quality_texts):  # another dictionary: the order of the first stands in an error
         monkeypatch.setattr(module, "BENCHMARKS", known)
 
 

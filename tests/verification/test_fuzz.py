@@ -11,7 +11,7 @@ from agentrefine.game.verdict import Problem, Rule
 from agentrefine.params import VerificationParams
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.text_rules import check_turn_texts, has_doubtful_texts
+from agentrefine.verification.text_rules import check_turn_texts, has_suspicious_texts
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from tests.helpers.games import GOOD_STEPS, game, game_text, script, script_text
 
@@ -66,7 +66,7 @@ def check_game(text: str) -> None:
     kept, problem = verify_trajectory(SCRIPT, text, PARAMS)
     turns = parse_turns(text).turns
     assert kept == turns[: len(kept)]
-    if not has_doubtful_texts(SCRIPT, turns):
+    if not has_suspicious_texts(SCRIPT, turns):
         for turn in turns:
             check_turn_texts(SCRIPT, turn, turn.turn)
     if problem is not None:

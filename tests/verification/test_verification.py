@@ -13,8 +13,8 @@ from agentrefine.game.trajectory import DMTurn
 from agentrefine.game.verdict import Rule
 from agentrefine.llm.completion import Usage
 from agentrefine.params import VerificationParams
-from agentrefine.verification.reading import DEEPEST, LONGEST_ANSWER
-from agentrefine.verification.script_rules import MOST_VALUES, verify_script
+from agentrefine.verification.reading import MAX_ANSWER, MAX_DEPTH
+from agentrefine.verification.script_rules import MAX_VALUES, verify_script
 from agentrefine.verification.trajectory_rules import judge, verify_attempts, verify_trajectory
 from tests.helpers.games import GOOD_STEPS, dm, game, game_text, player, script, script_text, script_value
 
@@ -54,11 +54,11 @@ LOOKS = [("look", "")] * 12
 SCRIPTS = {
     # rule: (an answer that breaks it, one that comes near and passes)
     Rule.EMPTY_ANSWER: ("\n", script_text() + "\n"),
-    Rule.TOO_LONG: (script_text() + " " * LONGEST_ANSWER, script_text() + " " * (LONGEST_ANSWER - 5000)),
+    Rule.TOO_LONG: (script_text() + " " * MAX_ANSWER, script_text() + " " * (MAX_ANSWER - 5000)),
     Rule.REFUSAL: ("I’m sorry, but I can’t help with that.", f"I'm sorry for the delay. {script_text()}"),
     Rule.NOT_JSON: ("No game comes to mind.", f"A game comes to mind: {script_text()}"),
     Rule.CUT_OFF: (script_text()[:-1], script_text()),
-    Rule.TOO_DEEP: (nested(DEEPEST), nested(DEEPEST - 2)),
+    Rule.TOO_DEEP: (nested(MAX_DEPTH), nested(MAX_DEPTH - 2)),
     Rule.DUPLICATE_KEY: (
         script_text().replace('"goal":', '"goal": "Win.", "goal":'),
         script_text().replace('"goal":', '"goal2": "Win.", "goal":'),
@@ -79,8 +79,8 @@ SCRIPTS = {
     Rule.OTHER_WRITING: (with_goal("Принеси лампу и верёвку в зал."), with_goal("Fetch the «лампа и верёвка» here.")),
     Rule.SCRIPT_KEYS: (without("completion_conditions"), json.dumps(script_value() | {"comment": "nice"})),
     Rule.TOO_LARGE: (
-        with_action("count {n}", "count [0-9]+", {"n": [str(n) for n in range(MOST_VALUES + 1)]}),
-        with_action("count {n}", "count [0-9]+", {"n": [str(n) for n in range(MOST_VALUES)]}),
+        with_action("count {n}", "count [0-9]+", {"n": [str(n) for n in range(MAX_VALUES + 1)]}),
+        with_action("count {n}", "count [0-9]+", {"n": [str(n) for n in range(MAX_VALUES)]}),
     ),
     Rule.PLACEHOLDERS: (
         with_action("give {item} to {who}", "give .*", {"item": ["lamp"]}),
@@ -111,7 +111,7 @@ SCRIPTS = {
 
 GAMES = {
     Rule.EMPTY_ANSWER: ("[]", game_text()),
-    Rule.TOO_LONG: (game_text() + " " * LONGEST_ANSWER, game_text() + " " * (LONGEST_ANSWER - 5000)),
+    Rule.TOO_LONG: (game_text() + " " * MAX_ANSWER, game_text() + " " * (MAX_ANSWER - 5000)),
     Rule.REFUSAL: ("As an AI, I do not play.", f"I'm afraid that it is long: {game_text()}"),
     Rule.NOT_JSON: ("No game comes to mind.", f"A game comes to mind: {game_text()}"),
     Rule.CUT_OFF: (game_text()[:-2], game_text() + "]"),

@@ -8,7 +8,7 @@ be it in vain.
 # The simulator's objects have no types that a checker could use.
 # ruff: noqa: ANN401
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from string import Template
 from typing import Any
@@ -16,23 +16,11 @@ from typing import Any
 from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel
 from agentrefine.benchmarks.agentboard.subgoals import Phrases, sentence_shows
 from agentrefine.benchmarks.babyai.benchmark import PRIMITIVES, BabyAIEnvironment
-from agentrefine.benchmarks.babyai.view import (
-    DIRECTIONS,
-    DROP,
-    FORWARD,
-    LEFT,
-    PICK_UP,
-    RIGHT,
-    TOGGLE,
-    Position,
-    Thing,
-    View,
-    name_of,
-)
+from agentrefine.benchmarks.babyai.view import DIRECTIONS, Act, Position, Thing, View, name_of
 from agentrefine.benchmarks.base import StepResult
+from agentrefine.benchmarks.simulators import LISTING
 
 TEXTS: dict[str, Any] = DATA["babyai"]
-LISTING = "check available actions"
 OBSTACLES = ("wall", "box", "lava", "ball", "key")
 """What cannot be walked through. Doors are no obstacle in AgentBoard's paths, not even closed ones."""
 
@@ -46,30 +34,26 @@ class AgentBoardView(View):
 
     def describe(self) -> str:
         """The observation."""
-        shown = self.cells()
-        objects = _told("nothing")
-        if shown:
-            objects = _told("seen") + "".join(
-                _told("object", name=thing.name, where=_where(thing)) for thing in self.things()
-            )
+        seen = [_text("object", name=thing.name, where=_where(thing)) for thing in self.things()]
+        objects = "".join([_text("seen"), *seen]) if self.cells() else _text("nothing")
         carried = self._simulation.carrying
-        held = _told("empty_handed") if carried is None else _told("carrying", name=name_of(carried))
+        held = _text("empty_handed") if carried is None else _text("carrying", name=name_of(carried))
         barrier = self.barrier()
-        facing = _told("barrier", name=barrier[0], forward=barrier[1]) if barrier else ""
-        return f"{objects}{_told('walls')}{facing}{held}"
+        facing = _text("barrier", name=barrier[0], forward=barrier[1]) if barrier else ""
+        return f"{objects}{_text('walls')}{facing}{held}"
 
     def cells(self) -> dict[Position, str]:
         """What is seen, walls too, by position: the types of objects."""
         grid = self._simulation.grid
-        here = tuple(map(int, self._simulation.agent_pos))
+        here, _ = self._place()
         found = ((position, grid.get(*position)) for position in self._visible() if position != here)
         return {position: cell.type for position, cell in found if cell is not None and cell.type != "floor"}
 
     def barrier(self) -> tuple[str, int] | None:
         """The nearest wall or box straight ahead, and how many steps away it is."""
         cells = self.cells()
-        x, y = map(int, self._simulation.agent_pos)
-        dx, dy = DIRECTIONS[int(self._simulation.agent_dir)]
+        (x, y), direction = self._place()
+        dx, dy = DIRECTIONS[direction]
         for forward in range(1, self._simulation.agent_view_size):
             kind = cells.get((x + dx * forward, y + dy * forward))
             if kind in ("wall", "box"):
@@ -88,7 +72,7 @@ class AgentBoardView(View):
         """
         blocked = {position for position, kind in self.cells().items() if kind in OBSTACLES}
         columns, rows = self._bounds()
-        start = (tuple(map(int, self._simulation.agent_pos)), int(self._simulation.agent_dir))
+        start = self._place()
         came: dict[Any, tuple[Any, int]] = {}
         queue, known = deque([start]), set()
         while queue:
@@ -97,8 +81,8 @@ class AgentBoardView(View):
             ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
             if target == ((x, y) if arrive else ahead):
                 return list(_back(came, place, start))
-            turns = [(FORWARD, (ahead, direction))]
-            turns += [(LEFT, ((x, y), (direction - 1) % 4)), (RIGHT, ((x, y), (direction + 1) % 4))]
+            turns: list[tuple[int, tuple[Position, int]]] = [(Act.FORWARD, (ahead, direction))]
+            turns += [(Act.LEFT, ((x, y), (direction - 1) % 4)), (Act.RIGHT, ((x, y), (direction + 1) % 4))]
             for action, following in turns:
                 inside = following[0][0] in columns and following[0][1] in rows
                 if inside and following not in known and following[0] not in blocked:
@@ -112,10 +96,10 @@ class AgentBoardView(View):
         size = simulation.agent_view_size
         corner = simulation.agent_pos + simulation.dir_vec * (size - 1) - simulation.right_vec * (size // 2)
         other = corner + size * (simulation.right_vec - simulation.dir_vec)
-        ranges = [
+        columns, rows = (
             range(int(b), int(a) + 1) if b < a else range(int(a), int(b)) for a, b in zip(corner, other, strict=True)
-        ]
-        return ranges[0], ranges[1]
+        )
+        return columns, rows
 
 
 class BabyAIGame(BabyAIEnvironment):
@@ -141,14 +125,14 @@ class BabyAIGame(BabyAIEnvironment):
         words = action.lower().strip().replace("pick up ", "pickup ", 1)
         if "check" in words:
             self._valid = True
-            return self._told("available", actions=", ".join([*self.listed(), LISTING]))
+            return self._unchanged("available", actions=", ".join([*self.listed(), LISTING]))
         plan = self.listed().get(words)
         if plan is None:
             self._valid = False
-            return self._told("unknown")
+            return self._unchanged("unknown")
         if not plan:
             # AgentBoard leaves it at what it found of the action before.
-            return self._told("unchanged")
+            return self._unchanged("unchanged")
         self._valid = True
         observation, done = self._carry_out_plan(plan)
         self._subgoals.read(observation)
@@ -157,7 +141,7 @@ class BabyAIGame(BabyAIEnvironment):
         over = done and share > 1 / 2
         if share == 1 and not over:
             over = True
-            observation += _told("completed")
+            observation += _text("completed")
         return StepResult(observation, share, success=over, done=over, valid=True)
 
     def possible(self) -> list[str]:
@@ -166,43 +150,45 @@ class BabyAIGame(BabyAIEnvironment):
 
     def listed(self) -> dict[str, list[int]]:
         """The actions that AgentBoard lists now, each with those of the simulator."""
-        carried = self._simulation.carrying
+        things = self.view.things()
         barrier = self.view.barrier()
-        plans = {PRIMITIVES[LEFT]: [LEFT], PRIMITIVES[RIGHT]: [RIGHT]}
+        acts: list[int] = [Act.LEFT, Act.RIGHT]
         if barrier is None or barrier[1] > 1:
-            plans[PRIMITIVES[FORWARD]] = [FORWARD]
-        if carried is None:
-            plans |= self._numbered("pickup", [thing for thing in self.view.things() if not thing.is_door], [PICK_UP])
+            acts.append(Act.FORWARD)
+        plans: dict[str, list[int]] = {}
+        if self._simulation.carrying is None:
+            plans = self._numbered("pickup", [thing for thing in things if not thing.is_door], [Act.PICK_UP])
         else:
             x, y = map(int, self._simulation.front_pos)
             if self.view.cells().get((x, y), "") not in OBSTACLES:
-                plans[PRIMITIVES[DROP]] = [DROP]
-        for thing in self.view.things():
+                acts.append(Act.DROP)
+        plans = {PRIMITIVES[act]: [act] for act in acts} | plans
+        for thing in things:
             if thing.is_door:
-                plans |= self._through(thing, carried)
-        return plans | self._numbered("go to", self.view.things(), [])
+                plans |= self._through(thing)
+        return plans | self._numbered("go to", things, [])
 
     def _numbered(self, verb: str, things: list[Thing], then: list[int]) -> dict[str, list[int]]:
         """An action for each of the things that a way leads to; AgentBoard numbers equal ones among those only."""
         plans: dict[str, list[int]] = {}
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for thing in things:
             way = self.view.path(thing)
             if way is not None:
                 kind = name_of(thing.object)
-                counts[kind] = counts.get(kind, 0) + 1
+                counts[kind] += 1
                 plans[f"{verb} {kind} {counts[kind]}"] = [*way, *then]
         return plans
 
-    def _through(self, door: Thing, carried: Any) -> dict[str, list[int]]:
+    def _through(self, door: Thing) -> dict[str, list[int]]:
         if door.object.is_open:
             way = self.view.way(door.position, arrive=True)
             return {} if way is None else {f"go through {door.name}": way}
-        if door.object.is_locked and (carried is None or carried.type != "key" or carried.color != door.object.color):
+        if not self.opens(door.object):
             return {}
         way = self.view.path(door)
-        plans = {} if way is None else {f"toggle and go through {door.name}": [*way, TOGGLE, FORWARD]}
-        return plans | ({PRIMITIVES[TOGGLE]: [TOGGLE]} if way == [] else {})
+        plans = {} if way is None else {f"toggle and go through {door.name}": [*way, Act.TOGGLE, Act.FORWARD]}
+        return plans | ({PRIMITIVES[Act.TOGGLE]: [Act.TOGGLE]} if way == [] else {})
 
     def _carry_out_plan(self, plan: list[int]) -> tuple[str, bool]:
         """Take the simulator's actions until one changes nothing that is seen. Whether the mission ended with it."""
@@ -212,21 +198,21 @@ class BabyAIGame(BabyAIEnvironment):
             if (seen["image"] == image).all():
                 break
             image = seen["image"]
-        return self.view.describe() + (_told("completed") if done else ""), done
+        return self.view.describe() + (_text("completed") if done else ""), done
 
-    def _told(self, text: str, **values: object) -> StepResult:
+    def _unchanged(self, text: str, **values: object) -> StepResult:
         """An answer that shows nothing of the game."""
         share = self._subgoals.reached / self._subgoals.total
-        return StepResult(_told(text, **values), share, success=False, done=False, valid=self._valid)
+        return StepResult(_text(text, **values), share, success=False, done=False, valid=self._valid)
 
 
-def _told(text: str, /, **values: object) -> str:
+def _text(text: str, /, **values: object) -> str:
     return Template(TEXTS[text]).substitute(values)
 
 
 def _where(thing: Thing) -> str:
     side = "ahead" if thing.right == 0 else "right" if thing.right > 0 else "left"
-    return _told(side, forward=thing.forward, side=abs(thing.right))
+    return _text(side, forward=thing.forward, side=abs(thing.right))
 
 
 def _back(came: dict[Any, tuple[Any, int]], place: Any, start: Any) -> Iterator[int]:

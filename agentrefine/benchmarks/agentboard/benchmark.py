@@ -5,8 +5,8 @@ the games are in the user's other folders, or else where AgentBoard's own downlo
 success and valid actions are found as AgentBoard finds them, task by task (docs/agentboard.md).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec
 from agentrefine.benchmarks.jericho.benchmark import Jericho, stories
 from agentrefine.benchmarks.pddl.benchmark import Pddl
 from agentrefine.benchmarks.sciworld.benchmark import VARIATIONS, SciWorld
-from agentrefine.benchmarks.simulators import need, rng_of
+from agentrefine.benchmarks.simulators import need, rng_of, round_robin
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params.evaluation import BenchmarkData
 
@@ -56,7 +56,7 @@ def agentboard(name: str, labels: Path, data: BenchmarkData) -> Benchmark:
     """A benchmark by AgentBoard's labels.
 
     Args:
-        name: our name of the benchmark, one of `agentboard_labels.TASKS`.
+        name: our name of the benchmark, one of `labels.TASKS`.
         labels: its file of labels.
         data: where the games are.
 
@@ -84,23 +84,8 @@ class AgentBoardAlfWorld(ALFWorld):
 
     def __init__(self, labels: Path, folder: Path) -> None:
         super().__init__(folder)
-        unseen = unseen_folder(folder)
-        found: list[Case[AlfWorldLabel]] = []
-        for place, label in read_labels(labels, AlfWorldLabel):
-            game = label.additional_info.description
-            if not (unseen / game / GAME_FILE).is_file():
-                raise UserError(f"{place}: there is no game {unseen / game / GAME_FILE}; let the folder hold it.")
-            Expressions(label.subgoals, place)
-            spec = EpisodeSpec(
-                id=f"{self.name}/{game}",
-                benchmark=self.name,
-                task=game.partition("-")[0],
-                seed=0,
-                variant=UNSEEN,
-                difficulty=label.difficulty,
-            )
-            found.append(Case(spec, label, place))
-        self._cases = _by_id(found)
+        self._unseen = unseen_folder(folder)
+        self._cases = _cases(labels, AlfWorldLabel, self._episode)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` of the labelled games, spread over the task types."""
@@ -112,6 +97,14 @@ class AgentBoardAlfWorld(ALFWorld):
         case = self._cases[episode.id]
         return AlfWorldGame(super().make(episode), case.label, case.place)
 
+    def _episode(self, label: AlfWorldLabel, place: str) -> EpisodeSpec:
+        game = label.additional_info.description
+        if not (self._unseen / game / GAME_FILE).is_file():
+            raise UserError(f"{place}: there is no game {self._unseen / game / GAME_FILE}; let the folder hold it.")
+        Expressions(label.subgoals, place)
+        task = game.partition("-")[0]
+        return EpisodeSpec(id=f"{self.name}/{game}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
+
 
 class AgentBoardSciWorld(SciWorld):
     """The labelled variations."""
@@ -120,21 +113,7 @@ class AgentBoardSciWorld(SciWorld):
 
     def __init__(self, labels: Path) -> None:
         super().__init__("AgentBoardSimulator")
-        found: list[Case[SciWorldLabel]] = []
-        for place, label in read_labels(labels, SciWorldLabel):
-            task, variation = label.additional_info.env_name, label.additional_info.var
-            if task not in VARIATIONS:
-                raise UserError(f"{place}: ScienceWorld has no task {task!r}; known are {', '.join(VARIATIONS)}.")
-            Expressions(label.subgoals, place)
-            spec = EpisodeSpec(
-                id=f"{self.name}.{task}.{variation}",
-                benchmark=self.name,
-                task=task,
-                seed=variation,
-                difficulty=label.difficulty,
-            )
-            found.append(Case(spec, label, place))
-        self._cases = _by_id(found)
+        self._cases = _cases(labels, SciWorldLabel, self._episode)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` of the labelled variations, spread over the tasks."""
@@ -146,6 +125,13 @@ class AgentBoardSciWorld(SciWorld):
         case = self._cases[episode.id]
         return SciWorldGame(super().make(episode), case.label, case.place)
 
+    def _episode(self, label: SciWorldLabel, place: str) -> EpisodeSpec:
+        task, variation = label.additional_info.env_name, label.additional_info.var
+        if task not in VARIATIONS:
+            raise UserError(f"{place}: ScienceWorld has no task {task!r}; known are {', '.join(VARIATIONS)}.")
+        Expressions(label.subgoals, place)
+        return EpisodeSpec(id=f"{self.name}.{task}.{variation}", benchmark=self.name, task=task, seed=variation)
+
 
 class AgentBoardBabyAI(BabyAI):
     """The labelled cases: line 4 n + k is level n with the k-th seed."""
@@ -153,19 +139,7 @@ class AgentBoardBabyAI(BabyAI):
     progress_definition = DEFINITIONS["babyai"]
 
     def __init__(self, labels: Path) -> None:
-        found: list[Case[BabyAILabel]] = []
-        for place, label in read_labels(labels, BabyAILabel):
-            level, seed = _numbered(CASES, label.id, place)
-            _same(place, label.id, level, label.additional_info.subtask.removeprefix("BabyAI-").rpartition("-v")[0])
-            spec = EpisodeSpec(
-                id=f"{self.name}.{level}.{seed}",
-                benchmark=self.name,
-                task=level,
-                seed=seed,
-                difficulty=label.difficulty,
-            )
-            found.append(Case(spec, label, place))
-        self._cases = _by_id(found)
+        self._cases = _cases(labels, BabyAILabel, self._episode)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` of the labelled cases, spread over the levels."""
@@ -176,6 +150,13 @@ class AgentBoardBabyAI(BabyAI):
         """The environment of one episode."""
         return BabyAIGame(episode.task, episode.seed, self._cases[episode.id].label)
 
+    def _episode(self, label: BabyAILabel, place: str) -> EpisodeSpec:
+        level, seed = _numbered(CASES, label.id, place)
+        _check_subtask(
+            place, label.id, level, label.additional_info.subtask.removeprefix("BabyAI-").rpartition("-v")[0]
+        )
+        return EpisodeSpec(id=f"{self.name}.{level}.{seed}", benchmark=self.name, task=level, seed=seed)
+
 
 class AgentBoardPddl(Pddl):
     """The labelled problems: line n is the n-th of all, by domain and then by file name."""
@@ -184,28 +165,7 @@ class AgentBoardPddl(Pddl):
 
     def __init__(self, labels: Path, folder: Path) -> None:
         super().__init__(folder)
-        found: list[Case[PddlLabel]] = []
-        for place, label in read_labels(labels, PddlLabel):
-            name, number = _numbered(PROBLEMS, label.id, place)
-            _same(place, label.id, name, label.additional_info.subtask)
-            domain = self.domains.get(name)
-            # AgentBoard's engine sorts the names of files as text: problem10 comes before problem2.
-            problems = sorted(domain.problems, key=lambda stem: f"{stem}.pddl") if domain else []
-            if number >= len(problems):
-                raise UserError(
-                    f"{place}: {folder} has {len(problems)} problems of the domain {name}, but the label is about "
-                    f"number {number + 1}; let evaluation.data.pddl name AgentBoard's folder pddl."
-                )
-            spec = EpisodeSpec(
-                id=f"{self.name}.{name}.{problems[number]}",
-                benchmark=self.name,
-                task=name,
-                seed=number,
-                variant=problems[number],
-                difficulty=label.difficulty,
-            )
-            found.append(Case(spec, label, place))
-        self._cases = _by_id(found)
+        self._cases = _cases(labels, PddlLabel, self._episode)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` of the labelled problems, spread over the domains."""
@@ -216,6 +176,21 @@ class AgentBoardPddl(Pddl):
         """The environment of one episode."""
         return PddlGame(self.problem(episode), self._cases[episode.id].label)
 
+    def _episode(self, label: PddlLabel, place: str) -> EpisodeSpec:
+        name, number = _numbered(PROBLEMS, label.id, place)
+        _check_subtask(place, label.id, name, label.additional_info.subtask)
+        domain = self.domains.get(name)
+        # AgentBoard's engine sorts the names of files as text: problem10 comes before problem2.
+        problems = sorted(domain.problems, key=lambda stem: f"{stem}.pddl") if domain else []
+        if number >= len(problems):
+            raise UserError(
+                f"{place}: {self._folder} has {len(problems)} problems of the domain {name}, but the label is about "
+                f"number {number + 1}; let evaluation.data.pddl name AgentBoard's folder pddl."
+            )
+        problem = problems[number]
+        id_ = f"{self.name}.{name}.{problem}"
+        return EpisodeSpec(id=id_, benchmark=self.name, task=name, seed=number, variant=problem)
+
 
 class AgentBoardJericho(Jericho):
     """The labelled stories: line n is the n-th of AgentBoard's list."""
@@ -224,21 +199,8 @@ class AgentBoardJericho(Jericho):
 
     def __init__(self, labels: Path, folder: Path) -> None:
         super().__init__(folder)
-        files = {file.stem: file.name for file in stories(folder)}
-        found: list[Case[JerichoLabel]] = []
-        for place, label in read_labels(labels, JerichoLabel):
-            story = _numbered(STORIES, label.id, place)
-            if story not in files:
-                raise UserError(f"{place}: there is no story {folder / story}.z5 or .z8; let the folder hold it.")
-            spec = EpisodeSpec(
-                id=f"{self.name}/{files[story]}",
-                benchmark=self.name,
-                task=story,
-                seed=0,
-                difficulty=label.difficulty,
-            )
-            found.append(Case(spec, label, place))
-        self._cases = _by_id(found)
+        self._files = {file.stem: file.name for file in stories(folder)}
+        self._cases = _cases(labels, JerichoLabel, self._episode)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` of the labelled stories, in an order drawn by `seed`."""
@@ -249,17 +211,19 @@ class AgentBoardJericho(Jericho):
         """The environment of one episode."""
         return JerichoGame(super().make(episode), self._cases[episode.id].label)
 
+    def _episode(self, label: JerichoLabel, place: str) -> EpisodeSpec:
+        story = _numbered(STORIES, label.id, place)
+        if story not in self._files:
+            raise UserError(f"{place}: there is no story {self._folder / story}.z5 or .z8; let the folder hold it.")
+        return EpisodeSpec(id=f"{self.name}/{self._files[story]}", benchmark=self.name, task=story, seed=0)
+
 
 AGENTBOARD = (AgentBoardAlfWorld, AgentBoardSciWorld, AgentBoardBabyAI, AgentBoardPddl, AgentBoardJericho)
 """The benchmarks in AgentBoard's form."""
 
 
 def _games(name: str, labels: Path, given: str | None) -> Path:
-    """The folder of a benchmark's games: the user's, else AgentBoard's own.
-
-    Raises:
-        NotInstalledError: the user has named none, and AgentBoard's is not there.
-    """
+    """The folder of a benchmark's games: the user's, else AgentBoard's own."""
     own = labels.parent.parent / GAMES[name]
     if given is None and not own.is_dir():
         raise NotInstalledError(
@@ -269,22 +233,13 @@ def _games(name: str, labels: Path, given: str | None) -> Path:
 
 
 def _numbered(items: Sequence[ItemT], number: int, place: str) -> ItemT:
-    """What a label is about, by its id.
-
-    Raises:
-        UserError: AgentBoard has fewer.
-    """
+    """The episode that a label is about, by its id."""
     if number >= len(items):
         raise UserError(f"{place}: id {number} is too large; AgentBoard has {len(items)} episodes, numbered from 0.")
     return items[number]
 
 
-def _same(place: str, number: int, wanted: str, found: str) -> None:
-    """Make sure that a label is about what its id says.
-
-    Raises:
-        UserError: it is about something else.
-    """
+def _check_subtask(place: str, number: int, wanted: str, found: str) -> None:
     if found != wanted:
         raise UserError(
             f"{place}: id {number} is of {wanted} in AgentBoard, but additional_info.subtask says {found!r}; "
@@ -292,18 +247,15 @@ def _same(place: str, number: int, wanted: str, found: str) -> None:
         )
 
 
-def _by_id(cases: Iterable[Case[LabelT]]) -> dict[str, Case[LabelT]]:
-    """Cases by the id of their episode.
-
-    Raises:
-        UserError: two labels are about the same episode.
-    """
-    found: dict[str, Case[LabelT]] = {}
-    for case in cases:
-        if case.spec.id in found:
-            raise UserError(f"{case.place}: this episode is labelled before; {found[case.spec.id].place} is about it.")
-        found[case.spec.id] = case
-    return found
+def _cases(labels: Path, kind: type[LabelT], episode: Callable[[LabelT, str], EpisodeSpec]) -> dict[str, Case[LabelT]]:
+    """The labels of a file by the id of their episode."""
+    cases: dict[str, Case[LabelT]] = {}
+    for place, label in read_labels(labels, kind):
+        spec = episode(label, place).model_copy(update={"difficulty": label.difficulty})
+        if spec.id in cases:
+            raise UserError(f"{place}: this episode is labelled before; {cases[spec.id].place} is about it.")
+        cases[spec.id] = Case(spec, label, place)
+    return cases
 
 
 def _spread(cases: Mapping[str, Case[LabelT]], limit: int, seed: int) -> list[EpisodeSpec]:
@@ -315,5 +267,4 @@ def _spread(cases: Mapping[str, Case[LabelT]], limit: int, seed: int) -> list[Ep
     order = rng.sample(sorted(tasks), len(tasks))
     for specs in tasks.values():
         rng.shuffle(specs)
-    rounds = zip_longest(*(tasks[task] for task in order))
-    return [spec for turn in rounds for spec in turn if spec is not None][:limit]
+    return list(islice(round_robin(tasks[task] for task in order), limit))

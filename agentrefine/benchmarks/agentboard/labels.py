@@ -38,31 +38,29 @@ class Label(BaseModel):
     difficulty: Literal["easy", "hard"]
 
 
-class GameInfo(BaseModel):
-    """`additional_info` of AlfWorld: the game's folder in `valid_unseen`."""
-
-    description: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+$")]
-
-
 class AlfWorldLabel(Label):
     """agentboard/environment/alfworld/alfworld_env.py; `subgoals` are regular expressions."""
 
+    class Info(BaseModel):
+        """The game's folder in `valid_unseen`."""
+
+        description: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+$")]
+
     subgoals: Patterns
-    additional_info: GameInfo
-
-
-class VariationInfo(BaseModel):
-    """`additional_info` of ScienceWorld: the task and its variation."""
-
-    env_name: Text
-    var: Annotated[int, Field(ge=0)]
+    additional_info: Info
 
 
 class SciWorldLabel(Label):
     """agentboard/environment/legacy/scienceworld/scienceworld_env.py; `subgoals` are regular expressions."""
 
+    class Info(BaseModel):
+        """The task and its variation."""
+
+        env_name: Text
+        var: Annotated[int, Field(ge=0)]
+
     subgoals: Patterns
-    additional_info: VariationInfo
+    additional_info: Info
 
 
 class SubtaskInfo(BaseModel):
@@ -106,17 +104,16 @@ class PddlLabel(Label):
     additional_info: SubtaskInfo
 
 
-class StoryInfo(BaseModel):
-    """`additional_info` of Jericho: AgentBoard's words for the first observation, where the line has them."""
-
-    init_obs: str = ""
-
-
 class JerichoLabel(Label):
     """agentboard/tasks/jericho.py; `subgoals` are passages of the story."""
 
+    class Info(BaseModel):
+        """AgentBoard's words for the first observation, where the line has them."""
+
+        init_obs: str = ""
+
     subgoals: Patterns
-    additional_info: StoryInfo = StoryInfo()
+    additional_info: Info = Info()
 
 
 LabelT = TypeVar("LabelT", bound=Label)

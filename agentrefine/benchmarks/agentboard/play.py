@@ -2,28 +2,31 @@
 
 import re
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
-from agentrefine.benchmarks.agentboard.labels import DATA, AlfWorldLabel, JerichoLabel, PddlLabel, SciWorldLabel
+from agentrefine.benchmarks.agentboard.labels import DATA, AlfWorldLabel, JerichoLabel, LabelT, PddlLabel, SciWorldLabel
 from agentrefine.benchmarks.agentboard.subgoals import Expressions, Phrases, passage_shows
 from agentrefine.benchmarks.base import Environment, StepResult
 from agentrefine.benchmarks.jericho.benchmark import TEXTS as STORY_TEXTS
 from agentrefine.benchmarks.pddl.benchmark import LOOK, PddlEnvironment
 from agentrefine.benchmarks.simulators import CHECK, LISTING, command
 
-_LONGEST_COMMAND = 20
+PlayedT = TypeVar("PlayedT", bound=Environment)
+
+_MAX_COMMAND_WORDS = 20
 """Words of a command that reach a story's interpreter (`parse_action` of agentboard/tasks/jericho.py)."""
 
 
-class AlfWorldGame:
-    """A labelled game of ALFWorld (agentboard/environment/alfworld/alfworld_env.py, agentboard/tasks/alfworld.py).
+class LabelledGame(Generic[PlayedT, LabelT]):
+    """An environment of ours with a label over it: the goal is the label's, the actions are the environment's.
 
-    AgentBoard played games made before ALFWorld 0.4, which say `put` for what newer ones call `move`; its labels match
-    on the old words, so that newer games are given them. `look` repeats what was last seen. Valid: the action is
-    possible now, or a look at the actions.
+    Args:
+        played: the environment.
+        label: what AgentBoard says of the episode.
+        place: where the label stands, for errors in its expressions.
     """
 
-    def __init__(self, played: Environment, label: AlfWorldLabel, place: str) -> None:
-        """A label over its game; `place` says where the label stands."""
+    def __init__(self, played: PlayedT, label: LabelT, place: str = "") -> None:
         self.goal = label.goal
         self._played = played
         self._label = label
@@ -31,7 +34,29 @@ class AlfWorldGame:
 
     @property
     def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions, in AgentBoard's words."""
+        """Templates and descriptions of the actions."""
+        return self._played.actions
+
+    def possible(self) -> list[str]:
+        """Actions that are possible now."""
+        return self._played.possible()
+
+    def close(self) -> None:
+        """Free what the environment holds."""
+        self._played.close()
+
+
+class AlfWorldGame(LabelledGame[Environment, AlfWorldLabel]):
+    """A labelled game of ALFWorld (agentboard/environment/alfworld/alfworld_env.py, agentboard/tasks/alfworld.py).
+
+    AgentBoard played games made before ALFWorld 0.4, which say `put` for what newer ones call `move`. Its labels match
+    on the old words, so the observations of newer games are rewritten. `look` repeats what was last seen. Valid: the
+    action is possible now, or a look at the actions.
+    """
+
+    @property
+    def actions(self) -> Mapping[str, str]:
+        """Templates and descriptions of the actions, in AgentBoard's words."""
         words = {LISTING: CHECK, "move {object} to {place}": "put {object} in/on {place}"}
         return {words.get(action, action): does for action, does in self._played.actions.items()}
 
@@ -62,10 +87,6 @@ class AlfWorldGame:
         """The commands that the game admits now, in AgentBoard's words."""
         return [_older(own) for own in self._played.possible()]
 
-    def close(self) -> None:
-        """Free what the game holds."""
-        self._played.close()
-
     def _measured(self, result: StepResult) -> StepResult:
         """With AgentBoard's progress: the won game counts as one more sub-goal."""
         self._subgoals.read(result.observation)
@@ -73,20 +94,8 @@ class AlfWorldGame:
         return result._replace(progress=1.0 if result.done else share)
 
 
-class SciWorldGame:
+class SciWorldGame(LabelledGame[Environment, SciWorldLabel]):
     """A labelled variation, played by `sciworld.AgentBoardSimulator`; it ends when all sub-goals are reached."""
-
-    def __init__(self, played: Environment, label: SciWorldLabel, place: str) -> None:
-        """A label over its variation; `place` says where the label stands."""
-        self.goal = label.goal
-        self._played = played
-        self._label = label
-        self._place = place
-
-    @property
-    def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions."""
-        return self._played.actions
 
     def reset(self) -> str:
         """Start the variation and return the first observation, the inventory with it."""
@@ -101,31 +110,14 @@ class SciWorldGame:
         share = self._subgoals.reached / self._subgoals.total
         return result._replace(progress=share, success=share == 1, done=share == 1)
 
-    def possible(self) -> list[str]:
-        """Actions that are possible now."""
-        return self._played.possible()
 
-    def close(self) -> None:
-        """Free what the variation holds."""
-        self._played.close()
-
-
-class PddlGame:
+class PddlGame(LabelledGame[PddlEnvironment, PddlLabel]):
     """A labelled problem (agentboard/environment/pddl_env/pddl_env.py). Observations are in our words.
 
     Progress is 0 until an action has changed something, even where some of the goal holds from the start.
     """
 
-    def __init__(self, played: PddlEnvironment, label: PddlLabel) -> None:
-        """A label over its problem."""
-        self.goal = label.goal
-        self._played = played
-        self._progress = 0.0
-
-    @property
-    def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions."""
-        return self._played.actions
+    _progress = 0.0
 
     def reset(self) -> str:
         """Start the problem and return the first observation."""
@@ -141,29 +133,16 @@ class PddlGame:
             self._progress = max(self._progress, self._played.share())
         return result._replace(progress=self._progress)
 
-    def possible(self) -> list[str]:
-        """Actions that are possible now."""
-        return self._played.possible()
 
-    def close(self) -> None:
-        """Nothing to free."""
-
-
-class JerichoGame:
+class JerichoGame(LabelledGame[Environment, JerichoLabel]):
     """A labelled story (agentboard/environment/jericho_env.py). Valid: the story did not answer with a remark in `[!`.
 
     The list of possible actions is Jericho's own where it can make one.
     """
 
-    def __init__(self, played: Environment, label: JerichoLabel) -> None:
-        """A label over its story."""
-        self.goal = label.goal
-        self._played = played
-        self._label = label
-
     @property
     def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions."""
+        """Templates and descriptions of the actions."""
         own: dict[str, str] = DATA["jericho"]["actions"]
         return {**self._played.actions, **own}
 
@@ -176,7 +155,7 @@ class JerichoGame:
     def step(self, action: str) -> StepResult:
         """Take one action."""
         words = action.partition(",")[0].partition(".")[0]
-        words = " ".join(words.split(" ")[:_LONGEST_COMMAND])
+        words = " ".join(words.split(" ")[:_MAX_COMMAND_WORDS])
         if "check" in words.lower() and "action" in words.lower():
             result = self._played.step(LISTING)
             return result._replace(progress=self._share, success=False, done=False, valid=True)
@@ -184,21 +163,8 @@ class JerichoGame:
         observation = _on_one_line(result.observation)
         self._subgoals.read(observation)
         won = self._share == 1
-        return StepResult(
-            observation=observation,
-            progress=self._share,
-            success=won,
-            done=won or result.done,
-            valid="[!" not in observation and observation != STORY_TEXTS["unknown"],
-        )
-
-    def possible(self) -> list[str]:
-        """Actions that are possible now, where Jericho can list them."""
-        return self._played.possible()
-
-    def close(self) -> None:
-        """Free what the story holds."""
-        self._played.close()
+        valid = "[!" not in observation and observation != STORY_TEXTS["unknown"]
+        return StepResult(observation, self._share, success=won, done=won or result.done, valid=valid)
 
     @property
     def _share(self) -> float:

@@ -9,15 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import re2
-
 from agentrefine.errors import UserError
-
-_QUIET = re2.Options()
-_QUIET.log_errors = False
-_QUIET.never_capture = True
-_QUIET.max_mem = 512 * 1024
-"""Bytes for a compiled expression and its cache."""
+from agentrefine.game.actions import linear_regex
 
 _LOOKAHEAD = "(?="
 
@@ -60,7 +53,7 @@ class Phrases:
     """
 
     def __init__(self, ways: Sequence[Sequence[str]], shows: Callable[[str, str], bool]) -> None:
-        """Sub-goals of which `shows(observation, phrase)` tells whether an observation meets them."""
+        """Sub-goals that an observation meets where `shows(observation, phrase)` is true."""
         self.total = len(ways[0])
         self.reached = 0
         self._ways = [list(way) for way in ways]
@@ -77,36 +70,26 @@ class Phrases:
 
 
 def sentence_shows(observation: str, phrase: str) -> bool:
-    """Whether a sentence holds all parts of a phrase; `**`, or else `*`, parts them.
-
-    Source: `match_style` of agentboard/environment/babyai_env.py.
-    """
+    """Whether a sentence holds all parts of a phrase, split at `**` or else `*` (`match_style` of babyai_env.py)."""
     parts = [part.strip(".") for part in phrase.strip().split("**" if "**" in phrase else "*")]
     return any(all(part in sentence for part in parts) for sentence in observation.split("."))
 
 
 def passage_shows(observation: str, phrase: str) -> bool:
-    """Whether a text holds a phrase, punctuation left out.
-
-    Source: `match_style` of agentboard/environment/jericho_env.py.
-    """
-    return _plain(phrase) in _plain(observation)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9\s]", "", text)
+    """Whether a text holds a phrase, punctuation left out (`match_style` of agentboard/environment/jericho_env.py)."""
+    plain_phrase, plain_text = (re.sub(r"[^a-zA-Z0-9\s]", "", text) for text in (phrase, observation))
+    return plain_phrase in plain_text
 
 
 def _compiled(expression: str, place: str) -> list[Any]:
     """The expressions that have to match together for a sub-goal."""
     try:
-        return [re2.compile(part, _QUIET) for part in _parts(expression)]
-    except re2.error as error:
-        reason = error.args[0].decode(errors="replace")
-    raise UserError(
-        f"{place}: the sub-goal {expression[:100]!r} is no expression that google-re2 can match ({reason}); write it "
-        "without backreferences, and lookaheads only behind a ^ at its start."
-    )
+        return [linear_regex(part) for part in _parts(expression)]
+    except ValueError as error:
+        raise UserError(
+            f"{place}: the sub-goal {expression[:100]!r} is no expression that google-re2 can match ({error}); write "
+            "it without backreferences, and lookaheads only behind a ^ at its start."
+        ) from error
 
 
 def _parts(expression: str) -> Iterator[str]:
@@ -140,9 +123,8 @@ def _end_of_group(expression: str) -> int | None:
         elif sign == "[":
             in_class = True
             # A bracket at the start of a class is one of its members.
-            place += (
-                1 if expression[place + 1 : place + 2] == "]" else 2 if expression[place + 1 : place + 3] == "^]" else 0
-            )
+            inside = expression[place + 1 :]
+            place += 1 if inside.startswith("]") else 2 if inside.startswith("^]") else 0
         elif sign == "(":
             depth += 1
         elif sign == ")":

@@ -1,7 +1,7 @@
-"""ALFWorld (Shridhar et al., ICLR 2021) through `textworld`'s PDDL engine, with ALFWorld's own rules and wording.
+"""ALFWorld (Shridhar et al., ICLR 2021) through `textworld`'s PDDL engine, with ALFWorld's own rules and texts.
 
 The episodes are the unseen games of the data set where the user has it (`evaluation.data.alfworld`), else games that
-are made offline over the same six task types. Every game is played in the wording that its file holds.
+are made offline over the same six task types. Every game is played in the words of its file's grammar.
 """
 
 import ast
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from agentrefine.benchmarks.simulators import (
     games_folder,
     need,
     rng_of,
+    round_robin,
     tidy,
 )
 from agentrefine.benchmarks.worker import Limits, Opening
@@ -61,24 +62,17 @@ class ALFWorld(SimulatorBenchmark):
     progress_definition = "best share of the goal's conditions that hold at the same time for one choice of objects"
 
     def __init__(self, folder: Path | None = None) -> None:
-        """The unseen games of a data set's folder, or games that are made here."""
         # The worker finds the folder where ALFWorld's own programs do.
         limits = replace(LIMITS, variables={DATA_FOLDER: str(folder.resolve())}) if folder else LIMITS
         super().__init__("alfworld", "agentrefine.benchmarks.alfworld.benchmark:ALFWorldSimulator", limits, AT_ONCE)
         self._folder = folder
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes; fewer are the first of more. `variant` is `valid_unseen` for the data set's games.
-
-        Raises:
-            UserError: `alfworld` is not installed, or the folder holds no unseen games.
-        """
+        """At most `limit` episodes; fewer are the first of more. The data set's have the `variant` `valid_unseen`."""
         need(self.name, "alfworld")
-        if self._folder:
-            drawn = self._published(unseen_folder(self._folder), seed)
-        else:
-            drawn = drawn_games(self.name, TASKS, seed)
-        return list(islice(drawn, limit))
+        if not self._folder:
+            return list(islice(drawn_games(self.name, TASKS, seed), limit))
+        return list(islice(self._published(unseen_folder(self._folder), seed), limit))
 
     def _published(self, folder: Path, seed: int) -> Iterator[EpisodeSpec]:
         games: dict[str, list[str]] = {task: [] for task in TASKS}
@@ -91,10 +85,9 @@ class ALFWorld(SimulatorBenchmark):
         rng = rng_of("episodes", self.name, seed)
         for names in games.values():
             rng.shuffle(names)
-        for turn in zip_longest(*games.values()):
-            for task, name in zip(games, turn, strict=True):
-                if name is not None:
-                    yield EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
+        for name in round_robin(games.values()):
+            task = re.split("[-/]", name, maxsplit=1)[0]
+            yield EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
 
 
 class ALFWorldSimulator:
@@ -139,11 +132,7 @@ class ALFWorldSimulator:
         return list(self._state["admissible_commands"])
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The planner's solution, which the game's file holds.
-
-        Raises:
-            NoSolutionError: it holds none.
-        """
+        """The planner's solution, which the game's file holds."""
         actions: list[str] | None = _game(episode)["walkthrough"]
         if not actions:
             raise NoSolutionError("the game's file holds no walkthrough: the planner found none")
@@ -184,8 +173,8 @@ def progress(game: Mapping[str, Any], facts: Iterable[Any]) -> float:
     places = {name for name, kind in holds.get("receptacletype", ()) if kind == kinds["parent_target"]}
     inside = [(thing, place) for thing, place in holds.get("inreceptacle", ()) if thing in targets and place in places]
     if task == TWO:
-        together = max((sum(at == place for _, at in inside) for place in places), default=0)
-        return min(2, together) / 2
+        most = max((sum(at == place for _, at in inside) for place in places), default=0)
+        return min(2, most) / 2
     if task == LIGHT:
         lamps = {name for name, kind in holds.get("objecttype", ()) if kind == kinds["toggle_target"]}
         held = any(thing in targets for _, thing in holds.get("holds", ()))
@@ -231,7 +220,7 @@ def _evaluate_without_eval() -> None:
 
 
 def _actions(game: Mapping[str, Any]) -> dict[str, str]:
-    """The action templates in the wording of the game's grammar."""
+    """The action templates in the words of the game's grammar."""
     older = {} if "move {o} to {r}" in game["grammar"] else DATA["older_wording"]
     return {older.get(template, template): does for template, does in DATA["actions"].items()}
 

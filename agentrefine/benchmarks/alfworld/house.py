@@ -1,6 +1,6 @@
 """ALFWorld games made offline: a furnished room, a goal of one of the six task types, and the planner's solution.
 
-The rules, the wording, the goals and what fits where are ALFWorld's own (`alfred.pddl`, `alfred.twl2`, `alfworld.gen`);
+The rules, the texts, the goals and what fits where are ALFWorld's own (`alfred.pddl`, `alfred.twl2`, `alfworld.gen`);
 the rooms are drawn with the game's seed.
 """
 
@@ -37,15 +37,6 @@ class House:
     place: str = ""
     lamp: str = ""
 
-    def parameters(self) -> dict[str, str]:
-        """The goal's parameters under ALFWorld's names."""
-        return {
-            "object_target": self.target,
-            "parent_target": self.place,
-            "toggle_target": self.lamp,
-            "mrecep_target": "",
-        }
-
 
 def game_of(task: str, seed: int) -> dict[str, Any]:
     """A game of a task type, as ALFWorld's files hold it but without a solution; the same for the same seed."""
@@ -56,13 +47,14 @@ def game_of(task: str, seed: int) -> dict[str, Any]:
     house = _furnished(task, rng)
     names = {"obj": house.target, "recep": house.place, "toggle": house.lamp}
     goal = gdict[task]["pddl"].replace("#", "-").format(**names)
+    targets = {"object_target": house.target, "parent_target": house.place, "toggle_target": house.lamp}
     sentence = rng.choice(gdict[task]["templates"]).format(**{name: kind.lower() for name, kind in names.items()})
     return {
         "pddl_domain": Path(ALFRED_PDDL_PATH).read_text(encoding="utf-8"),
         "grammar": Path(ALFRED_TWL2_PATH).read_text(encoding="utf-8").replace("UNKNOWN GOAL", sentence),
         "pddl_problem": _problem(house, goal),
         "task_type": task,
-        "pddl_params": house.parameters(),
+        "pddl_params": {**targets, "mrecep_target": ""},
     }
 
 
@@ -86,12 +78,12 @@ def _furnished(task: str, rng: Random) -> House:
         if target in VAL_RECEPTACLE_OBJECTS.get(place, ()) and _homes(house, target, place)
     ]
     house.target, house.place = rng.choice(goals)
-    kinds, (fewest, most) = (TASKS[task].get(setting, DATA[setting]) for setting in ("kinds", "copies"))
+    kinds, (min_copies, max_copies) = (TASKS[task].get(setting, DATA[setting]) for setting in ("kinds", "copies"))
     others = [kind for kind in room["objects"] if kind != house.target]
     for kind in (house.target, *rng.sample(others, min(len(others), kinds - 1))):
         homes = _homes(house, kind, house.place if kind == house.target else "")
         if homes:
-            copies = range(1, rng.randint(fewest, most) + 1)
+            copies = range(1, rng.randint(min_copies, max_copies) + 1)
             house.objects += [(_name(kind, number), kind, rng.choice(homes)) for number in copies]
     if task == LIGHT:
         house.place, house.lamp = "", rng.choice(room["lamps"])
@@ -146,15 +138,5 @@ def _problem(house: House, goal: str) -> str:
         for thing in sorted(VAL_RECEPTACLE_OBJECTS.get(place, ()))
         if thing in things
     ]
-    lines = [
-        "(define (problem house)",
-        "(:domain alfred)",
-        "(:objects",
-        *objects,
-        ")",
-        "(:init",
-        *facts,
-        ")",
-        goal,
-    ]
-    return "\n".join(lines)
+    head = ["(define (problem house)", "(:domain alfred)", "(:objects"]
+    return "\n".join([*head, *objects, ")", "(:init", *facts, ")", goal])

@@ -12,30 +12,21 @@ import contextlib
 import io
 import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
-from agentrefine.benchmarks.babyai.view import (
-    DATA,
-    DONE,
-    DROP,
-    FORWARD,
-    LEFT,
-    PICK_UP,
-    RIGHT,
-    TOGGLE,
-    Thing,
-    View,
-    name_of,
-    told,
-)
+from agentrefine.benchmarks.babyai.view import DATA, Act, Thing, View, name_of, text_of
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.simulators import LISTING, round_robin
 from agentrefine.errors import NotInstalledError
 from agentrefine.files import short_hash
 
 LEVELS: dict[str, str] = DATA["levels"]
 SEEDS: list[int] = DATA["seeds"]
-PRIMITIVES = {LEFT: "turn left", RIGHT: "turn right", FORWARD: "move forward", DROP: "drop", TOGGLE: "toggle"}
+PRIMITIVES: dict[int, str] = {
+    Act.LEFT: "turn left", Act.RIGHT: "turn right", Act.FORWARD: "move forward", Act.DROP: "drop", Act.TOGGLE: "toggle",
+}  # fmt: skip
 NO_STEP_LIMIT = 1_000_000
 """The simulator's own limit counts single cells; the player's limit counts the agent's turns and decides."""
 
@@ -77,15 +68,14 @@ class BabyAIEnvironment:
     def step(self, action: str) -> StepResult:
         """Take one action of the agent, which may be many of the simulator's."""
         if self._over:
-            return self._result(told("over"), success=False, valid=False)
+            return self._result(text_of("over"), valid=False)
         words = " ".join(action.lower().split())
-        if words == "check available actions":
-            return self._result(told("available", actions=", ".join(self.possible())), success=False, valid=True)
+        if words == LISTING:
+            return self._result(text_of("available", actions=", ".join(self.possible())), valid=True)
         try:
-            plan = self._plan(words)
+            return self._carry_out(self._plan(words))
         except Refusal as refusal:
-            return self._result(str(refusal), success=False, valid=False)
-        return self._carry_out(plan)
+            return self._result(str(refusal), valid=False)
 
     def close(self) -> None:
         """Free the simulator."""
@@ -93,12 +83,11 @@ class BabyAIEnvironment:
 
     def possible(self) -> list[str]:
         """The actions that are possible now."""
-        candidates = [PRIMITIVES[a] for a in (LEFT, RIGHT, FORWARD, DROP, TOGGLE)]
         verbs = ("go to", "pick up", "go through", "toggle and go through")
-        candidates += [f"{verb} {thing.name}" for verb in verbs for thing in self.view.things()]
-        return [words for words in candidates if self._is_possible(words)]
+        macros = [f"{verb} {thing.name}" for verb in verbs for thing in self.view.things()]
+        return [words for words in [*PRIMITIVES.values(), *macros] if self._is_possible(words)]
 
-    def _result(self, observation: str, *, success: bool, valid: bool) -> StepResult:
+    def _result(self, observation: str, *, success: bool = False, valid: bool) -> StepResult:
         return StepResult(observation, self._progress, success=success, done=self._over, valid=valid)
 
     def _carry_out(self, plan: list[int]) -> StepResult:
@@ -112,10 +101,11 @@ class BabyAIEnvironment:
                 break
         success = self._over and reward > 0
         earlier = self._progress
-        self._progress = max(earlier, 1.0 if success else _progress(self._simulation.instrs))
+        done, total = _done_of(self._simulation.instrs)
+        self._progress = max(earlier, 1.0 if success else done / total)
         changed = changed or self._progress > earlier
-        ending = [told("completed" if success else "failed")] if self._over else []
-        beginning = [] if changed else [told("nothing_changes")]
+        ending = [text_of("completed" if success else "failed")] if self._over else []
+        beginning = [] if changed else [text_of("nothing_changes")]
         observation = " ".join([*beginning, self.view.describe(), *ending])
         return self._result(observation, success=success, valid=changed)
 
@@ -138,69 +128,72 @@ class BabyAIEnvironment:
         }
         for verb, macro in macros.items():
             if words.startswith(verb):
-                name = words.removeprefix(verb)
-                thing = next((thing for thing in self.view.things() if thing.name == name), None)
+                thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
                 if thing is None:
-                    raise Refusal(told("not_seen"))
+                    raise Refusal(text_of("not_seen"))
                 return macro(thing)
-        raise Refusal(told("unknown"))
+        raise Refusal(text_of("unknown"))
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
-        if action == FORWARD and cell is not None and not cell.can_overlap():
-            raise Refusal(told("blocked"))
-        if action == DROP and self._simulation.carrying is None:
-            raise Refusal(told("nothing_to_drop"))
-        if action == DROP and cell is not None:
-            raise Refusal(told("no_room"))
-        if action == TOGGLE:
+        if action == Act.FORWARD and cell is not None and not cell.can_overlap():
+            raise Refusal(text_of("blocked"))
+        if action == Act.DROP and self._simulation.carrying is None:
+            raise Refusal(text_of("nothing_to_drop"))
+        if action == Act.DROP and cell is not None:
+            raise Refusal(text_of("no_room"))
+        if action == Act.TOGGLE:
             front = self.view.front()
             if front is None or front.object.type not in ("door", "box"):
-                raise Refusal(told("no_door"))
+                raise Refusal(text_of("no_door"))
             self._check_key(front)
 
     def _check_key(self, thing: Thing) -> None:
+        if thing.is_door and not self.opens(thing.object):
+            raise Refusal(text_of("needs_key", name=thing.name, color=thing.object.color))
+
+    def opens(self, door: Any) -> bool:
+        """Whether the agent can open a door: it is not locked, or the agent carries its key."""
         carried = self._simulation.carrying
-        locked = thing.is_door and thing.object.is_locked
-        if locked and (carried is None or carried.type != "key" or carried.color != thing.object.color):
-            raise Refusal(told("needs_key", name=thing.name, color=thing.object.color))
+        has_key = carried is not None and carried.type == "key" and carried.color == door.color
+        return bool(not door.is_locked or has_key)
 
     def _go_to(self, thing: Thing) -> list[int]:
         # Who faces it already does nothing, but lets the simulator see that the goal is reached.
-        return self._way(thing) or [DONE]
+        return self._way(thing) or [Act.DONE]
 
     def _pick_up(self, thing: Thing) -> list[int]:
         carried = self._simulation.carrying
         if thing.is_door:
-            raise Refusal(told("not_portable"))
+            raise Refusal(text_of("not_portable"))
         if carried is not None:
-            raise Refusal(told("hands_full", name=thing.name, carried=name_of(carried)))
-        return [*self._way(thing), PICK_UP]
+            raise Refusal(text_of("hands_full", name=thing.name, carried=name_of(carried)))
+        return [*self._way(thing), Act.PICK_UP]
 
     def _go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(told("not_a_door", name=thing.name))
+            raise Refusal(text_of("not_a_door", name=thing.name))
         if not thing.object.is_open:
-            raise Refusal(told("closed", name=thing.name))
-        return [*self._way(thing), FORWARD]
+            raise Refusal(text_of("closed", name=thing.name))
+        return [*self._way(thing), Act.FORWARD]
 
     def _toggle_and_go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(told("not_a_door", name=thing.name))
+            raise Refusal(text_of("not_a_door", name=thing.name))
         if thing.object.is_open:
-            raise Refusal(told("already_open", name=thing.name))
+            raise Refusal(text_of("already_open", name=thing.name))
         self._check_key(thing)
-        return [*self._way(thing), TOGGLE, FORWARD]
+        return [*self._way(thing), Act.TOGGLE, Act.FORWARD]
 
     def _way(self, thing: Thing) -> list[int]:
         path = self.view.path(thing)
         if path is None:
-            raise Refusal(told("no_path", name=thing.name))
+            raise Refusal(text_of("no_path", name=thing.name))
         return path
 
     def _is_possible(self, words: str) -> bool:
         try:
-            return self._plan(words) != [DONE]
+            return self._plan(words) != [Act.DONE]
         except Refusal:
             return False
 
@@ -212,19 +205,15 @@ class BabyAI:
     progress_definition = "share of the mission's elementary instructions that the simulator's verifier counts as done"
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` of the 112 cases: each level once, in an order drawn by `seed`, then each a second time, ...
-
-        Raises:
-            NotInstalledError: `minigrid` is not installed.
-        """
+        """At most `limit` of the 112 cases: each level once, in an order drawn by `seed`, then a second time, ..."""
         _gymnasium()
         drawn = random.Random(short_hash("babyai", str(seed)))
         levels = drawn.sample(sorted(LEVELS), len(LEVELS))
         seeds = {level: drawn.sample(SEEDS, len(SEEDS)) for level in levels}
-        cases = [(level, seeds[level][turn]) for turn in range(len(SEEDS)) for level in levels]
+        cases = round_robin([(level, case_seed) for case_seed in seeds[level]] for level in levels)
         return [
             EpisodeSpec(id=f"babyai.{level}.{case_seed}", benchmark=self.name, task=level, seed=case_seed)
-            for level, case_seed in cases[:limit]
+            for level, case_seed in islice(cases, limit)
         ]
 
     def make(self, episode: EpisodeSpec) -> BabyAIEnvironment:
@@ -232,17 +221,10 @@ class BabyAI:
         return BabyAIEnvironment(episode.task, episode.seed)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The steps of minigrid's own bot as the agent's actions.
-
-        Raises:
-            NoSolutionError: the bot fails.
-        """
-        environment = self.make(episode)
-        try:
+        """The steps of minigrid's own bot as the agent's actions."""
+        with contextlib.closing(self.make(episode)) as environment:
             environment.reset()
             return _bot_actions(environment)
-        finally:
-            environment.close()
 
 
 def _bot_actions(environment: BabyAIEnvironment) -> list[str]:
@@ -270,9 +252,9 @@ def _bot_actions(environment: BabyAIEnvironment) -> list[str]:
         except AssertionError as error:
             raise NoSolutionError(f"minigrid's bot gave up after {len(actions)} actions") from error
         front = environment.view.front()
-        if taken == PICK_UP and front is not None:
+        if taken == Act.PICK_UP and front is not None:
             actions.append(f"pick up {front.name}")
-        elif taken == DONE and front is not None:
+        elif taken == Act.DONE and front is not None:
             actions.append(f"go to {front.name}")
         elif taken in PRIMITIVES:
             actions.append(PRIMITIVES[taken])
@@ -286,11 +268,6 @@ def _bot_actions(environment: BabyAIEnvironment) -> list[str]:
         if not result.valid:
             raise NoSolutionError(f"minigrid's bot takes an action that changes nothing, {actions[-1]!r}")
     raise NoSolutionError(f"minigrid's bot was not done after {GOLD_STEPS} actions")
-
-
-def _progress(instruction: Any) -> float:
-    done, total = _done_of(instruction)
-    return done / total
 
 
 def _done_of(instruction: Any) -> tuple[int, int]:

@@ -3,19 +3,22 @@
 # The simulator's objects have no types that a checker could use.
 # ruff: noqa: ANN401
 
-from collections import deque
+from collections import Counter, deque
+from enum import IntEnum
 from string import Template
 from typing import Any, NamedTuple
 
-import yaml
+from agentrefine.benchmarks.simulators import data_of
 
-from agentrefine.files import packaged_text
-
-DATA: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.benchmarks", "babyai", "babyai.yaml"))
+DATA = data_of("babyai", "babyai.yaml")
 """Levels, seeds, actions and texts."""
 
-LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE, DONE = range(7)
-"""The simulator's actions, by its own numbers."""
+
+class Act(IntEnum):
+    """The simulator's actions, by its own numbers."""
+
+    LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE, DONE = range(7)
+
 
 DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """One cell ahead, by the simulator's number of the direction that the agent faces."""
@@ -54,11 +57,11 @@ class View:
                 forward, right = self._relative(position)
                 seen.append((cell, forward, right, position))
         seen.sort(key=lambda item: (*self.order(item[1], item[2]), item[3]))
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         things = []
         for cell, forward, right, position in seen:
             kind = name_of(cell)
-            counts[kind] = counts.get(kind, 0) + 1
+            counts[kind] += 1
             things.append(Thing(f"{kind} {counts[kind]}", cell, position, forward, right))
         return things
 
@@ -72,10 +75,9 @@ class View:
 
     def path(self, thing: Thing) -> list[int] | None:
         """Fewest turns and steps to stand before `thing` and face it, over visible free cells; None if no way leads."""
-        simulation = self._simulation
-        grid = simulation.grid
+        grid = self._simulation.grid
         free = {p for p in self._visible() if (cell := grid.get(*p)) is None or cell.can_overlap()} - {thing.position}
-        start = (_position(simulation.agent_pos), int(simulation.agent_dir))
+        start = self._place()
         came: dict[tuple[Position, int], list[int]] = {start: []}
         queue = deque([start])
         while queue:
@@ -83,10 +85,8 @@ class View:
             ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
             if ahead == thing.position:
                 return came[place]
-            following = [(LEFT, ((x, y), (direction - 1) % 4)), (RIGHT, ((x, y), (direction + 1) % 4))]
-            if ahead in free:
-                following.insert(0, (FORWARD, (ahead, direction)))
-            for action, target in following:
+            following = [(Act.LEFT, ((x, y), (direction - 1) % 4)), (Act.RIGHT, ((x, y), (direction + 1) % 4))]
+            for action, target in [(Act.FORWARD, (ahead, direction))] * (ahead in free) + following:
                 if target not in came:
                     came[target] = [*came[place], action]
                     queue.append(target)
@@ -94,35 +94,31 @@ class View:
 
     def state(self) -> tuple[object, ...]:
         """What an action can change."""
-        simulation = self._simulation
-        cell = simulation.grid.get(*simulation.front_pos)
-        held = None if simulation.carrying is None else name_of(simulation.carrying)
-        return (
-            _position(simulation.agent_pos),
-            int(simulation.agent_dir),
-            held,
-            None if cell is None else name_of(cell),
-        )
+        cell = self._simulation.grid.get(*self._simulation.front_pos)
+        held = self._simulation.carrying
+        return *self._place(), None if held is None else name_of(held), None if cell is None else name_of(cell)
 
     def describe(self) -> str:
         """The observation: what the agent sees and where, the wall ahead, and what it carries."""
         things = self.things()
-        parts = [told("nothing")]
-        if things:
-            listed = "; ".join(told("object", name=thing.name, where=_where(thing)) for thing in things)
-            parts = [told("seen"), f"{listed}."]
+        listed = "; ".join(text_of("object", name=thing.name, where=_where(thing)) for thing in things)
+        parts = [text_of("seen"), f"{listed}."] if things else [text_of("nothing")]
         visible = set(self._visible())
-        x, y = _position(self._simulation.agent_pos)
-        dx, dy = DIRECTIONS[int(self._simulation.agent_dir)]
+        (x, y), direction = self._place()
+        dx, dy = DIRECTIONS[direction]
         for forward in range(1, self._simulation.agent_view_size):
             position = (x + dx * forward, y + dy * forward)
             cell = self._simulation.grid.get(*position) if position in visible else None
             if cell is not None and cell.type == "wall":
-                parts.append(told("wall", forward=_steps(forward)))
+                parts.append(text_of("wall", forward=_steps(forward)))
                 break
         carried = self._simulation.carrying
-        parts.append(told("empty_handed") if carried is None else told("carrying", name=name_of(carried)))
+        parts.append(text_of("empty_handed") if carried is None else text_of("carrying", name=name_of(carried)))
         return " ".join(parts)
+
+    def _place(self) -> tuple[Position, int]:
+        """Where the agent stands, and the direction that it faces."""
+        return _position(self._simulation.agent_pos), int(self._simulation.agent_dir)
 
     def _visible(self) -> list[Position]:
         """The cells that the agent sees, its own included."""
@@ -143,13 +139,10 @@ class View:
         """How far before the agent and how far to its right."""
         offset = [position[axis] - int(self._simulation.agent_pos[axis]) for axis in (0, 1)]
         ahead, right = self._simulation.dir_vec, self._simulation.right_vec
-        return (
-            int(offset[0] * ahead[0] + offset[1] * ahead[1]),
-            int(offset[0] * right[0] + offset[1] * right[1]),
-        )
+        return int(offset[0] * ahead[0] + offset[1] * ahead[1]), int(offset[0] * right[0] + offset[1] * right[1])
 
 
-def told(text: str, /, **values: object) -> str:
+def text_of(text: str, /, **values: object) -> str:
     """A text of babyai.yaml with its values."""
     return Template(DATA["texts"][text]).substitute(values)
 
@@ -171,7 +164,7 @@ def _steps(count: int) -> str:
 
 
 def _where(thing: Thing) -> str:
-    parts = [told("ahead", forward=_steps(thing.forward))] if thing.forward else []
+    parts = [text_of("ahead", forward=_steps(thing.forward))] if thing.forward else []
     if thing.right:
-        parts.append(told("beside", side=_steps(abs(thing.right)), direction="right" if thing.right > 0 else "left"))
+        parts.append(text_of("beside", side=_steps(abs(thing.right)), direction="right" if thing.right > 0 else "left"))
     return " and ".join(parts)

@@ -15,15 +15,31 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.simulators import round_robin
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, read_records, short_hash
 
+ACTIONS = {
+    "search {title}": "Read the paragraph with this title; if there is none, similar titles are named.",
+    "lookup {keyword}": "Read the next sentence with this keyword in the paragraph that you read last.",
+    "finish {answer}": "Answer the question in as few words as possible; this ends the game.",
+}
+SENTENCES = 5
+"""Sentences of a paragraph that a search shows, as in ReAct; `lookup` finds the others too."""
+
+SIMILAR = 5
+"""Titles that a search names where it finds none."""
+
+_OURS = Path(__file__).with_name("merrow_isles.json")
+_REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
+_ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CLOSED = {"yes", "no", "noanswer"}
@@ -50,22 +66,6 @@ def f1_score(answer: str, right: str) -> float:
         return 0.0
     precision, recall = shared / len(given_words), shared / len(wanted_words)
     return 2 * precision * recall / (precision + recall)
-
-
-_OURS = Path(__file__).with_name("merrow_isles.json")
-ACTIONS = {
-    "search {title}": "Read the paragraph with this title; if there is none, similar titles are named.",
-    "lookup {keyword}": "Read the next sentence with this keyword in the paragraph that you read last.",
-    "finish {answer}": "Answer the question in as few words as possible; this ends the game.",
-}
-SENTENCES = 5
-"""Sentences of a paragraph that a search shows, as in ReAct; `lookup` finds the others too."""
-
-SIMILAR = 5
-
-_REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
-
-_ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 
 
 class Question(BaseModel):
@@ -132,10 +132,8 @@ class HotpotEnvironment:
             return self._result("The game is over.", valid=False)
         if match is None or not value:
             return self._result(f"This action is not known. The actions are: {', '.join(ACTIONS)}.", valid=False)
-        verb = match.group(1).lower()
-        if verb == "search":
-            return self._search(value)
-        return self._lookup(value) if verb == "lookup" else self._finish(value)
+        verbs = {"search": self._search, "lookup": self._lookup, "finish": self._finish}
+        return verbs[match.group(1).lower()](value)
 
     def possible(self) -> list[str]:
         """A search for each title, a lookup of each word of the paragraph read last, each title as an answer."""
@@ -196,53 +194,39 @@ class HotpotEnvironment:
 
 
 class HotpotQA:
-    """The questions of a file."""
+    """The questions of a file, of ours if none is given."""
 
     name = "hotpotqa"
     progress_definition = "F1 of the answer's words, by HotpotQA's normalisation; success is an exact match"
 
     def __init__(self, file: Path | None = None) -> None:
-        """The questions of a file, of ours if none is given."""
         self._file = file or _OURS
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` questions: one of each type, in an order drawn by `seed`, then a second of each, ...
 
         `task` is the question's type, `seed` its position in the file.
-
-        Raises:
-            UserError: the file is missing or is not HotpotQA's.
         """
-        path = self._file
         by_type: dict[str, list[int]] = {}
-        for position, given in enumerate(_rows(path)):
+        for position, given in enumerate(_rows(self._file)):
             kind = given.get("type") if isinstance(given, dict) else None
             by_type.setdefault(str(kind), []).append(position)
         drawn = random.Random(short_hash("hotpotqa", str(seed)))
         for positions in by_type.values():
             drawn.shuffle(positions)
-        rounds = range(max(map(len, by_type.values())))
-        order = [by_type[kind][turn] for turn in rounds for kind in sorted(by_type) if turn < len(by_type[kind])]
-        questions = [(position, _question(path, position)) for position in order[:limit]]
+        drawn_positions = islice(round_robin(by_type[kind] for kind in sorted(by_type)), limit)
+        questions = [(position, _question(self._file, position)) for position in drawn_positions]
         return [
             EpisodeSpec(id=f"hotpotqa.{question.id}", benchmark=self.name, task=question.type, seed=position)
             for position, question in questions
         ]
 
     def make(self, episode: EpisodeSpec) -> HotpotEnvironment:
-        """The environment of one episode.
-
-        Raises:
-            UserError: the file has another question in that place.
-        """
+        """The environment of one episode."""
         return HotpotEnvironment(self._asked(episode))
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """A search for each supporting paragraph, then the answer.
-
-        Raises:
-            NoSolutionError: the question lacks such a paragraph.
-        """
+        """A search for each supporting paragraph, then the answer."""
         question = self._asked(episode)
         missing = [title for title in question.supporting if title not in question.paragraphs]
         if missing:
@@ -260,11 +244,7 @@ class HotpotQA:
 
 
 def _rows(path: Path) -> list[Any]:
-    """The questions of a file as they are.
-
-    Raises:
-        UserError: no such file, or not questions in JSON.
-    """
+    """The questions of a file as they are."""
     return _parsed(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 

@@ -1,7 +1,7 @@
 """Interactive fiction through `jericho` (Hausknecht et al., AAAI 2020): the stories of a folder, or TextWorld's games.
 
-The stories cannot be given along, and only those whose score Jericho knows can be measured. Where the user has
-no folder of them (`evaluation.data.jericho`), TextWorld's games, for the same interpreter, take their place.
+The stories cannot be distributed, and only those whose score Jericho knows can be measured. Where the user has no
+folder of them (`evaluation.data.jericho`), TextWorld's games, for the same interpreter, take their place.
 """
 
 import hashlib
@@ -56,11 +56,7 @@ class Jericho(SimulatorBenchmark):
         self._folder = folder
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` of the stories, in an order drawn by `seed`.
-
-        Raises:
-            UserError: `jericho` is not installed, or the folder holds no story that it can score.
-        """
+        """At most `limit` of the stories, in an order drawn by `seed`."""
         need(self.name, "jericho")
         names = [file.name for file in stories(self._folder) if _is_supported(file)]
         if not names:
@@ -101,7 +97,9 @@ class StorySimulator:
             return self._result(TEXTS["over"], valid=False)
         words = command(action)
         if words == LISTING:
-            return self._result(Template(TEXTS["available"]).substitute(actions=", ".join(self._listed())), valid=True)
+            # Where Jericho cannot look for actions, the templates of all are listed.
+            listed = ", ".join(self.possible() if self._searchable else DATA["actions"])
+            return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
         if words is None or words.split()[0] in NOT_FOR_AGENTS:
             return self._result(TEXTS["unknown"], valid=False)
         said, _, self._over, _ = self._story.step(words)
@@ -112,11 +110,7 @@ class StorySimulator:
         return self._result("\n".join([text or TEXTS["unknown"], *ending]), valid=valid)
 
     def possible(self) -> list[str]:
-        """The actions that Jericho finds to change something.
-
-        Raises:
-            UnlistedActionsError: Jericho cannot look for them.
-        """
+        """The actions that Jericho finds to change something."""
         if not self._searchable:
             raise UnlistedActionsError(
                 "Jericho lists the possible actions of fully supported stories only, with spaCy's model en_core_web_sm"
@@ -124,11 +118,7 @@ class StorySimulator:
         return sorted(self._story.get_valid_actions(use_parallel=False))
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """Jericho's walkthrough as far as it wins.
-
-        Raises:
-            NoSolutionError: there is none, or it does not win.
-        """
+        """Jericho's walkthrough as far as it wins."""
         self.start(episode)
         path = [action.lower() for action in self._story.get_walkthrough()]
         for number, action in enumerate(path, start=1):
@@ -145,10 +135,6 @@ class StorySimulator:
     def _searchable(self) -> bool:
         """Whether Jericho can look for actions; without spaCy's model of English it would download it."""
         return importlib.util.find_spec("en_core_web_sm") is not None and bool(self._story.is_fully_supported)
-
-    def _listed(self) -> list[str]:
-        """The possible actions, or the templates of all where Jericho cannot look for them."""
-        return self.possible() if self._searchable else [*DATA["actions"]]
 
     def _result(self, observation: str, *, valid: bool) -> StepResult:
         won = self._over and bool(self._story.victory())

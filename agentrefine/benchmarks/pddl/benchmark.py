@@ -6,8 +6,8 @@ The folder is the user's (`evaluation.data.pddl`), else ours. It holds, for each
 - `<name>/domain.pddl` beside its problems in the same folder, or
 - just `domain.pddl` and problems, which is one domain named as the folder.
 
-A YAML file beside the domain, of the same name, gives it words (`pddl_wording`); for AgentBoard's domains we have some.
-As in AgentBoard (Ma et al., NeurIPS 2024) the agent reads all that is true, or where the wording says so what an action
+A YAML file beside the domain, of the same name, gives it words (`words.py`); AgentBoard's domains have theirs here.
+As in AgentBoard (Ma et al., NeurIPS 2024) the agent reads all that is true, or where the words say so what an action
 changed, `check valid actions` lists what is possible and costs a step, and progress is the share of goals that hold.
 Numbers (`:functions`) are played but not shown.
 """
@@ -19,6 +19,7 @@ import random
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, Un
 from agentrefine.benchmarks.pddl.gold import solution
 from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl.syntax import is_domain
-from agentrefine.benchmarks.pddl.words import Phrases, Wording, read_wording
-from agentrefine.benchmarks.simulators import CHECK
+from agentrefine.benchmarks.pddl.words import DomainWords, Phrases, read_words
+from agentrefine.benchmarks.simulators import CHECK, round_robin
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
 
@@ -50,9 +51,9 @@ class PddlEnvironment:
 
     def __init__(self, domain: Path, problem: Path) -> None:
         self._problem = read_problem(domain, problem)
-        wording, source = _wording(domain, self._problem.domain)
-        self._phrases = Phrases(self._problem, wording, source)
-        self._only_changes = wording.observe == "changes"
+        words, source = _words(domain, self._problem.domain)
+        self._phrases = Phrases(self._problem, words, source)
+        self._only_changes = words.observe == "changes"
         looks = {CHECK: "List the actions that are possible now."}
         if self._only_changes:
             looks[LOOK] = "List all that is true now."
@@ -81,31 +82,21 @@ class PddlEnvironment:
         parsed = self._phrases.read(words)
         if parsed is None:
             return self._result(f"This action is not known. Try: {CHECK}.", valid=False)
-        name, objects = parsed
-        refusal = self._refusal(self._problem.actions[name], objects)
-        if refusal:
-            return self._result(refusal, valid=False)
-        return self._carry_out(self._problem.actions[name], objects)
+        action_, objects = self._problem.actions[parsed[0]], parsed[1]
+        refusal = self._refusal(action_, objects)
+        return self._result(refusal, valid=False) if refusal else self._carry_out(action_, objects)
 
     def close(self) -> None:
         """Nothing to free."""
 
     def possible(self) -> list[str]:
-        """The actions that are possible now, in words.
-
-        Raises:
-            UnlistedActionsError: the problem has too many actions.
-        """
+        """The actions that are possible now, in words."""
         if self._problem.ground_actions is None:
             raise UnlistedActionsError(f"{self._problem.domain} has a problem with too many actions to list")
         return [self._phrases.action(found.action.name, found.names) for found in self._problem.possible(self._state)]
 
     def solution(self) -> list[str]:
-        """The planner's solution from the start in words.
-
-        Raises:
-            NoSolutionError: it has none.
-        """
+        """The planner's solution from the start in words."""
         return [self._phrases.action(step.action.name, step.names) for step in solution(self._problem)]
 
     def _carry_out(self, action: Any, objects: tuple[str, ...]) -> StepResult:
@@ -127,11 +118,8 @@ class PddlEnvironment:
         earlier, later = self._problem.true_atoms(before), self._problem.true_atoms(self._state)
         come = [atom for atom in later if atom not in earlier]
         gone = [atom for atom in earlier if atom not in later]
-        told = [
-            self._phrases.sentences(come),
-            f"No longer: {self._phrases.listed(gone)}." if gone else "",
-        ]
-        return " ".join(filter(None, told)) or "No fact changes."
+        parts = [self._phrases.sentences(come), f"No longer: {self._phrases.listed(gone)}." if gone else ""]
+        return " ".join(filter(None, parts)) or "No fact changes."
 
     def _refusal(self, action: Any, objects: tuple[str, ...]) -> str:
         """Why an action is not possible now; empty where it is."""
@@ -143,11 +131,10 @@ class PddlEnvironment:
         unmet = self._problem.unmet(self._state, action, objects)
         missing = [condition for condition in unmet if not condition.is_not()]
         hindering = [condition.arg(0) for condition in unmet if condition.is_not()]
-        told = [
-            f"What is missing: {self._phrases.listed(missing)}." if missing else "",
-            f"What is in the way: {self._phrases.listed(hindering)}." if hindering else "",
-        ]
-        return " ".join(["You cannot do that.", *filter(None, told)]) if unmet else ""
+        parts = ["You cannot do that."] if unmet else []
+        parts += [f"What is missing: {self._phrases.listed(missing)}."] if missing else []
+        parts += [f"What is in the way: {self._phrases.listed(hindering)}."] if hindering else []
+        return " ".join(parts)
 
     def _valid_actions(self) -> str:
         if self._problem.ground_actions is None:
@@ -169,50 +156,37 @@ class PddlEnvironment:
 
 
 class Pddl:
-    """Every problem of a folder of domains."""
+    """Every problem of a folder of domains, of ours if none is given."""
 
     name = "pddl"
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
 
     def __init__(self, folder: Path | None = None) -> None:
-        """The problems of a folder, of ours if none is given."""
         self._folder = folder or _DATA / "domains"
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
-        """The domains by name.
-
-        Raises:
-            UserError: the folder is missing or has no domain with problems.
-        """
+        """The domains by name."""
         return domains(self._folder)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` problems: one of each domain, in an order drawn by `seed`, then a second of each, ...
 
         `task` is the domain, `variant` the problem; a problem has no layouts, so `seed` is its position in the domain.
-
-        Raises:
-            UserError: `unified-planning` is not installed, or the folder is missing or has no domain with problems.
         """
         planning_library()
-        found = self.domains
         drawn = random.Random(short_hash("pddl", str(seed)))
-        names = drawn.sample(sorted(found), len(found))
-        order = {name: drawn.sample(list(enumerate(found[name].problems)), len(found[name].problems)) for name in names}
-        rounds = range(max(len(problems) for problems in order.values()))
-        cases = [(name, *order[name][turn]) for turn in rounds for name in names if turn < len(order[name])]
+        domain_cases = []
+        for name in drawn.sample(sorted(self.domains), len(self.domains)):
+            numbered = list(enumerate(self.domains[name].problems))
+            domain_cases.append([(name, *case) for case in drawn.sample(numbered, len(numbered))])
         return [
             EpisodeSpec(id=f"pddl.{name}.{problem}", benchmark=self.name, task=name, seed=position, variant=problem)
-            for name, position, problem in cases[:limit]
+            for name, position, problem in islice(round_robin(domain_cases), limit)
         ]
 
     def make(self, episode: EpisodeSpec) -> Environment:
-        """The environment of one episode.
-
-        Raises:
-            UserError: the folder has no such problem, or it cannot be read.
-        """
+        """The environment of one episode."""
         return self.problem(episode)
 
     def problem(self, episode: EpisodeSpec) -> PddlEnvironment:
@@ -227,20 +201,12 @@ class Pddl:
         return PddlEnvironment(domain.path, domain.problems[episode.variant])
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """A planner's actions.
-
-        Raises:
-            NoSolutionError: it finds none.
-        """
+        """A planner's actions."""
         return self.problem(episode).solution()
 
 
 def read_problem(domain: Path, problem: Path) -> PddlProblem:
-    """A problem, kept for the next ones who ask, as long as its files do not change.
-
-    Raises:
-        UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
-    """
+    """A problem, kept in memory as long as its files do not change."""
     return _kept(domain, problem, *(path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem)))
 
 
@@ -263,8 +229,8 @@ def domains(folder: Path) -> dict[str, Domain]:
         inside = {path.parent.name: (path, path.parent) for path in sorted(folder.glob("*/domain.pddl"))}
         beside = {path.stem: (path, folder / path.stem) for path in sorted(folder.glob("*.pddl"))}
         found = inside | {name: place for name, place in beside.items() if place[1].is_dir()}
-    problems = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
-    problems = {name: domain for name, domain in problems.items() if domain.problems}
+    read = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
+    problems = {name: domain for name, domain in read.items() if domain.problems}
     if not problems:
         raise UserError(
             f"{folder}: no domain with problems; expected domain.pddl with problems beside it, "
@@ -283,9 +249,9 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", text)]
 
 
-def _wording(domain: Path, name: str) -> tuple[Wording, Path | None]:
+def _words(domain: Path, name: str) -> tuple[DomainWords, Path | None]:
     """The words beside a domain's file, else ours for domains of that name, else none."""
     ours = {path.stem: path for path in (_DATA / "phrases").glob("*.yaml")}
     beside = domain.with_suffix(".yaml")
     path = beside if beside.is_file() else ours.get(name)
-    return (read_wording(path), path) if path else (Wording(), None)
+    return (read_words(path), path) if path else (DomainWords(), None)

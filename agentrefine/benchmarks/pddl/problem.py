@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.pddl.syntax import mended
+from agentrefine.benchmarks.pddl.syntax import fixed
 from agentrefine.errors import NotInstalledError, UserError
 
 MAX_GROUND_ACTIONS = 100_000
@@ -23,14 +23,7 @@ Values = Mapping[Any, str]
 
 
 class GroundedAction(NamedTuple):
-    """An action with objects for its parameters.
-
-    Attributes:
-        action: the action.
-        names: the objects.
-        values: the objects by parameter.
-        conditions: those of its conditions that an action can change.
-    """
+    """An action with objects for its parameters, and those of its conditions that an action can change."""
 
     action: Any
     names: tuple[str, ...]
@@ -48,16 +41,14 @@ class PddlProblem:
         objects: names, in the order of declaration.
         initial: the first state.
         goals: conditions that have to hold together.
+
+    Raises:
+        UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
     """
 
     def __init__(self, domain: Path, problem: Path) -> None:
-        """Read the files.
-
-        Raises:
-            UserError: `unified-planning` is not installed; a file is missing or not PDDL that it can play.
-        """
         library = planning_library()
-        texts = mended(domain, problem)
+        texts = fixed(domain, problem)
         self.path = problem
         self.domain = texts.name
         self._problem, self._simulator = _read(library, texts.domain, texts.problem, problem)
@@ -145,11 +136,8 @@ class PddlProblem:
     def _atoms(self) -> list[Any]:
         """The facts that are true at first or that an action can make true; all of them where actions are too many."""
         fluents = [fluent for fluent in self._problem.fluents if fluent.type.is_bool_type()]
-        every = [
-            atom
-            for fluent in fluents
-            for atom in planning_library().model.fluent.get_all_fluent_exp(self._problem, fluent)
-        ]
+        expressions = planning_library().model.fluent.get_all_fluent_exp
+        every = [atom for fluent in fluents for atom in expressions(self._problem, fluent)]
         if self.ground_actions is None:
             return every
         reached = {atom for atom in every if self.initial.get_value(atom).is_true()}
@@ -222,22 +210,15 @@ def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[A
     """The problem and its simulator."""
     from pyparsing.exceptions import ParseBaseException  # comes with the library
 
+    # The library stumbles in these ways over what is malformed or not declared.
+    malformed = (AssertionError, AttributeError, LookupError, TypeError)
     # In PDDL an action, a predicate and an object may have the same name.
     library.environment.get_environment().error_used_name = False
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             read = library.io.PDDLReader().parse_problem_string(domain, problem)
             return read, library.engines.UPSequentialSimulator(read)
-    # The first three are the library's refusals; in the others it stumbles over what is malformed or not declared.
-    except (
-        ParseBaseException,
-        SyntaxError,
-        library.exceptions.UPException,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        TypeError,
-    ) as error:
+    except (ParseBaseException, SyntaxError, library.exceptions.UPException, *malformed) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: unified-planning cannot play it with its domain ({reason}); fix the files."

@@ -23,12 +23,10 @@ Names = Mapping[Any, str]
 
 
 class Sentences:
-    """The words of a domain's facts, put together to conditions."""
+    """The words of a domain's facts, combined to conditions."""
 
     def __init__(self, facts: Mapping[str, str], parameters: Mapping[str, Sequence[str]], path: Path) -> None:
-        """Take the words of each predicate, the names of its parameters, which stand in braces in them, and the file of
-        the problem, for errors.
-        """
+        """The words of each predicate, with its parameters' names in braces, and the problem's file, for errors."""
         self._path = path
         self._facts = facts
         self._parameters = parameters
@@ -49,11 +47,9 @@ class Sentences:
         if condition.is_true() or condition.is_false():
             return "nothing more is needed" if condition.is_true() else "this can never be true"
         if condition.is_equals() or condition.is_le() or condition.is_lt():
-            first, second = (self._value(value, names) for value in condition.args)
             relation = "the same as" if condition.is_equals() else "at most" if condition.is_le() else "less than"
-            return f"{first} is {relation} {second}"
-        is_joined = condition.is_and() or condition.is_or() or condition.is_implies() or condition.is_iff()
-        if not is_joined:
+            return f" is {relation} ".join(self._value(value, names) for value in condition.args)
+        if not (condition.is_and() or condition.is_or() or condition.is_implies() or condition.is_iff()):
             raise self._no_words(condition)
         parts = [self._part(part, names) for part in condition.args]
         if condition.is_implies():
@@ -87,8 +83,7 @@ class Sentences:
 
     def _opposite(self, condition: Any, names: Names) -> str:
         if condition.is_equals():
-            first, second = (self._value(value, names) for value in condition.args)
-            return f"{first} is not the same as {second}"
+            return " is not the same as ".join(self._value(value, names) for value in condition.args)
         if condition.is_exists():
             inner = _called(condition.variables(), names)
             return f"for no {_kinds(condition.variables(), inner, names)}, {self._part(condition.arg(0), inner)}"
@@ -114,11 +109,10 @@ class Sentences:
             return names[value.variable()]
         if value.is_fluent_exp():
             return self._fact(value, names)
-        for is_kind, sign in ((value.is_plus, "plus"), (value.is_minus, "minus"), (value.is_times, "times")):
+        signs = {"plus": value.is_plus, "minus": value.is_minus, "times": value.is_times, "divided by": value.is_div}
+        for sign, is_kind in signs.items():
             if is_kind():
                 return f" {sign} ".join(self._value(part, names) for part in value.args)
-        if value.is_div():
-            return " divided by ".join(self._value(part, names) for part in value.args)
         if value.is_object_exp() or value.is_int_constant() or value.is_real_constant():
             return str(value)
         raise self._no_words(value)
@@ -140,10 +134,9 @@ def _called(variables: Sequence[Any], outer: Names) -> dict[Any, str]:
     names = dict(outer)
     kinds = [variable.type.name for variable in (*outer, *variables)]
     for position, variable in enumerate(variables, start=len(outer)):
-        kind = variable.type.name
+        kind = kinds[position]
         number = kinds[: position + 1].count(kind)
-        is_only = kinds.count(kind) == 1
-        names[variable] = f"that {kind}" if is_only else f"{kind} number {number}"
+        names[variable] = f"that {kind}" if kinds.count(kind) == 1 else f"{kind} number {number}"
     return names
 
 

@@ -1,4 +1,4 @@
-"""PDDL as text: read into nested lists, mended where `unified-planning` is stricter than PDDL, written again.
+"""PDDL as text: read into nested lists, fixed where `unified-planning` is stricter than PDDL, written again.
 
 Published domains name their parts in any order, write names in any case, declare an object both as a constant of the
 domain and as an object of the problem, and give a predicate other types than its uses have (AgentBoard's tyreworld does
@@ -36,21 +36,15 @@ _DOMAIN_ORDER = (":requirements", ":types", ":constants", ":predicates", ":funct
 _PROBLEM_ORDER = (":domain", ":requirements", ":objects", ":init", ":goal")
 
 
-class Mended(NamedTuple):
-    """A domain and a problem that `unified-planning` can read.
-
-    Attributes:
-        domain: the domain's text.
-        problem: the problem's text.
-        name: what the domain calls itself.
-    """
+class Fixed(NamedTuple):
+    """The texts of a domain and a problem that `unified-planning` can read, and the domain's own name."""
 
     domain: str
     problem: str
     name: str
 
 
-def mended(domain: Path, problem: Path) -> Mended:
+def fixed(domain: Path, problem: Path) -> Fixed:
     """The texts of both files in lower case, with the domain's parts in order and every object declared once.
 
     Predicates take objects of any type; the types of the actions' parameters stay.
@@ -63,7 +57,7 @@ def mended(domain: Path, problem: Path) -> Mended:
     sections = [_any_type(section) if section[0] == ":predicates" else section for section in sections]
     constants = {name for section in sections if section[0] == ":constants" for name in _declared(section)}
     facts = [_without(section, constants) if section[0] == ":objects" else section for section in facts]
-    return Mended(
+    return Fixed(
         domain=_written(["define", head, *_sorted(sections, _DOMAIN_ORDER)]),
         problem=_written(["define", problem_head, *_sorted(facts, _PROBLEM_ORDER)]),
         name=str(head[1]),
@@ -88,7 +82,7 @@ def _definition(path: Path, kind: str) -> list[list[Expression]]:
         for name in _declared(section) if section[0] in (":objects", ":constants") else ():
             if not _NAME.fullmatch(name):
                 raise UserError(
-                    f"{path}: the name {name!r} in {section[0]} has to begin with a letter and go on with letters, "
+                    f"{path}: the name {name!r} in {section[0]} has to begin with a letter and continue with letters, "
                     "digits, - and _; rename the object."
                 )
     return parts
@@ -117,11 +111,11 @@ def _parsed(text: str, path: Path) -> list[Expression]:
         elif len(open_lists) > 1:
             open_lists.pop()
         else:
-            raise UserError(f"{path}: a closing parenthesis has no opening one; mend the file.")
+            raise UserError(f"{path}: a closing parenthesis has no opening one; fix the file.")
         if len(open_lists) > MAX_DEPTH:
             raise UserError(f"{path}: more than {MAX_DEPTH} parentheses are open at once; give a smaller definition.")
     if len(open_lists) > 1:
-        raise UserError(f"{path}: {len(open_lists) - 1} parentheses are not closed; mend the file.")
+        raise UserError(f"{path}: {len(open_lists) - 1} parentheses are not closed; fix the file.")
     if len(root) != 1 or not isinstance(root[0], list):
         raise UserError(f"{path}: expected one '(define ...)' and nothing else; give a PDDL file.")
     return root[0]

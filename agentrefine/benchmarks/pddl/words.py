@@ -30,8 +30,8 @@ from agentrefine.files import first_problem, read_yaml
 from agentrefine.worlds.family import sentence
 
 
-class ActionWording(BaseModel):
-    """The words of an action: what an agent writes, and what it is told that this does."""
+class ActionWords(BaseModel):
+    """The words of an action: what an agent writes, and how its instructions describe it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,52 +39,46 @@ class ActionWording(BaseModel):
     does: str = ""
 
 
-class Wording(BaseModel):
+class DomainWords(BaseModel):
     """The words of a domain, by the names of its actions and predicates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     observe: Literal["state", "changes"] = "state"
-    actions: dict[str, ActionWording] = {}
+    actions: dict[str, ActionWords] = {}
     facts: dict[str, str] = {}
 
 
 class Phrases:
-    """A problem's domain in the words of a `Wording`.
+    """A problem's domain in words.
 
     Attributes:
         templates: by action, such as `stack {block} on {other}`.
+        described: what each action does, by its template.
     """
 
-    def __init__(self, problem: PddlProblem, wording: Wording, source: Path | None = None) -> None:
+    def __init__(self, problem: PddlProblem, given: DomainWords, source: Path | None = None) -> None:
         """Check the words against the domain.
 
         Raises:
             UserError: a name that the domain does not have, a parameter that is missing or not there, or two actions
                 that are written alike; names `source`.
         """
-        self._facts = {
-            name: wording.facts.get(name, _plain(name, parameters)) for name, parameters in problem.predicates
-        }
+        self._facts = {name: given.facts.get(name, _plain(name, names)) for name, names in problem.predicates}
         self._parameters = dict(problem.predicates)
         self._sentences = Sentences(self._facts, self._parameters, problem.path)
         self.templates = {
-            name: wording.actions[name].say if name in wording.actions else _plain(name, _names(action))
+            name: given.actions[name].say if name in given.actions else _plain(name, _names(action))
             for name, action in problem.actions.items()
         }
-        self._check(problem, wording, source)
+        self._check(problem, given, source)
         self._patterns = {
-            name: (
-                re.compile(_pattern(template), re.IGNORECASE),
-                SLOT.findall(template),
-                _names(problem.actions[name]),
-            )
+            name: (_pattern(template), SLOT.findall(template), _names(problem.actions[name]))
             for name, template in self.templates.items()
         }
+        does = {name: words.does for name, words in given.actions.items()}
         self.described = {
-            template: wording.actions[name].does
-            if name in wording.actions and wording.actions[name].does
-            else self._effects(problem.actions[name])
+            template: does.get(name) or self._effects(problem.actions[name])
             for name, template in self.templates.items()
         }
 
@@ -101,22 +95,13 @@ class Phrases:
                 return name, tuple(values[parameter] for parameter in parameters)
         return None
 
-    def condition(self, condition: Any) -> str:
-        """A condition in words.
-
-        Raises:
-            UserError: it is of a kind that has no words here.
-        """
-        return self._sentences.condition(condition)
-
     def sentences(self, conditions: Sequence[Any]) -> str:
         """Conditions as sentences."""
-        told = (self.condition(condition) for condition in conditions)
-        return " ".join(map(sentence, told))
+        return " ".join(sentence(self._sentences.condition(condition)) for condition in conditions)
 
     def listed(self, conditions: Sequence[Any]) -> str:
         """Conditions as one list."""
-        return ", ".join(self.condition(condition) for condition in conditions)
+        return self._sentences.listed(conditions)
 
     def _effects(self, action: Any) -> str:
         needs = self.listed(conjuncts(action.preconditions))
@@ -133,14 +118,11 @@ class Phrases:
         ]
         return sentence("; ".join(part for part in parts if part))
 
-    def _check(self, problem: PddlProblem, wording: Wording, source: Path | None) -> None:
-        for kind, given, known in (
-            ("actions", wording.actions, set(problem.actions)),
-            ("facts", wording.facts, set(self._parameters)),
-        ):
-            for name in given:
-                if name not in known:
-                    raise UserError(f"{source}, {kind}.{name}: the domain has none of that name; take it out.")
+    def _check(self, problem: PddlProblem, given: DomainWords, source: Path | None) -> None:
+        unknown = [f"actions.{name}" for name in given.actions if name not in problem.actions]
+        unknown += [f"facts.{name}" for name in given.facts if name not in self._parameters]
+        if unknown:
+            raise UserError(f"{source}, {unknown[0]}: the domain has none of that name; take it out.")
         for name, template in self.templates.items():
             wanted = _names(problem.actions[name])
             if sorted(SLOT.findall(template)) != sorted(wanted):
@@ -159,7 +141,7 @@ class Phrases:
                 raise UserError(f"{source}, actions.{name}.say: another action is written in the same words.")
 
 
-def read_wording(path: Path) -> Wording:
+def read_words(path: Path) -> DomainWords:
     """The words in a YAML file.
 
     Raises:
@@ -168,7 +150,7 @@ def read_wording(path: Path) -> Wording:
     # This loader makes strings of all scalars: `on` is a name here, not true.
     given = read_yaml(path, "write it beside the domain", yaml.BaseLoader)
     try:
-        return Wording.model_validate(given or {})
+        return DomainWords.model_validate(given or {})
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from error
 
@@ -181,7 +163,7 @@ def _names(action: Any) -> list[str]:
     return [parameter.name for parameter in action.parameters]
 
 
-def _pattern(template: str) -> str:
+def _pattern(template: str) -> re.Pattern[str]:
     """A regular expression for a template: its words, and one word for every parameter."""
-    literal = [re.escape(part) for part in re.split(r"\{[^{}]*\}", template)]
-    return r"(\S+)".join(literal)
+    literals = re.split(r"\{[^{}]*\}", template)
+    return re.compile(r"(\S+)".join(map(re.escape, literals)), re.IGNORECASE)

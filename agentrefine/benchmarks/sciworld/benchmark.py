@@ -6,8 +6,9 @@ before each load, and the Java machine gives every object the same identity hash
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
+from random import Random
 from string import Template
 from typing import Any
 
@@ -20,6 +21,7 @@ from agentrefine.benchmarks.simulators import (
     data_of,
     need,
     rng_of,
+    round_robin,
     tidy,
 )
 from agentrefine.benchmarks.worker import Limits, Opening
@@ -39,7 +41,8 @@ AT_ONCE = 8
 """Each open episode holds a Java machine of up to 1 GB."""
 
 NO_STEP_LIMIT = 1_000_000
-LONGEST_LISTING = 2_000
+MAX_LISTING = 2_000
+"""Characters of the list of objects."""
 
 
 class SciWorld(SimulatorBenchmark):
@@ -48,22 +51,23 @@ class SciWorld(SimulatorBenchmark):
     progress_definition = "the simulator's score, best so far; it is negative after a failure and counted as 0 there"
 
     def __init__(self, simulator: str = "SciWorldSimulator") -> None:
-        """The benchmark on one of the simulators below."""
         super().__init__("sciworld", f"agentrefine.benchmarks.sciworld.benchmark:{simulator}", LIMITS, AT_ONCE)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` variations: each task once, in an order drawn by `seed`, then each a second time, ...
-
-        Raises:
-            UserError: `scienceworld` or Java is not installed.
-        """
+        """At most `limit` variations: each task once, in an order drawn by `seed`, then each a second time, ..."""
         need(self.name, "scienceworld")
         if shutil.which("java") is None:
             raise NotInstalledError(
                 "the benchmark sciworld needs Java 8 or later, but there is no java on the PATH; install a Java "
                 "runtime, such as the package default-jre-headless."
             )
-        return list(islice(_drawn(self.name, seed), limit))
+        rng = rng_of("episodes", self.name, seed)
+        tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))
+        drawn = [[(task, number) for number in _shuffled(rng, *VARIATIONS[task])] for task in tasks]
+        return [
+            EpisodeSpec(id=f"{self.name}.{task}.{number}", benchmark=self.name, task=task, seed=number)
+            for task, number in islice(round_robin(drawn), limit)
+        ]
 
 
 class SciWorldSimulator:
@@ -88,7 +92,7 @@ class SciWorldSimulator:
             return self._result(TEXTS["over"], valid=False)
         words = command(action)
         if words == LISTING:
-            objects = ", ".join(sorted(set(self._simulation.get_possible_objects())))[:LONGEST_LISTING]
+            objects = ", ".join(sorted(set(self._simulation.get_possible_objects())))[:MAX_LISTING]
             return self._result(Template(TEXTS["available"]).substitute(objects=objects), valid=True)
         if words is None or words.startswith(NOT_FOR_AGENTS):
             return self._result(TEXTS["unknown"], valid=False)
@@ -109,11 +113,7 @@ class SciWorldSimulator:
         return [action for action in valid if not action.startswith(NOT_FOR_AGENTS)]
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The simulator's gold path as far as it wins.
-
-        Raises:
-            NoSolutionError: it does not win.
-        """
+        """The simulator's gold path as far as it wins."""
         self._load(episode, solve=True)
         path = list(self._simulation.get_gold_action_sequence())
         self._load(episode, solve=False)
@@ -149,7 +149,7 @@ class SciWorldSimulator:
 class AgentBoardSimulator(SciWorldSimulator):
     """Plays ScienceWorld as AgentBoard does.
 
-    The texts are the simulator's, as they are, and a game goes on after its end: labels say what is success. Valid: the
+    The texts are the simulator's, and a game continues after its end: labels say what is success. Valid: the
     action is among those that are possible *after* it. So AgentBoard counts, and a walk to another room is not.
 
     Source: agentboard/environment/legacy/scienceworld/scienceworld_env.py and agentboard/tasks/scienceworld.py.
@@ -177,15 +177,7 @@ class AgentBoardSimulator(SciWorldSimulator):
         return StepResult(observation, 0.0, success=False, done=False, valid=valid)
 
 
-def _drawn(name: str, seed: int) -> Iterator[EpisodeSpec]:
-    rng = rng_of("episodes", name, seed)
-    tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))
-    variations = {task: list(range(VARIATIONS[task][0], VARIATIONS[task][1] + 1)) for task in tasks}
-    for order in variations.values():
-        rng.shuffle(order)
-    most = max(len(order) for order in variations.values())
-    for turn in range(most):
-        for task in tasks:
-            if turn < len(variations[task]):
-                variation = variations[task][turn]
-                yield EpisodeSpec(id=f"{name}.{task}.{variation}", benchmark=name, task=task, seed=variation)
+def _shuffled(rng: Random, first: int, last: int) -> list[int]:
+    numbers = list(range(first, last + 1))
+    rng.shuffle(numbers)
+    return numbers

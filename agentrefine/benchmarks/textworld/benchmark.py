@@ -48,11 +48,7 @@ class TextWorld(SimulatorBenchmark):
         super().__init__(name, "agentrefine.benchmarks.textworld.benchmark:TextWorldSimulator", LIMITS, AT_ONCE)
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes; fewer are the first of more.
-
-        Raises:
-            UserError: `textworld` is not installed.
-        """
+        """At most `limit` episodes; fewer are the first of more."""
         need(self.name, "textworld")
         return list(islice(drawn_games(self.name, CHALLENGES, seed), limit))
 
@@ -75,8 +71,8 @@ class TextWorldSimulator:
 
     def step(self, action: str) -> StepResult:
         """Take one action."""
-        assert self._game is not None
         before = self._state
+        assert self._game is not None
         assert before is not None
         if before.done:
             return self._result(TEXTS["over"], valid=False)
@@ -101,11 +97,7 @@ class TextWorldSimulator:
         return list(self._state.admissible_commands)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The commands of TextWorld's own policy, which knows the whole game.
-
-        Raises:
-            NoSolutionError: it knows none.
-        """
+        """The commands of TextWorld's own policy, which knows the whole game."""
         game, state = _started(episode)
         with closing(game):
             if not state.policy_commands:
@@ -121,18 +113,9 @@ class TextWorldSimulator:
 def _started(episode: EpisodeSpec) -> "tuple[Game, GameState]":
     import textworld  # takes a second
 
-    wanted = textworld.EnvInfos(
-        objective=True,
-        description=True,
-        score=True,
-        max_score=True,
-        won=True,
-        lost=True,
-        facts=True,
-        admissible_commands=True,
-        policy_commands=True,
-    )
-    game = textworld.start(str(_made(episode.task, episode.seed)), wanted)
+    wanted = ("objective", "description", "score", "max_score", "won", "lost", "facts")
+    infos = textworld.EnvInfos(admissible_commands=True, policy_commands=True, **dict.fromkeys(wanted, True))
+    game = textworld.start(str(_made(episode.task, episode.seed)), infos)
     state = game.reset()
     state["done"] = False
     return game, state

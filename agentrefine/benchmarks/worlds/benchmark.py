@@ -1,11 +1,10 @@
-"""Held-out worlds: unseen layouts, unseen families and themes, and reworded actions."""
+"""Held-out worlds: unseen layouts, unseen families and themes, and perturbed actions."""
 
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from random import Random
 
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
-from agentrefine.files import short_hash
+from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
@@ -18,39 +17,28 @@ _GOLD_STEPS = 100
 
 
 class WorldEnvironment:
-    """A world being played as an episode.
+    """A world being played as an episode. Its actions are those of a training conversation, perturbed if so given."""
 
-    Attributes:
-        actions: those that a training conversation of the same world begins with, in the episode's wording.
-        goal: the task in words.
-    """
-
-    def __init__(self, world: World, action_wording: Wording | None = None) -> None:
+    def __init__(self, world: World, perturbation: Wording | None = None) -> None:
         self.goal = world.goal
         actions = {template: action.does for template, action in world.rules.actions.items()}
-        self.actions = action_wording.reword(actions) if action_wording else actions
+        self.actions = perturbation.reword(actions) if perturbation else actions
         self._world = world
-        self._wording = action_wording
-        self._game = Game(world, action_wording)
+        self._perturbation = perturbation
+        self._game = Game(world, perturbation)
 
     def reset(self) -> str:
         """Start the episode and return the first observation."""
-        self._game = Game(self._world, self._wording)
+        self._game = Game(self._world, self._perturbation)
         return self._game.first_observation()
 
     def step(self, action: str) -> StepResult:
         """Take one action. Any text is answered with an observation."""
-        outcome = self._game.step(action)
-        return StepResult(
-            observation=outcome.observation,
-            progress=self._game.progress,
-            success=outcome.completed,
-            done=outcome.completed,
-            valid=outcome.error is None,
-        )
+        observation, error, completed = self._game.step(action)
+        return StepResult(observation, self._game.progress, success=completed, done=completed, valid=error is None)
 
     def possible(self) -> list[str]:
-        """The actions that can be done now, in the episode's wording."""
+        """The actions that can be done now, perturbed if the episode's are."""
         return self._game.applicable()
 
     def close(self) -> None:
@@ -60,59 +48,47 @@ class WorldEnvironment:
 class WorldsBenchmark:
     """Episodes in worlds that no teacher draws, the same number in every family (within one).
 
-    Where actions are reworded, the worlds are those of `worlds_layouts`, and each is played in every wording, one after
-    the other; an episode's id is then the world's, a slash and the wording.
-
-    Attributes:
-        name: the benchmark's name.
-        progress_definition: what progress means here.
+    Where actions are perturbed, the worlds are those of `worlds_layouts`, and each is played with every perturbation,
+    one after the other; an episode's id is then the world's, a slash and the perturbation's name.
     """
 
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
 
-    def __init__(self, name: str, split: Split, wordings: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, split: Split, perturbations: tuple[str, ...] = ()) -> None:
         self.name = name
         self._split: Split = split
-        self._wordings = wordings
+        self._perturbations = perturbations
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         """At most `limit` episodes; fewer are the first of more. `variant` is the theme."""
         worlds = self._drawn(seed)
-        if not self._wordings:
-            return list(islice(worlds, limit))
-        reworded = (
+        perturbed = (
             world.model_copy(update={"id": f"{world.id}/{name}", "wording": name})
             for world in worlds
-            for name in self._wordings
+            for name in self._perturbations
         )
-        return list(islice(reworded, limit))
+        return list(islice(perturbed if self._perturbations else worlds, limit))
 
     def _drawn(self, seed: int) -> Iterator[EpisodeSpec]:
         families = catalogue.families(self._split)
         themes = catalogue.themes(self._split)
-        drawn_for = "worlds_layouts" if self._wordings else self.name
-        rng = Random(int(short_hash("episodes", drawn_for, str(seed)), 16))
+        rng = rng_of("episodes", "worlds_layouts" if self._perturbations else self.name, seed)
         seen: set[str] = set()
         for family in cycle(families):
             theme = rng.choice(themes).name
             layout = EVALUATION_SEEDS + rng.randrange(_SEEDS)
             world_id = f"{family.name}.{theme}.{layout}"
-            if world_id in seen:
-                continue
-            seen.add(world_id)
-            yield EpisodeSpec(id=world_id, benchmark=self.name, task=family.name, seed=layout, variant=theme)
+            if world_id not in seen:
+                seen.add(world_id)
+                yield EpisodeSpec(id=world_id, benchmark=self.name, task=family.name, seed=layout, variant=theme)
 
     def make(self, episode: EpisodeSpec) -> WorldEnvironment:
-        """The environment of one episode.
-
-        Raises:
-            UserError: the episode's id names no world.
-        """
-        return WorldEnvironment(*_world_and_wording(episode))
+        """The environment of one episode."""
+        return WorldEnvironment(*_world_and_perturbation(episode))
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
         """The actions of the expert, which knows only what the observations have shown; they solve the episode."""
-        game = Game(*_world_and_wording(episode))
+        game = Game(*_world_and_perturbation(episode))
         expert = Explorer(game)
         actions: list[str] = []
         while not game.completed and len(actions) < _GOLD_STEPS:
@@ -121,13 +97,13 @@ class WorldsBenchmark:
         return actions
 
 
-def world_wording(episode: EpisodeSpec) -> Wording | None:
-    """The wording of an episode's actions; None for the canonical one."""
+def world_perturbation(episode: EpisodeSpec) -> Wording | None:
+    """The perturbation of an episode's actions; None where they are the world's own."""
     return wording(episode.wording) if episode.wording else None
 
 
-def _world_and_wording(episode: EpisodeSpec) -> tuple[World, Wording | None]:
-    return world_from_id(episode.id.partition("/")[0]), world_wording(episode)
+def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Wording | None]:
+    return world_from_id(episode.id.partition("/")[0]), world_perturbation(episode)
 
 
 def worlds_layouts() -> WorldsBenchmark:
@@ -141,5 +117,5 @@ def worlds_families() -> WorldsBenchmark:
 
 
 def worlds_wording() -> WorldsBenchmark:
-    """Worlds as those of `worlds_layouts`, each with its actions in five other wordings (paper, robustness study)."""
+    """Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
     return WorldsBenchmark("worlds_wording", "train", WORDINGS)
