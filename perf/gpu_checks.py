@@ -26,9 +26,8 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.hardware import multiplies_bf16
-from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.loop import train
 from agentrefine.tuning.models import load_tokenizer
+from agentrefine.tuning.train import TuningJob, train
 from perf import children
 from perf.gpu_base import read
 from perf.gpu_results import Check, Part

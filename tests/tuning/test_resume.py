@@ -17,12 +17,11 @@ from datasets import Dataset
 
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
-from agentrefine.tuning import trainer as checkpoints
-from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning import checkpoints
+from agentrefine.tuning.loss import masked_loss
 from agentrefine.tuning.models import load_base
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.train import tune
-from agentrefine.tuning.trainer import masked_loss
+from agentrefine.tuning.train import TuningJob, tune
 from tests.helpers.project import digests
 from tests.helpers.tuning_samples import NOUNS, job, write_base, write_data_set
 
@@ -74,7 +73,7 @@ def replicas_of_this_test() -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             of_test = process.environ().get("PYTEST_CURRENT_TEST") == os.environ["PYTEST_CURRENT_TEST"]
-            if of_test and "agentrefine.tuning.distributed" in process.cmdline():
+            if of_test and "agentrefine.tuning.train" in process.cmdline():
                 found.append(process)
     return found
 
@@ -141,7 +140,7 @@ def test_checkpoints_are_bounded_in_number_and_whole(left):
     (settings,) = left.iterdir()
     found = sorted(settings.glob("checkpoint-*"))
     assert [c.name for c in found] == ["checkpoint-6", "checkpoint-8"]
-    assert [checkpoints.flaw(c) for c in found] == [None, None]
+    assert [checkpoints.why_invalid(c) for c in found] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +149,8 @@ def test_checkpoints_are_bounded_in_number_and_whole(left):
         (lambda c: os.truncate(c / "model.safetensors", 1000), r"model\.safetensors has 1000 bytes instead of"),
         (lambda c: (c / "optimizer.pt").unlink(), r"optimizer\.pt is missing"),
         (lambda c: _flip_a_byte(c / "model.safetensors"), r"model\.safetensors has changed"),
-        (lambda c: (c / "seal.json").unlink(), "it was not finished"),
-        (lambda c: os.truncate(c / "seal.json", 20), r"its seal\.json is damaged"),
+        (lambda c: (c / "manifest.json").unlink(), "it was not finished"),
+        (lambda c: os.truncate(c / "manifest.json", 20), r"its manifest\.json is damaged"),
     ],
 )
 def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(left, tmp_path, caplog, damage, reason):
