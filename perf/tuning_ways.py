@@ -39,10 +39,11 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.data import rendered_rows, row_lengths
 from agentrefine.tuning.hardware import usable_cores, use_bf16
-from agentrefine.tuning.models import load_for_tuning, load_tokenizer, on_device
+from agentrefine.tuning.models import load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.train import TuningJob, train, tune
+from agentrefine.tuning.trainer import load_for_tuning
 
 LOSS: Final = "refinement"
 
@@ -161,7 +162,7 @@ def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
         if processes == 1:
             rendering = train(job, Path(folder), callbacks=lambda _: [clock]).result.rendering
         else:
-            rendering = tune(job, Path(folder) / "tuned", [clock]).result.rendering
+            rendering = tune(job, Path(folder) / "tuned", [clock]).rendering
     return clock.figures(rendering.trained_token_share)
 
 

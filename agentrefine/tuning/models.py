@@ -1,16 +1,16 @@
-"""Models on disk: loading a base to play or to tune, loading what was tuned, and telling models apart by digest."""
+"""Models on disk: loading a base by path or hub id, loading what was tuned, and a digest that identifies a model."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import httpx2  # what the hub's client raises for a proxy that refuses
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import enable_progress_bars
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -23,10 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from agentrefine.errors import UserError, first_line
 from agentrefine.files import read_text, sha256_file
-from agentrefine.params.tuning import TuningParams
 from agentrefine.proxies import check_proxy
 from agentrefine.tuning.chat_template import own_chat_template
-from agentrefine.tuning.hardware import use_bf16
 
 CARD = "card.json"
 """The file beside a model that says what it is and how it came about."""
@@ -37,9 +35,6 @@ MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 # Bars for downloads, which take long; none for reading and writing the files of a model.
 disable_progress_bar()
 enable_progress_bars()
-
-Model: TypeAlias = PreTrainedModel | PeftModel
-"""A model with or without an adapter."""
 
 
 class LoadedModel(NamedTuple):
@@ -86,35 +81,6 @@ def load_base(
             f"({first_line(error)}); set base_model.path to one that does."
         ) from error
     return LoadedModel(model, load_tokenizer(path))
-
-
-def load_for_tuning(path: str | Path, params: TuningParams, seed: int) -> Model:
-    """A base whose weights are as tuning needs them; for LoRA with a fresh adapter on it.
-
-    Weights that are trained are in fp32, under autocast. Frozen ones are in bf16 on a GPU, to save memory, and QLoRA's
-    (Dettmers et al. 2023) in 4 bits (NF4, double quantization), whose adapters TRL keeps in bf16, as that paper does.
-
-    Raises:
-        UserError: as `load_base`.
-    """
-    half = torch.bfloat16 if use_bf16(params) else torch.float32
-    frozen_on_gpu = params.method != "full" and torch.cuda.is_available()
-    quantization = None
-    if params.method == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=half,
-        )
-    model = load_base(path, half if frozen_on_gpu else torch.float32, params.attention, quantization).model
-    model.name_or_path = str(path)
-    if params.method == "full":
-        return model
-    if params.method == "qlora":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.activation_checkpointing)
-    torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **params.lora.model_dump()))
 
 
 def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:

@@ -29,13 +29,15 @@ from agentrefine.tuning.checkpoints import remove_others, step_of
 from agentrefine.tuning.data import RenderingCounts, rendered_rows
 from agentrefine.tuning.distributed import SHARDING, is_first_process, process_count, replicas, serve_as_replica
 from agentrefine.tuning.hardware import check_hardware, machine_failures, threads_for, use_bf16
-from agentrefine.tuning.models import CARD, Model, load_for_tuning, load_tokenizer, model_digest, quantisation
+from agentrefine.tuning.models import CARD, load_tokenizer, model_digest, quantisation
 from agentrefine.tuning.trainer import (
     LossPoint,
+    Model,
     TokenBar,
     ValidationPoint,
     curve_of,
     last_tenth,
+    load_for_tuning,
     make_trainer,
     thinned,
     training_arguments,

@@ -7,17 +7,20 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from pydantic import BaseModel
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 from transformers import (
+    BitsAndBytesConfig,
     EarlyStoppingCallback,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
@@ -35,8 +38,11 @@ from agentrefine.tuning.data import LengthGroupedBatches, row_lengths
 from agentrefine.tuning.distributed import SHARDING
 from agentrefine.tuning.hardware import use_bf16
 from agentrefine.tuning.loss import fused_loss, label_sums, labelled_loss
-from agentrefine.tuning.models import Model
+from agentrefine.tuning.models import load_base
 from agentrefine.tuning.optimizer import make_optimizer
+
+Model: TypeAlias = PreTrainedModel | PeftModel
+"""A model with or without an adapter."""
 
 PADDED_TO = 64
 """On a CPU, rows are padded to a multiple of this many tokens: each new shape costs time and memory once."""
@@ -165,6 +171,35 @@ class _EpochOf(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Set the epoch that begins."""
         self._batches.set_epoch(int(state.epoch))
+
+
+def load_for_tuning(path: str | Path, params: TuningParams, seed: int) -> Model:
+    """A base whose weights are as tuning needs them; for LoRA with a fresh adapter on it.
+
+    Weights that are trained are in fp32, under autocast. Frozen ones are in bf16 on a GPU, to save memory, and QLoRA's
+    (Dettmers et al. 2023) in 4 bits (NF4, double quantization), whose adapters TRL keeps in bf16, as that paper does.
+
+    Raises:
+        UserError: as `load_base`.
+    """
+    half = torch.bfloat16 if use_bf16(params) else torch.float32
+    frozen_on_gpu = params.method != "full" and torch.cuda.is_available()
+    quantization = None
+    if params.method == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=half,
+        )
+    model = load_base(path, half if frozen_on_gpu else torch.float32, params.attention, quantization).model
+    model.name_or_path = str(path)
+    if params.method == "full":
+        return model
+    if params.method == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.activation_checkpointing)
+    torch.manual_seed(seed)
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **params.lora.model_dump()))
 
 
 def training_arguments(
