@@ -67,7 +67,7 @@ class LossPoint(BaseModel):
 
 
 class ValidationPoint(BaseModel):
-    """A look at the validation samples while training.
+    """An evaluation of the validation samples while training.
 
     Attributes:
         step: optimizer steps done; 0 is the base.
@@ -81,7 +81,7 @@ class ValidationPoint(BaseModel):
 
 
 def validation_curve_of(state: TrainerState) -> list[ValidationPoint]:
-    """The looks at the validation samples, those before an interruption included."""
+    """The validation loss at every evaluation, those before an interruption included."""
     return [
         ValidationPoint(step=entry["step"], tokens=int(entry["num_input_tokens_seen"]), loss=entry["eval_loss"])
         for entry in state.log_history

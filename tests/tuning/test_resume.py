@@ -1,4 +1,4 @@
-"""Tuning that is interrupted: it goes on at a checkpoint and ends with the same weights."""
+"""Tuning that is interrupted: it resumes at a checkpoint and ends with the same weights."""
 
 import contextlib
 import json
@@ -116,7 +116,7 @@ def test_an_early_stop_is_the_same_after_a_kill_before_or_behind_it(base, data_s
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_together_after_one_was_killed(base, data_set, tmp_path):
+def test_two_processes_resume_after_one_was_killed(base, data_set, tmp_path):
     settings = {"epochs": 3, "checkpoint_steps": 2, "cpu_processes": 2, "gradient_accumulation_steps": 2}
     whole = tune(job(base, data_set, **settings), tmp_path / "whole")
     interrupted = job(base, data_set, tmp_path / "checkpoints", **settings)
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(left,
     assert not (settings / "checkpoint-8").exists()
 
 
-def test_tuning_goes_on_at_the_checkpoint_before_a_truncated_one(base, data_set, left, tmp_path):
+def test_tuning_resumes_at_the_checkpoint_before_a_truncated_one(base, data_set, left, tmp_path):
     shutil.copytree(left, tmp_path / "checkpoints")
     (settings,) = (tmp_path / "checkpoints").iterdir()
     os.truncate(settings / "checkpoint-8" / "optimizer.pt", 100)
