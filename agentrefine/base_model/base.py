@@ -17,7 +17,7 @@ from agentrefine.tuning.rendering import check_chat_template
 
 
 class BaseResult(NamedTuple):
-    """What making a base came to.
+    """The outcome of making a base.
 
     Attributes:
         parameters: of the model; 0 for a reference.
