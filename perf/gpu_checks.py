@@ -124,7 +124,7 @@ def check(
     for number, way in enumerate(WAYS):
         part.checks.append(_compared(way, reference, out, train_by, folder, way, log(f"check_{number}"), deadline))
         save()
-    ddp = REFERENCE._replace(name="DistributedDataParallel")
+    ddp = REFERENCE._replace(name=DDP)
     part.checks.append(
         _compared(ddp, reference, out, train_distributed, folder, hides_gpus, log("check_ddp"), deadline)
     )
