@@ -1,8 +1,8 @@
 """An OpenAI-compatible endpoint that costs next to nothing: canned scripts and games, each after a set time.
 
-`python perf/canned_endpoint.py --latency 0.2` prints its base URL and serves until it is ended. The offline teacher
+`python perf/canned_endpoint.py --latency 0.2` prints its base URL and serves until it is ended. The simulated teacher
 draws a world for every answer, which takes longer than a client needs to ask; here the answer is picked from the pool
-of examples by a hash of the prompt, so that the client is what is measured. `GET /v1/counts` tells what was asked.
+of examples by a hash of the prompt, so that the client is what is measured. `GET /v1/counts` reports what was asked.
 """
 
 import argparse

@@ -23,10 +23,9 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import Loss, TuningParams
-from agentrefine.tuning.job import TuningJob
 from agentrefine.tuning.models import load_tokenizer, load_tuned
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.train import tune
+from agentrefine.tuning.train import TuningJob, tune
 from perf import children
 from perf.gpu_base import read
 from perf.gpu_results import Interval, Part, Play, Tuned

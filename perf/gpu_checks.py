@@ -26,9 +26,8 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.hardware import multiplies_bf16
-from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.loop import train
 from agentrefine.tuning.models import load_tokenizer
+from agentrefine.tuning.train import TuningJob, train
 from perf import children
 from perf.gpu_base import read
 from perf.gpu_results import Check, Part
@@ -125,7 +124,7 @@ def check(
     for number, way in enumerate(WAYS):
         part.checks.append(_compared(way, reference, out, train_by, folder, way, log(f"check_{number}"), deadline))
         save()
-    ddp = REFERENCE._replace(name="DistributedDataParallel")
+    ddp = REFERENCE._replace(name=DDP)
     part.checks.append(
         _compared(ddp, reference, out, train_distributed, folder, hides_gpus, log("check_ddp"), deadline)
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import distributed
 
-from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.loop import is_first_process, train
+from agentrefine.tuning.distributed import is_first_process
+from agentrefine.tuning.train import TuningJob, train
 
 
 def main() -> None:

@@ -116,9 +116,7 @@ def write_work(
 ) -> None:
     """Write the random model and the conversations, and what they are."""
     tuning = {"method": method, "precision": "auto", "packing": False}
-    work = prepare(
-        SHAPES[shape], conversations, tuning, layers, folder, tokenizer=tokenizer, data_set=data_set
-    )  # fmt: skip
+    work = prepare(SHAPES[shape], conversations, tuning, layers, folder, tokenizer=tokenizer, data_set=data_set)
     config = AutoConfig.from_pretrained(work.base)
     rows = rendered(work)
     tokens = [len(row.ids) for row in rows]

@@ -33,9 +33,8 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params import Params, load_params
 from agentrefine.params.tuning import Loss
 from agentrefine.report.tables import percent
-from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.models import load_tuned, model_digest, quantisation
-from agentrefine.tuning.train import TuningResult, tune
+from agentrefine.tuning.train import HOW_NOT_WHAT, TuningJob, TuningResult, tune
 
 RUN = Path("runs/smollm")
 """Where `make smollm` works."""

@@ -1,4 +1,4 @@
-"""How many requests a second the offline teacher answers: `python perf/offline_teacher_speed.py`."""
+"""How many requests a second the simulated teacher answers: `python perf/offline_teacher_speed.py`."""
 
 import asyncio
 import json
@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from urllib.parse import urlsplit
 
 from agentrefine.game.personas import Persona
-from agentrefine.game.script import Script
 from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import load_params
 from agentrefine.simulation.process import offline_teacher
@@ -20,6 +19,7 @@ CLIENTS = 2
 CONNECTIONS = 64
 """Of each client."""
 SAMPLES = 600
+"""Requests of a measurement, five times as many of the small ones."""
 
 
 def script_request(sample: int, kind: str) -> bytes:
@@ -29,8 +29,8 @@ def script_request(sample: int, kind: str) -> bytes:
 
 def game_request(sample: int, kind: str) -> bytes:
     """A request for the game of that script."""
-    script: Script = script_of(world_for(_persona(sample, kind).text, sample))
-    return _request(trajectory_messages(script), sample)
+    persona = _persona(sample, kind)
+    return _request(trajectory_messages(persona, script_of(world_for(persona.text, sample))), sample)
 
 
 def small_request(sample: int, kind: str) -> bytes:
@@ -77,8 +77,8 @@ def main() -> None:
                 requests = [ask(sample, "A") for sample in range(SAMPLES * times)]
                 with offline_teacher(params, "--latency", latency) as base_url:
                     rates = [_rate(clients, urlsplit(base_url).port or 0, requests) for _ in range(2)]
-                told = f"{rates[0]:,.0f} a second, {rates[1]:,.0f} when asked again"
-                print(f"{ask.__name__}, latency {latency} s: {told}")
+                answered = f"{rates[0]:,.0f} a second, {rates[1]:,.0f} when asked again"
+                print(f"{ask.__name__}, latency {latency} s: {answered}")
 
 
 def _rate(clients: ProcessPoolExecutor, port: int, requests: list[bytes]) -> float:

@@ -77,8 +77,7 @@ def tune_with(processes: int) -> Callable[[Size, Path], Figures]:
         from transformers import TrainerCallback
 
         from agentrefine.game.conversation import Sample
-        from agentrefine.tuning.job import TuningJob
-        from agentrefine.tuning.train import tune
+        from agentrefine.tuning.train import TuningJob, tune
 
         used: list[float] = []
 

@@ -1,7 +1,7 @@
 """Kill a run again and again, then finish it: `python perf/soak.py --kills 20`.
 
 One run (synthesis, verification and refinement of a clone of this repository) is killed with SIGKILL at random moments
-and started again by the same command each time. The teacher is the offline teacher as a server of its own, and its
+and started again by the same command each time. The teacher is the simulated one as a server of its own, and its
 request log is the witness of what was paid. Printed at the end:
 
 - whether every file of the data is byte for byte that of a run that nobody killed;

@@ -43,7 +43,7 @@ SECONDS_BETWEEN_SAMPLES = 0.1
 MIB = 2**20
 
 
-MOST_PROBES = 2
+MAX_PROBES = 2
 """Calls by which the stage finds out which form of JSON the server honours."""
 
 
@@ -184,7 +184,7 @@ def measure(command: Command, workload: Workload, latency: float) -> Figures:
             raise SystemExit(f"{' '.join(arguments)} failed:\n{log.read_text()[-3000:]}")
         with urllib.request.urlopen(f"{base_url}/counts") as answer:
             counts = json.load(answer)
-    if not 0 <= counts["answered"] - 2 * workload.personas <= MOST_PROBES:
+    if not 0 <= counts["answered"] - 2 * workload.personas <= MAX_PROBES:
         raise SystemExit(f"{' '.join(arguments)}: {counts['answered']} calls instead of {2 * workload.personas}")
     cpu = _cpu_at(samples, counts["last_answer"]) - _cpu_at(samples, counts["first_arrival"])
     return Figures(
@@ -236,7 +236,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **quiet, "PYTHONPATH": str(ROOT)}
 
 
-def tell(name: str, runs: list[Figures]) -> None:
+def print_row(name: str, runs: list[Figures]) -> None:
     """One row: medians, and the range of the rate."""
     middle = Figures(*(statistics.median(figures) for figures in zip(*runs, strict=True)))
     rates = [run.requests_per_second for run in runs]
@@ -278,10 +278,10 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name in names:
                 runs[name].append(measure(clients[name], workload, arguments.latency))
-                tell(name, runs[name][-1:])
+                print_row(name, runs[name][-1:])
     print("medians:")
     for name in names:
-        tell(name, runs[name])
+        print_row(name, runs[name])
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def write_random_base(config: LlamaConfig, tokenizer_folder: Path, folder: Path)
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     tokenizer.model_max_length = config.max_position_embeddings
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # padding is told from the ends of turns by its id
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # padding and the ends of turns differ by their ids only
         tokenizer.pad_token = tokenizer.unk_token
     config.pad_token_id, config.eos_token_id, config.bos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id, None
     torch.manual_seed(0)

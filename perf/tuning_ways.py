@@ -3,7 +3,7 @@
 All train the same model on the same samples by AdamW with the same settings, one epoch, about as many tokens in every
 step; they differ in what makes a batch and in how the loss is computed:
 
-- the stage (`agentrefine.tuning.loop.train`): alone, with a process for each core, packed;
+- the stage (`agentrefine.tuning.train.train`): alone, with a process for each core, packed;
 - transformers' Trainer on our labels, padded to the longest row of the batch, in random order;
 - TRL's SFTTrainer on the conversations with `assistant_only_loss`, as its users run it: it trains the mistakes and the
   acknowledgement too;
@@ -39,13 +39,11 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.data import rendered_rows, row_lengths
 from agentrefine.tuning.hardware import usable_cores, use_bf16
-from agentrefine.tuning.job import TuningJob, weights_dtype
-from agentrefine.tuning.loop import train
-from agentrefine.tuning.models import load_base, load_tokenizer, on_device
+from agentrefine.tuning.models import load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
 from agentrefine.tuning.rendering import MASKED
-from agentrefine.tuning.train import tune
-from agentrefine.tuning.trainer import with_adapter
+from agentrefine.tuning.train import TuningJob, train, tune
+from agentrefine.tuning.trainer import load_for_tuning
 
 LOSS: Final = "refinement"
 
@@ -162,7 +160,7 @@ def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
     clock = Clock(pad)
     with tempfile.TemporaryDirectory() as folder:
         if processes == 1:
-            rendering = train(job, Path(folder), callbacks=lambda _: [clock]).rendering
+            rendering = train(job, Path(folder), callbacks=lambda _: [clock]).result.rendering
         else:
             rendering = tune(job, Path(folder) / "tuned", [clock]).rendering
     return clock.figures(rendering.trained_token_share)
@@ -235,8 +233,8 @@ WAYS: dict[str, Callable[[Work], Figures]] = {
 
 
 def _loaded(work: Work) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    loaded = load_base(work.base, weights_dtype(work.params), work.params.attention)
-    return with_adapter(on_device(loaded.model), work.base, work.params, work.seed), loaded.tokenizer
+    model = load_for_tuning(work.base, work.params, work.seed)
+    return on_device(model), load_tokenizer(work.base)
 
 
 def _labelled_rows(work: Work, tokenizer: PreTrainedTokenizerBase, folder: str) -> Dataset:

@@ -1,6 +1,6 @@
 """How fast games are verified, and where the time goes: python -m perf.verification [trajectories]
 
-The games are the offline teacher's: 400 different ones with their scripts, each judged many times over (making 20,000
+The games are the simulated teacher's: 400 different ones with their scripts, each judged many times over (making 20,000
 different ones takes longer than judging them). Processor time of one thread; the best of three rounds. The parts are
 timed by running them alone on the same games, so no profiler slows them down:
 
@@ -91,7 +91,7 @@ def check_texts(game: Game) -> None:
 def verify(game: Game) -> None:
     """All of it."""
     if verify_trajectory(game.script, game.text, DEMANDS).problem is not None:
-        raise SystemExit("a game of the offline teacher is not sound")
+        raise SystemExit("a game of the simulated teacher is not sound")
 
 
 def main() -> None:

@@ -18,8 +18,7 @@ from tasks import tracking
 from tasks.progress import progress
 
 if TYPE_CHECKING:
-    from agentrefine.tuning.job import TuningJob
-    from agentrefine.tuning.train import TuningResult
+    from agentrefine.tuning.train import TuningJob, TuningResult
 
 VERSION = "1"
 DATA_SET = Path("data/dataset")
@@ -63,7 +62,7 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
     Raises:
         UserError: a variant that params.yaml does not name, or a missing data set.
     """
-    from agentrefine.tuning.job import TuningJob
+    from agentrefine.tuning.train import TuningJob
 
     chosen = _variant(variant, params)
     data_set = Path(chosen.data_set)

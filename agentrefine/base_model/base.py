@@ -12,12 +12,12 @@ from agentrefine.files import atomic_folder, sha256_file, write_json
 from agentrefine.params.tuning import BaseModelParams
 from agentrefine.simulation.tiny_base import Progress, make_tiny_base
 from agentrefine.tuning.chat_template import own_chat_template
-from agentrefine.tuning.data import check_chat_template
 from agentrefine.tuning.models import CARD, is_gguf, load_tokenizer, model_digest, usable_tokenizer
+from agentrefine.tuning.rendering import check_chat_template
 
 
 class BaseResult(NamedTuple):
-    """What making a base came to.
+    """The outcome of making a base.
 
     Attributes:
         parameters: of the model; 0 for a reference.

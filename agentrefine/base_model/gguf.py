@@ -18,7 +18,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.quantization_config import GgufConfig
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 
 PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Tensor types that hold numbers as they are."""
@@ -262,6 +262,4 @@ def _cannot_read(file: GgufFile, error: Exception) -> UserError:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, shortened."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0][:150].rstrip('.:')}"
+    return first_line(error)[:150]

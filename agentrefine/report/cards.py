@@ -159,7 +159,9 @@ def model_card(
         "acknowledgement": prompt("acknowledgement.md"),
         "mix": mix,
         "caveats": [
-            told for told in caveats(params, base_quantisation(project)) if told != OFFLINE_TEACHER or games == DATA_SET
+            caveat
+            for caveat in caveats(params, base_quantisation(project))
+            if caveat != OFFLINE_TEACHER or games == DATA_SET
         ],
     }
     return render("model_card.md.jinja", values)

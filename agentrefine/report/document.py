@@ -1,9 +1,10 @@
 """The report: what the stages counted and what the models reached, as Markdown and as one HTML page."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -15,8 +16,7 @@ from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.tuning import BASE, PLAIN
 from agentrefine.report import figures, plots, tables
-from agentrefine.report import inputs as report_inputs
-from agentrefine.report.inputs import CallCounts, Project, Results, compared_pairs
+from agentrefine.report.inputs import CallCounts, Project, Results, compared_pairs, load_results, notable_episodes
 from agentrefine.report.plots import label
 from agentrefine.report.tables import count, published
 
@@ -58,6 +58,9 @@ RATE_FIGURES: tuple[tuple[Literal["success_rate", "recovery_rate"], str, str], .
 """Rate, title and file name of the figures with a bar per model and benchmark."""
 
 HTML_SCALE = 0.7
+"""Pixels of the HTML page by those of a figure's PNG, so that its letters have the size of the text."""
+
+RowT = TypeVar("RowT", bound=plots.Row)
 
 
 class Plot(NamedTuple):
@@ -67,7 +70,7 @@ class Plot(NamedTuple):
         name: the file's name.
         title: what it shows.
         base64: its PNG bytes, for the HTML page.
-        width: in pixels of the HTML page, so that its letters have the size of the text.
+        width: in pixels of the HTML page.
     """
 
     name: str
@@ -85,13 +88,13 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
     Raises:
         UserError: a stage has not been run, or left something else than it should; names the file.
     """
-    results = report_inputs.load_results(params, project)
+    results = load_results(params, project)
     if not any(results.models.values()):
         raise UserError("data/evaluation: no model has played any benchmark; run the stage evaluation again.")
     out = project.root / "reports"
     values = _values(params, results, draw_plots(results, out / "plots"))
     tuned = [model for model in params.evaluation.models if model != BASE]
-    notable = [e for model in tuned for e in report_inputs.notable_episodes(project.episodes(model))]
+    notable = [e for model in tuned for e in notable_episodes(project.episodes(model))]
     write_json(out / "comparisons.json", figures.comparison_table(results.comparisons))
     with atomic_write(out / "report.md") as handle:
         handle.write(render("report.md.jinja", values))
@@ -103,27 +106,28 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
 def draw_plots(results: Results, folder: Path) -> list[Plot]:
     """Draw the figures and write their numbers beside them as CSV; what has no numbers is left out."""
     drawn = []
-    for name, title, heading in RATE_FIGURES:
-        if bars := figures.rate_bars(results.models, name):
-            plots.rate_bars(folder / f"{heading}.png", bars, f"{heading} rate")
-            plots.write_table(folder / f"{heading}.csv", bars)
-            drawn.append(_plot(folder / f"{heading}.png", title))
-    if differences := figures.differences(results.against(results.baseline)):
-        plots.difference_points(folder / "differences.png", differences)
-        plots.write_table(folder / "differences.csv", differences)
-        drawn.append(_plot(folder / "differences.png", "Model against model on the same episodes, with 95% intervals"))
-    if points := figures.step_points(results.models):
-        plots.step_curves(folder / "progress.png", points)
-        plots.write_table(folder / "progress.csv", points)
-        drawn.append(_plot(folder / "progress.png", "Mean progress over the steps of an episode"))
-    if wordings := figures.wording_bars(results.models):
-        plots.wording_bars(folder / "wordings.png", wordings)
-        plots.write_table(folder / "wordings.csv", wordings)
-        drawn.append(_plot(folder / "wordings.png", "The same worlds in several wordings of the actions"))
-    if results.curves:
-        plots.loss_curves(folder / "loss.png", results.curves, results.validation_curves)
-        plots.write_table(folder / "loss.csv", results.curves)
-        drawn.append(_plot(folder / "loss.png", "Training loss on the unmasked tokens"))
+
+    def draw(name: str, title: str, rows: Sequence[RowT], figure: Callable[[Path, Sequence[RowT]], None]) -> None:
+        if rows:
+            path = folder / f"{name}.png"
+            figure(path, rows)
+            plots.write_table(path.with_suffix(".csv"), rows)
+            png = path.read_bytes()
+            width = int.from_bytes(png[16:20])  # in PNG's header
+            drawn.append(Plot(path.name, title, base64.b64encode(png).decode(), round(width * HTML_SCALE)))
+
+    models = results.models
+    for rate, title, name in RATE_FIGURES:
+        draw(name, title, figures.rate_bars(models, rate), partial(plots.rate_bars, name=f"{name} rate"))
+    against = figures.differences(results.against(results.baseline))
+    title = "Model against model on the same episodes, with 95% intervals"
+    draw("differences", title, against, plots.difference_points)
+    title = "Mean progress over the steps of an episode"
+    draw("progress", title, figures.step_points(models), plots.step_curves)
+    title = "The same worlds in several wordings of the actions"
+    draw("wordings", title, figures.wording_bars(models), plots.wording_bars)
+    title = "Training loss on the unmasked tokens"
+    draw("loss", title, results.curves, partial(plots.loss_curves, validation=results.validation_curves))
     return drawn
 
 
@@ -152,8 +156,9 @@ def headline(params: Params, results: Results) -> list[str]:
         sentences.append(f"{_sentence(label(benchmark))}, the benchmark that decides, was not played.")
     wanted = params.report.baseline
     if wanted != results.baseline:
-        stands = _sentence(label(results.baseline))
-        sentences.append(f"{stands} stands for report.baseline {wanted}: {_instead(params)}.")
+        known = wanted in params.evaluation.players
+        reason = "nothing else is tuned" if known else "nothing that is evaluated has that name"
+        sentences.append(f"{_sentence(label(results.baseline))} stands for report.baseline {wanted}: {reason}.")
     return sentences
 
 
@@ -192,12 +197,6 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def _instead(params: Params) -> str:
-    if params.report.baseline in params.evaluation.players:
-        return "nothing else is tuned"
-    return "nothing that is evaluated has that name"
-
-
 def _whole(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f}"
 
@@ -233,7 +232,7 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "headline": headline(params, results),
         "caveats": caveats(params, results.quantisation),
         "play": play_sentence(params.evaluation),
-        "tuning_columns": list(TUNING_COLUMNS),
+        "tuning_columns": TUNING_COLUMNS,
         "columns": [*(heading for heading, _ in tables.COLUMNS.values()), "n"],
         "rows": tables.result_rows(results),
         "at_chance": tables.at_chance_line(results),
@@ -241,7 +240,7 @@ def _values(params: Params, results: Results, drawn: Sequence[Plot]) -> dict[str
         "published": _published(params, results),
         "meanings": [
             *(f"{heading}: {meaning}" for heading, meaning in tables.COLUMNS.values()),
-            *(f"progress in {label(name)}: {told}." for name, told in results.progress.items()),
+            *(f"progress in {label(name)}: {measure}." for name, measure in results.progress.items()),
             *tables.EFFORT_MEANINGS,
         ],
         "notes": tables.notes(results),
@@ -385,12 +384,6 @@ def _tuning(results: Results) -> list[list[str]]:
         ]
         for variant, tuned in results.tuning.items()
     ]
-
-
-def _plot(path: Path, title: str) -> Plot:
-    png = path.read_bytes()
-    pixels = int.from_bytes(png[16:20])  # the width in PNG's header
-    return Plot(path.name, title, base64.b64encode(png).decode(), round(pixels * HTML_SCALE))
 
 
 def render(template: str, values: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 
@@ -59,8 +59,16 @@ STYLE: dict[str, Any] = {
     "xtick.color": "#222222",
     "ytick.color": "#222222",
 }
+"""Of every figure, by matplotlib's names."""
+
 PANELS_PER_ROW = 4
+"""Benchmarks side by side in the figure of the steps."""
+
 LABEL_CHARACTERS = 18
+"""A benchmark's name is broken into lines of at most so many characters."""
+
+Row: TypeAlias = Bar | StepPoint | WordingBar | Difference | CurvePoint
+"""A row of a figure's numbers."""
 
 
 def rate_bars(path: Path, bars: Sequence[Bar], name: str) -> None:
@@ -195,10 +203,7 @@ def loss_curves(path: Path, points: Sequence[CurvePoint], validation: Sequence[C
         _legend(figure, models)
 
 
-def write_table(
-    path: Path,
-    rows: Sequence[Bar] | Sequence[StepPoint] | Sequence[WordingBar] | Sequence[Difference] | Sequence[CurvePoint],
-) -> None:
+def write_table(path: Path, rows: Sequence[Row]) -> None:
     """A figure's numbers as CSV, which `dvc plots` draws and compares."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     OfflineModeIsEnabled,
 )
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 from agentrefine.params import Params
 from agentrefine.report.cards import DATA_SET, base_hub_id, data_set_card, model_card
 from agentrefine.report.inputs import Project
@@ -73,7 +73,7 @@ def model_upload(
     card = model_card(variant, params, project, repo_id=repo_id, licence=licence, data_set_id=data_set_id)
     folder = project.root / "models" / variant
     files: dict[str, Path | bytes] = {CARD: card.encode()}
-    files |= {file.name: file for file in _chosen(folder, MODEL_FILES)}
+    files |= {file.name: file for file in _matching(folder, MODEL_FILES)}
     if not any(name.endswith(".safetensors") for name in files):
         raise UserError(f"{folder}: holds no weights (*.safetensors); run the stage tuning@{variant} again.")
     if ADAPTER in files:
@@ -92,7 +92,7 @@ def data_set_upload(
     _check_id(repo_id)
     card = data_set_card(params, project, repo_id=repo_id, licence=licence)
     files: dict[str, Path | bytes] = {CARD: card.encode()}
-    files |= {file.name: file for file in _chosen(project.root / DATA_SET, DATA_SET_FILES)}
+    files |= {file.name: file for file in _matching(project.root / DATA_SET, DATA_SET_FILES)}
     return Upload(repo_id, "dataset", private, files)
 
 
@@ -139,10 +139,10 @@ def push(upload: Upload, token: str) -> str:
         raise UserError("HF_HUB_OFFLINE: is set, so nothing can be uploaded; unset it and run again.") from error
     except HTTPError as error:
         raise UserError(
-            f"{api.endpoint}: cannot be reached ({_first_line(error)}); check the network and run again."
+            f"{api.endpoint}: cannot be reached ({first_line(error)}); check the network and run again."
         ) from error
     except (RuntimeError, ValueError) as error:  # a large file's upload broke off; a card that the hub cannot read
-        raise UserError(f"{upload.repo_id}: the upload failed ({_first_line(error)}); run again.") from error
+        raise UserError(f"{upload.repo_id}: the upload failed ({first_line(error)}); run again.") from error
     return str(commit.commit_url)
 
 
@@ -152,7 +152,7 @@ def _refusal(repo_id: str, error: HfHubHTTPError) -> str:
         return f"{repo_id}: the hub does not know the token in {TOKEN} (401); export a valid one with write access."
     if status == 403:
         return f"{repo_id}: the token in {TOKEN} may not write there (403); use one with write access to it."
-    said = error.server_message or _first_line(error)
+    said = error.server_message or first_line(error)
     return f"{repo_id}: the hub refused ({status}: {' '.join(said.split())}); nothing was committed."
 
 
@@ -161,7 +161,7 @@ def _check_id(repo_id: str) -> None:
         raise UserError(f"{repo_id!r}: no id of the hub; write it as USER/REPO, in letters, digits, -, _ and dots.")
 
 
-def _chosen(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """The files of a folder that match, by name."""
     found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     return sorted(found)
@@ -177,7 +177,3 @@ def _adapter_config(file: Path, base: str | None) -> bytes:
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
     return json.dumps(config, indent=2).encode()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -16,6 +16,7 @@ from agentrefine.report.inputs import Results
 from agentrefine.report.plots import label
 
 NOT_COMPARABLE = "not comparable"
+"""The cell of a result that does not stand beside the published ones."""
 
 
 class Score(NamedTuple):
@@ -212,12 +213,12 @@ def breakdown_rows(results: Results, kind: str) -> list[list[str]]:
 
 def notes(results: Results) -> list[str]:
     """What the main table does not show: failures of simulators, several attempts, what was not played and why."""
-    told = [
+    failures = [
         sentence
         for benchmark, model, summary in played(results.models)
         for sentence in _notes(f"{label(benchmark)}, {label(model)}", summary)
     ]
-    return [*told, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]
+    return [*failures, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]
 
 
 def _notes(of: str, summary: BenchmarkSummary) -> Iterator[str]:
@@ -243,8 +244,8 @@ def verdicts(results: Results) -> list[str]:
     for found in results.against(CHANCE):
         if found.benchmark not in results.at_chance:
             above.setdefault(found.benchmark, []).extend([label(found.a)] if found.is_ahead else [])
-    told = (f"{label(name)}: above chance: {', '.join(models) or 'nobody'}." for name, models in above.items())
-    return [*sentences, *told]
+    ahead = (f"{label(name)}: above chance: {', '.join(models) or 'nobody'}." for name, models in above.items())
+    return [*sentences, *ahead]
 
 
 def published_columns() -> list[str]:

@@ -23,7 +23,7 @@ from agentrefine.report.document import render
 from agentrefine.report.inputs import Project
 
 SCRIPTS = ("episodes.js", "filters.js", "list.js", "turns.js", "main.js")
-"""The page's script, in parts that follow one another."""
+"""The files of the page's script, in the order in which they follow one another."""
 
 Flag = Literal["format error", "invalid action", "recovered"]
 ErrorKind = Literal["none", "format error", "invalid action", "stuck"]
@@ -36,7 +36,7 @@ class ViewedTurn(BaseModel):
         thought, action: the parts of the reply; both empty on a format error.
         reply: the reply, raw, on a format error; otherwise empty, since thought and action say it all.
         observation: the answer to it.
-        flags: what was wrong with the turn, or that it mended the one before (`recovery` in the report).
+        flags: what was wrong with the turn, or that it recovers from the one before (`recovery` in the report).
         progress: best share of sub-goals so far, in [0, 1].
         gained: how much of it this turn brought.
         turns_cut: how many of the oldest turns the model did not read, for lack of context.
@@ -202,8 +202,8 @@ def _flags(before: EpisodeStep | None, step: EpisodeStep) -> list[Flag]:
         return ["format error"]
     if step.failed:
         return ["invalid action"]
-    mended = before is not None and before.failed and step.action != before.action
-    return ["recovered"] if mended else []
+    recovers = before is not None and before.failed and step.action != before.action
+    return ["recovered"] if recovers else []
 
 
 def _source(name: str) -> str:

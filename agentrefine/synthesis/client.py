@@ -41,11 +41,11 @@ and what they have in common is no matter of single samples."""
 
 
 class OfflineAddress(NamedTuple):
-    """Where the offline teacher listens, and its name in the journal.
+    """Where the simulated teacher listens, and its name in the journal.
 
     Attributes:
         base_url: with a port that changes from run to run.
-        name: all that changes its answers.
+        name: of `offline_name`.
     """
 
     base_url: str
@@ -53,7 +53,7 @@ class OfflineAddress(NamedTuple):
 
 
 def offline_name(params: TeacherParams, version: str) -> str:
-    """The offline teacher's name in the journal: all that changes its answers, but not how they travel.
+    """The simulated teacher's name in the journal: all that changes its answers, but not how they travel.
 
     Args:
         params: holds the shares of bad answers.
@@ -110,7 +110,7 @@ class JournaledTeacher:
             params: the teacher's section of params.yaml.
             journal: where answers are kept.
             numbers: what this process shares with the others of the run (`run_numbers`).
-            offline: where the offline teacher listens, if it has a role.
+            offline: where the simulated teacher listens, if it has a role.
 
         Raises:
             UserError: the environment variable of a key is not set, or the cost is limited and a price is not known.
@@ -133,11 +133,11 @@ class JournaledTeacher:
             if who not in endpoints:
                 throttle = throttles[addresses.index(role.base_url)]
                 endpoint = endpoints[who] = Endpoint(_settings(role, base_url, params), throttle)
-                by_batch = params.transport == "batch"
-                transport = (
-                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if by_batch else endpoint
+                self._transports[endpoint] = (
+                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls)
+                    if params.transport == "batch"
+                    else endpoint
                 )
-                self._transports[endpoint] = transport
             endpoint = endpoints[who]
             if role.model not in calls:
                 price = prices.known(role.model, params.max_cost, "teacher")

@@ -1,4 +1,4 @@
-"""Synthesis: the first script and the first game of every persona."""
+"""Synthesis: the first script and the first game of every sample of a persona."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -16,6 +16,7 @@ from agentrefine.verification.script_rules import verify_script
 ResultT = TypeVar("ResultT")
 
 SAMPLES_PER_CALL = 1_000_000
+"""What each further call of a sample adds to the number that the teacher draws by."""
 
 
 async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Params) -> list[Attempt]:
@@ -25,6 +26,7 @@ async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Pa
         UserError: the teacher refuses for good.
     """
     first = await ask(script_messages(persona), "script", "script", persona, sample, 1, teacher)
+    # The script is not kept: with its compiled expressions it takes a hundred kilobytes, and thousands of samples wait.
     messages = _game_messages(persona, first.text, params)
     if messages is None:
         return [first]
@@ -33,10 +35,7 @@ async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Pa
 
 
 def _game_messages(persona: Persona, answer: str, params: Params) -> list[ChatMessage] | None:
-    """Asks for a game of the script in an answer; None when the script is not sound.
-
-    The script is not kept: with its compiled expressions it takes a hundred kilobytes, and thousands of samples wait.
-    """
+    """Asks for a game of the script in an answer; None when the script is not sound."""
     script = verify_script(answer).script
     if script is None:
         return None
@@ -88,29 +87,25 @@ async def synthesise_shard(
 ) -> list[list[Attempt]]:
     """The first answers of many samples, all at work at once, in the order of `samples`.
 
-    Args:
-        samples: personas with sample numbers.
-        teacher: bounds the calls in flight.
-        params: the settings.
-        on_done: called whenever a sample is done.
+    The teacher bounds the calls in flight; `on_done` is called whenever a sample is done.
 
     Raises:
         UserError: the teacher refuses for good; the other samples are given up.
     """
-    return await together((synthesise(persona, sample, teacher, params) for persona, sample in samples), on_done)
+    return await gather_or_raise((synthesise(persona, sample, teacher, params) for persona, sample in samples), on_done)
 
 
-async def together(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
+async def gather_or_raise(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
     """Run all at once; results in the order of `work`. The first `UserError` ends the rest and is raised."""
 
-    async def noted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
+    async def counted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
         result = await one
         on_done()
         return result
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(noted(one)) for one in work]
+            tasks = [group.create_task(counted(one)) for one in work]
     except* UserError as errors:
         failure = errors.exceptions[0]
     else:

@@ -1,4 +1,4 @@
-"""What a data set will take, forecast from a pilot of a few personas."""
+"""The cost of a data set in calls, tokens and dollars, forecast from a pilot of a few personas."""
 
 import heapq
 import math
@@ -16,8 +16,10 @@ from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.refinement import Dropped, Refined
 
 LEVEL = 0.95
-REASONS = 3
-"""How many of the reasons why nothing was kept are named."""
+"""The share of totals that a prediction interval holds."""
+
+MAX_REASONS = 3
+"""The reasons why nothing was kept that are named."""
 
 
 class Expected(NamedTuple):
@@ -29,7 +31,7 @@ class Expected(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What all personas together will take, the pilot included.
+    """The cost of all personas together, the pilot included.
 
     Attributes:
         pilot: how many personas the forecast was made from.
@@ -48,11 +50,11 @@ class Forecast(NamedTuple):
 
     def sentence(self) -> str:
         """The forecast for a reader."""
-        cost = "unknown, as a price is not known" if self.cost is None else _told(self.cost, dollars)
+        cost = "unknown, as a price is not known" if self.cost is None else _written(self.cost, dollars)
         return (
             f"forecast for {self.personas:,} personas from a pilot of {self.pilot} (95% intervals): "
-            f"cost {cost}; {_told(self.calls)} calls; {_told(self.prompt_tokens)} prompt and "
-            f"{_told(self.completion_tokens)} completion tokens; {_told(self.kept)} trajectories kept"
+            f"cost {cost}; {_written(self.calls)} calls; {_written(self.prompt_tokens)} prompt and "
+            f"{_written(self.completion_tokens)} completion tokens; {_written(self.kept)} trajectories kept"
         )
 
 
@@ -62,7 +64,7 @@ def pilot_personas(personas: Iterable[Persona], count: int) -> list[Persona]:
 
 
 def forecast(pilot: Sequence[PersonaAccount], personas: int, paid: float | None) -> Forecast:
-    """What `personas` personas will take, from what the first of them took.
+    """The cost of `personas` personas, from that of the first of them.
 
     Args:
         pilot: at least two accounts.
@@ -73,13 +75,14 @@ def forecast(pilot: Sequence[PersonaAccount], personas: int, paid: float | None)
     costs = [account.cost_usd for account in pilot if account.cost_usd is not None]
     known = paid is not None and len(costs) == len(pilot)
     extra = paid - sum(costs) if paid is not None else 0.0
+    kept = _total([account.kept for account in pilot], personas)
     return Forecast(
         pilot=len(pilot),
         personas=personas,
         calls=_total([account.calls for account in pilot], personas),
         prompt_tokens=_total([account.prompt_tokens for account in pilot], personas),
         completion_tokens=_total([account.completion_tokens for account in pilot], personas),
-        kept=_at_most(_total([account.kept for account in pilot], personas), personas * pilot[0].samples),
+        kept=Expected(*(min(number, personas * pilot[0].samples) for number in kept)),
         cost=Expected(*(number + extra for number in _total(costs, personas))) if known else None,
     )
 
@@ -97,7 +100,7 @@ def nothing_kept(pilot: Sequence[Refined], personas: int) -> str | None:
     examples = {sample.rule: sample.message for sample in reversed(dropped)}
     reasons = [
         f"{rule} in {count} of {len(dropped)} ({examples[rule]})"
-        for rule, count in Counter(sample.rule for sample in dropped).most_common(REASONS)
+        for rule, count in Counter(sample.rule for sample in dropped).most_common(MAX_REASONS)
     ]
     answers = [attempt for sample in pilot for attempt in sample.attempts]
     fields = Counter(filter(None, (field_of_thoughts(attempt.finish_reason) for attempt in answers)))
@@ -129,10 +132,6 @@ def _total(taken: Sequence[float], personas: int) -> Expected:
     return Expected(known + expected, max(known, known + expected - spread), known + expected + spread)
 
 
-def _at_most(expected: Expected, most: float) -> Expected:
-    return Expected(*(min(number, most) for number in expected))
-
-
-def _told(expected: Expected, form: Callable[[float], str] = "{:,.0f}".format) -> str:
+def _written(expected: Expected, form: Callable[[float], str] = "{:,.0f}".format) -> str:
     value, low, high = map(form, expected)
     return f"{value} [{low}, {high}]"

@@ -1,7 +1,7 @@
 """The prompts of synthesis and refinement (paper, section 3.1: three examples for scripts, one for games).
 
 What is the same for all calls of a persona, rules and examples, stands first, and what differs last, so that a
-provider's prompt cache helps. The examples are the persona's own draw (`agentrefine.synthesis.prompts`).
+provider's prompt cache helps. The examples are drawn for each persona by a hash of its id.
 
 Prompts are also read by programs, so parts stand in fixed places: the persona in one line `Persona: ...` at the very
 end of both script prompts; the script as one line of JSON in the block under `# Script`; the kept turns as a JSON list
@@ -25,6 +25,10 @@ from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_t
 from agentrefine.llm.completion import ChatMessage
 
 SCRIPTS_PER_PROMPT = 3
+"""Examples of scripts in a prompt."""
+
+MAX_FEEDBACK = 1000
+"""Characters of feedback that a prompt passes on at the most."""
 
 ShotT = TypeVar("ShotT", bound=BaseModel)
 
@@ -98,14 +102,11 @@ PROMPT_FILES: dict[PromptKind, tuple[str, ...]] = {
 }
 """The files that the prompts of each kind are made of."""
 
-LONGEST_FEEDBACK = 1000
-"""Characters of feedback that a prompt passes on."""
-
 _VERSION_LINE = re.compile(r"<!-- version: ([1-9][0-9]*) -->\n")
 
 
 class PromptFile(NamedTuple):
-    """A prompt's text as a template, without its first line, which tells its version."""
+    """A prompt's text as a template, without its first line, which states its version."""
 
     version: int
     template: Template
@@ -114,8 +115,8 @@ class PromptFile(NamedTuple):
 def prompt_version(kind: PromptKind) -> str:
     """The versions of the files that the prompts of a kind are made of, such as `trajectory 2, continuation 2`.
 
-    Raising the number in a file's first line has everything asked anew that its prompts ask for. The examples have no
-    version: they stand in the messages, and another one is to change the prompts of some personas only.
+    Raising the number in a file's first line makes the run ask again for everything that its prompts ask for. The
+    examples have no version: they stand in the messages, and another one is to change the prompts of some personas.
     """
     return ", ".join(f"{name.removesuffix('.md')} {prompt_file(name).version}" for name in PROMPT_FILES[kind])
 
@@ -125,7 +126,7 @@ def prompt_file(name: str) -> PromptFile:
     """A prompt file with its version.
 
     Raises:
-        ValueError: its first line does not tell a version.
+        ValueError: its first line states no version.
     """
     text = packaged_text("agentrefine.synthesis", "prompts", name)
     line = _VERSION_LINE.match(text)
@@ -221,4 +222,4 @@ def _message(text: str) -> list[ChatMessage]:
 
 def _one_line(feedback: str) -> str:
     text = " ".join(feedback.split())
-    return text if len(text) <= LONGEST_FEEDBACK else text[:LONGEST_FEEDBACK] + " ..."
+    return text if len(text) <= MAX_FEEDBACK else text[:MAX_FEEDBACK] + " ..."

@@ -13,7 +13,7 @@ from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
 from agentrefine.game.verdict import Problem, Verdict
 from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
-from agentrefine.synthesis.first_answers import ask, together
+from agentrefine.synthesis.first_answers import ask, gather_or_raise
 from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,
@@ -66,7 +66,7 @@ async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Pa
 
     Args:
         first_attempts: the sample's first answers (`synthesise`), at least one.
-        teacher: who goes on.
+        teacher: who is asked.
         params: the settings; `refinement.call_budget` counts the first answers too.
 
     Raises:
@@ -76,19 +76,19 @@ async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Pa
     for attempt in first_attempts:
         work.take(attempt)
     while not work.passed and work.calls_left >= work.calls_needed:
-        work.take(await work.ask_on(teacher))
+        work.take(await work.next_answer(teacher))
     return Refined(work.outcome(), work.attempts, work.verdicts)
 
 
 async def refine_shard(
     samples: Iterable[Sequence[Attempt]], teacher: Teacher, params: Params, on_done: Callable[[], None] = lambda: None
 ) -> list[Refined]:
-    """Work on many samples, all at once, in the order of `samples` (see `synthesis.by_sample`).
+    """Work on many samples, all at once, in the order of `samples`: the first answers of each.
 
     Raises:
         UserError: the teacher refuses for good; the other samples are given up.
     """
-    return await together((refine(attempts, teacher, params) for attempts in samples), on_done)
+    return await gather_or_raise((refine(attempts, teacher, params) for attempts in samples), on_done)
 
 
 class _Sample:
@@ -138,7 +138,7 @@ class _Sample:
         self.writers = [*self.writers, *[attempt.id] * written][: len(self.turns)]
         self.passed = self.problem is None
 
-    async def ask_on(self, teacher: Teacher) -> Attempt:
+    async def next_answer(self, teacher: Teacher) -> Attempt:
         """The next call: the script again, its first game, or the rest of the game."""
         call = len(self.attempts) + 1
         feedback = self.problem.message if self.problem else ""
@@ -153,31 +153,24 @@ class _Sample:
             messages = continuation_messages(
                 self.persona, self.script, self.turns, feedback, mistakes=mistakes, max_turns=max_turns
             )
+        written_in = self.script_attempt.call
         return await ask(
-            messages,
-            "trajectory",
-            "refinement",
-            self.persona,
-            self.sample,
-            call,
-            teacher,
-            script_call=self.script_attempt.call,
+            messages, "trajectory", "refinement", self.persona, self.sample, call, teacher, script_call=written_in
         )
 
     def outcome(self) -> Trajectory | Dropped:
-        if self.passed and self.script is not None:
-            return self._trajectory(self.script)
-        last = self.verdicts[-1]
-        return Dropped(
-            persona_id=self.persona.id,
-            persona=self.persona.text,
-            sample=self.sample,
-            rule=last.rule,
-            message=last.message,
-            calls=len(self.attempts),
-        )
-
-    def _trajectory(self, script: Script) -> Trajectory:
+        """The game that passed, or why the last answer did not."""
+        script = self.script
+        if not self.passed or script is None:
+            last = self.verdicts[-1]
+            return Dropped(
+                persona_id=self.persona.id,
+                persona=self.persona.text,
+                sample=self.sample,
+                rule=last.rule,
+                message=last.message,
+                calls=len(self.attempts),
+            )
         parts = [script.model_dump_json(), *(turn.model_dump_json() for turn in self.turns)]
         return Trajectory(
             id=short_hash("trajectory", self.persona.id, str(self.sample), *parts),

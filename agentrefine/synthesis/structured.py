@@ -1,6 +1,7 @@
 """How an endpoint is asked for JSON, and whether it does what it was asked."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
-from agentrefine.llm.completion import CUT, NO_ANSWER, UNANSWERED, Answer, Kind, Request, Usage, field_of_thoughts
+from agentrefine.llm.completion import CUT, NO_ANSWER, UNANSWERED, Kind, Request, Usage, field_of_thoughts
 from agentrefine.llm.endpoint import PROBE, Endpoint
 from agentrefine.llm.reply import complete_usage
 from agentrefine.llm.thinking import without_thinking
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 _Form = Literal["json_schema", "json_object", "text"]
 _FORMS: tuple[_Form, ...] = get_args(_Form)
 _JSON_OBJECT = {"type": "json_object"}
-_PROBE_TOKENS = 2048
-"""Enough for a model that reasons before it answers."""
+PROBE_TOKENS = 2048
+"""Tokens of the probe's answer at the most: enough for a model that reasons before it answers."""
 
 
 class JsonForm:
@@ -43,7 +44,7 @@ class JsonForm:
             role: which model, with which settings, and the form that params.yaml demands.
             numbers: made with `form_number(number)` among its names.
             number: which of the run's models, settings and forms, from 0.
-            paid: told what a probe took.
+            paid: called with the usage of a probe.
         """
         self._endpoint = endpoint
         self._role = role
@@ -77,25 +78,21 @@ class JsonForm:
             problem = await self._problem(schema, {"answer": "agentrefine"})
             if problem is None:
                 return "json_schema"
-            self._tell(wanted, "json_schema", problem)
+            self._report(wanted, "json_schema", problem)
         problem = await self._problem(_JSON_OBJECT, None)
         if problem is None:
             return "json_object"
-        self._tell(wanted, "json_object", problem)
+        self._report(wanted, "json_object", problem)
         return "text"
 
     async def _problem(self, response_format: dict[str, Any], expected: dict[str, str] | None) -> str | None:
         """Why a demand is not honoured; None when it is."""
+        question = packaged_text("agentrefine.synthesis", "prompts", "schemas", "probe.md")
         probe = Request(
             model=self._role.model,
-            messages=[
-                {
-                    "role": "user",
-                    "content": packaged_text("agentrefine.synthesis", "prompts", "schemas", "probe.md").strip(),
-                }
-            ],
+            messages=[{"role": "user", "content": question.strip()}],
             temperature=self._role.temperature,
-            max_tokens=_PROBE_TOKENS,
+            max_tokens=PROBE_TOKENS,
             seed=0,
             response_format=response_format,
             extra_body=self._role.extra_body,  # as in the calls that follow
@@ -107,15 +104,18 @@ class JsonForm:
             return f"it is refused ({answer.said})"
         self._paid(complete_usage(answer, probe).usage)
         text = without_thinking(answer.text)
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
-        except (ValueError, RecursionError):
-            return _ignored(answer, text)
-        if isinstance(value, dict) and expected in (None, value):
-            return None
-        return _ignored(answer, text)
+            if isinstance(value, dict) and expected in (None, value):
+                return None
+        field = field_of_thoughts(answer.finish_reason)
+        if field:
+            return f"the answer has no content, all of it stands in {field}"
+        if answer.finish_reason == CUT and not text.strip():
+            return f"the answer was cut at {PROBE_TOKENS} tokens before its thoughts had ended"
+        return f"it is accepted and ignored: the answer is {text[:60]!r}"
 
-    def _tell(self, wanted: str, form: str, problem: str) -> None:
+    def _report(self, wanted: str, form: str, problem: str) -> None:
         if wanted == form:
             raise UserError(
                 f"teacher.structured_output: {form} is not honoured by model {self._role.model!r} ({problem}); "
@@ -123,16 +123,6 @@ class JsonForm:
             )
         level = logging.INFO if self._role.is_offline else logging.WARNING
         logger.log(level, "%s: %s is not used, %s", self._role.model, form, problem)
-
-
-def _ignored(answer: Answer, text: str) -> str:
-    """What an answer shows that is not of the demanded form."""
-    field = field_of_thoughts(answer.finish_reason)
-    if field:
-        return f"the answer has no content, all of it stands in {field}"
-    if answer.finish_reason == CUT and not text.strip():
-        return f"the answer was cut at {_PROBE_TOKENS} tokens before its thoughts had ended"
-    return f"it is accepted and ignored: the answer is {text[:60]!r}"
 
 
 def form_number(number: int) -> str:

@@ -1,1 +1,1 @@
-"""From gated samples to a tuned model: chat template, ids and labels, the tiny base model, the trainer."""
+"""From gated samples to a tuned model: chat template, ids and labels, masks, the trainer, checkpoints."""

@@ -1,8 +1,8 @@
 """What a chat template writes around the texts of a conversation, learned from a probe.
 
 A template that can be trained on appends one message after the other: its output is the texts with fixed pieces between
-them. The pieces are learned once for a tokenizer. After that a conversation can be laid out without asking the template
-again and again, and one comparison with the template's output tells where every text stands in it.
+them. The pieces are learned once for a tokenizer. After a conversation can be laid out without asking the template
+again and again, and one comparison with the template's output shows where every text stands in it.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,24 @@ from agentrefine.files import packaged_text
 from agentrefine.game.conversation import Message, reply_text
 
 VARIABLES = {"enable_thinking": False, "date_string": "26 Jul 2024", "current_date": "2024-07-26", "strftime_now": None}
-"""What templates are told, in training and in play alike. A reply's thoughts stand in its text, so a thinking mode is
-off. Templates that write the date (Llama 3.2) are given one, the default of Llama 3.1, and no clock: the same data must
-give the same tokens tomorrow."""
+"""The variables of templates, in training and in play alike.
+
+A reply's thoughts stand in its text, so a thinking mode is off. Templates that write the date (Llama 3.2) are given
+one, the default of Llama 3.1, and no clock: the same data must give the same tokens tomorrow.
+"""
 
 APPENDING = "set base_model.chat_template in params.yaml to a jinja file that appends one message after the other"
 OTHER_MODEL = "choose another model"
 _IN_A_COPY = " in a copy of the template, and set base_model.chat_template in params.yaml to that file"
 
 _EARLIER = "it writes an earlier message in another way once a later one follows"
-_THOUGHTS = ["the lamp may be in the box", "that failed : the box is shut", "the key fits"]
-_ACTIONS = ["look in box", "open box", "take lamp"]
 _QUESTIONS = ["First question?", "\n Second question? \n\n", "Third question?"]
+_REPLIES = [
+    reply_text("the lamp may be in the box", "look in box"),
+    reply_text("that failed : the box is shut", "open box"),
+    reply_text("the key fits", "take lamp"),
+]
+"""The probe's replies, each with thoughts, which some templates drop from earlier turns."""
 
 
 def own_chat_template() -> str:
@@ -142,7 +148,11 @@ def refusal(tokenizer: PreTrainedTokenizerBase, reason: str, remedy: str = APPEN
 
 @lru_cache(maxsize=8)
 def _learn(tokenizer: PreTrainedTokenizerBase, _template: str) -> ChatFormat:
-    messages = _probe()
+    messages = [
+        Message(role=role, content=content)
+        for question, reply in zip(_QUESTIONS, _REPLIES, strict=True)
+        for role, content in (("user", question), ("assistant", reply))
+    ]
     full = template_text(tokenizer, messages)
     places, trims_users = _places(tokenizer, full, messages)
     gaps = [full[end:begin] for (_, end), (begin, _) in pairwise(places)]
@@ -168,14 +178,6 @@ def _learn(tokenizer: PreTrainedTokenizerBase, _template: str) -> ChatFormat:
         end_of_turn=_end_of_turn(tokenizer, closings[0], tail),
         opening_ids=_opening_ids(tokenizer, prompt, opening),
     )
-
-
-def _probe() -> list[Message]:
-    messages = []
-    for question, thought, action in zip(_QUESTIONS, _THOUGHTS, _ACTIONS, strict=True):
-        messages.append(Message(role="user", content=question))
-        messages.append(Message(role="assistant", content=reply_text(thought, action)))
-    return messages
 
 
 def _places(

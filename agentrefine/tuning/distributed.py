@@ -1,4 +1,4 @@
-"""Data-parallel tuning on the cores of one machine: processes that train with this one, each on its share of the rows.
+"""The processes of one tuning: those that a launcher started, or replicas of this one on the cores of one machine.
 
 A small model leaves the cores of a CPU idle when its matrices are split among threads; a process for each core does so
 less, though it waits for the others at every step. Gradients are averaged after each step (torch's
@@ -12,18 +12,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import IO
 
+import torch
 from torch import distributed
 
 from agentrefine.errors import UserError
-from agentrefine.tuning.hardware import threads_for
-from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.loop import train
+
+SHARDING = frozenset({"ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"})
+"""Variables by which accelerate's launcher asks for a sharded model."""
 
 READY = "ready"
+"""The line that a replica writes to standard output when it can train."""
+
+
+def is_first_process() -> bool:
+    """Whether this process writes, logs and shows; torchrun and accelerate number the others from 1."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count(cpu_processes: int) -> int:
+    """How many processes tune together: what the environment says, else one on a GPU, else `cpu_processes`."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return 1 if torch.cuda.is_available() else cpu_processes
 
 
 class Replicas:
@@ -33,12 +46,12 @@ class Replicas:
         self._processes = processes
         self._log = log
 
-    def begin(self, job: TuningJob) -> None:
-        """Hand out the job; the others load while this process does."""
+    def begin(self, job: str) -> None:
+        """Hand out the job, a line of JSON; the others load while this process does."""
         for process in self._processes:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(f"{job.model_dump_json()}\n")
+                process.stdin.write(f"{job}\n")
                 process.stdin.flush()
 
     def wait(self) -> None:
@@ -72,16 +85,18 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def replicas(processes: int, threads: int) -> Iterator[Replicas]:
+def replicas(module: str, processes: int, threads: int) -> Iterator[Replicas]:
     """Start `processes` - 1 replicas and make this process the first of all, until the context ends.
 
-    Each computes with `threads`.
-
     Does nothing for one process, and where the environment already names several (torchrun).
+
+    Args:
+        module: what a replica runs, by `python -m`; it calls `serve_as_replica`.
+        processes: how many tune together.
+        threads: that each computes with.
     """
-    others = 0 if "WORLD_SIZE" in os.environ else processes - 1
     with tempfile.TemporaryFile("w+") as log:
-        if not others:
+        if "WORLD_SIZE" in os.environ or processes == 1:
             yield Replicas([], log)
             return
         before, port = dict(os.environ), _free_port()
@@ -89,7 +104,17 @@ def replicas(processes: int, threads: int) -> Iterator[Replicas]:
         started: list[subprocess.Popen[str]] = []
         try:
             for rank in range(1, processes):
-                started.append(_start(_environment(rank, processes, threads, port), log))
+                environment = {**before, **_environment(rank, processes, threads, port)}
+                started.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", module],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        text=True,
+                        env=environment,
+                    )
+                )
             os.environ.update(own)
             yield Replicas(started, log)
         except BaseException:
@@ -106,21 +131,16 @@ def replicas(processes: int, threads: int) -> Iterator[Replicas]:
                 _end(process)
 
 
-def main() -> None:
-    """Be a replica: read the job from standard input, say when training can begin, train; the first saves the model."""
-    line = sys.stdin.readline()
-    if not line:
+def serve_as_replica(work: Callable[[str, Callable[[], None]], None]) -> None:
+    """Be a replica: read the job from standard input and do the `work`, which is given what reports readiness."""
+    job = sys.stdin.readline()
+    if not job:
         return
-    job = TuningJob.model_validate_json(line)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     # Standard output is for one word to the process that started this one; what a library prints is for the log.
-    told = sys.stdout
-    with (
-        contextlib.redirect_stdout(sys.stderr),
-        tempfile.TemporaryDirectory(prefix="agentrefine-replica-") as scratch,
-        threads_for(job.params),
-    ):
-        train(job, Path(scratch), ready=lambda: print(READY, file=told, flush=True))
+    parent = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        work(job, lambda: print(READY, file=parent, flush=True))
     distributed.destroy_process_group()
 
 
@@ -128,17 +148,6 @@ def _end_with_the_first() -> None:
     """End this process when the one that started it ends: its end of the pipe is closed then, however it ended."""
     sys.stdin.read()
     os._exit(1)
-
-
-def _start(environment: dict[str, str], log: IO[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "agentrefine.tuning.distributed"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env={**os.environ, **environment},
-    )
 
 
 def _environment(rank: int, processes: int, threads: int, port: int) -> dict[str, str]:
@@ -174,7 +183,3 @@ def _end(process: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,6 @@
-"""What this machine computes fast in, and what some settings need of it; asked before anything is loaded."""
+"""The machine that tunes: what it computes fast in, what settings need of it, and its full memory or full disk."""
 
+import errno
 import logging
 import os
 import sys
@@ -10,9 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 from agentrefine.params.tuning import TuningParams
+
+WAYS_OUT = (
+    "lower tuning.batch_tokens or tuning.max_length, raise tuning.gradient_accumulation_steps, or set "
+    "tuning.activation_checkpointing: true or tuning.method: lora"
+)
+"""What to do where memory runs out."""
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +28,7 @@ PACKAGES = {
     "flash_attention_2": ("flash_attn", "pip install flash-attn --no-build-isolation"),
     "flash_attention_3": ("flash_attn_interface", "build FlashAttention's folder hopper from its sources"),
 }
+"""The package of a kind of attention, and how to get it."""
 
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """Of Linux' control groups, version 2: microseconds of processor time in so many of the clock."""
@@ -154,3 +163,32 @@ def check_hardware(params: TuningParams) -> None:
             "tuning.precision: this processor has no instructions for bf16 and would take 30 times as long; set it to "
             "auto or fp32."
         )
+
+
+@contextmanager
+def machine_failures() -> Iterator[None]:
+    """Turn a full memory or a full disk into one sentence; other errors pass.
+
+    Raises:
+        UserError: memory ran out, or the disk is full.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError, SafetensorError, OSError) as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not out_of_memory and _is_disk_full(error):
+            raise UserError(
+                "tuning: the disk is full; free some space and run the same command again, which resumes at the last "
+                "checkpoint."
+            ) from error
+        if out_of_memory or "can't allocate memory" in str(error):
+            raise UserError(f"tuning: memory ran out ({first_line(error)}); {WAYS_OUT}.") from error
+        raise
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error, of which torch's and safetensors' writers may give no cause."""
+    causes = [error, error.__cause__, error.__context__]
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+        return True
+    return any(part in str(error) for part in ("No space left", "PytorchStreamWriter failed", "unexpected pos"))

@@ -1,4 +1,4 @@
-"""Models on disk: loading a base by path or hub id, loading what was tuned, and telling models apart by digest."""
+"""Models on disk: loading a base by path or hub id, loading what was tuned, and a digest that identifies a model."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 from agentrefine.files import read_text, sha256_file
 from agentrefine.proxies import check_proxy
 from agentrefine.tuning.chat_template import own_chat_template
@@ -31,7 +31,6 @@ CARD = "card.json"
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 """What is fetched from the hub: weights as safetensors only, no code."""
-
 
 # Bars for downloads, which take long; none for reading and writing the files of a model.
 disable_progress_bar()
@@ -79,7 +78,7 @@ def load_base(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{path}: holds no causal language model with safetensors weights that transformers knows "
-            f"({_first_line(error)}); set base_model.path to one that does."
+            f"({first_line(error)}); set base_model.path to one that does."
         ) from error
     return LoadedModel(model, load_tokenizer(path))
 
@@ -95,7 +94,7 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path}: holds no tokenizer that transformers knows ({_first_line(error)}); "
+            f"{path}: holds no tokenizer that transformers knows ({first_line(error)}); "
             "set base_model.path to a folder or hub id that holds one."
         ) from error
     return usable_tokenizer(tokenizer, path, chat_template)
@@ -218,11 +217,6 @@ def resolve(path: str | Path) -> Path:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
     except (OSError, HFValidationError, httpx2.HTTPError) as error:
         raise UserError(
-            f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({_first_line(error)}); "
+            f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)}); "
             "correct base_model.path, or set it to tiny."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")

@@ -1,74 +1,103 @@
-"""Refinement tuning: cross-entropy on the tokens of correct turns only (paper, section 3.3), by TRL's SFTTrainer."""
+"""Refinement tuning (paper, section 3.3): cross-entropy on the tokens of correct turns only, by TRL's SFTTrainer.
 
-import errno
+`tune` runs in the first process of a tuning: it starts the replicas, trains with them and writes the model. `follow`
+runs in the others. What all of them do is `train`: load, render, train, score, gather the weights.
+"""
+
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import datasets
 import torch
-from pydantic import BaseModel
-from safetensors import SafetensorError
-from transformers import TrainerCallback
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from pydantic import BaseModel, model_validator
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_pt_utils import get_model_param_count
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_folder, write_json
-from agentrefine.params.tuning import Loss
-from agentrefine.tuning.data import RenderingCounts
-from agentrefine.tuning.distributed import replicas
-from agentrefine.tuning.hardware import threads_for, use_bf16
-from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
-from agentrefine.tuning.loop import Trained, processes, train
-from agentrefine.tuning.models import CARD, model_digest, quantisation
-from agentrefine.tuning.trainer import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
-
-WAYS_OUT = (
-    "lower tuning.batch_tokens or tuning.max_length, raise tuning.gradient_accumulation_steps, or set "
-    "tuning.activation_checkpointing: true or tuning.method: lora"
+from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
+from agentrefine.params.tuning import Loss, TuningParams
+from agentrefine.tuning.checkpoints import remove_others, step_of
+from agentrefine.tuning.data import RenderingCounts, rendered_rows
+from agentrefine.tuning.distributed import SHARDING, is_first_process, process_count, replicas, serve_as_replica
+from agentrefine.tuning.hardware import check_hardware, machine_failures, threads_for, use_bf16
+from agentrefine.tuning.models import CARD, load_tokenizer, model_digest, quantisation
+from agentrefine.tuning.trainer import (
+    LossPoint,
+    Model,
+    TokenBar,
+    ValidationPoint,
+    curve_of,
+    last_tenth,
+    load_for_tuning,
+    make_trainer,
+    thinned,
+    training_arguments,
+    validation_curve_of,
 )
 
+HOW_NOT_WHAT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
+"""Parameters that change no weights."""
 
-@contextmanager
-def machine_failures() -> Iterator[None]:
-    """Turn a full memory or a full disk into one sentence; other errors pass.
-
-    Raises:
-        UserError: memory ran out, or the disk is full.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"tuning: memory ran out ({_first_line(error)}); {WAYS_OUT}.") from error
-    except (RuntimeError, SafetensorError, OSError) as error:
-        if _no_space(error):
-            raise UserError(
-                "tuning: the disk is full; free some space and run the same command again, which goes on at the last "
-                "checkpoint."
-            ) from error
-        if "can't allocate memory" in str(error):
-            raise UserError(f"tuning: memory ran out ({_first_line(error)}); {WAYS_OUT}.") from error
-        raise
-
-
-def _no_space(error: BaseException) -> bool:
-    """Whether a full disk is behind an error: torch's and safetensors' writers tell of it in words, or not at all."""
-    causes = [error, error.__cause__, error.__context__]
-    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
-        return True
-    said = str(error)
-    return "No space left" in said or "PytorchStreamWriter failed" in said or "unexpected pos" in said
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
-
+LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
+"""Packages whose versions may change the bytes of a checkpoint."""
 
 CURVE_POINTS = 100
-"""About how many points a loss curve has."""
+"""The points of a loss curve that a result keeps, at the most."""
+
+
+class TuningJob(BaseModel):
+    """What is tuned on what; every process of a tuning holds the same.
+
+    Attributes:
+        loss: which turns are trained.
+        data_set: a folder with train.jsonl and validation.jsonl.
+        base: the base model's folder or hub id.
+        params: the section `tuning` of params.yaml.
+        seed: of the order of the rows and of adapter weights.
+        checkpoints: a folder for checkpoints, shared by all processes; None: an interrupted tuning begins anew.
+    """
+
+    loss: Loss
+    data_set: Path
+    base: str
+    params: TuningParams
+    seed: int
+    checkpoints: Path | None = None
+
+    @model_validator(mode="after")
+    def _processes_share_the_best_model(self) -> Self:
+        if self.params.chooses_by_validation and self.checkpoints is None and self.params.cpu_processes > 1:
+            raise ValueError("several processes need a folder of checkpoints that they share, to choose the best from")
+        return self
+
+    def data_digests(self) -> dict[str, str]:
+        """SHA-256 of the files of the data set, by name."""
+        return {name: sha256_file(self.data_set / name) for name in ("train.jsonl", "validation.jsonl")}
+
+    def key(self, processes: int) -> str:
+        """Equal for tunings that take the same steps, so that one can resume where the other stopped."""
+        return short_hash(
+            self.loss,
+            *self.data_digests().values(),
+            model_digest(self.base),
+            json.dumps(self.params.model_dump(exclude=HOW_NOT_WHAT), sort_keys=True),
+            str(use_bf16(self.params)),
+            str(self.seed),
+            str(processes),
+            *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
+            "cuda" if torch.cuda.is_available() else "cpu",
+            *(version(library) for library in LIBRARIES),
+            *(sha256_file(file) for file in sorted(Path(__file__).parent.glob("*.*"))),
+        )
 
 
 class TuningResult(BaseModel):
@@ -76,13 +105,13 @@ class TuningResult(BaseModel):
 
     Attributes:
         loss: which turns were trained.
-        parameters, trainable_parameters: of the model.
+        parameters, trainable_parameters: of the model, also where the processes hold it in pieces.
         rendering: samples, turns and tokens of the training file.
-        steps: optimizer steps.
-        resumed_at: the step at which an interrupted tuning went on; 0 if it was not interrupted.
-        tokens: read in all epochs.
+        steps: optimizer steps, those before an interruption included.
+        resumed_at: the step at which an interrupted tuning resumed; 0 if it was not interrupted.
+        tokens: read in all epochs, padding left out.
         trained_tokens: of these, those with a label (by their share, where training stopped early).
-        seconds: of the training loop alone, since it began or went on.
+        seconds: of the training loop alone, since it began or resumed.
         tokens_per_second: over these seconds.
         train_loss: mean over the last tenth of the steps, nats per trained token.
         validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
@@ -108,11 +137,29 @@ class TuningResult(BaseModel):
     validation_curve: list[ValidationPoint]
 
 
+class Trained(NamedTuple):
+    """What the processes trained together.
+
+    Attributes:
+        model: with the tuned weights; sharded models only hold a part of them.
+        weights: all of them, on the first process; None where `model` holds them.
+        tokenizer: the model's.
+        curve: the training loss of every step.
+        result: the figures.
+    """
+
+    model: Model
+    weights: dict[str, torch.Tensor] | None
+    tokenizer: PreTrainedTokenizerBase
+    curve: list[LossPoint]
+    result: TuningResult
+
+
 def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> TuningResult:
     """Tune a model and write it, or its adapter, to the folder `out`.
 
     Runs in the first process of a tuning; the others are started here on a CPU, and elsewhere run `follow`. Equal jobs
-    give equal bytes on equal hardware, also where one was interrupted and goes on at a checkpoint.
+    give equal bytes on equal hardware, also where one was interrupted and resumes at a checkpoint.
 
     Args:
         job: what is tuned on what.
@@ -122,35 +169,32 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
     Raises:
         UserError: a bad data set, base, chat template or parameter; a full disk, a full memory.
     """
+    params = job.params
     with (
         atomic_folder(out) as folder,
         tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
-        replicas(processes(job), job.params.cpu_threads) as others,
-        threads_for(job.params),
+        replicas(__name__, process_count(params.cpu_processes), params.cpu_threads) as others,
+        threads_for(params),
         machine_failures(),
     ):
-        others.begin(job)
+        others.begin(job.model_dump_json())
+
+        def with_bar(counts: RenderingCounts) -> Sequence[TrainerCallback]:
+            return [TokenBar(counts.tokens * params.epochs, counts.trained_token_share, out.name), *callbacks]
+
         try:
-            trained = train(
-                job,
-                Path(scratch),
-                callbacks=lambda counts: [
-                    TokenBar(counts.tokens * job.params.epochs, counts.trained_token_share, out.name), *callbacks
-                ],
-                ready=others.wait,
-            )  # fmt: skip
+            trained = train(job, Path(scratch), callbacks=with_bar, ready=others.wait)
         except RuntimeError as error:
             raise others.explain(error) from error
-        result = _result(job, trained)
         _save(job, trained, folder)
-        write_json(folder / CARD, _card(job, result))
+        write_json(folder / CARD, _card(job, trained.result))
     if job.checkpoints is not None:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
-    return result
+    return trained.result
 
 
-def follow(job: TuningJob) -> None:
-    """Be one of the other processes of a tuning that torchrun or accelerate has started; writes nothing.
+def follow(job: TuningJob, ready: Callable[[], None] = lambda: None) -> None:
+    """Be one of the other processes of a tuning; writes nothing but checkpoints. `ready` is that of `train`.
 
     Raises:
         UserError: as `tune`.
@@ -160,28 +204,103 @@ def follow(job: TuningJob) -> None:
         tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
         threads_for(job.params),
     ):
-        train(job, Path(scratch))
+        train(job, Path(scratch), ready=ready)
 
 
-def _result(job: TuningJob, trained: Trained) -> TuningResult:
-    rendering = trained.rendering
-    return TuningResult(
-        loss=job.loss,
-        parameters=trained.parameters,
-        trainable_parameters=trained.trainable_parameters,
-        rendering=rendering,
-        steps=trained.steps,
-        resumed_at=trained.resumed_at,
-        tokens=trained.tokens,
-        trained_tokens=round(trained.tokens * rendering.trained_token_share),
-        seconds=trained.seconds,
-        tokens_per_second=trained.tokens_per_second,
-        train_loss=last_tenth(trained.curve),
-        validation_loss_before=trained.validation_curve[0].loss if trained.validation_curve else None,
-        validation_loss=trained.validation_loss,
-        curve=thinned(trained.curve, CURVE_POINTS),
-        validation_curve=trained.validation_curve,
+def train(
+    job: TuningJob,
+    scratch: Path,
+    *,
+    callbacks: Callable[[RenderingCounts], Sequence[TrainerCallback]] = lambda _: (),
+    ready: Callable[[], None] = lambda: None,
+) -> Trained:
+    """Tune a model as one of the processes that the environment names (torchrun's way), or alone.
+
+    Args:
+        job: the same for every process.
+        scratch: an empty folder of this process.
+        callbacks: of the trainer, made once it is known what there is to read.
+        ready: called when the rows are rendered, before the model is loaded; returns when the others are as far.
+
+    Raises:
+        UserError: a bad data set, base, chat template or parameter.
+    """
+    datasets.disable_progress_bars()
+    params = job.params
+    check_hardware(params)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    tokenizer = load_tokenizer(job.base)
+    rows, counts = rendered_rows(
+        job.data_set / "train.jsonl", tokenizer, job.loss, params.max_length, scratch / "train"
     )
+    validation = _validation_rows(job, tokenizer, scratch / "validation")
+    ready()
+    arguments = training_arguments(
+        params, rows, job.seed,
+        validates=validation is not None, keep_checkpoints=job.checkpoints is not None,
+        folder=str(scratch / "checkpoints"),
+    )  # fmt: skip
+    if job.checkpoints is not None:
+        arguments.output_dir = _checkpoint_folder(job, job.checkpoints)
+    # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
+    model = load_for_tuning(job.base, params, job.seed)
+    # As many games share a step, whether their mistakes are cut out or not: variants on the same games take the same
+    # number of steps.
+    step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
+    stepped = params.model_copy(update={"batch_tokens": step_tokens})
+    trainer = make_trainer(model, tokenizer, rows, validation, stepped, arguments, callbacks(counts))
+    checkpoint = trainer.newest_checkpoint() if job.checkpoints else None
+    trainer.args.eval_on_start = validation is not None and checkpoint is None
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.monotonic() - began
+    weights: dict[str, torch.Tensor] | None = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # every process must ask for them
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    resumed_at = step_of(checkpoint) if checkpoint else 0
+    curve, validation_curve = curve_of(trainer.state), validation_curve_of(trainer.state)
+    tokens = curve[-1].tokens
+    before = next((point.tokens for point in curve if point.step == resumed_at), 0)
+    result = TuningResult(
+        loss=job.loss,
+        parameters=get_model_param_count(trainer.model),
+        trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
+        rendering=counts,
+        steps=trainer.state.global_step,
+        resumed_at=resumed_at,
+        tokens=tokens,
+        trained_tokens=round(tokens * counts.trained_token_share),
+        seconds=seconds,
+        tokens_per_second=(tokens - before) / seconds,
+        train_loss=last_tenth(curve),
+        validation_loss_before=validation_curve[0].loss if validation_curve else None,
+        validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
+        curve=thinned(curve, CURVE_POINTS),
+        validation_curve=validation_curve,
+    )
+    return Trained(model, weights, tokenizer, curve, result)
+
+
+def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:
+    file = job.data_set / "validation.jsonl"
+    if file.is_file() and file.stat().st_size == 0:
+        if job.params.chooses_by_validation:
+            key, off = ("early_stopping", "null") if job.params.early_stopping is not None else ("keep_best", "false")
+            raise UserError(f"tuning.{key}: looks at the validation samples, and {file} holds none; set it to {off}.")
+        return None
+    rows, _ = rendered_rows(file, tokenizer, job.loss, job.params.max_length, cache)
+    return rows
+
+
+def _checkpoint_folder(job: TuningJob, root: Path) -> str:
+    """This job's own folder among the checkpoints; the first process finds it and sends it to the others."""
+    folder = [""]
+    if is_first_process():
+        key = job.key(process_count(job.params.cpu_processes))
+        remove_others(root, key)
+        folder = [str(root / key)]
+    return str(broadcast_object_list(folder)[0])
 
 
 def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
@@ -212,9 +331,13 @@ def _card(job: TuningJob, result: TuningResult) -> dict[str, Any]:
         "data_set": str(job.data_set),
         "data_set_sha256": job.data_digests(),
         "seed": job.seed,
-        "processes": processes(job),
+        "processes": process_count(job.params.cpu_processes),
         "params": job.params.model_dump(exclude=HOW_NOT_WHAT),
         **result.model_dump(
             exclude={"loss", "resumed_at", "seconds", "tokens_per_second", "curve", "validation_curve"}
         ),
     }
+
+
+if __name__ == "__main__":
+    serve_as_replica(lambda job, ready: follow(TuningJob.model_validate_json(job), ready))

@@ -1,25 +1,24 @@
-"""The trainer: TRL's SFTTrainer on our labels, with our batches, optimizer, validation loss and sealed checkpoints."""
+"""The trainer: TRL's SFTTrainer on our labels, with our batches, optimizer, validation loss and checkpoints."""
 
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
-import xxhash
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from tqdm import tqdm
 from transformers import (
+    BitsAndBytesConfig,
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,100 +32,22 @@ from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from agentrefine.errors import UserError
-from agentrefine.files import write_json
 from agentrefine.params.tuning import TuningParams
-from agentrefine.tuning import trainer as checkpoints
+from agentrefine.tuning import checkpoints
 from agentrefine.tuning.data import LengthGroupedBatches, row_lengths
-from agentrefine.tuning.job import SHARDING
-from agentrefine.tuning.loss import fused_loss, labelled_loss
+from agentrefine.tuning.distributed import SHARDING
+from agentrefine.tuning.hardware import use_bf16
+from agentrefine.tuning.loss import fused_loss, label_sums, labelled_loss
+from agentrefine.tuning.models import load_base
 from agentrefine.tuning.optimizer import make_optimizer
-from agentrefine.tuning.rendering import MASKED
 
-SEAL = "seal.json"
+Model: TypeAlias = PreTrainedModel | PeftModel
+"""A model with or without an adapter."""
+
+PADDED_TO = 64
+"""On a CPU, rows are padded to a multiple of this many tokens: each new shape costs time and memory once."""
 
 logger = logging.getLogger(__name__)
-
-
-class SealedFile(BaseModel):
-    """A file of a checkpoint: its bytes and their XXH3 digest of 128 bits."""
-
-    size: int
-    xxh3: str
-
-
-class Seal(BaseModel):
-    """The files of a checkpoint by their names."""
-
-    files: dict[str, SealedFile]
-
-
-def seal(checkpoint: Path) -> None:
-    """Write a checkpoint's seal; all its files must have been written.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    files = {
-        str(file.relative_to(checkpoint)): SealedFile(size=file.stat().st_size, xxh3=_digest(file))
-        for file in sorted(checkpoint.rglob("*"))
-        if file.is_file() and file.name != SEAL
-    }
-    write_json(checkpoint / SEAL, Seal(files=files).model_dump())
-
-
-def flaw(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None where it is as it was sealed."""
-    try:
-        sealed = Seal.model_validate(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return "it was not finished"
-    except (ValidationError, ValueError):
-        return f"its {SEAL} is damaged"
-    for name, expected in sealed.files.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected.size:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected.size}"
-        if _digest(file) != expected.xxh3:
-            return f"{name} has changed"
-    return None
-
-
-def newest(folder: Path) -> Path | None:
-    """The last whole checkpoint of a folder; those after it that are not whole are removed, with a warning."""
-    for checkpoint in sorted(folder.glob("checkpoint-[0-9]*"), key=_step, reverse=True):
-        found = flaw(checkpoint)
-        if found is None:
-            return checkpoint
-        logger.warning("%s cannot be used (%s) and is removed; tuning goes on from an earlier one.", checkpoint, found)
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def rotate(folder: Path, kept: int, best: str | None) -> None:
-    """Remove the oldest checkpoints of a folder but the last `kept` ones and the best."""
-    rotate_checkpoints(str(folder), save_total_limit=kept, best_model_checkpoint=best)
-
-
-def remove_others(folder: Path, key: str) -> None:
-    """Remove the checkpoints of tunings with other settings, but the last: a changed setting may be changed back."""
-    others = {found.parent for found in folder.glob("*/checkpoint-*") if found.parent.name != key}
-    for other in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:
-        logger.warning("%s holds checkpoints of earlier settings or data and is removed.", other)
-        shutil.rmtree(other)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _digest(file: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class LossPoint(BaseModel):
@@ -146,7 +67,7 @@ class LossPoint(BaseModel):
 
 
 class ValidationPoint(BaseModel):
-    """A look at the validation samples while training.
+    """An evaluation of the validation samples while training.
 
     Attributes:
         step: optimizer steps done; 0 is the base.
@@ -160,7 +81,7 @@ class ValidationPoint(BaseModel):
 
 
 def validation_curve_of(state: TrainerState) -> list[ValidationPoint]:
-    """The looks at the validation samples, those before an interruption included."""
+    """The validation loss at every evaluation, those before an interruption included."""
     return [
         ValidationPoint(step=entry["step"], tokens=int(entry["num_input_tokens_seen"]), loss=entry["eval_loss"])
         for entry in state.log_history
@@ -188,105 +109,153 @@ def last_tenth(curve: list[LossPoint]) -> float:
     return sum(point.loss for point in tail) / len(tail)
 
 
-def thinned(curve: list[LossPoint], most: int) -> list[LossPoint]:
-    """At most `most` points: each the mean loss of its stretch, at the stretch's end."""
-    size = -(-len(curve) // most)
+def thinned(curve: list[LossPoint], max_points: int) -> list[LossPoint]:
+    """At most `max_points` points: each the mean loss of its stretch, at the stretch's end."""
+    size = -(-len(curve) // max_points)
     stretches = [curve[i : i + size] for i in range(0, len(curve), size)]
     return [s[-1].model_copy(update={"loss": sum(p.loss for p in s) / len(s)}) for s in stretches]
 
 
 class TokenBar(TrainerCallback):  # type: ignore[misc]
-    """A progress bar in tokens: how many a second, when it will be over, the share that is trained, the losses."""
+    """A progress bar in tokens: how many a second, the time left, the share that is trained, the losses."""
 
     def __init__(self, total: int, trained_share: float, description: str) -> None:
         self._bar = tqdm(total=total, desc=description, unit="tok", unit_scale=True, mininterval=1.0)
         self._shown = {"trained": f"{trained_share:.0%}"}
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Start where an interrupted training goes on, so that the speed is that of now."""
+        """Start where an interrupted training resumes, so that the speed is that of now."""
         self._bar.initial = self._bar.n = int(state.num_input_tokens_seen)
         self._bar.last_print_n = self._bar.n
         if state.global_step:
-            self._bar.write(f"{self._bar.desc}: goes on at the checkpoint of step {state.global_step}")
+            self._bar.write(f"{self._bar.desc}: resumes at the checkpoint of step {state.global_step}")
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Move the bar."""
         logs = cast("dict[str, float]", kwargs["logs"])
         for key, name in (("loss", "loss"), ("eval_loss", "validation")):
             if key in logs:
-                self._shown[name] = f"{float(logs[key]):.3f}"
+                self._shown[name] = f"{logs[key]:.3f}"
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update(int(state.num_input_tokens_seen) - self._bar.n)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Close the bar."""
         self._bar.close()
 
 
-EVALUATION_TOKENS = 4096
-"""Of a batch that is only scored, padding included, unless one row alone is longer."""
+class _FiniteLoss(TrainerCallback):  # type: ignore[misc]
+    """Ends a training that has diverged, before its weights are kept."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Look at the step's loss and gradient, or at the validation loss."""
+        logs = cast("dict[str, float]", kwargs["logs"])
+        for name in ("loss", "grad_norm", "eval_loss"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise UserError(
+                    f"tuning: the {name} of step {state.global_step} is {logs[name]}, the training has diverged; lower "
+                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again."
+                )
 
 
-class LabelSums(NamedTuple):
-    """Cross-entropy summed over the tokens that have a label, in nats, and how many these are."""
+class _EpochOf(TrainerCallback):  # type: ignore[misc]
+    """Sets the epoch of the batches; transformers does not where it resumes with several processes."""
 
-    loss: float
-    labels: int
+    def __init__(self, batches: LengthGroupedBatches) -> None:
+        self._batches = batches
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Set the epoch that begins."""
+        self._batches.set_epoch(int(state.epoch))
 
 
-def masked_loss(model: nn.Module, rows: Dataset) -> float:
-    """Mean cross-entropy over the tokens of all rows that have a label, nats per token."""
-    sums = label_sums(model, rows)
-    return sums.loss / sums.labels
+def load_for_tuning(path: str | Path, params: TuningParams, seed: int) -> Model:
+    """A base whose weights are as tuning needs them; for LoRA with a fresh adapter on it.
+
+    Weights that are trained are in fp32, under autocast. Frozen ones are in bf16 on a GPU, to save memory, and QLoRA's
+    (Dettmers et al. 2023) in 4 bits (NF4, double quantization), whose adapters TRL keeps in bf16, as that paper does.
+
+    Raises:
+        UserError: as `load_base`.
+    """
+    half = torch.bfloat16 if use_bf16(params) else torch.float32
+    frozen_on_gpu = params.method != "full" and torch.cuda.is_available()
+    quantization = None
+    if params.method == "qlora":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=half,
+        )
+    model = load_base(path, half if frozen_on_gpu else torch.float32, params.attention, quantization).model
+    model.name_or_path = str(path)
+    if params.method == "full":
+        return model
+    if params.method == "qlora":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.activation_checkpointing)
+    torch.manual_seed(seed)
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **params.lora.model_dump()))
 
 
-def label_sums(model: nn.Module, rows: Dataset, rank: int = 0, processes: int = 1) -> LabelSums:
-    """One process's part of the sums over all rows.
-
-    Every process runs the model equally often, as sharded models need: where batches run out, on one without labels.
+def training_arguments(
+    params: TuningParams, rows: Dataset, seed: int, *, validates: bool, keep_checkpoints: bool, folder: str
+) -> SFTConfig:
+    """SFTTrainer's arguments. Making them joins the other processes that the environment names (torchrun's way).
 
     Args:
-        model: a causal LM; scored in evaluation mode and left in the mode it was in.
-        rows: `input_ids` and `labels`.
-        rank: of this process.
-        processes: that share the rows.
+        params: the section `tuning` of params.yaml.
+        rows: what is trained on.
+        seed: of the order of the rows.
+        validates: whether there are validation rows to look at.
+        keep_checkpoints: whether to write checkpoints while training, to resume after an interruption.
+        folder: where they go.
     """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    loss, count = 0.0, 0
-    batches = list(_batches_of_similar_length(rows))
-    with torch.no_grad():  # FSDP cannot train on what inference mode has touched
-        for begin in range(0, len(batches), processes):
-            turn = begin + rank
-            batch = rows[batches[min(turn, len(batches) - 1)]]
-            ids = pad_sequence([torch.tensor(x) for x in batch["input_ids"]], batch_first=True)
-            labels = pad_sequence([torch.tensor(x) for x in batch["labels"]], batch_first=True, padding_value=MASKED)
-            if turn >= len(batches):
-                labels.fill_(MASKED)
-            loss += float(labelled_loss(model, ids.to(device), labels.to(device), reduction="sum"))
-            count += int((labels[:, 1:] != MASKED).sum())
-    model.train(was_training)
-    return LabelSums(loss, count)
-
-
-def _batches_of_similar_length(rows: Dataset) -> Iterator[Sequence[int]]:
-    lengths = row_lengths(rows)
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > EVALUATION_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-Model: TypeAlias = PreTrainedModel | PeftModel
+    on_gpu = torch.cuda.is_available()
+    unpadded = params.packing or params.padding_free
+    chooses = params.chooses_by_validation and validates
+    return SFTConfig(
+        output_dir=folder,
+        num_train_epochs=params.epochs,
+        gradient_accumulation_steps=params.gradient_accumulation_steps,
+        activation_checkpointing=params.activation_checkpointing,
+        max_length=max(params.max_length, *row_lengths(rows)) if params.packing else None,
+        packing=params.packing,
+        packing_strategy="bfd",
+        eval_packing=False,
+        padding_free=params.padding_free,
+        pad_to_multiple_of=None if on_gpu or unpadded else PADDED_TO,
+        train_sampling_strategy="batch_rebalance",
+        accelerator_config={"even_batches": False},
+        learning_rate=params.learning_rate,
+        lr_scheduler_type=params.lr_scheduler_type,
+        max_grad_norm=params.max_grad_norm,
+        bf16=use_bf16(params),
+        use_liger_kernel=params.liger_kernel,
+        use_cpu=not on_gpu,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        # Without an attention mask transformers takes every padding token for padding; it may be the end of a turn too.
+        include_num_input_tokens_seen="all" if unpadded else "non_padding",
+        report_to="none",
+        eval_strategy="steps" if validates else "no",
+        eval_steps=params.eval_steps,
+        save_strategy="steps" if keep_checkpoints or chooses else "no",
+        save_steps=params.eval_steps if chooses else params.checkpoint_steps,
+        restore_callback_states_from_checkpoint=True,
+        load_best_model_at_end=chooses,
+        metric_for_best_model="loss" if chooses else None,
+        greater_is_better=False if chooses else None,
+        disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=False,
+    )
 
 
 class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
@@ -298,7 +267,7 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
       an attention mask and without figures that the GPU must be waited for.
     - The validation loss weighs tokens, not batches.
     - Steps do not depend on the number of processes (`agentrefine.tuning.data`).
-    - A checkpoint is sealed once every process has written its part (`agentrefine.tuning.trainer`).
+    - A checkpoint gets its manifest once every process has written its part (`agentrefine.tuning.checkpoints`).
     """
 
     def __init__(self, *, tuning: TuningParams, **settings: Any) -> None:  # noqa: ANN401 (the parent's)
@@ -353,15 +322,15 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         loss = float(whole[0] / whole[1])
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, len(self.eval_dataset))
 
-    def newest_checkpoint(self) -> str | None:
-        """The checkpoint to go on at, the same for every process; None where there is none."""
-        found: list[str | None] = [None]
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint to resume at, the same for every process; None where there is none."""
+        found: list[Path | None] = [None]
         if self.is_world_process_zero():
-            newest = checkpoints.newest(Path(self.args.output_dir))
-            while newest and self._stopped_at(newest):  # its last steps are taken again, so that it stops again
+            folder = Path(self.args.output_dir)
+            # The last steps of a training that has stopped are taken again, so that it stops again.
+            while (newest := checkpoints.newest(folder)) and self._stopped_at(newest):
                 shutil.rmtree(newest)
-                newest = checkpoints.newest(Path(self.args.output_dir))
-            found = [str(newest) if newest else None]
+            found = [newest]
         return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
 
     def _stopped_at(self, checkpoint: Path) -> bool:
@@ -405,47 +374,13 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
-            checkpoints.seal(folder / f"checkpoint-{self.state.global_step}")
-            checkpoints.rotate(folder, self._tuning.checkpoints_kept, self.state.best_model_checkpoint)
+            checkpoints.write_manifest(folder / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(
+                str(folder),
+                save_total_limit=self._tuning.checkpoints_kept,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
         self.accelerator.wait_for_everyone()
-
-
-class _FiniteLoss(TrainerCallback):  # type: ignore[misc]
-    """Ends a training that has diverged, before its weights are kept."""
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Look at the step's loss and gradient, or at the validation loss."""
-        logs = cast("dict[str, float]", kwargs["logs"])
-        for name in ("loss", "grad_norm", "eval_loss"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise UserError(
-                    f"tuning: the {name} of step {state.global_step} is {logs[name]}, the training has diverged; lower "
-                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again."
-                )
-
-
-class _EpochOf(TrainerCallback):  # type: ignore[misc]
-    """Tells the batches which epoch begins; transformers does not where it resumes with several processes."""
-
-    def __init__(self, batches: LengthGroupedBatches) -> None:
-        self._batches = batches
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Set the epoch."""
-        self._batches.set_epoch(int(state.epoch))
-
-
-def with_adapter(model: PreTrainedModel, base: str | Path, params: TuningParams, seed: int) -> Model:
-    """The model itself, or the model with a fresh LoRA adapter."""
-    model.name_or_path = str(base)
-    if params.method == "full":
-        return model
-    if params.method == "qlora":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=params.activation_checkpointing)
-    torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **params.lora.model_dump()))
 
 
 def make_trainer(
@@ -457,15 +392,14 @@ def make_trainer(
     arguments: SFTConfig,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> RefinementTrainer:
-    """A trainer that is ready to train, alone or as one of several processes.
+    """A trainer that is ready to train `model` in place, alone or as one of several processes.
 
     Args:
-        model: trained in place.
+        model: with its adapter, if it has one.
         tokenizer: the model's.
         rows: `input_ids` and `labels`.
         validation: the same, to look at while training; None: no validation loss.
-        params: the section `tuning` of params.yaml.
-        arguments: made of it.
+        params, arguments: the section `tuning` of params.yaml, and what `training_arguments` makes of it.
         callbacks: called after each step.
     """
     stopping = params.early_stopping if validation is not None else None

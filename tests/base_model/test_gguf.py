@@ -179,7 +179,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"architecture": "bert"}, "holds a model of the architecture bert, no causal language model"),
         ({"architecture": "clip"}, "holds a model of the architecture clip, no causal language model"),
@@ -192,9 +192,9 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_holds_no_whole_language_model_is_refused(
-    tmp_path: Path, changes: dict[str, str], told: str
+    tmp_path: Path, changes: dict[str, str], reason: str
 ) -> None:
-    assert told in refused(write_gguf(tmp_path / "small.gguf", **changes), tmp_path)
+    assert reason in refused(write_gguf(tmp_path / "small.gguf", **changes), tmp_path)
 
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.train import follow, tune
+from agentrefine.tuning.train import TuningJob, follow, tune
 
 as_it_is = PartialState.__init__
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from agentrefine.tuning.job import TuningJob
-from agentrefine.tuning.train import tune
+from agentrefine.tuning.train import TuningJob, tune
 
 
 class KilledAt(TrainerCallback):

@@ -7,7 +7,7 @@ from agentrefine.game.conversation import Message, PublishedMessage, Sample, ope
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.simulation.tokenizer import build_tokenizer
-from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning.train import TuningJob
 from tests.helpers.tiny_model import tiny_model
 
 NOUNS = ["lamp", "key", "box", "cup", "book"]

@@ -122,16 +122,16 @@ def test_a_models_card_tells_the_loss_the_data_and_what_the_reader_must_know(tre
 
 
 def test_card_and_report_name_what_the_base_was_dequantised_from(tree: Path, params: Params) -> None:
-    told = "weights are dequantised from Q4_1"
-    assert told not in model_card("refinement", params, Project(tree))
+    caveat = "weights are dequantised from Q4_1"
+    assert caveat not in model_card("refinement", params, Project(tree))
     card = {"kind": "gguf", "path": "downloads/small.Q4_1.gguf", "quantisation": "Q4_1"}
     write_json(tree / "models/base/card.json", card)
     text = model_card("refinement", params, Project(tree))
-    assert told in text
+    assert caveat in text
     assert "base_model:" not in text  # a file is no model of the hub
     write_report(params, Project(tree))
-    assert told in (tree / "reports/report.md").read_text()
-    assert told in (tree / "reports/report.html").read_text()
+    assert caveat in (tree / "reports/report.md").read_text()
+    assert caveat in (tree / "reports/report.html").read_text()
 
 
 def test_a_model_that_was_not_evaluated_has_a_card_that_says_so(tree: Path, params: Params) -> None:
@@ -195,7 +195,7 @@ def test_a_real_teachers_data_set_names_it_and_the_personas_licence(tree: Path, 
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "stage"),
     [
         ("models/refinement/card.json", "tuning@refinement"),
         ("models/base/card.json", "base_model"),
@@ -203,10 +203,10 @@ def test_a_real_teachers_data_set_names_it_and_the_personas_licence(tree: Path, 
     ],
 )
 def test_a_card_of_what_is_not_there_is_refused_with_the_stage_to_run(
-    tree: Path, params: Params, missing: str, told: str
+    tree: Path, params: Params, missing: str, stage: str
 ) -> None:
     (tree / missing).unlink()
-    with pytest.raises(UserError, match=rf"{missing}: no such file; .*`dvc repro {told}`"):
+    with pytest.raises(UserError, match=rf"{missing}: no such file; .*`dvc repro {stage}`"):
         model_card("refinement", params, Project(tree))
 
 
@@ -274,11 +274,11 @@ def test_a_public_repository_is_not_filled_where_a_private_one_is_asked_for(
     assert sum("/commit/" in request for request in hub.requests) == commits
 
 
-@pytest.mark.parametrize(("token", "told"), [("hf_wrong", "does not know the token"), (READ_ONLY, "may not write")])
+@pytest.mark.parametrize(("token", "reason"), [("hf_wrong", "does not know the token"), (READ_ONLY, "may not write")])
 def test_a_token_that_the_hub_refuses_is_told_without_repeating_it(
-    tree: Path, params: Params, hub: Hub, token: str, told: str
+    tree: Path, params: Params, hub: Hub, token: str, reason: str
 ) -> None:
-    with pytest.raises(UserError, match=told) as refused:
+    with pytest.raises(UserError, match=reason) as refused:
         push(data_set_upload("me/games", params, Project(tree)), token)
     assert token not in str(refused.value)
     assert "\n" not in str(refused.value)

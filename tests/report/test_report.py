@@ -330,9 +330,11 @@ def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
 
 def test_the_report_says_what_stands_for_a_baseline_that_is_not_there(root: Path) -> None:
     params = two_models_for(root)
-    told = headline(params, write_report(params, Project(root)))
-    assert told[0].startswith("Refinement tuning is better than the base that it was tuned from on worlds layouts: 65%")
-    assert told[-1] == "Base stands for report.baseline expert_only: nothing that is evaluated has that name."
+    sentences = headline(params, write_report(params, Project(root)))
+    assert sentences[0].startswith(
+        "Refinement tuning is better than the base that it was tuned from on worlds layouts: 65%"
+    )
+    assert sentences[-1] == "Base stands for report.baseline expert_only: nothing that is evaluated has that name."
 
 
 def test_a_benchmark_that_decides_and_was_not_played_is_named(root: Path) -> None:
@@ -449,7 +451,7 @@ def test_the_report_says_what_was_not_played_and_what_progress_means(root: Path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ({}, "Greedy play, at most 20 steps an episode."),
         (
@@ -463,5 +465,5 @@ def test_the_report_says_what_was_not_played_and_what_progress_means(root: Path)
         ),
     ],
 )
-def test_the_report_says_by_which_rules_was_played(root: Path, changes: dict[str, object], told: str) -> None:
-    assert play_sentence(params_for(root).evaluation.model_copy(update=changes)) == told
+def test_the_report_says_by_which_rules_was_played(root: Path, changes: dict[str, object], sentence: str) -> None:
+    assert play_sentence(params_for(root).evaluation.model_copy(update=changes)) == sentence

@@ -27,7 +27,7 @@ def account(number: int, cost: float | None = 1.0, calls: int = 10, kept: int = 
 
 @pytest.mark.parametrize("pilot", [4, 8, 20])
 def test_the_interval_holds_the_true_total_about_as_often_as_it_says(pilot):
-    """Costs of personas as the offline teacher has them: six samples of two to four calls, of different lengths."""
+    """Costs of personas as the simulated teacher has them: six samples of two to four calls, of different lengths."""
     draw = random.Random(pilot)
 
     def cost() -> float:

@@ -1,4 +1,4 @@
-"""JSON Schema, JSON mode or text: found out by a probe, told where it is not honoured, shared by the run."""
+"""JSON Schema, JSON mode or text: found out by a probe, reported where it is not honoured, shared by the run."""
 
 import json
 import logging
@@ -72,15 +72,15 @@ def test_auto_takes_the_first_form_that_is_honoured_and_tells_of_the_others(
     assert asked.texts == ["hello", "hello"]
     sent = {request["seed"]: form(request) for request in server.requests if not is_probe(request)}
     assert sent == {0: script, 1: trajectory}
-    told = [record.getMessage() for record in caplog.records if "is not used" in record.getMessage()]
-    assert len(told) == warnings
+    reports = [record.getMessage() for record in caplog.records if "is not used" in record.getMessage()]
+    assert len(reports) == warnings
 
 
 @pytest.mark.parametrize("wanted", ["json_schema", "json_object"])
-@pytest.mark.parametrize(("does", "told"), [("400", "it is refused"), ("ignores", "accepted and ignored"),
+@pytest.mark.parametrize(("does", "reason"), [("400", "it is refused"), ("ignores", "accepted and ignored"),
                                             ("500", "a call that demands it fails")])  # fmt: skip
-def test_a_form_that_is_demanded_and_not_honoured_is_one_sentence(journal, wanted, does, told):
-    with server_that(does, does) as server, pytest.raises(UserError, match=told) as caught:
+def test_a_form_that_is_demanded_and_not_honoured_is_one_sentence(journal, wanted, does, reason):
+    with server_that(does, does) as server, pytest.raises(UserError, match=reason) as caught:
         ask(server, journal, KINDS, structured_output=wanted)
     assert str(caught.value).startswith(f"teacher.structured_output: {wanted} is not honoured by model 'm'")
     assert "\n" not in str(caught.value)

@@ -174,8 +174,8 @@ def test_a_refused_prompt_is_an_empty_answer_of_one_sample(journal, status, code
         again = ask(server, journal, questions(3))
     assert asked.texts == again.texts == ["hello", "", "hello"]
     assert asked.completions[1].finish_reason == REFUSED
-    greetings = [request for request in server.requests if request["messages"][0]["content"] == "Hello!"]
-    assert (len(server.requests), len(greetings)) == (4, 1)
+    health_checks = [request for request in server.requests if request["messages"][0]["content"] == "Hello!"]
+    assert (len(server.requests), len(health_checks)) == (4, 1)
 
 
 def test_an_endpoint_that_refuses_every_prompt_ends_the_run(journal):

@@ -13,9 +13,8 @@ from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, reply_text
 from agentrefine.params.tuning import Loss
-from agentrefine.tuning.data import check_chat_template, probe
 from agentrefine.tuning.masking import apply_loss
-from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
+from agentrefine.tuning.rendering import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
 from agentrefine.tuning.show_mask import main
 from tests.helpers.local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level
 from tests.helpers.paths import DATA

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from agentrefine.tuning.data import rendered_rows
-from agentrefine.tuning.job import training_arguments
 from agentrefine.tuning.models import load_base
-from agentrefine.tuning.trainer import RefinementTrainer, make_trainer
+from agentrefine.tuning.trainer import RefinementTrainer, make_trainer, training_arguments
 from tests.helpers.tuning_samples import job
 
 

@@ -1,4 +1,4 @@
-"""Tuning that is interrupted: it goes on at a checkpoint and ends with the same weights."""
+"""Tuning that is interrupted: it resumes at a checkpoint and ends with the same weights."""
 
 import contextlib
 import json
@@ -17,12 +17,11 @@ from datasets import Dataset
 
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
-from agentrefine.tuning import trainer as checkpoints
-from agentrefine.tuning.job import TuningJob
+from agentrefine.tuning import checkpoints
+from agentrefine.tuning.loss import masked_loss
 from agentrefine.tuning.models import load_base
 from agentrefine.tuning.rendering import render
-from agentrefine.tuning.train import tune
-from agentrefine.tuning.trainer import masked_loss
+from agentrefine.tuning.train import TuningJob, tune
 from tests.helpers.project import digests
 from tests.helpers.tuning_samples import NOUNS, job, write_base, write_data_set
 
@@ -74,7 +73,7 @@ def replicas_of_this_test() -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             of_test = process.environ().get("PYTEST_CURRENT_TEST") == os.environ["PYTEST_CURRENT_TEST"]
-            if of_test and "agentrefine.tuning.distributed" in process.cmdline():
+            if of_test and "agentrefine.tuning.train" in process.cmdline():
                 found.append(process)
     return found
 
@@ -117,7 +116,7 @@ def test_an_early_stop_is_the_same_after_a_kill_before_or_behind_it(base, data_s
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_together_after_one_was_killed(base, data_set, tmp_path):
+def test_two_processes_resume_after_one_was_killed(base, data_set, tmp_path):
     settings = {"epochs": 3, "checkpoint_steps": 2, "cpu_processes": 2, "gradient_accumulation_steps": 2}
     whole = tune(job(base, data_set, **settings), tmp_path / "whole")
     interrupted = job(base, data_set, tmp_path / "checkpoints", **settings)
@@ -141,7 +140,7 @@ def test_checkpoints_are_bounded_in_number_and_whole(left):
     (settings,) = left.iterdir()
     found = sorted(settings.glob("checkpoint-*"))
     assert [c.name for c in found] == ["checkpoint-6", "checkpoint-8"]
-    assert [checkpoints.flaw(c) for c in found] == [None, None]
+    assert [checkpoints.why_invalid(c) for c in found] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +149,8 @@ def test_checkpoints_are_bounded_in_number_and_whole(left):
         (lambda c: os.truncate(c / "model.safetensors", 1000), r"model\.safetensors has 1000 bytes instead of"),
         (lambda c: (c / "optimizer.pt").unlink(), r"optimizer\.pt is missing"),
         (lambda c: _flip_a_byte(c / "model.safetensors"), r"model\.safetensors has changed"),
-        (lambda c: (c / "seal.json").unlink(), "it was not finished"),
-        (lambda c: os.truncate(c / "seal.json", 20), r"its seal\.json is damaged"),
+        (lambda c: (c / "manifest.json").unlink(), "it was not finished"),
+        (lambda c: os.truncate(c / "manifest.json", 20), r"its manifest\.json is damaged"),
     ],
 )
 def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(left, tmp_path, caplog, damage, reason):
@@ -164,7 +163,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(left,
     assert not (settings / "checkpoint-8").exists()
 
 
-def test_tuning_goes_on_at_the_checkpoint_before_a_truncated_one(base, data_set, left, tmp_path):
+def test_tuning_resumes_at_the_checkpoint_before_a_truncated_one(base, data_set, left, tmp_path):
     shutil.copytree(left, tmp_path / "checkpoints")
     (settings,) = (tmp_path / "checkpoints").iterdir()
     os.truncate(settings / "checkpoint-8" / "optimizer.pt", 100)

@@ -17,11 +17,11 @@ from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import load_params
 from agentrefine.simulation.tiny_base import make_tiny_base, tiny_tokenizer
+from agentrefine.tuning.loss import masked_loss
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import tune
-from agentrefine.tuning.trainer import masked_loss
 from tests.helpers.tuning_samples import conversation, job, write_data_set
 
 PARAMS = load_params(Path("params.yaml"))
@@ -103,7 +103,7 @@ class KillsTheOther(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         for child in psutil.Process().children():
-            if "agentrefine.tuning.distributed" in child.cmdline():
+            if "agentrefine.tuning.train" in child.cmdline():
                 child.kill()
 
 
