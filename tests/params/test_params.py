@@ -110,10 +110,10 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("pilot_personas: 8 ", "pilot_personas: 1 ", "write 0 or at least 2"),
+        ("max_cost: null ", "pilot_personas: 1 ", "write 0 or at least 2"),
         ("max_cost: null ", "max_cost: 0 ", "teacher.max_cost"),
-        ("processes: 1 ", "processes: 17 ", "teacher.processes is above teacher.concurrency"),
-        ("requests_per_minute: null", "requests_per_minute: 0", "teacher.requests_per_minute"),
+        ("max_cost: null ", "processes: 17 ", "teacher.processes is above teacher.concurrency"),
+        ("max_cost: null", "requests_per_minute: 0", "teacher.requests_per_minute"),
         (
             "refinement: {temperature: 1.0,",
             "refinement: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
