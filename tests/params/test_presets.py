@@ -70,6 +70,14 @@ def test_lines_that_a_preset_does_not_concern_stay_as_they_are(params: Path) -> 
     kept = set(params.read_text().splitlines())
     gone = [line for line in COMMITTED.splitlines() if line not in kept]
     assert len(gone) == 10, gone
+    added = {
+        f"{section}.{key}"
+        for section, values in yaml.safe_load(params.read_text()).items()
+        if isinstance(values, dict)
+        for key in values.keys() - yaml.safe_load(COMMITTED).get(section, {}).keys()
+    }
+    preset = yaml.safe_load((PRESETS / "llama-3-8b-lora.yaml").read_text())
+    assert added <= {f"{section}.{key}" for section, values in preset.items() for key in values}
 
 
 @pytest.mark.parametrize("name", MODELS)
