@@ -150,7 +150,7 @@ def test_where_neither_hub_nor_package_can_be_had_a_sentence_says_what_to_name(i
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_whole_pipeline_runs_in_its_folder_and_leaves_the_projects_results_alone(tmp_path: Path) -> None:
-    """With a random model of the same kind as SmolLM2 and the offline teacher."""
+    """With a random model of the same kind as SmolLM2 and the simulated teacher."""
     copy = ProjectCopy.make(tmp_path / "project")
     write_gguf(copy.folder / "small.gguf")
     settings = {

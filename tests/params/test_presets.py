@@ -127,19 +127,19 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
         "tuning: {variants: {other: {loss: refinement, data_set: elsewhere}}, epochs: 1}\n"
         "evaluation: {models: [base, other]}\n",
     )
-    told = [str(change) for change in apply_preset("mine", params, folder)]
+    changes = [str(change) for change in apply_preset("mine", params, folder)]
     chosen = load_params(params)
     assert list(chosen.tuning.variants) == ["other"]
     assert (chosen.tuning.epochs, chosen.tuning.method) == (1, "full")
-    assert "tuning.epochs: 2 -> 1" in told
-    assert 'tuning.variants.other.data_set: "elsewhere" (new)' in told
-    assert 'tuning.variants.refinement.loss: "refinement" -> removed' in told
-    assert "mix.chat20.share: 0.2 (new)" in told
-    assert not any(change.startswith("mix: ") for change in told)
+    assert "tuning.epochs: 2 -> 1" in changes
+    assert 'tuning.variants.other.data_set: "elsewhere" (new)' in changes
+    assert 'tuning.variants.refinement.loss: "refinement" -> removed' in changes
+    assert "mix.chat20.share: 0.2 (new)" in changes
+    assert not any(change.startswith("mix: ") for change in expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("tuning: {learning_speed: 1}", "tuning.learning_speed is no key of params.yaml"),
         ("tunning: {epochs: 1}", "tunning is no key of params.yaml"),
@@ -154,12 +154,12 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     ],
 )
 def test_a_preset_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothing(
-    params: Path, tmp_path: Path, text: str, told: str
+    params: Path, tmp_path: Path, text: str, expected: str
 ) -> None:
     folder = write_preset(tmp_path, text)
     with pytest.raises(UserError) as refused:
         apply_preset("mine", params, folder)
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
     assert "mine.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert params.read_text() == COMMITTED
