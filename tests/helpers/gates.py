@@ -52,10 +52,11 @@ def replaced(trajectory: Trajectory, **changes: Any) -> Trajectory:
 
 
 def params(**changes: Any) -> Params:
-    """params.yaml with changed thresholds, such as trajectory={"tokens": {...}}."""
+    """params.yaml with changed thresholds, such as trajectory={"tokens": {...}}; an end that is not given is open."""
     values = load_params().model_dump()
     for scope, thresholds in changes.items():
-        values["quality_gate"]["thresholds"][scope] |= thresholds
+        given = values["quality_gate"]["thresholds"][scope]
+        given |= {name: dict.fromkeys(given[name].keys() & {"min", "max"}) | new for name, new in thresholds.items()}
     return Params.model_validate(values)
 
 
