@@ -20,10 +20,10 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: run smollm test lint serve show-mask evaluate-gold clean help install simulators
 
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
-	python -m flows.pipeline
+	agentrefine run
 
 smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1 to 2 hours; ARGS="-S tuning.epochs=2")
-	python -m flows.smollm $(ARGS)
+	agentrefine smollm $(ARGS)
 
 test: $(SIMULATORS) ## all tests, the slow ones too, in two processes
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
@@ -34,13 +34,13 @@ lint: $(INSTALLED) ## ruff and mypy
 	mypy
 
 serve: $(INSTALLED) ## Prefect server, worker and MLflow UI on 127.0.0.1
-	python -m flows.serve
+	agentrefine serve
 
 show-mask: $(INSTALLED) ## print a training sample: trained, context and masked mistakes in colour (ARGS="--loss with_erroneous_loss")
-	python -m agentrefine.tuning.show_mask $(ARGS)
+	agentrefine show-mask $(ARGS)
 
 evaluate-gold: $(INSTALLED) ## play every benchmark by its own solutions, by chance and not at all (ARGS="alfworld --json gold.json")
-	python -m agentrefine.evaluation.gold_check $(ARGS)
+	agentrefine gold-check $(ARGS)
 
 install: $(INSTALLED) ## the virtual environment with the locked requirements
 

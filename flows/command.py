@@ -4,31 +4,22 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from prefect import Flow
+from typing import TYPE_CHECKING, Any
 
 from agentrefine.errors import UserError
-from agentrefine.params import load_params
-from flows.server import prefect_server
 from flows.side_by_side import end_with_parent
-from tasks.checks import check_before
+
+if TYPE_CHECKING:
+    from prefect import Flow
 
 
-def run(body: Flow[Any, Any], description: str | None, arguments: Sequence[str] = ()) -> None:
+def run(body: "Flow[Any, Any]", description: str | None, arguments: Sequence[str] = ()) -> None:
     """Run a stage's flow with the positional arguments of the command line, each a required string.
 
     Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
     """
     values = parse(description, arguments)
-    end_with_parent()
-
-    def checked() -> None:
-        check_before(load_params(), ["@".join([body.name, *values.values()])])
-        with prefect_server():
-            body(**values)
-
-    exit_with_sentence(checked)
+    exit_with_sentence(lambda: run_stage(body, **values))
 
 
 def parse(description: str | None, arguments: Sequence[str]) -> dict[str, str]:
@@ -39,23 +30,46 @@ def parse(description: str | None, arguments: Sequence[str]) -> dict[str, str]:
     return vars(parser.parse_args())
 
 
+def run_stage(body: "Flow[Any, Any]", **values: str) -> None:
+    """Check what a stage needs, then run its flow on the configured Prefect server or the temporary one.
+
+    Raises:
+        UserError: as `check_before` and the flow.
+    """
+    from agentrefine.params import load_params
+    from flows.server import prefect_server  # imports Prefect
+    from tasks.checks import check_before
+    from tasks.params import write_resolved
+
+    end_with_parent()
+    write_resolved()  # params.yaml may have been edited since DVC's stage `params` ran
+    check_before(load_params(), ["@".join([body.name, *values.values()])])
+    with prefect_server():
+        body(**values)
+
+
 def exit_with_sentence(body: Callable[[], object]) -> None:
-    """Run `body`; end with one sentence and status 1 if it raises `UserError`, 130 if it is interrupted (Ctrl-C)."""
-    logging.getLogger("prefect.flow_runs").addFilter(_no_traceback_of_user_errors)
-    logging.getLogger("prefect.task_runs").addFilter(_no_traceback_of_user_errors)
+    """Run `body`; end with status 1 if it returns False.
+
+    Where it raises `UserError`, it ends with one sentence and status 1; where it is interrupted (Ctrl-C), with 130.
+    """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_no_traceback_of_user_errors)
     try:
-        body()
+        succeeded = body() is not False
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         kept = "what a teacher has answered and the episodes that have ended are kept"
-        print(f"\nStopped. Run the same command again to go on: {kept}.", file=sys.stderr)
+        print(f"\nStopped. Run the same command again to resume: {kept}.", file=sys.stderr)
         sys.exit(130)
+    if not succeeded:
+        sys.exit(1)
 
 
 def _no_traceback_of_user_errors(record: logging.LogRecord) -> bool:
-    """A user's mistake, or wish to stop, is told in one sentence; the stack says nothing that helps."""
+    """A user's mistake, or wish to stop, takes one sentence; the stack adds nothing that helps."""
     if record.exc_info and isinstance(record.exc_info[1], UserError | KeyboardInterrupt):
         record.exc_info = None
         record.exc_text = None

@@ -5,7 +5,6 @@ finished one with DVC. `dvc repro`, this command and the deployment `agentrefine
 and the same dvc.lock, and each takes up where another stopped.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from prefect.runtime import deployment
 
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
-from flows.command import exit_with_sentence
+from flows.command import exit_with_sentence, parse
 from flows.evaluation import evaluation
 from flows.mix import mix
 from flows.quality_gate import quality_gate
@@ -30,6 +29,7 @@ from flows.tuning import launch, tuning
 from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
 from tasks.checks import check_before
+from tasks.params import write_resolved
 from tasks.progress import progress
 from tasks.simulators import record_simulators
 
@@ -54,7 +54,7 @@ class Stage(NamedTuple):
 
 
 def stages(params: Params) -> Iterator[Stage]:
-    """All stages in the order of their dependencies."""
+    """All stages after `params` in the order of their dependencies."""
     yield Stage("synthesis", synthesis)
     yield Stage("verification", verification)
     yield Stage("refinement", refinement)
@@ -91,9 +91,7 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
     """
     logger = get_run_logger()
     with exclusive_use(), overridden_params(overrides or {}):
-        params = load_params()
-        record_simulators(params.evaluation.data)
-        workspace = Workspace()
+        params, workspace = _prepared()
         todo = list(stages(params))
         pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
         check_before(params, pending)
@@ -141,14 +139,24 @@ def _outlook(params: Params, addresses: Sequence[str]) -> list[str]:
     return outlook(params, addresses) if addresses else []
 
 
-def main() -> None:
-    """Run what is out of date; where nothing is, say so without starting anything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+def _prepared() -> tuple[Params, Workspace]:
+    """The parameters, resolved and recorded by DVC, and the folder with the simulators that are installed."""
+    params = load_params()
+    record_simulators(params.evaluation.data)
+    workspace = Workspace(write_resolved)
+    if not workspace.up_to_date("params"):
+        workspace.run("params", write_resolved)
+    return params, workspace
+
+
+def run_pipeline() -> None:
+    """Run what is out of date; where nothing is, say so without starting anything.
+
+    Raises:
+        UserError: as the flow.
+    """
     with exclusive_use():
-        params = load_params()
-        record_simulators(params.evaluation.data)
-        workspace = Workspace()
+        params, workspace = _prepared()
         todo = [stage.address for stage in stages(params) if not workspace.up_to_date(stage.address)]
     if todo:
         check_before(params, todo)
@@ -161,4 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    parse(__doc__, ())
+    exit_with_sentence(run_pipeline)

@@ -10,14 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dvc.exceptions import DvcException
-from dvc.utils.hydra import apply_overrides
-
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
-from flows.workspace import PARAMS, PRESETS
+from flows.workspace import PARAMS, PRESETS, set_params
 
 LINKED = (".dvcignore", ".dvc/plots", "agentrefine", "configs", "dvc.yaml", "prefect.toml", "tasks")
 """What the stages and DVC read beside params.yaml and data."""
@@ -74,10 +71,7 @@ def _write_params(folder: Path, presets: Sequence[str], overrides: Sequence[str]
         _write(draft, PARAMS.read_text(encoding="utf-8"))
         for preset in presets:
             apply_preset(preset, draft, PRESETS)
-        try:
-            apply_overrides(draft, list(overrides))
-        except DvcException as error:
-            raise UserError(f"overrides: {error.__cause__ or error}; name keys as params.yaml does.") from error
+        set_params(draft, overrides)
         params = load_params(draft)
         _write(folder / PARAMS, draft.read_text(encoding="utf-8"))
     finally:

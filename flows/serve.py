@@ -3,7 +3,6 @@
 Starts them on 127.0.0.1, deploys the flows of prefect.yaml, prints the addresses, and stops them when interrupted.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from types import FrameType
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from flows.command import exit_with_sentence
+from flows.cli import main
 from tasks.checks import answers
 
 HOST = "127.0.0.1"
@@ -117,6 +116,8 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
 
 def serve_until_interrupted(prefect_port: int, mlflow_port: int) -> None:
     """`serve`, for which an interruption is the regular end and no failure."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a background process starts with SIGINT ignored
     try:
         serve(prefect_port, mlflow_port)
     except KeyboardInterrupt:
@@ -138,16 +139,5 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Parse the ports and serve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prefect-port", type=int, default=4200)
-    parser.add_argument("--mlflow-port", type=int, default=5000)
-    ports = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)  # a background process starts with SIGINT ignored
-    exit_with_sentence(lambda: serve_until_interrupted(ports.prefect_port, ports.mlflow_port))
-
-
 if __name__ == "__main__":
-    main()
+    main(["serve", *sys.argv[1:]])

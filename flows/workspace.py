@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc_data.hashfile.hash_info import HashInfo
 
 from agentrefine.errors import UserError
+from agentrefine.params import is_key
 from flows.side_by_side import run_side_by_side
 
 PARAMS = Path("params.yaml")
@@ -23,14 +24,19 @@ LOCK = Path(".dvc/tmp/pipeline.lock")
 
 
 class Workspace:
-    """Asks DVC which stages are up to date, runs the others and records them."""
+    """Asks DVC which stages are up to date, runs the others and records them.
 
-    def __init__(self) -> None:
+    Args:
+        refresh: brings the files that DVC reads up to date; called before each question to DVC.
+    """
+
+    def __init__(self, refresh: Callable[[], object] = lambda: None) -> None:
+        self._refresh = refresh
         try:
             self._repo = Repo(".")
         except SCMError as error:
             raise UserError(
-                f"{Path.cwd()}: no git repository, by which DVC tells what was changed; run `git init`, or "
+                f"{Path.cwd()}: no git repository, by which DVC finds what was changed; run `git init`, or "
                 "`dvc config core.no_scm true` to do without git, and run again."
             ) from error
         except NotDvcRepoError as error:
@@ -104,6 +110,7 @@ class Workspace:
     @contextmanager
     def _asked_about(self, address: str) -> Iterator[None]:
         """Let DVC look at the files as they are now; what it cannot do is one sentence."""
+        self._refresh()
         self._repo._reset()  # DVC keeps what it has read of files that the stages have since rewritten
         try:
             yield
@@ -162,15 +169,24 @@ def overridden_params(overrides: dict[str, object]) -> Iterator[None]:
     shutil.copyfile(PARAMS, partial)
     partial.rename(BACKUP)
     try:
-        try:
-            apply_overrides(PARAMS, [f"{key}={_hydra(value)}" for key, value in overrides.items()])
-        except DvcException as error:
-            raise UserError(f"overrides: {error.__cause__ or error}; name keys as params.yaml does.") from error
+        set_params(PARAMS, [f"{key}={_hydra(value)}" for key, value in overrides.items()])
         shutil.copyfile(PARAMS, OVERRIDDEN)
         yield
     finally:
         shutil.move(BACKUP, PARAMS)
         OVERRIDDEN.unlink(missing_ok=True)
+
+
+def set_params(file: Path, overrides: Sequence[str]) -> None:
+    """Write `key=value` pairs into a params.yaml, as `dvc exp run -S` does; a key that the file leaves out is added.
+
+    Raises:
+        UserError: a key that params.yaml cannot have.
+    """
+    try:
+        apply_overrides(file, [f"++{given}" if is_key(given.partition("=")[0]) else given for given in overrides])
+    except DvcException as error:
+        raise UserError(f"overrides: {error.__cause__ or error}; `agentrefine params` shows every key.") from error
 
 
 def _hydra(value: object) -> str:

@@ -16,6 +16,7 @@ from agentrefine.benchmarks.sciworld.benchmark import SciWorld
 from agentrefine.benchmarks.textworld.benchmark import TextWorld
 from agentrefine.benchmarks.worlds.benchmark import world_perturbation, worlds_families, worlds_layouts, worlds_wording
 from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.params import RENAMED
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
 from agentrefine.worlds.wording import Wording
 
@@ -49,6 +50,8 @@ def benchmark(name: str, data: BenchmarkData = OURS) -> Benchmark:
         UserError: there is none, with a list of those that there are; or AgentBoard's labels cannot be used.
     """
     if name not in BENCHMARKS:
+        if name in RENAMED:
+            raise UserError(f"evaluation.benchmarks: {name} is now called {RENAMED[name]}; correct it.")
         raise UserError(f"evaluation.benchmarks: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}.")
     data = data.model_copy(update={"alfworld": alfworld_folder(data)})
     labels = labels_file(Path(data.agentboard), name) if data.agentboard else None

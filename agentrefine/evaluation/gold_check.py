@@ -5,8 +5,6 @@ broken), what chance and doing nothing reach, and what its simulator takes. Wher
 command ends with status 1.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -16,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.policy import Policy
 from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
@@ -174,14 +172,21 @@ def row(proof: Proof) -> list[str]:
     ]
 
 
-def run(arguments: argparse.Namespace) -> bool:
-    """Prove the benchmarks, print the table and the exceptions, write the JSON. Whether all are sound.
+def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_steps: int, out: Path | None) -> bool:
+    """Check the benchmarks, print the table and the exceptions, write the JSON. Whether all solutions work.
+
+    Args:
+        benchmarks: their names; none: all that are installed.
+        count: episodes of a benchmark.
+        simulator_count: episodes of one with a simulator.
+        max_steps: of chance and the idle policy.
+        out: a file for the JSON.
 
     Raises:
         UserError: an unknown benchmark, one of those that were named is not installed, or a file that cannot be used.
     """
     params = load_params()
-    wanted = params.evaluation.model_copy(update={"benchmarks": arguments.benchmarks or INSTALLED})
+    wanted = params.evaluation.model_copy(update={"benchmarks": list(benchmarks) or INSTALLED})
     absent: list[NotInstalledError] = []
     proofs: list[Proof] = []
     print(_line(COLUMNS), _line(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
@@ -189,9 +194,9 @@ def run(arguments: argparse.Namespace) -> bool:
         if isinstance(benchmark, NotInstalledError):
             absent.append(benchmark)
             continue
-        number = arguments.simulator_episodes if isinstance(benchmark, SimulatorBenchmark) else arguments.episodes
+        number = simulator_count if isinstance(benchmark, SimulatorBenchmark) else count
         episodes = benchmark.episodes(number, params.seed)
-        proofs.append(prove(benchmark, episodes, max_steps=arguments.max_steps, seed=params.seed))
+        proofs.append(prove(benchmark, episodes, max_steps=max_steps, seed=params.seed))
         print(_line(row(proofs[-1])), flush=True)
     for proof in proofs:
         for episode, reason in proof.no_solution.items():
@@ -202,29 +207,10 @@ def run(arguments: argparse.Namespace) -> bool:
             print(f"FAILED: {proof.benchmark} has no solution of any episode")
     for missing in absent:
         print(f"not played: {missing}")
-    if arguments.json:
-        write_json(arguments.json, [proof.model_dump() for proof in proofs])
+    if out:
+        write_json(out, [proof.model_dump() for proof in proofs])
     return all(proof.sound for proof in proofs)
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def main() -> int:
-    """Read the command line, run, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", nargs="*", help="default: all that are installed")
-    parser.add_argument("--episodes", type=int, default=26, help="of a benchmark (default: %(default)s)")
-    parser.add_argument("--simulator-episodes", type=int, default=6, help="with a simulator (default: %(default)s)")
-    parser.add_argument("--max-steps", type=int, default=30, help="of chance and idle (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write everything there too")
-    try:
-        return 0 if run(parser.parse_args()) else 1
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

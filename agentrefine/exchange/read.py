@@ -1,10 +1,8 @@
-"""Reads another data set: python -m agentrefine.exchange.read agentinstruct downloads/*.parquet data/agentinstruct
+"""Reads another data set: agentrefine import agentinstruct downloads/*.parquet data/agentinstruct
 
 The folder can then be named under tuning.variants of params.yaml. docs/data-formats.md says where each data set is.
 """
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -14,8 +12,8 @@ from pydantic import BaseModel
 
 from agentrefine.errors import UserError
 from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
-from agentrefine.exchange.command import new_folder, run
-from agentrefine.files import short_hash, user_path, write_json
+from agentrefine.exchange.folders import new_folder
+from agentrefine.files import short_hash, write_json
 from agentrefine.game.conversation import Sample
 from agentrefine.quality.data_set import SPLITS
 
@@ -138,32 +136,3 @@ def import_chats(
 def _is_held_out(sample: Sample, share: float, seed: int) -> bool:
     digits = short_hash("validation", str(seed), sample.id)
     return bool(int(digits, 16) < share * 16 ** len(digits))
-
-
-def main() -> None:
-    """Read the files, write the data set and say what became of the chats."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=list(SOURCES))
-    parser.add_argument("files", type=user_path, nargs="+", metavar="file", help=".parquet, .json or .jsonl")
-    parser.add_argument("out", type=user_path, help="a folder that does not exist yet")
-    parser.add_argument("--validation-share", type=float, default=0.03, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=7, help="of the choice of validation samples; default: %(default)s")
-    parser.add_argument(
-        "--ignore", action="append", default=[], metavar="KEY",
-        help="a key of records or messages to leave out, whatever it says; may be given several times",
-    )  # fmt: skip
-    arguments = parser.parse_args()
-    report = import_chats(
-        SOURCES[arguments.format],
-        arguments.files,
-        arguments.out,
-        arguments.validation_share,
-        arguments.seed,
-        arguments.ignore,
-    )
-    print(report.sentence())
-    print(f"written to {arguments.out}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

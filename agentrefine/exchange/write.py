@@ -1,23 +1,21 @@
-"""Writes a data set in another tool's format: python -m agentrefine.exchange.write axolotl data/dataset exported
+"""Writes a data set in another tool's format: agentrefine export axolotl data/dataset exported
 
 docs/data-formats.md shows each format and how its tool reads it.
 """
 
-import argparse
 import json
-import sys
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from agentrefine.errors import UserError
-from agentrefine.exchange.command import new_folder, run
-from agentrefine.exchange.formats import FORMATS, Format
-from agentrefine.files import read_jsonl, user_path
+from agentrefine.exchange.folders import new_folder
+from agentrefine.exchange.formats import Format
+from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import Loss
 from agentrefine.quality.data_set import SPLITS
@@ -110,33 +108,3 @@ def export_tokens(
             written[split] = Written(read, counts.samples, turns)
         _files_with_records(folder, data_set, written, "parquet")
     return written
-
-
-def main() -> None:
-    """Write the data set and say what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("format", choices=[*FORMATS, "trl"])
-    parser.add_argument("data_set", type=user_path, help="a folder with train.jsonl and validation.jsonl")
-    parser.add_argument("out", type=user_path, help="a folder that does not exist yet")
-    parser.add_argument("--loss", choices=get_args(Loss), default="refinement", help="default: %(default)s")
-    parser.add_argument("--model", default="models/base", help="trl: whose tokenizer (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, help="trl: tokens; turns beyond are left out (default: no limit)")
-    arguments = parser.parse_args()
-    if arguments.format == "trl":
-        from agentrefine.exchange.write import export_tokens  # takes seconds to import, and the others not a moment
-        from agentrefine.tuning.models import load_tokenizer
-
-        tokenizer = load_tokenizer(arguments.model)
-        written = export_tokens(arguments.data_set, arguments.out, arguments.loss, tokenizer, arguments.max_length)
-    else:
-        written = export(FORMATS[arguments.format], arguments.data_set, arguments.out, arguments.loss)
-    for split, counts in written.items():
-        print(
-            f"{split}: {counts.records:,} records with {counts.trained_turns:,} trained turns "
-            f"from {counts.read:,} samples"
-        )
-    print(f"written to {arguments.out}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

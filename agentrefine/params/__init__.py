@@ -1,12 +1,13 @@
-"""Typed `params.yaml`: one section per stage; unknown keys and wrong types are refused."""
+"""Typed `params.yaml`: one section per stage, every key with its default; unknown keys and wrong types are refused."""
 
 import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, parse_yaml, read_text
@@ -20,65 +21,71 @@ from agentrefine.params.tuning import BASE, PLAIN, BaseModelParams, Mix, Name, T
 class Personas(Section):
     """Who the games are written for."""
 
-    path: TrackedPath
-    limit: Annotated[int, Field(gt=0)] | None
+    path: TrackedPath = Field(
+        "data/personas.jsonl", description='lines of {"persona": "..."}; a Persona Hub file works as it is'
+    )
+    limit: PositiveInt | None = Field(None, description="use only the first N; null: all")
 
 
 class SynthesisParams(Section):
     """How many games are asked for."""
 
-    samples_per_persona: Annotated[int, Field(gt=0)]
-    shard_size: Annotated[int, Field(gt=0)]
+    samples_per_persona: PositiveInt = Field(6, description="scripts (and games) asked for per persona")
+    shard_size: PositiveInt = Field(400, description="samples per Prefect task, at least (docs/teacher.md)")
 
 
 class VerificationParams(Section):
     """What the rules demand of a trajectory."""
 
-    min_error_refine_turns: Annotated[int, Field(ge=0)]
-    max_turns: Annotated[int, Field(gt=2)]
+    min_error_refine_turns: NonNegativeInt = Field(2, description="mistakes with a correction, at least")
+    max_turns: Annotated[int, Field(gt=2)] = Field(60, description="DM and player turns together")
 
 
 class RefinementParams(Section):
-    """How long a rejected game is worked on."""
+    """How many calls a rejected game may cost."""
 
-    call_budget: Annotated[int, Field(ge=2)]
+    call_budget: Annotated[int, Field(ge=2)] = Field(
+        4, description="teacher calls per sample, script and trajectory together"
+    )
 
 
 class ReportParams(Section):
-    """What the report decides by.
+    """What the report decides by. Where no variant has the baseline's name, `Params.baseline` names another."""
 
-    The paired comparison with `baseline` on `champion_benchmark` decides which model is champion. `Params.baseline` is
-    the model that stands for it where the variants have no such name.
-    """
-
-    champion_benchmark: str
-    baseline: Name
+    champion_benchmark: str = Field(
+        "worlds_layouts", description="the paired comparison on it decides which model is champion"
+    )
+    baseline: Name = Field("expert_only", description="the model that the tuned ones are compared with")
 
 
 class TrackingParams(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str
-    experiment: str
-    registered_model: str
+    uri: str = Field("sqlite:///mlflow.db", description="a file, or the address of a server")
+    experiment: str = Field("agentrefine", description="the runs' experiment")
+    registered_model: str = Field("agentrefine-agent", description="whose versions get the aliases")
 
 
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: int
-    personas: Personas
-    teacher: TeacherParams
-    synthesis: SynthesisParams
-    verification: VerificationParams
-    refinement: RefinementParams
-    quality_gate: QualityGateParams
-    base_model: BaseModelParams
-    mix: dict[Name, Mix]
-    tuning: TuningParams
-    evaluation: EvaluationParams
-    report: ReportParams
-    tracking: TrackingParams
+    seed: int = Field(
+        7, description="weights, order of samples, split, episodes; games follow from persona and sample number"
+    )
+    personas: Personas = Personas()
+    teacher: TeacherParams = TeacherParams()
+    synthesis: SynthesisParams = SynthesisParams()
+    verification: VerificationParams = VerificationParams()
+    refinement: RefinementParams = RefinementParams()
+    quality_gate: QualityGateParams = QualityGateParams()
+    base_model: BaseModelParams = BaseModelParams()
+    mix: dict[Name, Mix] = Field(
+        {}, description="data sets with general chat among the games; docs/tuning.md shows how"
+    )
+    tuning: TuningParams = TuningParams()
+    evaluation: EvaluationParams = EvaluationParams()
+    report: ReportParams = ReportParams()
+    tracking: TrackingParams = TrackingParams()
 
     @model_validator(mode="after")
     def _models_are_tuned(self) -> Self:
@@ -133,46 +140,95 @@ _Loader.add_implicit_resolver(
 )
 
 
+DVC_KEYS = (
+    "personas.path",
+    "mix",
+    "tuning.variants",
+    "tuning.launcher",
+    "evaluation.references",
+    "evaluation.models",
+    "evaluation.endpoints",
+)
+"""The keys that dvc.yaml draws its graph from. DVC reads them itself, so they must stand in params.yaml."""
+
+RENAMED = {"loss": "train_on", "worlds_wording": "worlds_perturbed", "alfworld_wording": "alfworld_perturbed"}
+"""The new name of a key, or of a benchmark, that is no longer known by the old one."""
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
 
     Raises:
-        UserError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
+        UserError: the file is missing, is not YAML, lacks one of `DVC_KEYS`, has an unknown key, or a value of a wrong
+            type.
     """
     return parse_params(read_text(path, "run from the project's folder, or restore it from git"), str(path))
 
 
-def parse_params(text: str, source: str) -> Params:
-    """Check the text of params.yaml.
+def parse_params(text: str, source: str, renamed: Mapping[str, str] = RENAMED) -> Params:
+    """Check the text of params.yaml; a key that it leaves out has its default.
 
     Args:
         text: YAML.
         source: where it is from, for messages.
+        renamed: old names of keys to the new ones.
 
     Raises:
-        UserError: the text is not YAML, lacks a key, has an unknown one, or a value of a wrong type.
+        UserError: the text is not YAML, lacks one of `DVC_KEYS`, has an unknown key, or a value of a wrong type.
     """
     values = parse_yaml(text, source, _Loader)
     try:
-        return Params.model_validate(values)
+        params = Params.model_validate(values)
     except ValidationError as error:
-        remedy = "Correct it; `git show HEAD:params.yaml` shows every key."
-        raise UserError(f"{source}: {_problem(error)} {remedy}") from error
+        remedy = "Correct it; `agentrefine params --defaults` shows every key."
+        raise UserError(f"{source}: {_problem(error, renamed)} {remedy}") from error
+    for name in DVC_KEYS:
+        if not _holds(values, name):
+            raise UserError(
+                f"{source}: {name} is missing, and DVC draws the graph of the stages from it; add it as "
+                "`agentrefine params --defaults` shows it."
+            )
+    return params
 
 
-def _problem(error: ValidationError) -> str:
-    """What is wrong, in a sentence: an unknown key before all else, as a misspelt one is a missing one too.
+def _holds(values: object, name: str) -> bool:
+    for key in name.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` is a dotted key of params.yaml."""
+    *sections, key = name.split(".")
+    section = _section(sections)
+    return section is not None and key in section.model_fields
+
+
+def _section(keys: Sequence[str]) -> type[Section] | None:
+    section: type[Section] | None = Params
+    for key in keys:
+        section = section.parts().get(key) if section else None
+    return section
+
+
+def _problem(error: ValidationError, renamed: Mapping[str, str]) -> str:
+    """What is wrong, in a sentence: an unknown key before all else, as a misspelt one may be a missing one too.
 
     Values are left out: an API key may stand in one.
     """
     findings = error.errors(include_url=False, include_input=False)
     for finding in findings:
         if finding["type"] == "extra_forbidden":
-            *section, name = finding["loc"]
-            missing = [str(f["loc"][-1]) for f in findings if f["type"] == "missing" and [*f["loc"][:-1]] == section]
-            meant = get_close_matches(str(name), missing, n=1)
-            suggestion = f"; did you mean {meant[0]}" if meant else ""
-            return f"{'.'.join(str(part) for part in finding['loc'])}: there is no such key{suggestion}."
+            *sections, name = map(str, finding["loc"])
+            key = ".".join([*sections, name])
+            if name in renamed:
+                return f"{key}: the key is now called {renamed[name]}."
+            known = _section(sections)
+            missing = [str(f["loc"][-1]) for f in findings if f["type"] == "missing"]
+            meant = get_close_matches(name, known.model_fields if known else missing, n=1)
+            return f"{key}: there is no such key{f'; did you mean {meant[0]}' if meant else ''}."
     if findings[0]["type"] == "value_error":
         said = str(findings[0]["ctx"]["error"])
         place = ".".join(str(part) for part in findings[0]["loc"])

@@ -1,9 +1,10 @@
 """What the sections of params.yaml share: the form of a section, kinds of values, addresses."""
 
+from inspect import isclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import user_path
@@ -39,9 +40,31 @@ TrackedPath = Annotated[str, AfterValidator(_without_home)]
 
 
 class Section(BaseModel):
-    """A part of params.yaml."""
+    """A part of params.yaml. Every key has a default; a field's description is the key's comment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given_keys_join_the_defaults(cls, values: object) -> object:
+        """A section that is given in part keeps its own defaults, which may differ from those of its class."""
+        if not isinstance(values, dict):
+            return values
+        parts = {
+            name: {**field.default.model_dump(), **values[name]}
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, Section) and isinstance(values.get(name), dict)
+        }
+        return {**values, **parts}
+
+    @classmethod
+    def parts(cls) -> "dict[str, type[Section]]":
+        """The fields that are sections themselves, by name."""
+        return {
+            name: field.annotation
+            for name, field in cls.model_fields.items()
+            if isclass(field.annotation) and issubclass(field.annotation, Section)
+        }
 
 
 OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
@@ -57,7 +80,7 @@ def extra_keys(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare_address(address: str) -> str:
-    """Refuse an address that holds a key: it would be told in errors and kept in the journal and in dvc.lock."""
+    """Refuse an address that holds a key: it would appear in errors and kept in the journal and in dvc.lock."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)

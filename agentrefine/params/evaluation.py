@@ -1,89 +1,75 @@
 """The section `evaluation` of params.yaml: who plays what, by which rules, and what the user has of the benchmarks."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from agentrefine.params.base import KeyName, Section, UserPath, bare_address, extra_keys
-from agentrefine.params.tuning import Name
+from agentrefine.params.tuning import BASE, Name
 
-CHANCE = "chance"
+CHANCE: Final = "chance"
 """The name of the policy that draws from the possible actions, among those that are evaluated."""
 
-INSTALLED = "installed"
+INSTALLED: Final = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
 
 class Endpoint(Section):
-    """A model behind an OpenAI-compatible endpoint, evaluated for comparison.
-
-    Attributes:
-        base_url, model, api_key_env: where it is, its name there, and the environment variable that holds the key.
-        extra_body: further keys of each request's body, such as `{reasoning_effort: low}`; one that is null leaves a
-            key of ours out.
-        max_new_tokens: most tokens of one reply, thoughts included; None: `evaluation.max_new_tokens`.
-        timeout_seconds: of one try, from the request to the last byte.
-        max_retries: of one call, on 429, 5xx, time-outs and broken connections.
-        concurrency: calls in flight at the most; None: as many as `evaluation.batch_size`.
-        requests_per_minute, tokens_per_minute: ceilings, if known.
-        max_cost: US dollars that one evaluation may cost; None: no limit.
-        prices: a file in the form of agentrefine/llm/prices.yaml; None: that one.
-    """
+    """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
 
     base_url: Annotated[str, AfterValidator(bare_address)]
     model: str
     api_key_env: KeyName
-    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(default_factory=dict)
-    max_new_tokens: Annotated[int, Field(gt=0)] | None = None
-    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
-    max_retries: Annotated[int, Field(ge=0)] = 6
-    concurrency: Annotated[int, Field(gt=0)] | None = None
-    requests_per_minute: Annotated[int, Field(gt=0)] | None = None
-    tokens_per_minute: Annotated[int, Field(gt=0)] | None = None
-    max_cost: Annotated[float, Field(gt=0)] | None = None
-    prices: UserPath | None = None
+    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(
+        {}, description="further keys of each request, such as {reasoning_effort: low}; null leaves a key of ours out"
+    )
+    max_new_tokens: PositiveInt | None = Field(
+        None, description="of one reply, thoughts included; null: evaluation.max_new_tokens"
+    )
+    timeout_seconds: PositiveFloat = Field(120.0, description="of one try, from the request to the last byte")
+    max_retries: NonNegativeInt = Field(6, description="of one call, on 429, 5xx, time-outs and broken connections")
+    concurrency: PositiveInt | None = Field(
+        None, description="calls in flight at the most; null: evaluation.batch_size"
+    )
+    requests_per_minute: PositiveInt | None = Field(None, description="the provider's limit, if known")
+    tokens_per_minute: PositiveInt | None = Field(None, description="the provider's limit, if known")
+    max_cost: PositiveFloat | None = Field(None, description="US dollars that one evaluation may cost")
+    prices: UserPath | None = Field(None, description="your own file in the form of agentrefine/llm/prices.yaml")
 
 
 class BenchmarkData(Section):
-    """Files of the published benchmarks that a user has; where there is none, games of ours or made here are played.
+    """Files of the published benchmarks that a user has; where there is none, games of ours or made here are played."""
 
-    Attributes:
-        agentboard: AgentBoard's data folder, with `<task>/test.jsonl`: its labels decide which episodes are played,
-            their goals, sub-goals and difficulty.
-        alfworld: the folder that `alfworld-download` wrote (ALFWORLD_DATA).
-        jericho: a folder of story files.
-        pddl: a folder of domains and problems.
-        hotpotqa: the official distractor JSON.
-    """
-
-    agentboard: UserPath | None = None
-    alfworld: UserPath | None = None
-    jericho: UserPath | None = None
-    pddl: UserPath | None = None
-    hotpotqa: UserPath | None = None
+    agentboard: UserPath | None = Field(
+        None, description="AgentBoard's data folder (<task>/test.jsonl): its episodes, goals, sub-goals and difficulty"
+    )
+    alfworld: UserPath | None = Field(
+        None, description="the folder that alfworld-download wrote; else games are made here"
+    )
+    jericho: UserPath | None = Field(None, description="a folder of story files; else TextWorld's games")
+    pddl: UserPath | None = Field(None, description="a folder of domains and problems; else ours")
+    hotpotqa: UserPath | None = Field(None, description="the official distractor JSON; else questions of ours")
 
 
 class Prompting(Section):
-    """What an agent is asked for.
-
-    Attributes:
-        style: `react`, a thought and an action; or `act`, an action only.
-        shots: how many played examples stand in the instructions.
-    """
+    """What an agent is asked for: a thought and an action (react) or an action only (act), after so many examples."""
 
     style: Literal["react", "act"] = "react"
     shots: Annotated[int, Field(ge=0, le=1)] = 0
 
 
 class Sampling(Section):
-    """How replies are drawn.
+    """How replies are sampled: temperature 0 takes the likeliest token each time (AgentBoard's setting)."""
 
-    Attributes:
-        temperature: 0 takes the likeliest token each time (AgentBoard's setting).
-        top_p: only the likeliest tokens that together have this probability.
-    """
-
-    temperature: Annotated[float, Field(ge=0)] = 0.0
+    temperature: NonNegativeFloat = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
@@ -92,25 +78,40 @@ GREEDY = Sampling()
 
 
 class EvaluationParams(Section):
-    """Who plays what, and by which rules.
+    """Who plays what, and by which rules."""
 
-    `references` are policies without a model: `chance` draws uniformly from the actions that are possible.
-    """
-
-    references: list[Literal["chance"]]
-    endpoints: dict[Name, Endpoint]
-    models: Annotated[list[Name], Field(min_length=1)]
-    benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)]
-    data: BenchmarkData
-    episodes: Annotated[int, Field(gt=0)]
-    simulator_episodes: Annotated[int, Field(gt=0)]
-    attempts: Annotated[int, Field(gt=0)]
-    max_steps: Annotated[int, Field(gt=0)]
-    stop_on_repeats: Annotated[int, Field(gt=1)] | None
-    prompting: Prompting
-    sampling: Sampling
-    max_new_tokens: Annotated[int, Field(gt=0)]
-    batch_size: Annotated[int, Field(gt=0)]
+    references: list[Literal["chance"]] = Field(
+        [CHANCE], description="without a model: chance draws uniformly from the possible actions; []: none"
+    )
+    models: Annotated[list[Name], Field(min_length=1)] = Field(
+        [BASE, "expert_only", "refinement"], description="base and any of tuning.variants"
+    )
+    endpoints: dict[Name, Endpoint] = Field(
+        {},
+        description="to compare with: gpt-4o: {base_url: ..., model: gpt-4o, api_key_env: OPENAI_API_KEY}; further "
+        'keys in docs/teacher.md, "Players"',
+    )
+    benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)] = Field(
+        INSTALLED, description="all that are installed; or a list, such as [worlds_layouts, babyai, alfworld]"
+    )
+    data: BenchmarkData = Field(
+        BenchmarkData(), description="files of the published benchmarks, if you have them; docs/benchmarks.md"
+    )
+    episodes: PositiveInt = Field(50, description="of a benchmark")
+    simulator_episodes: PositiveInt = Field(5, description="of one whose simulator takes seconds to start an episode")
+    attempts: PositiveInt = Field(
+        1, description='at each episode; with more, "any success" is reported too (needs a temperature)'
+    )
+    max_steps: PositiveInt = Field(20, description="of an episode")
+    stop_on_repeats: Annotated[int, Field(gt=1)] | None = Field(
+        None, description="3 ends an episode at the third identical failing action"
+    )
+    prompting: Prompting = Field(
+        Prompting(), description="style react or act; shots 0 or 1 played examples in the instructions"
+    )
+    sampling: Sampling = Field(GREEDY, description="temperature 0: the likeliest token each time")
+    max_new_tokens: PositiveInt = Field(48, description="of a reply; the longest of the tiny model's games has 38")
+    batch_size: PositiveInt = Field(50, description="episodes played side by side")
 
     @model_validator(mode="after")
     def _attempts_differ(self) -> Self:

@@ -13,10 +13,8 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write
-from agentrefine.params import parse_params
-
-NAMED_BY_THE_USER = ("mix", "tuning.variants", "evaluation.endpoints")
-"""Maps whose keys are names. A preset replaces such a map whole: what it does not list is not tuned."""
+from agentrefine.params import Params, parse_params
+from agentrefine.params.base import Section
 
 EMPTY = "{}"
 """An empty map: what is added to it or removed from it says enough."""
@@ -45,8 +43,8 @@ def preset_names(folder: Path) -> list[str]:
 def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     """Write a preset's values into params.yaml, all of them or, where they do not fit, none.
 
-    Sections are merged key by key; the maps of `NAMED_BY_THE_USER` are replaced whole. Comments and the form of what is
-    not changed stay.
+    Sections are merged key by key; a map whose keys are names, such as `tuning.variants`, is replaced whole: what the
+    preset does not list is not tuned. Comments and the form of what is not changed stay.
 
     Args:
         name: of a file `<name>.yaml` in `folder`.
@@ -54,10 +52,10 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
         folder: of the presets.
 
     Returns:
-        What changed, in the order of params.yaml.
+        What changed, defaults included, in the order of the parameters.
 
     Raises:
-        UserError: there is no such preset, it is not valid YAML, it has a key that params.yaml does not have, or
+        UserError: there is no such preset, it is not valid YAML, it has an unknown key, or
             params.yaml would not be valid with it.
     """
     if name not in preset_names(folder):
@@ -67,12 +65,11 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     file = folder / f"{name}.yaml"
     yaml = _round_trip()
     preset, values = _read(yaml, file), _read(yaml, params_file)
-    before = dict(_leaves(values, ""))
-    _merge(values, preset, "", file)
+    before = _resolved(yaml, values, str(params_file))
+    _merge(values, preset, Params, "", file)
+    after = _resolved(yaml, values, f"{params_file} with {file}")
     text = io.StringIO()
     yaml.dump(values, text)
-    parse_params(text.getvalue(), f"{params_file} with {file}")
-    after = dict(_leaves(values, ""))
     with atomic_write(params_file) as handle:
         handle.write(text.getvalue())
     keys = [*after, *(key for key in before if key not in after)]
@@ -116,19 +113,25 @@ def _read(yaml: YAML, file: Path) -> Values:
     return values
 
 
-def _merge(values: Values, preset: Values, section: str, file: Path) -> None:
+def _merge(values: Values, preset: Values, section: type[Section], place: str, file: Path) -> None:
     """Put the preset's values in place, section by section."""
     for key, new in preset.items():
-        name = f"{section}.{key}" if section else str(key)
-        if key not in values:
+        name = f"{place}.{key}" if place else str(key)
+        if key not in section.model_fields:
             raise UserError(f"{file}: {name} is no key of params.yaml; correct it.")
-        old = values[key]
-        if isinstance(old, MutableMapping) and name not in NAMED_BY_THE_USER:
-            if not isinstance(new, MutableMapping):
-                raise UserError(f"{file}: {name} is a section of params.yaml; list the keys that change under it.")
-            _merge(old, new, name, file)
-        else:
+        if (part := section.parts().get(key)) is None:
             values[key] = new
+        elif isinstance(new, MutableMapping):
+            _merge(values.setdefault(key, {}), new, part, name, file)
+        else:
+            raise UserError(f"{file}: {name} is a section of params.yaml; list the keys that change under it.")
+
+
+def _resolved(yaml: YAML, values: Values, source: str) -> dict[str, str]:
+    """Every parameter by its dotted key, as JSON."""
+    text = io.StringIO()
+    yaml.dump(values, text)
+    return dict(_leaves(parse_params(text.getvalue(), source).model_dump(), ""))
 
 
 def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """The quality gate's section of params.yaml."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from agentrefine.params.base import Section, Severity, Share
 
@@ -11,7 +11,7 @@ class Requirement(Section):
     """What must hold for at least the share `mostly` of the trajectories."""
 
     mostly: Share = 1.0
-    severity: Severity
+    severity: Severity = "critical"
 
 
 class Band(Section):
@@ -19,7 +19,7 @@ class Band(Section):
 
     min: float | None = None
     max: float | None = None
-    severity: Severity
+    severity: Severity = "critical"
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
@@ -36,61 +36,97 @@ class MostlyBand(Band):
     mostly: Share = 1.0
 
 
+def _all(comment: str | None = None, mostly: float = 1.0) -> Any:  # noqa: ANN401 (as pydantic's Field)
+    return Field(Requirement(mostly=mostly), description=comment)
+
+
+def _band(
+    comment: str | None = None,
+    *,
+    min: float | None = None,
+    max: float | None = None,
+    mostly: float | None = None,
+    severity: Severity = "critical",
+) -> Any:  # noqa: ANN401 (as pydantic's Field)
+    if mostly is None:
+        return Field(Band(min=min, max=max, severity=severity), description=comment)
+    return Field(MostlyBand(min=min, max=max, severity=severity, mostly=mostly), description=comment)
+
+
 class TrajectoryThresholds(Section):
     """One threshold per column of the feature table (`agentrefine.quality.features.FeatureRow`)."""
 
-    id: Requirement
-    format_problem: Requirement
-    broken_rule: Requirement
-    completed: Requirement
-    copy_of: Requirement
-    near_duplicate_of: Requirement
-    script_near_duplicate_of: Requirement
-    held_out_overlap: Requirement
-    error_turn_ratio: MostlyBand
-    error_refine_turns: MostlyBand
-    corrected_share: MostlyBand
-    player_turns: MostlyBand
-    tokens: MostlyBand
+    id: Requirement = _all("unique")
+    format_problem: Requirement = _all("none: turns alternate, replies read back")
+    broken_rule: Requirement = _all("none: verified again, so an unflagged mistake is found")
+    completed: Requirement = _all("the last action completes the game")
+    copy_of: Requirement = _all("none")
+    near_duplicate_of: Requirement = _all("no other game that is almost the same", 0.97)
+    script_near_duplicate_of: Requirement = _all("no other script that is almost the same", 0.97)
+    held_out_overlap: Requirement = _all("none: no world that models are evaluated on, no text of a benchmark")
+    error_turn_ratio: MostlyBand = _band("mistaken player turns of all", min=0.1, max=0.6, mostly=0.95)
+    error_refine_turns: MostlyBand = _band("mistakes with a correction", min=2, mostly=1.0)
+    corrected_share: MostlyBand = _band(
+        "of the mistakes, by the very next player turn", min=0.5, mostly=0.9, severity="warning"
+    )
+    player_turns: MostlyBand = _band("of a game", min=3, max=30, mostly=0.99)
+    tokens: MostlyBand = _band("of a game", min=50, max=1280, mostly=0.99)
 
 
 class DataSetThresholds(Section):
     """One threshold per feature of the whole data set (`agentrefine.quality.features.DataSetFeatures`)."""
 
-    trajectories: Band
-    personas: Band
-    kept_share: Band
-    kept_persona_share: Band
-    error_turn_ratio: Band
-    corrected_share: Band
-    rarest_error_share: Band
-    largest_persona_share: Band
-    persona_near_duplicate_share: Band
-    action_entropy: Band
-    action_evenness: Band
-    distinct_actions: Band
-    action_templates: Band
-    common_actions_share: Band
-    distinct_goal_share: Band
-    goal_opening_entropy: Band
-    common_goal_share: Band
+    trajectories: Band = _band("how many there are", min=20)
+    personas: Band = _band("how many there are; the validation set needs one of its own", min=2)
+    kept_share: Band = _band("of the samples", min=0.7)
+    kept_persona_share: Band = _band("personas with a trajectory at least", min=0.9)
+    error_turn_ratio: Band = _band("mistaken player turns of all", min=0.15, max=0.5)
+    corrected_share: Band = _band("of the mistakes", min=0.6)
+    rarest_error_share: Band = _band("of parameter, logic and place errors", min=0.05, severity="warning")
+    largest_persona_share: Band = _band("of all trajectories", max=0.2)
+    persona_near_duplicate_share: Band = _band("of the personas", max=0.05, severity="warning")
+    action_entropy: Band = _band("bits, over the actions' verbs", min=2.0, severity="warning")
+    action_evenness: Band = _band("the same, divided by its maximum for so many verbs", min=0.4, severity="warning")
+    distinct_actions: Band = _band("how many there are", min=50, severity="warning")
+    action_templates: Band = _band('such as "take {item} from {spot}"', min=8, severity="warning")
+    common_actions_share: Band = _band("trajectories with the most common set of templates", max=0.5)
+    distinct_goal_share: Band = _band("of all trajectories", min=0.2, severity="warning")
+    goal_opening_entropy: Band = _band("bits, over the goals' first three words", min=3.0, severity="warning")
+    common_goal_share: Band = _band("trajectories whose goals differ in names alone", max=0.5)
 
 
 class Thresholds(Section):
     """What the gate demands of each trajectory and of the data set as a whole."""
 
-    trajectory: TrajectoryThresholds
-    data_set: DataSetThresholds
+    trajectory: TrajectoryThresholds = Field(
+        TrajectoryThresholds(),
+        description="critical stops the pipeline, warning is printed; mostly: the share of the trajectories to meet it",
+    )
+    data_set: DataSetThresholds = Field(DataSetThresholds(), description="null leaves an end of a band open")
 
 
 class QualityGateParams(Section):
     """What a data set must be before a model is tuned on it."""
 
-    validation_share: Annotated[float, Field(gt=0, lt=1)]
-    tokenizer: str
-    near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=0.98)]
-    persona_similarity: Annotated[float, Field(ge=0.5, le=0.98)]
-    overlap_words: Annotated[int, Field(ge=4, le=50)]
-    overlap_benchmarks: Literal["installed"] | list[str]
-    overlap_episodes: Annotated[int, Field(gt=0)]
-    thresholds: Thresholds
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.03, description="of the games; no persona is in both sets"
+    )
+    tokenizer: str = Field(
+        "base_model", description='counts tokens: "base_model" is the model that is tuned, else a path or hub id'
+    )
+    near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=0.98)] = Field(
+        0.9, description="Jaccard similarity of two games' (or scripts') three-word shingles"
+    )
+    persona_similarity: Annotated[float, Field(ge=0.5, le=0.98)] = Field(
+        0.7, description="the same of two personas' runs of five letters"
+    )
+    overlap_words: Annotated[int, Field(ge=4, le=50)] = Field(
+        8, description="a run of so many words that also stands in a benchmark is an overlap with it"
+    )
+    overlap_benchmarks: Literal["installed"] | list[str] = Field(
+        "installed", description="compared with, besides those that are evaluated; or a list"
+    )
+    overlap_episodes: PositiveInt = Field(
+        20, description="of each of them are solved and their texts looked for; of a simulator's fewer"
+    )
+    thresholds: Thresholds = Thresholds()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from agentrefine.params.base import KeyName, Section, Share, UserPath, bare_address, extra_keys
 
@@ -16,10 +16,10 @@ WireFaultKind = Literal[
     "wrong_content_type",
     "truncated_body",
 ]
-"""What happens to an answer of the offline teacher on the wire."""
+"""What happens to an answer of the simulated teacher on the wire."""
 
 OFFLINE = "offline"
-"""The `teacher.base_url` that starts the rule-based stand-in."""
+"""The `teacher.base_url` that starts the simulated teacher."""
 
 Role = Literal["script", "trajectory", "refinement"]
 """What a teacher is called for: a first script, its first game, or any call after a rejected answer."""
@@ -36,7 +36,7 @@ def _teacher_address(address: str) -> str:
 
 def _none_or_several(count: int) -> int:
     if count < 0 or count == 1:
-        raise ValueError("one persona tells nothing of how personas differ; write 0 or at least 2")
+        raise ValueError("one persona does not show how personas differ; write 0 or at least 2")
     return count
 
 
@@ -47,13 +47,13 @@ class RoleParams(Section):
     key of ours out, such as `{seed: null}` for a server that does not know it.
     """
 
-    temperature: Annotated[float, Field(ge=0, le=2)]
-    max_tokens: Annotated[int, Field(gt=0)]
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    max_tokens: PositiveInt = 8192
     base_url: Annotated[str, AfterValidator(_teacher_address)] | None = None
     model: str | None = None
     api_key_env: KeyName | None = None
     structured_output: StructuredOutput | None = None
-    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(default_factory=dict)
+    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field({})
 
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:
@@ -63,13 +63,21 @@ class RoleParams(Section):
 
 
 class OfflineTeacher(Section):
-    """How often the rule-based stand-in answers badly, as shares of its answers."""
+    """How often the simulated teacher answers badly, as shares of its answers."""
 
-    script_faults: Share
-    trajectory_faults: Share
-    wire_faults: Share
-    wire_fault_kinds: Annotated[list[WireFaultKind], Field(min_length=1)]
-    mistakes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+    script_faults: Share = Field(
+        0.18, description="a regex that rejects its own action, missing keys, broken JSON, ..."
+    )
+    trajectory_faults: Share = Field(
+        0.36, description="unflagged or invented errors, missing keys, cut off, unfinished, too few mistakes, ..."
+    )
+    wire_faults: Share = Field(0.01, description="answers that fail or break on their way, in one of these kinds")
+    wire_fault_kinds: Annotated[list[WireFaultKind], Field(min_length=1)] = Field(
+        [kind for kind in get_args(WireFaultKind) if kind != "hang"], description='"hang" is another one'
+    )
+    mistakes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = Field(
+        [2, 3], description="corrected mistakes of a game, at least and at most; some take two or three tries"
+    )
 
     @model_validator(mode="after")
     def _mistakes_are_a_range(self) -> Self:
@@ -79,32 +87,51 @@ class OfflineTeacher(Section):
 
 
 class TeacherParams(Section):
-    """Who writes scripts and trajectories, how the calls are sent, and what they may cost.
+    """Who writes scripts and trajectories, how the calls are sent, and what they may cost."""
 
-    `requests_per_minute` and `tokens_per_minute` are ceilings of each endpoint, for all processes together; tokens
-    count prompts and answers. `max_cost` is in US dollars.
-    """
-
-    base_url: Annotated[str, AfterValidator(_teacher_address)]
-    model: str
-    api_key_env: KeyName
-    structured_output: StructuredOutput
-    transport: Literal["chat", "batch"]
-    batch_calls: Annotated[int, Field(gt=0, le=50_000)]
-    timeout_seconds: Annotated[float, Field(gt=0)]
-    max_retries: Annotated[int, Field(ge=0)]
-    concurrency: Annotated[int, Field(gt=0)]
-    requests_per_minute: Annotated[int, Field(gt=0)] | None
-    tokens_per_minute: Annotated[int, Field(gt=0)] | None
-    processes: Annotated[int, Field(gt=0)]
-    task_runner: Literal["prefect", "dask"]
-    pilot_personas: Annotated[int, AfterValidator(_none_or_several)]
-    max_cost: Annotated[float, Field(gt=0)] | None
-    prices: UserPath | None
-    script: RoleParams
-    trajectory: RoleParams
-    refinement: RoleParams
-    offline: OfflineTeacher
+    base_url: Annotated[str, AfterValidator(_teacher_address)] = Field(
+        OFFLINE, description='"offline" starts the simulated teacher; else any OpenAI-compatible URL'
+    )
+    model: str = Field("offline-teacher", description="its name there")
+    api_key_env: KeyName = Field(
+        "OPENAI_API_KEY", description="the environment variable that holds the key; never the key itself"
+    )
+    structured_output: StructuredOutput = Field(
+        "auto", description="json_schema, json_object or text; auto: the first of them that the endpoint honours"
+    )
+    script: RoleParams = Field(
+        RoleParams(max_tokens=4096),
+        description="the first script of a sample; each role may name an endpoint of its own (docs/teacher.md)",
+    )
+    trajectory: RoleParams = Field(RoleParams(), description="its first game")
+    refinement: RoleParams = Field(RoleParams(), description="every call after a rejected answer")
+    transport: Literal["chat", "batch"] = Field(
+        "chat", description="or batch: the Batch API, at half the price and within 24 hours"
+    )
+    batch_calls: Annotated[int, Field(gt=0, le=50_000)] = Field(
+        20_000, description="of one batch at the most; fewer where the provider limits the tokens in its queue"
+    )
+    timeout_seconds: PositiveFloat = Field(120.0, description="of one try, from the request to the last byte")
+    max_retries: NonNegativeInt = Field(6, description="of one call, on 429, 5xx, time-outs and broken connections")
+    concurrency: PositiveInt = Field(
+        16, description="calls in flight at the most, per endpoint; fewer after 429 and time-outs"
+    )
+    requests_per_minute: PositiveInt | None = Field(
+        None, description="limit of each endpoint, if known, for all processes together"
+    )
+    tokens_per_minute: PositiveInt | None = Field(None, description="the same, prompts and answers together")
+    processes: PositiveInt = Field(1, description="that ask side by side; more when one core cannot send fast enough")
+    task_runner: Literal["prefect", "dask"] = Field(
+        "prefect", description="runs the processes; or dask (pip install 'agentrefine[dask]')"
+    )
+    pilot_personas: Annotated[int, AfterValidator(_none_or_several)] = Field(
+        8, description="of which the cost of all is forecast before the rest is asked; 0: no forecast"
+    )
+    max_cost: PositiveFloat | None = Field(
+        None, description="US dollars; the stage stops before a call could take it beyond"
+    )
+    prices: UserPath | None = Field(None, description="your own file in the form of agentrefine/llm/prices.yaml")
+    offline: OfflineTeacher = OfflineTeacher()
 
     @model_validator(mode="after")
     def _processes_have_calls_to_make(self) -> Self:
@@ -134,7 +161,7 @@ class TeacherParams(Section):
 
     @property
     def uses_offline(self) -> bool:
-        """Whether the rule-based stand-in takes any role."""
+        """Whether the simulated teacher takes any role."""
         return any(role.is_offline for role in self.roles.values())
 
 
@@ -151,5 +178,5 @@ class TeacherRole(NamedTuple):
 
     @property
     def is_offline(self) -> bool:
-        """Whether the rule-based stand-in answers instead of a model."""
+        """Whether the simulated teacher answers instead of a model."""
         return self.base_url == OFFLINE

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from agentrefine.params.base import Section, Share, TrackedPath, UserPath
 
@@ -20,20 +20,17 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class TinyModel(Section):
-    """The base model that is made on the spot: a Llama with tied embeddings, by transformers' names where it has one.
+    """The base model that is made here: a Llama with tied embeddings, by transformers' names where it has one."""
 
-    The learning rate is AdamW's (embeddings and norms), `muon_learning_rate` is Muon's (hidden matrices).
-    """
-
-    hidden_size: Annotated[int, Field(gt=0)]
-    intermediate_size: Annotated[int, Field(gt=0)]
-    layers: Annotated[int, Field(gt=0)]
-    heads: Annotated[int, Field(gt=0)]
-    max_length: Annotated[int, Field(gt=0)]
-    pretraining_tokens: Annotated[int, Field(gt=0)]
-    batch_tokens: Annotated[int, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    muon_learning_rate: Annotated[float, Field(gt=0)]
+    hidden_size: PositiveInt = Field(128, description="width of the residual stream")
+    intermediate_size: PositiveInt = Field(704, description="width of the feed-forward layers")
+    layers: PositiveInt = Field(2, description="transformer layers")
+    heads: PositiveInt = Field(2, description="attention heads of a layer")
+    max_length: PositiveInt = Field(2048, description="context, tokens")
+    pretraining_tokens: PositiveInt = Field(1_000_000, description="of games and thoughts, made here")
+    batch_tokens: PositiveInt = Field(1024, description="per step")
+    learning_rate: PositiveFloat = Field(2e-3, description="AdamW: embeddings and norms")
+    muon_learning_rate: PositiveFloat = Field(0.01, description="Muon: hidden matrices")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -43,15 +40,15 @@ class TinyModel(Section):
 
 
 class BaseModelParams(Section):
-    """The model that is tuned.
+    """The model that is tuned."""
 
-    `chat_template` names a jinja file that replaces the tokenizer's own template; null keeps that one, or takes ours
-    where there is none.
-    """
-
-    path: UserPath
-    chat_template: UserPath | None
-    tiny: TinyModel
+    path: UserPath = Field(
+        "tiny", description='"tiny" makes a Llama of 0.9 M parameters here; else a folder, a GGUF file or a hub id'
+    )
+    chat_template: UserPath | None = Field(
+        None, description="a jinja file instead of the tokenizer's own chat template, or of ours where there is none"
+    )
+    tiny: TinyModel = TinyModel()
 
     @property
     def is_tiny(self) -> bool:
@@ -75,7 +72,7 @@ class Mix(Section):
     data_set: TrackedPath
     chat: TrackedPath
     share: Annotated[float, Field(gt=0, lt=1)]
-    ignore_keys: Annotated[list[str], Field(default_factory=list)]
+    ignore_keys: list[str] = Field([])
 
 
 class Variant(Section):
@@ -88,59 +85,84 @@ class Variant(Section):
 class LoraParams(Section):
     """Low-rank adaptation, by the names of PEFT's LoraConfig."""
 
-    r: Annotated[int, Field(gt=0)]
-    lora_alpha: Annotated[int, Field(gt=0)]
-    lora_dropout: Share
-    target_modules: str | list[str]
-    use_rslora: bool
-    use_dora: bool
+    r: PositiveInt = 16
+    lora_alpha: PositiveInt = 32
+    lora_dropout: Share = 0.0
+    target_modules: str | list[str] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
 
 
 class EarlyStopping(Section):
     """Stop after `patience` evaluations that are not better than the best by `min_delta` nats; the best is kept."""
 
-    patience: Annotated[int, Field(gt=0)]
-    min_delta: Annotated[float, Field(ge=0)]
+    patience: PositiveInt
+    min_delta: NonNegativeFloat
 
 
 class TuningParams(Section):
-    """How variants are tuned, by TRL's and transformers' names where they have one.
+    """How variants are tuned, by TRL's and transformers' names where they have one."""
 
-    `launcher` starts the stage's processes. `muon_learning_rate` null means AdamW for every parameter. `decay_share` is
-    the share of the steps over which `warmup_stable_decay` decays. `max_length` counts tokens: whole turns are dropped
-    from the end of longer games. `eval_steps` and `checkpoint_steps` count optimizer steps. `keep_best` keeps the
-    weights of the evaluation with the lowest validation loss, the last step's among them, instead of the last weights.
-    Without a GPU a tuning has `cpu_processes` that share its steps, each with `cpu_threads`.
-    """
-
-    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
-    launcher: str
-    method: Literal["full", "lora", "qlora"]
-    lora: LoraParams
-    epochs: Annotated[int, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    muon_learning_rate: Annotated[float, Field(gt=0)] | None
-    weight_decay: Annotated[float, Field(ge=0)]
-    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"]
-    decay_share: Share
-    warmup_steps: Annotated[int, Field(ge=0)]
-    max_grad_norm: Annotated[float, Field(gt=0)]
-    batch_tokens: Annotated[int, Field(gt=0)]
-    gradient_accumulation_steps: Annotated[int, Field(gt=0)]
-    cpu_processes: Annotated[int, Field(gt=0)] = 1
-    cpu_threads: Annotated[int, Field(gt=0)] = 1
-    activation_checkpointing: bool
-    packing: bool
-    padding_free: bool
-    max_length: Annotated[int, Field(gt=0)]
-    precision: Literal["auto", "fp32", "bf16"]
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"]
-    liger_kernel: bool
-    eval_steps: Annotated[int, Field(gt=0)]
-    early_stopping: EarlyStopping | None
-    keep_best: bool
-    checkpoint_steps: Annotated[int, Field(gt=0)]
-    checkpoints_kept: Annotated[int, Field(gt=0)]
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)] = Field(
+        {
+            "expert_only": Variant(loss=PLAIN, data_set="data/dataset"),
+            "refinement": Variant(loss="refinement", data_set="data/dataset"),
+        },
+        description="the models to tune: a name, a loss, a data set; presets/ablations.yaml has more",
+    )
+    launcher: str = Field(
+        "python", description="of the processes; on several GPUs accelerate launch --config_file configs/fsdp.yaml"
+    )
+    method: Literal["full", "lora", "qlora"] = Field(
+        "full", description="full, lora or qlora (pip install 'agentrefine[qlora]')"
+    )
+    lora: LoraParams = Field(LoraParams(), description="by the names of PEFT's LoraConfig")
+    epochs: PositiveInt = Field(2, description="passes over the data set")
+    learning_rate: PositiveFloat = Field(
+        2e-3, description="AdamW; for a pretrained model of billions of parameters rather 1e-5 (full) or 1e-4 (lora)"
+    )
+    muon_learning_rate: PositiveFloat | None = Field(
+        0.01, description="Muon on the hidden matrices; null: AdamW on everything"
+    )
+    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's")
+    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"] = Field(
+        "warmup_stable_decay", description="or linear, cosine, constant_with_warmup"
+    )
+    decay_share: Share = Field(0.5, description="of the steps, for warmup_stable_decay")
+    warmup_steps: NonNegativeInt = Field(30, description="optimizer steps")
+    max_grad_norm: PositiveFloat = Field(1.0, description="gradients are clipped to this norm")
+    batch_tokens: PositiveInt = Field(2100, description="per step, about: four games")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="forward passes per step")
+    cpu_processes: PositiveInt = Field(
+        1, description="without a GPU: processes that share the steps of one tuning; another number, other bytes"
+    )
+    cpu_threads: PositiveInt = Field(
+        1, description="of each; more for a model of hundreds of millions of parameters; another number, other bytes"
+    )
+    activation_checkpointing: bool = Field(False, description="less memory, more time")
+    packing: bool = Field(
+        False, description="several games in one row (bfd); off: rows of similar length together (faster on a CPU)"
+    )
+    padding_free: bool = Field(False, description="a batch as one row without padding; for flash_attention_2 and _3")
+    max_length: PositiveInt = Field(1024, description="tokens; whole turns are dropped from the end of a longer game")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 where the hardware has it; or fp32, bf16"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
+        "sdpa", description="or eager, flash_attention_2, flash_attention_3 (on a GPU that has it)"
+    )
+    liger_kernel: bool = Field(False, description="fused kernels on a GPU (pip install 'agentrefine[gpu]')")
+    eval_steps: PositiveInt = Field(100, description="optimizer steps between two masked validation losses")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="or {patience: 3, min_delta: 0.0}: losses without improvement; the best model is kept"
+    )
+    keep_best: bool = Field(
+        False, description="the weights of the lowest masked validation loss, the last step's among them, not the last"
+    )
+    checkpoint_steps: PositiveInt = Field(
+        100, description="optimizer steps between two checkpoints; the same command resumes at the last one"
+    )
+    checkpoints_kept: PositiveInt = Field(2, description="the newest ones")
 
     @property
     def chooses_by_validation(self) -> bool:

@@ -1,13 +1,7 @@
-"""Cards for the Hugging Face hub, as Markdown on standard output.
+"""Cards for the Hugging Face hub, as Markdown: the command `agentrefine card`."""
 
-python -m agentrefine.report.cards model refinement
-python -m agentrefine.report.cards data_set
-"""
-
-import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,7 +15,7 @@ from agentrefine.evaluation.metrics import BenchmarkSummary
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample, prompt
 from agentrefine.game.verdict import Rule
-from agentrefine.params import Params, load_params
+from agentrefine.params import Params
 from agentrefine.params.tuning import BASE, Loss
 from agentrefine.quality.gate import GateResult
 from agentrefine.report.document import OFFLINE_TEACHER, caveats, render
@@ -294,27 +288,3 @@ def _example(file: Path) -> list[str]:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
-
-
-def main() -> int:
-    """Print a card, or say in one sentence why not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    kinds.add_parser("model").add_argument("variant", help="one of tuning.variants")
-    kinds.add_parser("data_set")
-    arguments = parser.parse_args()
-    try:
-        params, project = load_params(), Project()
-        if arguments.kind == "model":
-            card = model_card(arguments.variant, params, project)
-        else:
-            card = data_set_card(params, project)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(card, end="")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -45,7 +45,7 @@ NEXT_STEPS = (
     ("What changed against the last commit", "dvc metrics diff"),
     ("Curves against the last commit", "dvc plots diff"),
     ("The same pipeline with another setting", "dvc exp run -S tuning.learning_rate=1e-3"),
-    ("What the loss is computed on, token by token", "python -m agentrefine.tuning.show_mask data/dataset/train.jsonl"),
+    ("What the loss is computed on, token by token", "agentrefine show-mask"),
     ("Every expectation of the quality gate", "less reports/quality_gate/summary.md"),
     ("Every episode, step by step, in a browser", "reports/evaluation/{model}/index.html"),
 )

@@ -1,12 +1,9 @@
-"""Shows what a sample trains: `python -m agentrefine.tuning.show_mask data/dataset/train.jsonl`.
+"""Shows what a sample trains: the command `agentrefine show-mask`.
 
 In colour on a terminal; where there is no colour (a pipe, NO_COLOR) the turns stand in marks as wdiff writes them."""
 
-import argparse
-import sys
 from itertools import islice
 from pathlib import Path
-from typing import get_args
 
 from rich.console import Console
 from rich.text import Text
@@ -49,26 +46,24 @@ def _sample(file: Path, number: int) -> Sample:
     return sample
 
 
-def main() -> int:
-    """Print one sample, or say in one sentence why not."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "file", type=Path, nargs="?", default=Path("data/dataset/train.jsonl"), help="default: %(default)s"
-    )
-    parser.add_argument("--number", type=int, default=1, help="which sample, from 1")
-    parser.add_argument("--model", default="models/base", help="whose tokenizer (a folder or a hub id)")
-    parser.add_argument("--template", type=Path, help="a jinja file instead of the tokenizer's own chat template")
-    parser.add_argument("--loss", choices=get_args(Loss), default="refinement", help="default: %(default)s")
-    arguments = parser.parse_args()
+def show_mask(file: Path, number: int, model: str, template: Path | None, loss: Loss) -> None:
+    """Print a sample with what of it is trained, masked and context.
+
+    Args:
+        file: JSON lines of samples.
+        number: which of them, from 1.
+        model: whose tokenizer, a folder or a hub id.
+        template: a jinja file instead of the tokenizer's own chat template.
+        loss: decides which turns are trained.
+
+    Raises:
+        UserError: there is no such sample, or a tokenizer or template that cannot be used.
+    """
     console = Console()
-    try:
-        sample = _sample(arguments.file, arguments.number)
-        tokenizer = load_tokenizer(arguments.model, arguments.template)
-        remarks = check_chat_template(tokenizer)
-        rendered = render(tokenizer, sample.messages(), arguments.loss)
-    except UserError as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+    sample = _sample(file, number)
+    tokenizer = load_tokenizer(model, template)
+    remarks = check_chat_template(tokenizer)
+    rendered = render(tokenizer, sample.messages(), loss)
     marks = console.no_color or not console.is_terminal
     console.print(colour(tokenizer, rendered, marks=marks), soft_wrap=True)
     trained, masked = ("{+trained+}", "[-assistant, not trained-]") if marks else ("trained", "assistant, not trained")
@@ -77,8 +72,3 @@ def main() -> int:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     share = rendered.trained_tokens / len(rendered.ids)
     console.print(f"{sample.id}: {rendered.trained_tokens} of {len(rendered.ids)} tokens trained ({share:.0%})")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

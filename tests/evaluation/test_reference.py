@@ -1,7 +1,6 @@
 """The reference policies and the proof that they give."""
 
 import json
-import sys
 
 import pytest
 
@@ -12,13 +11,14 @@ from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
 from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
 from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation import gold_check as proof
-from agentrefine.evaluation.gold_check import main, prove
+from agentrefine.evaluation.gold_check import prove
 from agentrefine.evaluation.policy import Dialogue
 from agentrefine.evaluation.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import opening, parse_reply
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import Prompting
+from flows.cli import main
 
 START = opening("play", "goal", "room")
 
@@ -142,20 +142,20 @@ def test_the_proof_of_a_sound_benchmark():
 
 def test_the_command_prints_the_table_writes_json_and_fails_where_a_solution_does(tmp_path, monkeypatch, capsys):
     out = tmp_path / "gold.json"
-    monkeypatch.setattr(sys, "argv", ["proof", "worlds_layouts", "--episodes", "3", "--json", str(out)])
-    assert main() == 0
+    main(["gold-check", "worlds_layouts", "--episodes", "3", "--json", str(out)])
     assert "| worlds_layouts | 3 | 3 | 100% |" in capsys.readouterr().out
     assert json.loads(out.read_text())[0]["gold"]["success"] == 1
     absent = NotInstalledError("the benchmark rooms needs the package rooms.")
     monkeypatch.setattr(proof, "selected", lambda _: {"stuck": Stuck(), "rooms": absent})
-    assert main() == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["gold-check"])
     said = capsys.readouterr().out
     assert "no solution: stuck.0: there is no door" in said
     assert "FAILED: the solution of stuck.1 does not solve it (step limit)" in said
     assert "not played: the benchmark rooms needs the package rooms." in said
     monkeypatch.undo()
-    monkeypatch.setattr(sys, "argv", ["proof", "worlds_layoutz"])
-    assert main() == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["gold-check", "worlds_layoutz"])
     assert "there is no benchmark 'worlds_layoutz'" in capsys.readouterr().err
 
 

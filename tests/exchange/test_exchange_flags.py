@@ -12,9 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentrefine.errors import UserError
-from agentrefine.exchange import read
 from agentrefine.exchange.chats import ChatCounts, read_chats
-from agentrefine.exchange.command import run
 from agentrefine.exchange.flags import DETAILS, FLAGS, OPPOSITE_FLAGS
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.mix import mix
@@ -24,6 +22,7 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.masking import apply_loss
+from flows.cli import main
 from tests.exchange.test_exchange_read import imported, turn, written
 from tests.helpers.paths import SHARED
 
@@ -109,13 +108,10 @@ def test_a_flag_of_a_whole_chat_is_refused_by_name(tmp_path, key):
         list(read_chats(file))
 
 
-def test_a_key_is_ignored_and_counted_when_the_user_says_so(tmp_path, monkeypatch, capsys):
+def test_a_key_is_ignored_and_counted_when_the_user_says_so(tmp_path, capsys):
     file = written(tmp_path / "a.json", [chat({"rank": 3, "weight": 0.5}, {}) | {"mask": "x"}])
     ignored = [part for key in ("rank", "weight", "mask") for part in ("--ignore", key)]
-    monkeypatch.setattr(
-        "sys.argv", ["read", "sharegpt", str(file), str(tmp_path / "out"), "--validation-share", "0", *ignored]
-    )
-    assert run(read.main) == 0
+    main(["import", "sharegpt", str(file), str(tmp_path / "out"), "--validation-share", "0", *ignored])
     printed = capsys.readouterr().out
     for key in ("rank", "weight", "mask"):
         assert f"left out: 1 ({key}: " in printed

@@ -12,9 +12,7 @@ import pytest
 
 import agentrefine.files
 from agentrefine.errors import UserError
-from agentrefine.exchange import read
 from agentrefine.exchange.chats import ChatCounts, read_chats, read_records
-from agentrefine.exchange.command import run
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.read import SOURCES, ImportReport, import_chats
 from agentrefine.exchange.write import export
@@ -23,6 +21,7 @@ from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.masking import apply_loss
+from flows.cli import main
 
 
 def turn(sender: str, value: str, loss: bool | None = None) -> dict[str, Any]:
@@ -326,11 +325,10 @@ def test_a_missing_file_nothing_to_train_on_a_bad_share_and_a_taken_folder_are_r
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_reads_several_files_into_one_data_set(tmp_path, monkeypatch, capsys):
+def test_the_command_reads_several_files_into_one_data_set(tmp_path, capsys):
     files = [written(tmp_path / f"{n}.json", [{"item_id": f"t{n}", "conversations": GAME}]) for n in range(3)]
-    monkeypatch.setattr("sys.argv", ["read", "agenttraj", *map(str, files), str(tmp_path / "out")])
-    assert run(read.main) == 0
+    main(["import", "agenttraj", *map(str, files), str(tmp_path / "out")])
     assert "read 3 chats, kept 3 (3 for training, 0 for validation) with 3 trained" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["read", "agent-flan", *map(str, files), str(tmp_path / "flan")])
-    assert run(read.main) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["import", "agent-flan", *map(str, files), str(tmp_path / "flan")])
     assert "0.json, element 1: expected an object with a list 'conversation'" in capsys.readouterr().err

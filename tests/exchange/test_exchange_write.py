@@ -9,8 +9,6 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from agentrefine.errors import UserError
-from agentrefine.exchange import write
-from agentrefine.exchange.command import run
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.write import export, export_tokens
 from agentrefine.files import write_jsonl
@@ -18,6 +16,7 @@ from agentrefine.game.conversation import Message, PublishedMessage, Sample, ope
 from agentrefine.params.tuning import Loss
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import render
+from flows.cli import main
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tool_loaders import LOADERS, records
 
@@ -134,11 +133,9 @@ def test_turns_beyond_the_length_are_left_out_of_the_tokens(data_set, tmp_path, 
     assert first == {"id": "game-0", "input_ids": limit.ids, "labels": limit.labels}
 
 
-def test_the_command_takes_the_tokenizer_of_a_model(data_set, tmp_path, tokenizer, monkeypatch, capsys):
+def test_the_command_takes_the_tokenizer_of_a_model(data_set, tmp_path, tokenizer, capsys):
     tokenizer.save_pretrained(tmp_path / "model")
-    command = ["write", "trl", str(data_set), str(tmp_path / "out"), "--model", str(tmp_path / "model")]
-    monkeypatch.setattr("sys.argv", command)
-    assert run(write.main) == 0
+    main(["export", "trl", str(data_set), str(tmp_path / "out"), "--model", str(tmp_path / "model")])
     assert "validation: 2 records with 6 trained turns from 2 samples" in capsys.readouterr().out
 
 
@@ -177,14 +174,13 @@ def test_a_data_set_that_trains_nothing_is_refused_and_leaves_nothing(data_set, 
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_the_command_writes_and_a_broken_line_is_one_sentence(data_set, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["write", "axolotl", str(data_set), str(tmp_path / "out")])
-    assert run(write.main) == 0
+def test_the_command_writes_and_a_broken_line_is_one_sentence(data_set, tmp_path, capsys):
+    main(["export", "axolotl", str(data_set), str(tmp_path / "out")])
     assert "train: 5 records with 11 trained turns from 6 samples" in capsys.readouterr().out
     with (data_set / "train.jsonl").open("a") as handle:
         handle.write('{"id": "x"}\n')
-    monkeypatch.setattr("sys.argv", ["write", "axolotl", str(data_set), str(tmp_path / "again")])
-    assert run(write.main) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["export", "axolotl", str(data_set), str(tmp_path / "again")])
     error = capsys.readouterr().err.strip()
     assert "train.jsonl, line 7: persona_id: Field required" in error
     assert "\n" not in error

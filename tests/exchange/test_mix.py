@@ -16,6 +16,7 @@ from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.params import load_params
 from flows.pipeline import stages
 from flows.workspace import Workspace
+from tasks.params import write_resolved
 from tests.helpers.paths import ROOT
 
 
@@ -167,6 +168,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_games(tmp_path / "data/dataset", 8)
     write_chats(tmp_path / "chat.json", 9)
     monkeypatch.chdir(tmp_path)
+    write_resolved()
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
     return tmp_path

@@ -26,7 +26,7 @@ def sentence(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (("tuning:", "tuning:\n  learning_speed: 1"), "tuning.learning_speed"),
         (("max_turns: 60", "max_turns: many"), "verification.max_turns"),
@@ -35,14 +35,14 @@ def sentence(done: "subprocess.CompletedProcess[str]") -> str:
     ],
     ids=["unknown key", "wrong type", "broken YAML", "out of range"],
 )
-def test_bad_parameters_name_the_file_and_the_key(project: ProjectCopy, change: tuple[str, str], told: str) -> None:
+def test_bad_parameters_name_the_file_and_the_key(project: ProjectCopy, change: tuple[str, str], expected: str) -> None:
     params = project.folder / "params.yaml"
     before = params.read_text()
     assert change[0] in before
     params.write_text(before.replace(*change, 1))
     said = sentence(project.stage("pipeline"))
     assert said.startswith("params.yaml: ")
-    assert told in said
+    assert expected in said
 
 
 def test_missing_parameters_are_named(project: ProjectCopy) -> None:

@@ -8,11 +8,11 @@ import yaml
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from agentrefine.errors import UserError
-from agentrefine.params import parse_params
+from agentrefine.params import load_params, parse_params
 from tasks.checks import check_before
 from tests.helpers.paths import ROOT
 
-VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
+VALUES = load_params(ROOT / "params.yaml").model_dump(mode="json")
 ALL = ("synthesis", "verification", "refinement", "base_model", "quality_gate", "tuning@refinement", "report")
 
 

@@ -20,7 +20,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 
 def train(curve: LiveCurve, folder: Path, steps: int) -> None:
-    """What the trainer tells a callback."""
+    """What the trainer reports to a callback."""
     arguments, control = TrainingArguments(output_dir=str(folder)), TrainerControl()
     state = TrainerState(is_world_process_zero=True)
     for step in range(1, steps + 1):

@@ -18,7 +18,7 @@ from tests.helpers.project import ProjectCopy, digests
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAGES = {
-    "synthesis", "verification", "refinement", "base_model", "quality_gate",
+    "params", "synthesis", "verification", "refinement", "base_model", "quality_gate",
     "tuning@expert_only", "tuning@refinement", "reference_evaluation@chance",
     "evaluation@base", "evaluation@expert_only", "evaluation@refinement", "report",
 }  # fmt: skip
@@ -121,6 +121,8 @@ def test_a_new_learning_rate_concerns_tuning_evaluation_and_report_only(project:
     before = params.read_bytes()
     try:
         project.set_params(**{"tuning.learning_rate": 0.0017})
+        assert project.changed_stages() == {"params"}
+        assert project.run("dvc", "repro", "params").returncode == 0
         assert project.changed_stages() == {"tuning@expert_only", "tuning@refinement"}
         would_run = project.run("dvc", "repro", "--dry", "--force-downstream").stdout
         ran = set(re.findall(r"Running stage '([^']+)'", would_run))
@@ -131,6 +133,7 @@ def test_a_new_learning_rate_concerns_tuning_evaluation_and_report_only(project:
         }  # fmt: skip
     finally:
         params.write_bytes(before)
+        assert project.run("dvc", "repro", "params").returncode == 0
 
 
 def test_a_new_version_of_the_verifier_concerns_everything_from_verification(project: ProjectCopy) -> None:

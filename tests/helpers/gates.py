@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.game.trajectory import Trajectory
-from agentrefine.params import Params
+from agentrefine.params import Params, load_params
 from agentrefine.quality.benchmark_texts import BenchmarkTexts
 from agentrefine.quality.gate import Finding, GateResult
 from agentrefine.quality.overlap import HeldOut, OverlapIndex
@@ -53,10 +52,11 @@ def replaced(trajectory: Trajectory, **changes: Any) -> Trajectory:
 
 
 def params(**changes: Any) -> Params:
-    """params.yaml with changed thresholds, such as trajectory={"tokens": {...}}."""
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    """params.yaml with changed thresholds, such as trajectory={"tokens": {...}}; an end that is not given is open."""
+    values = load_params().model_dump()
     for scope, thresholds in changes.items():
-        values["quality_gate"]["thresholds"][scope] |= thresholds
+        given = values["quality_gate"]["thresholds"][scope]
+        given |= {name: dict.fromkeys(given[name].keys() & {"min", "max"}) | new for name, new in thresholds.items()}
     return Params.model_validate(values)
 
 

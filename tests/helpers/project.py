@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.workspace import apply_overrides
+from flows.workspace import set_params
 from tests.helpers.paths import ROOT
 from tests.helpers.prefect_server import prefect_api
 
@@ -79,7 +79,7 @@ class ProjectCopy:
 
     def set_params(self, **values: object) -> None:
         """Change params.yaml by dotted keys."""
-        apply_overrides(self.folder / "params.yaml", [f"{key}={value}" for key, value in values.items()])
+        set_params(self.folder / "params.yaml", [f"{key}={value}" for key, value in values.items()])
 
     def git(self, *arguments: str) -> None:
         """A git command."""

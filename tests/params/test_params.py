@@ -108,12 +108,12 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
-        ("pilot_personas: 8 ", "pilot_personas: 1 ", "write 0 or at least 2"),
+        ("max_cost: null ", "pilot_personas: 1 ", "write 0 or at least 2"),
         ("max_cost: null ", "max_cost: 0 ", "teacher.max_cost"),
-        ("processes: 1 ", "processes: 17 ", "teacher.processes is above teacher.concurrency"),
-        ("requests_per_minute: null", "requests_per_minute: 0", "teacher.requests_per_minute"),
+        ("max_cost: null ", "processes: 17 ", "teacher.processes is above teacher.concurrency"),
+        ("max_cost: null", "requests_per_minute: 0", "teacher.requests_per_minute"),
         (
             "refinement: {temperature: 1.0,",
             "refinement: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
@@ -121,8 +121,8 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
         ),
     ],
 )
-def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new, told):
-    assert told in refusal(tmp_path, old, new)
+def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new, expected):
+    assert expected in refusal(tmp_path, old, new)
 
 
 def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
@@ -146,7 +146,7 @@ MODELS = "models: [base, expert_only, refinement]"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         (MODELS, "models: [base, refinement]", "report.baseline is expert_only, which is not evaluated"),
         ("baseline: expert_only", "baseline: chance", ""),
@@ -160,12 +160,12 @@ MODELS = "models: [base, expert_only, refinement]"
         ),
     ],
 )
-def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
-    if not told:
+def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    if not expected:
         assert load(tmp_path, old, new).baseline == "chance"
         return
     said = refusal(tmp_path, old, new)
-    assert told in said
+    assert expected in said
     assert "\n" not in said
 
 

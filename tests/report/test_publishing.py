@@ -337,7 +337,7 @@ def test_the_command_shows_what_it_would_upload_and_uploads_only_after_a_yes(tre
     assert TOKEN not in done.stdout + done.stderr
     assert b"license: apache-2.0" in hub.repositories["models/me/agent"].files["README.md"]
     card = subprocess.run(
-        [sys.executable, "-m", "agentrefine.report.cards", "data_set"],
+        [sys.executable, "-m", "flows.cli", "card", "data_set"],
         cwd=tree, env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert card.startswith("---\n")

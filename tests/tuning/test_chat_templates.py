@@ -15,7 +15,7 @@ from agentrefine.game.conversation import Message, PublishedMessage, Sample, rep
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.masking import apply_loss
 from agentrefine.tuning.rendering import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
-from agentrefine.tuning.show_mask import main
+from flows.cli import main
 from tests.helpers.local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level
 from tests.helpers.paths import DATA
 
@@ -295,7 +295,7 @@ def test_white_space_around_a_reply_changes_no_token():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_path, capsys, monkeypatch):
+def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_path, capsys):
     tokenizer = tokenizer_for(template("chatml"), kind)
     tokenizer.chat_template = "replaced by the file"
     tokenizer.save_pretrained(tmp_path / "model")
@@ -303,8 +303,7 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     messages = [PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss) for m in probe()]
     write_jsonl(tmp_path / "train.jsonl", [Sample(id="game-1", persona_id="p", conversations=messages)])
     options = ["--model", str(tmp_path / "model"), "--template", str(OURS / "chatml.jinja"), "--loss", "refinement"]
-    monkeypatch.setattr("sys.argv", ["show_mask", str(tmp_path / "train.jsonl"), *options])
-    assert main() == 0
+    main(["show-mask", str(tmp_path / "train.jsonl"), *options])
     shown = capsys.readouterr().out
     assert re.search(r"\{\+Thought: i was wrong.*?Action: open box 10.*?\+\}", shown, re.DOTALL)
     assert re.search(r"\[-Thought: it is open.*?Action: take key.*?-\]", shown, re.DOTALL)
@@ -312,7 +311,7 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     assert "\x1b" not in shown
 
 
-def test_a_sample_number_below_one_is_refused_in_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["show_mask", "--number", "-1"])
-    assert main() == 1
-    assert "--number: counts from 1, not -1." in capsys.readouterr().out
+def test_a_sample_number_below_one_is_refused_in_one_sentence(capsys):
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["show-mask", "--number", "-1"])
+    assert "--number: counts from 1, not -1." in capsys.readouterr().err

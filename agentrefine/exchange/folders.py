@@ -1,7 +1,6 @@
-"""What the two commands share: the folder they write and how they end."""
+"""The folder that an import or export writes."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +19,3 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: exists already; name another folder, or remove it first.")
     with atomic_folder(path) as folder:
         yield folder
-
-
-def run(command: Callable[[], None]) -> int:
-    """Run a command; a user's error is printed as one sentence. Returns the exit status."""
-    try:
-        command()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0

@@ -1,0 +1,310 @@
+"""The command line `agentrefine`; without an installed script it is `python -m flows.cli`.
+
+Only the command that is given is set up, and it imports its modules when it runs: they take seconds to import.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from agentrefine.errors import UserError
+from flows.command import exit_with_sentence, run_stage
+
+KEYS = {
+    "synthesis": None,
+    "verification": None,
+    "refinement": None,
+    "base_model": None,
+    "quality_gate": None,
+    "mix": "name",
+    "tuning": "variant",
+    "evaluation": "model",
+    "report": None,
+}
+"""The stages in their order, each with the argument of its flow."""
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        summary: one line of the list of commands.
+        run: runs it; False makes the exit status 1.
+        arguments: adds its arguments to its parser.
+    """
+
+    summary: str
+    run: Callable[[argparse.Namespace], object]
+    arguments: Callable[[argparse.ArgumentParser], object] = lambda _: None
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names every default that is a value."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; bad input ends it with one sentence and status 1."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = argparse.ArgumentParser(
+        "agentrefine",
+        description="Refinement tuning of language-model agents. `agentrefine COMMAND --help` names its arguments.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=18),
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.summary, description=f"{command.summary}.", formatter_class=_Help)
+        if words[:1] == [name]:
+            command.arguments(own)
+    parsed = parser.parse_args(words)
+    exit_with_sentence(lambda: COMMANDS[parsed.command].run(parsed))
+
+
+def _run(_: argparse.Namespace) -> None:
+    from flows.pipeline import run_pipeline
+
+    run_pipeline()
+
+
+def _stage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", choices=list(KEYS), metavar="name", help=f"one of {', '.join(KEYS)}")
+    parser.add_argument("key", nargs="?", help="of mix, tuning and evaluation: the mix, variant or model")
+
+
+def _stage(name: str, key: str | None) -> None:
+    argument = KEYS[name]
+    if (argument is None) != (key is None):
+        raise UserError(f"stage {name}: {'takes no key' if argument is None else f'name the {argument} too'}.")
+    if name == "tuning" and key is not None:
+        from flows.tuning import tune
+
+        tune(key)
+    else:
+        run_stage(getattr(import_module(f"flows.{name}"), name), **({argument: key} if argument and key else {}))
+
+
+def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help="without any: all that are installed")
+    parser.add_argument("--episodes", type=int, default=26, help="of a benchmark")
+    parser.add_argument("--simulator-episodes", type=int, default=6, help="of one with a simulator")
+    parser.add_argument("--max-steps", type=int, default=30, help="of chance and of doing nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+
+
+def _gold_check(given: argparse.Namespace) -> bool:
+    from agentrefine.evaluation.gold_check import gold_check
+
+    return gold_check(given.benchmarks, given.episodes, given.simulator_episodes, given.max_steps, given.json)
+
+
+def _loss_argument(parser: argparse.ArgumentParser) -> None:
+    from typing import get_args
+
+    from agentrefine.params.tuning import Loss
+
+    parser.add_argument("--loss", choices=get_args(Loss), default="refinement", help="which turns are trained")
+
+
+def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, nargs="?", default=Path("data/dataset/train.jsonl"), help="of samples")
+    parser.add_argument("--number", type=int, default=1, help="which sample, from 1")
+    parser.add_argument("--model", default="models/base", help="whose tokenizer, a folder or a hub id")
+    parser.add_argument("--template", type=Path, help="a jinja file instead of the tokenizer's own chat template")
+    _loss_argument(parser)
+
+
+def _show_mask(given: argparse.Namespace) -> None:
+    from agentrefine.tuning.show_mask import show_mask
+
+    show_mask(given.file, given.number, given.model, given.template, given.loss)
+
+
+def _preset_arguments(parser: argparse.ArgumentParser) -> None:
+    from agentrefine.params.presets import preset_names
+    from flows.workspace import PRESETS
+
+    parser.add_argument("names", nargs="+", metavar="name", help=f"of {', '.join(preset_names(PRESETS))}")
+
+
+def _preset(given: argparse.Namespace) -> None:
+    from flows.preset import apply_presets
+
+    apply_presets(given.names)
+
+
+def _forecast(_: argparse.Namespace) -> None:
+    from flows.forecast import forecast
+
+    run_stage(forecast)
+
+
+def _path(given: str) -> Path:
+    from agentrefine.files import user_path
+
+    return user_path(given)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    from agentrefine.exchange.formats import FORMATS
+
+    parser.add_argument("format", choices=[*FORMATS, "trl"])
+    parser.add_argument("data_set", type=_path, help="a folder with train.jsonl and validation.jsonl")
+    parser.add_argument("out", type=_path, help="a folder that does not exist yet")
+    _loss_argument(parser)
+    parser.add_argument("--model", default="models/base", help="trl: whose tokenizer")
+    parser.add_argument("--max-length", type=int, help="trl: tokens; turns beyond are left out; without it no limit")
+
+
+def _export(given: argparse.Namespace) -> None:
+    from agentrefine.exchange.formats import FORMATS
+    from agentrefine.exchange.write import export, export_tokens
+
+    if given.format == "trl":
+        from agentrefine.tuning.models import load_tokenizer
+
+        tokenizer = load_tokenizer(given.model)
+        written = export_tokens(given.data_set, given.out, given.loss, tokenizer, given.max_length)
+    else:
+        written = export(FORMATS[given.format], given.data_set, given.out, given.loss)
+    for split, counts in written.items():
+        turns = f"{counts.records:,} records with {counts.trained_turns:,} trained turns"
+        print(f"{split}: {turns} from {counts.read:,} samples")
+    print(f"written to {given.out}")
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    from agentrefine.exchange.read import SOURCES
+
+    parser.add_argument("format", choices=list(SOURCES))
+    parser.add_argument("files", type=_path, nargs="+", metavar="file", help=".parquet, .json or .jsonl")
+    parser.add_argument("out", type=_path, help="a folder that does not exist yet")
+    parser.add_argument("--validation-share", type=float, default=0.03, help="of the samples")
+    parser.add_argument("--seed", type=int, default=7, help="of the choice of validation samples")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="KEY",
+        help="a key of records or messages to leave out, whatever it holds; may be given several times",
+    )  # fmt: skip
+
+
+def _import(given: argparse.Namespace) -> None:
+    from agentrefine.exchange.read import SOURCES, import_chats
+
+    source = SOURCES[given.format]
+    print(import_chats(source, given.files, given.out, given.validation_share, given.seed, given.ignore).sentence())
+    print(f"written to {given.out}")
+
+
+def _card_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
+    kinds.add_parser("model", help="a tuned model's").add_argument("variant", help="one of tuning.variants")
+    kinds.add_parser("data_set", help="data/dataset's")
+
+
+def _card(given: argparse.Namespace) -> None:
+    from agentrefine.params import load_params
+    from agentrefine.report.cards import data_set_card, model_card
+    from agentrefine.report.inputs import Project
+
+    params, project = load_params(), Project()
+    print(
+        model_card(given.variant, params, project) if given.kind == "model" else data_set_card(params, project), end=""
+    )
+
+
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
+    model = kinds.add_parser("model", help="a tuned model or its adapter", formatter_class=_Help)
+    model.add_argument("variant", help="one of tuning.variants")
+    model.add_argument("--data-set", metavar="USER/REPO", help="the data set's id on the hub, for the card")
+    for kind in (model, kinds.add_parser("data_set", help="data/dataset", formatter_class=_Help)):
+        kind.add_argument("repo", metavar="USER/REPO")
+        kind.add_argument("--private", action=argparse.BooleanOptionalAction, default=True, help="who may see it")
+        kind.add_argument("--license", help="the hub's id of a licence, such as apache-2.0; without it none is named")
+        kind.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _push(given: argparse.Namespace) -> None:
+    from flows.push_to_hub import push_to_hub
+
+    data_set = given.data_set if given.kind == "model" else None
+    variant = given.variant if given.kind == "model" else None
+    push_to_hub(given.repo, variant, data_set, private=given.private, licence=given.license, agreed=given.yes)
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefect-port", type=int, default=4200, help="of Prefect's server")
+    parser.add_argument("--mlflow-port", type=int, default=5000, help="of MLflow's pages")
+
+
+def _serve(given: argparse.Namespace) -> None:
+    from flows.serve import serve_until_interrupted
+
+    serve_until_interrupted(given.prefect_port, given.mlflow_port)
+
+
+def _params(given: argparse.Namespace) -> None:
+    from agentrefine.params import Params, load_params
+    from agentrefine.params.commented import commented
+
+    print(commented(Params() if given.defaults else load_params()))
+
+
+def _smollm_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", help="a hub id, a folder or a GGUF file, instead of SmolLM2 from hub or package")
+    parser.add_argument(
+        "-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter, such as tuning.epochs=2"
+    )
+
+
+def _smollm(given: argparse.Namespace) -> None:
+    from flows.smollm import run_smollm
+
+    run_smollm(given.base, given.set)
+
+
+COMMANDS = {
+    "run": Command("Run every stage that is out of date", _run),
+    "stage": Command("Run one stage", lambda given: _stage(given.name, given.key), _stage_arguments),
+    "tune": Command(
+        "Tune a variant",
+        lambda given: _stage("tuning", given.variant),
+        lambda parser: parser.add_argument("variant", help="one of tuning.variants"),
+    ),
+    "evaluate": Command(
+        "Let a model play the held-out benchmarks",
+        lambda given: _stage("evaluation", given.model),
+        lambda parser: parser.add_argument("model", help="chance, base, a tuned variant, or an endpoint's name"),
+    ),
+    "gold-check": Command(
+        "Play benchmarks by their own solutions, by chance and not at all", _gold_check, _gold_check_arguments
+    ),
+    "show-mask": Command(
+        "Show what of a sample is trained, masked and context", _show_mask, _show_mask_arguments
+    ),
+    "preset": Command("Write the values of presets into params.yaml", _preset, _preset_arguments),
+    "forecast": Command("Forecast the data set's cost from a pilot of a few personas", _forecast),
+    "export": Command("Write a data set in another tool's format", _export, _export_arguments),
+    "import": Command("Read a data set of another format", _import, _import_arguments),
+    "mix": Command(
+        "Mix general chat into a data set",
+        lambda given: _stage("mix", given.name),
+        lambda parser: parser.add_argument("name", help="a key of the section mix"),
+    ),
+    "card": Command("Print a model's or the data set's card for the hub", _card, _card_arguments),
+    "push": Command("Upload a model or the data set with its card to the hub", _push, _push_arguments),
+    "serve": Command("Start Prefect's server, a worker and MLflow on this machine", _serve, _serve_arguments),
+    "params": Command(
+        "Print every parameter with its value and comment",
+        _params,
+        lambda parser: parser.add_argument("--defaults", action="store_true", help="the defaults instead"),
+    ),
+    "smollm": Command("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The command line: what it lists, what it imports, how it ends."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import yaml
+
+from agentrefine.params import Params
+from flows.cli import COMMANDS, KEYS, main
+from tests.helpers.paths import ROOT
+
+HEAVY = {"prefect", "torch", "dvc", "transformers", "mlflow", "pydantic"}
+
+
+def status(*words: str) -> int:
+    """The exit status of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
+
+
+def test_help_lists_each_command_on_a_line_and_imports_nothing_heavy() -> None:
+    code = f"import sys\nfrom flows.cli import main\ntry: main(['--help'])\nfinally: print({HEAVY} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = [line.split() for line in done.stdout.splitlines()]
+    assert all(any(words[:1] == [name] and len(words) > 2 for words in listed) for name in COMMANDS)
+    assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_names_its_arguments(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(name, "--help") == 0
+    assert f"agentrefine {name}" in capsys.readouterr().out
+
+
+def test_help_names_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    status("gold-check", "--help")
+    printed = capsys.readouterr().out
+    assert "(default: 26)" in printed
+    assert "None" not in printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["dance"], ["stage"], ["stage", "dance"], ["tune"], ["export", "word", "a", "b"], ["params", "--all"]],
+)
+def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> None:
+    assert status(*words) == 2
+
+
+@pytest.mark.parametrize("words", [["stage", "tuning"], ["stage", "synthesis", "refinement"], ["preset", "llama-9"]])
+def test_bad_input_is_one_sentence_and_status_1(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(*words) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_every_stage_is_a_flow_of_its_module_with_the_argument_that_is_named() -> None:
+    for name, argument in KEYS.items():
+        flow = getattr(import_module(f"flows.{name}"), name)
+        assert flow.name == name
+        assert list(flow.parameters.properties) == ([argument] if argument else [])
+
+
+def test_params_prints_what_holds_or_the_defaults(tmp_path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("seed: 7", "seed: 8"))
+    main(["params"])
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 8
+    main(["params", "--defaults"])
+    assert Params.model_validate(yaml.safe_load(capsys.readouterr().out)) == Params()

@@ -1,0 +1,120 @@
+"""Defaults: every key has one, and a comment; what is left out of params.yaml has it; DVC reads all of them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agentrefine.errors import UserError
+from agentrefine.files import short_hash
+from agentrefine.params import DVC_KEYS, RENAMED, Params, is_key, load_params, parse_params
+from agentrefine.params.base import Section
+from agentrefine.params.commented import commented
+from tasks.params import RESOLVED
+from tests.helpers.paths import ROOT
+
+DIGEST = "5fab40671317"
+"""Of all default values: a default that changes changes what every user makes."""
+SHORTEST = {
+    "personas": {"path": "data/personas.jsonl"},
+    "mix": {},
+    "tuning": {
+        "launcher": "python",
+        "variants": {
+            "expert_only": {"loss": "without_refinement_data", "data_set": "data/dataset"},
+            "refinement": {"loss": "refinement", "data_set": "data/dataset"},
+        },
+    },
+    "evaluation": {"references": ["chance"], "models": ["base", "expert_only", "refinement"], "endpoints": {}},
+}
+
+
+def loaded(values: object, **options: dict[str, str]) -> Params:
+    return parse_params(yaml.safe_dump(values), "params.yaml", **options)
+
+
+def test_the_defaults_are_the_values_that_results_are_published_for() -> None:
+    assert short_hash(json.dumps(Params().model_dump(mode="json"), sort_keys=True)) == DIGEST
+
+
+def test_the_committed_file_holds_no_value_but_defaults_and_is_resolved() -> None:
+    committed = load_params(ROOT / "params.yaml")
+    assert committed == Params()
+    assert yaml.safe_load((ROOT / RESOLVED).read_text()) == committed.model_dump(mode="json")
+
+
+def test_all_but_what_dvc_reads_may_be_left_out() -> None:
+    assert loaded(SHORTEST) == Params()
+    used = set(re.findall(r"\$\{([a-z_]+(?:\.[a-z_]+)*)\}", (ROOT / "dvc.yaml").read_text()))
+    assert {name for name in used if is_key(name)} == set(DVC_KEYS)
+
+
+@pytest.mark.parametrize("name", DVC_KEYS)
+def test_a_missing_key_that_dvc_reads_is_named_in_one_sentence(name: str) -> None:
+    values = json.loads(json.dumps(SHORTEST))
+    *sections, key = name.split(".")
+    section = values
+    for part in sections:
+        section = section[part]
+    del section[key]
+    with pytest.raises(UserError) as refused:
+        loaded(values)
+    assert str(refused.value).startswith(f"params.yaml: {name} is missing")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_section_that_is_given_in_part_keeps_its_own_defaults() -> None:
+    given = {"quality_gate": {"thresholds": {"trajectory": {"tokens": {"max": 8192.0}}}}, "teacher": {"script": {}}}
+    params = loaded(SHORTEST | given)
+    tokens, ours = params.quality_gate.thresholds.trajectory.tokens, Params().quality_gate.thresholds.trajectory.tokens
+    assert tokens == ours.model_copy(update={"max": 8192.0})
+    assert params.teacher == Params().teacher
+    open_ended = {"quality_gate": {"thresholds": {"trajectory": {"tokens": {"max": None}}}}}
+    assert loaded(SHORTEST | open_ended).quality_gate.thresholds.trajectory.tokens.max is None
+
+
+def test_an_old_name_is_answered_with_the_new_one() -> None:
+    with pytest.raises(UserError, match=r"^params\.yaml: tuning\.passes: the key is now called epochs\.") as refused:
+        loaded(SHORTEST | {"tuning": {**SHORTEST["tuning"], "passes": 3}}, renamed={"passes": "epochs"})
+    assert "\n" not in str(refused.value)
+    variants = {"old": {"goal": "refinement", "data_set": "data/dataset"}}
+    with pytest.raises(UserError, match=r"tuning\.variants\.old\.goal: the key is now called loss\."):
+        loaded(SHORTEST | {"tuning": {"launcher": "python", "variants": variants}}, renamed={"goal": "loss"})
+    assert not set(RENAMED) & set(RENAMED.values())
+
+
+def test_all_parameters_are_printed_with_comments_and_read_back_as_they_are() -> None:
+    changed = loaded(SHORTEST | {"seed": 11, "evaluation": {**SHORTEST["evaluation"], "max_steps": 9}})
+    printed = commented(changed)
+    assert parse_params(printed, "printed") == changed
+    keys = dict(lines(printed))
+    assert set(fields(Params)) <= set(keys)
+    assert [name for name in fields(Params) if not keys[name]] == []
+
+
+def lines(text: str) -> Iterator[tuple[str, str]]:
+    """Each dotted key of a printed file with its comment."""
+    place: list[str] = []
+    for line in text.splitlines():
+        if found := re.match(r"( *)([\w.-]+):(?:.*?  # (.*))?", line):
+            place = [*place[: len(found[1]) // 2], found[2]]
+            yield ".".join(place), found[3] or ""
+
+
+def fields(section: type[Section], place: str = "") -> Iterator[str]:
+    """Each dotted key that has a comment of its own."""
+    for name in section.model_fields:
+        part = section.parts().get(name)
+        yield f"{place}{name}"
+        if part is not None and any(inner.description for inner in part.model_fields.values()):
+            yield from fields(part, f"{place}{name}.")
+
+
+def test_the_files_of_presets_hold_only_known_keys() -> None:
+    for file in Path(ROOT / "presets").glob("*.yaml"):
+        for section, values in yaml.safe_load(file.read_text()).items():
+            assert is_key(section)
+            assert all(is_key(f"{section}.{key}") for key in values)
