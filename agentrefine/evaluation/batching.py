@@ -57,7 +57,8 @@ class BatchQueue:
     async def reply(self, dialogue: Dialogue) -> Reply:
         """The next reply in a dialogue."""
         self._asked.append(dialogue)
-        reply = self._waiting[dialogue.key] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[dialogue.key] = reply
         if self._serving is None or self._serving.done():
             self._serving = self._tasks.create_task(self._serve())
         try:
