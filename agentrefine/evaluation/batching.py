@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 from agentrefine.evaluation.policy import Dialogue, Policy, Reply, ReplyGenerator
 
@@ -13,22 +13,6 @@ ResultT = TypeVar("ResultT")
 
 Advance = Callable[[Sequence[str], Sequence[Dialogue]], Sequence[tuple[str, Reply]]]
 """One step of a batch: forget some episodes, add some dialogues, and return the replies that are finished by key."""
-
-
-class Replies(Protocol):
-    """Where the episodes of a play get their replies."""
-
-    async def reply(self, dialogue: Dialogue) -> Reply:
-        """The next reply in a dialogue. An episode has one dialogue at a time."""
-        ...
-
-    def forget(self, key: str) -> None:
-        """An episode is over: free what is kept for it, at the latest in `close`."""
-        ...
-
-    async def close(self) -> None:
-        """Nobody waits any more."""
-        ...
 
 
 class BatchQueue:
@@ -55,7 +39,7 @@ class BatchQueue:
         self._serving: asyncio.Task[None] | None = None
 
     async def reply(self, dialogue: Dialogue) -> Reply:
-        """The next reply in a dialogue."""
+        """The next reply in a dialogue. An episode has one dialogue at a time."""
         self._asked.append(dialogue)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[dialogue.key] = reply
@@ -108,6 +92,10 @@ class SeparateCalls:
     async def close(self) -> None:
         """Calls that are under way end with the policy."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+Replies = BatchQueue | SeparateCalls
+"""Where the episodes of a play get their replies."""
 
 
 def by_generator(generator: ReplyGenerator) -> Advance:
