@@ -69,21 +69,16 @@ class StepResult(NamedTuple):
 
 
 class Environment(Protocol):
-    """One running episode.
-
-    Attributes:
-        actions: the templates of all actions, each with what it does; known after `reset`, as is the goal.
-        goal: the task in words.
-    """
+    """One running episode."""
 
     @property
     def goal(self) -> str:
-        """The task in words."""
+        """The task in words; known after `reset`."""
         ...
 
     @property
     def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions."""
+        """The templates of all actions, each with what it does; known after `reset`."""
         ...
 
     def reset(self) -> str:

@@ -18,7 +18,7 @@ Advance = Callable[[Sequence[str], Sequence[Dialogue]], Sequence[tuple[str, Repl
 class BatchQueue:
     """Serves all dialogues that wait, step by step; new ones join between two steps.
 
-    Before each step every episode that was answered by the step before takes its turn. Where environments answer at
+    Every episode that was answered takes its turn before the next step. Where environments answer at
     once, the dialogues of a batch and their order are therefore the same in every run.
     """
 
@@ -69,7 +69,14 @@ class BatchQueue:
     async def _step(self) -> Sequence[tuple[str, Reply]]:
         asked, self._asked = self._asked, []
         over, self._over = self._over, []
-        return await run_in(self._thread, self._advance, over, asked)
+        return await run_in(self._thread, self._until_news, over, asked)
+
+    def _until_news(self, over: Sequence[str], asked: Sequence[Dialogue]) -> Sequence[tuple[str, Reply]]:
+        """Steps until a reply is finished or an episode has come or gone, so that the loop is not woken for nothing."""
+        replies = self._advance(over, asked)
+        while not (replies or self._asked or self._over) and self._waiting:
+            replies = self._advance([], [])
+        return replies
 
 
 class SeparateCalls:
