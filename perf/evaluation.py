@@ -6,8 +6,7 @@
 The slow way is AgentBoard's: one episode after the other, and each turn `generate` gets the whole dialogue anew. It
 plays the first of the player's episodes by the same rules, with each number of threads of `--slow-threads`; the fastest
 counts. The ratio is that of the seconds per turn. Equal replies are counted up to the first difference in an episode,
-after which the two ways play different games. With `--memory`: for every simulator that is installed, the most memory
-that one worker has held.
+after which the two ways play different games. `agentrefine.evaluation.gold_check` measures the memory of simulators.
 """
 
 import argparse
@@ -23,15 +22,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentrefine.benchmarks.base import EpisodeSpec
-from agentrefine.benchmarks.catalogue import benchmark, selected
-from agentrefine.benchmarks.simulators import SimulatorBenchmark
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.local import LocalPolicy
 from agentrefine.evaluation.policy import Dialogue, Policy, Reply
-from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
 from agentrefine.evaluation.rollout import play
-from agentrefine.params import load_params
-from agentrefine.params.evaluation import INSTALLED
 from agentrefine.tuning.models import load_tuned
 from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
 
@@ -130,17 +125,6 @@ def processor() -> str:
     return f"{name}: {', '.join([torch.backends.cpu.get_cpu_capability(), *extras])}"
 
 
-def worker_memory() -> None:
-    """Play an episode of each simulator with random actions, and print the peak memory of its worker."""
-    everything = load_params().evaluation.model_copy(update={"benchmarks": INSTALLED})
-    for name, found in selected(everything).items():
-        if isinstance(found, SimulatorBenchmark):
-            timed = TimedBenchmark(found)
-            played = play(ChancePolicy(timed, 0), timed, found.episodes(2, 7), max_steps=30, batch_size=1)
-            steps = sum(len(episode.steps) for episode in played)
-            print(f"{name:15} one worker: {found.workers.peak_memory() / 1e6:.0f} MB at the most, {steps} steps")
-
-
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,7 +138,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=1, help="the medians count")
-    parser.add_argument("--memory", action="store_true", help="measure the simulators' workers too")
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     loaded = load_tuned(arguments.model)
@@ -185,8 +168,6 @@ def main() -> None:
         equal, compared = equal_replies(rounds[best][-1].episodes, rounds["player"][-1].episodes)
         print(f"{name}: {per_turn[best] / player:.1f} times as fast as {best}; {equal} of {compared} replies are equal")
         print(f"{name}: load {os.getloadavg()[0]:.1f}", flush=True)
-    if arguments.memory:
-        worker_memory()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class EpisodeSpec(BaseModel):
         benchmark: the benchmark's name.
         task: the task type (a family, a level), for breakdowns and clusters.
         seed: the layout's seed.
-        variant: what else tells it apart, such as a theme; empty when nothing does.
+        variant: what else identifies it, such as a theme; empty when nothing does.
         difficulty: `easy`, `hard`, or empty where the benchmark does not say.
         wording: which wording of the actions is played, where the same world is played in several to see how robust a
             model is; `id` is then the world's, a slash and the wording. Empty elsewhere.
@@ -46,7 +46,7 @@ class EpisodeSpec(BaseModel):
 
     @property
     def key(self) -> str:
-        """Tells the plays of one run apart."""
+        """Identifies the play in one run."""
         return f"{self.id}#{self.attempt}" if self.attempt else self.id
 
 
@@ -69,21 +69,16 @@ class StepResult(NamedTuple):
 
 
 class Environment(Protocol):
-    """One running episode.
-
-    Attributes:
-        actions: the templates of all actions, each with what it does; known after `reset`, as is the goal.
-        goal: the task in words.
-    """
+    """One running episode."""
 
     @property
     def goal(self) -> str:
-        """The task in words."""
+        """The task in words; known after `reset`."""
         ...
 
     @property
     def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions."""
+        """The templates of all actions, each with what it does; known after `reset`."""
         ...
 
     def reset(self) -> str:
@@ -103,7 +98,7 @@ class Environment(Protocol):
         ...
 
     def possible(self) -> list[str]:
-        """Actions that are possible now, as an agent writes them; the agent is not told. It changes nothing.
+        """Actions that are possible now, as an agent writes them; the agent does not see them. It changes nothing.
 
         Raises:
             UnlistedActionsError: the simulator does not list them.

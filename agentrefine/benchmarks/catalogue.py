@@ -75,13 +75,13 @@ def selected(params: EvaluationParams) -> dict[str, Benchmark | NotInstalledErro
 
 def _usable(name: str, data: BenchmarkData, *, named: bool) -> Benchmark | NotInstalledError:
     try:
-        chosen = benchmark(name, data)
-        chosen.episodes(1, 0)
+        found = benchmark(name, data)
+        found.episodes(1, 0)
     except NotInstalledError as error:
         if named:
             raise
         return error
-    return chosen
+    return found
 
 
 def _path(given: str | None) -> Path | None:

@@ -17,7 +17,9 @@ from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
 from agentrefine.errors import NotInstalledError
 from agentrefine.files import packaged_text, short_hash
 
-LONGEST_ACTION = 200
+MAX_ACTION = 200
+"""The most characters of an action that a simulator gets to see."""
+
 LISTING = "check available actions"
 """The agent's question for what it can do now; it costs a step."""
 
@@ -125,7 +127,7 @@ def command(action: str) -> str | None:
     """
     words = re.sub(r" +", " ", action.strip(" \t")).removesuffix(".").rstrip().lower()
     # A full stop or semicolon would let the agent take many actions in one step.
-    if not words or len(words) > LONGEST_ACTION or not re.fullmatch(r"[ -~]+", words) or re.search(r"[.;] |;", words):
+    if not words or len(words) > MAX_ACTION or not re.fullmatch(r"[ -~]+", words) or re.search(r"[.;] |;", words):
         return None
     return words
 

@@ -25,12 +25,12 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 
-LONGEST_ANSWER = 4 * 2**20
-"""Bytes of one answer; a longer one is junk."""
+MAX_ANSWER = 4 * 2**20
+"""The most bytes of one answer; a longer one is junk."""
 
 
 class Opening(NamedTuple):
-    """How an episode begins: what `Environment` tells the agent before its first turn."""
+    """How an episode begins: what `Environment` shows the agent before its first turn."""
 
     actions: dict[str, str]
     goal: str
@@ -133,7 +133,7 @@ class Worker:
                 f"{self._name} did not answer {method} within {seconds:g} s and was stopped"
             ) from error
         except (BrokenPipeError, EOFError) as error:
-            raise SimulatorError(f"{self._name} died in {method}: {self._last_words()}") from error
+            raise SimulatorError(f"{self._name} died in {method}: {self._cause_of_death()}") from error
         except (ValueError, KeyError, TypeError) as error:
             self.kill()
             raise SimulatorError(f"{self._name} answered {method} with junk and was stopped") from error
@@ -177,7 +177,7 @@ class Worker:
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
         while b"\n" not in self._unread:
-            if len(self._unread) > LONGEST_ANSWER:
+            if len(self._unread) > MAX_ANSWER:
                 raise ValueError("the answer is too long")
             if not poller.poll(1000 * max(0.0, deadline - time.monotonic())):
                 raise TimeoutError
@@ -188,7 +188,7 @@ class Worker:
         answer, _, self._unread = self._unread.partition(b"\n")
         return answer
 
-    def _last_words(self) -> str:
+    def _cause_of_death(self) -> str:
         """Why the process died: the last line of its standard error, else the signal or the status."""
         try:
             status = self._process.wait(timeout=5)

@@ -22,7 +22,7 @@ class EpisodeStep(BaseModel):
     Attributes:
         thought, action: the parts of the reply; both empty on a format error.
         reply: the reply, raw, with the thoughts of a reasoning model before it; the history holds it without them.
-        observation: what the agent was told next.
+        observation: what the agent saw next.
         valid: the action was known, well-formed and possible (AgentBoard's grounding); False on a format error.
         format_error: the reply was not in the `Thought:`/`Action:` form; the environment did not see it.
         progress: best share of sub-goals so far, in [0, 1].
@@ -47,7 +47,7 @@ class EpisodeStep(BaseModel):
 
     @property
     def failed(self) -> bool:
-        """Whether the agent was told of an error."""
+        """Whether the agent saw an error."""
         return not self.valid
 
 
@@ -92,7 +92,7 @@ class Episode(BaseModel):
 
     @property
     def is_evidence(self) -> bool:
-        """Whether it tells something of the model: not so when the simulator failed."""
+        """Whether it says something of the model: not so when the simulator failed."""
         return self.stop != "environment error"
 
     @property
@@ -150,7 +150,7 @@ class _Entry(BaseModel):
 
 
 class EpisodeJournal:
-    """A file of finished episodes, each on disk before the next is told.
+    """A file of finished episodes, each on disk before the next is reported.
 
     Attributes:
         path: the file; it belongs to one model, benchmark and set of rules.

@@ -1,4 +1,4 @@
-"""Proof that the benchmarks can be played: solutions, chance and idleness through the interface that a model has.
+"""A check that the benchmarks can be played: solutions, chance and idleness through the interface that a model has.
 
 The table has, for each benchmark, what its own solutions reach (all of the episodes that have one, or something is
 broken), what chance and doing nothing reach, and what its simulator takes. Where a solution fails, the
@@ -64,7 +64,7 @@ class Reached(BaseModel):
     unsolved: dict[str, str]
 
 
-class Proof(BaseModel):
+class GoldCheck(BaseModel):
     """The reference policies on one benchmark.
 
     Attributes:
@@ -94,7 +94,7 @@ class Proof(BaseModel):
         return self.gold is not None and self.gold.success == 1
 
 
-def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: int, seed: int) -> Proof:
+def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: int, seed: int) -> GoldCheck:
     """Play episodes with the reference policies, one at a time.
 
     Args:
@@ -114,7 +114,7 @@ def prove(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: i
             no_solution[episode.id] = str(error)
     solvable = [episode for episode in episodes if episode.id in solutions]
     longest = max(map(len, solutions.values()), default=0)
-    return Proof(
+    return GoldCheck(
         benchmark=benchmark.name,
         episodes=len(episodes),
         no_solution=no_solution,
@@ -152,23 +152,23 @@ def _ending(episode: Episode) -> str:
     return f"{episode.stop}: {episode.error}" if episode.error else episode.stop
 
 
-def row(proof: Proof) -> list[str]:
+def row(check: GoldCheck) -> list[str]:
     """A benchmark's cells of the table, in the order of `COLUMNS`."""
-    gold = proof.gold
+    gold = check.gold
     return [
-        proof.benchmark,
-        str(proof.episodes),
-        str(proof.episodes - len(proof.no_solution)),
+        check.benchmark,
+        str(check.episodes),
+        str(check.episodes - len(check.no_solution)),
         f"{100 * gold.success:.0f}%" if gold else "-",
         f"{gold.steps:.1f}" if gold else "-",
         *(
             f"{100 * floor.success:.0f}% / {100 * floor.progress:.0f}%" if floor else "-"
-            for floor in (proof.chance, proof.idle)
+            for floor in (check.chance, check.idle)
         ),
-        f"{proof.idle.start_seconds:.2f}",
-        f"{(proof.chance or gold or proof.idle).start_seconds:.2f}",
-        f"{(gold or proof.chance or proof.idle).step_seconds:.4f}",
-        f"{proof.memory / 1e6:.0f}" if proof.memory else "-",
+        f"{check.idle.start_seconds:.2f}",
+        f"{(check.chance or gold or check.idle).start_seconds:.2f}",
+        f"{(gold or check.chance or check.idle).step_seconds:.4f}",
+        f"{check.memory / 1e6:.0f}" if check.memory else "-",
     ]
 
 
@@ -188,7 +188,7 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
     params = load_params()
     wanted = params.evaluation.model_copy(update={"benchmarks": list(benchmarks) or INSTALLED})
     absent: list[NotInstalledError] = []
-    proofs: list[Proof] = []
+    checks: list[GoldCheck] = []
     print(_line(COLUMNS), _line(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
     for benchmark in selected(wanted).values():
         if isinstance(benchmark, NotInstalledError):
@@ -196,20 +196,20 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
             continue
         number = simulator_count if isinstance(benchmark, SimulatorBenchmark) else count
         episodes = benchmark.episodes(number, params.seed)
-        proofs.append(prove(benchmark, episodes, max_steps=max_steps, seed=params.seed))
-        print(_line(row(proofs[-1])), flush=True)
-    for proof in proofs:
-        for episode, reason in proof.no_solution.items():
+        checks.append(check_benchmark(benchmark, episodes, max_steps=max_steps, seed=params.seed))
+        print(_line(row(checks[-1])), flush=True)
+    for check in checks:
+        for episode, reason in check.no_solution.items():
             print(f"no solution: {episode}: {reason}")
-        for episode, ending in proof.gold.unsolved.items() if proof.gold else ():
+        for episode, ending in check.gold.unsolved.items() if check.gold else ():
             print(f"FAILED: the solution of {episode} does not solve it ({ending})")
-        if proof.gold is None:
-            print(f"FAILED: {proof.benchmark} has no solution of any episode")
+        if check.gold is None:
+            print(f"FAILED: {check.benchmark} has no solution of any episode")
     for missing in absent:
         print(f"not played: {missing}")
     if out:
-        write_json(out, [proof.model_dump() for proof in proofs])
-    return all(proof.sound for proof in proofs)
+        write_json(out, [check.model_dump() for check in checks])
+    return all(check.sound for check in checks)
 
 
 def _line(cells: Sequence[str]) -> str:

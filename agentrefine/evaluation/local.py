@@ -45,7 +45,7 @@ class _Writing:
 
 
 class BatchedGenerator:
-    """A `ReplyGenerator` (`agent/policy.py`) with a local model.
+    """A `ReplyGenerator` (`evaluation/policy.py`) with a local model.
 
     Each step reads one token of every reply that is being written, and up to `READ_LIMIT` tokens of new prompts.
 
@@ -267,9 +267,8 @@ class LocalPolicy(GeneratingPolicy):
             for own in (_copy_without_limit(tokenizer) for _ in range(count))
         ]
         cores = max(1, torch.get_num_threads() // count)
-        super().__init__(
-            name, generators, ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(cores,))
-        )
+        threads = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(cores,)) for _ in range(count)]
+        super().__init__(name, generators, threads)
 
 
 def _copy_without_limit(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ class Dialogue(NamedTuple):
     """What an agent has seen and said in one episode.
 
     Attributes:
-        key: tells the episodes of a batch apart; a policy may keep state (a KV cache) under it between calls.
+        key: identifies the episode in a batch; a policy may keep state (a KV cache) under it between calls.
         messages: user and assistant in turn, ending with the user.
     """
 
@@ -104,12 +104,12 @@ class GeneratingPolicy:
     Attributes:
         name: the model's name in reports.
         generators: at least one. Several are used side by side.
-        threads: as many as there are generators.
+        threads: one thread for each generator.
     """
 
     batched = True
 
-    def __init__(self, name: str, generators: Sequence[ReplyGenerator], threads: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str, generators: Sequence[ReplyGenerator], threads: Sequence[ThreadPoolExecutor]) -> None:
         self.name = name
         self.generators = generators
         self.threads = threads
@@ -120,8 +120,9 @@ class GeneratingPolicy:
         shares: list[list[Dialogue]] = [[] for _ in self.generators]
         for dialogue in dialogues:
             shares[self._homes.setdefault(dialogue.key, len(self._homes) % len(shares))].append(dialogue)
-        answered = self.threads.map(_answers, self.generators, shares)
-        replies = {key: reply for found in answered for key, reply in found.items()}
+        work = zip(self.threads, self.generators, shares, strict=True)
+        answered = [thread.submit(_answers, generator, share) for thread, generator, share in work]
+        replies = {key: reply for found in answered for key, reply in found.result().items()}
         return [replies[dialogue.key] for dialogue in dialogues]
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -133,7 +134,8 @@ class GeneratingPolicy:
 
     def close(self) -> None:
         """Nothing more is asked."""
-        self.threads.shutdown()
+        for thread in self.threads:
+            thread.shutdown()
 
 
 def _answers(generator: ReplyGenerator, dialogues: Sequence[Dialogue]) -> dict[str, Reply]:

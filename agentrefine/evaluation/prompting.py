@@ -103,15 +103,15 @@ class PlayPrompt(NamedTuple):
         Raises:
             UserError: an example is asked for and the benchmark has none.
         """
-        told = Template(_introduction(self.benchmark)).substitute(
+        introduction = Template(_introduction(self.benchmark)).substitute(
             form=play_prompt(f"{self.prompting.style}.md").rstrip("\n"),
             actions=listed_actions(environment.actions),
         )
         if self.prompting.shots:
             shown = example(self.benchmark)
             shown = shown.reworded(wording) if wording else shown
-            told += play_prompt("example.md") + shown.text(self.prompting.style)
-        return opening(told.rstrip("\n"), environment.goal, observation)
+            introduction += play_prompt("example.md") + shown.text(self.prompting.style)
+        return opening(introduction.rstrip("\n"), environment.goal, observation)
 
     def read(self, reply: str) -> ParsedReply | None:
         """The parts of a reply, or None for a format error."""
@@ -119,8 +119,8 @@ class PlayPrompt(NamedTuple):
 
     def format_error(self) -> str:
         """The answer to a reply in the wrong form."""
-        told = prompt("format_error.md") if self.prompting.style == "react" else play_prompt("act_format_error.md")
-        return told.rstrip("\n")
+        text = prompt("format_error.md") if self.prompting.style == "react" else play_prompt("act_format_error.md")
+        return text.rstrip("\n")
 
 
 @cache

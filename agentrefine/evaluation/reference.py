@@ -97,22 +97,25 @@ IDLE = "do nothing"
 _THOUGHT = "-"
 
 
-class GoldPolicy:
-    """Gives each episode's solution, action by action; then `IDLE`.
+class IdlePolicy:
+    """Always answers `IDLE`: what is reached without doing anything. The other policies answer with other actions."""
 
-    Args:
-        solutions: the actions by the episode's id.
-    """
-
-    name = "gold"
+    name = "idle"
     batched = True
-
-    def __init__(self, solutions: Mapping[str, Sequence[str]]) -> None:
-        self._solutions = solutions
+    style: Literal["react", "act"] = "react"
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """The next action of each dialogue's solution."""
-        return [_reply(self._next(dialogue)) for dialogue in dialogues]
+        """One action for each dialogue."""
+        replies = []
+        for dialogue in dialogues:
+            action = self.action(dialogue)
+            text = reply_text(_THOUGHT, action) if self.style == "react" else f"Action: {action}"
+            replies.append(Reply(text, prompt_tokens=0, completion_tokens=0))
+        return replies
+
+    def action(self, dialogue: Dialogue) -> str:
+        """The next action in a dialogue."""
+        return IDLE
 
     def forget(self, keys: Sequence[str]) -> None:
         """Nothing is kept between calls."""
@@ -120,12 +123,26 @@ class GoldPolicy:
     def close(self) -> None:
         """Nothing is under way."""
 
-    def _next(self, dialogue: Dialogue) -> str:
+
+class GoldPolicy(IdlePolicy):
+    """Gives each episode's solution, action by action; then `IDLE`.
+
+    Args:
+        solutions: the actions by the episode's id.
+    """
+
+    name = "gold"
+
+    def __init__(self, solutions: Mapping[str, Sequence[str]]) -> None:
+        self._solutions = solutions
+
+    def action(self, dialogue: Dialogue) -> str:
+        """The next action of the solution."""
         solution, turn = self._solutions[dialogue.key], _turn(dialogue.messages)
         return solution[turn] if turn < len(solution) else IDLE
 
 
-class ChancePolicy:
+class ChancePolicy(IdlePolicy):
     """Draws uniformly from the actions that are possible now; `IDLE` where there is none. Same seed, same draws.
 
     Args:
@@ -135,33 +152,23 @@ class ChancePolicy:
     """
 
     name = CHANCE
-    batched = True
 
     def __init__(self, timed: TimedBenchmark, seed: int, style: Literal["react", "act"] = "react") -> None:
+        self.style = style
         self._timed = timed
         self._seed = seed
-        self._style = style
 
     @staticmethod
     def digest(seed: int) -> str:
         """What identifies the policy, as a digest identifies a model's weights: its rule and its seed."""
         return short_hash(CHANCE, "uniform over the possible actions", str(seed))
 
-    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """One of the possible actions for each dialogue.
+    def action(self, dialogue: Dialogue) -> str:
+        """One of the possible actions.
 
         Raises:
             UnlistedActionsError: the simulator does not list what is possible.
         """
-        return [_reply(self._drawn(dialogue), self._style) for dialogue in dialogues]
-
-    def forget(self, keys: Sequence[str]) -> None:
-        """Nothing is kept between calls."""
-
-    def close(self) -> None:
-        """Nothing is under way."""
-
-    def _drawn(self, dialogue: Dialogue) -> str:
         try:
             possible = self._timed.environments[dialogue.key].possible()
         except SimulatorError:  # the step that follows fails too, and says so
@@ -170,28 +177,6 @@ class ChancePolicy:
         return rng.choice(possible) if possible else IDLE
 
 
-class IdlePolicy:
-    """Always answers `IDLE`: what is reached without doing anything."""
-
-    name = "idle"
-    batched = True
-
-    def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
-        """`IDLE` for each dialogue."""
-        return [_reply(IDLE) for _ in dialogues]
-
-    def forget(self, keys: Sequence[str]) -> None:
-        """Nothing is kept between calls."""
-
-    def close(self) -> None:
-        """Nothing is under way."""
-
-
 def _turn(messages: Sequence[Message]) -> int:
     """How many turns the agent has had."""
     return (len(messages) - OPENING_MESSAGES) // 2
-
-
-def _reply(action: str, style: Literal["react", "act"] = "react") -> Reply:
-    text = reply_text(_THOUGHT, action) if style == "react" else f"Action: {action}"
-    return Reply(text, prompt_tokens=0, completion_tokens=0)

@@ -7,6 +7,7 @@ import random
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ class BatchTransport:
         self._ledger.close()
         await self._endpoint.close()
 
-    async def ask(self, key: str, request: Request) -> Answer:
+    async def ask(self, key: str, request: Request, held: AsyncExitStack | None = None) -> Answer:
         """The endpoint's answer, when its batch has ended. See `Transport.ask`."""
         answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting[key] = (request, answer)
@@ -159,7 +160,7 @@ class BatchTransport:
             self._work = asyncio.create_task(self._serve())
             self._work.add_done_callback(self._tell)
         try:
-            return await answer or await self._endpoint.ask(key, request)
+            return await answer or await self._endpoint.ask(key, request, held)
         finally:
             self._waiting.pop(key, None)
 

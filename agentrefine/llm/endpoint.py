@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import time
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Protocol
 
 import openai
@@ -66,12 +67,14 @@ class EndpointSettings(NamedTuple):
 class Transport(Protocol):
     """A path to an endpoint: call by call, or through its Batch API."""
 
-    async def ask(self, key: str, request: Request) -> Answer:
+    async def ask(self, key: str, request: Request, held: AsyncExitStack | None = None) -> Answer:
         """The endpoint's answer.
 
         Args:
             key: names the call, also after a crash.
             request: the call.
+            held: where an answered call's slot stays in flight, such as until the answer is on disk; None: the slot is
+                given back at once.
 
         Raises:
             UserError: the endpoint refuses for good.
@@ -145,14 +148,14 @@ class Endpoint:
         """Close the connections."""
         await self.client.close()
 
-    async def ask(self, key: str, request: Request) -> Answer:
+    async def ask(self, key: str, request: Request, held: AsyncExitStack | None = None) -> Answer:
         """The endpoint's answer. See `Transport.ask`."""
         answered = self._answered
         failures = 0
         last_try = False
         while True:
             try:
-                answer = await self._try(request)
+                answer = await self._try(request, held)
             except CallError as error:
                 if error.is_too_long:
                     return Answer("", NO_USAGE, TOO_LONG, self._said(error))
@@ -227,7 +230,7 @@ class Endpoint:
                 await self._throttle.sleep(SECONDS_BETWEEN_CHECKS)
         return True
 
-    async def _try(self, request: Request) -> Answer:
+    async def _try(self, request: Request, held: AsyncExitStack | None = None) -> Answer:
         """One try, again for each parameter that turns out to be none of the model's.
 
         Raises:
@@ -235,7 +238,8 @@ class Endpoint:
         """
         while True:
             expected = request.prompt_tokens + (self._tokens_per_answer or request.max_tokens / 4)
-            async with self._throttle.slot(expected) as sent:
+            async with AsyncExitStack() as slot:
+                sent = await slot.enter_async_context(self._throttle.slot(expected))
                 if self._closing:
                     raise StoppedError("The calls of this shard were given up.")
                 body = self.body(request)
@@ -250,6 +254,8 @@ class Endpoint:
                 self._throttle.used(answer.usage.prompt_tokens + answer.usage.completion_tokens - expected)
                 weight = 0.05 if self._tokens_per_answer else 1.0
                 self._tokens_per_answer += weight * (answer.usage.completion_tokens - self._tokens_per_answer)
+                if held:
+                    held.push_async_exit(slot.pop_all())
                 return answer
 
     async def _send(self, body: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 from agentrefine.llm.completion import TOO_LONG, UNANSWERED, Answer, Request, Usage, field_of_thoughts
 from agentrefine.llm.journal import Journal, KeptAnswer, answer_id
@@ -57,13 +58,13 @@ class PaidCalls:
         self.count(kept.answer.usage)
         return kept
 
-    async def ask(self, key: str, request: Request, send: Callable[[], Awaitable[Answer]]) -> KeptAnswer:
+    async def ask(self, key: str, request: Request, send: Callable[[AsyncExitStack], Awaitable[Answer]]) -> KeptAnswer:
         """A new answer.
 
         Args:
             key: of the call in the journal.
             request: the call.
-            send: sends it.
+            send: sends it; the call stays in flight until the stack is closed, which is when the answer is on disk.
 
         Raises:
             UserError: the endpoint refuses for good, the budget is spent, or the journal cannot be written.
@@ -73,13 +74,18 @@ class PaidCalls:
         await self._spending.reserve(reserved)
         cost = 0.0
         try:
-            answer = await send()
-            counted = self._counted(answer, request)
-            cost = self._price.cost(counted.usage) if self._price else 0.0
-            self._numbers.add(PAID, counted.finish_reason not in _NOT_KEPT)
-            if self._journal is None or answer.finish_reason in _NOT_KEPT or field_of_thoughts(answer.finish_reason):
-                return KeptAnswer(answer_id(key, request.max_tokens), counted)
-            return await self._journal.keep(key, request.max_tokens, counted)
+            async with AsyncExitStack() as in_flight:
+                answer = await send(in_flight)
+                counted = self._counted(answer, request)
+                cost = self._price.cost(counted.usage) if self._price else 0.0
+                self._numbers.add(PAID, counted.finish_reason not in _NOT_KEPT)
+                if (
+                    self._journal is None
+                    or answer.finish_reason in _NOT_KEPT
+                    or field_of_thoughts(answer.finish_reason)
+                ):
+                    return KeptAnswer(answer_id(key, request.max_tokens), counted)
+                return await self._journal.keep(key, request.max_tokens, counted)
         finally:
             self._spending.settle(reserved, cost)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,7 +200,9 @@ class JournaledTeacher:
             finish_reason=answer.finish_reason,
         )
 
-    async def _send(self, client: _RoleClient, key: str, request: Request, kind: Kind) -> Answer:
+    async def _send(
+        self, client: _RoleClient, key: str, request: Request, kind: Kind, in_flight: AsyncExitStack
+    ) -> Answer:
         """Ask for an answer in the form of JSON that the endpoint honours.
 
         Raises:
@@ -207,10 +210,10 @@ class JournaledTeacher:
         """
         settings = client.settings
         request = request._replace(response_format=await client.form.response_format(kind))
-        answer = await client.transport.ask(key, request)
+        answer = await client.transport.ask(key, request, in_flight)
         if answer.finish_reason == REFUSED and request.response_format and settings.structured_output == "auto":
             # Some servers take the probe's schema and not every other one.
-            answer = await client.transport.ask(key, request._replace(response_format=None))
+            answer = await client.transport.ask(key, request._replace(response_format=None), in_flight)
         reason = useless(answer, settings)
         client.useless = client.useless + 1 if reason else 0
         if client.useless >= MAX_USELESS_IN_A_ROW:

@@ -164,16 +164,16 @@ def relaxed_plan(problem: Problem, state: int, goal: int) -> Relaxed | None:
     supporter = _supporters(problem, state, goal)
     if supporter is None:
         return None
-    chosen: dict[str, GroundAction] = {}
+    used: dict[str, GroundAction] = {}
     done = state
     needed = goal & ~state
     while needed:
         bit = needed & -needed
         done |= bit
         action = supporter[bit]
-        chosen[action.text] = action
+        used[action.text] = action
         needed = (needed | action.needs) & ~done
-    return Relaxed(len(chosen), [a for a in chosen.values() if a.needs & ~state == 0])
+    return Relaxed(len(used), [a for a in used.values() if a.needs & ~state == 0])
 
 
 def _supporters(problem: Problem, state: int, goal: int) -> dict[int, GroundAction] | None:

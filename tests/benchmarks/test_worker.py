@@ -1,4 +1,4 @@
-"""A simulator in a process of its own: whatever it does, the evaluation goes on and no process stays behind."""
+"""A simulator in a process of its own: whatever it does, the evaluation continues and no process stays behind."""
 
 import gc
 import os
@@ -135,7 +135,7 @@ def test_memory_is_bounded_and_variables_are_set():
     workers.close()
 
 
-def test_why_there_is_no_solution_is_told_be_it_none_or_a_dead_simulator(workers):
+def test_why_there_is_no_solution_is_reported_be_it_none_or_a_dead_simulator(workers):
     assert workers.gold(spec(7)) == ["win fake.7"]
     with pytest.raises(NoSolutionError, match=r"^lost for good$"):
         workers.gold(spec(8, task="unsolvable"))
@@ -163,7 +163,7 @@ def test_a_simulator_that_lists_no_actions_says_why_and_plays_on(workers):
     environment.close()
 
 
-def test_the_memory_of_a_process_and_of_what_it_started_is_told(workers):
+def test_the_memory_of_a_process_and_of_what_it_started_is_reported(workers):
     environment, _ = begun(workers)
     environment.step("child")
     environment.step(f"grow {64 * 2**20}")

@@ -5,7 +5,7 @@ from scipy import stats
 
 from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import compare
-from agentrefine.evaluation.metrics.comparison import FEWEST_DIFFERING, mcnemar_exact
+from agentrefine.evaluation.metrics.comparison import MIN_DIFFERING, mcnemar_exact
 from agentrefine.evaluation.metrics.rates import mean
 from tests.helpers.playing_by_hand import episode, step
 
@@ -17,7 +17,7 @@ def test_mcnemars_test_is_the_exact_binomial_test(only_a, only_b):
 
 
 def test_fewer_differing_episodes_than_needed_cannot_come_to_five_percent():
-    assert mcnemar_exact(FEWEST_DIFFERING, 0) < 0.05 < mcnemar_exact(FEWEST_DIFFERING - 1, 0)
+    assert mcnemar_exact(MIN_DIFFERING, 0) < 0.05 < mcnemar_exact(MIN_DIFFERING - 1, 0)
 
 
 def paired(a_wins, b_wins, both, neither):

@@ -78,7 +78,7 @@ def make(monkeypatch):
     return policy
 
 
-def test_replies_come_in_the_order_of_the_dialogues_and_together(make):
+def test_replies_come_in_the_order_of_the_dialogues_and_at_once(make):
     all_there = threading.Barrier(8)
 
     def answer(request, number):

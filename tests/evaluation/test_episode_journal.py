@@ -1,4 +1,4 @@
-"""A killed evaluation goes on after its last finished episode and ends with the same numbers."""
+"""A killed evaluation resumes after its last finished episode and ends with the same numbers."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What an agent is told before a game: introductions that fit, and examples that are true."""
+"""What an agent reads before a game: introductions that fit, and examples that are true."""
 
 import re
 from itertools import pairwise
@@ -38,7 +38,7 @@ every_example = pytest.mark.parametrize(
 every_wording = pytest.mark.parametrize("wording_name", WORDINGS)
 
 
-def told(name, style, shots, action_wording=None):
+def first_message(name, style, shots, action_wording=None):
     """What the agent reads before its first turn, as one text."""
     return PlayPrompt(name, Prompting(style=style, shots=shots)).opening(GAME, "a button", action_wording)[0].content
 
@@ -78,16 +78,16 @@ def replay(environment, shown):
     return results
 
 
-def test_a_game_without_words_of_its_own_is_told_as_in_training():
+def test_a_game_without_words_of_its_own_reads_as_in_training():
     for name in ("worlds_layouts", "worlds_families", "worlds_wording"):
-        assert told(name, "react", 0) == instructions(ACTIONS)
+        assert first_message(name, "react", 0) == instructions(ACTIONS)
 
 
 @every_benchmark
 @pytest.mark.parametrize("style", ["react", "act"])
 @pytest.mark.parametrize("shots", [0, 1])
-def test_the_agent_is_told_the_game_the_form_and_the_actions(name, style, shots):
-    text = told(name, style, shots)
+def test_the_agent_reads_the_game_the_form_and_the_actions(name, style, shots):
+    text = first_message(name, style, shots)
     form = play_prompt(f"{style}.md").rstrip("\n")
     introduction, found, rest = text.partition(form)
     assert found
@@ -103,7 +103,7 @@ def test_the_agent_is_told_the_game_the_form_and_the_actions(name, style, shots)
 
 
 def test_an_example_reads_as_the_game_that_follows():
-    text = told("worlds_layouts", "react", 1)
+    text = first_message("worlds_layouts", "react", 1)
     shown = example("worlds_layouts")
     begins = text.partition(play_prompt("example.md"))[2]
     first = shown.turns[0]
@@ -114,7 +114,7 @@ def test_an_example_reads_as_the_game_that_follows():
 
 def test_a_benchmark_without_an_example_says_what_to_do():
     with pytest.raises(UserError, match=r"evaluation\.prompting\.shots: there is no example for chess .*set it to 0"):
-        told("chess", "react", 1)
+        first_message("chess", "react", 1)
 
 
 @every_example
@@ -186,14 +186,14 @@ def test_a_reworded_episode_is_played_with_the_example_in_its_wording():
     list(play(policy, chosen, episodes, max_steps=1, batch_size=5, prompting=prompting))
     for episode in episodes:
         reworded = wording_of(episode)
-        told_to_agent = policy.read[episode.id][0].content
+        read = policy.read[episode.id][0].content
         for turn in example("worlds").turns:
-            assert f"\nAction: {reworded.render(turn.action)}\n" in told_to_agent
-            assert f"\nAction: {turn.action}\n" not in told_to_agent
+            assert f"\nAction: {reworded.render(turn.action)}\n" in read
+            assert f"\nAction: {turn.action}\n" not in read
     assert all(wording_of(episode) is None for episode in benchmark("worlds_layouts").episodes(5, 7))
 
 
-def test_a_reply_that_is_no_single_action_is_told_the_form_of_act():
+def test_a_reply_that_is_no_single_action_is_answered_by_the_form_of_act():
     chosen = benchmark("worlds_layouts")
     (episode,) = chosen.episodes(1, 7)
     first = chosen.gold(episode)[0]

@@ -1,4 +1,4 @@
-"""The reference policies and the proof that they give."""
+"""The reference policies and the gold check."""
 
 import json
 
@@ -10,8 +10,8 @@ from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
 from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
 from agentrefine.errors import NotInstalledError
-from agentrefine.evaluation import gold_check as proof
-from agentrefine.evaluation.gold_check import prove
+from agentrefine.evaluation import gold_check
+from agentrefine.evaluation.gold_check import check_benchmark
 from agentrefine.evaluation.policy import Dialogue
 from agentrefine.evaluation.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
 from agentrefine.evaluation.rollout import play
@@ -108,13 +108,13 @@ def test_where_nothing_is_possible_or_the_simulator_died_chance_does_nothing():
     assert played[2].error == "died"
 
 
-def test_the_proof_tells_what_has_no_solution_and_what_its_solution_does_not_solve():
-    found = prove(Stuck(), Stuck().episodes(3, 0), max_steps=4, seed=1)
+def test_the_gold_check_reports_what_has_no_solution_and_what_its_solution_does_not_solve():
+    found = check_benchmark(Stuck(), Stuck().episodes(3, 0), max_steps=4, seed=1)
     assert found.no_solution == {"stuck.0": "there is no door"}
     assert found.gold.unsolved == {"stuck.1": "step limit", "stuck.2": "environment error: died"}
     assert (found.gold.episodes, found.gold.success, found.idle.episodes) == (2, 0, 3)
     assert not found.sound
-    assert not prove(Stuck(), Stuck().episodes(1, 0), max_steps=4, seed=1).sound
+    assert not check_benchmark(Stuck(), Stuck().episodes(1, 0), max_steps=4, seed=1).sound
 
 
 def test_where_the_simulator_lists_no_actions_chance_is_absent():
@@ -125,13 +125,13 @@ def test_where_the_simulator_lists_no_actions_chance_is_absent():
     timed = TimedBenchmark(Unlisted())
     with pytest.raises(UnlistedActionsError, match=r"^there is no list$"):
         list(play(ChancePolicy(timed, 1), timed, Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
-    found = prove(Unlisted(), Unlisted().episodes(2, 0), max_steps=4, seed=1)
+    found = check_benchmark(Unlisted(), Unlisted().episodes(2, 0), max_steps=4, seed=1)
     assert found.chance is None
-    assert "| - | 0% / 25% |" in f"| {' | '.join(proof.row(found))} |"
+    assert "| - | 0% / 25% |" in f"| {' | '.join(gold_check.row(found))} |"
 
 
-def test_the_proof_of_a_sound_benchmark():
-    found = prove(HotpotQA(), HotpotQA().episodes(6, 7), max_steps=5, seed=1)
+def test_the_gold_check_of_a_sound_benchmark():
+    found = check_benchmark(HotpotQA(), HotpotQA().episodes(6, 7), max_steps=5, seed=1)
     assert found.sound
     assert (found.gold.success, found.gold.progress, found.gold.valid, found.gold.steps) == (1, 1, 1, 3)
     assert (found.idle.success, found.idle.progress, found.idle.valid, found.idle.steps) == (0, 0, 0, 5)
@@ -146,7 +146,7 @@ def test_the_command_prints_the_table_writes_json_and_fails_where_a_solution_doe
     assert "| worlds_layouts | 3 | 3 | 100% |" in capsys.readouterr().out
     assert json.loads(out.read_text())[0]["gold"]["success"] == 1
     absent = NotInstalledError("the benchmark rooms needs the package rooms.")
-    monkeypatch.setattr(proof, "selected", lambda _: {"stuck": Stuck(), "rooms": absent})
+    monkeypatch.setattr(gold_check, "selected", lambda _: {"stuck": Stuck(), "rooms": absent})
     with pytest.raises(SystemExit, match=r"^1$"):
         main(["gold-check"])
     said = capsys.readouterr().out

@@ -62,7 +62,7 @@ def test_the_dialogue_is_that_of_training():
     assert [(m.role, m.content) for m in before_last[3:]] == [("assistant", GOOD), ("user", "pushed 1")]
 
 
-def test_a_wrong_form_is_told_counted_and_costs_a_step():
+def test_a_wrong_form_is_answered_counted_and_costs_a_step():
     episode, policy = run(["let me push", GOOD])
     assert [step.format_error for step in episode.steps] == [True, False, False]
     assert episode.steps[0].observation == prompt("format_error.md")
@@ -233,7 +233,7 @@ def test_an_agent_that_only_acts_is_asked_for_actions_only():
     assert "Thought" not in policy.read["e"][0].content
 
 
-def test_attempts_at_one_episode_are_told_apart():
+def test_attempts_at_one_episode_are_kept_apart():
     spec = EpisodeSpec(id="e", benchmark="push", task="push", seed=2)
     attempts = [spec.model_copy(update={"attempt": number}) for number in range(3)]
     policy = ScriptedPolicy({"e": [GOOD], "e#1": [BAD], "e#2": [BAD, GOOD]})

@@ -43,9 +43,9 @@ def plan(actions: Sequence[GroundAction], initial: frozenset[int], goal: frozens
     nearest = None
     pushed = 0
     while any(queues) and len(looked_at) < MAX_STATES:
-        chosen_queue = min((0, 1), key=lambda number: (not queues[number], turns[number]))
-        turns[chosen_queue] += 1
-        _, _, state = heapq.heappop(queues[chosen_queue])
+        turn = min((0, 1), key=lambda number: (not queues[number], turns[number]))
+        turns[turn] += 1
+        _, _, state = heapq.heappop(queues[turn])
         if goal <= state:
             return _path(parents, state)
         if state in looked_at:
@@ -91,7 +91,7 @@ class _RelaxedPlan:
     def actions(self, state: frozenset[int]) -> set[int] | None:
         """The actions of a relaxed plan from `state`; None where there is no plan at all."""
         supporter = self._supporters(state)
-        chosen: set[int] = set()
+        plan_actions: set[int] = set()
         wanted = list(self._goal)
         seen = set(state)
         while wanted:
@@ -101,9 +101,9 @@ class _RelaxedPlan:
             if fact not in supporter:
                 return None
             seen.add(fact)
-            chosen.add(supporter[fact])
+            plan_actions.add(supporter[fact])
             wanted += self._actions[supporter[fact]].needs
-        return chosen
+        return plan_actions
 
     def _supporters(self, state: frozenset[int]) -> dict[int, int]:
         """For each fact that can become true the cheapest action that adds it, by the sum of its needs' costs."""

@@ -12,7 +12,7 @@ from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics.rates import Rate, mean
 
 SIGNIFICANCE = 0.05
-FEWEST_DIFFERING = 6
+MIN_DIFFERING = 6
 """With five pairs that all favour one model the exact test's p is still 0.0625; with six it is 0.03125."""
 
 Verdict = Literal["better", "worse", "no difference shown", "too few episodes differ"]
@@ -77,7 +77,7 @@ class Comparison(BaseModel):
         """What the verdict rests on, as the end of a sentence."""
         test = f"the exact test's p is {self.p_value:.2g}"
         if self.verdict == "too few episodes differ":
-            return f"{self.only_a + self.only_b} of {self.pairs}; the exact test needs {FEWEST_DIFFERING}"
+            return f"{self.only_a + self.only_b} of {self.pairs}; the exact test needs {MIN_DIFFERING}"
         if self.verdict != "no difference shown":
             return f"the interval excludes 0 and {test}"
         if self.p_value < SIGNIFICANCE:
@@ -139,7 +139,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def _verdict(difference: Rate, differing: int, p_value: float) -> Verdict:
-    if differing < FEWEST_DIFFERING:
+    if differing < MIN_DIFFERING:
         return "too few episodes differ"
     if p_value < SIGNIFICANCE and difference.low is not None and difference.high is not None:
         if difference.low > 0:

@@ -50,8 +50,8 @@ def thought_diversity(episodes: Sequence[Episode]) -> ThoughtDiversity:
     ordered = sorted(episodes, key=lambda episode: (episode.id, episode.attempt))
     spoken = [(episode.cluster, words(step.thought)) for episode in ordered for step in episode.steps]
     thoughts = [(cluster, tuple(text)) for cluster, text in spoken if text]
-    chosen = Random(SAMPLE_SEED).sample(thoughts, min(SAMPLE, len(thoughts)))
-    clusters, texts = [cluster for cluster, _ in chosen], [text for _, text in chosen]
+    drawn = Random(SAMPLE_SEED).sample(thoughts, min(SAMPLE, len(thoughts)))
+    clusters, texts = [cluster for cluster, _ in drawn], [text for _, text in drawn]
     distinct = [distinct_n(texts, n) for n in (1, 2, 3)]
     return ThoughtDiversity(
         thoughts=len(texts),
@@ -86,7 +86,7 @@ def bleu(hypothesis: Words, references: Sequence[Words]) -> float:
 def self_bleu(texts: Sequence[Words]) -> list[float]:
     """Each text's BLEU against all the others; each has one word at least."""
     counts = [{n: _ngrams(text, n) for n in _orders(text)} for text in texts]
-    # The two largest counts of an n-gram in any text tell its largest in all the others.
+    # The two largest counts of an n-gram in any text give its largest in all the others.
     largest: dict[Words, tuple[int, int]] = {}
     for of_text in counts:
         for ngram, count in (pair for of_order in of_text.values() for pair in of_order.items()):

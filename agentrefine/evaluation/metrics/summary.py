@@ -21,7 +21,7 @@ STUCK_REPEATS = 3
 class BenchmarkSummary(BaseModel):
     """What one model reached on one benchmark. docs/metrics.md defines every rate.
 
-    An episode that ended by an environment error tells nothing of the model: it is in `environment_errors` and `stops`,
+    An episode that ended by an environment error says nothing of the model: it is in `environment_errors` and `stops`,
     and in nothing else. One that ended by a full context counts as it stood then.
 
     Attributes:

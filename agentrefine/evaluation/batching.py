@@ -1,0 +1,141 @@
+"""Replies for many episodes within one event loop: each awaits its own, and a batch is made of those that wait."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from agentrefine.evaluation.policy import Dialogue, Policy, Reply, ReplyGenerator
+
+ArgumentsT = ParamSpec("ArgumentsT")
+ResultT = TypeVar("ResultT")
+
+Advance = Callable[[Sequence[str], Sequence[Dialogue]], Sequence[tuple[str, Reply]]]
+"""One step of a batch: forget some episodes, add some dialogues, and return the replies that are finished by key."""
+
+
+class BatchQueue:
+    """Serves all dialogues that wait, step by step; new ones join between two steps.
+
+    Every episode that was answered takes its turn before the next step. Where environments answer at
+    once, the dialogues of a batch and their order are therefore the same in every run.
+    """
+
+    def __init__(self, advance: Advance, thread: Executor | None, tasks: asyncio.TaskGroup) -> None:
+        """Serve in a task.
+
+        Args:
+            advance: a step.
+            thread: one thread, in which the steps are taken; without it they block the event loop.
+            tasks: where the serving task belongs, so that its failure ends the play.
+        """
+        self._advance = advance
+        self._thread = thread
+        self._tasks = tasks
+        self._asked: list[Dialogue] = []
+        self._over: list[str] = []
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._serving: asyncio.Task[None] | None = None
+
+    async def reply(self, dialogue: Dialogue) -> Reply:
+        """The next reply in a dialogue. An episode has one dialogue at a time."""
+        self._asked.append(dialogue)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[dialogue.key] = reply
+        if self._serving is None or self._serving.done():
+            self._serving = self._tasks.create_task(self._serve())
+        try:
+            return await reply
+        finally:
+            del self._waiting[dialogue.key]
+
+    def forget(self, key: str) -> None:
+        """Free what is kept for an episode before the next step."""
+        self._over.append(key)
+
+    async def close(self) -> None:
+        """Free what is kept for the episodes that are over."""
+        self._asked.clear()
+        await self._step()
+
+    async def _serve(self) -> None:
+        """Step as long as somebody waits."""
+        while self._waiting:
+            for key, reply in await self._step():
+                self._waiting[key].set_result(reply)
+            await asyncio.sleep(0)  # those that were answered take their turn
+
+    async def _step(self) -> Sequence[tuple[str, Reply]]:
+        asked, self._asked = self._asked, []
+        over, self._over = self._over, []
+        return await run_in(self._thread, self._until_news, over, asked)
+
+    def _until_news(self, over: Sequence[str], asked: Sequence[Dialogue]) -> Sequence[tuple[str, Reply]]:
+        """Steps until a reply is finished or an episode has come or gone, so that the loop is not woken for nothing."""
+        replies = self._advance(over, asked)
+        while not (replies or self._asked or self._over) and self._waiting:
+            replies = self._advance([], [])
+        return replies
+
+
+class SeparateCalls:
+    """Calls a policy for each dialogue by itself, each in a thread, so that nobody waits for the slowest reply."""
+
+    def __init__(self, policy: Policy, calls: int) -> None:
+        """With so many calls at once."""
+        self._policy = policy
+        self._threads = ThreadPoolExecutor(calls)
+
+    async def reply(self, dialogue: Dialogue) -> Reply:
+        """The next reply in a dialogue."""
+        (reply,) = await run_in(self._threads, self._policy.act, [dialogue])
+        return reply
+
+    def forget(self, key: str) -> None:
+        """An episode is over."""
+        self._policy.forget([key])
+
+    async def close(self) -> None:
+        """Calls that are under way end with the policy."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+Replies = BatchQueue | SeparateCalls
+"""Where the episodes of a play get their replies."""
+
+
+def by_generator(generator: ReplyGenerator) -> Advance:
+    """Steps of a generator: at most one token of each reply."""
+
+    def advance(over: Sequence[str], asked: Sequence[Dialogue]) -> list[tuple[str, Reply]]:
+        for key in over:
+            generator.forget(key)
+        for dialogue in asked:
+            generator.add(dialogue)
+        return generator.step()
+
+    return advance
+
+
+def by_policy(policy: Policy) -> Advance:
+    """Steps of a policy that answers in batches: all replies."""
+
+    def advance(over: Sequence[str], asked: Sequence[Dialogue]) -> list[tuple[str, Reply]]:
+        policy.forget(over)
+        keys = [dialogue.key for dialogue in asked]
+        return list(zip(keys, policy.act(asked), strict=True)) if asked else []
+
+    return advance
+
+
+async def run_in(
+    executor: Executor | None,
+    work: Callable[ArgumentsT, ResultT],
+    *args: ArgumentsT.args,
+    **kwargs: ArgumentsT.kwargs,
+) -> ResultT:
+    """Call `work` in a thread of an executor; without an executor, here and now."""
+    if executor is None:
+        return work(*args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(executor, partial(work, *args, **kwargs))
