@@ -11,7 +11,10 @@ Kind = Literal["script", "trajectory"]
 """What an answer must hold."""
 
 CHARACTERS_PER_TOKEN = 4
-"""Of a prompt, for estimates before the endpoint has counted."""
+"""Characters of a text for each token, for estimates before the endpoint has counted."""
+
+SAMPLES_PER_CALL = 1_000_000
+"""How far apart the draws (`sample`) of one sample's calls are."""
 
 
 class ChatMessage(TypedDict):
@@ -138,7 +141,7 @@ class Completion(BaseModel):
 
 
 class Teacher(Protocol):
-    """Whoever completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
+    """What completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
 
     async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
         """One answer to `messages`.

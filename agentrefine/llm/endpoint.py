@@ -8,23 +8,24 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient, HttpxBinaryResponseContent
+from openai import HttpxBinaryResponseContent
 
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import FILTERED, REFUSED, TOO_LONG, UNANSWERED, Answer, ChatMessage, Request
 from agentrefine.llm.failures import MAX_SAID, CallError, read_failure
 from agentrefine.llm.parameters import Parameters
+from agentrefine.llm.quirks import make_client
 from agentrefine.llm.reply import NO_USAGE, read_reply
 from agentrefine.llm.throttle import StoppedError, Throttle
-from agentrefine.proxies import check_proxy, is_loopback
+from agentrefine.proxies import is_loopback
 
 logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 900.0
-"""An endpoint that asks for a longer pause is out of its quota rather than busy."""
+"""Seconds; an endpoint that asks for a longer pause is out of its quota rather than busy."""
 
 MAX_OUTAGE_SECONDS = 600.0
-"""How long an endpoint that has answered is waited for when it is down."""
+"""Seconds for which an endpoint that has answered is waited for when it is down."""
 
 PROBE = "probe"
 """The key of a call that finds out what the endpoint honours; who asks it reports a refusal."""
@@ -33,10 +34,10 @@ MAX_REFUSED_IN_A_ROW = 20
 """Calls that an endpoint refuses one after the other until that is no matter of single prompts any more."""
 
 SECONDS_BETWEEN_CHECKS = 5.0
-"""Between two health checks of an endpoint that is down."""
+"""Seconds between two health checks of an endpoint that is down."""
 
 LONG_PAUSE_SECONDS = 30.0
-"""A pause from which on the user is told why nothing happens."""
+"""Seconds of a pause from which on a warning states why nothing happens."""
 
 _CHECK_TOKENS = 16
 _FIRST_BACKOFF_SECONDS = 0.5
@@ -99,15 +100,12 @@ class Endpoint:
 
     Attributes:
         client: the HTTP client, also for the rest of the API.
+        parameters: which parameters the model takes.
         calls_out: the tasks whose call is at the endpoint now.
     """
 
     def __init__(self, settings: EndpointSettings, throttle: Throttle) -> None:
         """Prepare the client.
-
-        Args:
-            settings: who is asked, time limit and retries.
-            throttle: when a call may go out.
 
         Raises:
             UserError: the environment variable that holds the key is not set, or the endpoint is behind a SOCKS proxy
@@ -116,7 +114,7 @@ class Endpoint:
         self._settings = settings
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"  # whole: not to be joined for each call
         self._throttle = throttle
-        self._parameters = Parameters(settings.model)
+        self.parameters = Parameters(settings.model)
         self._answered = 0
         self._tokens_per_answer = 0.0
         self._refused_in_a_row = 0
@@ -124,18 +122,8 @@ class Endpoint:
         self._pause_ends = 0.0
         self._closing = False
         self.calls_out: set[asyncio.Task[Any]] = set()
-        self._api_key = api_key(settings)
-        # The faster client knows no SOCKS.
-        socks = check_proxy(settings.base_url, f"{settings.section}.base_url")
-        self.client = AsyncOpenAI(
-            base_url=settings.base_url,
-            api_key=self._api_key,
-            timeout=settings.timeout_seconds,
-            max_retries=0,  # ours know the throttle
-            http_client=DefaultAsyncHttpxClient()
-            if socks
-            else DefaultAioHttpClient(trust_env=not is_loopback(settings.base_url)),
-        )
+        self._api_key = _api_key(settings)
+        self.client = make_client(settings.base_url, self._api_key, settings.timeout_seconds, settings.section)
 
     def stop(self) -> None:
         """Let the calls that are at the endpoint come back, and no other go out."""
@@ -158,7 +146,7 @@ class Endpoint:
                     return Answer("", NO_USAGE, TOO_LONG, self._said(error))
                 if not error.may_pass:
                     return await self._refused(key, request, error)
-                # A busy endpoint that goes on answering others will come to this call too.
+                # A busy endpoint that still answers others will come to this call too.
                 failures += not (error.status == 429 and self._answered > answered)
                 answered = self._answered
                 problem = error
@@ -169,14 +157,14 @@ class Endpoint:
             if last_try:
                 return Answer("", NO_USAGE, UNANSWERED, self._said(problem))
             if failures > self._settings.max_retries:
-                if not await self._comes_back(request):
+                if not await self._is_up_again(request):
                     raise self.to_user_error(problem) from problem
                 last_try = True
             else:
                 await self._throttle.sleep(_backoff(failures))
 
-    async def check(self, request: Request) -> CallError | None:
-        """Send a short call with the settings of another: why it is not answered, None when it is.
+    async def _check(self, request: Request) -> CallError | None:
+        """A health check: a short call with the settings of another. Why it is not answered, None when it is.
 
         Any refusal shows that the endpoint is up, as some take no limit as small as this call's.
         """
@@ -196,30 +184,25 @@ class Endpoint:
         if not own or self._refused_in_a_row > MAX_REFUSED_IN_A_ROW:
             raise self.to_user_error(error) from error
         if not error.is_filtered:
-            check = await self._lasting_check(request)
+            check = await self._check(request)
+            for failures in range(self._settings.max_retries):
+                if check is None or not check.may_pass:
+                    break
+                await self._throttle.sleep(_backoff(failures))
+                check = await self._check(request)
             if check is not None and (check.may_pass or (not self._answered and check.said == error.said)):
                 raise self.to_user_error(error) from error
         if key != PROBE:
             logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
         return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._said(error))
 
-    async def _lasting_check(self, request: Request) -> CallError | None:
-        """As `check`, tried again as often as a call while it fails by what may pass."""
-        check = await self.check(request)
-        for failures in range(self._settings.max_retries):
-            if check is None or not check.may_pass:
-                break
-            await self._throttle.sleep(_backoff(failures))
-            check = await self.check(request)
-        return check
-
-    async def _comes_back(self, request: Request) -> bool:
+    async def _is_up_again(self, request: Request) -> bool:
         """Whether the endpoint is up, or, when it has answered before, comes back soon enough."""
         deadline = time.monotonic() + (MAX_OUTAGE_SECONDS if self._answered else 0.0)
         answered = self._answered
         async with self._checking:  # one call waits for all
             while self._answered == answered:
-                check = await self.check(request)
+                check = await self._check(request)
                 if check is None or not check.may_pass:
                     return True
                 if time.monotonic() >= deadline:
@@ -228,7 +211,7 @@ class Endpoint:
         return True
 
     async def _try(self, request: Request) -> Answer:
-        """One try, again for each parameter that turns out to be none of the model's.
+        """One try, repeated for each parameter that turns out to be none of the model's.
 
         Raises:
             CallError: there is no answer.
@@ -238,11 +221,11 @@ class Endpoint:
             async with self._throttle.slot(expected) as sent:
                 if self._closing:
                     raise StoppedError("The calls of this shard were given up.")
-                body = self.body(request)
+                body = self.parameters.body(request)
                 try:
                     answer = read_reply(await self._send(body))
                 except CallError as error:
-                    if self.learn(error, body, request):
+                    if self.parameters.learn(error, body, request):
                         continue
                     self._slow_down(error, sent)
                     raise
@@ -259,8 +242,7 @@ class Endpoint:
             CallError: the status is an error, or there is no answer at all.
         """
         task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a call goes out from a task")
+        assert task is not None
         self.calls_out.add(task)
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):  # the client's own limit is one for each read
@@ -277,14 +259,6 @@ class Endpoint:
         finally:
             self.calls_out.discard(task)
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The JSON body of a call, with the parameters that the model takes."""
-        return self._parameters.body(request)
-
-    def learn(self, error: CallError, sent: dict[str, Any], request: Request) -> bool:
-        """Whether a refusal is for a parameter, so that the call may be sent again. See `Parameters.learn`."""
-        return self._parameters.learn(error, sent, request)
-
     def _slow_down(self, error: CallError, sent: float) -> None:
         """Fewer calls after a sign of overload, and none in a pause that the endpoint asks for."""
         if error.timed_out:
@@ -296,16 +270,13 @@ class Endpoint:
                     f"{self._where}: its quota is spent ({self._said(error)}); add to it, or wait, and run again: "
                     "answers so far are kept."
                 ) from error
-            if not error.is_too_long:
-                self._announce(pause)
-                self._throttle.overloaded(sent, pause)
-
-    def _announce(self, pause: float) -> None:
-        """Say that a long pause begins, once for all calls that are asked for it."""
-        ends = time.monotonic() + pause
-        if pause >= LONG_PAUSE_SECONDS and ends > self._pause_ends + LONG_PAUSE_SECONDS:
-            self._pause_ends = ends
-            logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", self._where, pause)
+            if error.is_too_long:
+                return
+            ends = time.monotonic() + pause
+            if pause >= LONG_PAUSE_SECONDS and ends > self._pause_ends + LONG_PAUSE_SECONDS:
+                self._pause_ends = ends
+                logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", self._where, pause)
+            self._throttle.overloaded(sent, pause)
 
     @property
     def _where(self) -> str:
@@ -316,7 +287,7 @@ class Endpoint:
         return f"{status}{error.said}".replace(self._api_key, "***")[:MAX_SAID]
 
     def to_user_error(self, error: CallError | openai.OpenAIError) -> UserError:
-        """What an error means for the user, in one sentence and without the key."""
+        """An error as one sentence with what to do, without the key."""
         failure = error if isinstance(error, CallError) else read_failure(error)
         return UserError(f"{self._where}: {self._advice(failure)}")
 
@@ -360,7 +331,7 @@ class Endpoint:
         return f"refuses the call ({self._said(error)}); correct the section {section} of params.yaml."
 
 
-def api_key(settings: EndpointSettings) -> str:
+def _api_key(settings: EndpointSettings) -> str:
     """The key for an endpoint, from the environment; a placeholder where none is needed.
 
     Raises:
@@ -381,5 +352,4 @@ def api_key(settings: EndpointSettings) -> str:
 
 def _backoff(failures: int) -> float:
     """Seconds, doubled with each failure and spread, so that calls that failed together do not return together."""
-    longest = min(_FIRST_BACKOFF_SECONDS * 2.0**failures, _MAX_BACKOFF_SECONDS)
-    return longest * random.uniform(0.5, 1.0)
+    return min(_FIRST_BACKOFF_SECONDS * 2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)

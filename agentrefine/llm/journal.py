@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from agentrefine.errors import UserError
@@ -27,7 +26,7 @@ CREATE TABLE IF NOT EXISTS answers (
 ) WITHOUT ROWID
 """
 _VERSION = 3
-"""Of the file's form; SQLite keeps it in the file as `user_version`."""
+"""The version of the file's form, which SQLite keeps in the file as `user_version`."""
 _FROM_VERSION_2 = "ALTER TABLE answers ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0"
 _SELECT = """
 SELECT max_tokens, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason, estimated
@@ -37,14 +36,14 @@ _INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _Row = tuple[str, int, str, int, int, int, int, str, int]
 _BUSY_SECONDS = 60
 _SECONDS_BETWEEN_WRITES = 0.02
-"""So that answers which come in quick succession share a write; one alone is written at once."""
+"""Seconds for which answers that come in quick succession are gathered; one alone is written at once."""
 
 
 class Question(NamedTuple):
     """Everything that can change an answer, apart from the limit on its length.
 
     Attributes:
-        endpoint: who answers: a base URL, or for the offline teacher its name with the settings of its answers.
+        endpoint: who answers: a base URL, or for the simulated teacher its name with the settings of its answers.
         model, messages, temperature: as the endpoint gets them.
         kind, structured_output: what the answer must hold, and how that is asked for.
         prompt_version: of the texts that the prompt is made of.
@@ -132,9 +131,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def find(self, key: str, max_tokens: int) -> KeptAnswer | None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
-from agentrefine.synthesis.first_answers import SAMPLES_PER_CALL
+from agentrefine.llm.completion import SAMPLES_PER_CALL
 from agentrefine.worlds.catalogue import families, family, theme, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
 

@@ -200,7 +200,7 @@ def test_calls_go_into_several_batches_by_size(serve, journal, by_chat):
 
 def test_calls_go_into_several_batches_by_bytes(serve, journal, by_chat, monkeypatch):
     line = len(json.dumps(script_messages(BAKER))) + 250
-    monkeypatch.setattr(batches, "MOST_BYTES", 6 * line)
+    monkeypatch.setattr(batches, "MAX_BYTES", 6 * line)
     endpoint = serve()
     assert ask(endpoint, journal, 12).texts == by_chat
     assert len(endpoint.batches()) >= 2

@@ -27,9 +27,7 @@ def numbers(tmp_path):
 
 
 def make(numbers: SharedNumbers, most: int = 4, processes: int = 1, rpm: int | None = None, tpm: int | None = None):
-    return Throttle(
-        numbers, 0, most_in_flight=most, processes=processes, requests_per_minute=rpm, tokens_per_minute=tpm
-    )
+    return Throttle(numbers, 0, max_in_flight=most, processes=processes, requests_per_minute=rpm, tokens_per_minute=tpm)
 
 
 def test_calls_in_flight_are_bounded(journal):
