@@ -1,6 +1,6 @@
-"""Run the offline teacher by hand: `python -m agentrefine.simulation --port 8123` prints its base URL.
+"""Run the simulated teacher by hand: `python -m agentrefine.simulation --port 8123` prints its base URL.
 
-It answers well unless told otherwise: `--params '{"script_faults": 0.1, "trajectory_faults": 0.3, "wire_faults": 0.01,
+It answers well unless the parameters say otherwise, such as `--params '{"script_faults": 0.1, "wire_faults": 0.01,
 "wire_fault_kinds": ["reset"], "mistakes": [2, 3]}'`; what is left out stays as it is.
 """
 
@@ -33,24 +33,6 @@ FAULTLESS = OfflineTeacher(
 
 def main() -> None:
     """Read the arguments and serve until SIGTERM, SIGINT or the end of the parent process."""
-    arguments = _parser().parse_args()
-    settings = Settings(
-        latency=arguments.latency,
-        log=arguments.log,
-        structured=arguments.structured,
-        hang_seconds=arguments.hang_seconds,
-        batch_seconds=arguments.batch_seconds,
-        batch_window_seconds=arguments.batch_window_seconds,
-        state=arguments.state,
-    )
-    try:
-        server = Server(_params(arguments.params), settings)
-        asyncio.run(_serve(server, _listen(arguments.port), arguments.parent))
-    except UserError as error:
-        sys.exit(str(error))
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m agentrefine.simulation", description=__doc__)
     add = parser.add_argument
     add("--port", type=_port, default=0, help="0: any free port")
@@ -62,8 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--hang-seconds", type=_seconds, default=HANG_SECONDS, metavar="SECONDS", help="how long a connection hangs")
     add("--batch-seconds", type=_seconds, default=0.0, metavar="SECONDS", help="a batch is in progress that long")
     add("--batch-window-seconds", type=_seconds, default=WINDOW_SECONDS, metavar="SECONDS", help="then a batch expires")
-    add("--state", type=Path, default=None, metavar="DIR", help="keep files and batches there, to go on with them")
-    return parser
+    add("--state", type=Path, default=None, metavar="DIR", help="keep files and batches there, to resume them")
+    arguments = parser.parse_args()
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings._fields})
+    try:
+        server = Server(_params(arguments.params), settings)
+        asyncio.run(_serve(server, _listen(arguments.port), arguments.parent))
+    except UserError as error:
+        sys.exit(str(error))
 
 
 def _port(text: str) -> int:
@@ -98,9 +86,8 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        raise UserError(
-            f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
-        ) from error
+        problem = f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
+        raise UserError(problem) from error
 
 
 async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:

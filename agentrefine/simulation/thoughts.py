@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cache
 from random import Random
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentrefine.files import packaged_text
 from agentrefine.worlds.family import capitalised, enumeration
 
-Phrasings = list[str]
+Phrasings = Annotated[list[str], Field(min_length=1)]
 
 OPENLY_MISTAKEN = 1 / 3
-"""Share of the mistaken thoughts that say `I think`; the others are worded as right ones are."""
+"""The share of the mistaken thoughts that say `I think`; the others are phrased as right ones are."""
 
 
 class DungeonMaster(BaseModel):
@@ -21,10 +22,10 @@ class DungeonMaster(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    first: Phrasings = Field(min_length=1)
-    done: Phrasings = Field(min_length=1)
-    error: Phrasings = Field(min_length=1)
-    completed: Phrasings = Field(min_length=1)
+    first: Phrasings
+    done: Phrasings
+    error: Phrasings
+    completed: Phrasings
 
 
 class Thoughts(BaseModel):
@@ -32,14 +33,14 @@ class Thoughts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    explore_place: Phrasings = Field(min_length=1)
-    explore_container: Phrasings = Field(min_length=1)
-    explore_container_by: Phrasings = Field(min_length=1)
-    explore_for_kind: Phrasings = Field(min_length=1)
-    planned: Phrasings = Field(min_length=1)
-    planned_without_facts: Phrasings = Field(min_length=1)
-    mistaken: Phrasings = Field(min_length=1)
-    after_error: Phrasings = Field(min_length=1)
+    explore_place: Phrasings
+    explore_container: Phrasings
+    explore_container_by: Phrasings
+    explore_for_kind: Phrasings
+    planned: Phrasings
+    planned_without_facts: Phrasings
+    mistaken: Phrasings
+    after_error: Phrasings
     kinds: dict[str, str]
     short_command: str
     dm: DungeonMaster
@@ -60,7 +61,7 @@ def phrasings() -> Iterator[str]:
 
 
 def exploring_thought(
-    sub_goal: str, sought: str, target: str, facts: Sequence[str], action: str, draw: Random, *, inside: bool
+    sub_goal: str, sought: str, target: str, facts: Sequence[str], action: str, rng: Random, *, inside: bool
 ) -> str:
     """A thought that leads to where something has not been looked for yet.
 
@@ -68,55 +69,43 @@ def exploring_thought(
         sub_goal: the open condition of the goal that is worked at.
         sought: what is looked for.
         target: the place or container where it may be.
-        facts: what the player knows of the way there, as clauses.
+        facts: what the player knows and acts on, as clauses.
         action: the action as a sentence says it.
-        draw: chooses the phrasing.
+        rng: chooses the phrasing.
         inside: whether the target is a container.
     """
     known = enumeration(facts) if facts else ""
     inner = thoughts().explore_container_by if facts else thoughts().explore_container
-    template = draw.choice(inner if inside else thoughts().explore_place)
+    template = rng.choice(inner if inside else thoughts().explore_place)
     return template.format(sub_goal=sub_goal, sought=sought, target=target, Facts=capitalised(known), action=action)
 
 
-def searching_thought(sub_goal: str, kind: str, target: str, action: str, draw: Random) -> str:
-    """A thought that leads to where something may be that the player needs and has not read of yet.
+def searching_thought(sub_goal: str, kind: str, target: str, action: str, rng: Random) -> str:
+    """A thought that leads to where something of a type may be that the player needs and has not read of yet.
 
-    Args:
-        sub_goal: the open condition of the goal that is worked at.
-        kind: the type of what is needed.
-        target: the place or container where it may be.
-        action: the action as a sentence says it.
-        draw: chooses the phrasing.
+    The other arguments are those of `exploring_thought`.
     """
-    template = draw.choice(thoughts().explore_for_kind)
+    template = rng.choice(thoughts().explore_for_kind)
     return template.format(sub_goal=sub_goal, sought=thoughts().kinds[kind], target=target, action=action)
 
 
-def planned_thought(sub_goal: str, facts: Sequence[str], action: str, draw: Random) -> str:
-    """A thought that leads from what the player knows, or believes, to an action.
-
-    Args:
-        sub_goal: the open condition of the goal that is worked at.
-        facts: what the player acts on, as clauses.
-        action: the action as a sentence says it.
-        draw: chooses the phrasing.
-    """
+def planned_thought(sub_goal: str, facts: Sequence[str], action: str, rng: Random) -> str:
+    """A thought that leads from what the player knows, or believes, to an action. See `exploring_thought`."""
     if not facts:
-        return draw.choice(thoughts().planned_without_facts).format(sub_goal=sub_goal, action=action)
+        return rng.choice(thoughts().planned_without_facts).format(sub_goal=sub_goal, action=action)
     known = enumeration(facts)
-    template = draw.choice(thoughts().planned)
+    template = rng.choice(thoughts().planned)
     return template.format(sub_goal=sub_goal, facts=known, Facts=capitalised(known), action=action)
 
 
-def mistaken_thought(sub_goal: str, belief: str, action: str, draw: Random) -> str:
+def mistaken_thought(sub_goal: str, belief: str, action: str, rng: Random) -> str:
     """A thought that leads from a wrong belief to a wrong action, on the way to a condition of the goal."""
-    if draw.random() < OPENLY_MISTAKEN:
-        template = draw.choice(thoughts().mistaken)
+    if rng.random() < OPENLY_MISTAKEN:
+        template = rng.choice(thoughts().mistaken)
         return template.format(sub_goal=sub_goal, belief=belief, Belief=capitalised(belief), action=action)
-    return planned_thought(sub_goal, [belief], action, draw)
+    return planned_thought(sub_goal, [belief], action, rng)
 
 
-def after_error(cited: str, thought: str, draw: Random) -> str:
+def after_error(cited: str, thought: str, rng: Random) -> str:
     """A thought that begins with what the last error said."""
-    return draw.choice(thoughts().after_error).format(cited=cited, Cited=capitalised(cited), thought=thought)
+    return rng.choice(thoughts().after_error).format(cited=cited, Cited=capitalised(cited), thought=thought)

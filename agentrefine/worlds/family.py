@@ -1,4 +1,4 @@
-"""Families and themes of worlds: typed data files. A broken one is refused with one sentence."""
+"""Families and themes of worlds: facts and patterns, clauses, and typed data files, which are refused when broken."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,12 +28,7 @@ def sentence(clause: str) -> str:
 
 
 def enumeration(entries: Sequence[str], last: str = " and ") -> str:
-    """`the cup, the map and the pen`.
-
-    Args:
-        entries: one or more texts.
-        last: what joins the last two.
-    """
+    """One or more texts as `the cup, the map and the pen`; `last` joins the last two."""
     *before, end = entries
     return f"{', '.join(before)}{last}{end}" if before else end
 
@@ -119,17 +114,16 @@ def matches(pattern: Pattern, facts: Index, members: Members, binding: Binding) 
 
 
 def _unify(variables: tuple[str, ...], fact: Fact, members: Members, binding: Binding) -> Binding | None:
-    new: Binding | None = None
-    for position, variable in enumerate(variables, start=1):
-        bound = binding.get(variable) if new is None else new.get(variable)
+    new = binding
+    for name, variable in zip(fact[1:], variables, strict=False):
+        bound = new.get(variable)
         if bound is None:
-            if fact[position] not in members.get(type_of(variable), ()):
+            if name not in members.get(type_of(variable), ()):
                 return None
-            new = dict(binding) if new is None else new
-            new[variable] = fact[position]
-        elif bound != fact[position]:
+            new = {**new, variable: name}
+        elif bound != name:
             return None
-    return binding if new is None else new
+    return new
 
 
 def query(patterns: Sequence[Pattern], facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
@@ -235,7 +229,7 @@ class Sentence(Definition):
 
 
 class Objects(Definition):
-    """How many objects of a type a layout holds, and which of a theme's nouns name them (default: the type's own)."""
+    """How many objects of a type a layout holds, and which of a theme's nouns name them (by default the type's own)."""
 
     pool: str
     count: Range
@@ -340,19 +334,14 @@ class Theme(Definition):
 
 
 class Move(NamedTuple):
-    """A known action with the names that fill it.
-
-    Attributes:
-        template: the canonical template.
-        binding: a name for each of its placeholders.
-    """
+    """A known action: its canonical template, and a name for each of the template's placeholders."""
 
     template: str
     binding: Binding
 
     @property
     def text(self) -> str:
-        """The action as written in canonical wording."""
+        """The action in canonical form."""
         return self.template.format(**self.binding)
 
 
@@ -364,9 +353,7 @@ def parameters(template: str) -> tuple[str, ...]:
 def template_regex(template: str, value: str = r"\w+(?: \w+)*") -> str:
     r"""The regular expression of a template's actions, such as `^open (\w+(?: \w+)*)$`; it runs in linear time.
 
-    Args:
-        template: an action with placeholders in braces.
-        value: the regular expression of what a placeholder stands for.
+    `value` is the regular expression of what a placeholder stands for.
     """
     parts = PLACEHOLDER.split(template)
     patterns = (f"({value})" if i % 2 else re.escape(part).replace(r"\ ", " ") for i, part in enumerate(parts))
@@ -376,13 +363,8 @@ def template_regex(template: str, value: str = r"\w+(?: \w+)*") -> str:
 def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Family:
     """Read a family from its YAML text; `uses` names the modules whose definitions it shares.
 
-    Args:
-        name: the family's name.
-        text: YAML.
-        modules: the modules' mappings, by name (`read_mapping`).
-
     Raises:
-        UserError: the file or one of its modules is not what it should be.
+        UserError: the file or one of its modules is invalid.
     """
     own = read_mapping(text, f"family `{name}`")
     merged: dict[str, Any] = {}
@@ -407,7 +389,7 @@ def load_theme(name: str, text: str) -> Theme:
     """Read a theme from its YAML text.
 
     Raises:
-        UserError: the file is not what it should be.
+        UserError: the file is invalid.
     """
     try:
         return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
@@ -419,7 +401,7 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     """The mapping at the top of a YAML text.
 
     Raises:
-        UserError: the text is not YAML or no mapping; names `where`.
+        UserError: the text, which `where` names, is not YAML or no mapping.
     """
     try:
         value = yaml.safe_load(text)

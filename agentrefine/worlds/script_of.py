@@ -12,7 +12,7 @@ def script_of(world: World) -> Script:
     """The script of a world. Its environment holds everything, the objects that the goal does not need included.
 
     `environment["world"]` is the world's id; objects are nested in what contains them; facts that are no containment
-    are told in words with their first object.
+    stand in words with their first object.
     """
     predicates = world.rules.predicates
     return Script(
@@ -32,7 +32,7 @@ def script_of(world: World) -> Script:
 
 def _environment(world: World) -> dict[str, Any]:
     outer: dict[str, str] = {}
-    told: dict[str, list[str]] = {name: [] for name in world.objects}
+    facts: dict[str, list[str]] = {name: [] for name in world.objects}
     player: list[str] = []
     for fact in sorted(world.start):
         predicate = world.rules.predicates[fact[0]]
@@ -42,9 +42,9 @@ def _environment(world: World) -> dict[str, Any]:
         elif predicate.about == "player":
             player.append(sentence(predicate.text(fact)))
         elif predicate.about == "objects":
-            told[fact[1]].append(sentence(predicate.text(fact)))
+            facts[fact[1]].append(sentence(predicate.text(fact)))
     nodes: dict[str, dict[str, Any]] = {
-        name: {"type": kind, **({"facts": told[name]} if told[name] else {})} for name, kind in world.objects.items()
+        name: {"type": kind, **({"facts": facts[name]} if facts[name] else {})} for name, kind in world.objects.items()
     }
     for name in nodes:
         if name in outer:

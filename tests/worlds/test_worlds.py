@@ -23,9 +23,9 @@ from agentrefine.worlds.family import data_files, load_family, load_theme, read_
 from agentrefine.worlds.layout import draw_world, world_from_id
 from agentrefine.worlds.mistakes import mistakes
 from agentrefine.worlds.oracle import solve
+from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from agentrefine.worlds.player import Explorer
 from agentrefine.worlds.script_of import script_of
-from agentrefine.worlds.wording import WORDINGS, wording
 from tests.helpers.world_games import (
     FAMILIES,
     MAX_EXPERT_STEPS,
@@ -189,10 +189,10 @@ JUNK = ["", " ", "\n", "go to", "go to {place}", "{0}", "%s", "take \u0000 from 
 JUNK += ["gö tö bärn", "go to barn\ngo to field", "１２３", "\ud800", "take apple from barn ."]
 
 
-@pytest.mark.parametrize("name", [None, *WORDINGS])
+@pytest.mark.parametrize("name", [None, *PARAPHRASES])
 def test_junk_is_answered_and_changes_nothing(name):
     for family in FAMILIES:
-        game = Game(draw_world(family, "farm", 1), wording(name) if name else None)
+        game = Game(draw_world(family, "farm", 1), paraphrase(name) if name else None)
         for text in JUNK:
             before = game.state
             outcome = game.step(text)
@@ -311,9 +311,9 @@ def names_in(node):
         yield from names_in(inner.get("holds", {}))
 
 
-@pytest.mark.parametrize("name", WORDINGS)
+@pytest.mark.parametrize("name", PARAPHRASES)
 def test_wordings_lose_nothing_and_are_unambiguous(name):
-    action_wording = wording(name)
+    action_wording = paraphrase(name)
     for family, theme in zip(FAMILIES, cycle(THEMES)):
         world = draw_world(family, theme, 2)
         texts = [move.text for move in Game(world).moves()]
@@ -331,18 +331,18 @@ def test_wordings_lose_nothing_and_are_unambiguous(name):
 
 
 def test_there_are_five_wordings_and_each_changes_every_action():
-    assert len(WORDINGS) == 5
+    assert len(PARAPHRASES) == 5
     templates = {t for f in FAMILIES for t in catalogue.family(f).actions}
-    for name in WORDINGS:
-        assert set(wording(name).templates) == templates
-        assert len(set(wording(name).templates.values())) == len(templates)
-        assert all(own != canonical for canonical, own in wording(name).templates.items())
+    for name in PARAPHRASES:
+        assert set(paraphrase(name).templates) == templates
+        assert len(set(paraphrase(name).templates.values())) == len(templates)
+        assert all(own != canonical for canonical, own in paraphrase(name).templates.items())
 
 
 def test_the_canonical_wording_is_unknown_under_another():
     world = draw_world("fetch", "farm", 0)
     action = solve(world)[0]
-    assert Game(world, wording("plain")).step(action).error == "parameter_error"
+    assert Game(world, paraphrase("plain")).step(action).error == "parameter_error"
 
 
 SMALL_FAMILY = """

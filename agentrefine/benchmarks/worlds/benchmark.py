@@ -10,8 +10,8 @@ from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
+from agentrefine.worlds.paraphrase import PARAPHRASES, Paraphrase, paraphrase
 from agentrefine.worlds.player import Explorer
-from agentrefine.worlds.wording import WORDINGS, Wording, wording
 
 _SEEDS = 1_000_000_000
 _GOLD_STEPS = 100
@@ -25,7 +25,7 @@ class WorldEnvironment:
         goal: the task in words.
     """
 
-    def __init__(self, world: World, action_wording: Wording | None = None) -> None:
+    def __init__(self, world: World, action_wording: Paraphrase | None = None) -> None:
         self.goal = world.goal
         actions = {template: action.does for template, action in world.rules.actions.items()}
         self.actions = action_wording.reword(actions) if action_wording else actions
@@ -121,12 +121,12 @@ class WorldsBenchmark:
         return actions
 
 
-def world_wording(episode: EpisodeSpec) -> Wording | None:
+def world_wording(episode: EpisodeSpec) -> Paraphrase | None:
     """The wording of an episode's actions; None for the canonical one."""
-    return wording(episode.wording) if episode.wording else None
+    return paraphrase(episode.wording) if episode.wording else None
 
 
-def _world_and_wording(episode: EpisodeSpec) -> tuple[World, Wording | None]:
+def _world_and_wording(episode: EpisodeSpec) -> tuple[World, Paraphrase | None]:
     return world_from_id(episode.id.partition("/")[0]), world_wording(episode)
 
 
@@ -142,4 +142,4 @@ def worlds_families() -> WorldsBenchmark:
 
 def worlds_wording() -> WorldsBenchmark:
     """Worlds as those of `worlds_layouts`, each with its actions in five other wordings (paper, robustness study)."""
-    return WorldsBenchmark("worlds_wording", "train", WORDINGS)
+    return WorldsBenchmark("worlds_wording", "train", PARAPHRASES)
