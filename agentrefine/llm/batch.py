@@ -36,7 +36,6 @@ _MAX_BACKOFF_SECONDS = 30.0
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _METADATA_KEY = "agentrefine"
 """The metadata key by which a batch is found again whose id was not yet kept when the program died."""
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
     token TEXT PRIMARY KEY,

@@ -12,7 +12,6 @@ Kind = Literal["script", "trajectory"]
 
 CHARACTERS_PER_TOKEN = 4
 """Characters of a text for each token, for estimates before the endpoint has counted."""
-
 SAMPLES_PER_CALL = 1_000_000
 """How far apart the draws (`sample`) of one sample's calls are."""
 
@@ -92,21 +91,16 @@ class Answer(NamedTuple):
 
 UNANSWERED = "unanswered"
 """The finish reason of a call that failed after all its retries though the endpoint answers others."""
-
 REFUSED = "refused"
 """The finish reason of a call that the endpoint will not take though it takes others."""
-
 FILTERED = "filtered"
 """The finish reason of a call whose prompt a content filter refused."""
-
 TOO_LONG = "too long"
 """The finish reason of a call that does not fit into the model's context."""
-
 NO_ANSWER = (UNANSWERED, REFUSED, FILTERED, TOO_LONG)
 
 CUT = "length"
 """The finish reason of an answer that was cut at `max_tokens`."""
-
 _ONLY_IN = "only in "
 
 

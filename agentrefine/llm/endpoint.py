@@ -23,22 +23,16 @@ logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 900.0
 """Seconds; an endpoint that asks for a longer pause is out of its quota rather than busy."""
-
 MAX_OUTAGE_SECONDS = 600.0
 """Seconds for which an endpoint that has answered is waited for when it is down."""
-
 PROBE = "probe"
 """The key of a call that finds out what the endpoint honours; who asks it reports a refusal."""
-
 MAX_REFUSED_IN_A_ROW = 20
 """Calls that an endpoint refuses one after the other until that is no matter of single prompts any more."""
-
 SECONDS_BETWEEN_CHECKS = 5.0
 """Seconds between two health checks of an endpoint that is down."""
-
 LONG_PAUSE_SECONDS = 30.0
 """Seconds of a pause from which on a warning states why nothing happens."""
-
 _CHECK_TOKENS = 16
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 8.0
@@ -68,11 +62,7 @@ class Transport(Protocol):
     """A path to an endpoint: call by call, or through its Batch API."""
 
     async def ask(self, key: str, request: Request) -> Answer:
-        """The endpoint's answer.
-
-        Args:
-            key: names the call, also after a crash.
-            request: the call.
+        """The endpoint's answer; `key` names the call, also after a crash.
 
         Raises:
             UserError: the endpoint refuses for good.

@@ -13,10 +13,8 @@ from agentrefine.llm import quirks
 
 MAX_SAID = 300
 """Characters of a server's words that are repeated to the user."""
-
 _PASSES = (408, 409, 425, 429)
 """Statuses below 500 after which the same call may be answered a little later."""
-
 _OWN = (400, 413, 422, 451)
 """Statuses that concern one call; 401 and the like concern them all."""
 

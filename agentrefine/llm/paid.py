@@ -17,7 +17,6 @@ PAID, REPLAYED = "paid", "replayed"
 _NOT_KEPT = (UNANSWERED, TOO_LONG)
 """Finish reasons of calls that the next run makes again, as are answers without content: the endpoint may be well, have
 a longer context or other settings by then."""
-
 _WORST_BYTES_PER_TOKEN = 2
 """Bytes of a prompt for each token, for the most that it may cost; texts have three to five."""
 

@@ -37,13 +37,10 @@ def make_client(base_url: str, api_key: str, timeout_seconds: float, section: st
 
 LIMIT = "max_tokens"
 """The key of the limit on an answer's length, as most servers know it."""
-
 OTHER_LIMIT = "max_completion_tokens"
 """The same key for OpenAI's reasoning models."""
-
 OPTIONAL = ("top_p", "seed", "temperature")
 """Keys that an answer can do without; the first is left out where a refusal names several."""
-
 REFUSES = re.compile(
     r"unsupported|not support|n't support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|extra|forbidden"
     r"|only the default|deprecated|invalid|cannot|can't|not available|must be|may only|not implemented|not accept",
@@ -60,19 +57,14 @@ OUT_OF_RANGE = re.compile(
 
 MAX_TOKENS = 100_000_000
 """A higher number of tokens for one call is no count."""
-
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that hold what a model thinks before its answer."""
-
 _THOUGHT_PARTS = ("thinking", "reasoning")
 """Types of a content's parts that hold thoughts."""
-
 _CUT = (CUT, "max_tokens", "max_output_tokens", "model_length", "length_limit", "token_limit")
 """Finish reasons of an answer that was cut at the limit."""
-
 _FILTERED = ("safety", "prohibited_content", "blocklist", "sensitive")
 """Other names of OpenAI's finish reason `content_filter`."""
-
 FAILED = ("error", "abort", "aborted", "cancelled")
 """Finish reasons of a text that its server did not write to the end."""
 
@@ -185,13 +177,10 @@ dialogue does not fit."""
 
 TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 """The codes by which OpenAI and llama.cpp say the same."""
-
 ANSWER_LIMIT = re.compile(r"completion tokens|output tokens", re.IGNORECASE)
 """How servers say that the limit on the answer is too high for the model, however short the dialogue."""
-
 LARGER_THAN_A_MINUTE = re.compile(r"request too large", re.IGNORECASE)
 """How servers say that one call is larger than the tokens of a minute: it does not pass later either."""
-
 FILTER = re.compile(
     r"content[ _-]?(?:filter|policy|management|moderation)|moderation|flagged|usage polic|safety|prohibited_content"
     r"|blocked by|inspection_failed|inappropriate|high risk|exists risk|sensitive",
@@ -201,13 +190,10 @@ FILTER = re.compile(
 
 SPENT_QUOTA = "insufficient_quota"
 """The code by which OpenAI says, with the status of a rate limit, that no money is left."""
-
 MAX_READ = 4000
 """Characters of an error that are looked at."""
-
 _WORDS = ("message", "msg", "detail", "error", "errors", "error_msg", "error_description", "reason", "title", "raw")
 """Keys of an error's texts."""
-
 _PLACES = ("metadata", "innererror", "body", "response")
 """Keys under which gateways put the error of the server behind them."""
 

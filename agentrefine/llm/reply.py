@@ -8,7 +8,6 @@ from agentrefine.llm.failures import CallError, read_error_inside
 
 BYTES_PER_TOKEN = 3
 """Bytes of a text for each token, for estimates. English has four to five, JSON and other languages about three."""
-
 NO_USAGE = Usage(prompt_tokens=0, completion_tokens=0)
 """The tokens of a call that had no answer."""
 

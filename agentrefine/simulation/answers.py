@@ -17,13 +17,10 @@ FENCED = 0.2
 
 
 def answer(prompt: str, key: str, sample: int | None, params: OfflineTeacher) -> str:
-    """The answer to a prompt.
+    """The answer to the last message of a chat.
 
-    Args:
-        prompt: the last message of the chat.
-        key: identifies the whole request; every draw of style, mistakes and faults depends on it.
-        sample: the request's `seed`: another number is another world for the same persona.
-        params: how often answers are bad, and how many mistakes a game holds.
+    Every draw of style, mistakes and faults depends on `key`, which identifies the whole request. Another `sample` (the
+    request's `seed`) is another world for the same persona.
     """
     request = read_request(prompt)
     if isinstance(request, ScriptRequest):

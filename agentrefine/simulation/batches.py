@@ -28,7 +28,6 @@ MAX_ERRORS = 100
 WINDOW_SECONDS = 24 * 3600
 MAX_SLEEP = 0.1
 """Seconds until a batch that waits notices that it was cancelled."""
-
 NOT_EXECUTED = {
     "batch_expired": "This request could not be executed before the completion window expired.",
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
@@ -94,8 +93,7 @@ class BatchStore:
             UserError: the folder cannot be used, or holds what no server has written.
         """
         self._folder = folder
-        self._files: dict[str, FileObject] = {}
-        self._contents: dict[str, bytes] = {}
+        self._files: dict[str, tuple[FileObject, bytes]] = {}
         self._batches: dict[str, Batch] = {}
         self._results: dict[str, list[bytes]] = {}
         if folder is not None:
@@ -123,19 +121,14 @@ class BatchStore:
             # A file whose description is there is complete.
             (self._folder / "files" / f"{file.id}.jsonl").write_bytes(content)
             _write(self._folder / "files" / f"{file.id}.json", file)
-        self._files[file.id] = file
-        self._contents[file.id] = content
+        self._files[file.id] = (file, content)
         return file
 
-    def file(self, file_id: str) -> FileObject:
-        """A file's description. Raises ApiError (404) where there is none."""
+    def file(self, file_id: str) -> tuple[FileObject, bytes]:
+        """A file's description and its bytes. Raises ApiError (404) where there is none."""
         if file_id not in self._files:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return self._files[file_id]
-
-    def content(self, file_id: str) -> bytes:
-        """A file's bytes. Raises ApiError (404) where there is none."""
-        return self._contents[self.file(file_id).id]
 
     def add_batch(self, asked: BatchRequest, seconds: float) -> Batch:
         """A new batch, to be validated; it expires after so many seconds."""
@@ -186,8 +179,7 @@ class BatchStore:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for path in sorted((folder / "files").glob("file-*.json")):
             file = FileObject.model_validate_json(path.read_bytes())
-            self._files[file.id] = file
-            self._contents[file.id] = path.with_suffix(".jsonl").read_bytes()
+            self._files[file.id] = (file, path.with_suffix(".jsonl").read_bytes())
         for path in sorted((folder / "batches").glob("batch_*.json")):
             batch = Batch.model_validate_json(path.read_bytes())
             self._batches[batch.id] = batch
@@ -202,10 +194,8 @@ class BatchStore:
         counts = batch.request_counts
         assert counts is not None
         good = sum(map(is_good, results))
-        counts = BatchRequestCounts(
-            total=counts.total, completed=counts.completed + good, failed=counts.failed + len(results) - good
-        )
-        self._batches[batch_id] = batch.model_copy(update={"request_counts": counts})
+        added = {"completed": counts.completed + good, "failed": counts.failed + len(results) - good}
+        self._batches[batch_id] = batch.model_copy(update={"request_counts": counts.model_copy(update=added)})
 
 
 def is_good(line: bytes) -> bool:
@@ -256,18 +246,15 @@ def read_input(content: bytes) -> tuple[list[InputLine], list[BatchError]]:
 
 def executed(batch_id: str, custom_id: str, status: int, body: dict[str, object]) -> bytes:
     """The line of a request that was answered, well or badly."""
-    response = {"status_code": status, "request_id": f"req_{short_hash(batch_id, custom_id)}", "body": body}
-    return _line(batch_id, custom_id, response, None)
+    number = short_hash(batch_id, custom_id)
+    response = {"status_code": status, "request_id": f"req_{number}", "body": body}
+    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": None})
 
 
 def not_executed(batch_id: str, custom_id: str, code: str) -> bytes:
     """The line of a request that the batch's end came before; `code` is one of NOT_EXECUTED."""
-    return _line(batch_id, custom_id, None, {"code": code, "message": NOT_EXECUTED[code]})
-
-
-def _line(batch_id: str, custom_id: str, response: dict[str, object] | None, error: dict[str, object] | None) -> bytes:
-    number = f"batch_req_{short_hash(batch_id, custom_id)}"
-    return orjson.dumps({"id": number, "custom_id": custom_id, "response": response, "error": error})
+    number, error = short_hash(batch_id, custom_id), {"code": code, "message": NOT_EXECUTED[code]}
+    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": None, "error": error})
 
 
 def _read_line(text: bytes, number: int) -> InputLine | BatchError:
@@ -346,24 +333,25 @@ class Batches:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, batch_id: str) -> None:
-        requests = self._input(batch_id)
-        if requests.errors:
-            self._update(
-                batch_id, status="failed", failed_at=_now(), errors=Errors(object="list", data=requests.errors)
-            )
+        try:
+            lines, problems = read_input(self._store.file(self._store.batch(batch_id).input_file_id)[1])
+        except ApiError as error:
+            lines, problems = [], [BatchError(code="file_not_found", message=str(error), param="input_file_id")]
+        if problems:
+            errors = Errors(object="list", data=problems)
+            self._update(batch_id, status="failed", failed_at=_now(), errors=errors)
             return
         if self._store.batch(batch_id).status == "validating":
-            counts = BatchRequestCounts(total=len(requests.lines), completed=0, failed=0)
+            counts = BatchRequestCounts(total=len(lines), completed=0, failed=0)
             self._update(batch_id, status="in_progress", in_progress_at=_now(), request_counts=counts)
-        await self._answer_all(batch_id, requests.lines)
-        batch = self._store.batch(batch_id)
-        if batch.status == "cancelling":
-            self._end(batch_id, requests.lines, "cancelled", "batch_cancelled")
-        elif len(self._store.results(batch_id)) < len(requests.lines):
-            self._end(batch_id, requests.lines, "expired", "batch_expired")
+        await self._answer_all(batch_id, lines)
+        if self._store.batch(batch_id).status == "cancelling":
+            self._end(batch_id, lines, "cancelled")
+        elif len(self._store.results(batch_id)) < len(lines):
+            self._end(batch_id, lines, "expired")
         else:
             self._update(batch_id, status="finalizing", finalizing_at=_now())
-            self._end(batch_id, requests.lines, "completed", None)
+            self._end(batch_id, lines, "completed")
 
     async def _answer_all(self, batch_id: str, lines: Sequence[InputLine]) -> None:
         """Answer the requests that have no result yet, until the batch is cancelled or has expired."""
@@ -387,13 +375,12 @@ class Batches:
             if time.monotonic() >= due:
                 return True
 
-    def _end(self, batch_id: str, lines: Sequence[InputLine], status: str, code: str | None) -> None:
-        """Make the batch's files; requests that were not executed get an error of that code."""
+    def _end(self, batch_id: str, lines: Sequence[InputLine], status: str) -> None:
+        """Make the batch's files; requests that were not executed get an error."""
         results = self._store.results(batch_id)
         good = [line for line in results if is_good(line)]
         bad = [line for line in results if not is_good(line)]
-        if code is not None:
-            bad += [not_executed(batch_id, line.custom_id, code) for line in lines[len(results) :]]
+        bad += [not_executed(batch_id, line.custom_id, f"batch_{status}") for line in lines[len(results) :]]
         self._update(
             batch_id,
             status=status,

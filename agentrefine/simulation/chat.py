@@ -31,15 +31,7 @@ class ApiError(Exception):
         code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Describe the refusal.
-
-        Args:
-            status: 4xx for what the client can fix, else 5xx.
-            message: what is wrong and what to do.
-            param: the request's key that is wrong.
-            code: a short name that programs read.
-            headers: HTTP headers of the answer.
-        """
+        """Describe the refusal: `param` is the request's key that is wrong, `code` a short name for programs."""
         super().__init__(message)
         kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
         self.status = status

@@ -8,16 +8,9 @@ from typing import Any, NamedTuple
 
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
 from agentrefine.simulation.requests import world_of
-from agentrefine.simulation.thoughts import (
-    after_error,
-    exploring_thought,
-    mistaken_thought,
-    planned_thought,
-    searching_thought,
-    thoughts,
-)
+from agentrefine.simulation.thoughts import filled, mistaken_thought, planned_thought, thoughts
 from agentrefine.worlds.engine import Game, MistakeKind, Outcome, Refusal
-from agentrefine.worlds.family import Move, first_person, names_in, parameters
+from agentrefine.worlds.family import Move, enumeration, first_person, names_in, parameters
 from agentrefine.worlds.layout import World
 from agentrefine.worlds.mistakes import Mistake, mistakes
 from agentrefine.worlds.player import Explorer, Reason
@@ -118,14 +111,18 @@ class _Writer:
 
     def _thought(self, step: ExpertStep) -> str:
         reason, facts = step.reason, self._facts(step.reason, _place(step.before))
+        if reason.kind == "plan":
+            return planned_thought(reason.sub_goal, facts, reason.says, self._rng)
+        texts, sought = thoughts(), reason.looked_for
+        known = enumeration(facts) if facts else ""
         if reason.kind_looked_for:
-            return searching_thought(reason.sub_goal, reason.kind_looked_for, reason.target, reason.says, self._rng)
-        if reason.kind == "explore":
-            inside = reason.target not in self._places
-            return exploring_thought(
-                reason.sub_goal, reason.looked_for, reason.target, facts, reason.says, self._rng, inside=inside
-            )
-        return planned_thought(reason.sub_goal, facts, reason.says, self._rng)
+            templates, sought = texts.explore_for_kind, texts.kinds[reason.kind_looked_for]
+        elif reason.target in self._places:
+            templates = texts.explore_place
+        else:
+            templates = texts.explore_container_by if facts else texts.explore_container
+        holes = {"sub_goal": reason.sub_goal, "sought": sought, "target": reason.target, "action": reason.says}
+        return filled(templates, self._rng, facts=known, **holes)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
@@ -163,24 +160,15 @@ class _Writer:
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
         if self.last_refusal:
-            thought = after_error(self.last_refusal, thought, self._rng)
+            thought = filled(thoughts().after_error, self._rng, cited=self.last_refusal, thought=thought)
         self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
 
     def _say(self, observation: str, thought: str, outcome: Outcome) -> None:
         self._number += 1
         self.read(observation)
-        self.turns.append(
-            {
-                "turn": self._number,
-                "role": "DM",
-                "thought": thought,
-                "observation": observation,
-                "parameter_error": outcome.error == "parameter_error",
-                "logic_error": outcome.error == "logic_error",
-                "place_error": outcome.error == "place_error",
-                "task_completed": outcome.completed,
-            }
-        )
+        turn = {"turn": self._number, "role": "DM", "thought": thought, "observation": observation}
+        flags = {kind: outcome.error == kind for kind in KINDS}
+        self.turns.append(turn | flags | {"task_completed": outcome.completed})
 
 
 def _place(game: Game) -> str:
@@ -213,8 +201,7 @@ def _expert_steps(game: Game) -> list[ExpertStep]:
     while not game.completed and len(steps) < MAX_PLAY:
         action = explorer.next_action()
         assert explorer.reason is not None
-        before = game.copy()
-        steps.append(ExpertStep(before, explorer.reason, game.step(action)))
+        steps.append(ExpertStep(game.copy(), explorer.reason, game.step(action)))
     return steps
 
 
@@ -231,8 +218,7 @@ class Situation(NamedTuple):
     Attributes:
         game: the game just before it.
         focus: the objects that the player is concerned with now.
-        known: the names that the player has read so far, those of the goal included.
-        sight: the names in the last observation.
+        known, sight: the names that the player has read so far, in the goal too, and those in the last observation.
         right: the action that is right now.
         ahead: the right actions after it, as far as the player can foresee them.
         behind: actions that the player has done.
@@ -288,14 +274,17 @@ def _about_the_world(situation: Situation, found: list[Mistake]) -> list[list[Mi
 
 def _about_commands(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
     """Another verb for what the player is concerned with, a wrong name in the right action, or a part of it."""
-    right = situation.right
-    verbs, wrong_names = [], []
-    for mistake in found:
-        if mistake.move.template not in situation.game.world.rules.actions:
-            if all(name in situation.focus for name in _names(situation, mistake.move)):
-                verbs.append(mistake)
-        elif mistake.move.template == right.template and len(mistake.move.binding.items() - right.binding.items()) == 1:
-            wrong_names.append(mistake)
+    right, actions = situation.right, situation.game.world.rules.actions
+    verbs = [
+        m
+        for m in found
+        if m.move.template not in actions and all(name in situation.focus for name in _names(situation, m.move))
+    ]
+    wrong_names = [
+        m
+        for m in found
+        if m.move.template == right.template and len(m.move.binding.items() - right.binding.items()) == 1
+    ]
     return [verbs, wrong_names, _without_end(situation)]
 
 

@@ -24,9 +24,7 @@ def offline_teacher(params: OfflineTeacher, *flags: str) -> Iterator[str]:
 
     The server is stopped when the block is left, in whatever way; when this process is killed, it ends by itself.
 
-    Args:
-        params: how often it answers badly.
-        flags: more of `python -m agentrefine.simulation --help`, such as `--latency`, `0.1`.
+    `flags` are more of `python -m agentrefine.simulation --help`, such as `--latency`, `0.1`.
 
     Raises:
         UserError: the server does not start; says what it printed last.

@@ -41,52 +41,8 @@ PAGE_OF_BATCHES = 20
 MAX_PAGE = 100
 
 
-class RequestLog:
-    """Appends to a file; every line is in the file before its answer is sent, even when the server is killed then."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Open the file, which may hold lines already; None: nothing is logged.
-
-        Raises:
-            UserError: the file cannot be opened for writing.
-        """
-        self._file: int | None = None
-        if path is None:
-            return
-        try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --log.") from error
-
-    def write(self, *, key: str, seed: int | None, attempt: int, outcome: str, batch: str | None) -> None:
-        """Append one request.
-
-        Args:
-            key: identifies what the answer is drawn from; the completion's id is `chatcmpl-` and this key.
-            seed: the request's own.
-            attempt: how often the same request had come before.
-            outcome: `answered`, or the name of the fault on the wire.
-            batch: the batch whose line this is.
-        """
-        if self._file is None:
-            return
-        record = {"time": time.time(), "key": key, "seed": seed, "attempt": attempt, "outcome": outcome, "batch": batch}
-        # One unbuffered write: lines of other processes cannot stand in the middle of this one.
-        os.write(self._file, orjson.dumps(record) + b"\n")
-
-
 class Settings(NamedTuple):
-    """How the server serves; none of it changes an answer.
-
-    Attributes:
-        latency: seconds that each chat completion waits.
-        log: the file that gets a line for each chat request.
-        structured: whether `response_format` may ask for JSON.
-        hang_seconds: how long a connection hangs.
-        batch_seconds: how long a batch is in progress at least.
-        batch_window_seconds: how long after its creation a batch expires.
-        state: the folder that keeps files and batches; None: they end with the server.
-    """
+    """How the server serves (`python -m agentrefine.simulation --help`); none of it changes an answer."""
 
     latency: float = 0.0
     log: Path | None = None
@@ -109,7 +65,7 @@ class Server:
         self._params = params
         self._settings = settings
         self._attempts = Attempts()
-        self._log = RequestLog(settings.log)
+        self._log = _open_log(settings.log)
         self._store = BatchStore(settings.state)
         self._batches = Batches(
             self._store, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
@@ -174,8 +130,13 @@ class Server:
         return attempt, drawn_fault(self._params.wire_faults, kinds, asked.key(), attempt)
 
     def _note(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
-        outcome = fault or "answered"
-        self._log.write(key=asked.key(), seed=asked.seed, attempt=attempt, outcome=outcome, batch=batch)
+        """Append a request to the log before its answer is sent; a completion's id is `chatcmpl-` and the key."""
+        if self._log is None:
+            return
+        record = {"time": time.time(), "key": asked.key(), "seed": asked.seed, "attempt": attempt}
+        record |= {"outcome": fault or "answered", "batch": batch}
+        # One unbuffered write: lines of other processes cannot stand in the middle of this one.
+        os.write(self._log, orjson.dumps(record) + b"\n")
 
     async def _models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [MODEL_CARD]})
@@ -191,10 +152,10 @@ class Server:
         return _record(self._store.add_file(filename, "batch", content))
 
     async def _file(self, request: Request) -> Response:
-        return _record(self._store.file(request.path_params["id"]))
+        return _record(self._store.file(request.path_params["id"])[0])
 
     async def _content(self, request: Request) -> Response:
-        return Response(self._store.content(request.path_params["id"]), media_type="application/octet-stream")
+        return Response(self._store.file(request.path_params["id"])[1], media_type="application/octet-stream")
 
     async def _create_batch(self, request: Request) -> Response:
         try:
@@ -227,6 +188,13 @@ class Server:
                 "has_more": len(batches) > len(page),
             }
         )
+
+
+def _open_log(path: Path | None) -> int | None:
+    try:
+        return None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --log.") from error
 
 
 async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:

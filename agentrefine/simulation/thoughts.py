@@ -60,52 +60,28 @@ def phrasings() -> Iterator[str]:
     yield from (thoughts().short_command, capitalised(thoughts().short_command), *thoughts().kinds.values())
 
 
-def exploring_thought(
-    sub_goal: str, sought: str, target: str, facts: Sequence[str], action: str, rng: Random, *, inside: bool
-) -> str:
-    """A thought that leads to where something has not been looked for yet.
-
-    Args:
-        sub_goal: the open condition of the goal that is worked at.
-        sought: what is looked for.
-        target: the place or container where it may be.
-        facts: what the player knows and acts on, as clauses.
-        action: the action as a sentence says it.
-        rng: chooses the phrasing.
-        inside: whether the target is a container.
-    """
-    known = enumeration(facts) if facts else ""
-    inner = thoughts().explore_container_by if facts else thoughts().explore_container
-    template = rng.choice(inner if inside else thoughts().explore_place)
-    return template.format(sub_goal=sub_goal, sought=sought, target=target, Facts=capitalised(known), action=action)
-
-
-def searching_thought(sub_goal: str, kind: str, target: str, action: str, rng: Random) -> str:
-    """A thought that leads to where something of a type may be that the player needs and has not read of yet.
-
-    The other arguments are those of `exploring_thought`.
-    """
-    template = rng.choice(thoughts().explore_for_kind)
-    return template.format(sub_goal=sub_goal, sought=thoughts().kinds[kind], target=target, action=action)
+def filled(templates: Phrasings, rng: Random, **holes: str) -> str:
+    """One of the templates with its holes filled; for a hole with a capital letter, the text is capitalised."""
+    capitals = {capitalised(name): capitalised(text) for name, text in holes.items()}
+    return rng.choice(templates).format(**holes, **capitals)
 
 
 def planned_thought(sub_goal: str, facts: Sequence[str], action: str, rng: Random) -> str:
-    """A thought that leads from what the player knows, or believes, to an action. See `exploring_thought`."""
+    """A thought that leads from what the player knows, or believes, to an action.
+
+    Args:
+        sub_goal: the open condition of the goal that is worked at.
+        facts: what the player acts on, as clauses.
+        action: the action as a sentence says it.
+        rng: chooses the phrasing.
+    """
     if not facts:
-        return rng.choice(thoughts().planned_without_facts).format(sub_goal=sub_goal, action=action)
-    known = enumeration(facts)
-    template = rng.choice(thoughts().planned)
-    return template.format(sub_goal=sub_goal, facts=known, Facts=capitalised(known), action=action)
+        return filled(thoughts().planned_without_facts, rng, sub_goal=sub_goal, action=action)
+    return filled(thoughts().planned, rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
 
 
 def mistaken_thought(sub_goal: str, belief: str, action: str, rng: Random) -> str:
     """A thought that leads from a wrong belief to a wrong action, on the way to a condition of the goal."""
     if rng.random() < OPENLY_MISTAKEN:
-        template = rng.choice(thoughts().mistaken)
-        return template.format(sub_goal=sub_goal, belief=belief, Belief=capitalised(belief), action=action)
+        return filled(thoughts().mistaken, rng, sub_goal=sub_goal, belief=belief, action=action)
     return planned_thought(sub_goal, [belief], action, rng)
-
-
-def after_error(cited: str, thought: str, rng: Random) -> str:
-    """A thought that begins with what the last error said."""
-    return rng.choice(thoughts().after_error).format(cited=cited, Cited=capitalised(cited), thought=thought)

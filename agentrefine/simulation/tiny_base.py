@@ -160,12 +160,10 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
             batches[-1].append((ids, labels))
         rng.shuffle(batches)
         for batch in batches:
-            all_ids, all_labels = zip(*batch, strict=True)
-            yield Batch(
-                pad_sequence(all_ids, batch_first=True, padding_value=tokenizer.pad_token_id),
-                pad_sequence(all_labels, batch_first=True, padding_value=MASKED),
-                tokens=sum(map(len, all_ids)),
-            )
+            all_ids = [ids for ids, _ in batch]
+            padded = pad_sequence(all_ids, batch_first=True, padding_value=tokenizer.pad_token_id)
+            labels = pad_sequence([labels for _, labels in batch], batch_first=True, padding_value=MASKED)
+            yield Batch(padded, labels, tokens=sum(map(len, all_ids)))
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,7 +24,6 @@ FREQUENT = 5
 """A piece that the texts hold this often is one token, also without its leading space or as punctuation."""
 WORD = r" ?\{\w+\}| ?\w+:?| ?[^\s\w]|\s(?=\S)|\s+"
 """How other text splits before merging: words with their leading space, among them `{place}` and `Goal:`, and signs."""
-
 _HOLE = re.compile(r"\{\w+\}|\$\w+")
 _ENDS = re.compile(r"[.?!]|\n|(?<=:) ")
 

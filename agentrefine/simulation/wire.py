@@ -23,7 +23,6 @@ SLOW_BODY_SECONDS = 1.0
 SLOW_BODY_PIECES = 10
 CONNECTION = "agentrefine.connection"
 """The ASGI extension that holds the connection's transport."""
-
 REFUSED: dict[WireFaultKind, ApiError] = {
     "too_many_requests": ApiError(
         429,
@@ -38,32 +37,18 @@ REFUSED: dict[WireFaultKind, ApiError] = {
 
 WITHOUT_ANSWER: frozenset[WireFaultKind | None] = frozenset([*REFUSED, "reset", "hang", "wrong_content_type"])
 """The faults that send nothing of the good answer."""
-
 PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
 def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: int) -> WireFaultKind | None:
-    """The fault that this attempt of a request meets, if any: each attempt is a new draw.
-
-    Args:
-        rate: the share of the attempts that meet one.
-        kinds: those to draw from; where there are none, no fault is met.
-        key: identifies the request.
-        attempt: how often it has come before.
-    """
+    """The fault of one of `kinds` that a share `rate` of all attempts meets, if this one does: each is a new draw."""
     if not kinds or share("wire", key, str(attempt)) >= rate:
         return None
     return kinds[int(share("wire kind", key, str(attempt)) * len(kinds))]
 
 
 def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> Response:
-    """What goes wrong, ready to be sent.
-
-    Args:
-        fault: its kind.
-        good: the body of the good answer; not read by the faults of WITHOUT_ANSWER.
-        hang_seconds: how long a connection hangs until it is closed.
-    """
+    """What goes wrong, ready to be sent; `good` is the body of the good answer."""
     if fault in REFUSED:
         return REFUSED[fault].response()
     if fault == "wrong_content_type":

@@ -31,7 +31,6 @@ from agentrefine.worlds.paraphrase import Paraphrase
 
 WHEREABOUTS = ("in", "stands", "part")
 """The predicates that say where an object is: their first argument is in the second."""
-
 REQUIRED_TYPES = ("washer", "heater", "device", "key", "vault", "tool", "money")
 """The types of objects that goals need without naming them."""
 

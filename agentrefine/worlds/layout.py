@@ -24,7 +24,6 @@ from agentrefine.worlds.oracle import Problem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
 """Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
-
 _ATTEMPTS = 500
 
 
