@@ -67,11 +67,9 @@ class Transport(Protocol):
         Raises:
             UserError: the endpoint refuses for good.
         """
-        ...
 
     async def close(self) -> None:
-        """Let go of what is held open."""
-        ...
+        """Close what is held open."""
 
 
 class Endpoint:
@@ -158,8 +156,8 @@ class Endpoint:
 
         Any refusal shows that the endpoint is up, as some take no limit as small as this call's.
         """
-        hello: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
-        small = request._replace(messages=hello, response_format=None, max_tokens=_CHECK_TOKENS)
+        short: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
+        small = request._replace(messages=short, response_format=None, max_tokens=_CHECK_TOKENS)
         try:
             await self._try(small if request.seed is None else small._replace(seed=0))
         except CallError as error:
@@ -226,11 +224,7 @@ class Endpoint:
                 return answer
 
     async def _send(self, body: dict[str, Any]) -> bytes:
-        """The bytes that come back.
-
-        Raises:
-            CallError: the status is an error, or there is no answer at all.
-        """
+        """The bytes that come back. Raises CallError if the status is an error, or there is no answer at all."""
         task = asyncio.current_task()
         assert task is not None
         self.calls_out.add(task)
@@ -286,7 +280,7 @@ class Endpoint:
         await self._throttle.sleep(seconds)
 
     def _advice(self, error: CallError) -> str:
-        section, retries = self._settings.section, self._settings.max_retries
+        section, retries, said = self._settings.section, self._settings.max_retries, self._said(error)
         if error.timed_out:
             return (
                 f"no answer within {self._settings.timeout_seconds:g} seconds, retries included; "
@@ -300,25 +294,19 @@ class Endpoint:
         if error.status is None:
             return "cannot be reached; check the address and that the server runs, then run again."
         if error.status in (401, 403):
-            return (
-                f"refuses the key in ${self._settings.api_key_env} ({self._said(error)}); set it to a valid key that "
-                "may use this model."
-            )
+            key = self._settings.api_key_env
+            return f"refuses the key in ${key} ({said}); set it to a valid key that may use this model."
         if error.status in (404, 405):
-            return (
-                f"knows no model {self._settings.model!r} or no such path ({self._said(error)}); correct "
-                f"{section}.model or the URL."
-            )
+            model = self._settings.model
+            return f"knows no model {model!r} or no such path ({said}); correct {section}.model or the URL."
         if error.status == 429:
             return (
-                f"still over its rate limit or quota after {retries} retries ({self._said(error)}); lower "
-                f"{section}.concurrency, and run again later: answers so far are kept."
+                f"still over its rate limit or quota after {retries} retries ({said}); lower {section}.concurrency, "
+                "and run again later: answers so far are kept."
             )
         if error.may_pass:
-            return (
-                f"still fails after {retries} retries ({self._said(error)}); run again later: answers so far are kept."
-            )
-        return f"refuses the call ({self._said(error)}); correct the section {section} of params.yaml."
+            return f"still fails after {retries} retries ({said}); run again later: answers so far are kept."
+        return f"refuses the call ({said}); correct the section {section} of params.yaml."
 
 
 def _api_key(settings: EndpointSettings) -> str:
@@ -327,17 +315,14 @@ def _api_key(settings: EndpointSettings) -> str:
     Raises:
         UserError: the variable is not set, and the endpoint is not on this machine.
     """
-    if settings.api_key_env is None:
-        return "none"
-    key = os.environ.get(settings.api_key_env, "")
-    if key:
-        return key
-    if is_loopback(settings.base_url):
-        return "none"
-    raise UserError(
-        f"{settings.section}.api_key_env: the environment variable {settings.api_key_env} is not set; set it to the "
-        f"key of {settings.base_url} (any text, if the endpoint needs none)."
-    )
+    name = settings.api_key_env
+    key = os.environ.get(name) if name else None
+    if name and not key and not is_loopback(settings.base_url):
+        raise UserError(
+            f"{settings.section}.api_key_env: the environment variable {name} is not set; set it to the key of "
+            f"{settings.base_url} (any text, if the endpoint needs none)."
+        )
+    return key or "none"
 
 
 def _backoff(failures: int) -> float:

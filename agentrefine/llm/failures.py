@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -19,6 +20,7 @@ _OWN = (400, 413, 422, 451)
 """Statuses that concern one call; 401 and the like concern them all."""
 
 
+@dataclass(eq=False)
 class CallError(Exception):
     """A call without an answer.
 
@@ -31,23 +33,12 @@ class CallError(Exception):
         timed_out: a time limit ended the call.
     """
 
-    def __init__(
-        self,
-        status: int | None,
-        said: str = "",
-        *,
-        code: str = "",
-        parameter: str = "",
-        pause: float | None = None,
-        timed_out: bool = False,
-    ) -> None:
-        super().__init__(said)
-        self.status = status
-        self.said = said
-        self.code = code
-        self.parameter = parameter
-        self.pause = pause
-        self.timed_out = timed_out
+    status: int | None
+    said: str = ""
+    code: str = ""
+    parameter: str = ""
+    pause: float | None = None
+    timed_out: bool = False
 
     @property
     def is_too_long(self) -> bool:

@@ -115,7 +115,7 @@ class Throttle:
         requests_per_minute: int | None,
         tokens_per_minute: int | None,
     ) -> None:
-        """Join the other processes.
+        """Join the other processes of the run.
 
         Args:
             numbers: made with `throttle_numbers` among its names.

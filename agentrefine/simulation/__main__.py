@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import uvicorn
 from pydantic import ValidationError
@@ -22,12 +22,9 @@ from agentrefine.simulation.batches import WINDOW_SECONDS
 from agentrefine.simulation.server import Server, Settings, stop_with_parent
 from agentrefine.simulation.wire import HANG_SECONDS, WireProtocol
 
+_KINDS = [kind for kind in get_args(WireFaultKind) if kind != "hang"]
 FAULTLESS = OfflineTeacher(
-    script_faults=0.0,
-    trajectory_faults=0.0,
-    wire_faults=0.0,
-    wire_fault_kinds=[kind for kind in get_args(WireFaultKind) if kind != "hang"],
-    mistakes=[2, 3],
+    script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, wire_fault_kinds=_KINDS, mistakes=[2, 3]
 )
 
 
@@ -63,10 +60,10 @@ def _port(text: str) -> int:
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be 0 seconds or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return seconds
 
 
@@ -91,15 +88,13 @@ def _listen(port: int) -> socket.socket:
 
 
 async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:
-    config = uvicorn.Config(
-        offline.application(),
-        http=WireProtocol,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=2,
-    )
-    server = uvicorn.Server(config)
+    options: dict[str, Any] = {
+        "log_level": "warning",
+        "access_log": False,
+        "lifespan": "off",
+        "timeout_graceful_shutdown": 2,
+    }
+    server = uvicorn.Server(uvicorn.Config(offline.application(), http=WireProtocol, **options))
     offline.resume()
     port = listening.getsockname()[1]
     # The socket listens already: a client that connects now waits in its queue until the loop runs.

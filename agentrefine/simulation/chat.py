@@ -1,7 +1,6 @@
 """Chat completions: what a request may hold, and the completion that answers it."""
 
 import json
-from collections import OrderedDict
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,8 +14,6 @@ from agentrefine.simulation.answers import REFUSAL, answer
 MODEL = "offline-teacher"
 TURNS = "turns"
 """The key that holds a game where a schema wants an object."""
-REMEMBERED_REQUESTS = 100_000
-"""Requests whose earlier attempts are counted."""
 
 
 class ApiError(Exception):
@@ -118,21 +115,6 @@ class ChatRequest(Strict):
         """Identifies everything that the answer is drawn from."""
         said = [part for message in self.messages for part in (message.role, message.content)]
         return short_hash(str(self.seed), str(self.temperature), *said)
-
-
-class Attempts:
-    """Counts how often each request has come, so that a retry of a failed one is a new draw."""
-
-    def __init__(self) -> None:
-        self._counts: OrderedDict[str, int] = OrderedDict()
-
-    def next(self, key: str) -> int:
-        """How often the request has come before."""
-        count = self._counts.pop(key, 0)
-        self._counts[key] = count + 1
-        if len(self._counts) > REMEMBERED_REQUESTS:
-            self._counts.popitem(last=False)
-        return count
 
 
 def read_chat(body: bytes, *, structured: bool) -> ChatRequest:

@@ -92,7 +92,7 @@ class _Writer:
 
     def first(self, observation: str) -> None:
         """The game begins."""
-        self._say(observation, self._rng.choice(thoughts().dm.first), Outcome(observation, None, False))
+        self._say(observation, self._rng.choice(thoughts().dm["first"]), Outcome(observation, None, False))
 
     def read(self, text: str) -> None:
         """The player has seen a text."""
@@ -104,7 +104,7 @@ class _Writer:
         reason = step.reason
         self._play(self._thought(step), reason.action)
         texts = thoughts().dm
-        template = self._rng.choice(texts.completed if step.outcome.completed else texts.done)
+        template = self._rng.choice(texts["completed" if step.outcome.completed else "done"])
         self._say(step.outcome.observation, template.format(action=reason.says), step.outcome)
         self.done.append(reason.action)
         self.last_refusal = ""
@@ -141,7 +141,7 @@ class _Writer:
         outcome = step.before.copy().step(mistake.action)
         belief = _seen_from(_place(step.before), mistake.belief)
         self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.says, self._rng), mistake.action)
-        self._say(outcome.observation, self._rng.choice(thoughts().dm.error).format(belief=belief), outcome)
+        self._say(outcome.observation, self._rng.choice(thoughts().dm["error"]).format(belief=belief), outcome)
         self.last_refusal = first_person(mistake.error_message)
 
     def _focus(self, step: ExpertStep) -> list[str]:

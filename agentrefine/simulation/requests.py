@@ -96,14 +96,8 @@ def theme_words() -> dict[str, str]:
     return {word: name for name, words in yaml.safe_load(text).items() for word in words}
 
 
-@lru_cache(maxsize=2048)
-def world_of(world_id: str) -> World:
-    """The world of an id; those asked for lately are kept, since drawing one takes a while.
-
-    Raises:
-        UserError: the text is not the id of a world.
-    """
-    return world_from_id(world_id)
+world_of = lru_cache(maxsize=2048)(world_from_id)
+"""The world of an id; those asked for lately are kept, since drawing one takes a while."""
 
 
 def share(*parts: str) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +20,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import first_problem
 from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
 from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, BatchStore, read_upload
-from agentrefine.simulation.chat import (
-    MODEL,
-    ApiError,
-    Attempts,
-    ChatRequest,
-    complete,
-    read_chat,
-    unknown_model,
-)
+from agentrefine.simulation.chat import MODEL, ApiError, ChatRequest, complete, read_chat, unknown_model
 from agentrefine.simulation.wire import HANG_SECONDS, REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
 
 MODEL_CARD = {
@@ -36,6 +29,8 @@ MODEL_CARD = {
     "created": 0,
     "owned_by": "agentrefine: a rule-based simulation, not a language model",
 }
+REMEMBERED_REQUESTS = 100_000
+"""Requests whose earlier attempts are counted, so that a retry of a failed one is a new draw."""
 REMEMBERED_ANSWERS = 2048
 PAGE_OF_BATCHES = 20
 MAX_PAGE = 100
@@ -57,14 +52,10 @@ class Server:
     """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch."""
 
     def __init__(self, params: OfflineTeacher, settings: Settings) -> None:
-        """Open the log and the state.
-
-        Raises:
-            UserError: one of them cannot be used.
-        """
+        """Open the log and the state. Raises UserError if one of them cannot be used."""
         self._params = params
         self._settings = settings
-        self._attempts = Attempts()
+        self._attempts: OrderedDict[str, int] = OrderedDict()
         self._log = _open_log(settings.log)
         self._store = BatchStore(settings.state)
         self._batches = Batches(
@@ -126,7 +117,10 @@ class Server:
 
     def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
         """How often the request had come before, and what goes wrong on the wire this time, if anything."""
-        attempt = self._attempts.next(asked.key())
+        attempt = self._attempts.pop(asked.key(), 0)
+        self._attempts[asked.key()] = attempt + 1
+        if len(self._attempts) > REMEMBERED_REQUESTS:
+            self._attempts.popitem(last=False)
         return attempt, drawn_fault(self._params.wire_faults, kinds, asked.key(), attempt)
 
     def _note(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:

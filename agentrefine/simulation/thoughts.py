@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cache
 from random import Random
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,19 +17,8 @@ OPENLY_MISTAKEN = 1 / 3
 """The share of the mistaken thoughts that say `I think`; the others are phrased as right ones are."""
 
 
-class DungeonMaster(BaseModel):
-    """Templates of the dungeon master's thoughts."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    first: Phrasings
-    done: Phrasings
-    error: Phrasings
-    completed: Phrasings
-
-
 class Thoughts(BaseModel):
-    """Templates of thoughts; see `thoughts.yaml` for their holes."""
+    """Templates of the player's thoughts, and of the dungeon master's; see `thoughts.yaml` for their holes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +32,7 @@ class Thoughts(BaseModel):
     after_error: Phrasings
     kinds: dict[str, str]
     short_command: str
-    dm: DungeonMaster
+    dm: dict[Literal["first", "done", "error", "completed"], Phrasings]
 
 
 @cache

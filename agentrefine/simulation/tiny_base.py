@@ -41,7 +41,7 @@ DECAY_SHARE = 0.4
 """The share of the training over which the learning rate falls to zero."""
 EMBEDDING_STD = 0.1
 """The standard deviation of the first embeddings. With transformers' 0.02 the first steps make the names of one kind
-nearly the same, and the model cannot tell them apart when it looks something up."""
+nearly the same, and the model cannot distinguish them when it looks something up."""
 INVENTORIES = 8
 """Inventories for each transcript; they are about a fifth as long."""
 WANDERING_SHARE = 0.3
@@ -76,13 +76,7 @@ class Batch(NamedTuple):
 
 
 class TinyBase(NamedTuple):
-    """What pretraining came to.
-
-    Attributes:
-        parameters: of the model.
-        tokens: read.
-        loss: nats per token over the last tenth.
-    """
+    """What pretraining came to: the model's parameters, the tokens read, nats per token over the last tenth."""
 
     parameters: int
     tokens: int
@@ -124,9 +118,8 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
     commands = dict.fromkeys(all_templates(), "")
     chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
-    tokenizer = build_tokenizer(
-        words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT]
-    )
+    texts = [plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)]
+    tokenizer = build_tokenizer(words, texts + chat * FREQUENT)
     check_words(tokenizer, words)
     return tokenizer
 

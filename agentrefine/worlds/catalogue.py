@@ -149,36 +149,43 @@ def check_family(rules: Family) -> None:
 
 def _findings(rules: Family) -> Iterator[str]:
     known = set(rules.objects) | set(rules.types) | {s for subtypes in rules.types.values() for s in subtypes}
-    for where, pattern in _patterns(rules):
-        yield from _strange(rules, known, where, pattern)
     for name, predicate in rules.predicates.items():
+        alternatives = () if predicate.seen == "always" else predicate.seen
+        yield from _strange(rules, known, f"predicate `{name}`", [p for patterns in alternatives for p in patterns])
         yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
     for template, action in rules.actions.items():
-        yield from _unknown(f"action `{template}`", parameters(template), known)
-        yield from _unbound(f"action `{template}`", [action.says], parameters(template))
+        where = f"action `{template}`"
+        yield from _strange(rules, known, where, [*(condition.fact for condition in action.requires), *action.effects])
+        yield from _unknown(where, parameters(template), known)
+        yield from _unbound(where, [action.says], parameters(template))
         yield from _action_findings(rules, template, action)
     for sentence in (*rules.opening, *rules.observation):
         where, outside = f"sentence `{sentence.text}`", _variables(sentence.for_)
+        yield from _strange(rules, known, where, [*sentence.for_, *sentence.list])
         yield from _unbound(where, [sentence.text], {*outside, "list"} if sentence.list else outside)
         yield from _unbound(where, [sentence.none], outside)
         yield from _unbound(where, [sentence.show], outside | _variables(sentence.list))
     for rule in rules.start:
+        yield from _strange(rules, known, "start", [*rule.facts, *(p for patterns in rule.any for p in patterns)])
         yield from _unknown("start", [rule.each] if rule.each else [], known)
     for goal in rules.goals:
-        bound = _variables([*goal.given, *(condition.fact for condition in goal.conditions)])
-        yield from _unbound("goals", [condition.text for condition in goal.conditions], bound)
+        patterns = [*goal.given, *(condition.fact for condition in goal.conditions)]
+        yield from _strange(rules, known, "goals", patterns)
+        yield from _unbound("goals", [condition.text for condition in goal.conditions], _variables(patterns))
+    yield from _strange(rules, known, "explore", rules.explore)
     for pattern in rules.explore:
         if len(pattern.variables) != 1:
             yield f"explore names `{pattern.predicate}`, which must have one argument"
 
 
-def _strange(rules: Family, known: set[str], where: str, pattern: Pattern) -> Iterator[str]:
-    predicate = rules.predicates.get(pattern.predicate)
-    if predicate is None:
-        yield f"{where} uses the predicate `{pattern.predicate}`, which is not defined"
-    elif len(pattern.variables) != len(predicate.of):
-        yield f"{where} gives `{pattern.predicate}` {len(pattern.variables)} arguments instead of {len(predicate.of)}"
-    yield from _unknown(where, pattern.variables, known)
+def _strange(rules: Family, known: set[str], where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
+    for name, variables, _ in patterns:
+        predicate = rules.predicates.get(name)
+        if predicate is None:
+            yield f"{where} uses the predicate `{name}`, which is not defined"
+        elif len(variables) != len(predicate.of):
+            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
+        yield from _unknown(where, variables, known)
 
 
 def _unknown(where: str, variables: Iterable[str], known: set[str]) -> Iterator[str]:
@@ -212,19 +219,3 @@ def _action_findings(rules: Family, template: str, action: Action) -> Iterator[s
 
 def _variables(patterns: Iterable[Pattern]) -> set[str]:
     return {variable for pattern in patterns for variable in pattern.variables}
-
-
-def _patterns(rules: Family) -> Iterator[tuple[str, Pattern]]:
-    for name, predicate in rules.predicates.items():
-        for alternative in () if predicate.seen == "always" else predicate.seen:
-            yield from ((f"predicate `{name}`", pattern) for pattern in alternative)
-    for template, action in rules.actions.items():
-        yield from ((f"action `{template}`", p.fact) for p in action.requires)
-        yield from ((f"action `{template}`", effect) for effect in action.effects)
-    for sentence in (*rules.opening, *rules.observation):
-        yield from ((f"sentence `{sentence.text}`", pattern) for pattern in (*sentence.for_, *sentence.list))
-    for rule in rules.start:
-        yield from (("start", pattern) for pattern in (*rule.facts, *(p for option in rule.any for p in option)))
-    for goal in rules.goals:
-        yield from (("goals", pattern) for pattern in (*goal.given, *(c.fact for c in goal.conditions)))
-    yield from (("explore", pattern) for pattern in rules.explore)

@@ -64,11 +64,7 @@ class Pattern(NamedTuple):
 
 
 def parse_pattern(text: object) -> Pattern:
-    """Read a pattern from its text.
-
-    Raises:
-        ValueError: the text is not a predicate and its variables.
-    """
+    """Read a pattern from its text; raises ValueError if it is not a predicate and its variables."""
     words = text.split() if isinstance(text, str) else []
     negated = words[:1] == ["not"]
     words = words[1:] if negated else words
@@ -82,7 +78,7 @@ PatternField = Annotated[Pattern, BeforeValidator(parse_pattern)]
 
 
 def type_of(variable: str) -> str:
-    """The type of a variable: its name without the digit that tells it from another of the type."""
+    """The type of a variable: its name without the digit that sets it apart from another of the type."""
     return variable.rstrip("0123456789")
 
 
@@ -158,7 +154,7 @@ class Predicate(Definition):
         of: the variables (types) of its arguments; `seen` and the texts use them.
         seen: when an observation shows such a fact: always, or when one of the alternatives holds.
         says, denies: the fact and its opposite as clauses: lower case, without the final full stop.
-        nests: (inner, outer), where the fact means that one object contains the other.
+        nests: (inner, outer), where such a fact is that one object contains the other.
         tell: whether an agent mentions such facts as reasons.
         about: objects, the player, or the structure that a script's nesting shows anyway.
     """
@@ -323,9 +319,9 @@ class Theme(Definition):
     @model_validator(mode="after")
     def _is_unambiguous(self) -> Self:
         nouns = [noun for pool in self.nouns.values() for noun in pool]
-        repeated = sorted({noun for noun in nouns if nouns.count(noun) > 1})
+        repeated = min((noun for noun in nouns if nouns.count(noun) > 1), default=None)
         if repeated:
-            raise ValueError(f"the noun `{repeated[0]}` occurs twice")
+            raise ValueError(f"the noun `{repeated}` occurs twice")
         for noun in nouns:
             longer = next((other for other in nouns if other != noun and f" {noun} " in f" {other} "), None)
             if longer:
@@ -386,11 +382,7 @@ def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Fam
 
 
 def load_theme(name: str, text: str) -> Theme:
-    """Read a theme from its YAML text.
-
-    Raises:
-        UserError: the file is invalid.
-    """
+    """Read a theme from its YAML text; raises UserError where it is invalid."""
     try:
         return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
     except ValidationError as error:
@@ -398,11 +390,7 @@ def load_theme(name: str, text: str) -> Theme:
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:
-    """The mapping at the top of a YAML text.
-
-    Raises:
-        UserError: the text, which `where` names, is not YAML or no mapping.
-    """
+    """The mapping at the top of a YAML text; raises UserError, which names `where`, if there is none."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -414,10 +402,11 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
     for key, value in part.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            into[key] = {**into[key], **value}
-        elif isinstance(value, list) and isinstance(into.get(key), list) and key != "plan":
-            into[key] = [*into[key], *value]
+        before = into.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            into[key] = before | value
+        elif isinstance(value, list) and isinstance(before, list) and key != "plan":
+            into[key] = before + value
         else:
             into[key] = value
 

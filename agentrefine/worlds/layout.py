@@ -105,11 +105,7 @@ def draw_world(family: str, theme: str, seed: int) -> World:
 
 
 def world_from_id(world_id: str) -> World:
-    """The world of an id.
-
-    Raises:
-        UserError: the text is not the id of a world.
-    """
+    """The world of an id. Raises UserError if the text is not the id of a world."""
     problem = UserError(f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.")
     try:
         family, theme, seed = world_id.split(".")

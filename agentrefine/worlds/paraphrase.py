@@ -64,11 +64,7 @@ class Paraphrase(NamedTuple):
 
 @cache
 def paraphrase(name: str) -> Paraphrase:
-    """The paraphrase of a name, for the actions of all families.
-
-    Raises:
-        KeyError: there is none.
-    """
+    """The paraphrase of a name, for the actions of all families. Raises KeyError if there is none."""
     return Paraphrase(name, catalogue.paraphrase_templates()[name], catalogue.name_regex(), repeated=False)
 
 

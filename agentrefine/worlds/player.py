@@ -47,8 +47,7 @@ class Explorer:
     order (from where it is, the first after the last), until one does. Mistaken actions in between do not disturb it:
     it reads the game's known facts each time.
 
-    Attributes:
-        reason: why the last action is taken.
+    `reason` is why the last action is taken.
     """
 
     def __init__(self, game: Game) -> None:
@@ -98,17 +97,15 @@ class Explorer:
         """A plan for all parts of the goal that the known facts can fulfil; it keeps what is already fulfilled."""
         world = self.game.world
         possible = known | reachable(world.problem, known)
-        parts = {c.part for c in world.conditions}
         open_parts = {c.part for c in world.conditions if world.problem.mask([c.fact]) & ~possible}
-        self._conditions = [c for c in world.conditions if c.part in parts - open_parts]
+        self._conditions = [c for c in world.conditions if c.part not in open_parts]
         if all(c.fact in self.game.known for c in self._conditions):
             return []
         return search(world.problem, known, world.problem.mask(c.fact for c in self._conditions)) or []
 
     def _reason_of_plan(self, known: int) -> Reason:
-        problem = self.game.world.problem
-        ahead = self._ahead()
-        facts = [fact for fact in ahead.requires if problem.bits[fact] & known]
+        ahead, bits = self._ahead(), self.game.world.problem.bits
+        facts = [fact for fact in ahead.requires if bits[fact] & known]
         return self._reason("plan", self._sub_goal(ahead, known).text, facts)
 
     def _ahead(self) -> GroundAction:

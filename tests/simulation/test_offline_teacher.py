@@ -1,4 +1,4 @@
-"""The offline teacher, in process: the games that it writes and the bad answers that it gives."""
+"""The simulated teacher, in process: the games that it writes and the bad answers that it gives."""
 
 import json
 import re

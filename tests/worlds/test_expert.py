@@ -1,4 +1,4 @@
-"""The expert, which plays by what it has been told, and the mistakes that it is made to make."""
+"""The expert, which plays by what it has read, and the mistakes that are put in."""
 
 from random import Random
 

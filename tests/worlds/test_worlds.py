@@ -1,4 +1,4 @@
-"""The worlds: families, layouts, the game, the planner, scripts, wordings."""
+"""The worlds: families, layouts, the game, the planner, scripts, paraphrases."""
 
 import json
 import os
@@ -106,9 +106,9 @@ def test_texts_are_short_natural_and_every_word_is_in_the_vocabulary(family):
         later.extend(len(text.split()) for text in said[1:])
         start = Game(world)
         refused = [start.step(m.action).observation for kind in MISTAKE_KINDS for m in mistakes(start, kind)]
-        told = [f"{m.says} {m.belief}" for kind in MISTAKE_KINDS for m in mistakes(start, kind)]
+        mistaken = [f"{m.says} {m.belief}" for kind in MISTAKE_KINDS for m in mistakes(start, kind)]
         rules = script_instructions(script_of(world))
-        for text in [world.goal, rules, *said, *actions, *refused, *told]:
+        for text in [world.goal, rules, *said, *actions, *refused, *mistaken]:
             assert not unknown_words(text, words), (world.id, unknown_words(text, words))
             assert text == " ".join(text.split()) or "\n" in text
         for text in [world.goal, rules, *said, *refused]:
