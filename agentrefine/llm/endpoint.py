@@ -75,8 +75,6 @@ class Transport(Protocol):
 class Endpoint:
     """Sends calls one by one, as many at once as its throttle allows. Use it within one event loop.
 
-    A parameter that the model does not take is left out or renamed, once for all calls (`Parameters`).
-
     429, 5xx, time-outs, broken connections and bodies that are no completion are tried again with growing waits, or
     after the pause that the endpoint asks for. When a call still fails, a health check shows whether the endpoint is
     up: if so, the call is tried a last time and comes back as `UNANSWERED`. An endpoint that has answered before is

@@ -126,7 +126,11 @@ class _Writer:
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
-        focus = self._focus(step)
+        # The objects that the player is concerned with: what it does, what for, and what it looks for.
+        reason = step.reason
+        texts = (reason.move.text, reason.next_move.text, reason.sub_goal, reason.looked_for)
+        concerned = names_in(" ".join(texts), self._objects)
+        focus = [name for name in self._objects if name in concerned]
         tried: set[str] = set()
         while len(tried) < MAX_RUN and (not tried or self._rng.random() < AGAIN):
             situation = Situation(step.before, focus, self._known, self._sight, step.reason.move, ahead, self.done)
@@ -143,13 +147,6 @@ class _Writer:
         self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.says, self._rng), mistake.action)
         self._say(outcome.observation, self._rng.choice(thoughts().dm["error"]).format(belief=belief), outcome)
         self.last_refusal = first_person(mistake.error_message)
-
-    def _focus(self, step: ExpertStep) -> list[str]:
-        """The objects that the player is concerned with: what it does, what for, and what it looks for."""
-        reason = step.reason
-        texts = (reason.move.text, reason.next_move.text, reason.sub_goal, reason.looked_for)
-        concerned = names_in(" ".join(texts), self._objects)
-        return [name for name in self._objects if name in concerned]
 
     def _facts(self, reason: Reason, place: str) -> list[str]:
         # Places are always open: that they are is no reason for anything.

@@ -38,8 +38,7 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
     """A lossless tokenizer for any text in which each of `words`, with its leading space, is one token.
 
     The vocabulary is the bytes, a few hundred merges, the words, and the frequent pieces of `texts` (line breaks,
-    punctuation, words that begin a line). A piece that is in the vocabulary as a whole is taken as a whole
-    (`ignore_merges`), so no token is spent on the steps between a byte and a word.
+    punctuation, words that begin a line), each taken as a whole (`ignore_merges`).
 
     Args:
         words: names and stretches of text, of one or several words; one that begins with a sign, such as `, so`, has

@@ -104,22 +104,15 @@ def index(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
 def matches(pattern: Pattern, facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
     """The ways to complete `binding` so that the (positive) pattern is one of the facts."""
     for fact in facts.get(pattern.predicate, ()):
-        completed = _unify(pattern.variables, fact, members, binding)
-        if completed is not None:
+        completed = binding
+        for variable, name in zip(pattern.variables, fact[1:], strict=True):
+            bound = completed.get(variable)
+            if bound is None and name in members.get(type_of(variable), ()):
+                completed = {**completed, variable: name}
+            elif bound != name:
+                break
+        else:
             yield completed
-
-
-def _unify(variables: tuple[str, ...], fact: Fact, members: Members, binding: Binding) -> Binding | None:
-    new = binding
-    for name, variable in zip(fact[1:], variables, strict=False):
-        bound = new.get(variable)
-        if bound is None:
-            if name not in members.get(type_of(variable), ()):
-                return None
-            new = {**new, variable: name}
-        elif bound != name:
-            return None
-    return new
 
 
 def query(patterns: Sequence[Pattern], facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:

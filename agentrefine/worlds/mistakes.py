@@ -58,7 +58,9 @@ def _mistake(game: Game, move: Move, refusal: Refusal, relevant: bool) -> Mistak
 def _parameter_errors(game: Game, wanted: set[str]) -> Iterator[Mistake]:
     texts = catalogue.texts()
     for template, says in texts["unknown_verbs"].items():
-        for binding in _fillings(game, template):
+        names = parameters(template)
+        bindings = [{name: value} for name in names for value in game.world.members.get(type_of(name), ())]
+        for binding in bindings if names else [{}]:
             move = Move(template, binding)
             refusal = game.read(move.text)
             if isinstance(refusal, Refusal):
@@ -73,14 +75,6 @@ def _parameter_errors(game: Game, wanted: set[str]) -> Iterator[Mistake]:
             refusal = game.read(game.render(wrong))
             if isinstance(refusal, Refusal):
                 yield _mistake(game, wrong, refusal, not wanted.isdisjoint({*move.binding.values(), value}))
-
-
-def _fillings(game: Game, template: str) -> Iterator[dict[str, str]]:
-    names = parameters(template)
-    if names:
-        yield from ({names[0]: value} for value in game.world.members.get(type_of(names[0]), ()))
-    else:
-        yield {}
 
 
 def _strangers(game: Game, move: Move) -> Iterator[tuple[str, str]]:

@@ -189,19 +189,15 @@ class Explorer:
             if not nearest:
                 break
             fact = nearest[0]
-        return self._subject(fact) if visited else ""
+        if not visited:
+            return ""
+        # What is inside the other object, where the fact says so, else its first argument.
+        predicate = self.game.world.rules.predicates[fact[0]]
+        return fact[1 + predicate.of.index(predicate.nests[0] if predicate.nests else predicate.of[0])]
 
     def _first_unseen(self, fact: Fact) -> str:
-        """What may be lacking for a fact that nothing seems to stand in the way of: a required object that was not
-        seen, such as a tool for what is broken.
-        """
+        """A required object that was not seen, such as a tool for what is broken; else what the fact is about."""
         seen = {name for known in self.game.known for name in known[1:]}
         own = self.game.world.objects[fact[1]]
         required = [name for kind in REQUIRED_TYPES if kind != own for name in self.game.world.members.get(kind, ())]
         return next((name for name in (fact[1], *required) if name not in seen), fact[1])
-
-    def _subject(self, fact: Fact) -> str:
-        """What a fact is about: what is inside the other object, where it says so, else its first argument."""
-        predicate = self.game.world.rules.predicates[fact[0]]
-        inner = predicate.nests[0] if predicate.nests else predicate.of[0]
-        return fact[1 + predicate.of.index(inner)]

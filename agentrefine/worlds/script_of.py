@@ -4,7 +4,7 @@ from typing import Any
 
 from agentrefine.game.actions import ActionSpec
 from agentrefine.game.script import Script
-from agentrefine.worlds.family import Fact, parameters, sentence, template_regex, type_of
+from agentrefine.worlds.family import parameters, sentence, template_regex, type_of
 from agentrefine.worlds.layout import World
 
 
@@ -36,9 +36,10 @@ def _environment(world: World) -> dict[str, Any]:
     player: list[str] = []
     for fact in sorted(world.start):
         predicate = world.rules.predicates[fact[0]]
-        inside = _containment(world, fact)
-        if inside:
-            outer.setdefault(*inside)
+        binding = dict(zip(predicate.of, fact[1:], strict=True))
+        nested = [binding[variable] for variable in predicate.nests or ()]
+        if len({*nested}) == 2:
+            outer.setdefault(nested[0], nested[1])
         elif predicate.about == "player":
             player.append(sentence(predicate.text(fact)))
         elif predicate.about == "objects":
@@ -51,12 +52,3 @@ def _environment(world: World) -> dict[str, Any]:
             nodes[outer[name]].setdefault("holds", {})[name] = nodes[name]
     places = {name: node for name, node in nodes.items() if name not in outer}
     return {"world": world.id, "places": places, "player": player}
-
-
-def _containment(world: World, fact: Fact) -> tuple[str, str] | None:
-    predicate = world.rules.predicates[fact[0]]
-    if predicate.nests is None:
-        return None
-    binding = dict(zip(predicate.of, fact[1:], strict=True))
-    inner, outer = (binding[variable] for variable in predicate.nests)
-    return None if inner == outer else (inner, outer)

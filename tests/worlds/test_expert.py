@@ -133,7 +133,7 @@ def test_listed_mistakes_raise_the_error_that_they_are_listed_for(family):
 
 
 @pytest.mark.parametrize("name", PARAPHRASES)
-def test_the_expert_wins_under_every_wording(name):
+def test_the_expert_wins_under_every_paraphrase(name):
     for family in FAMILIES:
         world = draw_world(family, "office", 3)
         game, actions, said = expert_game(world, paraphrase(name))

@@ -312,25 +312,25 @@ def names_in(node):
 
 
 @pytest.mark.parametrize("name", PARAPHRASES)
-def test_wordings_lose_nothing_and_are_unambiguous(name):
-    action_wording = paraphrase(name)
+def test_paraphrases_lose_nothing_and_are_unambiguous(name):
+    other = paraphrase(name)
     for family, theme in zip(FAMILIES, cycle(THEMES)):
         world = draw_world(family, theme, 2)
         texts = [move.text for move in Game(world).moves()]
-        reworded = [action_wording.render(text) for text in texts]
-        assert [action_wording.parse(text) for text in reworded] == texts
+        reworded = [other.render(text) for text in texts]
+        assert [other.parse(text) for text in reworded] == texts
         assert len(set(reworded)) == len(texts)
         assert all(not unknown_words(text, catalogue.vocabulary()) for text in reworded)
-        game = Game(world, action_wording)
+        game = Game(world, other)
         read = [game.read(text) for text in reworded]
         assert read == list(game.moves())
         actions = {t: a.does for t, a in world.rules.actions.items()}
-        shown = action_wording.reword(actions)
+        shown = other.reword(actions)
         assert list(shown.values()) == list(actions.values())
         assert not unknown_words(instructions(shown), catalogue.vocabulary())
 
 
-def test_there_are_five_wordings_and_each_changes_every_action():
+def test_there_are_five_paraphrases_and_each_changes_every_action():
     assert len(PARAPHRASES) == 5
     templates = {t for f in FAMILIES for t in catalogue.family(f).actions}
     for name in PARAPHRASES:
@@ -339,7 +339,7 @@ def test_there_are_five_wordings_and_each_changes_every_action():
         assert all(own != canonical for canonical, own in paraphrase(name).templates.items())
 
 
-def test_the_canonical_wording_is_unknown_under_another():
+def test_a_canonical_action_is_unknown_under_a_paraphrase():
     world = draw_world("fetch", "farm", 0)
     action = solve(world)[0]
     assert Game(world, paraphrase("plain")).step(action).error == "parameter_error"
