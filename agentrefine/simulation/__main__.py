@@ -46,9 +46,12 @@ def main() -> None:
     settings = Settings(**{name: getattr(arguments, name) for name in Settings._fields})
     try:
         server = Server(_params(arguments.params), settings)
-        asyncio.run(_serve(server, _listen(arguments.port), arguments.parent))
+        listening = socket.create_server(("127.0.0.1", arguments.port))
+    except OSError as error:
+        sys.exit(f"Port {arguments.port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port.")
     except UserError as error:
         sys.exit(str(error))
+    asyncio.run(_serve(server, listening, arguments.parent))
 
 
 def _port(text: str) -> int:
@@ -77,14 +80,6 @@ def _params(text: str) -> OfflineTeacher:
         raise UserError(f"--params: this is no JSON ({error}).") from error
     except ValidationError as error:
         raise UserError(f"--params: {first_problem(error)}") from error
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server(("127.0.0.1", port))
-    except OSError as error:
-        problem = f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
-        raise UserError(problem) from error
 
 
 async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:

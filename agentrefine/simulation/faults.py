@@ -10,11 +10,12 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+from agentrefine.worlds.engine import MISTAKE_KINDS
+
 Record = dict[str, Any]
 ScriptFault = Callable[[Record, Random], str | None]
 TrajectoryFault = Callable[[list[Record], Record, Random], str | None]
 
-FLAGS = ("parameter_error", "logic_error", "place_error")
 UNKNOWN_ACTIONS = ("wait for help", "please help me", "think about the goal", "shout loudly", "do something else")
 NAMELESS_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
 
@@ -114,14 +115,14 @@ def unflagged_parameter_error(turns: list[Record], environment: Record, rng: Ran
     else:
         player, dm = rng.choice(pairs)
         player["action"] = rng.choice(UNKNOWN_ACTIONS)
-        dm.update(dict.fromkeys(FLAGS, False))
+        dm.update(dict.fromkeys(MISTAKE_KINDS, False))
     return turns_text(spoilt)
 
 
 def false_alarm(turns: list[Record], environment: Record, rng: Random) -> str | None:
     """The DM calls a well-formed action with valid values unknown."""
     spoilt = copy.deepcopy(turns)
-    answers = [dm for _, dm in _answered(spoilt) if not any(dm[flag] for flag in FLAGS)]
+    answers = [dm for _, dm in _answered(spoilt) if not any(dm[flag] for flag in MISTAKE_KINDS)]
     if not answers:
         return None
     rng.choice(answers)["parameter_error"] = True
@@ -162,7 +163,7 @@ def refinement_repeats_failure(turns: list[Record], environment: Record, rng: Ra
         index
         for index in range(len(pairs) - 1)
         if (pairs[index][1]["logic_error"] or pairs[index][1]["place_error"])
-        and not any(pairs[index + 1][1][flag] for flag in FLAGS)
+        and not any(pairs[index + 1][1][flag] for flag in MISTAKE_KINDS)
     ]
     if not places:
         return None

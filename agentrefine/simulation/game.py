@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
 from agentrefine.simulation.requests import world_of
 from agentrefine.simulation.thoughts import filled, mistaken_thought, planned_thought, thoughts
-from agentrefine.worlds.engine import Game, MistakeKind, Outcome, Refusal
+from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome, Refusal
 from agentrefine.worlds.family import Move, enumeration, first_person, names_in, parameters
 from agentrefine.worlds.layout import World
 from agentrefine.worlds.mistakes import Mistake, mistakes
 from agentrefine.worlds.player import Explorer, Reason
 
-KINDS: tuple[MistakeKind, ...] = ("parameter_error", "logic_error", "place_error")
 AGAIN = 0.2
 """The chance that a mistake is followed by another one before the correction."""
 MAX_RUN = 3
@@ -63,7 +62,7 @@ def write_game(
     steps = _steps_from(game, writer.done)
     wanted = rng.randint(*mistakes) - error_refine_turns(kept) - bool(writer.last_refusal)
     places = _spread(len(steps), wanted, rng)
-    kinds = rng.sample(KINDS, len(KINDS))
+    kinds = rng.sample(MISTAKE_KINDS, len(MISTAKE_KINDS))
     for number, step in enumerate(steps):
         if number in places:
             # Every game begins with another kind and goes through all of them.
@@ -164,7 +163,7 @@ class _Writer:
         self._number += 1
         self.read(observation)
         turn = {"turn": self._number, "role": "DM", "thought": thought, "observation": observation}
-        flags = {kind: outcome.error == kind for kind in KINDS}
+        flags = {kind: outcome.error == kind for kind in MISTAKE_KINDS}
         self.turns.append(turn | flags | {"task_completed": outcome.completed})
 
 

@@ -81,7 +81,8 @@ def said() -> frozenset[str]:
     A clause is there in each form in which it occurs: within a sentence, at its beginning, and in the first person.
     """
     found = {"Goal: Thought: Action:", prompt("instructions.md"), prompt("acknowledgement.md")}
-    found.update(text for value in texts().values() for text in _lines(value))
+    for value in texts().values():
+        found.update([value] if isinstance(value, str) else [*value, *value.values()])
     for definition in _families().values():
         found.update(_family_texts(definition))
     found |= {first_person(text) for text in found}
@@ -105,10 +106,6 @@ def all_templates() -> Iterator[str]:
     """The templates of all actions, canonical and paraphrased."""
     yield from (template for rules in _families().values() for template in rules.actions)
     yield from (template for templates in paraphrase_templates().values() for template in templates.values())
-
-
-def _lines(value: str | dict[str, str]) -> list[str]:
-    return [value] if isinstance(value, str) else [*value, *value.values()]
 
 
 def _family_texts(rules: Family) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.family import (
@@ -35,6 +35,7 @@ REQUIRED_TYPES = ("washer", "heater", "device", "key", "vault", "tool", "money")
 """The types of objects that goals need without naming them."""
 
 MistakeKind = Literal["parameter_error", "logic_error", "place_error"]
+MISTAKE_KINDS: tuple[MistakeKind, ...] = get_args(MistakeKind)
 
 
 class Outcome(NamedTuple):
@@ -262,7 +263,8 @@ def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str
                 dict.fromkeys(sentence.show.format(**b) for b in query(sentence.list, facts, members, binding))
             )
             otherwise[text] = otherwise.get(text) or sentence.none.format(**binding)
-    return " ".join(filled for text, entries in said.items() if (filled := _fill(text, list(entries), otherwise[text])))
+    filled = (_fill(text, list(entries), otherwise[text]) for text, entries in said.items())
+    return " ".join(text for text in filled if text)
 
 
 def _fill(text: str, entries: list[str], none: str) -> str:
