@@ -18,7 +18,7 @@ from agentrefine.benchmarks.worlds.benchmark import world_perturbation, worlds_f
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params import RENAMED
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
-from agentrefine.worlds.wording import Wording
+from agentrefine.worlds.paraphrase import Paraphrase
 
 BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "worlds_layouts": lambda _: worlds_layouts(),
@@ -33,7 +33,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "textworld": lambda _: TextWorld(),
     "hotpotqa": lambda data: HotpotQA(_path(data.hotpotqa)),
 }
-REWORDED: dict[str, Callable[[EpisodeSpec], Wording | None]] = {
+REWORDED: dict[str, Callable[[EpisodeSpec], Paraphrase | None]] = {
     "worlds_wording": world_perturbation,
     "alfworld_wording": game_perturbation,
 }
@@ -58,7 +58,7 @@ def benchmark(name: str, data: BenchmarkData = OURS) -> Benchmark:
     return agentboard(name, labels, data) if labels else BENCHMARKS[name](data)
 
 
-def wording_of(episode: EpisodeSpec) -> Wording | None:
+def wording_of(episode: EpisodeSpec) -> Paraphrase | None:
     """The wording of an episode's actions; None where it is the one that its benchmark is shown in."""
     return REWORDED[episode.benchmark](episode) if episode.benchmark in REWORDED else None
 

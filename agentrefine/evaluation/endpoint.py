@@ -84,7 +84,7 @@ class EndpointPolicy:
         throttle = Throttle(
             self._numbers,
             0,
-            most_in_flight=params.concurrency or concurrency,
+            max_in_flight=params.concurrency or concurrency,
             processes=1,
             requests_per_minute=params.requests_per_minute,
             tokens_per_minute=params.tokens_per_minute,

@@ -29,7 +29,7 @@ from agentrefine.game.conversation import (
     prompt,
 )
 from agentrefine.params.evaluation import Prompting
-from agentrefine.worlds.wording import Wording
+from agentrefine.worlds.paraphrase import Paraphrase
 
 _BENCHMARKS = Path(benchmarks.__file__).parent
 
@@ -43,7 +43,7 @@ class ExampleTurn(BaseModel):
     action: str
     observation: str
 
-    def reworded(self, wording: Wording) -> "ExampleTurn":
+    def reworded(self, wording: Paraphrase) -> "ExampleTurn":
         """The turn with its action in a wording, also where the thought and the observation repeat it."""
         return ExampleTurn(
             thought=wording.repeat(self.thought, self.action),
@@ -68,7 +68,7 @@ class Example(BaseModel):
     observation: str
     turns: list[ExampleTurn]
 
-    def reworded(self, wording: Wording) -> "Example":
+    def reworded(self, wording: Paraphrase) -> "Example":
         """The example with its actions in a wording. The goal and what repeats it name no action, and stay."""
         return self.model_copy(update={"turns": [turn.reworded(wording) for turn in self.turns]})
 
@@ -92,7 +92,7 @@ class PlayPrompt(NamedTuple):
     benchmark: str
     prompting: Prompting
 
-    def opening(self, environment: Environment, observation: str, wording: Wording | None = None) -> list[Message]:
+    def opening(self, environment: Environment, observation: str, wording: Paraphrase | None = None) -> list[Message]:
         """The messages before the agent's first turn: instructions, acknowledgement, goal with the first observation.
 
         Args:

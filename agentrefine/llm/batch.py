@@ -22,6 +22,21 @@ from agentrefine.llm.failures import CallError, read_refusal
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.reply import read_reply
 
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 90_000_000
+"""Bytes of one batch; OpenAI takes 200 MB."""
+MAX_UNANSWERED = 20
+"""Calls in a batch without any answer that are asked one by one; more have a common cause."""
+GATHER_SECONDS = 1.0
+"""Seconds without a further call after which a batch goes out."""
+_FIRST_POLL_SECONDS = 1.0
+_MAX_POLL_SECONDS = 60.0
+_RETRIES = 5
+_MAX_BACKOFF_SECONDS = 30.0
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_METADATA_KEY = "agentrefine"
+"""The metadata key by which a batch is found again whose id was not yet kept when the program died."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
     token TEXT PRIMARY KEY,
@@ -36,8 +51,8 @@ class OpenBatch(NamedTuple):
     """A batch that has been, or is about to be, submitted.
 
     Attributes:
-        token: made here before it is submitted; stands in the batch's metadata.
-        batch_id: the endpoint's id; None until the endpoint has named one.
+        token: drawn here before it is submitted, for the batch's metadata.
+        batch_id: by the endpoint; None until it has named one.
         calls: journal key to limit (`max_tokens`) of each call in it.
     """
 
@@ -50,11 +65,7 @@ class BatchLedger:
     """The open batches of an endpoint, in the journal's file: none is submitted twice and none is forgotten."""
 
     def __init__(self, path: Path, endpoint: str) -> None:
-        """Open the ledger.
-
-        Args:
-            path: of the journal.
-            endpoint: its name in the journal.
+        """Open the journal's file for the batches of one endpoint, by its name in the journal.
 
         Raises:
             UserError: the file cannot be used; so do all methods.
@@ -70,23 +81,17 @@ class BatchLedger:
 
     def open_batches(self) -> list[OpenBatch]:
         """All that have not been collected."""
-        found = self._execute(
-            "SELECT token, batch_id, calls FROM batches WHERE endpoint = ? ORDER BY token", self._endpoint
-        )
+        select = "SELECT token, batch_id, calls FROM batches WHERE endpoint = ? ORDER BY token"
+        found = self._execute(select, self._endpoint)
         return [OpenBatch(token, batch_id, json.loads(calls)) for token, batch_id, calls in found]
 
     def keep(self, batch: OpenBatch) -> None:
         """Write a batch, or what is now known of it."""
-        self._execute(
-            "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)",
-            batch.token,
-            self._endpoint,
-            batch.batch_id,
-            json.dumps(batch.calls),
-        )
+        row = (batch.token, self._endpoint, batch.batch_id, json.dumps(batch.calls))
+        self._execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)", *row)
 
     def forget(self, batch: OpenBatch) -> None:
-        """A batch is collected, or never came into being."""
+        """Delete a batch that is collected, or never came into being."""
         self._execute("DELETE FROM batches WHERE token = ?", batch.token)
 
     def _execute(self, statement: str, *values: str | None) -> list[tuple[Any, ...]]:
@@ -99,42 +104,25 @@ class BatchLedger:
             ) from error
 
 
-logger = logging.getLogger(__name__)
-
-MOST_BYTES = 90_000_000
-"""Of one batch; OpenAI takes 200 MB."""
-MOST_UNANSWERED = 20
-"""Calls in a batch without any answer that are asked one by one; more have a common cause."""
-GATHER_SECONDS = 1.0
-"""A batch goes out when no call has been added for so long."""
-_FIRST_POLL_SECONDS = 1.0
-_LONGEST_POLL_SECONDS = 60.0
-_RETRIES = 5
-_LONGEST_BACKOFF_SECONDS = 30.0
-_ENDED = ("completed", "failed", "expired", "cancelled")
-_MARK = "agentrefine"
-"""The metadata key by which a batch is found again whose id was not yet kept when the program died."""
-
-
 class BatchTransport:
     """Sends calls by the Batch API. See `Transport`.
 
     All calls that wait at the same time go into one batch (or a few, by size); the next is made when these are
     answered. Each batch is written down before it is submitted, and its answers are journaled as soon as it ends, so
-    after a crash the same command goes on with it. A call that failed inside a batch, or that a batch did not come to
-    within its day, is asked call by call.
+    after a crash the same command resumes it. A call that failed inside a batch, or that a batch did not come to within
+    its day, is asked call by call.
     """
 
-    def __init__(self, endpoint: Endpoint, journal: Journal, name: str, most_calls: int) -> None:
+    def __init__(self, endpoint: Endpoint, journal: Journal, name: str, max_calls: int) -> None:
         """Find the open batches of an earlier run.
 
         Args:
             endpoint: whose Batch API it is, and who answers what failed there.
             journal: where the answers and the batches are kept.
-            name: tells the endpoint, the model and the account apart from others of this journal.
-            most_calls: of one batch.
+            name: of the endpoint, the model and the account, among others of this journal.
+            max_calls: of one batch.
         """
-        self._most_calls = most_calls
+        self._max_calls = max_calls
         self._endpoint = endpoint
         self._journal = journal
         self._ledger = BatchLedger(journal.path, name)
@@ -158,14 +146,14 @@ class BatchTransport:
         self._added.set()
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._serve())
-            self._work.add_done_callback(self._tell)
+            self._work.add_done_callback(self._pass_error_on)
         try:
             return await answer or await self._endpoint.ask(key, request, held)
         finally:
             self._waiting.pop(key, None)
 
-    def _tell(self, work: asyncio.Task[None]) -> None:
-        """Tell those who wait what went wrong."""
+    def _pass_error_on(self, work: asyncio.Task[None]) -> None:
+        """Raise what went wrong where a call waits."""
         error = None if work.cancelled() else work.exception()
         for _, answer in self._waiting.values():
             if error is not None and not answer.done():
@@ -199,7 +187,7 @@ class BatchTransport:
                 self._hand_over(key, kept.answer)
                 continue
             length = len(self._line(key, request))
-            if portion and (len(portion) == self._most_calls or size + length > MOST_BYTES):
+            if portion and (len(portion) == self._max_calls or size + length > MAX_BYTES):
                 yield portion
                 portion, size = {}, 0
             portion[key] = request
@@ -209,7 +197,7 @@ class BatchTransport:
 
     def _line(self, key: str, request: Request) -> bytes:
         """A call as a line of a batch's input file."""
-        body = self._endpoint.body(request)
+        body = self._endpoint.parameters.body(request)
         call = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(call).encode() + b"\n"
 
@@ -236,7 +224,7 @@ class BatchTransport:
                     input_file_id=file_id,
                     endpoint="/v1/chat/completions",
                     completion_window="24h",
-                    metadata={_MARK: token},
+                    metadata={_METADATA_KEY: token},
                 )
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
                 failures += 1
@@ -244,7 +232,7 @@ class BatchTransport:
                     raise
             else:
                 return made.id
-            await self._endpoint.sleep(min(2.0**failures, _LONGEST_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
+            await self._endpoint.sleep(min(2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
             found = await _find_by_token(client, token)
             if found is not None:
                 return found
@@ -256,18 +244,18 @@ class BatchTransport:
         learned: set[str] = set()
         for file in (ended.output_file_id, ended.error_file_id) if ended else ():
             if file is not None:
-                content = (await client.files.content(file)).content
-                learned |= self._learn(batch, content)
-                answered += await self._keep_answers(batch, content)
+                kept, refused = await self._take_results(batch, (await client.files.content(file)).content)
+                answered += kept
+                learned |= refused
         self._ledger.forget(batch)
         self._open.remove(batch)
         if ended and ended.status == "failed":
             problems = ended.errors.data if ended.errors and ended.errors.data else []
-            told = "; ".join(str(problem.message) for problem in problems[:3]) or "it does not say why"
+            reasons = "; ".join(str(problem.message) for problem in problems[:3]) or "it does not say why"
             raise UserError(
-                f"teacher.transport: the endpoint refuses batch {ended.id} ({told}); correct it, or set it to chat."
+                f"teacher.transport: the endpoint refuses batch {ended.id} ({reasons}); correct it, or set it to chat."
             )
-        if ended and ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MOST_UNANSWERED:
+        if ended and ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MAX_UNANSWERED:
             raise UserError(
                 f"teacher.transport: none of the {len(batch.calls)} calls of batch {ended.id} was answered, so they "
                 f"are not asked one by one at the full price; read its error file ({ended.error_file_id}), correct the "
@@ -291,29 +279,29 @@ class BatchTransport:
             if state.status in _ENDED:
                 return state
             await self._endpoint.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+            pause = min(pause * 1.5, _MAX_POLL_SECONDS)
         return None
 
-    def _learn(self, batch: OpenBatch, content: bytes) -> set[str]:
-        """The calls in a file of results that were refused for a parameter: they go into the next batch without it."""
-        sent = {key: self._endpoint.body(self._waiting[key][0]) for key in batch.calls.keys() & self._waiting.keys()}
+    async def _take_results(self, batch: OpenBatch, content: bytes) -> tuple[int, set[str]]:
+        """Journal the answers in a file of results.
+
+        Returns how many there were, and the calls that were refused for a parameter: they go into the next batch
+        without it.
+        """
+        calls = {key: self._waiting[key][0] for key in batch.calls.keys() & self._waiting.keys()}
+        sent = {key: self._endpoint.parameters.body(call) for key, call in calls.items()}
+        answers: list[asyncio.Task[None]] = []
         learned = set()
         for line in content.splitlines():
             key, result = _result(line)
-            call, _ = self._waiting.get(key, (None, None))
-            if isinstance(result, CallError) and call and self._endpoint.learn(result, sent[key], call):
+            if isinstance(result, Answer) and key in batch.calls:
+                answers.append(asyncio.create_task(self._keep(key, batch.calls[key], result)))
+                continue
+            call = calls.get(key)
+            if isinstance(result, CallError) and call and self._endpoint.parameters.learn(result, sent[key], call):
                 learned.add(key)
-        return learned
-
-    async def _keep_answers(self, batch: OpenBatch, content: bytes) -> int:
-        """Journal the answers in a file of results; how many there were."""
-        kept = []
-        for line in content.splitlines():
-            key, answer = _result(line)
-            if isinstance(answer, Answer) and key in batch.calls:
-                kept.append(asyncio.create_task(self._keep(key, batch.calls[key], answer)))
-        await asyncio.gather(*kept)
-        return len(kept)
+        await asyncio.gather(*answers)
+        return len(answers), learned
 
     async def _keep(self, key: str, max_tokens: int, answer: Answer) -> None:
         self._hand_over(key, (await self._journal.keep(key, max_tokens, answer)).answer)
@@ -327,7 +315,7 @@ class BatchTransport:
 
 async def _find_by_token(client: AsyncOpenAI, token: str) -> str | None:
     async for batch in client.batches.list(limit=100):
-        if (batch.metadata or {}).get(_MARK) == token:
+        if (batch.metadata or {}).get(_METADATA_KEY) == token:
             return batch.id
     return None
 

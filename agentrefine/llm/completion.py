@@ -11,7 +11,9 @@ Kind = Literal["script", "trajectory"]
 """What an answer must hold."""
 
 CHARACTERS_PER_TOKEN = 4
-"""Of a prompt, for estimates before the endpoint has counted."""
+"""Characters of a text for each token, for estimates before the endpoint has counted."""
+SAMPLES_PER_CALL = 1_000_000
+"""How far apart the draws (`sample`) of one sample's calls are."""
 
 
 class ChatMessage(TypedDict):
@@ -45,7 +47,7 @@ class Request(NamedTuple):
 
     Attributes:
         model, messages, temperature, max_tokens, top_p: by OpenAI's names; None leaves one out.
-        seed: tells equal prompts apart; None: no seed.
+        seed: another one is another draw for an equal prompt; None: no seed.
         response_format: the form demanded, as OpenAI's API writes it; None for plain text.
         extra_body: further keys of the body, before which ours yield; a key that is None is left out of the body.
     """
@@ -89,28 +91,21 @@ class Answer(NamedTuple):
 
 UNANSWERED = "unanswered"
 """The finish reason of a call that failed after all its retries though the endpoint answers others."""
-
 REFUSED = "refused"
 """The finish reason of a call that the endpoint will not take though it takes others."""
-
 FILTERED = "filtered"
 """The finish reason of a call whose prompt a content filter refused."""
-
 TOO_LONG = "too long"
 """The finish reason of a call that does not fit into the model's context."""
-
 NO_ANSWER = (UNANSWERED, REFUSED, FILTERED, TOO_LONG)
 
 CUT = "length"
 """The finish reason of an answer that was cut at `max_tokens`."""
-
 _ONLY_IN = "only in "
 
 
 def only_in(field: str) -> str:
-    """The finish reason of an answer without a text whose thoughts stand in another field, such as
-    `only in reasoning_content`.
-    """
+    """The finish reason of an answer whose thoughts alone stand in a field, such as `only in reasoning_content`."""
     return _ONLY_IN + field
 
 
@@ -138,16 +133,16 @@ class Completion(BaseModel):
 
 
 class Teacher(Protocol):
-    """Whoever completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
+    """What completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
 
     async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
-        """One answer to `messages`.
+        """One answer to a prompt.
 
         Args:
             messages: the prompt.
             kind: what the answer must hold.
             role: who is asked, and how the answer is sampled (`teacher` in params.yaml).
-            sample: tells equal prompts apart: another number is another draw, the same number the same answer.
+            sample: another number is another draw for an equal prompt, the same number the same answer.
 
         Raises:
             UserError: the endpoint refuses the call for good (unknown model, bad key, unreachable after the retries),

@@ -9,36 +9,31 @@ from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Protocol
 
 import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient, HttpxBinaryResponseContent
+from openai import HttpxBinaryResponseContent
 
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import FILTERED, REFUSED, TOO_LONG, UNANSWERED, Answer, ChatMessage, Request
 from agentrefine.llm.failures import MAX_SAID, CallError, read_failure
 from agentrefine.llm.parameters import Parameters
+from agentrefine.llm.quirks import make_client
 from agentrefine.llm.reply import NO_USAGE, read_reply
 from agentrefine.llm.throttle import StoppedError, Throttle
-from agentrefine.proxies import check_proxy, is_loopback
+from agentrefine.proxies import is_loopback
 
 logger = logging.getLogger(__name__)
 
 MAX_WAIT_SECONDS = 900.0
-"""An endpoint that asks for a longer pause is out of its quota rather than busy."""
-
+"""Seconds; an endpoint that asks for a longer pause is out of its quota rather than busy."""
 MAX_OUTAGE_SECONDS = 600.0
-"""How long an endpoint that has answered is waited for when it is down."""
-
+"""Seconds for which an endpoint that has answered is waited for when it is down."""
 PROBE = "probe"
 """The key of a call that finds out what the endpoint honours; who asks it reports a refusal."""
-
 MAX_REFUSED_IN_A_ROW = 20
 """Calls that an endpoint refuses one after the other until that is no matter of single prompts any more."""
-
 SECONDS_BETWEEN_CHECKS = 5.0
-"""Between two health checks of an endpoint that is down."""
-
+"""Seconds between two health checks of an endpoint that is down."""
 LONG_PAUSE_SECONDS = 30.0
-"""A pause from which on the user is told why nothing happens."""
-
+"""Seconds of a pause from which on a warning states why nothing happens."""
 _CHECK_TOKENS = 16
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 8.0
@@ -79,17 +74,13 @@ class Transport(Protocol):
         Raises:
             UserError: the endpoint refuses for good.
         """
-        ...
 
     async def close(self) -> None:
-        """Let go of what is held open."""
-        ...
+        """Close what is held open."""
 
 
 class Endpoint:
     """Sends calls one by one, as many at once as its throttle allows. Use it within one event loop.
-
-    A parameter that the model does not take is left out or renamed, once for all calls (`Parameters`).
 
     429, 5xx, time-outs, broken connections and bodies that are no completion are tried again with growing waits, or
     after the pause that the endpoint asks for. When a call still fails, a health check shows whether the endpoint is
@@ -102,15 +93,12 @@ class Endpoint:
 
     Attributes:
         client: the HTTP client, also for the rest of the API.
+        parameters: which parameters the model takes.
         calls_out: the tasks whose call is at the endpoint now.
     """
 
     def __init__(self, settings: EndpointSettings, throttle: Throttle) -> None:
         """Prepare the client.
-
-        Args:
-            settings: who is asked, time limit and retries.
-            throttle: when a call may go out.
 
         Raises:
             UserError: the environment variable that holds the key is not set, or the endpoint is behind a SOCKS proxy
@@ -119,7 +107,7 @@ class Endpoint:
         self._settings = settings
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"  # whole: not to be joined for each call
         self._throttle = throttle
-        self._parameters = Parameters(settings.model)
+        self.parameters = Parameters(settings.model)
         self._answered = 0
         self._tokens_per_answer = 0.0
         self._refused_in_a_row = 0
@@ -127,18 +115,8 @@ class Endpoint:
         self._pause_ends = 0.0
         self._closing = False
         self.calls_out: set[asyncio.Task[Any]] = set()
-        self._api_key = api_key(settings)
-        # The faster client knows no SOCKS.
-        socks = check_proxy(settings.base_url, f"{settings.section}.base_url")
-        self.client = AsyncOpenAI(
-            base_url=settings.base_url,
-            api_key=self._api_key,
-            timeout=settings.timeout_seconds,
-            max_retries=0,  # ours know the throttle
-            http_client=DefaultAsyncHttpxClient()
-            if socks
-            else DefaultAioHttpClient(trust_env=not is_loopback(settings.base_url)),
-        )
+        self._api_key = _api_key(settings)
+        self.client = make_client(settings.base_url, self._api_key, settings.timeout_seconds, settings.section)
 
     def stop(self) -> None:
         """Let the calls that are at the endpoint come back, and no other go out."""
@@ -161,7 +139,7 @@ class Endpoint:
                     return Answer("", NO_USAGE, TOO_LONG, self._said(error))
                 if not error.may_pass:
                     return await self._refused(key, request, error)
-                # A busy endpoint that goes on answering others will come to this call too.
+                # A busy endpoint that still answers others will come to this call too.
                 failures += not (error.status == 429 and self._answered > answered)
                 answered = self._answered
                 problem = error
@@ -172,19 +150,19 @@ class Endpoint:
             if last_try:
                 return Answer("", NO_USAGE, UNANSWERED, self._said(problem))
             if failures > self._settings.max_retries:
-                if not await self._comes_back(request):
+                if not await self._is_up_again(request):
                     raise self.to_user_error(problem) from problem
                 last_try = True
             else:
                 await self._throttle.sleep(_backoff(failures))
 
-    async def check(self, request: Request) -> CallError | None:
-        """Send a short call with the settings of another: why it is not answered, None when it is.
+    async def _check(self, request: Request) -> CallError | None:
+        """A health check: a short call with the settings of another. Why it is not answered, None when it is.
 
         Any refusal shows that the endpoint is up, as some take no limit as small as this call's.
         """
-        hello: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
-        small = request._replace(messages=hello, response_format=None, max_tokens=_CHECK_TOKENS)
+        short: list[ChatMessage] = [{"role": "user", "content": "Hello!"}]
+        small = request._replace(messages=short, response_format=None, max_tokens=_CHECK_TOKENS)
         try:
             await self._try(small if request.seed is None else small._replace(seed=0))
         except CallError as error:
@@ -199,30 +177,25 @@ class Endpoint:
         if not own or self._refused_in_a_row > MAX_REFUSED_IN_A_ROW:
             raise self.to_user_error(error) from error
         if not error.is_filtered:
-            check = await self._lasting_check(request)
+            check = await self._check(request)
+            for failures in range(self._settings.max_retries):
+                if check is None or not check.may_pass:
+                    break
+                await self._throttle.sleep(_backoff(failures))
+                check = await self._check(request)
             if check is not None and (check.may_pass or (not self._answered and check.said == error.said)):
                 raise self.to_user_error(error) from error
         if key != PROBE:
             logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
         return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._said(error))
 
-    async def _lasting_check(self, request: Request) -> CallError | None:
-        """As `check`, tried again as often as a call while it fails by what may pass."""
-        check = await self.check(request)
-        for failures in range(self._settings.max_retries):
-            if check is None or not check.may_pass:
-                break
-            await self._throttle.sleep(_backoff(failures))
-            check = await self.check(request)
-        return check
-
-    async def _comes_back(self, request: Request) -> bool:
+    async def _is_up_again(self, request: Request) -> bool:
         """Whether the endpoint is up, or, when it has answered before, comes back soon enough."""
         deadline = time.monotonic() + (MAX_OUTAGE_SECONDS if self._answered else 0.0)
         answered = self._answered
         async with self._checking:  # one call waits for all
             while self._answered == answered:
-                check = await self.check(request)
+                check = await self._check(request)
                 if check is None or not check.may_pass:
                     return True
                 if time.monotonic() >= deadline:
@@ -231,7 +204,7 @@ class Endpoint:
         return True
 
     async def _try(self, request: Request, held: AsyncExitStack | None = None) -> Answer:
-        """One try, again for each parameter that turns out to be none of the model's.
+        """One try, repeated for each parameter that turns out to be none of the model's.
 
         Raises:
             CallError: there is no answer.
@@ -242,11 +215,11 @@ class Endpoint:
                 sent = await slot.enter_async_context(self._throttle.slot(expected))
                 if self._closing:
                     raise StoppedError("The calls of this shard were given up.")
-                body = self.body(request)
+                body = self.parameters.body(request)
                 try:
                     answer = read_reply(await self._send(body))
                 except CallError as error:
-                    if self.learn(error, body, request):
+                    if self.parameters.learn(error, body, request):
                         continue
                     self._slow_down(error, sent)
                     raise
@@ -259,14 +232,9 @@ class Endpoint:
                 return answer
 
     async def _send(self, body: dict[str, Any]) -> bytes:
-        """The bytes that come back.
-
-        Raises:
-            CallError: the status is an error, or there is no answer at all.
-        """
+        """The bytes that come back. Raises CallError if the status is an error, or there is no answer at all."""
         task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a call goes out from a task")
+        assert task is not None
         self.calls_out.add(task)
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):  # the client's own limit is one for each read
@@ -283,14 +251,6 @@ class Endpoint:
         finally:
             self.calls_out.discard(task)
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The JSON body of a call, with the parameters that the model takes."""
-        return self._parameters.body(request)
-
-    def learn(self, error: CallError, sent: dict[str, Any], request: Request) -> bool:
-        """Whether a refusal is for a parameter, so that the call may be sent again. See `Parameters.learn`."""
-        return self._parameters.learn(error, sent, request)
-
     def _slow_down(self, error: CallError, sent: float) -> None:
         """Fewer calls after a sign of overload, and none in a pause that the endpoint asks for."""
         if error.timed_out:
@@ -302,16 +262,13 @@ class Endpoint:
                     f"{self._where}: its quota is spent ({self._said(error)}); add to it, or wait, and run again: "
                     "answers so far are kept."
                 ) from error
-            if not error.is_too_long:
-                self._announce(pause)
-                self._throttle.overloaded(sent, pause)
-
-    def _announce(self, pause: float) -> None:
-        """Say that a long pause begins, once for all calls that are asked for it."""
-        ends = time.monotonic() + pause
-        if pause >= LONG_PAUSE_SECONDS and ends > self._pause_ends + LONG_PAUSE_SECONDS:
-            self._pause_ends = ends
-            logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", self._where, pause)
+            if error.is_too_long:
+                return
+            ends = time.monotonic() + pause
+            if pause >= LONG_PAUSE_SECONDS and ends > self._pause_ends + LONG_PAUSE_SECONDS:
+                self._pause_ends = ends
+                logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", self._where, pause)
+            self._throttle.overloaded(sent, pause)
 
     @property
     def _where(self) -> str:
@@ -322,7 +279,7 @@ class Endpoint:
         return f"{status}{error.said}".replace(self._api_key, "***")[:MAX_SAID]
 
     def to_user_error(self, error: CallError | openai.OpenAIError) -> UserError:
-        """What an error means for the user, in one sentence and without the key."""
+        """An error as one sentence with what to do, without the key."""
         failure = error if isinstance(error, CallError) else read_failure(error)
         return UserError(f"{self._where}: {self._advice(failure)}")
 
@@ -331,7 +288,7 @@ class Endpoint:
         await self._throttle.sleep(seconds)
 
     def _advice(self, error: CallError) -> str:
-        section, retries = self._settings.section, self._settings.max_retries
+        section, retries, said = self._settings.section, self._settings.max_retries, self._said(error)
         if error.timed_out:
             return (
                 f"no answer within {self._settings.timeout_seconds:g} seconds, retries included; "
@@ -345,47 +302,37 @@ class Endpoint:
         if error.status is None:
             return "cannot be reached; check the address and that the server runs, then run again."
         if error.status in (401, 403):
-            return (
-                f"refuses the key in ${self._settings.api_key_env} ({self._said(error)}); set it to a valid key that "
-                "may use this model."
-            )
+            key = self._settings.api_key_env
+            return f"refuses the key in ${key} ({said}); set it to a valid key that may use this model."
         if error.status in (404, 405):
-            return (
-                f"knows no model {self._settings.model!r} or no such path ({self._said(error)}); correct "
-                f"{section}.model or the URL."
-            )
+            model = self._settings.model
+            return f"knows no model {model!r} or no such path ({said}); correct {section}.model or the URL."
         if error.status == 429:
             return (
-                f"still over its rate limit or quota after {retries} retries ({self._said(error)}); lower "
-                f"{section}.concurrency, and run again later: answers so far are kept."
+                f"still over its rate limit or quota after {retries} retries ({said}); lower {section}.concurrency, "
+                "and run again later: answers so far are kept."
             )
         if error.may_pass:
-            return (
-                f"still fails after {retries} retries ({self._said(error)}); run again later: answers so far are kept."
-            )
-        return f"refuses the call ({self._said(error)}); correct the section {section} of params.yaml."
+            return f"still fails after {retries} retries ({said}); run again later: answers so far are kept."
+        return f"refuses the call ({said}); correct the section {section} of params.yaml."
 
 
-def api_key(settings: EndpointSettings) -> str:
+def _api_key(settings: EndpointSettings) -> str:
     """The key for an endpoint, from the environment; a placeholder where none is needed.
 
     Raises:
         UserError: the variable is not set, and the endpoint is not on this machine.
     """
-    if settings.api_key_env is None:
-        return "none"
-    key = os.environ.get(settings.api_key_env, "")
-    if key:
-        return key
-    if is_loopback(settings.base_url):
-        return "none"
-    raise UserError(
-        f"{settings.section}.api_key_env: the environment variable {settings.api_key_env} is not set; set it to the "
-        f"key of {settings.base_url} (any text, if the endpoint needs none)."
-    )
+    name = settings.api_key_env
+    key = os.environ.get(name) if name else None
+    if name and not key and not is_loopback(settings.base_url):
+        raise UserError(
+            f"{settings.section}.api_key_env: the environment variable {name} is not set; set it to the key of "
+            f"{settings.base_url} (any text, if the endpoint needs none)."
+        )
+    return key or "none"
 
 
 def _backoff(failures: int) -> float:
     """Seconds, doubled with each failure and spread, so that calls that failed together do not return together."""
-    longest = min(_FIRST_BACKOFF_SECONDS * 2.0**failures, _MAX_BACKOFF_SECONDS)
-    return longest * random.uniform(0.5, 1.0)
+    return min(_FIRST_BACKOFF_SECONDS * 2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0)

@@ -1,58 +1,26 @@
-"""What goes wrong in a call, read from the ways in which servers say it."""
+"""What goes wrong in a call, whatever the way in which a server says it."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
 
+from agentrefine.llm import quirks
+
 MAX_SAID = 300
 """Characters of a server's words that are repeated to the user."""
-
-_MAX_READ = 4000
-"""Characters of a server's words that are looked at."""
-
 _PASSES = (408, 409, 425, 429)
 """Statuses below 500 after which the same call may be answered a little later."""
-
 _OWN = (400, 413, 422, 451)
 """Statuses that concern one call; 401 and the like concern them all."""
 
-_TOO_LONG = re.compile(
-    r"context[ _-]?(?:length|size|window|limit)|maximum (?:model |prompt |input |sequence )?len"
-    r"|max_(?:model|seq|sequence|input|position)_?len|prompt (?:is |was )?too (?:long|large|big)|prompt exceeds"
-    r"|(?:input|request|messages?|conversation|dialogue|text|content)[^.]{0,40} too (?:long|large)\b"
-    r"|too many (?:input |prompt )?tokens|input token count|input length|longer than the model"
-    r"|inputs?`? (?:tokens|must have less)|tokens? `?\+ `?max_(?:new_)?tokens|exceed\w* (?:the )?(?:model )?token limit"
-    r"|reduce the length of (?:the|your) (?:messages|prompt|input)|string too long",
-    re.IGNORECASE,
-)
-"""How OpenAI, vLLM, SGLang, TGI, llama.cpp, LM Studio, Anthropic, Gemini, Mistral, Groq, xAI and others say that a
-dialogue does not fit."""
 
-_ANSWER_LIMIT = re.compile(r"completion tokens|output tokens", re.IGNORECASE)
-"""The limit on the answer is too high for the model, however short the dialogue."""
-
-_LARGER_THAN_A_MINUTE = re.compile(r"request too large", re.IGNORECASE)
-"""One call that is larger than the tokens of a minute: it does not pass later either."""
-
-_FILTER = re.compile(
-    r"content[ _-]?(?:filter|policy|management|moderation)|moderation|flagged|usage polic|safety|prohibited_content"
-    r"|blocked by|inspection_failed|inappropriate|high risk|exists risk|sensitive",
-    re.IGNORECASE,
-)
-"""How content filters say that they refuse a prompt."""
-
-_WORDS = ("message", "msg", "detail", "error", "errors", "error_msg", "error_description", "reason", "title", "raw")
-"""Keys under which servers put what they say."""
-
-_PLACES = ("metadata", "innererror", "body", "response")
-"""Keys under which gateways put what the server behind them says."""
-
-
+@dataclass(eq=False)
 class CallError(Exception):
     """A call without an answer.
 
@@ -65,40 +33,28 @@ class CallError(Exception):
         timed_out: a time limit ended the call.
     """
 
-    def __init__(
-        self,
-        status: int | None,
-        said: str = "",
-        *,
-        code: str = "",
-        parameter: str = "",
-        pause: float | None = None,
-        timed_out: bool = False,
-    ) -> None:
-        super().__init__(said)
-        self.status = status
-        self.said = said
-        self.code = code
-        self.parameter = parameter
-        self.pause = pause
-        self.timed_out = timed_out
+    status: int | None
+    said: str = ""
+    code: str = ""
+    parameter: str = ""
+    pause: float | None = None
+    timed_out: bool = False
 
     @property
     def is_too_long(self) -> bool:
         """Whether the dialogue does not fit into the model's context."""
-        if self.code in ("context_length_exceeded", "exceed_context_size_error") or self.status == 413:
+        if self.code in quirks.TOO_LONG_CODES or self.status == 413:
             return True
         if self.status == 429:
-            return _LARGER_THAN_A_MINUTE.search(self.said) is not None
-        if self.status not in (400, 422, 500):
+            return quirks.LARGER_THAN_A_MINUTE.search(self.said) is not None
+        if self.status not in (400, 422, 500) or quirks.TOO_LONG.search(self.said) is None:
             return False
-        found = _TOO_LONG.search(self.said) is not None
-        return found and ("context" in self.said.lower() or _ANSWER_LIMIT.search(self.said) is None)
+        return "context" in self.said.lower() or quirks.ANSWER_LIMIT.search(self.said) is None
 
     @property
     def is_filtered(self) -> bool:
         """Whether a content filter refuses the prompt."""
-        return self.status in (400, 403, 422, 451) and _FILTER.search(f"{self.code} {self.said}") is not None
+        return self.status in (400, 403, 422, 451) and quirks.FILTER.search(f"{self.code} {self.said}") is not None
 
     @property
     def may_pass(self) -> bool:
@@ -113,16 +69,14 @@ class CallError(Exception):
     @property
     def is_spent_quota(self) -> bool:
         """Whether there is no money or no quota left, so that waiting for a while does not help."""
-        return self.status == 402 or self.code == "insufficient_quota"
+        return self.status == 402 or self.code == quirks.SPENT_QUOTA
 
 
 def read_failure(error: openai.OpenAIError | TimeoutError) -> CallError:
     """An error of the HTTP client as a `CallError`."""
     if isinstance(error, openai.APIStatusError):
         return read_refusal(error.response.status_code, error.response.content, error.response.headers)
-    if isinstance(error, openai.APIConnectionError | TimeoutError):
-        return CallError(None, " ".join(str(error).split()), timed_out=_ended_by_a_limit(error))
-    return CallError(None, " ".join(str(error).split()))
+    return CallError(None, " ".join(str(error).split()), timed_out=_ended_by_a_limit(error))
 
 
 def read_refusal(status: int, content: bytes | str, headers: Mapping[str, str] | None = None) -> CallError:
@@ -138,16 +92,15 @@ def read_refusal(status: int, content: bytes | str, headers: Mapping[str, str] |
         body = None
     if isinstance(body, list) and body:
         body = body[0]
-    error = body.get("error", body) if isinstance(body, dict) else None
-    said = "; ".join(dict.fromkeys(_words(body))) if body is not None else re.sub(r"<[^>]*>", " ", text[:_MAX_READ])
-    named = _named(error if isinstance(error, dict) else body if isinstance(body, dict) else {})
-    return CallError(
-        status,
-        " ".join(said.split())[:_MAX_READ],
-        code=named["code"],
-        parameter=named["param"],
-        pause=asked_pause(headers or {}),
-    )
+    if body is None:
+        said = re.sub(r"<[^>]*>", " ", text[: quirks.MAX_READ])
+    else:
+        said = "; ".join(dict.fromkeys(quirks.error_texts(body)))
+    outer = body if isinstance(body, dict) else {}
+    inner = outer.get("error")
+    code, parameter = quirks.error_names(inner if isinstance(inner, dict) else outer)
+    said = " ".join(said.split())[: quirks.MAX_READ]
+    return CallError(status, said, code=code, parameter=parameter, pause=asked_pause(headers or {}))
 
 
 def read_error_inside(body: Mapping[str, Any]) -> CallError:
@@ -181,45 +134,6 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
         return 0.0
     # "-0000" stands for UTC without a zone (RFC 5322).
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _words(value: object, depth: int = 0) -> Iterator[str]:
-    """What a server says, in the order of its body. FastAPI's findings come with their place: `body.seed: ...`."""
-    if depth > 6:
-        return
-    if isinstance(value, str):
-        if value.strip():
-            yield value[:_MAX_READ]
-    elif isinstance(value, list):
-        for item in value[:5]:
-            yield from _words(item, depth + 1)
-    elif isinstance(value, dict):
-        place = value.get("loc")
-        prefix = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-        for key in _WORDS:
-            if key in value:
-                yield from (prefix + words for words in _words(value[key], depth + 1))
-        for key in _PLACES:
-            if isinstance(value.get(key), dict | list):
-                yield from _words(value[key], depth + 1)
-
-
-def _named(error: Mapping[str, Any]) -> dict[str, str]:
-    """The code and the parameter that an error names."""
-    names = {"code": "", "param": ""}
-    for key in ("type", "error_type", "status", "code"):  # the last one that is there says most
-        if isinstance(error.get(key), str) and error[key]:
-            names["code"] = error[key]
-    if isinstance(error.get("param"), str):
-        names["param"] = error["param"]
-    details = error.get("detail")
-    message = error.get("message")
-    if not isinstance(details, list) and isinstance(message, dict):
-        details = message.get("detail")
-    if isinstance(details, list) and details and isinstance(details[0], dict) and not names["param"]:
-        place = details[0].get("loc")
-        names["param"] = str(place[-1]) if isinstance(place, list) and place else ""
-    return names
 
 
 def _ended_by_a_limit(error: BaseException | None) -> bool:

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from agentrefine.errors import UserError
@@ -27,7 +26,7 @@ CREATE TABLE IF NOT EXISTS answers (
 ) WITHOUT ROWID
 """
 _VERSION = 3
-"""Of the file's form; SQLite keeps it in the file as `user_version`."""
+"""The version of the file's form, which SQLite keeps in the file as `user_version`."""
 _FROM_VERSION_2 = "ALTER TABLE answers ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0"
 _SELECT = """
 SELECT max_tokens, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason, estimated
@@ -37,14 +36,14 @@ _INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _Row = tuple[str, int, str, int, int, int, int, str, int]
 _BUSY_SECONDS = 60
 _SECONDS_BETWEEN_WRITES = 0.02
-"""So that answers which come in quick succession share a write; one alone is written at once."""
+"""Seconds for which answers that come in quick succession are gathered; one alone is written at once."""
 
 
 class Question(NamedTuple):
     """Everything that can change an answer, apart from the limit on its length.
 
     Attributes:
-        endpoint: who answers: a base URL, or for the offline teacher its name with the settings of its answers.
+        endpoint: who answers: a base URL, or for the simulated teacher its name with the settings of its answers.
         model, messages, temperature: as the endpoint gets them.
         kind, structured_output: what the answer must hold, and how that is asked for.
         prompt_version: of the texts that the prompt is made of.
@@ -86,11 +85,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file.
-
-        Raises:
-            UserError: the file cannot be opened or is not a journal.
-        """
+        """Open or create the file. Raises UserError if the file cannot be opened or is not a journal."""
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,9 +127,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def find(self, key: str, max_tokens: int) -> KeptAnswer | None:
@@ -147,16 +140,10 @@ class Journal:
             rows = self._reader.execute(_SELECT, (key,)).fetchall()
         except sqlite3.Error as error:
             raise self._cannot(error) from error
-        for asked, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason, estimated in rows:
-            written = 0 if estimated else completion_tokens
-            if _fits(asked, written, finish_reason, max_tokens):
-                usage = Usage(
-                    prompt_tokens=prompt_tokens,
-                    completion_tokens=completion_tokens,
-                    cached_tokens=cached_tokens,
-                    batch=bool(batch),
-                    estimated=bool(estimated),
-                )
+        for asked, text, prompt, completion, cached, batch, finish_reason, estimated in rows:
+            if _fits(asked, 0 if estimated else completion, finish_reason, max_tokens):
+                counts = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached}
+                usage = Usage(**counts, batch=bool(batch), estimated=bool(estimated))
                 return KeptAnswer(answer_id(key, asked), Answer(text, usage, finish_reason))
         return None
 
@@ -189,14 +176,14 @@ class Journal:
             batch, self._pending = self._pending, []
             try:
                 await asyncio.to_thread(self._write, [row for row, _ in batch])
+                problem = None
             except (sqlite3.Error, UnicodeEncodeError, OverflowError) as error:
-                for _, written in batch:
-                    if not written.done():
-                        written.set_exception(self._cannot(error))
-            else:
-                for _, written in batch:
-                    if not written.done():
-                        written.set_result(None)
+                problem = self._cannot(error)
+            for written in (written for _, written in batch if not written.done()):
+                if problem is None:
+                    written.set_result(None)
+                else:
+                    written.set_exception(problem)
             await asyncio.sleep(_SECONDS_BETWEEN_WRITES)
 
     def _write(self, rows: list[_Row]) -> None:
@@ -220,12 +207,9 @@ class Journal:
 
 def _fits(asked: int, completion_tokens: int, finish_reason: str, max_tokens: int) -> bool:
     """Whether the endpoint could have given an answer, made under the limit `asked`, under the limit `max_tokens`."""
-    if asked == max_tokens:
-        return True
-    if finish_reason == CUT or completion_tokens == asked:  # some endpoints say `stop` of an answer that was cut
-        return False
-    longest = completion_tokens or asked  # some endpoints count nothing
-    return max_tokens >= longest
+    was_cut = finish_reason == CUT or completion_tokens == asked  # some endpoints say `stop` of a cut answer
+    # Some endpoints count nothing.
+    return asked == max_tokens or (not was_cut and max_tokens >= (completion_tokens or asked))
 
 
 def answer_id(key: str, max_tokens: int) -> str:

@@ -13,14 +13,13 @@ from agentrefine.llm.throttle import SharedNumbers, check_stopped
 logger = logging.getLogger(__name__)
 
 PAID, REPLAYED = "paid", "replayed"
-"""Shared numbers: calls that went to an endpoint, and calls that the journal answered."""
+"""The shared numbers of calls that went to an endpoint, and of calls that the journal answered."""
 
 _NOT_KEPT = (UNANSWERED, TOO_LONG)
 """Finish reasons of calls that the next run makes again, as are answers without content: the endpoint may be well, have
 a longer context or other settings by then."""
-
 _WORST_BYTES_PER_TOKEN = 2
-"""Of a prompt, for the most that it is taken to cost; texts have three to five."""
+"""Bytes of a prompt for each token, for the most that it may cost; texts have three to five."""
 
 
 class PaidCalls:

@@ -1,4 +1,4 @@
-"""The money of a run: what calls have cost, and a limit that no call may take it beyond."""
+"""The money of a run: what models cost, what calls have cost, and a limit that no call may take it beyond."""
 
 import time
 from pathlib import Path
@@ -11,8 +11,12 @@ from agentrefine.files import first_problem, read_yaml
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.throttle import SharedNumbers, sleep_unless_stopped
 
+SPENT = "spent"
+"""The shared number of US dollars that calls have cost."""
+SPENDING_NUMBERS = (SPENT, "reserved", "settled_at")
+"""The names of all shared numbers of a budget; times are seconds of the machine's monotonic clock."""
+_SECONDS_BETWEEN_LOOKS = 0.2
 _DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_MILLION = 1_000_000
 
 
 class Price(BaseModel):
@@ -37,16 +41,11 @@ class Price(BaseModel):
         fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
         dollars = fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * self.output
         share = self.batch if usage.batch and self.batch is not None else 1.0
-        return dollars * share / _MILLION
+        return dollars * share / 1_000_000
 
 
 class Prices(BaseModel):
-    """A table of prices.
-
-    Attributes:
-        listed: when they were listed.
-        models: the price of each model, by the name that calls give it.
-    """
+    """A table of prices: when they were listed, and each model's, by the name that calls give it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,12 +58,7 @@ class Prices(BaseModel):
         return None if price is None else price.cost(usage)
 
     def known(self, model: str, max_cost: float | None, section: str) -> Price | None:
-        """A model's price; None where it is not known.
-
-        Args:
-            model: its name.
-            max_cost: the limit on what its calls may cost, if there is one.
-            section: of params.yaml, which holds the limit.
+        """A model's price; None where it is not known. `section` of params.yaml holds the limit `max_cost`.
 
         Raises:
             UserError: there is a limit, and no price to keep it by.
@@ -89,22 +83,12 @@ def load_prices(path: str | None, section: str = "teacher") -> Prices:
     Raises:
         UserError: the file is missing or not of the form of ours.
     """
-    where = path or "agentrefine/llm/prices.yaml"
-    ours = Path(__file__).with_name("prices.yaml")
+    ours = "agentrefine/llm/prices.yaml"
+    file = Path(path) if path else Path(__file__).with_name("prices.yaml")
     try:
-        return Prices.model_validate(
-            read_yaml(Path(path) if path else ours, f"correct {section}.prices in params.yaml or set it to null")
-        )
+        return Prices.model_validate(read_yaml(file, f"correct {section}.prices in params.yaml or set it to null"))
     except ValidationError as error:
-        raise UserError(
-            f"{where}: {first_problem(error)} Write it in the form of agentrefine/llm/prices.yaml."
-        ) from error
-
-
-SPENT = "spent"
-"""The shared number of US dollars that calls have cost."""
-SPENDING_NUMBERS = (SPENT, "reserved", "settled_at")
-_SECONDS_BETWEEN_LOOKS = 0.2
+        raise UserError(f"{path or ours}: {first_problem(error)} Write it in the form of {ours}.") from error
 
 
 class BudgetSpentError(UserError):
@@ -137,24 +121,24 @@ class Spending:
         self._setting = f"{section}.max_cost"
 
     async def reserve(self, most: float) -> None:
-        """Wait until `most` is free, which calls in flight may set free.
+        """Wait until `most` US dollars are free, which calls in flight may set free.
 
         Raises:
-            BudgetSpentError: it is not, and no call is in flight any more; or none has ended for so long that what is
-                reserved must be that of a process that died.
+            BudgetSpentError: they are not, and no call is in flight any more; or none has ended for so long that what
+                is reserved must be that of a process that died.
             StoppedError: the run is ending.
         """
-        while not self._reserved(most):
+        while not self._try_to_reserve(most):
             await sleep_unless_stopped(self._numbers, _SECONDS_BETWEEN_LOOKS)
 
     def settle(self, reserved: float, cost: float) -> None:
-        """A call is over: `cost` instead of the `reserved` most."""
+        """Count a call's `cost` in place of what was reserved for it."""
         with self._numbers.locked() as numbers:
             numbers["reserved"] = max(0.0, numbers["reserved"] - reserved)
             numbers["spent"] += cost
             numbers["settled_at"] = time.monotonic()
 
-    def _reserved(self, most: float) -> bool:
+    def _try_to_reserve(self, most: float) -> bool:
         with self._numbers.locked() as numbers:
             spent, reserved = numbers["spent"], numbers["reserved"]
             if self._max_cost is None or spent + reserved + most <= self._max_cost:

@@ -9,11 +9,21 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from agentrefine.errors import UserError
 
+STOPPED = "stopped"
+"""The shared number that is not zero once the run is to end: calls in flight are waited for, no other goes out."""
+CUT = 0.5
+"""The share of the calls in flight that is left after a sign of overload."""
+SECONDS_BETWEEN_CUTS = 1.0
+"""Seconds: one overload is answered to many calls at once, and is one reason to cut back."""
+BURST_SECONDS = 1.0
+"""How many seconds calls may run ahead of an even flow below a ceiling per minute."""
+_MINUTE = 60 + BURST_SECONDS
+"""The seconds over which a ceiling per minute is spread."""
+_MAX_SLEEP_SECONDS = 1.0
 _BYTES = 8
 
 
@@ -42,9 +52,7 @@ class SharedNumbers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __getitem__(self, name: str) -> float:
@@ -69,20 +77,6 @@ class SharedNumbers:
             self[name] += amount
 
 
-STOPPED = "stopped"
-"""The shared number that is not zero once the run is to end: calls in flight are waited for, no other goes out."""
-
-CUT = 0.5
-"""What is left of the calls in flight after a sign of overload."""
-SECONDS_BETWEEN_CUTS = 1.0
-"""One overload is answered to many calls at once, and is one reason to cut back."""
-BURST_SECONDS = 1.0
-"""How far calls may run ahead of an even flow below a ceiling per minute."""
-_MINUTE = 60 + BURST_SECONDS
-"""The seconds over which a ceiling per minute is spread."""
-_LONGEST_SLEEP_SECONDS = 1.0
-
-
 class StoppedError(UserError):
     """The run is ending, so no more calls go out."""
 
@@ -98,7 +92,7 @@ async def sleep_unless_stopped(numbers: SharedNumbers, seconds: float) -> None:
     until = time.monotonic() + seconds
     check_stopped(numbers)
     while (left := until - time.monotonic()) > 0:
-        await asyncio.sleep(min(left, _LONGEST_SLEEP_SECONDS))
+        await asyncio.sleep(min(left, _MAX_SLEEP_SECONDS))
         check_stopped(numbers)
 
 
@@ -116,31 +110,31 @@ class Throttle:
         numbers: SharedNumbers,
         endpoint: int,
         *,
-        most_in_flight: int,
+        max_in_flight: int,
         processes: int,
         requests_per_minute: int | None,
         tokens_per_minute: int | None,
     ) -> None:
-        """Join the other processes.
+        """Join the other processes of the run.
 
         Args:
             numbers: made with `throttle_numbers` among its names.
             endpoint: which of the run's endpoints, from 0.
-            most_in_flight: of all processes together.
+            max_in_flight: of all processes together.
             processes: how many there are.
             requests_per_minute, tokens_per_minute: the ceilings; None for no ceiling.
         """
         self._numbers = numbers
         names = throttle_numbers(endpoint)
         self._window, self._cut_at, self._paused_until, self._next_request, self._next_token = names
-        self._most = most_in_flight
+        self._max_in_flight = max_in_flight
         self._processes = processes
         self._seconds_per_request = _MINUTE / requests_per_minute if requests_per_minute else 0.0
         self._seconds_per_token = _MINUTE / tokens_per_minute if tokens_per_minute else 0.0
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         with numbers.locked():
-            numbers[self._window] = numbers[self._window] or float(most_in_flight)
+            numbers[self._window] = numbers[self._window] or float(max_in_flight)
 
     @property
     def in_flight(self) -> int:
@@ -167,11 +161,13 @@ class Throttle:
             try:
                 await turn
             except asyncio.CancelledError:
-                self._pass_on(turn)
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                self._wake()  # a turn that had come already is the next one's
                 raise
         self._in_flight += 1
         try:
-            await self._wait_for_the_ceilings(tokens)
+            await self._book(tokens)
             yield time.monotonic()
         finally:
             self._in_flight -= 1
@@ -186,13 +182,13 @@ class Throttle:
         """A call was answered: more may be in flight."""
         with self._numbers.locked() as numbers:
             window = numbers[self._window]
-            numbers[self._window] = min(float(self._most), window + 1 / window)
+            numbers[self._window] = min(float(self._max_in_flight), window + 1 / window)
         self._wake()
 
     def overloaded(self, sent: float, retry_after: float = 0.0) -> None:
         """The endpoint could not keep up: fewer calls in flight, and none for `retry_after` seconds.
 
-        Calls that were sent before the last cut tell of the overload that it was made for.
+        Calls that were sent before the last cut are signs of the overload that it was made for.
         """
         now = time.monotonic()
         with self._numbers.locked() as numbers:
@@ -202,7 +198,8 @@ class Throttle:
                 numbers[self._cut_at] = now
                 numbers[self._window] = max(1.0, numbers[self._window] * CUT)
 
-    async def _wait_for_the_ceilings(self, tokens: float) -> None:
+    async def _book(self, tokens: float) -> None:
+        """Book a call below the ceilings and wait until its time has come."""
         with self._numbers.locked() as numbers:
             now = time.monotonic()
             start = max(
@@ -210,22 +207,12 @@ class Throttle:
                 _booked(numbers, self._next_token, self._seconds_per_token * tokens, now),
             )
         while (now := time.monotonic()) < (start := max(start, self._numbers[self._paused_until])):
-            await sleep_unless_stopped(self._numbers, min(start - now, _LONGEST_SLEEP_SECONDS))
+            await sleep_unless_stopped(self._numbers, min(start - now, _MAX_SLEEP_SECONDS))
         check_stopped(self._numbers)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait.
-
-        Raises:
-            StoppedError: the run is ending.
-        """
+        """Wait; raise `StoppedError` as soon as the run is ending."""
         await sleep_unless_stopped(self._numbers, seconds)
-
-    def _pass_on(self, turn: "asyncio.Future[None]") -> None:
-        """Give up a turn; when it had come already, it is the next one's."""
-        if turn in self._waiting:
-            self._waiting.remove(turn)
-        self._wake()
 
     def _wake(self) -> None:
         free = self.share - self._in_flight

@@ -1,1 +1,1 @@
-"""What makes the embedded default run: a rule-based teacher behind OpenAI's API, and the tiny base model."""
+"""What makes the embedded default run: a simulated teacher behind OpenAI's API, and the tiny base model."""

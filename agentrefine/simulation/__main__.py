@@ -1,6 +1,6 @@
-"""Run the offline teacher by hand: `python -m agentrefine.simulation --port 8123` prints its base URL.
+"""Run the simulated teacher by hand: `python -m agentrefine.simulation --port 8123` prints its base URL.
 
-It answers well unless told otherwise: `--params '{"script_faults": 0.1, "trajectory_faults": 0.3, "wire_faults": 0.01,
+It answers well unless the parameters say otherwise, such as `--params '{"script_faults": 0.1, "wire_faults": 0.01,
 "wire_fault_kinds": ["reset"], "mistakes": [2, 3]}'`; what is left out stays as it is.
 """
 
@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import uvicorn
 from pydantic import ValidationError
@@ -22,35 +22,14 @@ from agentrefine.simulation.batches import WINDOW_SECONDS
 from agentrefine.simulation.server import Server, Settings, stop_with_parent
 from agentrefine.simulation.wire import HANG_SECONDS, WireProtocol
 
+_KINDS = [kind for kind in get_args(WireFaultKind) if kind != "hang"]
 FAULTLESS = OfflineTeacher(
-    script_faults=0.0,
-    trajectory_faults=0.0,
-    wire_faults=0.0,
-    wire_fault_kinds=[kind for kind in get_args(WireFaultKind) if kind != "hang"],
-    mistakes=[2, 3],
+    script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, wire_fault_kinds=_KINDS, mistakes=[2, 3]
 )
 
 
 def main() -> None:
     """Read the arguments and serve until SIGTERM, SIGINT or the end of the parent process."""
-    arguments = _parser().parse_args()
-    settings = Settings(
-        latency=arguments.latency,
-        log=arguments.log,
-        structured=arguments.structured,
-        hang_seconds=arguments.hang_seconds,
-        batch_seconds=arguments.batch_seconds,
-        batch_window_seconds=arguments.batch_window_seconds,
-        state=arguments.state,
-    )
-    try:
-        server = Server(_params(arguments.params), settings)
-        asyncio.run(_serve(server, _listen(arguments.port), arguments.parent))
-    except UserError as error:
-        sys.exit(str(error))
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m agentrefine.simulation", description=__doc__)
     add = parser.add_argument
     add("--port", type=_port, default=0, help="0: any free port")
@@ -62,8 +41,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--hang-seconds", type=_seconds, default=HANG_SECONDS, metavar="SECONDS", help="how long a connection hangs")
     add("--batch-seconds", type=_seconds, default=0.0, metavar="SECONDS", help="a batch is in progress that long")
     add("--batch-window-seconds", type=_seconds, default=WINDOW_SECONDS, metavar="SECONDS", help="then a batch expires")
-    add("--state", type=Path, default=None, metavar="DIR", help="keep files and batches there, to go on with them")
-    return parser
+    add("--state", type=Path, default=None, metavar="DIR", help="keep files and batches there, to resume them")
+    arguments = parser.parse_args()
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings._fields})
+    try:
+        server = Server(_params(arguments.params), settings)
+        listening = socket.create_server(("127.0.0.1", arguments.port))
+    except OSError as error:
+        sys.exit(f"Port {arguments.port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port.")
+    except UserError as error:
+        sys.exit(str(error))
+    asyncio.run(_serve(server, listening, arguments.parent))
 
 
 def _port(text: str) -> int:
@@ -75,10 +63,10 @@ def _port(text: str) -> int:
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be 0 seconds or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return seconds
 
 
@@ -94,25 +82,14 @@ def _params(text: str) -> OfflineTeacher:
         raise UserError(f"--params: {first_problem(error)}") from error
 
 
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server(("127.0.0.1", port))
-    except OSError as error:
-        raise UserError(
-            f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
-        ) from error
-
-
 async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:
-    config = uvicorn.Config(
-        offline.application(),
-        http=WireProtocol,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=2,
-    )
-    server = uvicorn.Server(config)
+    options: dict[str, Any] = {
+        "log_level": "warning",
+        "access_log": False,
+        "lifespan": "off",
+        "timeout_graceful_shutdown": 2,
+    }
+    server = uvicorn.Server(uvicorn.Config(offline.application(), http=WireProtocol, **options))
     offline.resume()
     port = listening.getsockname()[1]
     # The socket listens already: a client that connects now waits in its queue until the loop runs.

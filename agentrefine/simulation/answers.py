@@ -1,4 +1,4 @@
-"""What the offline teacher answers to a prompt: a pure function of the prompt and the request's draw."""
+"""What the simulated teacher answers to a prompt: a pure function of the prompt and the request's draw."""
 
 from typing import Any
 
@@ -13,17 +13,14 @@ REFUSAL = (
     "the games of scripts that I wrote; I cannot answer anything else."
 )
 FENCED = 0.2
-"""Share of good answers that stand in a Markdown block, as many models write JSON."""
+"""The share of good answers that stand in a Markdown block, as many models write JSON."""
 
 
 def answer(prompt: str, key: str, sample: int | None, params: OfflineTeacher) -> str:
-    """The answer to a prompt.
+    """The answer to the last message of a chat.
 
-    Args:
-        prompt: the last message of the chat.
-        key: identifies the whole request; every draw of style, mistakes and faults depends on it.
-        sample: the request's `seed`: another number is another world for the same persona.
-        params: how often answers are bad, and how many mistakes a game holds.
+    Every draw of style, mistakes and faults depends on `key`, which identifies the whole request. Another `sample` (the
+    request's `seed`) is another world for the same persona.
     """
     request = read_request(prompt)
     if isinstance(request, ScriptRequest):
@@ -37,21 +34,21 @@ def _script(request: ScriptRequest, key: str, sample: int | None, params: Offlin
     # The world depends on persona and sample alone, so a script written again after feedback is of the same world.
     world = world_for(request.persona, sample)
     script: dict[str, Any] = script_of(world).model_dump()
-    draw = generator("script fault", key)
-    if draw.random() < params.script_faults:
-        return faults.spoil_script(script, draw)
+    rng = generator("script fault", key)
+    if rng.random() < params.script_faults:
+        return faults.spoil_script(script, rng)
     return _dressed(faults.script_text(script), key)
 
 
 def _game(request: GameRequest, key: str, params: OfflineTeacher) -> str:
-    draw = generator("game fault", key)
-    faulty = draw.random() < params.trajectory_faults
+    rng = generator("game fault", key)
+    faulty = rng.random() < params.trajectory_faults
     # A game without its mistakes is a fault of the writing; every other one is added to a good game.
-    too_clean = faulty and draw.randrange(len(faults.TRAJECTORY_FAULTS) + 1) == 0
-    mistakes = (0, 1) if too_clean else (params.mistakes[0], params.mistakes[1])
-    turns = write_game(request.world, request.kept, mistakes, generator("game", key))
+    too_clean = faulty and rng.randrange(len(faults.TRAJECTORY_FAULTS) + 1) == 0
+    fewest, most = (0, 1) if too_clean else params.mistakes
+    turns = write_game(request.world, request.kept, (fewest, most), generator("game", key))
     if faulty and not too_clean and turns:
-        return faults.spoil_turns(turns, request.environment, draw)
+        return faults.spoil_turns(turns, request.environment, rng)
     return _dressed(faults.turns_text(turns), key)
 
 

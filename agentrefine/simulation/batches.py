@@ -1,44 +1,49 @@
-"""Works on batches: validates their input, answers their requests one after the other, and ends them."""
+"""The Batch API: uploads, what is kept of files and batches, and the work on them. Times are Unix seconds."""
 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import HTTP
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from openai.types import Batch, BatchError, BatchRequestCounts, FileObject
+from openai.types.batch import Errors
+from pydantic import BaseModel, Field, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, first_problem, short_hash
-from agentrefine.simulation.chat import MODEL
-from agentrefine.simulation.requests import ApiError, share
+from agentrefine.simulation.chat import MODEL, ApiError, Strict
+from agentrefine.simulation.requests import share
 
 PURPOSE = "batch"
+ENDPOINT = "/v1/chat/completions"
+MAX_LINES = 50_000
+MAX_ERRORS = 100
+"""Errors that are reported of one file."""
+WINDOW_SECONDS = 24 * 3600
+MAX_SLEEP = 0.1
+"""Seconds until a batch that waits notices that it was cancelled."""
+NOT_EXECUTED = {
+    "batch_expired": "This request could not be executed before the completion window expired.",
+    "batch_cancelled": "This request was not executed because the batch was cancelled.",
+}
+
+UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
+"""The statuses of a batch that is still worked on."""
+
+AnswerLine = Callable[[dict[str, object], str], tuple[int, dict[str, object]]]
+"""Answers the body of a batch's request, given the batch's id: HTTP status and body."""
 
 
-class Upload(NamedTuple):
-    """An uploaded file.
+def read_upload(content_type: str, body: bytes) -> tuple[str, bytes]:
+    """Name and bytes of the file in a form with the fields `purpose` and `file`.
 
-    Attributes:
-        filename: as the client calls it.
-        content: its bytes.
-    """
-
-    filename: str
-    content: bytes
-
-
-def read_upload(content_type: str, body: bytes) -> Upload:
-    """The file of a form with the fields `purpose` and `file`.
-
-    Args:
-        content_type: the request's header, which names the boundary.
-        body: the request's body.
+    The request's header `content_type` names the boundary.
 
     Raises:
         ApiError: it is no such form, asks for something else, or the file is not for batches.
@@ -60,7 +65,7 @@ def read_upload(content_type: str, body: bytes) -> Upload:
     filename = parts["file"].get_filename()
     if filename is None or not filename.endswith(".jsonl"):
         raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl", param="file")
-    return Upload(filename, _content(parts["file"]))
+    return filename, _content(parts["file"])
 
 
 def _content(part: Message) -> bytes:
@@ -69,95 +74,26 @@ def _content(part: Message) -> bytes:
     return content
 
 
-Purpose = Literal["batch", "batch_output"]
-Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
-UNFINISHED: tuple[Status, ...] = ("validating", "in_progress", "finalizing", "cancelling")
+class BatchRequest(Strict):
+    """The body of a request for a batch."""
 
-
-class FileObject(BaseModel):
-    """A file, as the API describes it. Times are Unix seconds."""
-
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: Purpose
-    status: Literal["processed"] = "processed"
-    expires_at: int | None = None
-    status_details: str | None = None
-
-
-class BatchError(BaseModel):
-    """Why an input file is refused."""
-
-    code: str
-    message: str
-    param: str | None = None
-    line: int | None = None
-
-
-class BatchErrors(BaseModel):
-    """All that is wrong with an input file."""
-
-    object: Literal["list"] = "list"
-    data: list[BatchError]
-
-
-class RequestCounts(BaseModel):
-    """How far a batch has come."""
-
-    total: int
-    completed: int
-    failed: int
-
-    def after(self, lines: Iterable[bytes]) -> "RequestCounts":
-        """The counts when these results have come in."""
-        good = [is_good(line) for line in lines]
-        completed = self.completed + sum(good)
-        return RequestCounts(total=self.total, completed=completed, failed=self.failed + len(good) - sum(good))
-
-
-class Batch(BaseModel):
-    """A batch, as the API describes it. Times are Unix seconds."""
-
-    id: str
-    object: Literal["batch"] = "batch"
-    endpoint: str
-    errors: BatchErrors | None = None
     input_file_id: str
-    completion_window: str
-    status: Status = "validating"
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    created_at: int
-    in_progress_at: int | None = None
-    expires_at: int
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
-    request_counts: RequestCounts = RequestCounts(total=0, completed=0, failed=0)
-    metadata: dict[str, str] | None = None
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Literal["24h"]
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
 class BatchStore:
     """All files and batches. What a method has returned from is in the folder, if there is one."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Read what the folder holds.
-
-        Args:
-            folder: where it is all kept; made if it is not there. None: in memory only.
+        """Read what the folder holds; it is made if it is not there. None: all is kept in memory only.
 
         Raises:
             UserError: the folder cannot be used, or holds what no server has written.
         """
         self._folder = folder
-        self._files: dict[str, FileObject] = {}
-        self._contents: dict[str, bytes] = {}
+        self._files: dict[str, tuple[FileObject, bytes]] = {}
         self._batches: dict[str, Batch] = {}
         self._results: dict[str, list[bytes]] = {}
         if folder is not None:
@@ -169,7 +105,7 @@ class BatchStore:
                 problem = first_problem(error)
                 raise UserError(f"{folder}: holds a damaged file ({problem}); choose another --state.") from error
 
-    def add_file(self, filename: str, purpose: Purpose, content: bytes) -> FileObject:
+    def add_file(self, filename: str, purpose: Literal["batch", "batch_output"], content: bytes) -> FileObject:
         """Keep a file under a new id."""
         # An id is a random number: a client that comes back to a server without its memory must not find another's.
         file = FileObject(
@@ -177,40 +113,35 @@ class BatchStore:
             bytes=len(content),
             created_at=int(time.time()),
             filename=filename,
+            object="file",
             purpose=purpose,
+            status="processed",
         )
         if self._folder is not None:
             # A file whose description is there is complete.
             (self._folder / "files" / f"{file.id}.jsonl").write_bytes(content)
             _write(self._folder / "files" / f"{file.id}.json", file)
-        self._files[file.id] = file
-        self._contents[file.id] = content
+        self._files[file.id] = (file, content)
         return file
 
-    def file(self, file_id: str) -> FileObject:
-        """A file's description. Raises ApiError (404) where there is none."""
+    def file(self, file_id: str) -> tuple[FileObject, bytes]:
+        """A file's description and its bytes. Raises ApiError (404) where there is none."""
         if file_id not in self._files:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return self._files[file_id]
 
-    def content(self, file_id: str) -> bytes:
-        """A file's bytes. Raises ApiError (404) where there is none."""
-        return self._contents[self.file(file_id).id]
-
-    def add_batch(
-        self, input_file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str] | None, seconds: float
-    ) -> Batch:
+    def add_batch(self, asked: BatchRequest, seconds: float) -> Batch:
         """A new batch, to be validated; it expires after so many seconds."""
         created = int(time.time())
         batch = Batch(
             # The number keeps batches in the order in which they were created.
             id=f"batch_{len(self._batches):06d}{secrets.token_hex(9)}",
-            endpoint=endpoint,
-            input_file_id=input_file_id,
-            completion_window=completion_window,
+            **asked.model_dump(),
             created_at=created,
             expires_at=created + int(seconds),
-            metadata=metadata,
+            object="batch",
+            request_counts=BatchRequestCounts(total=0, completed=0, failed=0),
+            status="validating",
         )
         self.save(batch)
         return batch
@@ -248,8 +179,7 @@ class BatchStore:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for path in sorted((folder / "files").glob("file-*.json")):
             file = FileObject.model_validate_json(path.read_bytes())
-            self._files[file.id] = file
-            self._contents[file.id] = path.with_suffix(".jsonl").read_bytes()
+            self._files[file.id] = (file, path.with_suffix(".jsonl").read_bytes())
         for path in sorted((folder / "batches").glob("batch_*.json")):
             batch = Batch.model_validate_json(path.read_bytes())
             self._batches[batch.id] = batch
@@ -261,8 +191,11 @@ class BatchStore:
     def _count(self, batch_id: str, results: list[bytes]) -> None:
         # Counts are written with the batch when its status changes, and follow from its results until then.
         batch = self._batches[batch_id]
-        counts = batch.request_counts.after(results)
-        self._batches[batch_id] = batch.model_copy(update={"request_counts": counts})
+        counts = batch.request_counts
+        assert counts is not None
+        good = sum(map(is_good, results))
+        added = {"completed": counts.completed + good, "failed": counts.failed + len(results) - good}
+        self._batches[batch_id] = batch.model_copy(update={"request_counts": counts.model_copy(update=added)})
 
 
 def is_good(line: bytes) -> bool:
@@ -276,21 +209,8 @@ def _write(path: Path, record: BaseModel) -> None:
         handle.write(record.model_dump_json())
 
 
-ENDPOINT = "/v1/chat/completions"
-MOST_LINES = 50_000
-MOST_ERRORS = 100
-"""Errors that are told of one file."""
-
-NOT_EXECUTED = {
-    "batch_expired": "This request could not be executed before the completion window expired.",
-    "batch_cancelled": "This request was not executed because the batch was cancelled.",
-}
-
-
-class InputLine(BaseModel):
+class InputLine(Strict):
     """One request of a batch."""
-
-    model_config = ConfigDict(extra="forbid")
 
     custom_id: str
     method: Literal["POST"]
@@ -298,15 +218,11 @@ class InputLine(BaseModel):
     body: dict[str, Any]
 
 
-class BatchInput(NamedTuple):
-    """What an input file holds: requests, or what is wrong with it."""
+def read_input(content: bytes) -> tuple[list[InputLine], list[BatchError]]:
+    """The requests of an input file, and what is wrong with it.
 
-    lines: list[InputLine]
-    errors: list[BatchError]
-
-
-def read_input(content: bytes) -> BatchInput:
-    """The requests of an input file in the order in which they are worked on, which is not that of the file."""
+    They are in the order in which they are worked on, which is not that of the file.
+    """
     lines: list[InputLine] = []
     errors: list[BatchError] = []
     known: set[str] = set()
@@ -322,26 +238,23 @@ def read_input(content: bytes) -> BatchInput:
         lines.append(read)
     if not lines and not errors:
         errors.append(BatchError(code="empty_file", message="The input file holds no request."))
-    if len(lines) > MOST_LINES:
-        message = f"The input file holds {len(lines)} requests; a batch holds {MOST_LINES} at most."
+    if len(lines) > MAX_LINES:
+        message = f"The input file holds {len(lines)} requests; a batch holds {MAX_LINES} at most."
         errors.append(BatchError(code="too_many_tasks", message=message))
-    return BatchInput(sorted(lines, key=lambda line: share("batch order", line.custom_id)), errors[:MOST_ERRORS])
+    return sorted(lines, key=lambda line: share("batch order", line.custom_id)), errors[:MAX_ERRORS]
 
 
 def executed(batch_id: str, custom_id: str, status: int, body: dict[str, object]) -> bytes:
     """The line of a request that was answered, well or badly."""
-    response = {"status_code": status, "request_id": f"req_{short_hash(batch_id, custom_id)}", "body": body}
-    return _line(batch_id, custom_id, response, None)
+    number = short_hash(batch_id, custom_id)
+    response = {"status_code": status, "request_id": f"req_{number}", "body": body}
+    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": None})
 
 
 def not_executed(batch_id: str, custom_id: str, code: str) -> bytes:
     """The line of a request that the batch's end came before; `code` is one of NOT_EXECUTED."""
-    return _line(batch_id, custom_id, None, {"code": code, "message": NOT_EXECUTED[code]})
-
-
-def _line(batch_id: str, custom_id: str, response: dict[str, object] | None, error: dict[str, object] | None) -> bytes:
-    number = f"batch_req_{short_hash(batch_id, custom_id)}"
-    return orjson.dumps({"id": number, "custom_id": custom_id, "response": response, "error": error})
+    number, error = short_hash(batch_id, custom_id), {"code": code, "message": NOT_EXECUTED[code]}
+    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": None, "error": error})
 
 
 def _read_line(text: bytes, number: int) -> InputLine | BatchError:
@@ -370,22 +283,14 @@ def _problems(line: InputLine, number: int, known: set[str]) -> Iterator[BatchEr
         yield BatchError(code="model_not_found", message=message, param="body.model", line=number)
 
 
-WINDOW_SECONDS = 24 * 3600
-LONGEST_SLEEP = 0.1
-"""Seconds until a batch that waits notices that it was cancelled."""
-
-AnswerLine = Callable[[dict[str, object], str], tuple[int, dict[str, object]]]
-"""Answers the body of a batch's request, given the batch's id: HTTP status and body."""
-
-
 class Batches:
     """All batches of a server; each unfinished one has a task that works on it."""
 
-    def __init__(self, store: BatchStore, answer: AnswerLine, *, seconds: float, window_seconds: float) -> None:
+    def __init__(self, store: BatchStore, answer: AnswerLine, seconds: float, window_seconds: float) -> None:
         """Prepare the work.
 
         Args:
-            store: keeps files and batches; what it holds unfinished is taken up by `resume`.
+            store: keeps files and batches.
             answer: answers one request.
             seconds: how long a batch is in progress at least; its requests are spread evenly over that time.
             window_seconds: how long after its creation a batch expires.
@@ -396,16 +301,14 @@ class Batches:
         self._window_seconds = window_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def create(
-        self, input_file_id: str, endpoint: str, completion_window: str, metadata: dict[str, str] | None
-    ) -> Batch:
+    def create(self, asked: BatchRequest) -> Batch:
         """A new batch, which is worked on from now on."""
-        batch = self._store.add_batch(input_file_id, endpoint, completion_window, metadata, self._window_seconds)
+        batch = self._store.add_batch(asked, self._window_seconds)
         self._start(batch.id)
         return batch
 
     def resume(self) -> None:
-        """Go on with the batches that another server has left unfinished."""
+        """Continue the batches that another server has left unfinished."""
         for batch in self._store.batches():
             if batch.status in UNFINISHED:
                 self._start(batch.id)
@@ -430,29 +333,25 @@ class Batches:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, batch_id: str) -> None:
-        requests = self._input(batch_id)
-        if requests.errors:
-            self._update(batch_id, status="failed", failed_at=_now(), errors=BatchErrors(data=requests.errors))
+        try:
+            lines, problems = read_input(self._store.file(self._store.batch(batch_id).input_file_id)[1])
+        except ApiError as error:
+            lines, problems = [], [BatchError(code="file_not_found", message=str(error), param="input_file_id")]
+        if problems:
+            errors = Errors(object="list", data=problems)
+            self._update(batch_id, status="failed", failed_at=_now(), errors=errors)
             return
         if self._store.batch(batch_id).status == "validating":
-            counts = RequestCounts(total=len(requests.lines), completed=0, failed=0)
+            counts = BatchRequestCounts(total=len(lines), completed=0, failed=0)
             self._update(batch_id, status="in_progress", in_progress_at=_now(), request_counts=counts)
-        await self._answer_all(batch_id, requests.lines)
-        batch = self._store.batch(batch_id)
-        if batch.status == "cancelling":
-            self._end(batch_id, requests.lines, "cancelled", "batch_cancelled")
-        elif len(self._store.results(batch_id)) < len(requests.lines):
-            self._end(batch_id, requests.lines, "expired", "batch_expired")
+        await self._answer_all(batch_id, lines)
+        if self._store.batch(batch_id).status == "cancelling":
+            self._end(batch_id, lines, "cancelled")
+        elif len(self._store.results(batch_id)) < len(lines):
+            self._end(batch_id, lines, "expired")
         else:
             self._update(batch_id, status="finalizing", finalizing_at=_now())
-            self._end(batch_id, requests.lines, "completed", None)
-
-    def _input(self, batch_id: str) -> BatchInput:
-        file_id = self._store.batch(batch_id).input_file_id
-        try:
-            return read_input(self._store.content(file_id))
-        except ApiError as error:
-            return BatchInput([], [BatchError(code="file_not_found", message=str(error), param="input_file_id")])
+            self._end(batch_id, lines, "completed")
 
     async def _answer_all(self, batch_id: str, lines: Sequence[InputLine]) -> None:
         """Answer the requests that have no result yet, until the batch is cancelled or has expired."""
@@ -469,20 +368,19 @@ class Batches:
         """Sleep until a time of the monotonic clock; False if the batch must end before."""
         while True:
             # Even a sleep of no time lets other requests be answered.
-            await asyncio.sleep(min(max(due - time.monotonic(), 0), LONGEST_SLEEP))
+            await asyncio.sleep(min(max(due - time.monotonic(), 0), MAX_SLEEP))
             batch = self._store.batch(batch_id)
-            if batch.status == "cancelling" or time.time() >= batch.expires_at:
+            if batch.status == "cancelling" or time.time() >= (batch.expires_at or 0):
                 return False
             if time.monotonic() >= due:
                 return True
 
-    def _end(self, batch_id: str, lines: Sequence[InputLine], status: Status, code: str | None) -> None:
-        """Make the batch's files; requests that were not executed get an error of that code."""
+    def _end(self, batch_id: str, lines: Sequence[InputLine], status: str) -> None:
+        """Make the batch's files; requests that were not executed get an error."""
         results = self._store.results(batch_id)
         good = [line for line in results if is_good(line)]
         bad = [line for line in results if not is_good(line)]
-        if code is not None:
-            bad += [not_executed(batch_id, line.custom_id, code) for line in lines[len(results) :]]
+        bad += [not_executed(batch_id, line.custom_id, f"batch_{status}") for line in lines[len(results) :]]
         self._update(
             batch_id,
             status=status,

@@ -1,24 +1,53 @@
 """Chat completions: what a request may hold, and the completion that answers it."""
 
 import json
-from collections import OrderedDict
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.responses import JSONResponse
 
 from agentrefine.files import first_problem, short_hash
+from agentrefine.llm.completion import CHARACTERS_PER_TOKEN, CUT
 from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.simulation.answers import REFUSAL, answer
-from agentrefine.simulation.requests import ApiError
 
+MODEL = "offline-teacher"
 TURNS = "turns"
 """The key that holds a game where a schema wants an object."""
 
 
-class JsonSchema(BaseModel):
-    """The schema of an answer, with its name."""
+class ApiError(Exception):
+    """A request is refused, with an HTTP status and a body as OpenAI writes it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Describe the refusal: `param` is the request's key that is wrong, `code` a short name for programs."""
+        super().__init__(message)
+        kind = "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
+        self.status = status
+        self.body: dict[str, object] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self._headers = headers
+
+    def response(self) -> JSONResponse:
+        """The HTTP answer."""
+        return JSONResponse(self.body, self.status, self._headers)
+
+
+class Strict(BaseModel):
+    """A part of a request. Keys that this server could not honour are refused, none is overlooked."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class JsonSchema(Strict):
+    """The schema of an answer, with its name."""
 
     name: str
     definition: dict[str, Any] = Field(alias="schema")
@@ -31,17 +60,9 @@ class JsonSchema(BaseModel):
             raise ValueError("the schema's root must be of type object with properties")
         return self
 
-    @property
-    def properties(self) -> dict[str, Any]:
-        """The schemas of the object's keys."""
-        properties: dict[str, Any] = self.definition["properties"]
-        return properties
 
-
-class ResponseFormat(BaseModel):
+class ResponseFormat(Strict):
     """The form that an answer is to have."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -52,64 +73,18 @@ class ResponseFormat(BaseModel):
             raise ValueError("json_schema must be given with type json_schema, and with no other type")
         return self
 
-
-def constants(form: ResponseFormat) -> str | None:
-    """The only answer that a schema of single values allows, as JSON; None where there is a choice."""
-    if form.json_schema is None or not form.json_schema.properties:
-        return None
-    answer: dict[str, Any] = {}
-    for name, schema in form.json_schema.properties.items():
-        values = _values(schema)
-        if len(values) != 1:
-            return None
-        answer[name] = values[0]
-    return json.dumps(answer, ensure_ascii=False)
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The schemas of the object's keys; none where no schema is given."""
+        properties: dict[str, Any] = self.json_schema.definition["properties"] if self.json_schema else {}
+        return properties
 
 
-def formed(text: str, form: ResponseFormat) -> str:
-    """An answer without Markdown; a list of turns becomes an object where the schema has `turns`.
+class ChatRequest(Strict):
+    """A chat completions request."""
 
-    What is wrong in a bad answer stays wrong: a list that is cut off is an object that is cut off.
-    """
-    bare = text.removeprefix("```json\n").removesuffix("\n```")
-    if form.json_schema is None or TURNS not in form.json_schema.properties or not bare.startswith("["):
-        return bare
-    return f'{{"{TURNS}": {bare}' + ("}" if _is_json(bare) else "")
-
-
-def _values(schema: object) -> list[Any]:
-    """The values that a schema lists; none where it describes them in another way."""
-    if not isinstance(schema, dict):
-        return []
-    if "const" in schema:
-        return [schema["const"]]
-    listed = schema.get("enum")
-    return listed if isinstance(listed, list) else []
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-MODEL = "offline-teacher"
-CHARACTERS_PER_TOKEN = 4
-"""Tokens are counted by length: there is no tokenizer behind the rules."""
-REMEMBERED_REQUESTS = 100_000
-
-
-class ChatRequest(BaseModel):
-    """A chat completions request. Keys that this server could not honour are refused, none is overlooked."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    class ChatMessage(BaseModel):
+    class ChatMessage(Strict):
         """One message."""
-
-        model_config = ConfigDict(extra="forbid")
 
         role: str
         content: str
@@ -142,27 +117,8 @@ class ChatRequest(BaseModel):
         return short_hash(str(self.seed), str(self.temperature), *said)
 
 
-class Attempts:
-    """Counts how often each request has come, so that a retry of a failed one is a new draw."""
-
-    def __init__(self) -> None:
-        self._counts: OrderedDict[str, int] = OrderedDict()
-
-    def next(self, key: str) -> int:
-        """How often the request has come before."""
-        count = self._counts.pop(key, 0)
-        self._counts[key] = count + 1
-        if len(self._counts) > REMEMBERED_REQUESTS:
-            self._counts.popitem(last=False)
-        return count
-
-
 def read_chat(body: bytes, *, structured: bool) -> ChatRequest:
-    """The request of an HTTP body.
-
-    Args:
-        body: the JSON text.
-        structured: whether `response_format` may ask for JSON.
+    """The request of an HTTP body in JSON; `structured`: `response_format` may ask for JSON.
 
     Raises:
         ApiError: 400 with the key that is wrong, or 404 for a model that is not here.
@@ -193,13 +149,21 @@ def unknown_model(name: str) -> ApiError:
 
 def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, object]:
     """The completion, as OpenAI writes it: a pure function of the request and the parameters."""
-    text = _text(asked, key, params)
-    limit = asked.max_completion_tokens or asked.max_tokens
-    cut = limit is not None and len(text) > limit * CHARACTERS_PER_TOKEN
-    if limit is not None and cut:
-        text = text[: limit * CHARACTERS_PER_TOKEN]
-    prompt_tokens = _tokens(sum(len(message.content) for message in asked.messages))
-    completion_tokens = _tokens(len(text))
+    text = _constants(asked.response_format)
+    if text is None:
+        text = answer(asked.messages[-1].content, key, asked.seed, params)
+        if asked.response_format.type != "text":
+            text = _formed(text, asked.response_format)
+    tokens = asked.max_completion_tokens or asked.max_tokens
+    limit = len(text) if tokens is None else tokens * CHARACTERS_PER_TOKEN
+    reason = CUT if len(text) > limit else "stop"
+    text = text[:limit]
+    # A schema has no room for a refusal, so OpenAI gives it a key of its own.
+    refused = asked.response_format.type == "json_schema" and text == REFUSAL
+    content, refusal = (None, text) if refused else (text, None)
+    # Tokens are counted by length: there is no tokenizer behind the rules.
+    prompt_tokens = -(-sum(len(message.content) for message in asked.messages) // CHARACTERS_PER_TOKEN)
+    completion_tokens = -(-len(text) // CHARACTERS_PER_TOKEN)
     return {
         "id": f"chatcmpl-{key}",
         "object": "chat.completion",
@@ -209,9 +173,9 @@ def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, 
         "choices": [
             {
                 "index": 0,
-                "message": _message(text, asked.response_format),
+                "message": {"role": "assistant", "content": content, "refusal": refusal},
                 "logprobs": None,
-                "finish_reason": "length" if cut else "stop",
+                "finish_reason": reason,
             }
         ],
         "usage": {
@@ -222,19 +186,28 @@ def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, 
     }
 
 
-def _text(asked: ChatRequest, key: str, params: OfflineTeacher) -> str:
-    only = constants(asked.response_format)
-    if only is not None:
-        return only
-    text = answer(asked.messages[-1].content, key, asked.seed, params)
-    return text if asked.response_format.type == "text" else formed(text, asked.response_format)
+def _constants(form: ResponseFormat) -> str | None:
+    """The only answer that a schema of single values allows, as JSON; None where there is a choice."""
+    only: dict[str, Any] = {}
+    for name, schema in form.properties.items():
+        choices = schema if isinstance(schema, dict) else {}
+        values = [choices["const"]] if "const" in choices else choices.get("enum")
+        if not isinstance(values, list) or len(values) != 1:
+            return None
+        only[name] = values[0]
+    return json.dumps(only, ensure_ascii=False) if only else None
 
 
-def _message(text: str, form: ResponseFormat) -> dict[str, str | None]:
-    """The assistant's message; a schema has no room for a refusal, so OpenAI gives it a key of its own."""
-    refused = form.type == "json_schema" and text == REFUSAL
-    return {"role": "assistant", "content": None if refused else text, "refusal": text if refused else None}
+def _formed(text: str, form: ResponseFormat) -> str:
+    """An answer without Markdown; a list of turns becomes an object where the schema has `turns`.
 
-
-def _tokens(characters: int) -> int:
-    return -(-characters // CHARACTERS_PER_TOKEN)
+    What is wrong in a bad answer stays wrong: a list that is cut off is an object that is cut off.
+    """
+    bare = text.removeprefix("```json\n").removesuffix("\n```")
+    if TURNS not in form.properties or not bare.startswith("["):
+        return bare
+    try:
+        json.loads(bare)
+    except ValueError:
+        return f'{{"{TURNS}": {bare}'
+    return f'{{"{TURNS}": {bare}}}'

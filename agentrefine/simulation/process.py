@@ -1,4 +1,4 @@
-"""Starts the offline teacher's server as a process of its own, and makes sure that it ends."""
+"""Starts the simulated teacher's server as a process of its own, and makes sure that it ends."""
 
 import os
 import selectors
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -20,33 +20,26 @@ SECONDS_TO_STOP = 5.0
 
 @contextmanager
 def offline_teacher(params: OfflineTeacher, *flags: str) -> Iterator[str]:
-    """Run the offline teacher on a free port of 127.0.0.1 and give its base URL (ends in `/v1`).
+    """Run the simulated teacher on a free port of 127.0.0.1 and give its base URL (ends in `/v1`).
 
     The server is stopped when the block is left, in whatever way; when this process is killed, it ends by itself.
 
-    Args:
-        params: how often it answers badly.
-        flags: more of `python -m agentrefine.simulation --help`, such as `--latency`, `0.1`.
+    `flags` are more of `python -m agentrefine.simulation --help`, such as `--latency`, `0.1`.
 
     Raises:
         UserError: the server does not start; says what it printed last.
     """
-    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as complaints:
-        process = subprocess.Popen(
-            _command(params, flags), stdout=subprocess.PIPE, stderr=complaints, text=True, start_new_session=True
-        )
+    command = [sys.executable, "-m", "agentrefine.simulation", "--port", "0", "--parent", str(os.getpid())]
+    command += ["--params", params.model_dump_json(), *flags]
+    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
         try:
-            yield _address(process, complaints)
+            yield _address(process, errors)
         finally:
             _stop(process)
 
 
-def _command(params: OfflineTeacher, flags: Sequence[str]) -> list[str]:
-    command = [sys.executable, "-m", "agentrefine.simulation", "--port", "0", "--parent", str(os.getpid())]
-    return [*command, "--params", params.model_dump_json(), *flags]
-
-
-def _address(process: subprocess.Popen[str], complaints: IO[str]) -> str:
+def _address(process: subprocess.Popen[str], errors: IO[str]) -> str:
     """The line that the server prints once it listens."""
     assert process.stdout is not None
     deadline = time.monotonic() + SECONDS_TO_START
@@ -56,10 +49,10 @@ def _address(process: subprocess.Popen[str], complaints: IO[str]) -> str:
     address = process.stdout.readline().strip() if ready else ""
     if address.startswith("http://"):
         return address
-    complaints.seek(0)
-    last = (complaints.read().strip().splitlines() or ["it printed nothing"])[-1]
+    errors.seek(0)
+    last = (errors.read().strip().splitlines() or ["it printed nothing"])[-1]
     raise UserError(
-        f"The offline teacher did not start within {SECONDS_TO_START:.0f} s ({last}); run it by hand: "
+        f"The simulated teacher did not start within {SECONDS_TO_START:.0f} s ({last}); run it by hand: "
         "python -m agentrefine.simulation --port 0"
     )
 

@@ -1,84 +1,43 @@
-"""The HTTP side of the offline teacher: OpenAI's chat completions, files and batches."""
+"""The HTTP side of the simulated teacher: OpenAI's chat completions, files and batches."""
 
 import asyncio
 import os
 import time
+from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import orjson
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
 from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
-from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchStore, read_upload
-from agentrefine.simulation.chat import MODEL, Attempts, ChatRequest, complete, read_chat, unknown_model
-from agentrefine.simulation.requests import ApiError, json_response
+from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, BatchStore, read_upload
+from agentrefine.simulation.chat import MODEL, ApiError, ChatRequest, complete, read_chat, unknown_model
 from agentrefine.simulation.wire import HANG_SECONDS, REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
 
-
-class RequestLog:
-    """Appends to a file; every line is in the file before its answer is sent, even when the server is killed then."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Open the log.
-
-        Args:
-            path: the file, which may hold lines already; None: nothing is logged.
-
-        Raises:
-            UserError: the file cannot be opened for writing.
-        """
-        self._file: int | None = None
-        if path is None:
-            return
-        try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --log.") from error
-
-    def write(self, *, key: str, seed: int | None, attempt: int, outcome: str, batch: str | None) -> None:
-        """Append one request.
-
-        Args:
-            key: identifies what the answer is drawn from; the completion's id is `chatcmpl-` and this key.
-            seed: the request's own.
-            attempt: how often the same request had come before.
-            outcome: `answered`, or the name of the fault on the wire.
-            batch: the batch whose line this is.
-        """
-        if self._file is None:
-            return
-        record = {"time": time.time(), "key": key, "seed": seed, "attempt": attempt, "outcome": outcome, "batch": batch}
-        # One unbuffered write: lines of other processes cannot stand in the middle of this one.
-        os.write(self._file, orjson.dumps(record) + b"\n")
-
-
-OWNER = "agentrefine: a rule-based stand-in, not a language model"
+MODEL_CARD = {
+    "id": MODEL,
+    "object": "model",
+    "created": 0,
+    "owned_by": "agentrefine: a rule-based simulation, not a language model",
+}
+REMEMBERED_REQUESTS = 100_000
+"""Requests whose earlier attempts are counted, so that a retry of a failed one is a new draw."""
 REMEMBERED_ANSWERS = 2048
 PAGE_OF_BATCHES = 20
-LARGEST_PAGE = 100
+MAX_PAGE = 100
 
 
 class Settings(NamedTuple):
-    """How the server serves; none of it changes an answer.
-
-    Attributes:
-        latency: seconds that each chat completion waits.
-        log: the file that gets a line for each chat request.
-        structured: whether `response_format` may ask for JSON.
-        hang_seconds: how long a connection hangs.
-        batch_seconds: how long a batch is in progress at least.
-        batch_window_seconds: how long after its creation a batch expires.
-        state: the folder that keeps files and batches; None: they end with the server.
-    """
+    """How the server serves (`python -m agentrefine.simulation --help`); none of it changes an answer."""
 
     latency: float = 0.0
     log: Path | None = None
@@ -89,50 +48,18 @@ class Settings(NamedTuple):
     state: Path | None = None
 
 
-class BatchRequest(BaseModel):
-    """The body of a request for a batch."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    input_file_id: str
-    endpoint: Literal["/v1/chat/completions"]
-    completion_window: Literal["24h"]
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-
-
-class Drawn(NamedTuple):
-    """What a request has drawn.
-
-    Attributes:
-        key: identifies what the answer is drawn from.
-        attempt: how often it had come before.
-        fault: what goes wrong on the wire, if anything.
-    """
-
-    key: str
-    attempt: int
-    fault: WireFaultKind | None
-
-
 class Server:
     """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch."""
 
     def __init__(self, params: OfflineTeacher, settings: Settings) -> None:
-        """Open the log and the state.
-
-        Raises:
-            UserError: one of them cannot be used.
-        """
+        """Open the log and the state. Raises UserError if one of them cannot be used."""
         self._params = params
         self._settings = settings
-        self._attempts = Attempts()
-        self._log = RequestLog(settings.log)
+        self._attempts: OrderedDict[str, int] = OrderedDict()
+        self._log = _open_log(settings.log)
         self._store = BatchStore(settings.state)
         self._batches = Batches(
-            self._store,
-            self._answer_in_batch,
-            seconds=settings.batch_seconds,
-            window_seconds=settings.batch_window_seconds,
+            self._store, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
         )
         # The same request is answered by the same bytes: a retry, or a benchmark's second round, waits for no rules.
         self._answer = lru_cache(maxsize=REMEMBERED_ANSWERS)(self._write_answer)
@@ -158,20 +85,20 @@ class Server:
         )
 
     def resume(self) -> None:
-        """Go on with batches that were unfinished when the server ended; needs the event loop to run."""
+        """Continue batches that were unfinished when the server ended; needs the event loop to run."""
         self._batches.resume()
 
     async def _chat(self, request: Request) -> Response:
         text = await request.body()
         asked = read_chat(text, structured=self._settings.structured)
-        drawn = self._draw(asked, self._params.wire_fault_kinds)
+        attempt, fault = self._draw(asked, self._params.wire_fault_kinds)
         if self._settings.latency:
             await asyncio.sleep(self._settings.latency)
-        body = b"" if drawn.fault in WITHOUT_ANSWER else self._answer(text)
-        self._note(asked, drawn, batch=None)
-        if drawn.fault is None:
-            return json_response(body)
-        return faulty(drawn.fault, body, self._settings.hang_seconds)
+        body = b"" if fault in WITHOUT_ANSWER else self._answer(text)
+        self._note(asked, attempt, fault, batch=None)
+        if fault is None:
+            return Response(body, media_type="application/json")
+        return faulty(fault, body, self._settings.hang_seconds)
 
     def _write_answer(self, text: bytes) -> bytes:
         asked = read_chat(text, structured=self._settings.structured)
@@ -182,48 +109,54 @@ class Server:
             asked = read_chat(orjson.dumps(body), structured=self._settings.structured)
         except ApiError as error:
             return error.status, error.body
-        drawn = self._draw(asked, self._batch_faults)
-        self._note(asked, drawn, batch=batch_id)
-        if drawn.fault is None:
-            return 200, complete(asked, drawn.key, self._params)
-        return REFUSED[drawn.fault].status, REFUSED[drawn.fault].body
+        attempt, fault = self._draw(asked, self._batch_faults)
+        self._note(asked, attempt, fault, batch=batch_id)
+        if fault is None:
+            return 200, complete(asked, asked.key(), self._params)
+        return REFUSED[fault].status, REFUSED[fault].body
 
-    def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> Drawn:
-        key = asked.key()
-        attempt = self._attempts.next(key)
-        return Drawn(key, attempt, drawn_fault(self._params.wire_faults, kinds, key, attempt))
+    def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
+        """How often the request had come before, and what goes wrong on the wire this time, if anything."""
+        attempt = self._attempts.pop(asked.key(), 0)
+        self._attempts[asked.key()] = attempt + 1
+        if len(self._attempts) > REMEMBERED_REQUESTS:
+            self._attempts.popitem(last=False)
+        return attempt, drawn_fault(self._params.wire_faults, kinds, asked.key(), attempt)
 
-    def _note(self, asked: ChatRequest, drawn: Drawn, batch: str | None) -> None:
-        outcome = drawn.fault or "answered"
-        self._log.write(key=drawn.key, seed=asked.seed, attempt=drawn.attempt, outcome=outcome, batch=batch)
+    def _note(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
+        """Append a request to the log before its answer is sent; a completion's id is `chatcmpl-` and the key."""
+        if self._log is None:
+            return
+        record = {"time": time.time(), "key": asked.key(), "seed": asked.seed, "attempt": attempt}
+        record |= {"outcome": fault or "answered", "batch": batch}
+        # One unbuffered write: lines of other processes cannot stand in the middle of this one.
+        os.write(self._log, orjson.dumps(record) + b"\n")
 
     async def _models(self, _: Request) -> Response:
-        return _json({"object": "list", "data": [_model_card()]})
+        return JSONResponse({"object": "list", "data": [MODEL_CARD]})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name != MODEL:
             raise unknown_model(name)
-        return _json(_model_card())
+        return JSONResponse(MODEL_CARD)
 
     async def _upload(self, request: Request) -> Response:
-        upload = read_upload(request.headers.get("Content-Type", ""), await request.body())
-        return _record(self._store.add_file(upload.filename, "batch", upload.content))
+        filename, content = read_upload(request.headers.get("Content-Type", ""), await request.body())
+        return _record(self._store.add_file(filename, "batch", content))
 
     async def _file(self, request: Request) -> Response:
-        return _record(self._store.file(request.path_params["id"]))
+        return _record(self._store.file(request.path_params["id"])[0])
 
     async def _content(self, request: Request) -> Response:
-        return Response(self._store.content(request.path_params["id"]), media_type="application/octet-stream")
+        return Response(self._store.file(request.path_params["id"])[1], media_type="application/octet-stream")
 
     async def _create_batch(self, request: Request) -> Response:
         try:
             asked = BatchRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise ApiError(400, first_problem(error)) from error
-        return _record(
-            self._batches.create(asked.input_file_id, asked.endpoint, asked.completion_window, asked.metadata)
-        )
+        return _record(self._batches.create(asked))
 
     async def _batch(self, request: Request) -> Response:
         return _record(self._store.batch(request.path_params["id"]))
@@ -233,14 +166,14 @@ class Server:
 
     async def _list_batches(self, request: Request) -> Response:
         limit = request.query_params.get("limit", str(PAGE_OF_BATCHES))
-        if not limit.isdecimal() or not 1 <= int(limit) <= LARGEST_PAGE:
-            raise ApiError(400, f"limit: {limit!r} is no number from 1 to {LARGEST_PAGE}.", param="limit")
+        if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
+            raise ApiError(400, f"limit: {limit!r} is no number from 1 to {MAX_PAGE}.", param="limit")
         batches = self._store.batches()
         after = request.query_params.get("after")
         if after is not None:
             batches = [batch for batch in batches if batch.id < self._store.batch(after).id]
         page = batches[: int(limit)]
-        return _json(
+        return JSONResponse(
             {
                 "object": "list",
                 "data": [batch.model_dump() for batch in page],
@@ -249,6 +182,13 @@ class Server:
                 "has_more": len(batches) > len(page),
             }
         )
+
+
+def _open_log(path: Path | None) -> int | None:
+    try:
+        return None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --log.") from error
 
 
 async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:
@@ -263,13 +203,5 @@ async def _refused(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-def _model_card() -> dict[str, object]:
-    return {"id": MODEL, "object": "model", "created": 0, "owned_by": OWNER}
-
-
 def _record(record: BaseModel) -> Response:
-    return _json(record.model_dump())
-
-
-def _json(value: object) -> Response:
-    return json_response(orjson.dumps(value))
+    return JSONResponse(record.model_dump())

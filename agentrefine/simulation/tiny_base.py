@@ -34,18 +34,24 @@ Progress = Callable[[int, int], None]
 """Called with the tokens done and all tokens, after each step."""
 
 TEXTS_FOR_TOKENIZER = 400
-
 POOL = 64
 """Texts among which rows of similar length are put together."""
-
 WARMUP_STEPS = 30
-
 DECAY_SHARE = 0.4
-
-
+"""The share of the training over which the learning rate falls to zero."""
 EMBEDDING_STD = 0.1
-"""Of the first embeddings. With transformers' 0.02 the first steps make the names of one kind nearly the same, and the
-model cannot tell them apart when it looks something up."""
+"""The standard deviation of the first embeddings. With transformers' 0.02 the first steps make the names of one kind
+nearly the same, and the model cannot distinguish them when it looks something up."""
+INVENTORIES = 8
+"""Inventories for each transcript; they are about a fifth as long."""
+WANDERING_SHARE = 0.3
+"""How often a transcript's player does something that is possible or was possible, instead of what the expert does."""
+RULES_SHARE = 0.5
+"""The share of the transcripts that begin with the rules."""
+QUESTIONS = 3
+"""Questions after each observation of a transcript."""
+MAX_ACTIONS = 25
+"""Actions of a transcript."""
 
 
 class PlainText(NamedTuple):
@@ -61,13 +67,6 @@ class PlainText(NamedTuple):
     answers_only: bool
 
 
-class Row(NamedTuple):
-    """A text's token ids, and its labels with -100 where nothing is learned."""
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-
-
 class Batch(NamedTuple):
     """Padded rows of token ids and labels, (rows, longest row); labels are -100 where nothing is learned."""
 
@@ -77,13 +76,7 @@ class Batch(NamedTuple):
 
 
 class TinyBase(NamedTuple):
-    """What pretraining came to.
-
-    Attributes:
-        parameters: of the model.
-        tokens: read.
-        loss: nats per token over the last tenth.
-    """
+    """What pretraining came to: the model's parameters, the tokens read, nats per token over the last tenth."""
 
     parameters: int
     tokens: int
@@ -91,17 +84,10 @@ class TinyBase(NamedTuple):
 
 
 def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress | None = None) -> TinyBase:
-    """Pretrain a small Llama on plain text of the training worlds, so that it speaks their language but is no agent.
+    """Pretrain a small Llama on `plain_texts`, so that it speaks the worlds' language but is no agent.
 
-    The text holds descriptions, rules and transcripts of the training families and themes (see
-    `plain_texts`); no chat, no thoughts, nothing of the held-out families. Equal seeds and thread
-    counts give equal bytes.
-
-    Args:
-        params: sizes and learning rates.
-        seed: draws worlds, weights.
-        out: the folder to write: weights (safetensors), tokenizer, card.
-        progress: called after each step.
+    Weights (safetensors), tokenizer and card are written to the folder `out`. Equal seeds and thread counts give equal
+    bytes.
 
     Raises:
         UserError: a word of the worlds is not one token; a full disk.
@@ -115,15 +101,8 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     _renew_unseen(model, seen, seed)
     tail = losses[-max(1, len(losses) // 10) :]
     made = TinyBase(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
-    card = {
-        "kind": "tiny",
-        "seed": seed,
-        "vocabulary": len(tokenizer),
-        "params": params.model_dump(),
-        "parameters": made.parameters,
-        "tokens": made.tokens,
-        "loss": made.loss,
-    }
+    settings = {"kind": "tiny", "seed": seed, "vocabulary": len(tokenizer), "params": params.model_dump()}
+    card = settings | made._asdict()
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -139,9 +118,8 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
     commands = dict.fromkeys(all_templates(), "")
     chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
-    tokenizer = build_tokenizer(
-        words, [*(plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)), *chat * FREQUENT]
-    )
+    texts = [plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)]
+    tokenizer = build_tokenizer(words, texts + chat * FREQUENT)
     check_words(tokenizer, words)
     return tokenizer
 
@@ -168,22 +146,23 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
     texts = plain_texts(seed)
     while True:
         rows = [_row(tokenizer, text, params) for text in islice(texts, POOL)]
-        batches: list[list[Row]] = [[]]
-        for row in sorted(rows, key=lambda row: len(row.ids)):
-            if batches[-1] and (len(batches[-1]) + 1) * len(row.ids) > params.batch_tokens:
+        batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[]]
+        for ids, labels in sorted(rows, key=lambda row: len(row[0])):
+            if batches[-1] and (len(batches[-1]) + 1) * len(ids) > params.batch_tokens:
                 batches.append([])
-            batches[-1].append(row)
+            batches[-1].append((ids, labels))
         rng.shuffle(batches)
         for batch in batches:
-            ids = pad_sequence([row.ids for row in batch], batch_first=True, padding_value=tokenizer.pad_token_id)
-            labels = pad_sequence([row.labels for row in batch], batch_first=True, padding_value=MASKED)
-            yield Batch(ids, labels, tokens=sum(len(row.ids) for row in batch))
+            all_ids = [ids for ids, _ in batch]
+            padded = pad_sequence(all_ids, batch_first=True, padding_value=tokenizer.pad_token_id)
+            labels = pad_sequence([labels for _, labels in batch], batch_first=True, padding_value=MASKED)
+            yield Batch(padded, labels, tokens=sum(map(len, all_ids)))
 
 
-def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> Row:
+def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """A text's token ids, and its labels with -100 where nothing is learned."""
     ids = [*tokenizer(plain.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][: params.max_length]
-    labels = _answers(tokenizer, ids) if plain.answers_only else ids
-    return Row(torch.tensor(ids), torch.tensor(labels))
+    return torch.tensor(ids), torch.tensor(_answers(tokenizer, ids) if plain.answers_only else ids)
 
 
 def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
@@ -201,15 +180,18 @@ def _pretrain(
 ) -> tuple[list[float], torch.Tensor]:
     """Train in place. Returns the loss of each step in nats per token, and which tokens the text held."""
     optimizer = make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate)
-    highest = [group["lr"] for group in optimizer.param_groups]
+    peaks = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
     seen = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     done = 0
     model.train()
     while done < params.pretraining_tokens:
         batch = next(batches)
-        for group, rate in zip(optimizer.param_groups, highest, strict=True):
-            group["lr"] = rate * _learning_rate_factor(len(losses), done / params.pretraining_tokens)
+        # Linear warm-up, a constant stretch, linear decay to zero.
+        left = 1 - done / params.pretraining_tokens
+        factor = min(1.0, (len(losses) + 1) / (WARMUP_STEPS + 1), left / DECAY_SHARE)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
         loss = labelled_loss(model, batch.ids, batch.labels, reduction="mean")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -233,26 +215,6 @@ def _renew_unseen(model: LlamaForCausalLM, seen: torch.Tensor, seed: int) -> Non
         weight = model.get_input_embeddings().weight
         noise = torch.randn(int((~seen).sum()), weight.shape[1])
         weight[~seen] = weight[seen].mean(dim=0) + weight[seen].std(dim=0) * noise
-
-
-def _learning_rate_factor(step: int, share_done: float) -> float:
-    """Linear warm-up, a constant stretch, linear decay to zero."""
-    return min(1.0, (step + 1) / (WARMUP_STEPS + 1), (1 - share_done) / DECAY_SHARE)
-
-
-INVENTORIES = 8
-"""Inventories for each transcript; they are about a fifth as long."""
-
-WANDERING_SHARE = 0.3
-"""How often a transcript's player does something that is possible or was possible, instead of what the expert does."""
-
-RULES_SHARE = 0.5
-"""How many of the transcripts begin with the rules."""
-
-QUESTIONS = 3
-"""Questions after each observation of a transcript."""
-
-MOST_ACTIONS = 25
 
 
 def plain_texts(seed: int) -> Iterator[PlainText]:
@@ -282,13 +244,12 @@ def _inventory(theme: Theme, rng: Random) -> str:
 
 
 def _transcript(game: Game, rng: Random) -> str:
-    texts = phrasing()
     actions = game.world.rules.actions.items()
-    rules = [texts["rule"].format(template=template, does=action.does) for template, action in actions]
+    rules = [phrasing()["rule"].format(template=template, does=action.does) for template, action in actions]
     lines = [*(rules if rng.random() < RULES_SHARE else []), game.world.goal, game.first_observation()]
     expert = Explorer(game)
     possible_before = game.applicable()
-    for _ in range(MOST_ACTIONS):
+    for _ in range(MAX_ACTIONS):
         if game.completed:
             break
         lines.append(" ".join(_question(game, rng) for _ in range(QUESTIONS)))
@@ -299,7 +260,7 @@ def _transcript(game: Game, rng: Random) -> str:
         except RuntimeError:
             break  # wandering has spent what the goal needs, such as the only coin: the text ends here
         possible_before = possible
-        lines += [texts["command"].format(action=action), game.step(action).observation]
+        lines += [phrasing()["command"].format(action=action), game.step(action).observation]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -321,13 +282,10 @@ def _question(game: Game, rng: Random) -> str:
 
 
 def _answered(name: str, fact: str | None) -> str:
-    if fact is None:
-        return phrasing()["unseen"].format(name=name)
-    return phrasing()["where"].format(name=name, fact=fact)
+    return phrasing()["unseen" if fact is None else "where"].format(name=name, fact=fact)
 
 
 @cache
 def phrasing() -> dict[str, str]:
     """The templates of `corpus.yaml`."""
-    text = packaged_text("agentrefine.simulation", "corpus.yaml")
-    return dict(yaml.safe_load(text))
+    return dict(yaml.safe_load(packaged_text("agentrefine.simulation", "corpus.yaml")))

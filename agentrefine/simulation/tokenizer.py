@@ -8,7 +8,7 @@ name of several words (`coffee mug`) is one token, and so is each stretch of fix
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -18,18 +18,14 @@ from agentrefine.tuning.chat_template import own_chat_template
 
 PAD, END_OF_TURN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = [PAD, END_OF_TURN, USER, ASSISTANT]
-
 MERGES_FOR_OTHER_TEXT = 384
 """Merges learned from the worlds' own words, so that text from elsewhere costs about half a token per letter."""
-
-WORD = r" ?\{\w+\}| ?\w+:?| ?[^\s\w]|\s(?=\S)|\s+"
-"""How other text splits before merging: words with their leading space, among them `{place}` and `Goal:`, and signs."""
-
-_HOLE = re.compile(r"\{\w+\}|\$\w+")
-_ENDS = re.compile(r"[.?!]|\n|(?<=:) ")
-
 FREQUENT = 5
 """A piece that the texts hold this often is one token, also without its leading space or as punctuation."""
+WORD = r" ?\{\w+\}| ?\w+:?| ?[^\s\w]|\s(?=\S)|\s+"
+"""How other text splits before merging: words with their leading space, among them `{place}` and `Goal:`, and signs."""
+_HOLE = re.compile(r"\{\w+\}|\$\w+")
+_ENDS = re.compile(r"[.?!]|\n|(?<=:) ")
 
 
 def stretches(templates: Iterable[str]) -> set[str]:
@@ -42,8 +38,7 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
     """A lossless tokenizer for any text in which each of `words`, with its leading space, is one token.
 
     The vocabulary is the bytes, a few hundred merges, the words, and the frequent pieces of `texts` (line breaks,
-    punctuation, words that begin a line). A piece that is in the vocabulary as a whole is taken as a whole
-    (`ignore_merges`), so no token is spent on the steps between a byte and a word.
+    punctuation, words that begin a line), each taken as a whole (`ignore_merges`).
 
     Args:
         words: names and stretches of text, of one or several words; one that begins with a sign, such as `, so`, has
@@ -55,25 +50,26 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
     """
     words = sorted(set(words))
     forms = [form for word in words for form in _forms(word)]
-    pre_tokenizer = _splitting(_pattern(words))
-    pieces = [_piece(form, pre_tokenizer) for form in forms]
+    # What `WORD` would split of the words is kept together, the longest first.
+    kept = {word for word in words if not re.fullmatch(WORD, word, re.ASCII)}
+    pre_tokenizer = _splitting(rf" ?{_any_of(kept)}(?!\w)|{WORD}" if kept else WORD)
+    pieces: list[str] = [pre_tokenizer.pre_tokenize_str(form)[0][0] for form in forms]
     counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
     pieces += sorted(piece for piece, count in counts.items() if count >= FREQUENT)
 
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = _splitting(WORD)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(alphabet) + MERGES_FOR_OTHER_TEXT,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
+    size = len(alphabet) + MERGES_FOR_OTHER_TEXT
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     learner.train_from_iterator((f" {word}" for word in words), trainer)
 
     learned = learner.get_vocab(with_added_tokens=False)
     ordered = dict.fromkeys([*SPECIAL_TOKENS, *sorted(learned, key=lambda token: learned[token]), *pieces])
     vocabulary = {token: index for index, token in enumerate(ordered)}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(learner), ignore_merges=True))
+    # The library shows learned merges only in its serialised form.
+    merges = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizer
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(SPECIAL_TOKENS)
@@ -119,13 +115,6 @@ def _splitting(pattern: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _pattern(words: Sequence[str]) -> str:
-    """How text splits before merging: what `WORD` would split of the words is kept together, the longest first."""
-    single = re.compile(WORD, re.ASCII)
-    kept = {word for word in words if not single.fullmatch(word)}
-    return rf" ?{_any_of(kept)}(?!\w)|{WORD}" if kept else WORD
-
-
 def _any_of(words: set[str]) -> str:
     """A regular expression of the words as a tree of their letters: an alternation of whole words is far slower."""
     heads = sorted({word[0] for word in words if word})
@@ -133,14 +122,3 @@ def _any_of(words: set[str]) -> str:
     if not heads:
         return ""
     return f"(?:{branches}){'?' if '' in words else ''}"
-
-
-def _piece(form: str, pre_tokenizer: pre_tokenizers.PreTokenizer) -> str:
-    """A word as it stands in a text, in the byte-level alphabet."""
-    piece: str = pre_tokenizer.pre_tokenize_str(form)[0][0]
-    return piece
-
-
-def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    """The learned merges; the library shows them only in its serialised form."""
-    return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]

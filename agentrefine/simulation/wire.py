@@ -1,4 +1,4 @@
-"""Faults of the wire: answers that fail or go astray on their way, drawn from the request and its attempt."""
+"""Faults of the wire: answers that fail or get lost on their way, drawn from the request and its attempt."""
 
 import asyncio
 import socket
@@ -14,21 +14,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from agentrefine.params.teacher import WireFaultKind
-from agentrefine.simulation.requests import ApiError, json_response, share
+from agentrefine.simulation.chat import ApiError
+from agentrefine.simulation.requests import share
 
-RETRY_AFTER_SECONDS = 0.05
 HANG_SECONDS = 30.0
+"""Seconds for which a connection hangs where nothing else is asked for."""
 SLOW_BODY_SECONDS = 1.0
 SLOW_BODY_PIECES = 10
 CONNECTION = "agentrefine.connection"
 """The ASGI extension that holds the connection's transport."""
-
 REFUSED: dict[WireFaultKind, ApiError] = {
     "too_many_requests": ApiError(
         429,
         "Too many requests; try again after the given time.",
         code="rate_limit_exceeded",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        headers={"Retry-After": "0.05"},
     ),
     "server_error": ApiError(500, "The server had an error while processing your request."),
     "overloaded": ApiError(503, "The server is overloaded; try again later."),
@@ -37,40 +37,26 @@ REFUSED: dict[WireFaultKind, ApiError] = {
 
 WITHOUT_ANSWER: frozenset[WireFaultKind | None] = frozenset([*REFUSED, "reset", "hang", "wrong_content_type"])
 """The faults that send nothing of the good answer."""
-
 PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
 def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: int) -> WireFaultKind | None:
-    """The fault that this attempt of a request meets, if any.
-
-    Args:
-        rate: the share of the attempts that meet one.
-        kinds: those to draw from; where there are none, no fault is met.
-        key: identifies the request.
-        attempt: how often it has come before; each is a new draw.
-    """
+    """The fault of one of `kinds` that a share `rate` of all attempts meets, if this one does: each is a new draw."""
     if not kinds or share("wire", key, str(attempt)) >= rate:
         return None
     return kinds[int(share("wire kind", key, str(attempt)) * len(kinds))]
 
 
 def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> Response:
-    """What goes wrong, ready to be sent.
-
-    Args:
-        fault: its kind.
-        good: the body of the good answer; not read by the faults of WITHOUT_ANSWER.
-        hang_seconds: how long a connection hangs until it is closed.
-    """
+    """What goes wrong, ready to be sent; `good` is the body of the good answer."""
     if fault in REFUSED:
         return REFUSED[fault].response()
     if fault == "wrong_content_type":
         return Response(PAGE, media_type="text/html")
     if fault == "slow_body":
-        return _SlowBody(good)
+        return _SlowBody(good, media_type="application/json")
     if fault == "truncated_body":
-        return _TruncatedBody(good)
+        return _TruncatedBody(good, media_type="application/json")
     return _Hang(hang_seconds) if fault == "hang" else _Reset()
 
 
@@ -125,13 +111,9 @@ class _Hang(Response):
 class _SlowBody(Response):
     """The right body, piece by piece."""
 
-    def __init__(self, good: bytes) -> None:
-        super().__init__()
-        self._good = json_response(good)
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._good.raw_headers})
-        body = bytes(self._good.body)
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        body = bytes(self.body)
         size = len(body) // SLOW_BODY_PIECES + 1
         for start in range(0, len(body), size):
             await asyncio.sleep(SLOW_BODY_SECONDS / SLOW_BODY_PIECES)
@@ -142,14 +124,9 @@ class _SlowBody(Response):
 class _TruncatedBody(Response):
     """The headers of the right answer and half of its body; then the connection is closed."""
 
-    def __init__(self, good: bytes) -> None:
-        super().__init__()
-        self._good = json_response(good)
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._good.raw_headers})
-        body = bytes(self._good.body)
-        await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
         _transport(scope).close()
         await _disconnected(receive)
 

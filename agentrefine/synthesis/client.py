@@ -267,7 +267,7 @@ def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> T
     return Throttle(
         numbers,
         endpoint,
-        most_in_flight=params.concurrency,
+        max_in_flight=params.concurrency,
         processes=params.processes,
         requests_per_minute=params.requests_per_minute,
         tokens_per_minute=params.tokens_per_minute,

@@ -7,16 +7,13 @@ from typing import Any, TypeVar
 from agentrefine.errors import UserError
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
-from agentrefine.llm.completion import ChatMessage, Kind, Teacher
+from agentrefine.llm.completion import SAMPLES_PER_CALL, ChatMessage, Kind, Teacher
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
 
 ResultT = TypeVar("ResultT")
-
-SAMPLES_PER_CALL = 1_000_000
-"""What each further call of a sample adds to the number that the teacher draws by."""
 
 
 async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Params) -> list[Attempt]:

@@ -1,11 +1,9 @@
-"""What worlds there are: families, themes, and every word that they can say."""
+"""What worlds there are: the families, each checked when it is loaded, the themes, and every word they can say."""
 
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
-
-import yaml
 
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
@@ -15,7 +13,6 @@ from agentrefine.worlds.family import (
     Action,
     Family,
     Pattern,
-    Sentence,
     Split,
     Theme,
     capitalised,
@@ -27,110 +24,6 @@ from agentrefine.worlds.family import (
     read_mapping,
     type_of,
 )
-
-
-def check_family(rules: Family) -> None:
-    """Refuse a family that a game could stumble over.
-
-    Raises:
-        UserError: one sentence with the first finding.
-    """
-    for finding in _findings(rules):
-        raise UserError(f"family `{rules.name}`: {finding}; correct the family's file or the module that it uses.")
-
-
-def _findings(rules: Family) -> Iterator[str]:
-    known = set(rules.objects) | set(rules.types) | {s for subtypes in rules.types.values() for s in subtypes}
-    for where, pattern in _patterns(rules):
-        yield from _strange(rules, known, where, pattern)
-    for name, predicate in rules.predicates.items():
-        yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
-    for template, action in rules.actions.items():
-        yield from _unknown(f"action `{template}`", parameters(template), known)
-        yield from _unbound(f"action `{template}`", [action.says], parameters(template))
-        yield from _action_findings(rules, template, action)
-    for sentence in (*rules.opening, *rules.observation):
-        yield from _sentence_findings(sentence)
-    for rule in rules.start:
-        yield from _unknown("start", [rule.each] if rule.each else [], known)
-    for goal in rules.goals:
-        bound = _variables([*goal.given, *(condition.fact for condition in goal.conditions)])
-        yield from _unbound("goals", [condition.text for condition in goal.conditions], bound)
-    for pattern in rules.explore:
-        if len(pattern.variables) != 1:
-            yield f"explore names `{pattern.predicate}`, which must have one argument"
-
-
-def _strange(rules: Family, known: set[str], where: str, pattern: Pattern) -> Iterator[str]:
-    predicate = rules.predicates.get(pattern.predicate)
-    if predicate is None:
-        yield f"{where} uses the predicate `{pattern.predicate}`, which is not defined"
-    elif len(pattern.variables) != len(predicate.of):
-        yield f"{where} gives `{pattern.predicate}` {len(pattern.variables)} arguments instead of {len(predicate.of)}"
-    yield from _unknown(where, pattern.variables, known)
-
-
-def _unknown(where: str, variables: Iterable[str], known: set[str]) -> Iterator[str]:
-    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
-
-
-def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
-    used = {variable for text in texts for variable in parameters(text)}
-    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
-
-
-def _action_findings(rules: Family, template: str, action: Action) -> Iterator[str]:
-    where = f"action `{template}`"
-    bound = set(parameters(template))
-    for condition in action.requires:
-        fact = condition.fact
-        if condition.error is not None:
-            yield from _unbound(where, [condition.message, condition.belief], bound)
-            if not condition.message:
-                yield f"{where} gives no message for `{fact.predicate}`"
-            if not condition.belief and (not {*fact.variables} <= bound or (fact.negated and not _denies(rules, fact))):
-                yield f"{where} gives no belief for `{fact.predicate}`"
-        if fact.negated and not {*fact.variables} <= bound:
-            yield f"{where} forbids `{fact.predicate}` of something that is not bound yet"
-        bound.update(fact.variables)
-    yield from _unbound(where, [action.success or ""], bound)
-    if not _variables(action.effects) <= bound:
-        yield f"{where} has an effect on something that is not bound"
-
-
-def _denies(rules: Family, fact: Pattern) -> bool:
-    return bool(rules.predicates[fact.predicate].denies)
-
-
-def _sentence_findings(sentence: Sentence) -> Iterator[str]:
-    outside = _variables(sentence.for_)
-    inside = outside | _variables(sentence.list)
-    yield from _unbound(
-        f"sentence `{sentence.text}`", [sentence.text], {*outside, "list"} if sentence.list else outside
-    )
-    yield from _unbound(f"sentence `{sentence.text}`", [sentence.none], outside)
-    yield from _unbound(f"sentence `{sentence.text}`", [sentence.show], inside)
-
-
-def _variables(patterns: Iterable[Pattern]) -> set[str]:
-    return {variable for pattern in patterns for variable in pattern.variables}
-
-
-def _patterns(rules: Family) -> Iterator[tuple[str, Pattern]]:
-    for name, predicate in rules.predicates.items():
-        for alternative in () if predicate.seen == "always" else predicate.seen:
-            yield from ((f"predicate `{name}`", pattern) for pattern in alternative)
-    for template, action in rules.actions.items():
-        yield from ((f"action `{template}`", p.fact) for p in action.requires)
-        yield from ((f"action `{template}`", effect) for effect in action.effects)
-    for sentence in (*rules.opening, *rules.observation):
-        yield from ((f"sentence `{sentence.text}`", pattern) for pattern in (*sentence.for_, *sentence.list))
-    for rule in rules.start:
-        yield from (("start", pattern) for pattern in (*rule.facts, *(p for option in rule.any for p in option)))
-    for goal in rules.goals:
-        yield from (("goals", pattern) for pattern in (*goal.given, *(c.fact for c in goal.conditions)))
-    yield from (("explore", pattern) for pattern in rules.explore)
-
 
 _WORD = re.compile(r"\w+(?:'\w+)?:?")
 _HOLE = re.compile(r"\{\w+\}|\$\w+")
@@ -147,35 +40,25 @@ def themes(split: Split) -> tuple[Theme, ...]:
 
 
 def family(name: str) -> Family:
-    """The family of a name.
-
-    Raises:
-        KeyError: there is none.
-    """
+    """The family of a name; raises KeyError where there is none."""
     return _families()[name]
 
 
 def theme(name: str) -> Theme:
-    """The theme of a name.
-
-    Raises:
-        KeyError: there is none.
-    """
+    """The theme of a name; raises KeyError where there is none."""
     return _themes()[name]
 
 
 @cache
 def texts() -> dict[str, Any]:
     """What the engine itself says, whatever the family."""
-    loaded: dict[str, Any] = yaml.safe_load(_data("texts.yaml"))
-    return loaded
+    return read_mapping(packaged_text("agentrefine.worlds", "texts.yaml"), "texts.yaml")
 
 
 @cache
-def wording_templates() -> dict[str, dict[str, str]]:
-    """For each alternative wording, the template that stands for each canonical one."""
-    loaded: dict[str, dict[str, str]] = yaml.safe_load(_data("wordings.yaml"))
-    return loaded
+def paraphrase_templates() -> dict[str, dict[str, str]]:
+    """For each paraphrase, the template that stands for each canonical one."""
+    return read_mapping(packaged_text("agentrefine.worlds", "paraphrases.yaml"), "paraphrases.yaml")
 
 
 @cache
@@ -198,7 +81,8 @@ def said() -> frozenset[str]:
     A clause is there in each form in which it occurs: within a sentence, at its beginning, and in the first person.
     """
     found = {"Goal: Thought: Action:", prompt("instructions.md"), prompt("acknowledgement.md")}
-    found.update(text for value in texts().values() for text in _lines(value))
+    for value in texts().values():
+        found.update([value] if isinstance(value, str) else [*value, *value.values()])
     for definition in _families().values():
         found.update(_family_texts(definition))
     found |= {first_person(text) for text in found}
@@ -219,13 +103,9 @@ def words_in(text: str) -> list[str]:
 
 
 def all_templates() -> Iterator[str]:
-    """The templates of all actions, in canonical wording and paraphrased."""
+    """The templates of all actions, canonical and paraphrased."""
     yield from (template for rules in _families().values() for template in rules.actions)
-    yield from (template for templates in wording_templates().values() for template in templates.values())
-
-
-def _lines(value: str | dict[str, str]) -> list[str]:
-    return [value] if isinstance(value, str) else [*value, *value.values()]
+    yield from (template for templates in paraphrase_templates().values() for template in templates.values())
 
 
 def _family_texts(rules: Family) -> Iterator[str]:
@@ -234,8 +114,8 @@ def _family_texts(rules: Family) -> Iterator[str]:
         yield from (text for p in action.requires for text in (p.message, p.belief))
     for predicate in rules.predicates.values():
         yield from (predicate.says, predicate.denies)
-    for said_ in (*rules.opening, *rules.observation):
-        yield from (said_.text, said_.none, said_.show)
+    for sentence in (*rules.opening, *rules.observation):
+        yield from (sentence.text, sentence.none, sentence.show)
     yield from (condition.text for goal in rules.goals for condition in goal.conditions)
 
 
@@ -253,5 +133,86 @@ def _themes() -> dict[str, Theme]:
     return {name: load_theme(name, text) for name, text in data_files("themes")}
 
 
-def _data(name: str) -> str:
-    return packaged_text("agentrefine.worlds", name)
+def check_family(rules: Family) -> None:
+    """Refuse a family with which a game could fail.
+
+    Raises:
+        UserError: one sentence with the first finding.
+    """
+    finding = next(_findings(rules), None)
+    if finding is not None:
+        raise UserError(f"family `{rules.name}`: {finding}; correct the family's file or the module that it uses.")
+
+
+def _findings(rules: Family) -> Iterator[str]:
+    known = set(rules.objects) | set(rules.types) | {s for subtypes in rules.types.values() for s in subtypes}
+    for name, predicate in rules.predicates.items():
+        alternatives = () if predicate.seen == "always" else predicate.seen
+        yield from _strange(rules, known, f"predicate `{name}`", [p for patterns in alternatives for p in patterns])
+        yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
+    for template, action in rules.actions.items():
+        where = f"action `{template}`"
+        yield from _strange(rules, known, where, [*(condition.fact for condition in action.requires), *action.effects])
+        yield from _unknown(where, parameters(template), known)
+        yield from _unbound(where, [action.says], parameters(template))
+        yield from _action_findings(rules, template, action)
+    for sentence in (*rules.opening, *rules.observation):
+        where, outside = f"sentence `{sentence.text}`", _variables(sentence.for_)
+        yield from _strange(rules, known, where, [*sentence.for_, *sentence.list])
+        yield from _unbound(where, [sentence.text], {*outside, "list"} if sentence.list else outside)
+        yield from _unbound(where, [sentence.none], outside)
+        yield from _unbound(where, [sentence.show], outside | _variables(sentence.list))
+    for rule in rules.start:
+        yield from _strange(rules, known, "start", [*rule.facts, *(p for patterns in rule.any for p in patterns)])
+        yield from _unknown("start", [rule.each] if rule.each else [], known)
+    for goal in rules.goals:
+        patterns = [*goal.given, *(condition.fact for condition in goal.conditions)]
+        yield from _strange(rules, known, "goals", patterns)
+        yield from _unbound("goals", [condition.text for condition in goal.conditions], _variables(patterns))
+    yield from _strange(rules, known, "explore", rules.explore)
+    for pattern in rules.explore:
+        if len(pattern.variables) != 1:
+            yield f"explore names `{pattern.predicate}`, which must have one argument"
+
+
+def _strange(rules: Family, known: set[str], where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
+    for name, variables, _ in patterns:
+        predicate = rules.predicates.get(name)
+        if predicate is None:
+            yield f"{where} uses the predicate `{name}`, which is not defined"
+        elif len(variables) != len(predicate.of):
+            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
+        yield from _unknown(where, variables, known)
+
+
+def _unknown(where: str, variables: Iterable[str], known: set[str]) -> Iterator[str]:
+    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
+
+
+def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
+    used = {variable for text in texts for variable in parameters(text)}
+    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
+
+
+def _action_findings(rules: Family, template: str, action: Action) -> Iterator[str]:
+    where = f"action `{template}`"
+    bound = set(parameters(template))
+    for condition in action.requires:
+        fact = condition.fact
+        if condition.error is not None:
+            yield from _unbound(where, [condition.message, condition.belief], bound)
+            if not condition.message:
+                yield f"{where} gives no message for `{fact.predicate}`"
+            denied = not fact.negated or rules.predicates[fact.predicate].denies
+            if not condition.belief and not ({*fact.variables} <= bound and denied):
+                yield f"{where} gives no belief for `{fact.predicate}`"
+        if fact.negated and not {*fact.variables} <= bound:
+            yield f"{where} forbids `{fact.predicate}` of something that is not bound yet"
+        bound.update(fact.variables)
+    yield from _unbound(where, [action.success or ""], bound)
+    if not _variables(action.effects) <= bound:
+        yield f"{where} has an effect on something that is not bound"
+
+
+def _variables(patterns: Iterable[Pattern]) -> set[str]:
+    return {variable for pattern in patterns for variable in pattern.variables}

@@ -1,4 +1,4 @@
-"""Families and themes of worlds: typed data files. A broken one is refused with one sentence."""
+"""Families and themes of worlds: facts and patterns, clauses, and typed data files, which are refused when broken."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,12 +28,7 @@ def sentence(clause: str) -> str:
 
 
 def enumeration(entries: Sequence[str], last: str = " and ") -> str:
-    """`the cup, the map and the pen`.
-
-    Args:
-        entries: one or more texts.
-        last: what joins the last two.
-    """
+    """One or more texts as `the cup, the map and the pen`; `last` joins the last two."""
     *before, end = entries
     return f"{', '.join(before)}{last}{end}" if before else end
 
@@ -69,11 +64,7 @@ class Pattern(NamedTuple):
 
 
 def parse_pattern(text: object) -> Pattern:
-    """Read a pattern from its text.
-
-    Raises:
-        ValueError: the text is not a predicate and its variables.
-    """
+    """Read a pattern from its text; raises ValueError if it is not a predicate and its variables."""
     words = text.split() if isinstance(text, str) else []
     negated = words[:1] == ["not"]
     words = words[1:] if negated else words
@@ -87,7 +78,7 @@ PatternField = Annotated[Pattern, BeforeValidator(parse_pattern)]
 
 
 def type_of(variable: str) -> str:
-    """The type of a variable: its name without the digit that tells it from another of the type."""
+    """The type of a variable: its name without the digit that sets it apart from another of the type."""
     return variable.rstrip("0123456789")
 
 
@@ -113,23 +104,15 @@ def index(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
 def matches(pattern: Pattern, facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
     """The ways to complete `binding` so that the (positive) pattern is one of the facts."""
     for fact in facts.get(pattern.predicate, ()):
-        completed = _unify(pattern.variables, fact, members, binding)
-        if completed is not None:
+        completed = binding
+        for variable, name in zip(pattern.variables, fact[1:], strict=True):
+            bound = completed.get(variable)
+            if bound is None and name in members.get(type_of(variable), ()):
+                completed = {**completed, variable: name}
+            elif bound != name:
+                break
+        else:
             yield completed
-
-
-def _unify(variables: tuple[str, ...], fact: Fact, members: Members, binding: Binding) -> Binding | None:
-    new: Binding | None = None
-    for position, variable in enumerate(variables, start=1):
-        bound = binding.get(variable) if new is None else new.get(variable)
-        if bound is None:
-            if fact[position] not in members.get(type_of(variable), ()):
-                return None
-            new = dict(binding) if new is None else new
-            new[variable] = fact[position]
-        elif bound != fact[position]:
-            return None
-    return binding if new is None else new
 
 
 def query(patterns: Sequence[Pattern], facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
@@ -164,7 +147,7 @@ class Predicate(Definition):
         of: the variables (types) of its arguments; `seen` and the texts use them.
         seen: when an observation shows such a fact: always, or when one of the alternatives holds.
         says, denies: the fact and its opposite as clauses: lower case, without the final full stop.
-        nests: (inner, outer), where the fact means that one object contains the other.
+        nests: (inner, outer), where such a fact is that one object contains the other.
         tell: whether an agent mentions such facts as reasons.
         about: objects, the player, or the structure that a script's nesting shows anyway.
     """
@@ -235,7 +218,7 @@ class Sentence(Definition):
 
 
 class Objects(Definition):
-    """How many objects of a type a layout holds, and which of a theme's nouns name them (default: the type's own)."""
+    """How many objects of a type a layout holds, and which of a theme's nouns name them (by default the type's own)."""
 
     pool: str
     count: Range
@@ -329,9 +312,9 @@ class Theme(Definition):
     @model_validator(mode="after")
     def _is_unambiguous(self) -> Self:
         nouns = [noun for pool in self.nouns.values() for noun in pool]
-        repeated = sorted({noun for noun in nouns if nouns.count(noun) > 1})
+        repeated = min((noun for noun in nouns if nouns.count(noun) > 1), default=None)
         if repeated:
-            raise ValueError(f"the noun `{repeated[0]}` occurs twice")
+            raise ValueError(f"the noun `{repeated}` occurs twice")
         for noun in nouns:
             longer = next((other for other in nouns if other != noun and f" {noun} " in f" {other} "), None)
             if longer:
@@ -340,19 +323,14 @@ class Theme(Definition):
 
 
 class Move(NamedTuple):
-    """A known action with the names that fill it.
-
-    Attributes:
-        template: the canonical template.
-        binding: a name for each of its placeholders.
-    """
+    """A known action: its canonical template, and a name for each of the template's placeholders."""
 
     template: str
     binding: Binding
 
     @property
     def text(self) -> str:
-        """The action as written in canonical wording."""
+        """The action in canonical form."""
         return self.template.format(**self.binding)
 
 
@@ -364,9 +342,7 @@ def parameters(template: str) -> tuple[str, ...]:
 def template_regex(template: str, value: str = r"\w+(?: \w+)*") -> str:
     r"""The regular expression of a template's actions, such as `^open (\w+(?: \w+)*)$`; it runs in linear time.
 
-    Args:
-        template: an action with placeholders in braces.
-        value: the regular expression of what a placeholder stands for.
+    `value` is the regular expression of what a placeholder stands for.
     """
     parts = PLACEHOLDER.split(template)
     patterns = (f"({value})" if i % 2 else re.escape(part).replace(r"\ ", " ") for i, part in enumerate(parts))
@@ -376,13 +352,8 @@ def template_regex(template: str, value: str = r"\w+(?: \w+)*") -> str:
 def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Family:
     """Read a family from its YAML text; `uses` names the modules whose definitions it shares.
 
-    Args:
-        name: the family's name.
-        text: YAML.
-        modules: the modules' mappings, by name (`read_mapping`).
-
     Raises:
-        UserError: the file or one of its modules is not what it should be.
+        UserError: the file or one of its modules is invalid.
     """
     own = read_mapping(text, f"family `{name}`")
     merged: dict[str, Any] = {}
@@ -404,11 +375,7 @@ def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Fam
 
 
 def load_theme(name: str, text: str) -> Theme:
-    """Read a theme from its YAML text.
-
-    Raises:
-        UserError: the file is not what it should be.
-    """
+    """Read a theme from its YAML text; raises UserError where it is invalid."""
     try:
         return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
     except ValidationError as error:
@@ -416,11 +383,7 @@ def load_theme(name: str, text: str) -> Theme:
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:
-    """The mapping at the top of a YAML text.
-
-    Raises:
-        UserError: the text is not YAML or no mapping; names `where`.
-    """
+    """The mapping at the top of a YAML text; raises UserError, which names `where`, if there is none."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -432,10 +395,11 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
     for key, value in part.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            into[key] = {**into[key], **value}
-        elif isinstance(value, list) and isinstance(into.get(key), list) and key != "plan":
-            into[key] = [*into[key], *value]
+        before = into.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            into[key] = before | value
+        elif isinstance(value, list) and isinstance(before, list) and key != "plan":
+            into[key] = before + value
         else:
             into[key] = value
 

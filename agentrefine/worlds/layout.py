@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import NamedTuple
 
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
@@ -12,7 +13,6 @@ from agentrefine.worlds.family import (
     Family,
     GoalPart,
     Pattern,
-    StartRule,
     Theme,
     enumeration,
     index,
@@ -24,12 +24,10 @@ from agentrefine.worlds.oracle import Problem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
 """Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
-
 _ATTEMPTS = 500
 
 
-@dataclass(frozen=True)
-class GoalCondition:
+class GoalCondition(NamedTuple):
     """A ground fact that the goal demands.
 
     Attributes:
@@ -85,7 +83,7 @@ class World:
 
 
 def draw_world(family: str, theme: str, seed: int) -> World:
-    """The world of a family, a theme and a seed. The oracle has solved it; no goal condition holds at the start.
+    """The world of a family, a theme and a seed. The planner has solved it; no goal condition holds at the start.
 
     Raises:
         KeyError: there is no such family or theme.
@@ -107,19 +105,15 @@ def draw_world(family: str, theme: str, seed: int) -> World:
 
 
 def world_from_id(world_id: str) -> World:
-    """The world of an id.
-
-    Raises:
-        UserError: the text is not the id of a world.
-    """
-    parts = world_id.split(".")
+    """The world of an id. Raises UserError if the text is not the id of a world."""
+    problem = UserError(f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.")
     try:
-        family, theme, seed = parts[0], parts[1], int(parts[2])
-        if len(parts) == 3 and f"{family}.{theme}.{seed}" == world_id:
-            return draw_world(family, theme, seed)
-    except (IndexError, ValueError, KeyError) as error:
-        raise UserError(f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.") from error
-    raise UserError(f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.")
+        family, theme, seed = world_id.split(".")
+        if str(int(seed)) == seed:
+            return draw_world(family, theme, int(seed))
+    except (ValueError, KeyError) as error:
+        raise problem from error
+    raise problem
 
 
 def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[str, ...]]:
@@ -145,18 +139,12 @@ def _draw_start(rules: Family, members: dict[str, tuple[str, ...]], rng: Random)
         targets = [{}] if rule.each is None else [{rule.each: name} for name in members.get(rule.each, ())]
         for target in targets:
             for _ in range(rule.times):
-                facts.update(_draw_facts(rule, members, target, rng))
+                binding = dict(target)
+                patterns = [*rule.facts, *(rng.choice(rule.any) if rule.any else ())]
+                for pattern in patterns:
+                    _complete(pattern, members, binding, rng)
+                facts.update(pattern.ground(binding) for pattern in patterns)
     return frozenset(facts)
-
-
-def _draw_facts(
-    rule: StartRule, members: dict[str, tuple[str, ...]], target: dict[str, str], rng: Random
-) -> list[Fact]:
-    binding = dict(target)
-    patterns = [*rule.facts, *(rng.choice(rule.any) if rule.any else ())]
-    for pattern in patterns:
-        _complete(pattern, members, binding, rng)
-    return [pattern.ground(binding) for pattern in patterns]
 
 
 def _complete(pattern: Pattern, members: dict[str, tuple[str, ...]], binding: dict[str, str], rng: Random) -> None:
@@ -170,16 +158,14 @@ def _draw_goal(
 ) -> tuple[GoalCondition, ...] | None:
     conditions: list[GoalCondition] = []
     used: set[str] = set()
-    number = 0
     for part in rules.goals:
         for _ in range(rng.randint(*part.count)):
-            drawn = _draw_part(part, number, members, start, rng)
+            drawn = _draw_part(part, len(used), members, start, rng)
             main = drawn[0].fact[1] if drawn else ""
             if not drawn or main in used or any(c.fact in start for c in drawn):
                 return None
             used.add(main)
             conditions.extend(drawn)
-            number += 1
     return tuple(conditions) or None
 
 

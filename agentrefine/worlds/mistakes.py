@@ -12,7 +12,7 @@ class Mistake(NamedTuple):
     """An action that the world refuses.
 
     Attributes:
-        action: in the game's wording.
+        action: in the game's paraphrase.
         kind: the error that it raises.
         move: its template and the names that fill it; an unknown verb has a template of its own.
         says: the action as a sentence says it, such as `take the apple from the barn`.
@@ -37,16 +37,12 @@ def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
     Logic and place errors are known actions with known values; parameter errors have an unknown verb, or a value that
     the theme knows but the action does not. Their beliefs rest on what is false in the hidden state.
     """
-    found = _parameter_errors(game) if kind == "parameter_error" else _refused(game, kind)
+    wanted = {name for c in game.world.conditions if c.fact not in game.state for name in c.fact[1:]}
+    found = _parameter_errors(game, wanted) if kind == "parameter_error" else _refused(game, kind, wanted)
     return list({mistake.action: mistake for mistake in found}.values())
 
 
-def _wanted(game: Game) -> set[str]:
-    return {name for c in game.world.conditions if c.fact not in game.state for name in c.fact[1:]}
-
-
-def _refused(game: Game, kind: MistakeKind) -> Iterator[Mistake]:
-    wanted = _wanted(game)
+def _refused(game: Game, kind: MistakeKind, wanted: set[str]) -> Iterator[Mistake]:
     for move in game.moves():
         refusal = game.judge(move)
         if isinstance(refusal, Refusal) and refusal.error == kind and refusal.belief:
@@ -59,11 +55,12 @@ def _mistake(game: Game, move: Move, refusal: Refusal, relevant: bool) -> Mistak
     return Mistake(game.render(move), refusal.error, move, says, belief, refusal.message, relevant)
 
 
-def _parameter_errors(game: Game) -> Iterator[Mistake]:
-    wanted = _wanted(game)
+def _parameter_errors(game: Game, wanted: set[str]) -> Iterator[Mistake]:
     texts = catalogue.texts()
     for template, says in texts["unknown_verbs"].items():
-        for binding in _fillings(game, template):
+        names = parameters(template)
+        bindings = [{name: value} for name in names for value in game.world.members.get(type_of(name), ())]
+        for binding in bindings if names else [{}]:
             move = Move(template, binding)
             refusal = game.read(move.text)
             if isinstance(refusal, Refusal):
@@ -80,24 +77,11 @@ def _parameter_errors(game: Game) -> Iterator[Mistake]:
                 yield _mistake(game, wrong, refusal, not wanted.isdisjoint({*move.binding.values(), value}))
 
 
-def _fillings(game: Game, template: str) -> Iterator[dict[str, str]]:
-    names = parameters(template)
-    if not names:
-        yield {}
-        return
-    for value in game.world.members.get(type_of(names[0]), ()):
-        yield {names[0]: value}
-
-
 def _strangers(game: Game, move: Move) -> Iterator[tuple[str, str]]:
     """Values that a parameter of a possible action does not take: other objects here, and nouns of the theme."""
-    nouns = catalogue.theme(game.world.theme).nouns
+    nouns, rules = catalogue.theme(game.world.theme).nouns, game.world.rules
     for name in move.binding:
         valid = game.world.members[type_of(name)]
-        pools = {
-            game.world.rules.objects[leaf].pool
-            for leaf in game.world.rules.leaves(type_of(name))
-            if leaf in game.world.rules.objects
-        }
+        pools = {rules.objects[leaf].pool for leaf in rules.leaves(type_of(name)) if leaf in rules.objects}
         others = [noun for pool in sorted(pools) for noun in nouns[pool]]
         yield from ((name, value) for value in (*game.world.objects, *others) if value not in valid)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from agentrefine.worlds.engine import MEANS, Game
+from agentrefine.worlds.engine import REQUIRED_TYPES, Game
 from agentrefine.worlds.family import Fact, Move, first_person, names_in
 from agentrefine.worlds.layout import GoalCondition
 from agentrefine.worlds.oracle import GroundAction, reachable, replay, search
@@ -18,7 +18,7 @@ class Reason(NamedTuple):
         kind: `plan`: the known facts suffice; `explore`: something is still to be found.
         sub_goal: the condition of the goal that is worked at, in the goal's words, such as `put the cup in the barn`.
         move: the action itself.
-        action: the same as the player writes it, in the game's wording.
+        action: the same as the player writes it, in the game's paraphrase.
         says: the same as a sentence says it, such as `go to the barn`.
         next_move: the next action that does more than bring the player elsewhere; the action itself if it does.
         facts: known facts that allow `next_move`, such as `the cup is in the barn`; while exploring often empty.
@@ -47,8 +47,7 @@ class Explorer:
     order (from where it is, the first after the last), until one does. Mistaken actions in between do not disturb it:
     it reads the game's known facts each time.
 
-    Attributes:
-        reason: why the last action was chosen.
+    `reason` is why the last action is taken.
     """
 
     def __init__(self, game: Game) -> None:
@@ -60,7 +59,7 @@ class Explorer:
         self._conditions: list[GoalCondition] = []
 
     def next_action(self) -> str:
-        """The action to take now, in the game's wording.
+        """The action to take now, in the game's paraphrase.
 
         Raises:
             RuntimeError: the game is completed, or its goal cannot be reached any more (what is needed was given away).
@@ -98,27 +97,44 @@ class Explorer:
         """A plan for all parts of the goal that the known facts can fulfil; it keeps what is already fulfilled."""
         world = self.game.world
         possible = known | reachable(world.problem, known)
-        parts = {c.part for c in world.conditions}
         open_parts = {c.part for c in world.conditions if world.problem.mask([c.fact]) & ~possible}
-        self._conditions = [c for c in world.conditions if c.part in parts - open_parts]
+        self._conditions = [c for c in world.conditions if c.part not in open_parts]
         if all(c.fact in self.game.known for c in self._conditions):
             return []
         return search(world.problem, known, world.problem.mask(c.fact for c in self._conditions)) or []
 
     def _reason_of_plan(self, known: int) -> Reason:
-        problem = self.game.world.problem
-        ahead = next((action for action in self._plan if not action.travel), self._plan[0])
+        ahead, bits = self._ahead(), self.game.world.problem.bits
+        facts = [fact for fact in ahead.requires if bits[fact] & known]
+        return self._reason("plan", self._sub_goal(ahead, known).text, facts)
+
+    def _ahead(self) -> GroundAction:
+        """The next action that does more than bring the player elsewhere; the next one if none does."""
+        return next((action for action in self._plan if not action.travel), self._plan[0])
+
+    def _reason(
+        self,
+        kind: Literal["plan", "explore"],
+        sub_goal: str,
+        facts: Iterable[Fact],
+        looked_for: str = "",
+        kind_looked_for: str = "",
+    ) -> Reason:
+        """Why the plan's first action is taken, of those facts that an agent mentions."""
+        rules, move = self.game.world.rules, self._plan[0].move
         return Reason(
-            kind="plan",
-            sub_goal=self._sub_goal(ahead, known).text,
-            move=self._plan[0].move,
-            action=self.game.render(self._plan[0].move),
-            says=self._says(self._plan[0]),
-            next_move=ahead.move,
-            facts=tuple(self._told(fact) for fact in self._reasons(ahead) if problem.bits[fact] & known),
-            looked_for="",
-            kind_looked_for="",
-            target="",
+            kind=kind,
+            sub_goal=sub_goal,
+            move=move,
+            action=self.game.render(move),
+            says=rules.actions[move.template].says.format(**move.binding),
+            next_move=self._ahead().move,
+            facts=tuple(
+                first_person(rules.predicates[fact[0]].text(fact)) for fact in facts if rules.predicates[fact[0]].tell
+            ),
+            looked_for=looked_for,
+            kind_looked_for=kind_looked_for,
+            target=self._exploring,
         )
 
     def _sub_goal(self, ahead: GroundAction, state: int) -> GoalCondition:
@@ -132,32 +148,15 @@ class Explorer:
         named = ahead.move.binding.values()
         return next((c for c in reached if not set(c.fact[1:]).isdisjoint(named)), reached[0])
 
-    def _reasons(self, action: GroundAction) -> Iterator[Fact]:
-        predicates = self.game.world.rules.predicates
-        yield from (fact for fact in action.requires if predicates[fact[0]].tell)
-
-    def _told(self, fact: Fact) -> str:
-        return first_person(self.game.world.rules.predicates[fact[0]].text(fact))
-
     def _explore(self, known: int) -> Reason:
         missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
         unreached = [c for c in self.game.world.conditions if c.part == missing.part]
         sought = [self._sought(c.fact, known) for c in unreached]
         name = next((name for name in sought if name), "") or self._first_unseen(missing.fact)
         read_of = name in names_in(self.game.world.goal, [name]) or any(name in f for f in self.game.ever_known)
-        ahead = next((action for action in self._plan if not action.travel), self._plan[0])
-        return Reason(
-            kind="explore",
-            sub_goal=missing.text,
-            move=self._plan[0].move,
-            action=self.game.render(self._plan[0].move),
-            says=self._says(self._plan[0]),
-            next_move=ahead.move,
-            facts=tuple(self._told(fact) for fact in self._reasons(ahead) if fact in self.game.known),
-            looked_for=name if read_of else "",
-            kind_looked_for="" if read_of else self.game.world.objects[name],
-            target=self._exploring,
-        )
+        facts = [fact for fact in self._ahead().requires if fact in self.game.known]
+        sought_kind = "" if read_of else self.game.world.objects[name]
+        return self._reason("explore", missing.text, facts, name if read_of else "", sought_kind)
 
     def _exploration(self, known: int) -> tuple[list[GroundAction], Fact]:
         """The way to what has not been seen yet: open what is here, else what is known, else visit the next place."""
@@ -190,22 +189,15 @@ class Explorer:
             if not nearest:
                 break
             fact = nearest[0]
-        return self._subject(fact) if visited else ""
+        if not visited:
+            return ""
+        # What is inside the other object, where the fact says so, else its first argument.
+        predicate = self.game.world.rules.predicates[fact[0]]
+        return fact[1 + predicate.of.index(predicate.nests[0] if predicate.nests else predicate.of[0])]
 
     def _first_unseen(self, fact: Fact) -> str:
-        """What may be lacking for a fact that nothing seems to stand in the way of: means that were not seen, such as a
-        tool for what is broken.
-        """
+        """A required object that was not seen, such as a tool for what is broken; else what the fact is about."""
         seen = {name for known in self.game.known for name in known[1:]}
         own = self.game.world.objects[fact[1]]
-        means = [name for kind in MEANS if kind != own for name in self.game.world.members.get(kind, ())]
-        return next((name for name in (fact[1], *means) if name not in seen), fact[1])
-
-    def _subject(self, fact: Fact) -> str:
-        """What a fact is about: what is inside the other object, where it says so, else its first argument."""
-        predicate = self.game.world.rules.predicates[fact[0]]
-        inner = predicate.nests[0] if predicate.nests else predicate.of[0]
-        return fact[1 + predicate.of.index(inner)]
-
-    def _says(self, action: GroundAction) -> str:
-        return self.game.world.rules.actions[action.move.template].says.format(**action.move.binding)
+        required = [name for kind in REQUIRED_TYPES if kind != own for name in self.game.world.members.get(kind, ())]
+        return next((name for name in (fact[1], *required) if name not in seen), fact[1])

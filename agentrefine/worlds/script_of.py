@@ -4,7 +4,7 @@ from typing import Any
 
 from agentrefine.game.actions import ActionSpec
 from agentrefine.game.script import Script
-from agentrefine.worlds.family import Fact, parameters, sentence, template_regex, type_of
+from agentrefine.worlds.family import parameters, sentence, template_regex, type_of
 from agentrefine.worlds.layout import World
 
 
@@ -12,7 +12,7 @@ def script_of(world: World) -> Script:
     """The script of a world. Its environment holds everything, the objects that the goal does not need included.
 
     `environment["world"]` is the world's id; objects are nested in what contains them; facts that are no containment
-    are told in words with their first object.
+    stand in words with their first object.
     """
     predicates = world.rules.predicates
     return Script(
@@ -32,31 +32,23 @@ def script_of(world: World) -> Script:
 
 def _environment(world: World) -> dict[str, Any]:
     outer: dict[str, str] = {}
-    told: dict[str, list[str]] = {name: [] for name in world.objects}
+    facts: dict[str, list[str]] = {name: [] for name in world.objects}
     player: list[str] = []
     for fact in sorted(world.start):
         predicate = world.rules.predicates[fact[0]]
-        inside = _containment(world, fact)
-        if inside:
-            outer.setdefault(*inside)
+        binding = dict(zip(predicate.of, fact[1:], strict=True))
+        nested = [binding[variable] for variable in predicate.nests or ()]
+        if len({*nested}) == 2:
+            outer.setdefault(nested[0], nested[1])
         elif predicate.about == "player":
             player.append(sentence(predicate.text(fact)))
         elif predicate.about == "objects":
-            told[fact[1]].append(sentence(predicate.text(fact)))
+            facts[fact[1]].append(sentence(predicate.text(fact)))
     nodes: dict[str, dict[str, Any]] = {
-        name: {"type": kind, **({"facts": told[name]} if told[name] else {})} for name, kind in world.objects.items()
+        name: {"type": kind, **({"facts": facts[name]} if facts[name] else {})} for name, kind in world.objects.items()
     }
     for name in nodes:
         if name in outer:
             nodes[outer[name]].setdefault("holds", {})[name] = nodes[name]
     places = {name: node for name, node in nodes.items() if name not in outer}
     return {"world": world.id, "places": places, "player": player}
-
-
-def _containment(world: World, fact: Fact) -> tuple[str, str] | None:
-    predicate = world.rules.predicates[fact[0]]
-    if predicate.nests is None:
-        return None
-    binding = dict(zip(predicate.of, fact[1:], strict=True))
-    inner, outer = (binding[variable] for variable in predicate.nests)
-    return None if inner == outer else (inner, outer)

@@ -9,7 +9,7 @@ from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import prompt
-from agentrefine.worlds.wording import WORDINGS
+from agentrefine.worlds.paraphrase import PARAPHRASES
 from tests.helpers.playing import JUNK, gold_policy
 
 
@@ -62,7 +62,7 @@ def test_each_world_is_played_in_every_wording_before_the_next():
     episodes = benchmark("worlds_wording").episodes(50, 7)
     worlds = [episode.id.removesuffix(f"/{episode.wording}") for episode in episodes]
     assert len(set(worlds)) == 10
-    assert [episode.wording for episode in episodes] == [*WORDINGS] * 10
+    assert [episode.wording for episode in episodes] == [*PARAPHRASES] * 10
     assert all(len(set(worlds[start : start + 5])) == 1 for start in range(0, 50, 5))
     assert not any(episode.wording for episode in benchmark("worlds_layouts").episodes(10, 7))
 

@@ -9,8 +9,8 @@ from agentrefine.game.conversation import instructions
 from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
+from agentrefine.worlds.paraphrase import PARAPHRASES
 from agentrefine.worlds.script_of import script_of
-from agentrefine.worlds.wording import WORDINGS
 from tests.helpers.world_games import unknown_words
 
 BENCHMARKS = [worlds_layouts(), worlds_families(), worlds_wording()]
@@ -45,13 +45,13 @@ def test_splits_are_those_that_the_names_promise():
 
 def test_reworded_worlds_are_the_first_of_the_unseen_layouts_in_every_wording():
     worlds = [episode.id for episode in worlds_layouts().episodes(4, 7)]
-    assert [e.id for e in worlds_wording().episodes(20, 7)] == [f"{w}/{name}" for w in worlds for name in WORDINGS]
+    assert [e.id for e in worlds_wording().episodes(20, 7)] == [f"{w}/{name}" for w in worlds for name in PARAPHRASES]
 
 
 def test_every_wording_occurs_in_every_family():
     episodes = worlds_wording().episodes(13 * 5, 0)
     assert {(e.task, e.wording) for e in episodes} == {
-        (f.name, wording) for f in catalogue.families("train") for wording in WORDINGS
+        (f.name, wording) for f in catalogue.families("train") for wording in PARAPHRASES
     }
 
 

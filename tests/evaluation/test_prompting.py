@@ -21,7 +21,7 @@ from agentrefine.params.evaluation import Prompting
 from agentrefine.simulation.thoughts import phrasings
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from agentrefine.worlds.wording import WORDINGS, wording
+from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from tests.helpers.playing import ScriptedPolicy
 from tests.helpers.world_games import unknown_words
 
@@ -35,7 +35,7 @@ every_benchmark = pytest.mark.parametrize("name", BENCHMARKS)
 every_example = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SIMULATORS)) for name in EXAMPLES]
 )
-every_wording = pytest.mark.parametrize("wording_name", WORDINGS)
+every_wording = pytest.mark.parametrize("wording_name", PARAPHRASES)
 
 
 def first_message(name, style, shots, action_wording=None):
@@ -169,12 +169,12 @@ def test_an_example_fits_the_games_that_a_user_brings():
 
 @every_wording
 def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
-    shown = example("worlds").reworded(wording(wording_name))
+    shown = example("worlds").reworded(paraphrase(wording_name))
     episode = shown.episode.model_copy(update={"id": f"{shown.episode.id}/{wording_name}", "wording": wording_name})
     results = replay(benchmark("worlds_wording").make(episode), shown)
     assert results[-1].success
     for turn, usual in zip(shown.turns, example("worlds").turns, strict=True):
-        assert turn.action == wording(wording_name).render(usual.action) != usual.action
+        assert turn.action == paraphrase(wording_name).render(usual.action) != usual.action
         assert (turn.thought, turn.observation) == (usual.thought, usual.observation)
 
 

@@ -1,4 +1,4 @@
-"""What the offline teacher writes when it answers well."""
+"""What the simulated teacher writes when it answers well."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -40,7 +40,7 @@ def _quick(monkeypatch):
 
 
 class Endpoint:
-    """An offline teacher with a Batch API, and what its log says."""
+    """A simulated teacher with a Batch API, and what its log says."""
 
     def __init__(self, base_url: str, log: Path) -> None:
         self.base_url = base_url
@@ -59,7 +59,7 @@ class Endpoint:
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts offline teachers that end with the test."""
+    """Starts simulated teachers that end with the test."""
     started: list[Any] = []
 
     def start(*flags: str, params: OfflineTeacher = FAULTLESS) -> Endpoint:
@@ -122,7 +122,7 @@ def by_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 def test_a_batch_brings_each_call_its_own_answer_in_whatever_order(serve, journal, by_chat):
-    """The offline teacher writes its results in another order than the calls'."""
+    """The simulated teacher writes its results in another order than the calls'."""
     endpoint = serve("--batch-seconds", "0.5")
     asked = ask(endpoint, journal, 12)
     assert asked.texts == by_chat
@@ -200,7 +200,7 @@ def test_calls_go_into_several_batches_by_size(serve, journal, by_chat):
 
 def test_calls_go_into_several_batches_by_bytes(serve, journal, by_chat, monkeypatch):
     line = len(json.dumps(script_messages(BAKER))) + 250
-    monkeypatch.setattr(batches, "MOST_BYTES", 6 * line)
+    monkeypatch.setattr(batches, "MAX_BYTES", 6 * line)
     endpoint = serve()
     assert ask(endpoint, journal, 12).texts == by_chat
     assert len(endpoint.batches()) >= 2
@@ -375,9 +375,9 @@ class RefusingBatches:
     async def _create(self, request: web.Request) -> web.Response:
         lines = [json.loads(line) for line in self._files[(await request.json())["input_file_id"]].splitlines()]
         self.inputs.append([line["body"] for line in lines])
-        told = {"error": {"message": "'max_tokens' is not supported. Use 'max_completion_tokens' instead."}}
+        refusal = {"error": {"message": "'max_tokens' is not supported. Use 'max_completion_tokens' instead."}}
         results = [
-            {"custom_id": line["custom_id"], "response": {"status_code": 400, "body": told}}
+            {"custom_id": line["custom_id"], "response": {"status_code": 400, "body": refusal}}
             if "max_tokens" in line["body"]
             else {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": answer("said")}}
             for line in lines

@@ -146,7 +146,7 @@ def test_a_cost_that_is_not_known_is_unknown_and_never_nothing():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("listed: x\nmodels: {m: {input: -1, output: 1}}", r"models\.m\.input"),
         ("listed: x\nmodels: {m: {input: 1}}", r"models\.m\.output"),
@@ -154,10 +154,10 @@ def test_a_cost_that_is_not_known_is_unknown_and_never_nothing():
         ("listed: x\nmodels: {m: {input: .nan, output: 1}}", r"models\.m\.input"),
     ],
 )
-def test_a_bad_table_of_prices_is_one_sentence(tmp_path, text, told):
+def test_a_bad_table_of_prices_is_one_sentence(tmp_path, text, expected):
     path = tmp_path / "prices.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=expected) as caught:
         load_prices(str(path))
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"no such file; correct teacher\.prices"):

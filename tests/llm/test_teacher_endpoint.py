@@ -150,10 +150,10 @@ def test_a_call_that_always_fails_is_unanswered_also_when_no_other_call_is_left(
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_model_that_wants_another_name_for_the_limit_gets_it(journal, count):
-    told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    text = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 
     def reply(number, request):
-        return error(400, told) if "max_tokens" in request else answer()
+        return error(400, text) if "max_tokens" in request else answer()
 
     with ChatServer(reply) as server:
         asked = ask(server, journal, questions(count))

@@ -76,10 +76,10 @@ def test_nonsense_from_a_real_server_is_dropped_with_reasons_and_refused_by_the_
         **roles,
     )
     done = project.stage("pipeline")
-    told = done.stdout + done.stderr
-    assert done.returncode == 1, told
-    assert "json_schema is not used, it is accepted and ignored" in told
-    assert "cost unknown" in told
+    output = done.stdout + done.stderr
+    assert done.returncode == 1, output
+    assert "json_schema is not used, it is accepted and ignored" in output
+    assert "cost unknown" in output
     dropped = [json.loads(line) for line in (tmp_path / "data/refinement/dropped.jsonl").read_text().splitlines()]
     assert len(dropped) == PERSONAS
     assert all(record["rule"] and record["message"] for record in dropped)

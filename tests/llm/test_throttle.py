@@ -27,9 +27,7 @@ def numbers(tmp_path):
 
 
 def make(numbers: SharedNumbers, most: int = 4, processes: int = 1, rpm: int | None = None, tpm: int | None = None):
-    return Throttle(
-        numbers, 0, most_in_flight=most, processes=processes, requests_per_minute=rpm, tokens_per_minute=tpm
-    )
+    return Throttle(numbers, 0, max_in_flight=most, processes=processes, requests_per_minute=rpm, tokens_per_minute=tpm)
 
 
 def test_calls_in_flight_are_bounded(journal):
@@ -90,8 +88,8 @@ def test_a_pause_that_the_endpoint_asks_for_holds_for_all_calls(journal, headers
     with ChatServer(lambda number, request: error(429, **headers) if number == 1 else answer()) as server:
         asked = ask(server, journal, questions(12), concurrency=3)
     assert asked.texts == ["hello"] * 12
-    told = server.times[0] + 0.01
-    later = [at - told for at in server.times if at > server.times[0] + 0.2]
+    started = server.times[0] + 0.01
+    later = [at - started for at in server.times if at > server.times[0] + 0.2]
     assert len(later) >= 10
     assert min(later) >= 0.95
 
@@ -107,8 +105,8 @@ def test_a_pause_holds_for_all_processes(tmp_path, monkeypatch):
     with ChatServer(lambda number, request: error(429, retry_after="2") if number == 1 else answer()) as server:
         params = settings(server, processes=2, concurrency=2, requests_per_minute=600)
         in_processes(2, ask_in_a_process, params, tmp_path, 20)
-    told = server.times[0]
-    paused = [at - told for at in server.times if 0.5 < at - told < 1.9]
+    started = server.times[0]
+    paused = [at - started for at in server.times if 0.5 < at - started < 1.9]
     assert paused == []
     assert len(server.requests) == 41
 

@@ -1,4 +1,4 @@
-"""The offline teacher's files and batches, as the official client meets them."""
+"""The simulated teacher's files and batches, as the official client meets them."""
 
 import json
 import os
@@ -201,7 +201,7 @@ def test_what_is_not_there_is_not_found(client: openai.OpenAI):
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "expected"),
     [
         ({"data": {"purpose": "vision"}, "files": {"file": ("a.jsonl", b"")}}, "vision"),
         ({"data": {"purpose": "batch"}, "files": {"file": ("a.csv", b"")}}, "jsonl"),
@@ -211,16 +211,16 @@ def test_what_is_not_there_is_not_found(client: openai.OpenAI):
         ({"content": b"no form", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, "boundary"),
     ],
 )
-def test_a_bad_upload_is_told_what_is_wrong(client: openai.OpenAI, form: dict[str, Any], told: str):
+def test_a_bad_upload_is_refused_with_its_reason(client: openai.OpenAI, form: dict[str, Any], expected: str):
     response = httpx.post(f"{client.base_url}files", **form)
     assert response.status_code == 400
-    assert told in response.json()["error"]["message"]
+    assert expected in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
     "changes", [{"endpoint": "/v1/embeddings"}, {"completion_window": "1h"}, {"output_expires_after": {"seconds": 1}}]
 )
-def test_a_bad_request_for_a_batch_is_told_what_is_wrong(client: openai.OpenAI, changes: dict[str, Any]):
+def test_a_bad_request_for_a_batch_is_refused_with_its_reason(client: openai.OpenAI, changes: dict[str, Any]):
     body = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"} | changes
     response = httpx.post(f"{client.base_url}batches", json=body)
     assert response.status_code == 400

@@ -1,4 +1,4 @@
-"""The offline teacher's server, as the official client meets it over HTTP."""
+"""The simulated teacher's server, as the official client meets it over HTTP."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_max_tokens_cut_the_answer(client: openai.OpenAI):
 def test_it_says_that_it_is_a_rule_based_stand_in(client: openai.OpenAI):
     (model,) = client.models.list().data
     assert model.id == "offline-teacher"
-    assert "rule-based stand-in" in model.owned_by
+    assert "rule-based simulation" in model.owned_by
     assert client.models.retrieve("offline-teacher") == model
 
 
@@ -181,7 +181,7 @@ def test_the_log_tells_of_every_request_before_its_answer(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--log", "/nowhere/requests.jsonl"], "--log"),
         (["--state", "/proc/nowhere"], "--state"),
@@ -190,12 +190,12 @@ def test_the_log_tells_of_every_request_before_its_answer(tmp_path: Path):
         (["--params", '{"wire_fault_kinds": []}'], "wire_fault_kinds"),
     ],
 )
-def test_a_flag_that_cannot_be_followed_is_said_in_one_sentence(flags: list[str], told: str):
+def test_a_flag_that_cannot_be_followed_is_said_in_one_sentence(flags: list[str], expected: str):
     command = [sys.executable, "-m", "agentrefine.simulation", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
-    assert told in done.stderr
+    assert expected in done.stderr
 
 
 def _post(base_url: str, seed: int) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""`response_format` of the offline teacher: refused, or honoured, but never overlooked."""
+"""`response_format` of the simulated teacher: refused, or honoured, but never overlooked."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The offline teacher, in process: the games that it writes and the bad answers that it gives."""
+"""The simulated teacher, in process: the games that it writes and the bad answers that it gives."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from agentrefine.game.conversation import reply_text
 from agentrefine.game.personas import load_personas
 from agentrefine.game.trajectory import error_refine_turns, steps
+from agentrefine.llm.completion import SAMPLES_PER_CALL
 from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.simulation import faults
 from agentrefine.simulation.answers import answer
 from agentrefine.simulation.requests import theme_words, world_for
 from agentrefine.simulation.thoughts import thoughts
 from agentrefine.simulation.tiny_base import tiny_tokenizer
-from agentrefine.synthesis.first_answers import SAMPLES_PER_CALL
 from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,

@@ -1,4 +1,4 @@
-"""The expert, which plays by what it has been told, and the mistakes that it is made to make."""
+"""The expert, which plays by what it has read, and the mistakes that are put in."""
 
 from random import Random
 
@@ -8,8 +8,8 @@ from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import names_in
 from agentrefine.worlds.layout import World, draw_world
 from agentrefine.worlds.mistakes import mistakes
+from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from agentrefine.worlds.player import Explorer
-from agentrefine.worlds.wording import WORDINGS, wording
 from tests.helpers.world_games import FAMILIES, MAX_EXPERT_STEPS, MISTAKE_KINDS, THEMES, expert_game, worlds_of
 
 
@@ -132,11 +132,11 @@ def test_listed_mistakes_raise_the_error_that_they_are_listed_for(family):
         assert all(listed.values())
 
 
-@pytest.mark.parametrize("name", WORDINGS)
-def test_the_expert_wins_under_every_wording(name):
+@pytest.mark.parametrize("name", PARAPHRASES)
+def test_the_expert_wins_under_every_paraphrase(name):
     for family in FAMILIES:
         world = draw_world(family, "office", 3)
-        game, actions, said = expert_game(world, wording(name))
+        game, actions, said = expert_game(world, paraphrase(name))
         assert game.completed
-        assert [wording(name).parse(action) for action in actions] == expert_game(world)[1]
+        assert [paraphrase(name).parse(action) for action in actions] == expert_game(world)[1]
         assert said == expert_game(world)[2], "observations do not depend on how actions are written"

@@ -1,4 +1,4 @@
-"""The worlds: families, layouts, the game, the planner, scripts, wordings."""
+"""The worlds: families, layouts, the game, the planner, scripts, paraphrases."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from agentrefine.worlds.family import data_files, load_family, load_theme, read_
 from agentrefine.worlds.layout import draw_world, world_from_id
 from agentrefine.worlds.mistakes import mistakes
 from agentrefine.worlds.oracle import solve
+from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from agentrefine.worlds.player import Explorer
 from agentrefine.worlds.script_of import script_of
-from agentrefine.worlds.wording import WORDINGS, wording
 from tests.helpers.world_games import (
     FAMILIES,
     MAX_EXPERT_STEPS,
@@ -106,9 +106,9 @@ def test_texts_are_short_natural_and_every_word_is_in_the_vocabulary(family):
         later.extend(len(text.split()) for text in said[1:])
         start = Game(world)
         refused = [start.step(m.action).observation for kind in MISTAKE_KINDS for m in mistakes(start, kind)]
-        told = [f"{m.says} {m.belief}" for kind in MISTAKE_KINDS for m in mistakes(start, kind)]
+        mistaken = [f"{m.says} {m.belief}" for kind in MISTAKE_KINDS for m in mistakes(start, kind)]
         rules = script_instructions(script_of(world))
-        for text in [world.goal, rules, *said, *actions, *refused, *told]:
+        for text in [world.goal, rules, *said, *actions, *refused, *mistaken]:
             assert not unknown_words(text, words), (world.id, unknown_words(text, words))
             assert text == " ".join(text.split()) or "\n" in text
         for text in [world.goal, rules, *said, *refused]:
@@ -189,10 +189,10 @@ JUNK = ["", " ", "\n", "go to", "go to {place}", "{0}", "%s", "take \u0000 from 
 JUNK += ["gö tö bärn", "go to barn\ngo to field", "１２３", "\ud800", "take apple from barn ."]
 
 
-@pytest.mark.parametrize("name", [None, *WORDINGS])
+@pytest.mark.parametrize("name", [None, *PARAPHRASES])
 def test_junk_is_answered_and_changes_nothing(name):
     for family in FAMILIES:
-        game = Game(draw_world(family, "farm", 1), wording(name) if name else None)
+        game = Game(draw_world(family, "farm", 1), paraphrase(name) if name else None)
         for text in JUNK:
             before = game.state
             outcome = game.step(text)
@@ -311,38 +311,38 @@ def names_in(node):
         yield from names_in(inner.get("holds", {}))
 
 
-@pytest.mark.parametrize("name", WORDINGS)
-def test_wordings_lose_nothing_and_are_unambiguous(name):
-    action_wording = wording(name)
+@pytest.mark.parametrize("name", PARAPHRASES)
+def test_paraphrases_lose_nothing_and_are_unambiguous(name):
+    other = paraphrase(name)
     for family, theme in zip(FAMILIES, cycle(THEMES)):
         world = draw_world(family, theme, 2)
         texts = [move.text for move in Game(world).moves()]
-        reworded = [action_wording.render(text) for text in texts]
-        assert [action_wording.parse(text) for text in reworded] == texts
+        reworded = [other.render(text) for text in texts]
+        assert [other.parse(text) for text in reworded] == texts
         assert len(set(reworded)) == len(texts)
         assert all(not unknown_words(text, catalogue.vocabulary()) for text in reworded)
-        game = Game(world, action_wording)
+        game = Game(world, other)
         read = [game.read(text) for text in reworded]
         assert read == list(game.moves())
         actions = {t: a.does for t, a in world.rules.actions.items()}
-        shown = action_wording.reword(actions)
+        shown = other.reword(actions)
         assert list(shown.values()) == list(actions.values())
         assert not unknown_words(instructions(shown), catalogue.vocabulary())
 
 
-def test_there_are_five_wordings_and_each_changes_every_action():
-    assert len(WORDINGS) == 5
+def test_there_are_five_paraphrases_and_each_changes_every_action():
+    assert len(PARAPHRASES) == 5
     templates = {t for f in FAMILIES for t in catalogue.family(f).actions}
-    for name in WORDINGS:
-        assert set(wording(name).templates) == templates
-        assert len(set(wording(name).templates.values())) == len(templates)
-        assert all(own != canonical for canonical, own in wording(name).templates.items())
+    for name in PARAPHRASES:
+        assert set(paraphrase(name).templates) == templates
+        assert len(set(paraphrase(name).templates.values())) == len(templates)
+        assert all(own != canonical for canonical, own in paraphrase(name).templates.items())
 
 
-def test_the_canonical_wording_is_unknown_under_another():
+def test_a_canonical_action_is_unknown_under_a_paraphrase():
     world = draw_world("fetch", "farm", 0)
     action = solve(world)[0]
-    assert Game(world, wording("plain")).step(action).error == "parameter_error"
+    assert Game(world, paraphrase("plain")).step(action).error == "parameter_error"
 
 
 SMALL_FAMILY = """

@@ -15,20 +15,20 @@ from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
 from agentrefine.benchmarks.simulators import LISTING, SimulatorBenchmark, command, data_of
 from agentrefine.benchmarks.worker import RemoteEnvironment
-from agentrefine.worlds.wording import Wording
+from agentrefine.worlds.paraphrase import Paraphrase
 
 PERTURBATIONS: dict[str, dict[str, str]] = data_of("alfworld", "perturbations.yaml")
 NAME = r"[a-z]+ [0-9]+"
 """A thing's name in ALFWorld's games, such as `sinkbasin 1`."""
 
 
-def perturbation(name: str, templates: Iterable[str]) -> Wording:
+def perturbation(name: str, templates: Iterable[str]) -> Paraphrase:
     """One of `PERTURBATIONS` for the templates of a game."""
     other = PERTURBATIONS[name]
-    return Wording(name, {template: other.get(template, template) for template in templates}, NAME)
+    return Paraphrase(name, {template: other.get(template, template) for template in templates}, NAME)
 
 
-def game_perturbation(episode: EpisodeSpec) -> Wording:
+def game_perturbation(episode: EpisodeSpec) -> Paraphrase:
     """The perturbation of an episode, to render commands of games of any age."""
     return perturbation(episode.wording, [*DATA["actions"], *DATA["older_wording"].values()])
 

@@ -9,8 +9,8 @@ from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
+from agentrefine.worlds.paraphrase import PARAPHRASES, Paraphrase, paraphrase
 from agentrefine.worlds.player import Explorer
-from agentrefine.worlds.wording import WORDINGS, Wording, wording
 
 _SEEDS = 1_000_000_000
 _GOLD_STEPS = 100
@@ -19,7 +19,7 @@ _GOLD_STEPS = 100
 class WorldEnvironment:
     """A world being played as an episode. Its actions are those of a training conversation, perturbed if so given."""
 
-    def __init__(self, world: World, perturbation: Wording | None = None) -> None:
+    def __init__(self, world: World, perturbation: Paraphrase | None = None) -> None:
         self.goal = world.goal
         actions = {template: action.does for template, action in world.rules.actions.items()}
         self.actions = perturbation.reword(actions) if perturbation else actions
@@ -97,12 +97,12 @@ class WorldsBenchmark:
         return actions
 
 
-def world_perturbation(episode: EpisodeSpec) -> Wording | None:
+def world_perturbation(episode: EpisodeSpec) -> Paraphrase | None:
     """The perturbation of an episode's actions; None where they are the world's own."""
-    return wording(episode.wording) if episode.wording else None
+    return paraphrase(episode.wording) if episode.wording else None
 
 
-def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Wording | None]:
+def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Paraphrase | None]:
     return world_from_id(episode.id.partition("/")[0]), world_perturbation(episode)
 
 
@@ -118,4 +118,4 @@ def worlds_families() -> WorldsBenchmark:
 
 def worlds_wording() -> WorldsBenchmark:
     """Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
-    return WorldsBenchmark("worlds_wording", "train", WORDINGS)
+    return WorldsBenchmark("worlds_wording", "train", PARAPHRASES)
