@@ -35,7 +35,8 @@ from agentrefine.params.tuning import Loss
 from agentrefine.report.tables import percent
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.models import load_tuned, model_digest, quantisation
-from agentrefine.tuning.train import TuningResult, tune
+from agentrefine.tuning.results import TuningResult
+from agentrefine.tuning.train import tune
 
 RUN = Path("runs/smollm")
 """Where `make smollm` works."""

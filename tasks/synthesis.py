@@ -13,6 +13,7 @@ from prefect.tasks import exponential_backoff
 
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.game.attempt import Attempt
+from agentrefine.game.counts import SynthesisCounts
 from agentrefine.game.personas import Persona, load_personas
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
@@ -32,7 +33,6 @@ from tasks.teaching import (
     unless_users_mistake,
 )
 
-VERSION = "2"
 OUT = Path("data/synthesis")
 
 
@@ -54,8 +54,14 @@ def write_attempts(params: Params) -> None:
     ):
         write_jsonl(OUT / "attempts.jsonl", _counted(attempts, account, kinds))
     tell_cost("synthesis", account)
-    counts = {"personas": personas, "samples": samples, "scripts": kinds["script"], "trajectories": kinds["trajectory"]}
-    write_json(OUT / "metrics.json", {**counts, **account.figures()})
+    counts = SynthesisCounts(
+        personas=personas,
+        samples=samples,
+        scripts=kinds["script"],
+        trajectories=kinds["trajectory"],
+        **dict(account.total()),
+    )
+    write_json(OUT / "metrics.json", counts.model_dump())
 
 
 def _personas(params: Params) -> Iterator[Persona]:
@@ -80,7 +86,6 @@ def _counted(attempts: Iterator[Attempt], account: Account, kinds: Counter[str])
 # Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
 @task(
     name="synthesis",
-    version=VERSION,
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=exponential_backoff(5),

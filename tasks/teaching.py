@@ -30,16 +30,13 @@ from agentrefine.llm.throttle import STOPPED, SharedNumbers
 from agentrefine.params import Params
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.simulation.process import offline_teacher
+from agentrefine.sources import digest
 from agentrefine.synthesis.accounts import Account
-from agentrefine.synthesis.client import DONE, JournaledTeacher, OfflineAddress, offline_name, run_numbers
-from tasks.caching import source_digest
+from agentrefine.synthesis.client import DONE, SIMULATED, JournaledTeacher, OfflineAddress, offline_name, run_numbers
 from tasks.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
-
-OFFLINE_SOURCES = ("agentrefine.simulation", "agentrefine.worlds")
-"""What decides the offline teacher's answers; its old answers are not replayed when that has changed."""
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the shards: each look is a request to Prefect's server for each of them."""
@@ -82,7 +79,7 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
         tempfile.TemporaryDirectory(prefix="agentrefine-") as folder,
         offline_teacher(params.offline) if params.uses_offline else nullcontext() as address,
     ):
-        offline = OfflineAddress(address, offline_name(params, source_digest(*OFFLINE_SOURCES))) if address else None
+        offline = OfflineAddress(address, offline_name(params, digest(SIMULATED))) if address else None
         access = Access(params, offline, Path(folder) / "numbers", os.getpid())
         with run_numbers(access.numbers, params) as numbers:
             numbers["spent"] = spent

@@ -21,9 +21,6 @@ from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_
 from agentrefine.params.evaluation import GREEDY, Sampling
 from agentrefine.params.evaluation import Endpoint as EndpointParams
 
-_PROMPT_VERSION = "2"
-"""Of how replies are kept: those of an earlier version may be cut without saying so."""
-
 
 class EndpointPolicy:
     """A remote model that acts. Each dialogue is a call of its own; calls of several threads share the connections.
@@ -177,7 +174,6 @@ class EndpointPolicy:
             temperature=sampling.temperature,
             kind="reply",
             structured_output="text",
-            prompt_version=_PROMPT_VERSION,
             sample=seed or 0,
             extra_body={"top_p": sampling.top_p} | self._params.extra_body,
         ).key()

@@ -20,8 +20,9 @@ from agentrefine.exchange.formats import FORMATS, Format
 from agentrefine.files import read_jsonl, user_path
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import Loss
-from agentrefine.tuning.data import RenderingCounts, rendered_samples
+from agentrefine.tuning.data import rendered_samples
 from agentrefine.tuning.masking import apply_loss
+from agentrefine.tuning.results import RenderingCounts
 
 SPLITS = ("train", "validation")
 

@@ -20,8 +20,8 @@ from agentrefine.game.conversation import instructions, opening, reply_text
 from agentrefine.params.tuning import TinyModel
 from agentrefine.simulation import thoughts
 from agentrefine.simulation.tokenizer import FREQUENT, build_tokenizer, check_words, stretches
+from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.loss import labelled_loss
-from agentrefine.tuning.models import CARD
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.worlds.catalogue import all_templates, families, said, themes, vocabulary, words_in
@@ -115,19 +115,18 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     _renew_unseen(model, seen, seed)
     tail = losses[-max(1, len(losses) // 10) :]
     made = TinyBase(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
-    card = {
-        "kind": "tiny",
-        "seed": seed,
-        "vocabulary": len(tokenizer),
-        "params": params.model_dump(),
-        "parameters": made.parameters,
-        "tokens": made.tokens,
-        "loss": made.loss,
-    }
+    card = TinyCard(
+        seed=seed,
+        vocabulary=len(tokenizer),
+        params=params.model_dump(),
+        parameters=made.parameters,
+        tokens=made.tokens,
+        loss=made.loss,
+    )
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, card)
+        write_json(folder / CARD, card.model_dump())
     return made
 
 

@@ -14,6 +14,7 @@ from trl import SFTConfig
 
 from agentrefine.files import sha256_file, short_hash
 from agentrefine.params.tuning import Loss, TuningParams
+from agentrefine.sources import digest
 from agentrefine.tuning.data import row_lengths
 from agentrefine.tuning.hardware import use_bf16
 from agentrefine.tuning.models import model_digest
@@ -150,5 +151,5 @@ class TuningJob(BaseModel):
             *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
             "cuda" if torch.cuda.is_available() else "cpu",
             *(version(library) for library in LIBRARIES),
-            *(sha256_file(file) for file in sorted(Path(__file__).parent.glob("*.*"))),
+            digest("agentrefine.tuning.train"),
         )

@@ -14,15 +14,14 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 
 from agentrefine.errors import UserError
-from agentrefine.tuning.data import RenderingCounts, rendered_rows
+from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.hardware import check_hardware
 from agentrefine.tuning.job import TuningJob, quantization, training_arguments, weights_dtype
 from agentrefine.tuning.models import load_base, load_tokenizer
+from agentrefine.tuning.results import LossPoint, RenderingCounts, ValidationPoint
 from agentrefine.tuning.trainer import (
-    LossPoint,
     Model,
     RefinementTrainer,
-    ValidationPoint,
     curve_of,
     make_trainer,
     remove_others,

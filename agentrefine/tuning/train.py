@@ -7,23 +7,21 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, write_json
-from agentrefine.params.tuning import Loss
-from agentrefine.tuning.data import RenderingCounts
+from agentrefine.tuning.cards import CARD, TunedCard
 from agentrefine.tuning.distributed import replicas
 from agentrefine.tuning.hardware import threads_for, use_bf16
 from agentrefine.tuning.job import HOW_NOT_WHAT, TuningJob
 from agentrefine.tuning.loop import Trained, processes, train
-from agentrefine.tuning.models import CARD, model_digest, quantisation
-from agentrefine.tuning.trainer import LossPoint, TokenBar, ValidationPoint, last_tenth, thinned
+from agentrefine.tuning.models import model_digest, quantisation
+from agentrefine.tuning.results import TuningResult
+from agentrefine.tuning.trainer import TokenBar, last_tenth, thinned
 
 WAYS_OUT = (
     "lower tuning.batch_tokens or tuning.max_length, raise tuning.gradient_accumulation_steps, or set "
@@ -71,43 +69,6 @@ CURVE_POINTS = 100
 """About how many points a loss curve has."""
 
 
-class TuningResult(BaseModel):
-    """What tuning did.
-
-    Attributes:
-        loss: which turns were trained.
-        parameters, trainable_parameters: of the model.
-        rendering: samples, turns and tokens of the training file.
-        steps: optimizer steps.
-        resumed_at: the step at which an interrupted tuning went on; 0 if it was not interrupted.
-        tokens: read in all epochs.
-        trained_tokens: of these, those with a label (by their share, where training stopped early).
-        seconds: of the training loop alone, since it began or went on.
-        tokens_per_second: over these seconds.
-        train_loss: mean over the last tenth of the steps, nats per trained token.
-        validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
-            without validation samples.
-        curve: the training loss over steps and tokens.
-        validation_curve: the validation loss of the base and after every `eval_steps`.
-    """
-
-    loss: Loss
-    parameters: int
-    trainable_parameters: int
-    rendering: RenderingCounts
-    steps: int
-    resumed_at: int
-    tokens: int
-    trained_tokens: int
-    seconds: float
-    tokens_per_second: float
-    train_loss: float
-    validation_loss_before: float | None
-    validation_loss: float | None
-    curve: list[LossPoint]
-    validation_curve: list[ValidationPoint]
-
-
 def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> TuningResult:
     """Tune a model and write it, or its adapter, to the folder `out`.
 
@@ -143,7 +104,7 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
             raise others.explain(error) from error
         result = _result(job, trained)
         _save(job, trained, folder)
-        write_json(folder / CARD, _card(job, result))
+        write_json(folder / CARD, _card(job, result).model_dump(exclude={"trained_token_share"}))
     if job.checkpoints is not None:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
     return result
@@ -201,20 +162,16 @@ def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
         write_json(adapter, config)
 
 
-def _card(job: TuningJob, result: TuningResult) -> dict[str, Any]:
-    """What the model is and how it came about; equal for equal runs, so without times."""
-    return {
-        "kind": "tuned",
-        "loss": result.loss,
-        "base": job.base,
-        "base_digest": model_digest(job.base),
-        "base_quantisation": quantisation(job.base),
-        "data_set": str(job.data_set),
-        "data_set_sha256": job.data_digests(),
-        "seed": job.seed,
-        "processes": processes(job),
-        "params": job.params.model_dump(exclude=HOW_NOT_WHAT),
-        **result.model_dump(
-            exclude={"loss", "resumed_at", "seconds", "tokens_per_second", "curve", "validation_curve"}
-        ),
-    }
+def _card(job: TuningJob, result: TuningResult) -> TunedCard:
+    """What the model is and how it came about."""
+    return TunedCard(
+        base=job.base,
+        base_digest=model_digest(job.base),
+        base_quantisation=quantisation(job.base),
+        data_set=str(job.data_set),
+        data_set_sha256=job.data_digests(),
+        seed=job.seed,
+        processes=processes(job),
+        params=job.params.model_dump(exclude=HOW_NOT_WHAT),
+        **dict(result.figures()),
+    )

@@ -41,6 +41,7 @@ from agentrefine.tuning.job import SHARDING
 from agentrefine.tuning.loss import fused_loss, labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
+from agentrefine.tuning.results import LossPoint, ValidationPoint
 
 SEAL = "seal.json"
 
@@ -127,36 +128,6 @@ def _digest(file: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-class LossPoint(BaseModel):
-    """A step of training.
-
-    Attributes:
-        step: optimizer steps done.
-        tokens: tokens read so far, trained or not.
-        loss: nats per trained token of this step.
-        learning_rate: of the first parameter group.
-    """
-
-    step: int
-    tokens: int
-    loss: float
-    learning_rate: float
-
-
-class ValidationPoint(BaseModel):
-    """A look at the validation samples while training.
-
-    Attributes:
-        step: optimizer steps done; 0 is the base.
-        tokens: trained on so far, with and without a label.
-        loss: nats per labelled token of all validation samples.
-    """
-
-    step: int
-    tokens: int
-    loss: float
 
 
 def validation_curve_of(state: TrainerState) -> list[ValidationPoint]:

@@ -23,10 +23,6 @@ from agentrefine.verification.text_rules import check_turn_texts, has_doubtful_t
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
-VERSION = "3"
-"""Of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
-
-
 class TrajectoryFinding(NamedTuple):
     """What the rules say of a game.
 
@@ -87,7 +83,6 @@ def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdi
         turn=problem.turn if problem else None,
         message=problem.message if problem else "",
         turns_kept=turns_kept,
-        rules_version=VERSION,
     )
 
 

@@ -168,3 +168,9 @@ def _dm(turn: int, observation: str, *, error: str | None = None, completed: boo
 
 def _player(turn: int, thought: str, action: str) -> PlayerTurn:
     return PlayerTurn(turn=turn, role="Player", thought=thought, action=action)
+
+
+def dropped_line(persona_id: str, rule: str) -> str:
+    """A line of dropped.jsonl."""
+    dropped = DroppedSample(persona_id=persona_id, persona="x", sample=0, rule=rule, message=f"About {rule}.", calls=4)
+    return dropped.model_dump_json() + "\n"

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
-from agentrefine.evaluation.metrics import summarise, write_summaries
+from agentrefine.evaluation.metrics import summarise
+from agentrefine.evaluation.results import write_summaries
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.params import Params, load_params
 from tests.helpers.paths import ROOT

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, read_records, short_hash
+from agentrefine.files import first_problem, packaged_path, read_records, short_hash
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -52,7 +52,7 @@ def f1_score(answer: str, right: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-_OURS = Path(__file__).with_name("merrow_isles.json")
+_OURS = packaged_path("agentrefine.benchmarks", "hotpotqa", "merrow_isles.json")
 ACTIONS = {
     "search {title}": "Read the paragraph with this title; if there is none, similar titles are named.",
     "lookup {keyword}": "Read the next sentence with this keyword in the paragraph that you read last.",

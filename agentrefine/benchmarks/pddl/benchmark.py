@@ -29,13 +29,11 @@ from agentrefine.benchmarks.pddl.syntax import is_domain
 from agentrefine.benchmarks.pddl.words import Phrases, Wording, read_wording
 from agentrefine.benchmarks.simulators import CHECK
 from agentrefine.errors import UserError
-from agentrefine.files import short_hash
+from agentrefine.files import packaged_path, short_hash
 
 LOOK = "look around"
 MAX_LISTED = 200
 """Actions in one list; a longer one would fill an agent's context."""
-
-_DATA = Path(__file__).parent
 
 
 class Domain(NamedTuple):
@@ -176,7 +174,7 @@ class Pddl:
 
     def __init__(self, folder: Path | None = None) -> None:
         """The problems of a folder, of ours if none is given."""
-        self._folder = folder or _DATA / "domains"
+        self._folder = folder or packaged_path("agentrefine.benchmarks", "pddl", "domains")
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -285,7 +283,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def _wording(domain: Path, name: str) -> tuple[Wording, Path | None]:
     """The words beside a domain's file, else ours for domains of that name, else none."""
-    ours = {path.stem: path for path in (_DATA / "phrases").glob("*.yaml")}
+    ours = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
     beside = domain.with_suffix(".yaml")
     path = beside if beside.is_file() else ours.get(name)
     return (read_wording(path), path) if path else (Wording(), None)
