@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise UserError("Nothing was uploaded: nobody is there to ask; look at the list and add --yes.")
-    return input("Upload? [y/N] ").strip().lower() in ("y", "yes")
+    return input("HubUpload? [y/N] ").strip().lower() in ("y", "yes")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from agentrefine.files import short_hash
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
-from agentrefine.params.evaluation import Endpoint
+from agentrefine.params.evaluation import EndpointParams
 from agentrefine.sources import digest
 from tasks.playing import JOURNAL, Player, evaluate
 
@@ -51,7 +51,7 @@ def evaluate_endpoint(name: str, params: Params) -> None:
     )
 
 
-def endpoint_identity(endpoint: Endpoint) -> str:
+def endpoint_identity(endpoint: EndpointParams) -> str:
     """What identifies an endpoint's model: all that changes its replies."""
     own = endpoint.model_dump(include={"extra_body", "max_new_tokens"}, exclude_defaults=True)
     extra = [json.dumps(own, sort_keys=True)] if own else []

@@ -137,7 +137,7 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
 
 
 def _warn_of_trouble(model: str, episodes: Sequence[Episode], max_new_tokens: int) -> None:
-    """Name the episodes that say less of the model than they seem to: cut replies or histories, a simulator that died."""
+    """Name episodes that say less of the model than they seem to: cut replies or histories, a simulator that died."""
     logger = get_run_logger()
     counts = count_replies(episodes)
     if counts.empty or counts.cut:

@@ -23,7 +23,7 @@ from agentrefine.params.quality_gate import Band, MostlyBand, Requirement
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.benchmark_texts import all_benchmark_texts
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
-from agentrefine.quality.diversity import Diversity, Example
+from agentrefine.quality.diversity import Diversity, FeatureExample
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
 from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, held_out
@@ -47,7 +47,7 @@ class Scope(NamedTuple):
     name: Literal["trajectory", "data_set"]
     table: "pd.DataFrame"
     thresholds: Section
-    examples: Mapping[str, Sequence[Example]]
+    examples: Mapping[str, Sequence[FeatureExample]]
 
 
 @task(name="quality_gate")
@@ -254,7 +254,7 @@ def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: "E
         examples = list(scope.examples.get(column, []))
     else:
         unexpected = found.result.get("partial_unexpected_index_list") or []
-        examples = [Example(str(row["id"]), _value(row[column])) for row in unexpected]
+        examples = [FeatureExample(str(row["id"]), _value(row[column])) for row in unexpected]
     return Finding(
         scope=scope.name,
         column=column,

@@ -18,8 +18,7 @@ from agentrefine.llm.journal import Journal, Question
 from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
 from agentrefine.llm.spending import SPENDING_NUMBERS, SPENT, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
-from agentrefine.params.evaluation import GREEDY, Sampling
-from agentrefine.params.evaluation import Endpoint as EndpointParams
+from agentrefine.params.evaluation import GREEDY, EndpointParams, Sampling
 
 
 class EndpointPolicy:

@@ -14,7 +14,7 @@ INSTALLED = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
 
-class Endpoint(Section):
+class EndpointParams(Section):
     """A model behind an OpenAI-compatible endpoint, evaluated for comparison.
 
     Attributes:
@@ -98,7 +98,7 @@ class EvaluationParams(Section):
     """
 
     references: list[Literal["chance"]]
-    endpoints: dict[Name, Endpoint]
+    endpoints: dict[Name, EndpointParams]
     models: Annotated[list[Name], Field(min_length=1)]
     benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)]
     data: BenchmarkData

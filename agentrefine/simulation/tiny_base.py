@@ -61,14 +61,14 @@ class PlainText(NamedTuple):
     answers_only: bool
 
 
-class Row(NamedTuple):
+class PretrainingRow(NamedTuple):
     """A text's token ids, and its labels with -100 where nothing is learned."""
 
     ids: torch.Tensor
     labels: torch.Tensor
 
 
-class Batch(NamedTuple):
+class PretrainingBatch(NamedTuple):
     """Padded rows of token ids and labels, (rows, longest row); labels are -100 where nothing is learned."""
 
     ids: torch.Tensor
@@ -161,13 +161,13 @@ def _config(params: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
     )
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[Batch]:
+def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[PretrainingBatch]:
     """Batches without end: each text is a row of its own, rows of similar length together."""
     rng = Random(int(short_hash("batches", str(seed)), 16))
     texts = plain_texts(seed)
     while True:
         rows = [_row(tokenizer, text, params) for text in islice(texts, POOL)]
-        batches: list[list[Row]] = [[]]
+        batches: list[list[PretrainingRow]] = [[]]
         for row in sorted(rows, key=lambda row: len(row.ids)):
             if batches[-1] and (len(batches[-1]) + 1) * len(row.ids) > params.batch_tokens:
                 batches.append([])
@@ -176,13 +176,13 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
         for batch in batches:
             ids = pad_sequence([row.ids for row in batch], batch_first=True, padding_value=tokenizer.pad_token_id)
             labels = pad_sequence([row.labels for row in batch], batch_first=True, padding_value=MASKED)
-            yield Batch(ids, labels, tokens=sum(len(row.ids) for row in batch))
+            yield PretrainingBatch(ids, labels, tokens=sum(len(row.ids) for row in batch))
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> Row:
     ids = [*tokenizer(plain.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][: params.max_length]
     labels = _answers(tokenizer, ids) if plain.answers_only else ids
-    return Row(torch.tensor(ids), torch.tensor(labels))
+    return PretrainingRow(torch.tensor(ids), torch.tensor(labels))
 
 
 def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
@@ -196,7 +196,7 @@ def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
 
 
 def _pretrain(
-    model: LlamaForCausalLM, batches: Iterator[Batch], params: TinyModel, progress: Progress | None
+    model: LlamaForCausalLM, batches: Iterator[PretrainingBatch], params: TinyModel, progress: Progress | None
 ) -> tuple[list[float], torch.Tensor]:
     """Train in place. Returns the loss of each step in nats per token, and which tokens the text held."""
     optimizer = make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from agentrefine.files import short_hash
 from agentrefine.game.actions import ActionSpec
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
+from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory
 
 PLACES = ("kitchen", "garden", "cellar", "attic", "library", "workshop", "harbor", "market", "chapel", "stable")
 ITEMS = (

@@ -18,7 +18,7 @@ from agentrefine.quality.benchmark_texts import BenchmarkTexts
 from agentrefine.quality.gate import Finding, GateResult
 from agentrefine.quality.overlap import HeldOut, OverlapIndex
 from tasks.quality_gate import run_gate
-from tests.helpers.builders import DIALECTS, make_trajectory
+from tests.helpers.builders import DIALECTS, dropped_line, make_trajectory
 
 HELD_OUT = HeldOut(
     families=frozenset({"unlock"}),

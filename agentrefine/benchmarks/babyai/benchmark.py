@@ -44,7 +44,7 @@ GOLD_SEARCHES = 300
 """Path searches that the bot may make for one action; it needs at most 50, and hangs for good on some levels."""
 
 
-class Refusal(Exception):
+class CommandRefusedError(Exception):
     """Why an action is not possible now, in words for the agent."""
 
 
@@ -83,7 +83,7 @@ class BabyAIEnvironment:
             return self._result(told("available", actions=", ".join(self.possible())), success=False, valid=True)
         try:
             plan = self._plan(words)
-        except Refusal as refusal:
+        except CommandRefusedError as refusal:
             return self._result(str(refusal), success=False, valid=False)
         return self._carry_out(plan)
 
@@ -141,29 +141,29 @@ class BabyAIEnvironment:
                 name = words.removeprefix(verb)
                 thing = next((thing for thing in self.view.things() if thing.name == name), None)
                 if thing is None:
-                    raise Refusal(told("not_seen"))
+                    raise CommandRefusedError(told("not_seen"))
                 return macro(thing)
-        raise Refusal(told("unknown"))
+        raise CommandRefusedError(told("unknown"))
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
         if action == FORWARD and cell is not None and not cell.can_overlap():
-            raise Refusal(told("blocked"))
+            raise CommandRefusedError(told("blocked"))
         if action == DROP and self._simulation.carrying is None:
-            raise Refusal(told("nothing_to_drop"))
+            raise CommandRefusedError(told("nothing_to_drop"))
         if action == DROP and cell is not None:
-            raise Refusal(told("no_room"))
+            raise CommandRefusedError(told("no_room"))
         if action == TOGGLE:
             front = self.view.front()
             if front is None or front.object.type not in ("door", "box"):
-                raise Refusal(told("no_door"))
+                raise CommandRefusedError(told("no_door"))
             self._check_key(front)
 
     def _check_key(self, thing: Thing) -> None:
         carried = self._simulation.carrying
         locked = thing.is_door and thing.object.is_locked
         if locked and (carried is None or carried.type != "key" or carried.color != thing.object.color):
-            raise Refusal(told("needs_key", name=thing.name, color=thing.object.color))
+            raise CommandRefusedError(told("needs_key", name=thing.name, color=thing.object.color))
 
     def _go_to(self, thing: Thing) -> list[int]:
         # Who faces it already does nothing, but lets the simulator see that the goal is reached.
@@ -172,30 +172,30 @@ class BabyAIEnvironment:
     def _pick_up(self, thing: Thing) -> list[int]:
         carried = self._simulation.carrying
         if thing.is_door:
-            raise Refusal(told("not_portable"))
+            raise CommandRefusedError(told("not_portable"))
         if carried is not None:
-            raise Refusal(told("hands_full", name=thing.name, carried=name_of(carried)))
+            raise CommandRefusedError(told("hands_full", name=thing.name, carried=name_of(carried)))
         return [*self._way(thing), PICK_UP]
 
     def _go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(told("not_a_door", name=thing.name))
+            raise CommandRefusedError(told("not_a_door", name=thing.name))
         if not thing.object.is_open:
-            raise Refusal(told("closed", name=thing.name))
+            raise CommandRefusedError(told("closed", name=thing.name))
         return [*self._way(thing), FORWARD]
 
     def _toggle_and_go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(told("not_a_door", name=thing.name))
+            raise CommandRefusedError(told("not_a_door", name=thing.name))
         if thing.object.is_open:
-            raise Refusal(told("already_open", name=thing.name))
+            raise CommandRefusedError(told("already_open", name=thing.name))
         self._check_key(thing)
         return [*self._way(thing), TOGGLE, FORWARD]
 
     def _way(self, thing: Thing) -> list[int]:
         path = self.view.path(thing)
         if path is None:
-            raise Refusal(told("no_path", name=thing.name))
+            raise CommandRefusedError(told("no_path", name=thing.name))
         return path
 
     def _is_possible(self, words: str) -> bool:

@@ -68,7 +68,7 @@ _REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
 _ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 
 
-class Question(BaseModel):
+class HotpotQuestion(BaseModel):
     """One question with its paragraphs.
 
     Attributes:
@@ -109,7 +109,7 @@ class Question(BaseModel):
 class HotpotEnvironment:
     """One question. Valid: a search for anything, a lookup that finds a sentence, a finish."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: HotpotQuestion) -> None:
         self.actions = ACTIONS
         self.goal = f"Answer the question: {question.question}"
         self._question = question
@@ -285,7 +285,7 @@ def _question(path: Path, position: int) -> Question:
             "(hotpot_dev_distractor_v1.json)."
         )
     try:
-        return Question.model_validate(given)
+        return HotpotQuestion.model_validate(given)
     except ValidationError as error:
         problem = first_problem(error)
     except (KeyError, TypeError, ValueError) as error:

@@ -26,7 +26,7 @@ from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, Un
 from agentrefine.benchmarks.pddl.gold import solution
 from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl.syntax import is_domain
-from agentrefine.benchmarks.pddl.words import Phrases, Wording, read_wording
+from agentrefine.benchmarks.pddl.words import DomainWording, Phrases, read_wording
 from agentrefine.benchmarks.simulators import CHECK
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_path, short_hash
@@ -281,9 +281,9 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]+)", text)]
 
 
-def _wording(domain: Path, name: str) -> tuple[Wording, Path | None]:
+def _wording(domain: Path, name: str) -> tuple[DomainWording, Path | None]:
     """The words beside a domain's file, else ours for domains of that name, else none."""
     ours = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
     beside = domain.with_suffix(".yaml")
     path = beside if beside.is_file() else ours.get(name)
-    return (read_wording(path), path) if path else (Wording(), None)
+    return (read_wording(path), path) if path else (DomainWording(), None)

@@ -39,7 +39,7 @@ class ActionWording(BaseModel):
     does: str = ""
 
 
-class Wording(BaseModel):
+class DomainWording(BaseModel):
     """The words of a domain, by the names of its actions and predicates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,13 +50,13 @@ class Wording(BaseModel):
 
 
 class Phrases:
-    """A problem's domain in the words of a `Wording`.
+    """A problem's domain in the words of a `DomainWording`.
 
     Attributes:
         templates: by action, such as `stack {block} on {other}`.
     """
 
-    def __init__(self, problem: PddlProblem, wording: Wording, source: Path | None = None) -> None:
+    def __init__(self, problem: PddlProblem, wording: DomainWording, source: Path | None = None) -> None:
         """Check the words against the domain.
 
         Raises:
@@ -133,7 +133,7 @@ class Phrases:
         ]
         return sentence("; ".join(part for part in parts if part))
 
-    def _check(self, problem: PddlProblem, wording: Wording, source: Path | None) -> None:
+    def _check(self, problem: PddlProblem, wording: DomainWording, source: Path | None) -> None:
         for kind, given, known in (
             ("actions", wording.actions, set(problem.actions)),
             ("facts", wording.facts, set(self._parameters)),
@@ -168,7 +168,7 @@ def read_wording(path: Path) -> Wording:
     # This loader makes strings of all scalars: `on` is a name here, not true.
     given = read_yaml(path, "write it beside the domain", yaml.BaseLoader)
     try:
-        return Wording.model_validate(given or {})
+        return DomainWording.model_validate(given or {})
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from error
 

@@ -9,7 +9,7 @@ from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics.rates import Rate, ratio, share
 
 
-class Outcome(BaseModel):
+class OutcomeRates(BaseModel):
     """Success and progress of some of a benchmark's episodes."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,8 +32,8 @@ class Robustness(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     worlds: int
-    wordings: dict[str, Outcome]
-    mean: Outcome
+    wordings: dict[str, OutcomeRates]
+    mean: OutcomeRates
     success_std: float | None
     progress_std: float | None
 
@@ -41,7 +41,7 @@ class Robustness(BaseModel):
 def outcome(episodes: Sequence[Episode]) -> Outcome:
     """Success and progress of episodes."""
     clusters = [episode.cluster for episode in episodes]
-    return Outcome(
+    return OutcomeRates(
         success_rate=share([episode.success for episode in episodes], clusters),
         progress_rate=ratio([episode.progress for episode in episodes], [1] * len(episodes), clusters),
     )

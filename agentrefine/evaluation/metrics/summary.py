@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentrefine.evaluation.episodes import Episode, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
-from agentrefine.evaluation.metrics.perturbation import Outcome, Robustness, outcome, robustness
+from agentrefine.evaluation.metrics.perturbation import OutcomeRates, Robustness, outcome, robustness
 from agentrefine.evaluation.metrics.rates import Curve, Rate, curve, mean, ratio, share
 
 STUCK_REPEATS = 3
@@ -55,8 +55,8 @@ class BenchmarkSummary(BaseModel):
     robustness: Robustness | None
     stops: dict[str, int]
     episodes_with_cut_history: int
-    by_task: dict[str, Outcome]
-    by_difficulty: dict[str, Outcome]
+    by_task: dict[str, OutcomeRates]
+    by_difficulty: dict[str, OutcomeRates]
     success_by_step: Curve
     progress_by_step: Curve
 
@@ -143,7 +143,7 @@ def _success_at_n(episodes: Sequence[Episode]) -> Rate:
     return share([any(e.success for e in of_one) for of_one in attempts], [of_one[0].cluster for of_one in attempts])
 
 
-def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, Outcome]:
+def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, OutcomeRates]:
     groups: dict[str, list[Episode]] = {}
     for episode in episodes:
         groups.setdefault(label(episode), []).append(episode)
