@@ -61,7 +61,7 @@ def model_upload(
     private: bool = True,
     licence: str | None = None,
     data_set_id: str | None = None,
-) -> Upload:
+) -> HubUpload:
     """A tuned model with its card. An adapter names its base by the hub id instead of the folder here.
 
     Raises:
@@ -83,7 +83,7 @@ def model_upload(
 
 def data_set_upload(
     repo_id: str, params: Params, project: Project, *, private: bool = True, licence: str | None = None
-) -> Upload:
+) -> HubUpload:
     """The gated data set with its card.
 
     Raises:

@@ -179,7 +179,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
             yield PretrainingBatch(ids, labels, tokens=sum(len(row.ids) for row in batch))
 
 
-def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> Row:
+def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> PretrainingRow:
     ids = [*tokenizer(plain.text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][: params.max_length]
     labels = _answers(tokenizer, ids) if plain.answers_only else ids
     return PretrainingRow(torch.tensor(ids), torch.tensor(labels))

@@ -79,7 +79,7 @@ class World:
         return {name: kind for kind in self.rules.objects for name in self.members[kind]}
 
     @cached_property
-    def problem(self) -> Problem:
+    def problem(self) -> PlanningProblem:
         """The world in the planner's form."""
         return problem_of(self.rules, self.members, self.start)
 

@@ -213,7 +213,7 @@ def reachable(problem: PlanningProblem, state: int) -> int:
         remaining = later
 
 
-def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Iterable[Fact]) -> Problem:
+def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Iterable[Fact]) -> PlanningProblem:
     """Ground a family's actions over a world's objects, as far as its static facts allow."""
     facts = index(start)
     problem = PlanningProblem({}, [], [], {})

@@ -201,7 +201,7 @@ class BabyAIEnvironment:
     def _is_possible(self, words: str) -> bool:
         try:
             return self._plan(words) != [DONE]
-        except Refusal:
+        except CommandRefusedError:
             return False
 
 

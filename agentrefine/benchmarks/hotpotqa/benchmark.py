@@ -249,7 +249,7 @@ class HotpotQA:
             raise NoSolutionError(f"the question has no paragraph {missing[0]!r}, from which its answer follows")
         return [*(f"search {title}" for title in question.supporting), f"finish {question.answer}"]
 
-    def _asked(self, episode: EpisodeSpec) -> Question:
+    def _asked(self, episode: EpisodeSpec) -> HotpotQuestion:
         if episode.seed < len(_rows(self._file)):
             question = _question(self._file, episode.seed)
             if episode.id == f"hotpotqa.{question.id}":
@@ -277,7 +277,7 @@ def _parsed(path: Path, changed: int) -> list[Any]:
     return rows
 
 
-def _question(path: Path, position: int) -> Question:
+def _question(path: Path, position: int) -> HotpotQuestion:
     given = _rows(path)[position]
     if isinstance(given, dict) and not given.get("answer"):
         raise UserError(

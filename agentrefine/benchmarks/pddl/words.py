@@ -159,7 +159,7 @@ class Phrases:
                 raise UserError(f"{source}, actions.{name}.say: another action is written in the same words.")
 
 
-def read_wording(path: Path) -> Wording:
+def read_wording(path: Path) -> DomainWording:
     """The words in a YAML file.
 
     Raises:

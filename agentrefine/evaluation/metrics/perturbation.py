@@ -38,7 +38,7 @@ class Robustness(BaseModel):
     progress_std: float | None
 
 
-def outcome(episodes: Sequence[Episode]) -> Outcome:
+def outcome(episodes: Sequence[Episode]) -> OutcomeRates:
     """Success and progress of episodes."""
     clusters = [episode.cluster for episode in episodes]
     return OutcomeRates(
