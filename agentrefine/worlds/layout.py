@@ -20,7 +20,7 @@ from agentrefine.worlds.family import (
     sentence,
     type_of,
 )
-from agentrefine.worlds.oracle import find_plan, problem_of
+from agentrefine.worlds.oracle import PlanningProblem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
 """Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
