@@ -19,8 +19,8 @@ from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.teaching import Access, access_to, open_teacher
 
 
-def tell_forecast(params: Params, personas: int) -> float:
-    """Run the pilot, if one is asked for, and tell what all personas will take. Its answers are kept for the run.
+def log_forecast(params: Params, personas: int) -> float:
+    """Run the pilot, if one is asked for, and log what all personas will cost. Its answers are kept for the run.
 
     Args:
         params: the settings.

@@ -26,12 +26,12 @@ from tasks.progress import progress
 from tasks.teaching import (
     Access,
     access_to,
-    in_order,
+    log_cost,
     open_teacher,
+    retry_unless_user_error,
+    run_shards,
     shard_size,
     shards,
-    tell_cost,
-    unless_users_mistake,
 )
 
 ATTEMPTS = Path("data/synthesis/attempts.jsonl")
@@ -69,7 +69,7 @@ def write_trajectories(params: Params) -> None:
                     counts["dropped"] += 1
                     dropped_by_rule[refined.outcome.rule] += 1
                     dropped.write(refined.outcome.model_dump_json() + "\n")
-    tell_cost("synthesis and refinement", whole)
+    log_cost("synthesis and refinement", whole)
     figures = RefinementCounts(
         personas=counts["personas"],
         personas_kept=counts["personas_kept"],
@@ -96,7 +96,7 @@ def _refined(params: Params, stage: Account) -> Generator[Refined]:
     known: deque[int] = deque()
     with access_to(params.teacher, spent=spent) as access, progress("refinement", total, "sample") as bar:
         named = ((f"refinement-{s[0][0].persona_id}", s) for s in shards(_noted(samples, known), shard_size(params)))
-        with closing(in_order(refine_samples, named, params, access, bar)) as results:
+        with closing(run_shards(refine_samples, named, params, access, bar)) as results:
             for refined in chain.from_iterable(results):
                 first = known.popleft()
                 _check_verdicts(refined, list(islice(verdicts, first)))
@@ -137,7 +137,7 @@ def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
-    retry_condition_fn=unless_users_mistake,
+    retry_condition_fn=retry_unless_user_error,
 )
 def refine_samples(samples: list[list[Attempt]], params: Params, access: Access) -> list[Refined]:
     """Work on a shard of samples until each is kept or dropped, in their order."""
