@@ -28,10 +28,11 @@ smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/s
 test: $(SIMULATORS) ## all tests, the slow ones too, in two processes
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## ruff, mypy and the dependencies in dvc.yaml
 	ruff check .
 	ruff format --check .
 	mypy
+	python -m flows.map --check
 
 serve: $(INSTALLED) ## Prefect server, worker and MLflow UI on 127.0.0.1
 	agentrefine serve

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -157,6 +156,20 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
                 raise UserError(f"{path}, line {number}: {first_problem(error)}") from error
 
 
+def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
+    """A small JSON file that a stage leaves, as a typed value.
+
+    Raises:
+        UserError: the file is missing or is not what the stage writes; names the file and the stage.
+    """
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).") from error
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)} Run the stage {stage} again.") from error
+
+
 def first_problem(error: ValidationError, *, with_value: bool = True) -> str:
     """The first finding of a pydantic error as one sentence: which key, what was expected, what was found."""
     finding = error.errors(include_url=False)[0]
@@ -167,10 +180,18 @@ def first_problem(error: ValidationError, *, with_value: bool = True) -> str:
     return f"{told}; found {found[:80]}{'...' if len(found) > 80 else ''}."
 
 
+def packaged_path(package: str, *parts: str) -> Path:
+    """A data file or folder of this project: `packaged_path("agentrefine.game", "prompts", "instructions.md")`.
+
+    `agentrefine.sources` reads the arguments in the code, so write those that are known as strings.
+    """
+    return Path(__file__).parent.parent.joinpath(*package.split("."), *parts)
+
+
 @cache
 def packaged_text(package: str, *parts: str) -> str:
-    """The text of a data file of this project: `packaged_text("agentrefine.game", "prompts", "instructions.md")`."""
-    return resources.files(package).joinpath(*parts).read_text(encoding="utf-8")
+    """The text of a data file of this project, named as in `packaged_path`."""
+    return packaged_path(package, *parts).read_text(encoding="utf-8")
 
 
 def sha256_file(path: Path) -> str:

@@ -8,7 +8,8 @@ from agentrefine.report.document import headline, next_steps
 from agentrefine.report.inputs import Project, load_results
 from agentrefine.report.tables import at_chance_line, notes, terminal_table
 from flows.command import run
-from tasks.report import register_models, write_report
+from tasks.registry import register_models
+from tasks.report import write_report
 
 
 @flow(name="report", flow_run_name="report")

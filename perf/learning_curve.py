@@ -34,7 +34,8 @@ from agentrefine.params import Params, load_params
 from agentrefine.params.tuning import Loss
 from agentrefine.report.tables import percent
 from agentrefine.tuning.models import load_tuned, model_digest, quantisation
-from agentrefine.tuning.train import HOW_NOT_WHAT, TuningJob, TuningResult, tune
+from agentrefine.tuning.results import TuningResult
+from agentrefine.tuning.train import HOW_NOT_WHAT, TuningJob, tune
 
 RUN = Path("runs/smollm")
 """Where `make smollm` works."""

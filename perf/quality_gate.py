@@ -46,7 +46,7 @@ def main() -> None:
 def judge(folder: Path) -> None:
     """Run the gate on the folder's games and print seconds and peak memory."""
     # Great Expectations takes seconds to import: not in the process that makes the games.
-    from tasks.expectations import run_gate
+    from tasks.quality_gate import run_gate
 
     params = load_params()
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def judge(folder: Path) -> None:
         folder / "reports",
         params,
         count_tokens=lambda text: len(text.split()),
-        held_out=held_out(texts, params.quality_gate.overlap_words),
+        texts=held_out(texts, params.quality_gate.overlap_words),
     )
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,4 +1,4 @@
-"""Prefect tasks: one module per stage around `agentrefine`, each with the version that its cache key holds."""
+"""Prefect tasks: one module per stage around `agentrefine`; the others run and report."""
 
 import os
 

@@ -9,11 +9,10 @@ from agentrefine.params.tuning import BASE
 from tasks import tracking
 from tasks.progress import progress
 
-VERSION = "1"
 FOLDER = Path("models") / BASE
 
 
-@task(name="base_model", version=VERSION)
+@task(name="base_model")
 def prepare_base_model(params: Params) -> None:
     """Make the tiny model, or check the one that `base_model.path` names, and open its MLflow run.
 

@@ -18,11 +18,9 @@ from agentrefine.synthesis.forecast import Forecast, forecast, nothing_kept, pil
 from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.teaching import Access, access_to, open_teacher
 
-VERSION = "1"
 
-
-def tell_forecast(params: Params, personas: int) -> float:
-    """Run the pilot, if one is asked for, and tell what all personas will take. Its answers are kept for the run.
+def log_forecast(params: Params, personas: int) -> float:
+    """Run the pilot, if one is asked for, and log what all personas will cost. Its answers are kept for the run.
 
     Args:
         params: the settings.
@@ -70,7 +68,7 @@ def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
     return forecast(accounts, personas, whole.cost), later.cost or 0.0
 
 
-@task(name="pilot", version=VERSION, cache_policy=NO_CACHE)
+@task(name="pilot", cache_policy=NO_CACHE)
 def play_pilot(params: Params, access: Access) -> tuple[list[list[Attempt]], list[Refined]]:
     """The first answers and the end of every sample of the pilot's personas."""
     personas = pilot_personas(

@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
-from agentrefine.report.inputs import CurvePoint
+from agentrefine.tuning.results import ValidationPoint
 from tasks.progress import Progress
 from tasks.tracking import LOSS, VALIDATION_LOSS, log_points
 
@@ -22,11 +22,10 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
     what is missing is added when tuning is over (`tasks.tracking.log_tuning`).
     """
 
-    def __init__(self, model: str, run_id: str, tracking: TrackingParams) -> None:
-        self._model = model
+    def __init__(self, run_id: str, tracking: TrackingParams) -> None:
         self._run_id = run_id
         self._tracking = tracking
-        self._waiting: dict[str, list[CurvePoint]] = {LOSS: [], VALIDATION_LOSS: []}
+        self._waiting: dict[str, list[ValidationPoint]] = {LOSS: [], VALIDATION_LOSS: []}
         self._sent = time.monotonic()
         self._broken = False
 
@@ -38,7 +37,9 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         tokens = int(state.num_input_tokens_seen)
         for key, name in (("loss", LOSS), ("eval_loss", VALIDATION_LOSS)):
             if key in logs:
-                self._waiting[name].append(CurvePoint(self._model, state.global_step, tokens, float(logs[key])))
+                self._waiting[name].append(
+                    ValidationPoint(step=state.global_step, tokens=tokens, loss=float(logs[key]))
+                )
         if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self._send()
 

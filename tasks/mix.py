@@ -8,11 +8,10 @@ from agentrefine.errors import UserError
 from agentrefine.exchange.mix import mix
 from agentrefine.params import Params
 
-VERSION = "1"
 MIXES = Path("data/mix")
 
 
-@task(name="mix", version=VERSION, task_run_name="mix-{name}")
+@task(name="mix", task_run_name="mix-{name}")
 def mix_data_set(name: str, params: Params) -> None:
     """Write the mixed data set `name` to `data/mix/<name>/`.
 

@@ -14,6 +14,7 @@ from prefect.tasks import exponential_backoff
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
 from agentrefine.game.attempt import Attempt, by_sample
+from agentrefine.game.counts import RefinementCounts, WholeCost
 from agentrefine.game.trajectory import Trajectory
 from agentrefine.game.verdict import Verdict
 from agentrefine.llm.spending import load_prices
@@ -25,19 +26,17 @@ from tasks.progress import progress
 from tasks.teaching import (
     Access,
     access_to,
-    in_order,
+    log_cost,
     open_teacher,
+    retry_unless_user_error,
+    run_shards,
     shard_size,
     shards,
-    tell_cost,
-    unless_users_mistake,
 )
 
-VERSION = "2"
 ATTEMPTS = Path("data/synthesis/attempts.jsonl")
 VERDICTS = Path("data/verification/verdicts.jsonl")
 OUT = Path("data/refinement")
-COUNTS = ("personas", "personas_kept", "personas_dropped", "samples", "kept", "dropped")
 
 
 def write_trajectories(params: Params) -> None:
@@ -60,9 +59,8 @@ def write_trajectories(params: Params) -> None:
         for persona, samples in persona_accounts(ended, prices):
             costs.write(persona.model_dump_json() + "\n")
             counts["personas"] += 1
-            counts["personas_kept" if persona.kept else "personas_dropped"] += 1
+            counts["personas_kept"] += persona.kept > 0
             for refined in samples:
-                counts["samples"] += 1
                 whole.add_all(refined.attempts)
                 if isinstance(refined.outcome, Trajectory):
                     counts["kept"] += 1
@@ -71,18 +69,23 @@ def write_trajectories(params: Params) -> None:
                     counts["dropped"] += 1
                     dropped_by_rule[refined.outcome.rule] += 1
                     dropped.write(refined.outcome.model_dump_json() + "\n")
-    tell_cost("synthesis and refinement", whole)
-    figures = {
-        **{name: counts[name] for name in COUNTS},
-        **stage.figures(),
-        "with_synthesis": {
-            **whole.figures(),
-            "per_persona": whole.figures_per(counts["personas"]),
-            "per_kept_trajectory": whole.figures_per(counts["kept"]),
-        },
-        "dropped_by_rule": dict(sorted(dropped_by_rule.items())),
-    }
-    write_json(OUT / "metrics.json", figures)
+    log_cost("synthesis and refinement", whole)
+    figures = RefinementCounts(
+        personas=counts["personas"],
+        personas_kept=counts["personas_kept"],
+        personas_dropped=counts["personas"] - counts["personas_kept"],
+        samples=counts["kept"] + counts["dropped"],
+        kept=counts["kept"],
+        dropped=counts["dropped"],
+        **dict(stage.total()),
+        with_synthesis=WholeCost(
+            **dict(whole.total()),
+            per_persona=whole.each(counts["personas"]),
+            per_kept_trajectory=whole.each(counts["kept"]),
+        ),
+        dropped_by_rule=dict(sorted(dropped_by_rule.items())),
+    )
+    write_json(OUT / "metrics.json", figures.model_dump())
 
 
 def _refined(params: Params, stage: Account) -> Generator[Refined]:
@@ -93,7 +96,7 @@ def _refined(params: Params, stage: Account) -> Generator[Refined]:
     known: deque[int] = deque()
     with access_to(params.teacher, spent=spent) as access, progress("refinement", total, "sample") as bar:
         named = ((f"refinement-{s[0][0].persona_id}", s) for s in shards(_noted(samples, known), shard_size(params)))
-        with closing(in_order(refine_samples, named, params, access, bar)) as results:
+        with closing(run_shards(refine_samples, named, params, access, bar)) as results:
             for refined in chain.from_iterable(results):
                 first = known.popleft()
                 _check_verdicts(refined, list(islice(verdicts, first)))
@@ -131,11 +134,10 @@ def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
 # Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
 @task(
     name="refinement",
-    version=VERSION,
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
-    retry_condition_fn=unless_users_mistake,
+    retry_condition_fn=retry_unless_user_error,
 )
 def refine_samples(samples: list[list[Attempt]], params: Params, access: Access) -> list[Refined]:
     """Work on a shard of samples until each is kept or dropped, in their order."""

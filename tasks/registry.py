@@ -6,12 +6,22 @@ from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from prefect import get_run_logger, task
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import Comparison, compare
+from agentrefine.evaluation.reference import ChancePolicy
 from agentrefine.files import read_jsonl
 from agentrefine.params import Params, TrackingParams
+from agentrefine.params.tuning import BASE
+from agentrefine.report.document import headline
+from agentrefine.report.figures import comparison_metrics
+from agentrefine.report.inputs import Project, Results
+from tasks import tracking
+from tasks.endpoint_evaluation import endpoint_identity
+from tasks.evaluation import weights_digest
 from tasks.provenance import flatten
+from tasks.runs import log_evaluation_of, log_tuning_of
 from tasks.tracking import EVALUATION, MODEL, quotable, store
 
 CHAMPION, CHALLENGER, BASELINE = "champion", "challenger", "baseline"
@@ -67,6 +77,56 @@ def register(
         verdicts = "; ".join(f"{rival}: {_verdict(found)}" for rival, found in comparisons.items())
         client.set_model_version_tag(name, version.version, "verdict", verdicts)
         return Registration(str(version.version), alias, comparisons)
+
+
+@task(name="registry")
+def register_models(params: Params, results: Results) -> None:
+    """Log how every evaluated tuned model compares, and enter it in the registry; comparisons decide on the champion.
+
+    Each run has the differences with their intervals as metrics `<benchmark>/against_<other>/...`, the main finding as
+    its description, and the baseline and its run as tags.
+
+    Raises:
+        UserError: a tracking store that cannot be used.
+    """
+    project = Project()
+    baseline = params.baseline
+    baseline_run = tracking.run_for(baseline, _identity(baseline, params), params.tracking)
+    for model in params.evaluation.models:
+        if model == BASE:
+            continue
+        digest = weights_digest(model, params)
+        run_id = tracking.run_for(model, digest, params.tracking)
+        # A tracking store that is newer than the models holds an empty run.
+        if not tracking.holds(run_id, tracking.MODEL, params.tracking):
+            log_tuning_of(model, run_id, params)
+        if not tracking.holds(run_id, tracking.EVALUATION, params.tracking):
+            log_evaluation_of(model, run_id, params)
+        compared = {
+            f"{found.benchmark}/against_{found.b}/{name}": value
+            for found in results.comparisons
+            if found.a == model
+            for name, value in comparison_metrics(found).items()
+        }
+        tracking.log_metrics(run_id, params.tracking, compared)
+        tags = {} if model == baseline else {"compared_with": baseline, "compared_with_run": baseline_run}
+        tracking.describe(run_id, params.tracking, " ".join(headline(params, results)), tags)
+        tracking.log_plots(run_id, params.tracking, sorted(Path("reports/plots").glob("*.png")))
+        standing = register(
+            model, digest, run_id, params,
+            episodes=project.evaluation(model) / "episodes.jsonl",
+            baseline_episodes=project.evaluation(baseline) / "episodes.jsonl",
+        )  # fmt: skip
+        get_run_logger().info("%s is version %s, %s", model, standing.version, standing.alias)
+
+
+def _identity(model: str, params: Params) -> str:
+    """What identifies any model that is evaluated: its weights, its endpoint, or the rule of chance."""
+    if model in params.evaluation.references:
+        return ChancePolicy.digest(params.seed)
+    if model in params.evaluation.endpoints:
+        return endpoint_identity(params.evaluation.endpoints[model])
+    return weights_digest(model, params)
 
 
 def download_model(tracking: TrackingParams, target: Path, alias: str = CHAMPION) -> Path:

@@ -51,8 +51,8 @@ def _java() -> str | None:
     java = shutil.which("java")
     if java is None:
         return None
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    return told.partition("\n")[0].strip()
+    printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    return printed.partition("\n")[0].strip()
 
 
 def _fingerprint(path: Path) -> str:

@@ -13,26 +13,26 @@ from prefect.tasks import exponential_backoff
 
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.game.attempt import Attempt
+from agentrefine.game.counts import SynthesisCounts
 from agentrefine.game.personas import Persona, load_personas
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account
 from agentrefine.synthesis.client import DONE
 from agentrefine.synthesis.first_answers import synthesise_shard
-from tasks.forecast import tell_forecast
+from tasks.forecast import log_forecast
 from tasks.progress import Progress, progress
 from tasks.teaching import (
     Access,
     access_to,
-    in_order,
+    log_cost,
     open_teacher,
+    retry_unless_user_error,
+    run_shards,
     shard_size,
     shards,
-    tell_cost,
-    unless_users_mistake,
 )
 
-VERSION = "2"
 OUT = Path("data/synthesis")
 
 
@@ -46,16 +46,22 @@ def write_attempts(params: Params) -> None:
     samples = personas * params.synthesis.samples_per_persona
     account = Account(load_prices(params.teacher.prices))
     kinds: Counter[str] = Counter()
-    spent = tell_forecast(params, personas)
+    spent = log_forecast(params, personas)
     with (
         access_to(params.teacher, spent=spent) as access,
         progress("synthesis", samples, "sample") as bar,
         closing(_attempts(params, access, bar)) as attempts,
     ):
         write_jsonl(OUT / "attempts.jsonl", _counted(attempts, account, kinds))
-    tell_cost("synthesis", account)
-    counts = {"personas": personas, "samples": samples, "scripts": kinds["script"], "trajectories": kinds["trajectory"]}
-    write_json(OUT / "metrics.json", {**counts, **account.figures()})
+    log_cost("synthesis", account)
+    counts = SynthesisCounts(
+        personas=personas,
+        samples=samples,
+        scripts=kinds["script"],
+        trajectories=kinds["trajectory"],
+        **dict(account.total()),
+    )
+    write_json(OUT / "metrics.json", counts.model_dump())
 
 
 def _personas(params: Params) -> Iterator[Persona]:
@@ -65,7 +71,7 @@ def _personas(params: Params) -> Iterator[Persona]:
 def _attempts(params: Params, access: Access, bar: Progress) -> Generator[Attempt]:
     samples = ((p, number) for p in _personas(params) for number in range(params.synthesis.samples_per_persona))
     named = ((f"synthesis-{shard[0][0].id}", shard) for shard in shards(samples, shard_size(params)))
-    with closing(in_order(synthesise_samples, named, params, access, bar)) as results:
+    with closing(run_shards(synthesise_samples, named, params, access, bar)) as results:
         for attempts in chain.from_iterable(results):
             yield from attempts
 
@@ -80,11 +86,10 @@ def _counted(attempts: Iterator[Attempt], account: Account, kinds: Counter[str])
 # Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
 @task(
     name="synthesis",
-    version=VERSION,
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
-    retry_condition_fn=unless_users_mistake,
+    retry_condition_fn=retry_unless_user_error,
 )
 def synthesise_samples(samples: list[tuple[Persona, int]], params: Params, access: Access) -> list[list[Attempt]]:
     """The first answers of a shard of samples, in their order."""

@@ -30,16 +30,13 @@ from agentrefine.llm.throttle import STOPPED, SharedNumbers
 from agentrefine.params import Params
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.simulation.process import offline_teacher
+from agentrefine.sources import digest
 from agentrefine.synthesis.accounts import Account
-from agentrefine.synthesis.client import DONE, JournaledTeacher, OfflineAddress, offline_name, run_numbers
-from tasks.caching import source_digest
+from agentrefine.synthesis.client import DONE, SIMULATED, JournaledTeacher, OfflineAddress, offline_name, run_numbers
 from tasks.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
-
-OFFLINE_SOURCES = ("agentrefine.simulation", "agentrefine.worlds")
-"""What decides the offline teacher's answers; its old answers are not replayed when that has changed."""
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the shards: each look is a request to Prefect's server for each of them."""
@@ -59,7 +56,7 @@ class Access:
 
     Attributes:
         params: the teacher's section of params.yaml.
-        offline: where the offline teacher listens, if it has a role.
+        offline: where the simulated teacher listens, if it has a role.
         numbers: the file of the run's shared numbers.
         owner: the process that runs the stage.
     """
@@ -72,7 +69,7 @@ class Access:
 
 @contextmanager
 def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
-    """Access to the teacher for one stage; the offline teacher, if it has a role, runs while the block does.
+    """Access to the teacher for one stage; the simulated teacher, if it has a role, runs while the block does.
 
     Args:
         params: the teacher's section of params.yaml.
@@ -82,7 +79,7 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
         tempfile.TemporaryDirectory(prefix="agentrefine-") as folder,
         offline_teacher(params.offline) if params.uses_offline else nullcontext() as address,
     ):
-        offline = OfflineAddress(address, offline_name(params, source_digest(*OFFLINE_SOURCES))) if address else None
+        offline = OfflineAddress(address, offline_name(params, digest(SIMULATED))) if address else None
         access = Access(params, offline, Path(folder) / "numbers", os.getpid())
         with run_numbers(access.numbers, params) as numbers:
             numbers["spent"] = spent
@@ -121,7 +118,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def in_order(
+def run_shards(
     work: "Task[[list[Item], Params, Access], list[Result]]",
     shards: Iterable[tuple[str, list[Item]]],
     params: Params,
@@ -239,7 +236,7 @@ def shard_size(params: Params) -> int:
     return max(params.synthesis.shard_size, SAMPLES_PER_SLOT * in_flight)
 
 
-def tell_cost(what: str, account: Account) -> None:
+def log_cost(what: str, account: Account) -> None:
     """Log what calls have cost, or why that is not known, and how many had no answer."""
     if account.unanswered:
         get_run_logger().warning(
@@ -269,6 +266,6 @@ def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield shard
 
 
-def unless_users_mistake(_task: object, _run: object, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: not when the user has to mend something."""
+def retry_unless_user_error(_task: object, _run: object, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try: not when the user has to fix something."""
     return not isinstance(state.result(raise_on_failure=False), UserError)

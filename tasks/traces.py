@@ -24,12 +24,12 @@ from tasks.tracking import store
 EPISODE_TAG = "agentrefine.episode"
 """The tag of our traces: benchmark and episode."""
 
-MOST_TRACES = 500
+MAX_TRACES = 500
 PREVIEW = 1000
 """Characters of the texts that a list of traces shows."""
 
 TURN_NS = 1_000_000
-"""An episode does not tell how long its turns took; a millisecond each keeps them in their order."""
+"""An episode does not record how long its turns took; a millisecond each keeps them in their order."""
 
 
 def log_traces(run_id: str, episodes: Sequence[Episode], tracking: TrackingParams) -> None:
@@ -62,7 +62,7 @@ def log_traces(run_id: str, episodes: Sequence[Episode], tracking: TrackingParam
 
 
 def _delete_traces(client: MlflowClient, experiment_id: str, run_id: str) -> None:
-    found = client.search_traces(locations=[experiment_id], run_id=run_id, max_results=MOST_TRACES, include_spans=False)
+    found = client.search_traces(locations=[experiment_id], run_id=run_id, max_results=MAX_TRACES, include_spans=False)
     ours = [trace.info.trace_id for trace in found if EPISODE_TAG in trace.info.tags]
     if ours:
         client.delete_traces(experiment_id, trace_ids=ours)

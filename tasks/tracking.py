@@ -22,7 +22,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import Params, TrackingParams
 from agentrefine.proxies import check_proxy
-from agentrefine.report.inputs import CurvePoint
+from agentrefine.tuning.results import ValidationPoint
 from tasks.provenance import dvc_md5, flatten, git_commit, without_credentials
 
 MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
@@ -99,7 +99,7 @@ def adopt(run_id: str, model: str, digest: str, tracking: TrackingParams) -> str
         return run_id
 
 
-def log_points(run_id: str, tracking: TrackingParams, points: Sequence[CurvePoint], name: str) -> None:
+def log_points(run_id: str, tracking: TrackingParams, points: Sequence[ValidationPoint], name: str) -> None:
     """Add points to a run's `LOSS` or `VALIDATION_LOSS`; those up to its last step are there already.
 
     Raises:
@@ -114,8 +114,8 @@ def log_tuning(
     params: Params,
     *,
     data_set: Path,
-    curve: Sequence[CurvePoint],
-    validation_curve: Sequence[CurvePoint],
+    curve: Sequence[ValidationPoint],
+    validation_curve: Sequence[ValidationPoint],
     metrics: Mapping[str, float],
     folder: Path,
 ) -> None:
@@ -324,7 +324,7 @@ def _log_steps(client: MlflowClient, run_id: str, name: str, values: Sequence[fl
     )
 
 
-def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[CurvePoint], name: str = LOSS) -> None:
+def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[ValidationPoint], name: str = LOSS) -> None:
     known = client.get_metric_history(run_id, name) if curve else []
     last = max((metric.step for metric in known), default=-1)
     now = int(time.time() * 1000)

@@ -8,10 +8,11 @@ from prefect import task
 
 from agentrefine.files import read_jsonl, write_json, write_jsonl
 from agentrefine.game.attempt import Attempt, by_sample
+from agentrefine.game.counts import VerificationCounts
 from agentrefine.game.verdict import Verdict
 from agentrefine.params import Params, VerificationParams
-from agentrefine.verification.trajectory_rules import VERSION, verify_attempts
-from tasks.caching import version_and_inputs
+from agentrefine.verification.trajectory_rules import verify_attempts
+from tasks.caching import source_and_inputs
 from tasks.progress import progress
 from tasks.teaching import shards
 
@@ -29,8 +30,13 @@ def write_verdicts(params: Params) -> None:
     counts: Counter[str] = Counter()
     by_rule: Counter[str] = Counter()
     write_jsonl(OUT / "verdicts.jsonl", _counted(_verdicts(params), counts, by_rule))
-    figures = {name: counts[name] for name in ("judged", "passed", "rejected")}
-    write_json(OUT / "metrics.json", {**figures, "by_rule": dict(sorted(by_rule.items()))})
+    figures = VerificationCounts(
+        judged=counts["judged"],
+        passed=counts["passed"],
+        rejected=counts["rejected"],
+        by_rule=dict(sorted(by_rule.items())),
+    )
+    write_json(OUT / "metrics.json", figures.model_dump())
 
 
 def _verdicts(params: Params) -> Iterator[Verdict]:
@@ -54,8 +60,7 @@ def _counted(verdicts: Iterator[Verdict], counts: Counter[str], by_rule: Counter
 
 @task(
     name="verification",
-    version=VERSION,
-    cache_key_fn=version_and_inputs,
+    cache_key_fn=source_and_inputs,
     persist_result=True,
     result_serializer="json",
 )

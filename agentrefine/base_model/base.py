@@ -11,8 +11,9 @@ from agentrefine.base_model.gguf import read_gguf, read_model, read_tokenizer, t
 from agentrefine.files import atomic_folder, sha256_file, write_json
 from agentrefine.params.tuning import BaseModelParams
 from agentrefine.simulation.tiny_base import Progress, make_tiny_base
+from agentrefine.tuning.cards import CARD, GgufCard, ReferenceCard
 from agentrefine.tuning.chat_template import own_chat_template
-from agentrefine.tuning.models import CARD, is_gguf, load_tokenizer, model_digest, usable_tokenizer
+from agentrefine.tuning.models import is_gguf, load_tokenizer, model_digest, usable_tokenizer
 from agentrefine.tuning.rendering import check_chat_template
 
 
@@ -54,15 +55,10 @@ def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
     """
     tokenizer = load_tokenizer(params.path, _template(params))
     remarks = [*_template_remarks(params, tokenizer), *check_base(params.path, tokenizer)]
-    card = {
-        "kind": "reference",
-        "path": params.path,
-        "digest": model_digest(params.path),
-        "chat_template": remarks,
-    }
+    card = ReferenceCard(path=params.path, digest=model_digest(params.path), chat_template=remarks)
     with atomic_folder(out) as folder:
         tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, card)
+        write_json(folder / CARD, card.model_dump())
     return BaseResult(parameters=0, remarks=remarks)
 
 
@@ -82,23 +78,22 @@ def make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
         *_template_remarks(params, tokenizer),
         *check_vocabulary(model, tokenizer, params.path),
     ]
-    card = {
-        "kind": "gguf",
-        "path": params.path,
-        "sha256": sha256_file(file.path),
-        "name": file.name,
-        "licence": file.licence,
-        "architecture": file.architecture,
-        "quantisation": file.quantisation if file.is_quantised else None,
-        "tensor_types": file.tensor_types,
-        "dtype": str(file.dtype).removeprefix("torch."),
-        "parameters": model.num_parameters(),
-        "chat_template": remarks,
-    }
+    card = GgufCard(
+        path=params.path,
+        sha256=sha256_file(file.path),
+        name=file.name,
+        licence=file.licence,
+        architecture=file.architecture,
+        quantisation=file.quantisation if file.is_quantised else None,
+        tensor_types=file.tensor_types,
+        dtype=str(file.dtype).removeprefix("torch."),
+        parameters=model.num_parameters(),
+        chat_template=remarks,
+    )
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, card)
+        write_json(folder / CARD, card.model_dump())
     if file.is_quantised:
         remarks = [f"The weights are dequantised from {file.quantisation}.", *remarks]
     return BaseResult(parameters=model.num_parameters(), remarks=remarks)

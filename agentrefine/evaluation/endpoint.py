@@ -18,11 +18,7 @@ from agentrefine.llm.journal import Journal, Question
 from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
 from agentrefine.llm.spending import SPENDING_NUMBERS, SPENT, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
-from agentrefine.params.evaluation import GREEDY, Sampling
-from agentrefine.params.evaluation import Endpoint as EndpointParams
-
-_PROMPT_VERSION = "2"
-"""Of how replies are kept: those of an earlier version may be cut without saying so."""
+from agentrefine.params.evaluation import GREEDY, EndpointParams, Sampling
 
 
 class EndpointPolicy:
@@ -177,7 +173,6 @@ class EndpointPolicy:
             temperature=sampling.temperature,
             kind="reply",
             structured_output="text",
-            prompt_version=_PROMPT_VERSION,
             sample=seed or 0,
             extra_body={"top_p": sampling.top_p} | self._params.extra_body,
         ).key()

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine import benchmarks
 from agentrefine.benchmarks.base import Environment, EpisodeSpec
 from agentrefine.errors import UserError
-from agentrefine.files import packaged_text
+from agentrefine.files import packaged_path, packaged_text
 from agentrefine.game.conversation import (
     Message,
     ParsedReply,
@@ -30,8 +29,6 @@ from agentrefine.game.conversation import (
 )
 from agentrefine.params.evaluation import Prompting
 from agentrefine.worlds.paraphrase import Paraphrase
-
-_BENCHMARKS = Path(benchmarks.__file__).parent
 
 
 class ExampleTurn(BaseModel):
@@ -150,4 +147,4 @@ def play_prompt(name: str) -> str:
 
 
 def _package(benchmark: str) -> Path:
-    return _BENCHMARKS / benchmark.partition("_")[0]
+    return packaged_path("agentrefine.benchmarks", benchmark.partition("_")[0])

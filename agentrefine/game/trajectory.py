@@ -95,3 +95,25 @@ class Trajectory(BaseModel):
     turns: list[Turn]
     calls: list[str]
     teacher: str
+
+
+class DroppedSample(BaseModel):
+    """A line of data/refinement/dropped.jsonl: a sample that did not pass within its calls.
+
+    Example: `DroppedSample(persona_id="p1", persona="A baker", sample=2, rule="not_json", message="...", calls=4)`
+
+    Attributes:
+        persona_id, persona, sample: whose it is.
+        rule: the rule that its last answer broke.
+        message: what was wrong with it.
+        calls: how many answers were asked for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    persona_id: str
+    persona: str
+    sample: int
+    rule: str
+    message: str
+    calls: int

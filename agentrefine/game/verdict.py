@@ -87,7 +87,10 @@ class Problem(NamedTuple):
 
 
 class Verdict(BaseModel):
-    """What the rules say of one answer of the teacher.
+    """A line of data/verification/verdicts.jsonl: what the rules say of one answer of the teacher.
+
+    Example: `{"attempt_id": "9f...", "persona_id": "p1", "sample": 0, "call": 2, "passed": false, "rule": "unfinished",
+    "turn": null, "message": "The game ends ...", "turns_kept": 7}`
 
     Attributes:
         attempt_id: the answer judged (`Attempt.id`).
@@ -97,7 +100,6 @@ class Verdict(BaseModel):
         turn: the turn at fault, from 1; None for scripts and for findings on the whole.
         message: feedback that the teacher can act on; empty when it passed.
         turns_kept: how many leading turns are sound and stay (0: start again).
-        rules_version: `VERSION` of the rules that judged.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,7 +113,6 @@ class Verdict(BaseModel):
     turn: int | None
     message: str
     turns_kept: int
-    rules_version: str
 
 
 class RuleBrokenError(Exception):

@@ -46,7 +46,6 @@ class Question(NamedTuple):
         endpoint: who answers: a base URL, or for the simulated teacher its name with the settings of its answers.
         model, messages, temperature: as the endpoint gets them.
         kind, structured_output: what the answer must hold, and how that is asked for.
-        prompt_version: of the texts that the prompt is made of.
         sample: as in `Teacher.complete`.
         extra_body: further keys of the request's body.
     """
@@ -57,7 +56,6 @@ class Question(NamedTuple):
     temperature: float
     kind: str
     structured_output: str
-    prompt_version: str
     sample: int
     extra_body: Mapping[str, Any] = {}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, read_yaml
+from agentrefine.files import first_problem, packaged_path, read_yaml
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.throttle import SharedNumbers, sleep_unless_stopped
 
@@ -84,7 +84,7 @@ def load_prices(path: str | None, section: str = "teacher") -> Prices:
         UserError: the file is missing or not of the form of ours.
     """
     ours = "agentrefine/llm/prices.yaml"
-    file = Path(path) if path else Path(__file__).with_name("prices.yaml")
+    file = Path(path) if path else packaged_path("agentrefine.llm", "prices.yaml")
     try:
         return Prices.model_validate(read_yaml(file, f"correct {section}.prices in params.yaml or set it to null"))
     except ValidationError as error:

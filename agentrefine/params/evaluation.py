@@ -22,7 +22,7 @@ INSTALLED: Final = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
 
-class Endpoint(Section):
+class EndpointParams(Section):
     """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
 
     base_url: Annotated[str, AfterValidator(bare_address)]
@@ -86,7 +86,7 @@ class EvaluationParams(Section):
     models: Annotated[list[Name], Field(min_length=1)] = Field(
         [BASE, "expert_only", "refinement"], description="base and any of tuning.variants"
     )
-    endpoints: dict[Name, Endpoint] = Field(
+    endpoints: dict[Name, EndpointParams] = Field(
         {},
         description="to compare with: gpt-4o: {base_url: ..., model: gpt-4o, api_key_env: OPENAI_API_KEY}; further "
         'keys in docs/teacher.md, "Players"',

@@ -109,7 +109,7 @@ def _names_and_values(node: object) -> Iterator[str]:
         yield str(node)
 
 
-class Example(NamedTuple):
+class FeatureExample(NamedTuple):
     """A trajectory that shows a feature, and the text that it shows it by."""
 
     trajectory_id: str
@@ -134,9 +134,11 @@ class Tally:
         return max(self.counts.values(), default=0) / max(1, self.counts.total())
 
     @property
-    def most_common(self) -> list[Example]:
+    def most_common(self) -> list[FeatureExample]:
         """The most common text, by the first trajectory that has it; of several the first one met."""
-        return [Example(self._first[text], f'{count} times "{text}"') for text, count in self.counts.most_common(1)]
+        return [
+            FeatureExample(self._first[text], f'{count} times "{text}"') for text, count in self.counts.most_common(1)
+        ]
 
 
 class DiversityFeatures(NamedTuple):
@@ -187,7 +189,7 @@ class Diversity:
         self._personas = Tally()
         self._persona_index = DuplicateIndex(persona_similarity, five_letter_runs)
         self._near_personas = 0
-        self._near_persona_examples: list[Example] = []
+        self._near_persona_examples: list[FeatureExample] = []
         self._trajectories = 0
 
     def add(self, trajectory: Trajectory) -> None:
@@ -214,7 +216,7 @@ class Diversity:
         if earlier is not None:
             self._near_personas += 1
             if len(self._near_persona_examples) < MAX_EXAMPLES:
-                self._near_persona_examples.append(Example(trajectory.id, f'"{persona}" resembles "{earlier}"'))
+                self._near_persona_examples.append(FeatureExample(trajectory.id, f'"{persona}" resembles "{earlier}"'))
 
     def features(self) -> "DiversityFeatures":
         """The features of all trajectories so far."""
@@ -232,7 +234,7 @@ class Diversity:
             common_goal_share=self._goal_forms.largest_share,
         )
 
-    def examples(self) -> dict[str, list[Example]]:
+    def examples(self) -> dict[str, list[FeatureExample]]:
         """Trajectories that show a feature, by its name: the largest group's first one, or what resembles what."""
         return {
             "common_actions_share": self._action_sets.most_common,

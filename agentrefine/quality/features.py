@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pydantic import BaseModel
-
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import parse_reply, reply_text
 from agentrefine.game.sample import sample
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory, Turn, error_refine_turns, steps
+from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory, Turn, error_refine_turns, steps
 from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
 from agentrefine.quality.diversity import Diversity, DuplicateIndex, game_text, script_text
@@ -159,13 +157,6 @@ def format_problem(turns: Sequence[Turn]) -> str | None:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
-
-
-class DroppedSample(BaseModel):
-    """A sample that never became a trajectory, as far as the gate needs it: whose it is, and the rule that it broke."""
-
-    persona_id: str
-    rule: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,33 +5,24 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
-from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import BenchmarkSummary
-from agentrefine.files import read_jsonl
+from agentrefine.files import read_jsonl, read_result
 from agentrefine.game.conversation import Sample, prompt
+from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
 from agentrefine.game.verdict import Rule
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE, Loss
 from agentrefine.quality.gate import GateResult
 from agentrefine.report.document import OFFLINE_TEACHER, caveats, render
-from agentrefine.report.inputs import (
-    BaseCard,
-    Project,
-    RefinementCounts,
-    SynthesisCounts,
-    TuningFigures,
-    VerificationCounts,
-    base_quantisation,
-    model_summary,
-    read_result,
-)
+from agentrefine.report.inputs import Project, base_quantisation, model_summary
 from agentrefine.report.plots import label
 from agentrefine.report.tables import percent
+from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard
+from agentrefine.tuning.results import TuningFigures
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
 """Of both cards; the hub links the last one to the paper."""
@@ -61,19 +52,6 @@ SHOWN_CHARACTERS = 600
 MEANINGS = {rule.value: rule.meaning for rule in Rule}
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-
-
-class TunedCard(BaseModel):
-    """What the cards read of models/<variant>/card.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    kind: Literal["tuned"]
-    loss: Loss
-    data_set: str
-    data_set_sha256: dict[str, str]
-    seed: int
-    params: dict[str, Any]
 
 
 def model_card(
@@ -225,16 +203,11 @@ def base_hub_id(project: Project) -> str | None:
     Raises:
         UserError: the base_model stage has not run.
     """
-    card = read_result(project.root / "models" / BASE / "card.json", BaseCard, "base_model")
-    path = card.path
-    if (
-        card.kind != "reference"
-        or path is None
-        or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path)
-        or (project.root / path).exists()
-    ):
+    card = read_result(project.root / "models" / BASE / "card.json", BaseCard, "base_model").root
+    if not isinstance(card, ReferenceCard):
         return None
-    return path
+    on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", card.path) and not (project.root / card.path).exists()
+    return card.path if on_hub else None
 
 
 def shown_path(path: str) -> str:

@@ -6,17 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import Comparison
-from agentrefine.files import atomic_write, write_json
+from agentrefine.files import atomic_write, packaged_path, write_json
+from agentrefine.game.counts import CallsEach, PerOne
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.tuning import BASE, PLAIN
 from agentrefine.report import figures, plots, tables
-from agentrefine.report.inputs import CallCounts, Project, Results, compared_pairs, load_results, notable_episodes
+from agentrefine.report.inputs import Project, Results, compared_pairs, load_results, notable_episodes
 from agentrefine.report.plots import label
 from agentrefine.report.tables import count, published
 
@@ -127,7 +128,11 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
     title = "The same worlds in several wordings of the actions"
     draw("wordings", title, figures.wording_bars(models), plots.wording_bars)
     title = "Training loss on the unmasked tokens"
-    draw("loss", title, results.curves, partial(plots.loss_curves, validation=results.validation_curves))
+
+    def draw_losses(path: Path, _: Sequence[plots.LossRow]) -> None:
+        plots.loss_curves(path, results.curves, results.validation_curves)
+
+    draw("loss", title, plots.loss_rows(results.curves), draw_losses)
     return drawn
 
 
@@ -323,13 +328,14 @@ def _stages(results: Results) -> list[dict[str, str]]:
         ("refinement", "personas without", count(refinement.personas_dropped)),
         ("both", "cost", _dollars(together.cost_usd)),
         *_costs("persona", together.per_persona),
+        *_costs("kept trajectory", together.per_kept_trajectory),
     ]
-    if isinstance(together.per_kept_trajectory, CallCounts):
-        counts += _costs("kept trajectory", together.per_kept_trajectory)
     return [{"stage": stage, "what": what, "count": counted} for stage, what, counted in counts]
 
 
-def _costs(unit: str, counts: CallCounts) -> list[tuple[str, str, str]]:
+def _costs(unit: str, counts: PerOne) -> list[tuple[str, str, str]]:
+    if not isinstance(counts, CallsEach):
+        return []
     return [
         ("both", f"calls per {unit}", f"{counts.calls:.2f}"),
         ("both", f"tokens per {unit}", count(round(counts.tokens))),
@@ -376,7 +382,7 @@ def _tuning(results: Results) -> list[list[str]]:
             count(tuned.rendering.samples),
             count(tuned.steps),
             count(tuned.tokens),
-            f"{count(tuned.trained_tokens)} ({100 * tuned.trained_share:.1f}%)",
+            f"{count(tuned.trained_tokens)} ({100 * tuned.trained_token_share:.1f}%)",
             f"{tuned.train_loss:.3f}",
             " -> ".join(
                 "-" if loss is None else f"{loss:.3f}" for loss in (tuned.validation_loss_before, tuned.validation_loss)
@@ -389,7 +395,7 @@ def _tuning(results: Results) -> list[list[str]]:
 def render(template: str, values: dict[str, Any]) -> str:
     """A template of `agentrefine/report/templates` with its values; HTML is escaped, an undefined name is an error."""
     environment = Environment(
-        loader=PackageLoader("agentrefine.report"),
+        loader=FileSystemLoader(packaged_path("agentrefine.report", "templates")),
         autoescape=template.endswith(".html.jinja"),
         undefined=StrictUndefined,
         trim_blocks=True,

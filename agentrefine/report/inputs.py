@@ -1,146 +1,20 @@
 """What the report reads: the small files that every stage leaves, as typed values."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
-
-from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
-from agentrefine.files import first_problem, read_jsonl
+from agentrefine.evaluation.results import BenchmarksPlayed, Seconds, Summaries
+from agentrefine.files import read_jsonl, read_result
+from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate import GateResult
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class Counts(BaseModel):
-    """A stage's metrics.json; keys that the report does not show are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class SynthesisCounts(Counts):
-    """data/synthesis/metrics.json: what was asked at first, and what it cost (`unknown` without prices)."""
-
-    personas: int
-    samples: int
-    scripts: int
-    trajectories: int
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | str
-
-
-class VerificationCounts(Counts):
-    """data/verification/metrics.json: how the rules judged the first answers."""
-
-    judged: int
-    passed: int
-    rejected: int
-    by_rule: dict[str, int]
-
-
-class CallCounts(Counts):
-    """Calls and their cost in US dollars (`unknown` without prices), for each one of something."""
-
-    calls: float
-    tokens: float
-    cost_usd: float | str
-
-
-class WholeCost(Counts):
-    """What synthesis and refinement took together. No counts for each kept trajectory where none was kept."""
-
-    cost_usd: float | str
-    per_persona: CallCounts
-    per_kept_trajectory: CallCounts | dict[str, float]
-
-
-class RefinementCounts(Counts):
-    """data/refinement/metrics.json: what became of every sample."""
-
-    personas_kept: int
-    personas_dropped: int
-
-    samples: int
-    kept: int
-    dropped: int
-    dropped_by_rule: dict[str, int]
-    calls: int
-    cost_usd: float | str
-    with_synthesis: WholeCost
-
-
-class ModelSummary(RootModel[dict[str, BenchmarkSummary]]):
-    """data/evaluation/<model>/details.json: a model's summary by benchmark."""
-
-
-class Timing(RootModel[dict[str, float]]):
-    """data/evaluation/<model>/timing.json: wall-clock seconds that all episodes of a benchmark took together."""
-
-
-class BenchmarksPlayed(Counts):
-    """data/evaluation/<model>/benchmarks.json: which benchmarks were played.
-
-    Attributes:
-        progress: what the progress rate measures in each of them, in words.
-        absent: why the others, which are not installed, were not played.
-        agentboard: those whose episodes and labels are AgentBoard's.
-    """
-
-    progress: dict[str, str]
-    absent: dict[str, str]
-    agentboard: list[str]
-
-
-class Rendering(Counts):
-    """What rendering made of a data set (`agentrefine.tuning.data.RenderingCounts`)."""
-
-    samples: int
-
-
-class TuningFigures(Counts):
-    """reports/tuning/<variant>/metrics.json: what tuning did (`agentrefine.tuning.train.TuningResult`)."""
-
-    parameters: int
-    trainable_parameters: int
-    rendering: Rendering
-    steps: int
-    tokens: int
-    trained_tokens: int
-    train_loss: float
-    validation_loss_before: float | None
-    validation_loss: float | None
-
-    @property
-    def trained_share(self) -> float:
-        """Share of the tokens read that are trained on, in [0, 1]."""
-        return self.trained_tokens / self.tokens if self.tokens else 0.0
-
-
-class BaseCard(Counts):
-    """models/base/card.json: what the base is; `path` is None for the tiny model."""
-
-    kind: Literal["tiny", "reference", "gguf"]
-    path: str | None = None
-    quantisation: str | None = None
-
-
-class CurvePoint(NamedTuple):
-    """One point of a variant's loss curve: optimizer steps, tokens read, loss in nats per trained token."""
-
-    model: str
-    step: int
-    tokens: int
-    loss: float
+from agentrefine.tuning.cards import BaseCard, quantisation_of
+from agentrefine.tuning.results import LossPoint, TuningFigures, ValidationPoint, read_curve
 
 
 @dataclass(frozen=True)
@@ -174,7 +48,7 @@ class Results:
         synthesis, verification, refinement: the data stages' counts.
         gate: the quality gate's result.
         tuning: figures of each tuned variant.
-        curves: the loss curves of all variants.
+        curves: the loss curve of each variant.
         validation_curves: the same of the validation samples; no points where a data set has none.
         models: what each evaluated model reached, by benchmark; chance first, endpoints last.
         seconds: wall-clock seconds per episode of each model, by benchmark.
@@ -192,8 +66,8 @@ class Results:
     refinement: RefinementCounts
     gate: GateResult
     tuning: dict[str, TuningFigures]
-    curves: list[CurvePoint]
-    validation_curves: list[CurvePoint]
+    curves: dict[str, list[LossPoint]]
+    validation_curves: dict[str, list[ValidationPoint]]
     models: dict[str, dict[str, BenchmarkSummary]]
     seconds: dict[str, dict[str, float]]
     baseline: str
@@ -228,10 +102,10 @@ def load_results(params: Params, project: Project) -> Results:
         refinement=read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
         gate=read_result(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
         tuning={v: read_result(project.tuning(v) / "metrics.json", TuningFigures, "tuning") for v in variants},
-        curves=[point for v in variants for point in read_curve(project.tuning(v) / "loss_curve.csv", v)],
-        validation_curves=[
-            point for v in variants for point in read_curve(project.tuning(v) / "validation_curve.csv", v)
-        ],
+        curves={v: read_curve(project.tuning(v) / "loss_curve.csv", LossPoint) for v in variants},
+        validation_curves={
+            v: read_curve(project.tuning(v) / "validation_curve.csv", ValidationPoint) for v in variants
+        },
         models=models,
         seconds={model: seconds_per_episode(project, model) for model in players},
         baseline=params.baseline,
@@ -251,7 +125,7 @@ def base_quantisation(project: Project) -> str | None:
         UserError: the base's card is not what its stage writes.
     """
     card = project.root / "models" / BASE / "card.json"
-    return read_result(card, BaseCard, "base_model").quantisation if card.is_file() else None
+    return quantisation_of(read_result(card, BaseCard, "base_model").root) if card.is_file() else None
 
 
 def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
@@ -260,7 +134,7 @@ def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
     Raises:
         UserError: the evaluation has not been run or its file is broken.
     """
-    return read_result(project.evaluation(model) / "details.json", ModelSummary, "evaluation").root
+    return read_result(project.evaluation(model) / "details.json", Summaries, "evaluation").root
 
 
 def seconds_per_episode(project: Project, model: str) -> dict[str, float]:
@@ -272,29 +146,9 @@ def seconds_per_episode(project: Project, model: str) -> dict[str, float]:
     Raises:
         UserError: the evaluation has not been run or a file of it is broken.
     """
-    seconds = read_result(project.evaluation(model) / "timing.json", Timing, "evaluation").root
+    seconds = read_result(project.evaluation(model) / "timing.json", Seconds, "evaluation").root
     played = {name: found.episodes + found.environment_errors for name, found in model_summary(project, model).items()}
     return {name: seconds[name] / number for name, number in played.items() if name in seconds}
-
-
-def read_curve(path: Path, variant: str) -> list[CurvePoint]:
-    """A loss curve from its CSV file with the columns `step`, `loss` and `tokens`.
-
-    Raises:
-        UserError: the file is missing or is not such a table; names the line.
-    """
-    if not path.is_file():
-        raise _missing(path, "tuning")
-    points = []
-    with path.open(encoding="utf-8", newline="") as handle:
-        for number, row in enumerate(csv.DictReader(handle), start=2):
-            try:
-                points.append(CurvePoint(variant, int(row["step"]), int(row["tokens"]), float(row["loss"])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{path}, line {number}: expected numbers in the columns step, loss, tokens; run tuning again."
-                ) from error
-    return points
 
 
 def benchmarks(models: Mapping[str, Mapping[str, BenchmarkSummary]]) -> list[str]:
@@ -357,21 +211,3 @@ def _by_benchmark(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
     for episode in episodes:
         groups.setdefault(episode.benchmark, []).append(episode)
     return groups
-
-
-def read_result(path: Path, model: type[ModelT], stage: str) -> ModelT:
-    """A small JSON file that a stage leaves, as a typed value.
-
-    Raises:
-        UserError: the file is missing or is not what the stage writes; names the file and the stage.
-    """
-    try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _missing(path, stage) from error
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)} Run the stage {stage} again.") from error
-
-
-def _missing(path: Path, stage: str) -> UserError:
-    return UserError(f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).")

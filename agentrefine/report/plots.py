@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import matplotlib as mpl
 
@@ -20,7 +20,7 @@ from agentrefine.files import atomic_write
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
 from agentrefine.report.figures import Bar, Difference, StepPoint, WordingBar
-from agentrefine.report.inputs import CurvePoint
+from agentrefine.tuning.results import LossPoint, ValidationPoint
 
 COLOURS = {
     CHANCE: "#BDBDBD",
@@ -66,9 +66,6 @@ PANELS_PER_ROW = 4
 
 LABEL_CHARACTERS = 18
 """A benchmark's name is broken into lines of at most so many characters."""
-
-Row: TypeAlias = Bar | StepPoint | WordingBar | Difference | CurvePoint
-"""A row of a figure's numbers."""
 
 
 def rate_bars(path: Path, bars: Sequence[Bar], name: str) -> None:
@@ -182,25 +179,45 @@ def difference_points(path: Path, points: Sequence[Difference]) -> None:
         _legend(figure, models, before=against)
 
 
-def loss_curves(path: Path, points: Sequence[CurvePoint], validation: Sequence[CurvePoint]) -> None:
+class LossRow(NamedTuple):
+    """A line of loss.csv: `LossRow("refinement", step=14, tokens=37771, loss=6.4848)`."""
+
+    model: str
+    step: int
+    tokens: int
+    loss: float
+
+
+def loss_rows(curves: Mapping[str, Sequence[LossPoint]]) -> list[LossRow]:
+    """The loss curves of several models as one table."""
+    return [LossRow(model, p.step, p.tokens, p.loss) for model, points in curves.items() for p in points]
+
+
+def loss_curves(
+    path: Path, curves: Mapping[str, Sequence[LossPoint]], validation: Mapping[str, Sequence[ValidationPoint]]
+) -> None:
     """Loss over tokens read: in training, faint, with its running mean, and on the validation samples, dotted."""
-    models = _order(point.model for point in points)
-    unit, divisor = ("million", 1e6) if max(p.tokens for p in points) >= 1e6 else ("thousand", 1e3)
+    models = list(curves)
+    unit, divisor = ("million", 1e6) if max(p.tokens for c in curves.values() for p in c) >= 1e6 else ("thousand", 1e3)
     with _figure(path, (4.8, 3.0)) as figure:
         axes = figure.subplots()
         for model in models:
-            line = [point for point in points if point.model == model]
+            line = curves[model]
             tokens = [point.tokens / divisor for point in line]
             colour = _colour(model, models)
             axes.plot(tokens, [point.loss for point in line], color=colour, linewidth=0.8, alpha=0.3)
             axes.plot(tokens, _running_mean([point.loss for point in line]), color=colour)
-            looks = [point for point in validation if point.model == model]
+            looks = validation[model]
             axes.plot([p.tokens / divisor for p in looks], [p.loss for p in looks], "o:", color=colour, markersize=3)
         axes.set_xlabel(f"tokens read ({unit})")
         axes.set_ylabel("loss (nats per trained token)")
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         _legend(figure, models)
+
+
+Row: TypeAlias = Bar | StepPoint | WordingBar | Difference | LossRow
+"""A row of a figure's numbers."""
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

@@ -34,7 +34,7 @@ MODEL_FILES = (
 DATA_SET_FILES = ("train.jsonl", "validation.jsonl")
 
 
-class Upload(NamedTuple):
+class HubUpload(NamedTuple):
     """What goes where: `files` are paths here or contents, by their names in the repository."""
 
     repo_id: str
@@ -61,7 +61,7 @@ def model_upload(
     private: bool = True,
     licence: str | None = None,
     data_set_id: str | None = None,
-) -> Upload:
+) -> HubUpload:
     """A tuned model with its card. An adapter names its base by the hub id instead of the folder here.
 
     Raises:
@@ -78,12 +78,12 @@ def model_upload(
         raise UserError(f"{folder}: holds no weights (*.safetensors); run the stage tuning@{variant} again.")
     if ADAPTER in files:
         files[ADAPTER] = _adapter_config(folder / ADAPTER, base_hub_id(project))
-    return Upload(repo_id, "model", private, files)
+    return HubUpload(repo_id, "model", private, files)
 
 
 def data_set_upload(
     repo_id: str, params: Params, project: Project, *, private: bool = True, licence: str | None = None
-) -> Upload:
+) -> HubUpload:
     """The gated data set with its card.
 
     Raises:
@@ -93,7 +93,7 @@ def data_set_upload(
     card = data_set_card(params, project, repo_id=repo_id, licence=licence)
     files: dict[str, Path | bytes] = {CARD: card.encode()}
     files |= {file.name: file for file in _matching(project.root / DATA_SET, DATA_SET_FILES)}
-    return Upload(repo_id, "dataset", private, files)
+    return HubUpload(repo_id, "dataset", private, files)
 
 
 def token_from_environment() -> str:
@@ -112,7 +112,7 @@ def token_from_environment() -> str:
     return token
 
 
-def push(upload: Upload, token: str) -> str:
+def push(upload: HubUpload, token: str) -> str:
     """Create the repository if need be and commit the files, all or none. Returns the commit's address.
 
     Raises:

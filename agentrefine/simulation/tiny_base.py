@@ -20,8 +20,8 @@ from agentrefine.game.conversation import instructions, opening, reply_text
 from agentrefine.params.tuning import TinyModel
 from agentrefine.simulation import thoughts
 from agentrefine.simulation.tokenizer import FREQUENT, build_tokenizer, check_words, stretches
+from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.loss import labelled_loss
-from agentrefine.tuning.models import CARD
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
 from agentrefine.worlds.catalogue import all_templates, families, said, themes, vocabulary, words_in
@@ -67,7 +67,7 @@ class PlainText(NamedTuple):
     answers_only: bool
 
 
-class Batch(NamedTuple):
+class PretrainingBatch(NamedTuple):
     """Padded rows of token ids and labels, (rows, longest row); labels are -100 where nothing is learned."""
 
     ids: torch.Tensor
@@ -101,12 +101,11 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     _renew_unseen(model, seen, seed)
     tail = losses[-max(1, len(losses) // 10) :]
     made = TinyBase(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
-    settings = {"kind": "tiny", "seed": seed, "vocabulary": len(tokenizer), "params": params.model_dump()}
-    card = settings | made._asdict()
+    card = TinyCard(seed=seed, vocabulary=len(tokenizer), params=params.model_dump(), **made._asdict())
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, card)
+        write_json(folder / CARD, card.model_dump())
     return made
 
 
@@ -140,7 +139,7 @@ def _config(params: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
     )
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[Batch]:
+def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[PretrainingBatch]:
     """Batches without end: each text is a row of its own, rows of similar length together."""
     rng = Random(int(short_hash("batches", str(seed)), 16))
     texts = plain_texts(seed)
@@ -156,7 +155,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
             all_ids = [ids for ids, _ in batch]
             padded = pad_sequence(all_ids, batch_first=True, padding_value=tokenizer.pad_token_id)
             labels = pad_sequence([labels for _, labels in batch], batch_first=True, padding_value=MASKED)
-            yield Batch(padded, labels, tokens=sum(map(len, all_ids)))
+            yield PretrainingBatch(padded, labels, tokens=sum(map(len, all_ids)))
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +175,7 @@ def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
 
 
 def _pretrain(
-    model: LlamaForCausalLM, batches: Iterator[Batch], params: TinyModel, progress: Progress | None
+    model: LlamaForCausalLM, batches: Iterator[PretrainingBatch], params: TinyModel, progress: Progress | None
 ) -> tuple[list[float], torch.Tensor]:
     """Train in place. Returns the loss of each step in nats per token, and which tokens the text held."""
     optimizer = make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate)

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.game.attempt import Attempt
+from agentrefine.game.counts import UNKNOWN, Calls, CallsEach, Cost, PerOne
 from agentrefine.game.trajectory import Trajectory
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.llm.spending import Prices
 
 if TYPE_CHECKING:
     from agentrefine.synthesis.refinement import Refined
-
-UNKNOWN = "unknown"
-"""The cost where a model's price is not known: never 0, which is the cost of something free."""
 
 
 class Account:
@@ -58,31 +56,34 @@ class Account:
         for attempt in attempts:
             self.add(attempt)
 
-    def figures(self) -> dict[str, float | str]:
-        """The sums as a record; `cost_usd` is `unknown` as soon as the price of one call is."""
-        return {
-            "calls": self.calls,
-            "unanswered": self.unanswered,
-            "calls_with_estimated_tokens": self.estimated,
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "completion_tokens": self.completion_tokens,
-            "cost_usd": told_cost(self.cost),
-        }
+    def total(self) -> Calls:
+        """The sums as a record."""
+        return Calls(
+            calls=self.calls,
+            unanswered=self.unanswered,
+            calls_with_estimated_tokens=self.estimated,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            cost_usd=_rounded(self.cost),
+        )
 
-    def figures_per(self, count: int) -> dict[str, float | str]:
+    def each(self, count: int) -> PerOne:
         """The sums divided by a count of something; empty when there is none of it."""
         if not count:
             return {}
-        return {
-            "calls": round(self.calls / count, 3),
-            "tokens": round((self.prompt_tokens + self.completion_tokens) / count, 1),
-            "cost_usd": told_cost(None if self.cost is None else self.cost / count),
-        }
+        return CallsEach(
+            calls=round(self.calls / count, 3),
+            tokens=round((self.prompt_tokens + self.completion_tokens) / count, 1),
+            cost_usd=_rounded(None if self.cost is None else self.cost / count),
+        )
 
 
 class PersonaAccount(BaseModel):
-    """What one persona's samples took, from the first script to the last call.
+    """A line of data/refinement/costs.jsonl: what one persona's samples took, from the first script to the last call.
+
+    Example: `PersonaAccount(persona_id="p1", samples=6, kept=5, calls=16, prompt_tokens=53000, cached_tokens=0,
+    completion_tokens=14000, cost_usd=0.0)`
 
     Attributes:
         persona_id: whose.
@@ -125,6 +126,5 @@ def persona_accounts(
         yield persona, samples
 
 
-def told_cost(dollars: float | None) -> float | str:
-    """A cost as reports show it."""
+def _rounded(dollars: float | None) -> Cost:
     return UNKNOWN if dollars is None else round(dollars, 6)

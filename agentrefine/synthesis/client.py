@@ -30,7 +30,6 @@ from agentrefine.llm.spending import SPENDING_NUMBERS, Spending, load_prices
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
 from agentrefine.params.teacher import Role, TeacherParams, TeacherRole
-from agentrefine.synthesis.prompts import prompt_version
 from agentrefine.synthesis.structured import JsonForm, form_number
 
 DONE = "done"
@@ -39,6 +38,10 @@ DONE = "done"
 MAX_USELESS_IN_A_ROW = 20
 """Answers of a role without any text, or calls that are too long for its model, until the run ends: each is paid for,
 and what they have in common is no matter of single samples."""
+
+
+SIMULATED = "agentrefine.simulation.__main__"
+"""The module whose digest (`agentrefine.sources`) changes when the simulated teacher's rules do."""
 
 
 class OfflineAddress(NamedTuple):
@@ -58,7 +61,7 @@ def offline_name(params: TeacherParams, version: str) -> str:
 
     Args:
         params: holds the shares of bad answers.
-        version: changes when its rules do.
+        version: digest of `SIMULATED`.
     """
     settings = params.offline.model_dump_json(include={"script_faults", "trajectory_faults", "mistakes"})
     return f"offline:{version}:{settings}"
@@ -177,7 +180,6 @@ class JournaledTeacher:
             temperature=settings.temperature,
             kind=kind,
             structured_output=settings.structured_output,
-            prompt_version=prompt_version(kind),
             sample=sample,
             extra_body=settings.extra_body,
         ).key()

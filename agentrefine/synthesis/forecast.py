@@ -10,10 +10,11 @@ from scipy import stats
 
 from agentrefine.files import short_hash
 from agentrefine.game.personas import Persona
+from agentrefine.game.trajectory import DroppedSample
 from agentrefine.llm.completion import CUT, field_of_thoughts
 from agentrefine.llm.spending import dollars
 from agentrefine.synthesis.accounts import PersonaAccount
-from agentrefine.synthesis.refinement import Dropped, Refined
+from agentrefine.synthesis.refinement import Refined
 
 LEVEL = 0.95
 """The share of totals that a prediction interval holds."""
@@ -94,7 +95,7 @@ def nothing_kept(pilot: Sequence[Refined], personas: int) -> str | None:
         pilot: the end of each of its samples.
         personas: how many they are of.
     """
-    dropped = [sample.outcome for sample in pilot if isinstance(sample.outcome, Dropped)]
+    dropped = [sample.outcome for sample in pilot if isinstance(sample.outcome, DroppedSample)]
     if not dropped or len(dropped) < len(pilot):
         return None
     examples = {sample.rule: sample.message for sample in reversed(dropped)}

@@ -9,16 +9,14 @@ in the block under `# Turns so far`; the feedback in one line of its own under `
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib import resources
 from string import Template
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine.files import packaged_text, short_hash
+from agentrefine.files import packaged_path, packaged_text, short_hash
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns
@@ -89,63 +87,29 @@ def _drawn(kind: str, persona_id: str, names: Iterable[str]) -> list[str]:
 
 
 def _pool(folder: str, shot: type[ShotT]) -> Mapping[str, ShotT]:
-    files = resources.files("agentrefine.synthesis").joinpath("prompts", "shots", folder).iterdir()
+    files = packaged_path("agentrefine.synthesis", "prompts", "shots", folder).iterdir()
     texts = {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith(".json")}
     return {name.removesuffix(".json"): shot.model_validate_json(text) for name, text in sorted(texts.items())}
 
 
-PromptKind = Literal["script", "trajectory"]
-
-PROMPT_FILES: dict[PromptKind, tuple[str, ...]] = {
-    "script": ("script_rules.md", "script.md", "script_retry.md"),
-    "trajectory": ("trajectory.md", "continuation.md"),
-}
-"""The files that the prompts of each kind are made of."""
-
-_VERSION_LINE = re.compile(r"<!-- version: ([1-9][0-9]*) -->\n")
-
-
-class PromptFile(NamedTuple):
-    """A prompt's text as a template, without its first line, which states its version."""
-
-    version: int
-    template: Template
-
-
-def prompt_version(kind: PromptKind) -> str:
-    """The versions of the files that the prompts of a kind are made of, such as `trajectory 2, continuation 2`.
-
-    Raising the number in a file's first line makes the run ask again for everything that its prompts ask for. The
-    examples have no version: they stand in the messages, and another one is to change the prompts of some personas.
-    """
-    return ", ".join(f"{name.removesuffix('.md')} {prompt_file(name).version}" for name in PROMPT_FILES[kind])
+MAX_FEEDBACK = 1000
+"""Characters of feedback that a prompt passes on."""
 
 
 @cache
-def prompt_file(name: str) -> PromptFile:
-    """A prompt file with its version.
-
-    Raises:
-        ValueError: its first line states no version.
-    """
-    text = packaged_text("agentrefine.synthesis", "prompts", name)
-    line = _VERSION_LINE.match(text)
-    if line is None:
-        raise ValueError(
-            f"agentrefine/synthesis/prompts/{name}: the first line must be `<!-- version: 1 -->`, with its number."
-        )
-    return PromptFile(int(line.group(1)), Template(text[line.end() :]))
+def _template(name: str) -> Template:
+    return Template(packaged_text("agentrefine.synthesis", "prompts", name))
 
 
 def script_messages(persona: Persona) -> list[ChatMessage]:
     """Asks for a persona's script."""
-    return _message(prompt_file("script.md").template.substitute(rules=_script_rules(persona), persona=persona.text))
+    return _message(_template("script.md").substitute(rules=_script_rules(persona), persona=persona.text))
 
 
 def script_retry_messages(persona: Persona, feedback: str) -> list[ChatMessage]:
     """Asks for a persona's script again, saying what was wrong with the last one."""
     return _message(
-        prompt_file("script_retry.md").template.substitute(
+        _template("script_retry.md").substitute(
             rules=_script_rules(persona), feedback=_one_line(feedback), persona=persona.text
         )
     )
@@ -169,7 +133,7 @@ def continuation_messages(
 ) -> list[ChatMessage]:
     """Asks for the turns after `kept`, which ends with a DM turn; for the whole game anew when `kept` is empty."""
     return _message(
-        prompt_file("continuation.md").template.substitute(
+        _template("continuation.md").substitute(
             instructions=_trajectory_prompt(persona, script, mistakes, max_turns),
             turns=turns_json(kept),
             feedback=_one_line(feedback),
@@ -189,7 +153,7 @@ def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
 
 def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turns: int) -> str:
     example_script, example_turns = _example_game(trajectory_shot(persona.id))
-    return prompt_file("trajectory.md").template.substitute(
+    return _template("trajectory.md").substitute(
         mistakes=mistakes,
         max_turns=max_turns,
         example_script=example_script,
@@ -200,7 +164,7 @@ def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turn
 
 def _script_rules(persona: Persona) -> str:
     examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
-    return prompt_file("script_rules.md").template.substitute(examples=examples)
+    return _template("script_rules.md").substitute(examples=examples)
 
 
 @cache

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from agentrefine.files import short_hash
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
+from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory
 from agentrefine.game.verdict import Problem, Verdict
 from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
@@ -24,26 +22,6 @@ from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import no_answer, verdict, verify_trajectory
 
 
-class Dropped(BaseModel):
-    """A sample that did not pass within its calls.
-
-    Attributes:
-        persona_id, persona, sample: whose it is.
-        rule: the rule that its last answer broke.
-        message: what was wrong with it.
-        calls: how many answers were asked for.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    persona_id: str
-    persona: str
-    sample: int
-    rule: str
-    message: str
-    calls: int
-
-
 class Refined(NamedTuple):
     """The end of a sample.
 
@@ -53,7 +31,7 @@ class Refined(NamedTuple):
         verdicts: what the rules said of each, in the same order.
     """
 
-    outcome: Trajectory | Dropped
+    outcome: Trajectory | DroppedSample
     attempts: list[Attempt]
     verdicts: list[Verdict]
 
@@ -158,12 +136,12 @@ class _Sample:
             messages, "trajectory", "refinement", self.persona, self.sample, call, teacher, script_call=written_in
         )
 
-    def outcome(self) -> Trajectory | Dropped:
+    def outcome(self) -> Trajectory | DroppedSample:
         """The game that passed, or why the last answer did not."""
         script = self.script
         if not self.passed or script is None:
             last = self.verdicts[-1]
-            return Dropped(
+            return DroppedSample(
                 persona_id=self.persona.id,
                 persona=self.persona.text,
                 sample=self.sample,

@@ -43,7 +43,7 @@ def own_chat_template() -> str:
     return packaged_text("agentrefine.tuning", "chat_template.jinja").strip()
 
 
-class Reply(NamedTuple):
+class ReplySpan(NamedTuple):
     """Where a reply stands in a laid out conversation, in characters.
 
     Attributes:
@@ -78,7 +78,7 @@ class ChatFormat(NamedTuple):
     end_of_turn: int
     opening_ids: tuple[int, ...]
 
-    def lay_out(self, messages: Sequence[Message]) -> tuple[str, list[Reply]]:
+    def lay_out(self, messages: Sequence[Message]) -> tuple[str, list[ReplySpan]]:
         """The text of a conversation of user and assistant in turn that ends with a reply, and where its replies are.
 
         A reply loses the white space around it: most templates do that, and before a reply it would merge with the
@@ -90,7 +90,7 @@ class ChatFormat(NamedTuple):
                 written = [message.content.strip() if self.trims_users else message.content, self.opening]
             else:
                 end = length + len(self.lead) + len(message.content.strip())
-                replies.append(Reply(prompt_end=length, end=end))
+                replies.append(ReplySpan(prompt_end=length, end=end))
                 after = self.closing if index < len(messages) - 1 else self.tail
                 written = [self.lead, message.content.strip(), after]
             parts += written

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets.exceptions import DatasetGenerationError
-from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
@@ -20,38 +19,9 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import Loss
 from agentrefine.tuning.masking import apply_loss
 from agentrefine.tuning.rendering import Rendered, check_chat_template, render
+from agentrefine.tuning.results import RenderingCounts
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
-
-
-class RenderingCounts(BaseModel):
-    """What rendering made of a data set.
-
-    Attributes:
-        samples: rows that train something.
-        samples_with_special_tokens: conversations left out because a text holds a special token of the tokenizer, such
-            as the end of a turn, which the model would learn to write in mid-sentence.
-        samples_dropped: conversations of which no trained turn fits into the length limit.
-        turns_dropped: assistant turns left out at the ends of conversations that are too long.
-        tokens: of all rows.
-        whole_tokens: of the same games before a loss cuts anything out of them.
-        trained_tokens: of these, those with a label.
-        longest: tokens of the longest row.
-    """
-
-    samples: int = 0
-    samples_with_special_tokens: int = 0
-    samples_dropped: int = 0
-    turns_dropped: int = 0
-    tokens: int = 0
-    whole_tokens: int = 0
-    trained_tokens: int = 0
-    longest: int = 0
-
-    @property
-    def trained_token_share(self) -> float:
-        """Trained tokens by all tokens."""
-        return self.trained_tokens / self.tokens if self.tokens else 0.0
 
 
 def rendered_rows(

@@ -1,9 +1,8 @@
 """Models on disk: loading a base by path or hub id, loading what was tuned, and a digest that identifies a model."""
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx2  # what the hub's client raises for a proxy that refuses
 import torch
@@ -24,10 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 from agentrefine.errors import UserError, first_line
 from agentrefine.files import read_text, sha256_file
 from agentrefine.proxies import check_proxy
+from agentrefine.tuning.cards import CARD, ReferenceCard, TunedCard, quantisation_of, read_card
 from agentrefine.tuning.chat_template import own_chat_template
-
-CARD = "card.json"
-"""The file beside a model that says what it is and how it came about."""
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 """What is fetched from the hub: weights as safetensors only, no code."""
@@ -62,9 +59,8 @@ def load_base(
         UserError: there is no such model, or it has no safetensors weights or no fast tokenizer.
     """
     card = read_card(Path(path))
-    is_reference = card.get("kind") == "reference"
-    folder = resolve(card["path"] if is_reference else path)
-    if is_reference and model_digest(folder) != card["digest"]:
+    folder = resolve(card.path if isinstance(card, ReferenceCard) else path)
+    if isinstance(card, ReferenceCard) and model_digest(folder) != card.digest:
         raise UserError(f"{folder}: is no longer the model that the base_model stage saw; run that stage again.")
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -137,11 +133,11 @@ def load_tuned(path: str | Path) -> LoadedModel:
         base = load_base(path)
         return base._replace(model=on_device(base.model))
     card = read_card(folder)
-    base = load_base(card["base"])
-    if model_digest(card["base"]) != card["base_digest"]:
-        raise UserError(
-            f"{path}: was tuned on another {card['base']} than the present one; run the tuning stage again."
-        )
+    if not isinstance(card, TunedCard):
+        raise UserError(f"{path}: is an adapter without the card of the tuning stage; run that stage again.")
+    base = load_base(card.base)
+    if model_digest(card.base) != card.base_digest:
+        raise UserError(f"{path}: was tuned on another {card.base} than the present one; run the tuning stage again.")
     merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     return LoadedModel(on_device(merged), load_tokenizer(folder))
 
@@ -157,9 +153,7 @@ def quantisation(path: str | Path) -> str | None:
     Args:
         path: of a base, or of a model that was tuned on one.
     """
-    card = read_card(Path(path))
-    found = card.get("base_quantisation" if card.get("kind") == "tuned" else "quantisation")
-    return str(found) if found else None
+    return quantisation_of(read_card(Path(path)))
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:
@@ -179,21 +173,9 @@ def model_digest(path: str | Path) -> str:
     for file in files:
         digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
     card = read_card(folder)
-    if "digest" in card:
-        digest.update(card["digest"].encode())
+    if isinstance(card, ReferenceCard):
+        digest.update(card.digest.encode())
     return digest.hexdigest()
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a model that a stage wrote; empty for models from elsewhere."""
-    file = folder / CARD
-    if not file.is_file():
-        return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid JSON; run the stage that writes it again.") from error
-    return card if isinstance(card, dict) and "kind" in card else {}
 
 
 def resolve(path: str | Path) -> Path:

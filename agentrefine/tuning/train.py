@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import datasets
 import torch
@@ -25,16 +25,17 @@ from transformers.trainer_pt_utils import get_model_param_count
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
 from agentrefine.params.tuning import Loss, TuningParams
+from agentrefine.sources import digest
+from agentrefine.tuning.cards import CARD, TunedCard
 from agentrefine.tuning.checkpoints import remove_others, step_of
-from agentrefine.tuning.data import RenderingCounts, rendered_rows
+from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.distributed import SHARDING, is_first_process, process_count, replicas, serve_as_replica
 from agentrefine.tuning.hardware import check_hardware, machine_failures, threads_for, use_bf16
-from agentrefine.tuning.models import CARD, load_tokenizer, model_digest, quantisation
+from agentrefine.tuning.models import load_tokenizer, model_digest, quantisation
+from agentrefine.tuning.results import LossPoint, RenderingCounts, TuningResult
 from agentrefine.tuning.trainer import (
-    LossPoint,
     Model,
     TokenBar,
-    ValidationPoint,
     curve_of,
     last_tenth,
     load_for_tuning,
@@ -96,45 +97,8 @@ class TuningJob(BaseModel):
             *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
             "cuda" if torch.cuda.is_available() else "cpu",
             *(version(library) for library in LIBRARIES),
-            *(sha256_file(file) for file in sorted(Path(__file__).parent.glob("*.*"))),
+            digest("agentrefine.tuning.train"),
         )
-
-
-class TuningResult(BaseModel):
-    """What tuning did.
-
-    Attributes:
-        loss: which turns were trained.
-        parameters, trainable_parameters: of the model, also where the processes hold it in pieces.
-        rendering: samples, turns and tokens of the training file.
-        steps: optimizer steps, those before an interruption included.
-        resumed_at: the step at which an interrupted tuning resumed; 0 if it was not interrupted.
-        tokens: read in all epochs, padding left out.
-        trained_tokens: of these, those with a label (by their share, where training stopped early).
-        seconds: of the training loop alone, since it began or resumed.
-        tokens_per_second: over these seconds.
-        train_loss: mean over the last tenth of the steps, nats per trained token.
-        validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
-            without validation samples.
-        curve: the training loss over steps and tokens.
-        validation_curve: the validation loss of the base and after every `eval_steps`.
-    """
-
-    loss: Loss
-    parameters: int
-    trainable_parameters: int
-    rendering: RenderingCounts
-    steps: int
-    resumed_at: int
-    tokens: int
-    trained_tokens: int
-    seconds: float
-    tokens_per_second: float
-    train_loss: float
-    validation_loss_before: float | None
-    validation_loss: float | None
-    curve: list[LossPoint]
-    validation_curve: list[ValidationPoint]
 
 
 class Trained(NamedTuple):
@@ -187,7 +151,7 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
         except RuntimeError as error:
             raise others.explain(error) from error
         _save(job, trained, folder)
-        write_json(folder / CARD, _card(job, trained.result))
+        write_json(folder / CARD, _card(job, trained.result).model_dump(exclude={"trained_token_share"}))
     if job.checkpoints is not None:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
     return trained.result
@@ -320,23 +284,19 @@ def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
         write_json(adapter, config)
 
 
-def _card(job: TuningJob, result: TuningResult) -> dict[str, Any]:
-    """What the model is and how it came about; equal for equal runs, so without times."""
-    return {
-        "kind": "tuned",
-        "loss": result.loss,
-        "base": job.base,
-        "base_digest": model_digest(job.base),
-        "base_quantisation": quantisation(job.base),
-        "data_set": str(job.data_set),
-        "data_set_sha256": job.data_digests(),
-        "seed": job.seed,
-        "processes": process_count(job.params.cpu_processes),
-        "params": job.params.model_dump(exclude=HOW_NOT_WHAT),
-        **result.model_dump(
-            exclude={"loss", "resumed_at", "seconds", "tokens_per_second", "curve", "validation_curve"}
-        ),
-    }
+def _card(job: TuningJob, result: TuningResult) -> TunedCard:
+    """What the model is and how it came about."""
+    return TunedCard(
+        base=job.base,
+        base_digest=model_digest(job.base),
+        base_quantisation=quantisation(job.base),
+        data_set=str(job.data_set),
+        data_set_sha256=job.data_digests(),
+        seed=job.seed,
+        processes=process_count(job.params.cpu_processes),
+        params=job.params.model_dump(exclude=HOW_NOT_WHAT),
+        **dict(result.figures()),
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from pydantic import BaseModel
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -40,6 +39,7 @@ from agentrefine.tuning.hardware import use_bf16
 from agentrefine.tuning.loss import fused_loss, label_sums, labelled_loss
 from agentrefine.tuning.models import load_base
 from agentrefine.tuning.optimizer import make_optimizer
+from agentrefine.tuning.results import LossPoint, ValidationPoint
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A model with or without an adapter."""
@@ -48,36 +48,6 @@ PADDED_TO = 64
 """On a CPU, rows are padded to a multiple of this many tokens: each new shape costs time and memory once."""
 
 logger = logging.getLogger(__name__)
-
-
-class LossPoint(BaseModel):
-    """A step of training.
-
-    Attributes:
-        step: optimizer steps done.
-        tokens: tokens read so far, trained or not.
-        loss: nats per trained token of this step.
-        learning_rate: of the first parameter group.
-    """
-
-    step: int
-    tokens: int
-    loss: float
-    learning_rate: float
-
-
-class ValidationPoint(BaseModel):
-    """An evaluation of the validation samples while training.
-
-    Attributes:
-        step: optimizer steps done; 0 is the base.
-        tokens: trained on so far, with and without a label.
-        loss: nats per labelled token of all validation samples.
-    """
-
-    step: int
-    tokens: int
-    loss: float
 
 
 def validation_curve_of(state: TrainerState) -> list[ValidationPoint]:

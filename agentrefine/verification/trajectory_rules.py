@@ -19,9 +19,6 @@ from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.text_rules import check_turn_texts, has_suspicious_texts
 
-VERSION = "3"
-"""The version of the rules; every verdict carries it, so that raising it has everything judged, and refined, again."""
-
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
 
@@ -85,7 +82,6 @@ def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdi
         turn=problem.turn if problem else None,
         message=problem.message if problem else "",
         turns_kept=turns_kept,
-        rules_version=VERSION,
     )
 
 

@@ -3,14 +3,13 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from importlib import resources
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
+from agentrefine.files import first_problem, packaged_path
 from agentrefine.game.actions import PLACEHOLDER
 
 _FIRST_PERSON = {"you are": "I am", "you": "I", "your": "my"}
@@ -406,6 +405,6 @@ def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
 
 def data_files(folder: str) -> Iterable[tuple[str, str]]:
     """Name and text of the YAML files in a folder of this package, sorted by name."""
-    files = resources.files("agentrefine.worlds").joinpath(folder).iterdir()
+    files = packaged_path("agentrefine.worlds", folder).iterdir()
     found = sorted((f.name.removesuffix(".yaml"), f) for f in files if f.name.endswith(".yaml"))
     return [(name, file.read_text(encoding="utf-8")) for name, file in found]

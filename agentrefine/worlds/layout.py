@@ -20,7 +20,7 @@ from agentrefine.worlds.family import (
     sentence,
     type_of,
 )
-from agentrefine.worlds.oracle import Problem, find_plan, problem_of
+from agentrefine.worlds.oracle import PlanningProblem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
 """Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
@@ -77,7 +77,7 @@ class World:
         return {name: kind for kind in self.rules.objects for name in self.members[kind]}
 
     @cached_property
-    def problem(self) -> Problem:
+    def problem(self) -> PlanningProblem:
         """The world in the planner's form."""
         return problem_of(self.rules, self.members, self.start)
 

@@ -48,7 +48,7 @@ class GroundAction(NamedTuple):
         return state & ~self.deletes | self.adds
 
 
-class Problem(NamedTuple):
+class PlanningProblem(NamedTuple):
     """A grounded world: every action that the static facts allow.
 
     Attributes:
@@ -90,14 +90,14 @@ def solve(world: World) -> list[str]:
     return [action.text for action in plan]
 
 
-def find_plan(problem: Problem, state: Iterable[Fact], goal: Sequence[Fact]) -> list[GroundAction] | None:
+def find_plan(problem: PlanningProblem, state: Iterable[Fact], goal: Sequence[Fact]) -> list[GroundAction] | None:
     """Actions that lead from a state to all goal facts, without needless ones; None where there are none."""
     if any(fact not in problem.bits for fact in goal):
         return None
     return search(problem, problem.mask(state), problem.mask(goal))
 
 
-def search(problem: Problem, start: int, goal: int) -> list[GroundAction] | None:
+def search(problem: PlanningProblem, start: int, goal: int) -> list[GroundAction] | None:
     """`find_plan` on masks."""
     counter = 0
     queue: list[tuple[int, int, int, tuple[object, ...]]] = [(0, 0, start, ())]
@@ -133,7 +133,7 @@ def _unwind(path: tuple[object, ...]) -> list[GroundAction]:
     return actions[::-1]
 
 
-def _without_needless(problem: Problem, plan: list[GroundAction], start: int, goal: int) -> list[GroundAction]:
+def _without_needless(problem: PlanningProblem, plan: list[GroundAction], start: int, goal: int) -> list[GroundAction]:
     """Drop single actions and pairs (such as taking and putting back) that the goal does not need."""
     for rest in _shortened(plan):
         again = replay(problem, [action.text for action in rest], start, goal)
@@ -147,7 +147,7 @@ def _shortened(plan: list[GroundAction]) -> Iterator[tuple[GroundAction, ...]]:
         yield from combinations(plan, kept)
 
 
-def replay(problem: Problem, texts: Sequence[str], state: int, goal: int) -> list[GroundAction] | None:
+def replay(problem: PlanningProblem, texts: Sequence[str], state: int, goal: int) -> list[GroundAction] | None:
     """The ground actions that texts stand for from a state on; None if one is impossible or the goal is missed."""
     plan: list[GroundAction] = []
     for text in texts:
@@ -159,7 +159,7 @@ def replay(problem: Problem, texts: Sequence[str], state: int, goal: int) -> lis
     return None if goal & ~state else plan
 
 
-def relaxed_plan(problem: Problem, state: int, goal: int) -> Relaxed | None:
+def relaxed_plan(problem: PlanningProblem, state: int, goal: int) -> Relaxed | None:
     """A plan that ignores what actions delete and forbid; None where not even that reaches the goal."""
     supporter = _supporters(problem, state, goal)
     if supporter is None:
@@ -176,7 +176,7 @@ def relaxed_plan(problem: Problem, state: int, goal: int) -> Relaxed | None:
     return Relaxed(len(used), [a for a in used.values() if a.needs & ~state == 0])
 
 
-def _supporters(problem: Problem, state: int, goal: int) -> dict[int, GroundAction] | None:
+def _supporters(problem: PlanningProblem, state: int, goal: int) -> dict[int, GroundAction] | None:
     supporter: dict[int, GroundAction] = {}
     reached, remaining = state, problem.actions
     while goal & ~reached:
@@ -198,7 +198,7 @@ def _supporters(problem: Problem, state: int, goal: int) -> dict[int, GroundActi
     return supporter
 
 
-def reachable(problem: Problem, state: int) -> int:
+def reachable(problem: PlanningProblem, state: int) -> int:
     """The facts that can be reached when nothing is deleted: an upper bound of what is possible."""
     reached, remaining = state, problem.actions
     while True:
@@ -213,10 +213,10 @@ def reachable(problem: Problem, state: int) -> int:
         remaining = later
 
 
-def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Iterable[Fact]) -> Problem:
+def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Iterable[Fact]) -> PlanningProblem:
     """Ground a family's actions over a world's objects, as far as its static facts allow."""
     facts = index(start)
-    problem = Problem({}, [], [], {})
+    problem = PlanningProblem({}, [], [], {})
     for template, action in rules.actions.items():
         for binding in _bindings(rules, action, template, members, facts):
             ground = _ground(problem, template, action, binding)
@@ -244,7 +244,7 @@ def _bindings(
     yield from bindings
 
 
-def _ground(problem: Problem, template: str, action: Action, binding: Binding) -> GroundAction:
+def _ground(problem: PlanningProblem, template: str, action: Action, binding: Binding) -> GroundAction:
     requires = tuple(p.fact.ground(binding) for p in action.requires if not p.fact.negated)
     needs = forbids = adds = deletes = 0
     for fact in requires:
@@ -261,7 +261,7 @@ def _ground(problem: Problem, template: str, action: Action, binding: Binding) -
     return GroundAction(move, move.text, action.travel, requires, needs, forbids, adds, deletes)
 
 
-def _bit(problem: Problem, fact: Fact) -> int:
+def _bit(problem: PlanningProblem, fact: Fact) -> int:
     bit = problem.bits.get(fact)
     if bit is None:
         bit = 1 << len(problem.facts)

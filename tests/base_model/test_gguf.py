@@ -15,7 +15,8 @@ from agentrefine.files import sha256_file
 from agentrefine.game.conversation import Message
 from agentrefine.params import load_params
 from agentrefine.params.tuning import BaseModelParams
-from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, quantisation, read_card, resolve
+from agentrefine.tuning.cards import GgufCard, read_card
+from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, quantisation, resolve
 from agentrefine.tuning.rendering import prompt_ids, render
 from agentrefine.tuning.train import tune
 from tests.helpers.gguf_files import MERGES, SYSTEM, small_llama, write_empty_gguf, write_gguf
@@ -56,12 +57,12 @@ def test_a_quantised_file_becomes_a_folder_with_its_dequantised_weights(tmp_path
     assert result.parameters == model.num_parameters() == small_llama().num_parameters()
     assert tokenizer.model_max_length == 8192
     card = read_card(tmp_path / OUT)
-    assert card["kind"] == "gguf"
-    assert card["path"] == str(file)
-    assert card["sha256"] == sha256_file(file)
-    assert card["quantisation"] == quantisation(tmp_path / OUT) == "Q4_1"
-    assert card["tensor_types"] == {"Q4_1": 15, "F32": 5}
-    assert card["dtype"] == "bfloat16"
+    assert isinstance(card, GgufCard)
+    assert card.path == str(file)
+    assert card.sha256 == sha256_file(file)
+    assert card.quantisation == quantisation(tmp_path / OUT) == "Q4_1"
+    assert card.tensor_types == {"Q4_1": 15, "F32": 5}
+    assert card.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16")])
@@ -78,7 +79,7 @@ def test_a_file_that_is_not_quantised_keeps_its_numbers_and_gives_the_same_logit
     with torch.no_grad():
         assert torch.allclose(load_base(tmp_path / OUT).model(ids).logits, original(ids).logits, atol=1e-5)
     assert quantisation(tmp_path / OUT) is None
-    assert read_card(tmp_path / OUT)["dtype"] == dtype
+    assert read_card(tmp_path / OUT).dtype == dtype
 
 
 @pytest.mark.parametrize("file_type", [None, LlamaFileType.GUESSED, LlamaFileType.MOSTLY_F16])
@@ -114,7 +115,7 @@ def test_a_split_that_transformers_does_not_know_is_remarked(tmp_path: Path) -> 
 def test_the_default_system_prompt_is_named_and_stands_in_training_as_in_play(tmp_path: Path) -> None:
     result = made(write_gguf(tmp_path / "small.gguf"), tmp_path)
     assert any(SYSTEM in remark for remark in result.remarks)
-    assert any(SYSTEM in remark for remark in read_card(tmp_path / OUT)["chat_template"])
+    assert any(SYSTEM in remark for remark in read_card(tmp_path / OUT).chat_template)
     tokenizer = load_tokenizer(tmp_path / OUT)
     messages = [
         Message(role="user", content="Go."),

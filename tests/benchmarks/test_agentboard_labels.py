@@ -8,7 +8,7 @@ import pytest
 
 from agentrefine.benchmarks.agentboard.benchmark import AgentBoardBabyAI
 from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel, read_labels
-from agentrefine.benchmarks.agentboard.subgoals import Expressions, Phrases, passage_shows, sentence_shows
+from agentrefine.benchmarks.agentboard.subgoals import Expressions, SubgoalPhrases, passage_shows, sentence_shows
 from agentrefine.errors import UserError
 from tests.helpers.agentboard_data import RED_BALL, labelled
 
@@ -74,7 +74,7 @@ def test_an_expression_that_takes_others_forever_is_matched_at_once():
 
 
 def test_phrases_count_once_an_observation_in_the_order_of_the_label():
-    subgoals = Phrases([["You see a **", "You see a **", "key"]], sentence_shows)
+    subgoals = SubgoalPhrases([["You see a **", "You see a **", "key"]], sentence_shows)
     reached = []
     for said in ("You see a key.", "You see a key.", "Nothing.", "You see a key."):
         subgoals.read(said)
@@ -83,7 +83,7 @@ def test_phrases_count_once_an_observation_in_the_order_of_the_label():
 
 
 def test_phrases_of_several_ways_are_the_same_sub_goals():
-    subgoals = Phrases([["red door", "blue ball"], ["green door", "blue ball"]], sentence_shows)
+    subgoals = SubgoalPhrases([["red door", "blue ball"], ["green door", "blue ball"]], sentence_shows)
     for said, reached in (("a green door", 1), ("a red door", 1), ("a blue ball", 2), ("a blue ball", 2)):
         subgoals.read(said)
         assert subgoals.reached == reached

@@ -15,10 +15,9 @@ from agentrefine.errors import UserError
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import instructions, opening
 from agentrefine.llm import endpoint
-from agentrefine.params.evaluation import Endpoint, Sampling
-from tasks.evaluation import model_identity
+from agentrefine.params.evaluation import EndpointParams, Sampling
+from tasks.endpoint_evaluation import endpoint_identity
 from tests.helpers.endpoint_players import KEY, dialogue, player
-from tests.helpers.scripted_teacher import PARAMS
 
 
 @contextmanager
@@ -292,9 +291,7 @@ def test_episodes_are_played_again_when_an_endpoint_is_asked_otherwise_and_not_w
     section = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": KEY}
 
     def digest(**more):
-        endpoints = {"m": Endpoint.model_validate(section | more)}
-        evaluation = PARAMS.evaluation.model_copy(update={"endpoints": endpoints})
-        return model_identity("m", PARAMS.model_copy(update={"evaluation": evaluation}))
+        return endpoint_identity(EndpointParams.model_validate(section | more))
 
     assert digest(**change) != digest()
     assert digest(timeout_seconds=1.0, max_retries=0, concurrency=1, max_cost=1.0) == digest()
@@ -304,4 +301,4 @@ def test_episodes_are_played_again_when_an_endpoint_is_asked_otherwise_and_not_w
 def test_an_extra_body_must_not_change_what_is_asked(key):
     section = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": KEY, "extra_body": {key: 1}}
     with pytest.raises(ValidationError, match=f"extra_body must not hold {key}"):
-        Endpoint.model_validate(section)
+        EndpointParams.model_validate(section)

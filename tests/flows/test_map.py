@@ -1,151 +1,124 @@
-"""dvc.yaml names all that a stage's results depend on, so that nothing stale is ever called up to date."""
+"""dvc.yaml names all that a stage's results depend on, and nothing else: what is stale is computed from the code."""
 
 import ast
+import json
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from agentrefine import sources
 from agentrefine.params.evaluation import EvaluationParams
 from agentrefine.params.tuning import TuningParams
+from agentrefine.sources import closure
+from flows.map import out_of_date, rewritten
 from tests.helpers.paths import ROOT
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-ALWAYS = {
-    "agentrefine/__init__.py",
-    "agentrefine/errors.py",
-    "agentrefine/files.py",
-    "agentrefine/params/__init__.py",
-    "agentrefine/params/base.py",
-    "agentrefine/params/evaluation.py",
-    "agentrefine/params/quality_gate.py",
-    "agentrefine/params/teacher.py",
-    "agentrefine/params/tuning.py",
-    "agentrefine/proxies.py",
-    "tasks/__init__.py",
-    "tasks/caching.py",
-    "tasks/progress.py",
-    "tasks/simulators.py",
-    "tasks/teaching.py",
-}
-"""Modules that decide no result of their own; params is covered by the parameters that a stage lists, and what
-`tasks/simulators.py` finds by the file that it writes."""
-
-NOT_THE_RESULT = {
-    "tasks/tracking.py",
-    "tasks/traces.py",
-    "tasks/provenance.py",
-    "tasks/live_curve.py",
-    "tasks/forecast.py",
-}
-"""Modules that only tell what a stage has made or will."""
-
-TYPES_ONLY = {
-    "synthesis": {"agentrefine/synthesis/refinement.py"},
-    "verification": {"agentrefine/synthesis/first_answers.py"},
-    "refinement": set(),
-    "base_model": {"agentrefine/game/script.py", "agentrefine/game/trajectory.py", "agentrefine/simulation/process.py"},
-    "quality_gate": {"agentrefine/synthesis/first_answers.py", "agentrefine/llm/completion.py"},
-    "mix": {"agentrefine/game/conversation.py"},
-    "tuning": {"agentrefine/game/script.py", "agentrefine/game/trajectory.py"},
-    "evaluation": {
-        "agentrefine/game/script.py",
-        "agentrefine/game/trajectory.py",
-        "agentrefine/evaluation/endpoint.py",
-        "agentrefine/llm/completion.py",
-        "agentrefine/llm/spending.py",
-    },
-    "endpoint_evaluation": {
-        "agentrefine/game/script.py",
-        "agentrefine/game/trajectory.py",
-        "agentrefine/synthesis/structured.py",
-    },
-    "reference_evaluation": {
-        "agentrefine/game/script.py",
-        "agentrefine/game/trajectory.py",
-        "agentrefine/evaluation/endpoint.py",
-        "agentrefine/llm/completion.py",
-        "agentrefine/llm/spending.py",
-        "agentrefine/tuning/models.py",
-        "agentrefine/tuning/rendering.py",
-    },
-    "report": {"agentrefine/game/conversation.py", "agentrefine/llm/thinking.py"},
-}
-"""Modules that a stage reaches for their types or for code that it does not run: a change of them must not have a model
-tuned or a benchmark played again."""
-
-REPORTING = {
-    f"agentrefine/{name}.py" for name in ("figures", "plots", "published", "report", "report_inputs", "report_tables")
-}
-
-LOGGING_ONLY = {
-    "tuning": {"agentrefine/report/inputs.py"},
-    "evaluation": REPORTING,
-    "endpoint_evaluation": REPORTING,
-    "reference_evaluation": REPORTING,
-    "report": {"agentrefine/tuning/models.py", "tasks/evaluation.py", "tasks/tuning.py"},
-}
-"""Modules that a stage uses only for what it sends to MLflow."""
-
-DATA_FOLDERS = {
-    "agentrefine/game/conversation.py": "agentrefine/prompts",
-    "agentrefine/synthesis/prompts.py": "agentrefine/prompts",
-}
-"""Modules that read data files outside their own folder."""
+TEXT = (ROOT / "dvc.yaml").read_text()
+STAGES = yaml.safe_load(TEXT)["stages"]
 
 
-def definition(stage: str) -> dict[str, object]:
+def definition(stage: str) -> dict[str, list[str]]:
     return STAGES[stage].get("do", STAGES[stage])
 
 
-def imported(module: Path) -> Iterator[Path]:
-    """The project's modules that a module imports, in functions too."""
-    for node in ast.walk(ast.parse(module.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            if name.split(".")[0] in ("agentrefine", "tasks"):
-                path = ROOT / Path(*name.split("."))
-                yield from (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file())
+def stale(file: str) -> set[str]:
+    """The stages that a change of a file makes stale."""
+    assert (ROOT / file).is_file()
+    return {stage for stage in STAGES if Path(file) in closure(f"tasks.{stage}")}
 
 
-def closure(stage: str, task: Path) -> set[str]:
-    """All modules and data folders that a stage's task leads to."""
-    found: set[str] = set()
-    pending = [task]
-    while pending:
-        module = pending.pop()
-        name = module.relative_to(ROOT).as_posix()
-        if name in found | ALWAYS | NOT_THE_RESULT | TYPES_ONLY[stage] | LOGGING_ONLY.get(stage, set()):
-            continue
-        found.add(name)
-        if name in DATA_FOLDERS:
-            found.add(DATA_FOLDERS[name])
-        pending.extend(imported(module))
-    return {name for name in found if not name.endswith("__init__.py")}
+def test_dvc_yaml_is_what_the_code_says() -> None:
+    assert rewritten(TEXT) == TEXT
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_a_stage_depends_on_every_module_that_it_uses(stage: str) -> None:
-    deps = [str(dep).split("$")[0] for dep in definition(stage)["deps"]]
-    task = ROOT / "tasks" / f"{stage.removeprefix('endpoint_').removeprefix('reference_')}.py"
-    missing = {
-        name
-        for name in closure(stage, task)
-        if not any(name == dep or name.startswith(f"{dep}/") for dep in deps if dep)
+def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
+    viewer, idle = "      - agentrefine/report/viewer.py\n", "      - agentrefine/tuning/show_mask.py\n"
+    assert TEXT.count(viewer) == 1
+    (sentence,) = out_of_date(TEXT.replace(viewer, idle))
+    assert re.search(r"stage report needs .*viewer\.py and does not use .*show_mask\.py", sentence)
+    assert rewritten(TEXT.replace(viewer, idle)) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("agentrefine/report/viewer.py", {"report"}),
+        ("agentrefine/tuning/show_mask.py", set()),
+        ("agentrefine/synthesis/prompts/script.md", {"synthesis", "refinement"}),
+        ("agentrefine/simulation/faults.py", {"synthesis", "refinement"}),
+        ("agentrefine/llm/endpoint.py", {"synthesis", "refinement", "endpoint_evaluation"}),
+        ("agentrefine/evaluation/row_cache.py", {"evaluation"}),
+        ("agentrefine/evaluation/reference.py", {"reference_evaluation"}),
+        ("agentrefine/tuning/trainer.py", {"tuning"}),
+        ("agentrefine/benchmarks/worker.py", {"quality_gate", *(s for s in STAGES if s.endswith("evaluation"))}),
+        ("tasks/tracking.py", set()),
+        ("agentrefine/params/evaluation.py", set()),
+    ],
+)
+def test_a_change_makes_stale_what_it_decides_and_nothing_else(file: str, stages: set[str]) -> None:
+    assert stale(file) == stages
+
+
+def test_dvc_itself_sees_the_stage_that_a_change_concerns(tmp_path: Path) -> None:
+    """Real `dvc status` on the stages of data: a rule of trajectories is none of synthesis."""
+    for name in ("agentrefine", "tasks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    stages = {
+        name: {
+            "cmd": "true",
+            "deps": [dep for dep in definition(name)["deps"] if dep.startswith(("agentref", "tasks"))],
+        }
+        for name in ("synthesis", "verification", "mix")
     }
-    assert not missing, f"add to dvc.yaml, stage {stage}: {sorted(missing)}"
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    dvc("init", "--no-scm", "-q")
+    dvc("commit", "-f", "-q")
+    assert json.loads(dvc("status", "--json")) == {}
+    with (tmp_path / "agentrefine/verification/trajectory_rules.py").open("a") as rules:
+        rules.write("# changed\n")
+    assert set(json.loads(dvc("status", "--json"))) == {"verification"}
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_every_dependency_in_the_source_exists(stage: str) -> None:
-    sources = [dep for dep in definition(stage)["deps"] if dep.startswith(("agentrefine/", "tasks/"))]
-    assert all((ROOT / source).exists() for source in sources), sources
+def test_types_are_not_followed_and_names_of_modules_in_strings_are(tmp_path: Path, monkeypatch) -> None:
+    package = tmp_path / "agentrefine"
+    (package / "texts").mkdir(parents=True)
+    (package / "__init__.py").write_text('"""Holds nothing."""\n')
+    for name in ("a", "typed", "lazy", "worker", "errors"):
+        (package / f"{name}.py").write_text("")
+    (package / "texts" / "one.md").write_text("1")
+    (package / "texts" / "two.md").write_text("2")
+    (package / "a.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "from agentrefine.errors import UserError\n"
+        "if TYPE_CHECKING:\n    from agentrefine.typed import T\n"
+        "def f(name):\n    from agentrefine import lazy\n    return packaged_text('agentrefine', 'texts', name)\n"
+        "COMMAND = ['-m', 'agentrefine.worker']\n"
+    )
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    found = {path.name for path in sources.closure.__wrapped__("agentrefine.a")}
+    assert found == {"a.py", "lazy.py", "worker.py", "one.md", "two.md"}
+
+
+def test_no_two_classes_of_the_project_have_one_name() -> None:
+    names = Counter(
+        node.name
+        for folder in ("agentrefine", "tasks", "flows")
+        for file in (ROOT / folder).rglob("*.py")
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_tuning_and_evaluation_depend_on_all_their_parameters_but_the_list_of_models() -> None:

@@ -12,12 +12,14 @@ from mlflow import MlflowClient
 from agentrefine.errors import UserError
 from agentrefine.params import Params
 from agentrefine.report.figures import curves, flat_metrics
-from agentrefine.report.inputs import CurvePoint, Project, model_summary
-from tasks import registry, tracking, tuning
+from agentrefine.report.inputs import Project, model_summary
+from agentrefine.tuning.results import ValidationPoint
+from tasks import registry, tracking
 from tasks.registry import Registration
+from tasks.runs import log_tuning_of
 from tests.helpers.results_tree import episodes, params_for, write_evaluation, write_model
 
-CURVE = [CurvePoint("refinement", step, 1024 * step, 3.0 / step) for step in range(1, 6)]
+CURVE = [ValidationPoint(step=step, tokens=1024 * step, loss=3.0 / step) for step in range(1, 6)]
 LOCK = """\
 schema: '2.0'
 stages:
@@ -190,7 +192,7 @@ def test_live_run_with_bytes_that_are_known_gives_way_to_the_earlier_run(
 
 def test_missing_figures_of_tuning_name_the_stage_that_writes_them(params: Params) -> None:
     with pytest.raises(UserError, match=r"^reports/tuning/refinement/metrics\.json: .* tuning@refinement"):
-        tuning.log_results("refinement", "no run", params)
+        log_tuning_of("refinement", "no run", params)
 
 
 def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient) -> None:

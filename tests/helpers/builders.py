@@ -8,7 +8,7 @@ from typing import NamedTuple
 from agentrefine.files import short_hash
 from agentrefine.game.actions import ActionSpec
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
+from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory
 
 PLACES = ("kitchen", "garden", "cellar", "attic", "library", "workshop", "harbor", "market", "chapel", "stable")
 ITEMS = (
@@ -168,3 +168,9 @@ def _dm(turn: int, observation: str, *, error: str | None = None, completed: boo
 
 def _player(turn: int, thought: str, action: str) -> PlayerTurn:
     return PlayerTurn(turn=turn, role="Player", thought=thought, action=action)
+
+
+def dropped_line(persona_id: str, rule: str) -> str:
+    """A line of dropped.jsonl."""
+    dropped = DroppedSample(persona_id=persona_id, persona="x", sample=0, rule=rule, message=f"About {rule}.", calls=4)
+    return dropped.model_dump_json() + "\n"

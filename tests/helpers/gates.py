@@ -16,8 +16,8 @@ from agentrefine.params import Params, load_params
 from agentrefine.quality.benchmark_texts import BenchmarkTexts
 from agentrefine.quality.gate import Finding, GateResult
 from agentrefine.quality.overlap import HeldOut, OverlapIndex
-from tasks.expectations import run_gate
-from tests.helpers.builders import DIALECTS, make_trajectory
+from tasks.quality_gate import run_gate
+from tests.helpers.builders import DIALECTS, dropped_line, make_trajectory
 
 HELD_OUT = HeldOut(
     families=frozenset({"unlock"}),
@@ -75,7 +75,7 @@ class Gate:
 
     def run(self, trajectories: Iterable[Trajectory], settings: Params | None = None, dropped: int = 1) -> GateResult:
         write_jsonl(self.folder / "trajectories.jsonl", trajectories)
-        (self.folder / "dropped.jsonl").write_text('{"persona_id": "p", "rule": "not_json"}\n' * dropped)
+        (self.folder / "dropped.jsonl").write_text(dropped_line("p", "not_json") * dropped)
         return run_gate(
             self.folder / "trajectories.jsonl",
             self.folder / "dropped.jsonl",
@@ -83,7 +83,7 @@ class Gate:
             self.reports,
             settings or params(),
             count_tokens=lambda text: len(text.split()),
-            held_out=self.held_out,
+            texts=self.held_out,
         )
 
     def refused(self, trajectories: Iterable[Trajectory], settings: Params | None = None, dropped: int = 1) -> Refusal:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
-from agentrefine.evaluation.metrics import summarise, write_summaries
+from agentrefine.evaluation.metrics import summarise
+from agentrefine.evaluation.results import write_summaries
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.params import Params, load_params
 from tests.helpers.paths import ROOT
@@ -78,6 +79,16 @@ def episodes(model: str, solved: int, of: int = 20, benchmark: str = "worlds_lay
     return played
 
 
+LOSSES = {"expert_only": "without_refinement_data", "refinement": "refinement"}
+
+CALLS = {
+    "unanswered": 0,
+    "calls_with_estimated_tokens": 0,
+    "prompt_tokens": 2_000_000,
+    "cached_tokens": 0,
+    "completion_tokens": 500_000,
+}
+
 NOT_INSTALLED = "the benchmark sciworld needs the package scienceworld: pip install it."
 
 
@@ -107,6 +118,7 @@ def write_results(root: Path) -> None:
             "samples": 240,
             "scripts": 240,
             "trajectories": 220,
+            **CALLS,
             "calls": 460,
             "cost_usd": 2.75,
             "prompt_tokens": 1_234_567,
@@ -114,15 +126,19 @@ def write_results(root: Path) -> None:
         },
         "verification": {"judged": 460, "passed": 300, "rejected": 160, "by_rule": {"not_json": 90, "no_end": 70}},
         "refinement": {
+            "personas": 40,
             "personas_kept": 40,
             "personas_dropped": 0,
             "samples": 240,
             "kept": 231,
             "dropped": 9,
             "dropped_by_rule": {"not_json": 9},
+            **CALLS,
             "calls": 180,
             "cost_usd": 1.5,
             "with_synthesis": {
+                **CALLS,
+                "calls": 640,
                 "cost_usd": 4.25,
                 "per_persona": {"calls": 16.0, "tokens": 64_000.0, "cost_usd": 0.10625},
                 "per_kept_trajectory": {"calls": 2.77, "tokens": 11_082.0, "cost_usd": 0.0184},
@@ -149,15 +165,16 @@ def write_results(root: Path) -> None:
         {"passed": True, "data_set": {"trajectories": 231.0}, "overlap": {}, "findings": [finding, met]},
     )
     for variant in ("expert_only", "refinement"):
-        write_tuning(root / "reports" / "tuning" / variant)
+        write_tuning(root / "reports" / "tuning" / variant, variant)
     for model, (layouts, babyai) in SOLVED.items():
         played = [*episodes(model, layouts), *episodes(model, babyai, benchmark="babyai")]
         write_evaluation(root, model, played)
 
 
-def write_tuning(folder: Path) -> None:
+def write_tuning(folder: Path, variant: str) -> None:
     """The figures of a tuning."""
     figures = {
+        "loss": LOSSES[variant],
         "parameters": 940_000,
         "trainable_parameters": 940_000,
         "rendering": {"samples": 225},
@@ -169,8 +186,8 @@ def write_tuning(folder: Path) -> None:
         "validation_loss": 0.5,
     }
     write_json(folder / "metrics.json", figures)
-    rows = "".join(f"{n},{3.0 / n},{n * 1024}\n" for n in range(1, 31))
-    (folder / "loss_curve.csv").write_text(f"step,loss,tokens\n{rows}", encoding="utf-8")
+    rows = "".join(f"{n},{n * 1024},{3.0 / n},0.001\n" for n in range(1, 31))
+    (folder / "loss_curve.csv").write_text(f"step,tokens,loss,learning_rate\n{rows}", encoding="utf-8")
     (folder / "validation_curve.csv").write_text("step,tokens,loss\n0,0,3.5\n10,5000,1.2\n", encoding="utf-8")
 
 

@@ -21,7 +21,6 @@ QUESTION = Question(
     temperature=1.0,
     kind="script",
     structured_output="auto",
-    prompt_version="script 1",
     sample=0,
 )
 
@@ -39,7 +38,6 @@ def test_the_key_covers_all_that_can_change_an_answer():
         QUESTION._replace(temperature=0.5),
         QUESTION._replace(kind="trajectory"),
         QUESTION._replace(structured_output="text"),
-        QUESTION._replace(prompt_version="script 2"),
         QUESTION._replace(sample=1),
         QUESTION._replace(extra_body={"reasoning_effort": "low"}),
     ]

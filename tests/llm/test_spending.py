@@ -7,13 +7,14 @@ import pytest
 
 from agentrefine.errors import UserError
 from agentrefine.game.attempt import Attempt
+from agentrefine.game.counts import UNKNOWN
 from agentrefine.llm import endpoint
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Price, Prices, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.synthesis.accounts import UNKNOWN, Account
+from agentrefine.synthesis.accounts import Account
 from tests.helpers.asking import SECRET, ask, ask_with, in_processes, price_list, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
 
@@ -140,8 +141,8 @@ def test_a_cost_that_is_not_known_is_unknown_and_never_nothing():
     known, unknown = Account(prices), Account(prices)
     known.add_all([attempt("m"), attempt("m")])
     unknown.add_all([attempt("m"), attempt("other"), attempt("m")])
-    assert known.figures()["cost_usd"] == pytest.approx(4e-6)
-    assert unknown.figures()["cost_usd"] == unknown.figures_per(3)["cost_usd"] == UNKNOWN
+    assert known.total().cost_usd == pytest.approx(4e-6)
+    assert unknown.total().cost_usd == unknown.each(3).cost_usd == UNKNOWN
     assert unknown.models_without_price == {"other"}
 
 

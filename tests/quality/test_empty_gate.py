@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from agentrefine.errors import UserError
-from tasks.expectations import run_gate
-from tests.helpers.builders import make_trajectory
+from tasks.quality_gate import run_gate
+from tests.helpers.builders import dropped_line, make_trajectory
 from tests.helpers.gates import HELD_OUT, Gate, params, sound
 from tests.helpers.project import ProjectCopy
 
@@ -19,7 +18,7 @@ RULES = ["not_json"] * 4 + ["unflagged_error"] * 7 + ["cut_off"] * 2 + ["unfinis
 def refusal_of(folder: Path, trajectories: str, rules: list[str]) -> str:
     gate = Gate(folder)
     (folder / "trajectories.jsonl").write_text(trajectories)
-    dropped = "".join(json.dumps({"persona_id": str(n), "rule": rule}) + "\n" for n, rule in enumerate(rules))
+    dropped = "".join(dropped_line(str(n), rule) for n, rule in enumerate(rules))
     (folder / "dropped.jsonl").write_text(dropped)
     with pytest.raises(UserError) as error:
         run_gate(
@@ -29,7 +28,7 @@ def refusal_of(folder: Path, trajectories: str, rules: list[str]) -> str:
             gate.reports,
             params(),
             count_tokens=len,
-            held_out=HELD_OUT,
+            texts=HELD_OUT,
         )
     return str(error.value)
 
@@ -70,7 +69,7 @@ def test_the_stage_ends_with_the_sentence_and_status_1(tmp_path: Path) -> None:
     refinement = project.folder / "data/refinement"
     refinement.mkdir(parents=True, exist_ok=True)
     (refinement / "trajectories.jsonl").write_text("")
-    (refinement / "dropped.jsonl").write_text('{"persona_id": "p", "rule": "not_json"}\n')
+    (refinement / "dropped.jsonl").write_text(dropped_line("p", "not_json"))
     done = project.stage("quality_gate")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from agentrefine.game.conversation import Sample
 from agentrefine.game.trajectory import PlayerTurn, Trajectory
 from agentrefine.params import load_params
 from agentrefine.quality.data_set import validation_personas
-from tasks.expectations import run_gate
+from tasks.quality_gate import run_gate
 from tests.helpers.builders import DIALECTS, make_trajectory
 from tests.helpers.gates import HELD_OUT, Gate, params, replaced, sound
 
@@ -286,7 +286,7 @@ def test_a_broken_line_is_named_and_leaves_no_old_data_set_and_no_old_verdict(ga
             gate.reports,
             load_params(),
             count_tokens=len,
-            held_out=HELD_OUT,
+            texts=HELD_OUT,
         )
     assert not any(gate.out.iterdir())
     assert {p.name for p in gate.reports.iterdir()} == {"features.csv", "data_docs"}

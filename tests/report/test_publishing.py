@@ -25,25 +25,43 @@ from tests.helpers.hub_server import READ_ONLY, TOKEN, Hub, hub_server
 from tests.helpers.paths import ROOT
 from tests.helpers.results_tree import params_for, write_results
 
-HUB_BASE = {"kind": "reference", "path": "meta-llama/Meta-Llama-3-8B", "digest": "0"}
+HUB_BASE = {"kind": "reference", "path": "meta-llama/Meta-Llama-3-8B", "digest": "0", "chat_template": []}
+TINY_BASE = {"kind": "tiny", "seed": 7, "vocabulary": 9, "params": {}, "parameters": 940_000, "tokens": 9, "loss": 1.0}
+GGUF_BASE = {
+    "kind": "gguf",
+    "path": "downloads/small.Q4_1.gguf",
+    "sha256": "ef" * 32,
+    "name": "small",
+    "licence": "",
+    "architecture": "llama",
+    "quantisation": "Q4_1",
+    "tensor_types": {"Q4_1": 2},
+    "dtype": "bfloat16",
+    "parameters": 940_000,
+    "chat_template": [],
+}
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """What a run of all stages leaves, with the tiny base and small files in place of weights."""
     write_results(tmp_path)
-    write_json(tmp_path / "models/base/card.json", {"kind": "tiny"})
+    write_json(tmp_path / "models/base/card.json", TINY_BASE)
     write_json(
         tmp_path / "models/refinement/card.json",
         {
             "kind": "tuned",
             "loss": "refinement",
             "base": str(tmp_path / "models/base"),
+            "base_digest": "0",
+            "base_quantisation": None,
             "data_set": "data/dataset",
             "data_set_sha256": {"train.jsonl": "ab" * 32, "validation.jsonl": "cd" * 32},
             "seed": 7,
             "params": params_for(tmp_path).tuning.model_dump(exclude={"variants"})
             | {"launcher": f"accelerate launch --config_file {tmp_path}/mine.yaml"},
+            "processes": 1,
+            **json.loads((tmp_path / "reports/tuning/refinement/metrics.json").read_text()),
         },
     )
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -69,7 +87,7 @@ def params(tree: Path) -> Params:
     return params_for(tree)
 
 
-def as_adapter(tree: Path, base: dict[str, str]) -> None:
+def as_adapter(tree: Path, base: dict[str, object]) -> None:
     """Turn the tuned model into an adapter of `base`."""
     folder = tree / "models/refinement"
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
@@ -124,8 +142,7 @@ def test_a_models_card_tells_the_loss_the_data_and_what_the_reader_must_know(tre
 def test_card_and_report_name_what_the_base_was_dequantised_from(tree: Path, params: Params) -> None:
     caveat = "weights are dequantised from Q4_1"
     assert caveat not in model_card("refinement", params, Project(tree))
-    card = {"kind": "gguf", "path": "downloads/small.Q4_1.gguf", "quantisation": "Q4_1"}
-    write_json(tree / "models/base/card.json", card)
+    write_json(tree / "models/base/card.json", GGUF_BASE)
     text = model_card("refinement", params, Project(tree))
     assert caveat in text
     assert "base_model:" not in text  # a file is no model of the hub
@@ -246,7 +263,7 @@ def test_an_adapter_is_uploaded_with_its_bases_hub_id(tree: Path, params: Params
 
 
 def test_an_adapter_of_a_base_that_is_not_on_the_hub_is_refused(tree: Path, params: Params) -> None:
-    as_adapter(tree, {"kind": "tiny"})
+    as_adapter(tree, TINY_BASE)
     with pytest.raises(UserError, match="adapter of a base that is not on the hub"):
         model_upload("refinement", "me/agent", params, Project(tree))
 

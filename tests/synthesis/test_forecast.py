@@ -6,10 +6,11 @@ import pytest
 
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
+from agentrefine.game.trajectory import DroppedSample
 from agentrefine.llm.completion import CUT, Usage, only_in
 from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas
-from agentrefine.synthesis.refinement import Dropped, Refined
+from agentrefine.synthesis.refinement import Refined
 
 
 def account(number: int, cost: float | None = 1.0, calls: int = 10, kept: int = 3) -> PersonaAccount:
@@ -93,7 +94,7 @@ def ended(rule: str, finish_reason: str = "stop") -> Refined:
         id="1", persona_id="p", persona="x", sample=0, call=1, kind="script", script_call=None, text="",
         usage=Usage(prompt_tokens=1, completion_tokens=1), finish_reason=finish_reason, teacher="m",
     )  # fmt: skip
-    dropped = Dropped(persona_id="p", persona="x", sample=0, rule=rule, message=f"About {rule}.", calls=1)
+    dropped = DroppedSample(persona_id="p", persona="x", sample=0, rule=rule, message=f"About {rule}.", calls=1)
     return Refined(dropped, [attempt], [])
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrefine.game.personas import Persona
-from agentrefine.game.trajectory import Trajectory
+from agentrefine.game.trajectory import DroppedSample, Trajectory
 from agentrefine.game.verdict import Rule
 from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
-from agentrefine.synthesis.refinement import Dropped, refine, refine_shard
+from agentrefine.synthesis.refinement import refine, refine_shard
 from tests.helpers.games import GOOD_STEPS, dm, game, game_text, player, script, script_text
 from tests.helpers.scripted_teacher import PARAMS, ScriptedTeacher, params
 
@@ -58,7 +58,7 @@ def test_a_call_without_an_answer_costs_a_call_and_changes_nothing():
     assert teacher.prompts[1] == teacher.prompts[0], "the script is asked for again, without feedback"
     assert teacher.prompts[4] == teacher.prompts[3], "the rest of the game is asked for again, with the same feedback"
     dropped, _ = run(None, None, None)
-    assert isinstance(dropped.outcome, Dropped)
+    assert isinstance(dropped.outcome, DroppedSample)
     assert dropped.outcome.rule == "no_answer"
 
 
@@ -108,7 +108,7 @@ def test_a_game_may_be_written_by_several_answers():
 
 def test_a_sample_that_does_not_pass_is_dropped_with_its_last_reason():
     refined, teacher = run(script_text(), "no", SPOILED, UNFINISHED)
-    assert isinstance(refined.outcome, Dropped)
+    assert isinstance(refined.outcome, DroppedSample)
     assert rules(refined) == ["", "not_json", "false_alarm", "unfinished"]
     assert refined.outcome.rule == "unfinished"
     assert refined.outcome.message == refined.verdicts[-1].message

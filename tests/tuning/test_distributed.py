@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.loss import masked_loss
 from agentrefine.tuning.models import load_tuned
-from agentrefine.tuning.train import TuningResult, tune
+from agentrefine.tuning.results import TuningResult
+from agentrefine.tuning.train import tune
 from tests.helpers.project import ProjectCopy
 from tests.helpers.tuning_samples import job, write_base, write_data_set
 

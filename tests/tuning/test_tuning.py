@@ -17,8 +17,9 @@ from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import load_params
 from agentrefine.simulation.tiny_base import make_tiny_base, tiny_tokenizer
+from agentrefine.tuning.cards import TunedCard, read_card
 from agentrefine.tuning.loss import masked_loss
-from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest, read_card
+from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import tune
@@ -132,9 +133,10 @@ def test_full_tuning_learns_saves_and_reloads_exactly(base, data_set, tmp_path):
     model, tokenizer = load_tuned(tmp_path / "full")
     assert result.validation_loss == pytest.approx(_validation_loss(model, tokenizer), abs=1e-5)
     card = read_card(tmp_path / "full")
-    assert card["loss"] == "refinement"
-    assert card["base_digest"] == model_digest(base)
-    assert set(card["data_set_sha256"]) == {"train.jsonl", "validation.jsonl"}
+    assert isinstance(card, TunedCard)
+    assert card.loss == "refinement"
+    assert card.base_digest == model_digest(base)
+    assert set(card.data_set_sha256) == {"train.jsonl", "validation.jsonl"}
 
 
 def test_lora_trains_the_adapter_only_and_merges_exactly(base, data_set, tmp_path):

@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel
-from agentrefine.benchmarks.agentboard.subgoals import Phrases, sentence_shows
+from agentrefine.benchmarks.agentboard.subgoals import SubgoalPhrases, sentence_shows
 from agentrefine.benchmarks.babyai.benchmark import PRIMITIVES, BabyAIEnvironment
 from agentrefine.benchmarks.babyai.view import DIRECTIONS, Act, Position, Thing, View, name_of
 from agentrefine.benchmarks.base import StepResult
@@ -116,7 +116,7 @@ class BabyAIGame(BabyAIEnvironment):
         observation = super().reset()
         # AgentBoard's agents do not read in which order a mission's parts have to be done.
         self.goal = self._label.goal.replace("then", "and").replace("after you", "and")
-        self._subgoals = Phrases(self._label.subgoals, sentence_shows)
+        self._subgoals = SubgoalPhrases(self._label.subgoals, sentence_shows)
         self._valid = False
         return observation
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from agentrefine.benchmarks.agentboard.labels import DATA, AlfWorldLabel, JerichoLabel, LabelT, PddlLabel, SciWorldLabel
-from agentrefine.benchmarks.agentboard.subgoals import Expressions, Phrases, passage_shows
+from agentrefine.benchmarks.agentboard.subgoals import Expressions, SubgoalPhrases, passage_shows
 from agentrefine.benchmarks.base import Environment, StepResult
 from agentrefine.benchmarks.jericho.benchmark import TEXTS as STORY_TEXTS
 from agentrefine.benchmarks.pddl.benchmark import LOOK, PddlEnvironment
@@ -148,7 +148,7 @@ class JerichoGame(LabelledGame[Environment, JerichoLabel]):
 
     def reset(self) -> str:
         """Start the story and return the first observation: the label's, where it has one."""
-        self._subgoals = Phrases([self._label.subgoals], passage_shows)
+        self._subgoals = SubgoalPhrases([self._label.subgoals], passage_shows)
         own = self._played.reset()
         return self._label.additional_info.init_obs or _on_one_line(own)
 

@@ -41,7 +41,7 @@ class Expressions:
         self._open = [parts for parts in self._open if not all(part.search(observation) for part in parts)]
 
 
-class Phrases:
+class SubgoalPhrases:
     """Sub-goals as phrases, at most one an observation (BabyAI, Jericho).
 
     There may be several ways to the goal: lists of equal length, whose phrases at the same place are the same sub-goal

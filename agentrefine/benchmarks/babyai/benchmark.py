@@ -35,7 +35,7 @@ GOLD_SEARCHES = 300
 """Path searches that the bot may make for one action; it needs at most 50, and hangs for good on some levels."""
 
 
-class Refusal(Exception):
+class CommandRefusedError(Exception):
     """Why an action is not possible now, in words for the agent."""
 
 
@@ -74,7 +74,7 @@ class BabyAIEnvironment:
             return self._result(text_of("available", actions=", ".join(self.possible())), valid=True)
         try:
             return self._carry_out(self._plan(words))
-        except Refusal as refusal:
+        except CommandRefusedError as refusal:
             return self._result(str(refusal), valid=False)
 
     def close(self) -> None:
@@ -130,27 +130,27 @@ class BabyAIEnvironment:
             if words.startswith(verb):
                 thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
                 if thing is None:
-                    raise Refusal(text_of("not_seen"))
+                    raise CommandRefusedError(text_of("not_seen"))
                 return macro(thing)
-        raise Refusal(text_of("unknown"))
+        raise CommandRefusedError(text_of("unknown"))
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
         if action == Act.FORWARD and cell is not None and not cell.can_overlap():
-            raise Refusal(text_of("blocked"))
+            raise CommandRefusedError(text_of("blocked"))
         if action == Act.DROP and self._simulation.carrying is None:
-            raise Refusal(text_of("nothing_to_drop"))
+            raise CommandRefusedError(text_of("nothing_to_drop"))
         if action == Act.DROP and cell is not None:
-            raise Refusal(text_of("no_room"))
+            raise CommandRefusedError(text_of("no_room"))
         if action == Act.TOGGLE:
             front = self.view.front()
             if front is None or front.object.type not in ("door", "box"):
-                raise Refusal(text_of("no_door"))
+                raise CommandRefusedError(text_of("no_door"))
             self._check_key(front)
 
     def _check_key(self, thing: Thing) -> None:
         if thing.is_door and not self.opens(thing.object):
-            raise Refusal(text_of("needs_key", name=thing.name, color=thing.object.color))
+            raise CommandRefusedError(text_of("needs_key", name=thing.name, color=thing.object.color))
 
     def opens(self, door: Any) -> bool:
         """Whether the agent can open a door: it is not locked, or the agent carries its key."""
@@ -165,36 +165,36 @@ class BabyAIEnvironment:
     def _pick_up(self, thing: Thing) -> list[int]:
         carried = self._simulation.carrying
         if thing.is_door:
-            raise Refusal(text_of("not_portable"))
+            raise CommandRefusedError(text_of("not_portable"))
         if carried is not None:
-            raise Refusal(text_of("hands_full", name=thing.name, carried=name_of(carried)))
+            raise CommandRefusedError(text_of("hands_full", name=thing.name, carried=name_of(carried)))
         return [*self._way(thing), Act.PICK_UP]
 
     def _go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(text_of("not_a_door", name=thing.name))
+            raise CommandRefusedError(text_of("not_a_door", name=thing.name))
         if not thing.object.is_open:
-            raise Refusal(text_of("closed", name=thing.name))
+            raise CommandRefusedError(text_of("closed", name=thing.name))
         return [*self._way(thing), Act.FORWARD]
 
     def _toggle_and_go_through(self, thing: Thing) -> list[int]:
         if not thing.is_door:
-            raise Refusal(text_of("not_a_door", name=thing.name))
+            raise CommandRefusedError(text_of("not_a_door", name=thing.name))
         if thing.object.is_open:
-            raise Refusal(text_of("already_open", name=thing.name))
+            raise CommandRefusedError(text_of("already_open", name=thing.name))
         self._check_key(thing)
         return [*self._way(thing), Act.TOGGLE, Act.FORWARD]
 
     def _way(self, thing: Thing) -> list[int]:
         path = self.view.path(thing)
         if path is None:
-            raise Refusal(text_of("no_path", name=thing.name))
+            raise CommandRefusedError(text_of("no_path", name=thing.name))
         return path
 
     def _is_possible(self, words: str) -> bool:
         try:
             return self._plan(words) != [Act.DONE]
-        except Refusal:
+        except CommandRefusedError:
             return False
 
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
 from agentrefine.benchmarks.simulators import round_robin
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, read_records, short_hash
+from agentrefine.files import first_problem, packaged_path, read_records, short_hash
 
 ACTIONS = {
     "search {title}": "Read the paragraph with this title; if there is none, similar titles are named.",
@@ -37,7 +37,7 @@ SENTENCES = 5
 SIMILAR = 5
 """Titles that a search names where it finds none."""
 
-_OURS = Path(__file__).with_name("merrow_isles.json")
+_OURS = packaged_path("agentrefine.benchmarks", "hotpotqa", "merrow_isles.json")
 _REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
 _ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -68,7 +68,7 @@ def f1_score(answer: str, right: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-class Question(BaseModel):
+class HotpotQuestion(BaseModel):
     """One question with its paragraphs.
 
     Attributes:
@@ -109,7 +109,7 @@ class Question(BaseModel):
 class HotpotEnvironment:
     """One question. Valid: a search for anything, a lookup that finds a sentence, a finish."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: HotpotQuestion) -> None:
         self.actions = ACTIONS
         self.goal = f"Answer the question: {question.question}"
         self._question = question
@@ -233,7 +233,7 @@ class HotpotQA:
             raise NoSolutionError(f"the question has no paragraph {missing[0]!r}, from which its answer follows")
         return [*(f"search {title}" for title in question.supporting), f"finish {question.answer}"]
 
-    def _asked(self, episode: EpisodeSpec) -> Question:
+    def _asked(self, episode: EpisodeSpec) -> HotpotQuestion:
         if episode.seed < len(_rows(self._file)):
             question = _question(self._file, episode.seed)
             if episode.id == f"hotpotqa.{question.id}":
@@ -257,7 +257,7 @@ def _parsed(path: Path, changed: int) -> list[Any]:
     return rows
 
 
-def _question(path: Path, position: int) -> Question:
+def _question(path: Path, position: int) -> HotpotQuestion:
     given = _rows(path)[position]
     if isinstance(given, dict) and not given.get("answer"):
         raise UserError(
@@ -265,7 +265,7 @@ def _question(path: Path, position: int) -> Question:
             "(hotpot_dev_distractor_v1.json)."
         )
     try:
-        return Question.model_validate(given)
+        return HotpotQuestion.model_validate(given)
     except ValidationError as error:
         problem = first_problem(error)
     except (KeyError, TypeError, ValueError) as error:

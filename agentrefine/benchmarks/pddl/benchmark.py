@@ -30,13 +30,11 @@ from agentrefine.benchmarks.pddl.syntax import is_domain
 from agentrefine.benchmarks.pddl.words import DomainWords, Phrases, read_words
 from agentrefine.benchmarks.simulators import CHECK, round_robin
 from agentrefine.errors import UserError
-from agentrefine.files import short_hash
+from agentrefine.files import packaged_path, short_hash
 
 LOOK = "look around"
 MAX_LISTED = 200
 """Actions in one list; a longer one would fill an agent's context."""
-
-_DATA = Path(__file__).parent
 
 
 class Domain(NamedTuple):
@@ -162,7 +160,7 @@ class Pddl:
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or _DATA / "domains"
+        self._folder = folder or packaged_path("agentrefine.benchmarks", "pddl", "domains")
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -251,7 +249,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def _words(domain: Path, name: str) -> tuple[DomainWords, Path | None]:
     """The words beside a domain's file, else ours for domains of that name, else none."""
-    ours = {path.stem: path for path in (_DATA / "phrases").glob("*.yaml")}
+    ours = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
     beside = domain.with_suffix(".yaml")
     path = beside if beside.is_file() else ours.get(name)
     return (read_words(path), path) if path else (DomainWords(), None)

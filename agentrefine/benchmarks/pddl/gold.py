@@ -6,7 +6,7 @@
 from typing import Any
 
 from agentrefine.benchmarks.base import NoSolutionError
-from agentrefine.benchmarks.pddl.planner import MAX_STATES, GroundAction, plan
+from agentrefine.benchmarks.pddl.planner import MAX_STATES, PddlAction, plan
 from agentrefine.benchmarks.pddl.problem import GroundedAction, PddlProblem
 
 
@@ -41,7 +41,7 @@ def solution(problem: PddlProblem) -> list[GroundedAction]:
             removed = [atom for atom, value in changes if not value and atom not in added]
             holding = [number(atom, True) for atom in added] + [number(atom, False) for atom in removed]
             ending = [number(atom, False) for atom in added] + [number(atom, True) for atom in removed]
-            actions.append(GroundAction(needed(ground.conditions), frozenset(holding), frozenset(ending)))
+            actions.append(PddlAction(needed(ground.conditions), frozenset(holding), frozenset(ending)))
     except _NotStripsError as error:
         raise NoSolutionError("the planner reads no conditions or effects beyond facts and their opposites") from error
     true = set(problem.true_atoms(problem.initial))

@@ -14,7 +14,7 @@ BOOST = 1_000
 """Turns that the first queue has for itself each time the search has come nearer to the goal."""
 
 
-class GroundAction(NamedTuple):
+class PddlAction(NamedTuple):
     """An action with its objects.
 
     Attributes:
@@ -28,7 +28,7 @@ class GroundAction(NamedTuple):
     deletes: frozenset[int]
 
 
-def plan(actions: Sequence[GroundAction], initial: frozenset[int], goal: frozenset[int]) -> list[int] | None:
+def plan(actions: Sequence[PddlAction], initial: frozenset[int], goal: frozenset[int]) -> list[int] | None:
     """Positions in `actions` of those that lead from `initial` to `goal`; None where none are found in `MAX_STATES`.
 
     States wait in two queues, by the length of the relaxed plan from the state before, then the earlier first: what an
@@ -79,7 +79,7 @@ def _path(parents: dict[frozenset[int], tuple[frozenset[int], int] | None], stat
 class _RelaxedPlan:
     """Plans that leave every fact true that once was: short to find, and a guess at the length of a real one."""
 
-    def __init__(self, actions: Sequence[GroundAction], goal: frozenset[int]) -> None:
+    def __init__(self, actions: Sequence[PddlAction], goal: frozenset[int]) -> None:
         self._actions = actions
         self._goal = goal
         self._wanting: dict[int, list[int]] = {}

@@ -2,6 +2,6 @@
 
 from agentrefine.evaluation.metrics.comparison import Comparison, compare
 from agentrefine.evaluation.metrics.rates import Rate
-from agentrefine.evaluation.metrics.summary import BenchmarkSummary, is_stuck, summarise, write_summaries
+from agentrefine.evaluation.metrics.summary import BenchmarkSummary, is_stuck, summarise
 
-__all__ = ["BenchmarkSummary", "Comparison", "Rate", "compare", "is_stuck", "summarise", "write_summaries"]
+__all__ = ["BenchmarkSummary", "Comparison", "Rate", "compare", "is_stuck", "summarise"]

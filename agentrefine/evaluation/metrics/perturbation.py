@@ -9,7 +9,7 @@ from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics.rates import Rate, ratio, share
 
 
-class Outcome(BaseModel):
+class OutcomeRates(BaseModel):
     """Success and progress of some of a benchmark's episodes."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,16 +32,16 @@ class Robustness(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     worlds: int
-    wordings: dict[str, Outcome]
-    mean: Outcome
+    wordings: dict[str, OutcomeRates]
+    mean: OutcomeRates
     success_std: float | None
     progress_std: float | None
 
 
-def outcome(episodes: Sequence[Episode]) -> Outcome:
+def outcome(episodes: Sequence[Episode]) -> OutcomeRates:
     """Success and progress of episodes."""
     clusters = [episode.cluster for episode in episodes]
-    return Outcome(
+    return OutcomeRates(
         success_rate=share([episode.success for episode in episodes], clusters),
         progress_rate=ratio([episode.progress for episode in episodes], [1] * len(episodes), clusters),
     )

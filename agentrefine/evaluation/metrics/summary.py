@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from agentrefine.evaluation.episodes import Episode, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
-from agentrefine.evaluation.metrics.perturbation import Outcome, Robustness, outcome, robustness
+from agentrefine.evaluation.metrics.perturbation import OutcomeRates, Robustness, outcome, robustness
 from agentrefine.evaluation.metrics.rates import Curve, Rate, curve, mean, ratio, share
-from agentrefine.files import write_json
 
 STUCK_REPEATS = 3
 
@@ -57,8 +55,8 @@ class BenchmarkSummary(BaseModel):
     robustness: Robustness | None
     stops: dict[str, int]
     episodes_with_cut_history: int
-    by_task: dict[str, Outcome]
-    by_difficulty: dict[str, Outcome]
+    by_task: dict[str, OutcomeRates]
+    by_difficulty: dict[str, OutcomeRates]
     success_by_step: Curve
     progress_by_step: Curve
 
@@ -87,6 +85,10 @@ class BenchmarkSummary(BaseModel):
         }
         return {name: value for name, value in figures.items() if value is not None}
 
+    def values(self) -> dict[str, float]:
+        """One number for each of them, without what was not measured."""
+        return {name: rate.value for name, rate in self.rates().items() if rate.value is not None} | self.figures()
+
 
 def summarise(episodes: Iterable[Episode]) -> dict[str, BenchmarkSummary]:
     """The metrics of one model by benchmark, in the order in which the benchmarks were played."""
@@ -94,17 +96,6 @@ def summarise(episodes: Iterable[Episode]) -> dict[str, BenchmarkSummary]:
     for episode in episodes:
         by_benchmark.setdefault(episode.benchmark, []).append(episode)
     return {name: _summary(played) for name, played in by_benchmark.items()}
-
-
-def write_summaries(folder: Path, summaries: dict[str, BenchmarkSummary]) -> None:
-    """Write `details.json`, which holds all, and `metrics.json`, one number a metric, which DVC shows and compares."""
-    write_json(folder / "details.json", {name: summary.model_dump() for name, summary in summaries.items()})
-    write_json(folder / "metrics.json", {name: _values(summary) for name, summary in summaries.items()})
-
-
-def _values(summary: BenchmarkSummary) -> dict[str, float]:
-    rates = {name: rate.value for name, rate in summary.rates().items() if rate.value is not None}
-    return {**rates, **summary.figures()}
 
 
 def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
@@ -152,7 +143,7 @@ def _success_at_n(episodes: Sequence[Episode]) -> Rate:
     return share([any(e.success for e in of_one) for of_one in attempts], [of_one[0].cluster for of_one in attempts])
 
 
-def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, Outcome]:
+def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, OutcomeRates]:
     groups: dict[str, list[Episode]] = {}
     for episode in episodes:
         groups.setdefault(label(episode), []).append(episode)

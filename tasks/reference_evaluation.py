@@ -1,0 +1,23 @@
+"""Evaluation of a policy without a model: chance plays the same benchmarks, for comparison."""
+
+from agentrefine.benchmarks.base import Benchmark
+from agentrefine.evaluation.evaluate import Rules, Seat
+from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
+from agentrefine.params import Params
+from agentrefine.sources import digest
+from tasks.playing import Player, evaluate, free
+
+
+def evaluate_reference(name: str, params: Params) -> None:
+    """Let chance play the benchmarks, one episode after the other: it asks each environment what is possible.
+
+    Raises:
+        UserError: an unknown or missing benchmark, a full disk.
+    """
+
+    def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
+        timed = TimedBenchmark(benchmark)
+        return Seat(ChancePolicy(timed, params.seed, rules.prompting.style), timed, 1)
+
+    identity = ChancePolicy.digest(params.seed)
+    evaluate(Player(name, identity, digest(__name__), take_seat, free, params.evaluation.max_new_tokens), params)
