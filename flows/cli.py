@@ -54,11 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listed = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         "agentrefine",
+        usage="agentrefine [-h] COMMAND ...",
         description="Refinement tuning of language-model agents. `agentrefine COMMAND --help` names its arguments.",
         epilog="\n".join(["commands:", *listed]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        prog="agentrefine", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, description=f"{command.summary}.", formatter_class=_Help)
         if words[:1] == [name]:
