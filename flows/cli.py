@@ -51,14 +51,19 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; bad input ends it with one sentence and status 1."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    listed = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         "agentrefine",
+        usage="agentrefine [-h] COMMAND ...",
         description="Refinement tuning of language-model agents. `agentrefine COMMAND --help` names its arguments.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=18),
+        epilog="\n".join(["commands:", *listed]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(
+        prog="agentrefine", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
     for name, command in COMMANDS.items():
-        own = commands.add_parser(name, help=command.summary, description=f"{command.summary}.", formatter_class=_Help)
+        own = commands.add_parser(name, description=f"{command.summary}.", formatter_class=_Help)
         if words[:1] == [name]:
             command.arguments(own)
     parsed = parser.parse_args(words)
