@@ -107,12 +107,14 @@ def _gold_check(given: argparse.Namespace) -> bool:
     return gold_check(given.benchmarks, given.episodes, given.simulator_episodes, given.max_steps, given.json)
 
 
-def _loss_argument(parser: argparse.ArgumentParser) -> None:
+def _train_on_argument(parser: argparse.ArgumentParser) -> None:
     from typing import get_args
 
-    from agentrefine.params.tuning import Loss
+    from agentrefine.params.tuning import MaskPolicy
 
-    parser.add_argument("--loss", choices=get_args(Loss), default="refinement", help="which turns are trained")
+    parser.add_argument(
+        "--train-on", choices=get_args(MaskPolicy), default="refinement", help="which turns are trained"
+    )
 
 
 def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,13 +122,13 @@ def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--number", type=int, default=1, help="which sample, from 1")
     parser.add_argument("--model", default="models/base", help="whose tokenizer, a folder or a hub id")
     parser.add_argument("--template", type=Path, help="a jinja file instead of the tokenizer's own chat template")
-    _loss_argument(parser)
+    _train_on_argument(parser)
 
 
 def _show_mask(given: argparse.Namespace) -> None:
     from agentrefine.tuning.show_mask import show_mask
 
-    show_mask(given.file, given.number, given.model, given.template, given.loss)
+    show_mask(given.file, given.number, given.model, given.template, given.train_on)
 
 
 def _preset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +162,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("format", choices=[*FORMATS, "trl"])
     parser.add_argument("data_set", type=_path, help="a folder with train.jsonl and validation.jsonl")
     parser.add_argument("out", type=_path, help="a folder that does not exist yet")
-    _loss_argument(parser)
+    _train_on_argument(parser)
     parser.add_argument("--model", default="models/base", help="trl: whose tokenizer")
     parser.add_argument("--max-length", type=int, help="trl: tokens; turns beyond are left out; without it no limit")
 
@@ -173,9 +175,9 @@ def _export(given: argparse.Namespace) -> None:
         from agentrefine.tuning.models import load_tokenizer
 
         tokenizer = load_tokenizer(given.model)
-        written = export_tokens(given.data_set, given.out, given.loss, tokenizer, given.max_length)
+        written = export_tokens(given.data_set, given.out, given.train_on, tokenizer, given.max_length)
     else:
-        written = export(FORMATS[given.format], given.data_set, given.out, given.loss)
+        written = export(FORMATS[given.format], given.data_set, given.out, given.train_on)
     for split, counts in written.items():
         turns = f"{counts.records:,} records with {counts.trained_turns:,} trained turns"
         print(f"{split}: {turns} from {counts.read:,} samples")

@@ -22,7 +22,7 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import CHANCE
-from agentrefine.params.tuning import Loss, TuningParams
+from agentrefine.params.tuning import MaskPolicy, TuningParams
 from agentrefine.tuning.models import load_tokenizer, load_tuned
 from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import TuningJob, tune
@@ -64,7 +64,7 @@ def tune_variant(
     deadline: float,
     *,
     variant: str,
-    loss: Loss,
+    train_on: MaskPolicy,
     base: Path,
     data_set: Path,
     settings: dict[str, Any],
@@ -92,7 +92,7 @@ def tune_variant(
     out = folder / f"{variant}.json"
     params = load_params(ROOT / "params.yaml")
     section = TuningParams.model_validate({**params.tuning.model_dump(), **settings})
-    job = TuningJob(loss=loss, data_set=data_set, base=str(base), params=section, seed=params.seed)
+    job = TuningJob(train_on=train_on, data_set=data_set, base=str(base), params=section, seed=params.seed)
     children.run(tune_one, job, folder / variant, out, log=log(f"tune_{variant}"), deadline=deadline)
     part.tuned.append(Tuned(variant=variant, **read(out)))
     save()
@@ -105,7 +105,7 @@ def tune_one(job: TuningJob, model: Path, out: Path) -> None:
     config = AutoConfig.from_pretrained(model)
     tokenizer = load_tokenizer(model)
     lengths = [
-        len(render(tokenizer, sample.messages(), job.loss, job.params.max_length).ids)
+        len(render(tokenizer, sample.messages(), job.train_on, job.params.max_length).ids)
         for sample in read_jsonl(job.data_set / "train.jsonl", Sample)
     ]
     flops = flops_per_token(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
-from agentrefine.params.tuning import BASE, Loss
+from agentrefine.params.tuning import BASE, MaskPolicy
 from perf import children, gpu_agents, gpu_base, gpu_checks, gpu_speed
 from perf.gpu_results import Part, Results
 
@@ -76,7 +76,7 @@ SIZES = {
     ),
 }  # fmt: skip
 
-VARIANTS: dict[str, Loss] = {"expert_only": "without_refinement_data", "refinement": "refinement"}
+VARIANTS: dict[str, MaskPolicy] = {"expert_only": "without_refinement_data", "refinement": "refinement"}
 """What the chat model is tuned to: expert turns alone, and the paper's method."""
 
 
@@ -166,7 +166,7 @@ class Run:
         for variant, loss in VARIANTS.items():
             gpu_agents.tune_variant(
                 part, self._save, deadline,
-                variant=variant, loss=loss, base=self._base, data_set=data_set, settings=self._sizes.settings,
+                variant=variant, train_on=loss, base=self._base, data_set=data_set, settings=self._sizes.settings,
                 folder=folder, log=self._log,
             )  # fmt: skip
             models[variant] = folder / variant

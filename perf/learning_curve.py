@@ -1,12 +1,12 @@
 """How success grows with the number of games that a model is tuned on: a study whose points are kept in a file.
 
     python -m perf.learning_curve                                # 120, 500, 2,000 and all games of `make run`
-    python -m perf.learning_curve --sizes 0 120 --losses refinement without_refinement_data --epochs 2
+    python -m perf.learning_curve --sizes 0 120 --train-on refinement without_refinement_data --epochs 2
     python -m perf.learning_curve --sizes 8 --episodes 2 --steps 3 --out points.jsonl      # tries the script itself
 
 A point is a model, tuned on so many games, that plays a benchmark; size 0 is the base. Each is added to the file when
 it is finished, under a key of all that decides it, and one that is there already is skipped; so the study can be
-stopped, and sizes, losses and benchmarks can be added later. Smaller sets of games are parts of the larger ones. An
+stopped, and sizes, policies and benchmarks can be added later. Smaller sets of games are parts of the larger ones. An
 interrupted tuning resumes at its last checkpoint. Needs a data set, by default that of `make run`, and a base and
 settings, by default those of `make smollm`.
 """
@@ -31,7 +31,7 @@ from agentrefine.evaluation.rollout import play
 from agentrefine.files import read_jsonl, sha256_file, short_hash, write_json, write_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params import Params, load_params
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.report.tables import percent
 from agentrefine.tuning.models import load_tuned, model_digest, quantisation
 from agentrefine.tuning.results import TuningResult
@@ -54,7 +54,7 @@ class Point(BaseModel):
     Attributes:
         key: of all that decides it.
         games: that it was tuned on; 0 is the base.
-        loss: which turns were trained; empty for the base.
+        train_on: which turns were trained; empty for the base.
         base, quantisation: its path, and what its weights were dequantised from.
         epochs, learning_rate, seed: of the tuning.
         tokens, steps, tuning_seconds: read, taken and spent in it, in this run; 0 for the base.
@@ -65,7 +65,7 @@ class Point(BaseModel):
 
     key: str
     games: int
-    loss: str
+    train_on: str
     base: str
     quantisation: str | None
     epochs: int
@@ -107,11 +107,11 @@ class Model(NamedTuple):
 
     Attributes:
         games: that it is tuned on, 0 for the base; `math.inf` for all.
-        loss: which turns are trained.
+        train_on: which turns are trained.
     """
 
     games: float
-    loss: Loss
+    train_on: MaskPolicy
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=RUN / "params.yaml", help="settings of tuning and play")
     parser.add_argument("--base", type=Path, default=RUN / "models/base")
     parser.add_argument("--data-set", type=Path, default=Path("data/dataset"))
-    parser.add_argument("--losses", nargs="+", choices=get_args(Loss), default=["refinement"], metavar="LOSS")
+    parser.add_argument("--train-on", nargs="+", choices=get_args(MaskPolicy), default=["refinement"], metavar="POLICY")
     parser.add_argument("--sizes", nargs="+", type=_size, default=[120, 500, 2000, math.inf], help="games; all: all")
     parser.add_argument("--epochs", type=int, help="instead of that of the settings; so the next ones")
     parser.add_argument("--learning-rate", type=float)
@@ -131,8 +131,8 @@ def main() -> None:
     arguments = parser.parse_args()
     params = _with_options(load_params(arguments.params), arguments)
     study = Study(params, arguments.base, arguments.data_set, arguments.benchmarks)
-    losses: list[Loss] = arguments.losses
-    models = [Model(size, loss) for size in arguments.sizes for loss in (losses if size else losses[:1])]
+    policies: list[MaskPolicy] = arguments.train_on
+    models = [Model(size, policy) for size in arguments.sizes for policy in (policies if size else policies[:1])]
     for model in models:
         finish(study, model, arguments.out)
     print(table(list(read_jsonl(arguments.out, Point))))
@@ -175,7 +175,7 @@ def key(study: Study, model: Model, games: Sequence[Sample], name: str) -> str:
     """Equal for points that are the same but for the code and the machine."""
     params = study.params
     tuning = (
-        model.loss,
+        model.train_on,
         *(game.model_dump_json() for game in games),
         sha256_file(study.data_set / "validation.jsonl"),
         params.tuning.model_dump_json(exclude=HOW_NOT_WHAT),
@@ -198,7 +198,7 @@ def tuned(study: Study, model: Model, games: Sequence[Sample], folder: Path) -> 
     write_jsonl(data / "train.jsonl", games)
     shutil.copyfile(study.data_set / "validation.jsonl", data / "validation.jsonl")
     job = TuningJob(
-        loss=model.loss,
+        train_on=model.train_on,
         data_set=data,
         base=str(study.base),
         params=study.params.tuning,
@@ -242,7 +242,7 @@ def played(
     return Point(
         key=key,
         games=games,
-        loss=model.loss if games else "",
+        train_on=model.train_on if games else "",
         base=study.base.as_posix(),
         quantisation=quantisation(study.base),
         epochs=study.params.tuning.epochs if games else 0,
@@ -266,12 +266,23 @@ def played(
 
 def table(points: Sequence[Point]) -> str:
     """All points as Markdown, by benchmark and size."""
-    heads = ["benchmark", "games", "loss", "epochs", "tokens", "validation loss", "success", "progress", "stuck", "n"]
+    heads = [
+        "benchmark",
+        "games",
+        "trained turns",
+        "epochs",
+        "tokens",
+        "validation loss",
+        "success",
+        "progress",
+        "stuck",
+        "n",
+    ]
     rows = [
         [
             point.benchmark,
             f"{point.games:,}",
-            point.loss or "(base)",
+            point.train_on or "(base)",
             str(point.epochs),
             f"{point.tokens:,}",
             "-" if point.validation_loss is None else f"{point.validation_loss:.3f}",
@@ -280,7 +291,7 @@ def table(points: Sequence[Point]) -> str:
             percent(point.stuck),
             str(point.episodes),
         ]
-        for point in sorted(points, key=lambda point: (point.benchmark, point.games, point.loss))
+        for point in sorted(points, key=lambda point: (point.benchmark, point.games, point.train_on))
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
@@ -305,7 +316,7 @@ def _size(text: str) -> float:
 
 
 def _named(model: Model, games: Sequence[Sample]) -> str:
-    return f"{len(games)} games, {model.loss}" if games else "the base"
+    return f"{len(games)} games, {model.train_on}" if games else "the base"
 
 
 if __name__ == "__main__":

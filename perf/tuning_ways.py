@@ -45,7 +45,7 @@ from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.train import TuningJob, train, tune
 from agentrefine.tuning.trainer import load_for_tuning
 
-LOSS: Final = "refinement"
+TRAIN_ON: Final = "refinement"
 
 TRAINING_TEMPLATE = """
 {%- for message in messages %}{{- '<|' ~ message.role ~ '|>' }}
@@ -155,7 +155,7 @@ def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
     params = work.params.model_copy(
         update={"cpu_processes": processes, "cpu_threads": max(1, usable_cores() // processes), "packing": packing}
     )
-    job = TuningJob(loss=LOSS, data_set=work.data_set, base=str(work.base), params=params, seed=work.seed)
+    job = TuningJob(train_on=TRAIN_ON, data_set=work.data_set, base=str(work.base), params=params, seed=work.seed)
     pad = load_tokenizer(work.base).pad_token_id
     clock = Clock(pad)
     with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +239,7 @@ def _loaded(work: Work) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 
 def _labelled_rows(work: Work, tokenizer: PreTrainedTokenizerBase, folder: str) -> Dataset:
     rows, _ = rendered_rows(
-        work.data_set / "train.jsonl", tokenizer, LOSS, work.params.max_length, Path(folder) / "rows"
+        work.data_set / "train.jsonl", tokenizer, TRAIN_ON, work.params.max_length, Path(folder) / "rows"
     )
     return rows
 

@@ -67,7 +67,7 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
             f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set."
         )
     return TuningJob(
-        loss=chosen.loss,
+        train_on=chosen.train_on,
         data_set=data_set,
         base=str(MODELS / BASE),
         params=params.tuning,

@@ -14,7 +14,12 @@ from agentrefine.benchmarks.jericho.benchmark import jericho
 from agentrefine.benchmarks.pddl.benchmark import Pddl
 from agentrefine.benchmarks.sciworld.benchmark import SciWorld
 from agentrefine.benchmarks.textworld.benchmark import TextWorld
-from agentrefine.benchmarks.worlds.benchmark import world_perturbation, worlds_families, worlds_layouts, worlds_wording
+from agentrefine.benchmarks.worlds.benchmark import (
+    world_perturbation,
+    worlds_families,
+    worlds_layouts,
+    worlds_perturbed,
+)
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params import RENAMED
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
@@ -23,10 +28,10 @@ from agentrefine.worlds.paraphrase import Paraphrase
 BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "worlds_layouts": lambda _: worlds_layouts(),
     "worlds_families": lambda _: worlds_families(),
-    "worlds_wording": lambda _: worlds_wording(),
+    "worlds_perturbed": lambda _: worlds_perturbed(),
     "babyai": lambda _: BabyAI(),
     "alfworld": lambda data: ALFWorld(_path(data.alfworld)),
-    "alfworld_wording": lambda data: PerturbedALFWorld(_path(data.alfworld)),
+    "alfworld_perturbed": lambda data: PerturbedALFWorld(_path(data.alfworld)),
     "sciworld": lambda _: SciWorld(),
     "pddl": lambda data: Pddl(_path(data.pddl)),
     "jericho": lambda data: jericho(_path(data.jericho)),
@@ -34,8 +39,8 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "hotpotqa": lambda data: HotpotQA(_path(data.hotpotqa)),
 }
 REWORDED: dict[str, Callable[[EpisodeSpec], Paraphrase | None]] = {
-    "worlds_wording": world_perturbation,
-    "alfworld_wording": game_perturbation,
+    "worlds_perturbed": world_perturbation,
+    "alfworld_perturbed": game_perturbation,
 }
 """The benchmarks whose episodes differ in the wording of their actions, and which wording an episode has."""
 

@@ -17,10 +17,10 @@ from agentrefine.exchange.folders import new_folder
 from agentrefine.exchange.formats import Format
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.quality.data_set import SPLITS
 from agentrefine.tuning.data import rendered_samples
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.tuning.masking import apply_mask_policy
 from agentrefine.tuning.results import RenderingCounts
 
 SCHEMA = pa.schema({"id": pa.string(), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
@@ -42,7 +42,7 @@ class Written(NamedTuple):
     trained_turns: int
 
 
-def export(format_: Format, data_set: Path, out: Path, loss: Loss) -> dict[str, Written]:
+def export(format_: Format, data_set: Path, out: Path, train_on: MaskPolicy) -> dict[str, Written]:
     """Write `train.jsonl` and `validation.jsonl` of a data set, and the tool's settings, to the new folder `out`.
 
     Samples that train nothing are left out, and so is a split without records.
@@ -51,19 +51,19 @@ def export(format_: Format, data_set: Path, out: Path, loss: Loss) -> dict[str, 
         UserError: a broken data set, one that trains nothing, or a folder that cannot be written.
     """
     with new_folder(out) as folder:
-        written = {split: _export_split(format_, data_set, folder, split, loss) for split in SPLITS}
+        written = {split: _export_split(format_, data_set, folder, split, train_on) for split in SPLITS}
         files = _files_with_records(folder, data_set, written, "jsonl")
         for name, text in format_.settings(out, files).items():
             (folder / name).write_text(text, encoding="utf-8")
     return written
 
 
-def _export_split(format_: Format, data_set: Path, folder: Path, split: str, loss: Loss) -> Written:
+def _export_split(format_: Format, data_set: Path, folder: Path, split: str, train_on: MaskPolicy) -> Written:
     read = records = turns = 0
     with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as handle:
         for sample in read_jsonl(data_set / f"{split}.jsonl", Sample):
             read += 1
-            messages = apply_loss(sample.messages(), loss)
+            messages = apply_mask_policy(sample.messages(), train_on)
             trained = sum(bool(m.loss) for m in messages)
             if trained:
                 turns += trained
@@ -84,7 +84,7 @@ def _files_with_records(folder: Path, data_set: Path, written: dict[str, Written
 
 
 def export_tokens(
-    data_set: Path, out: Path, loss: Loss, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    data_set: Path, out: Path, train_on: MaskPolicy, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> dict[str, Written]:
     """Write `train.parquet` and `validation.parquet` of a data set to the new folder `out`.
 
@@ -99,7 +99,7 @@ def export_tokens(
     with new_folder(out) as folder:
         for split in SPLITS:
             counts, turns = RenderingCounts(), 0
-            samples = rendered_samples(data_set / f"{split}.jsonl", tokenizer, loss, max_length, counts)
+            samples = rendered_samples(data_set / f"{split}.jsonl", tokenizer, train_on, max_length, counts)
             with pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as writer:
                 while batch := list(islice(samples, ROWS)):
                     rows = [{"id": name, "input_ids": r.ids, "labels": r.labels} for name, r in batch]

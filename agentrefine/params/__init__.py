@@ -124,7 +124,7 @@ class Params(Section):
         without mistakes (`without_refinement_data`), else the base; the base, too, where nothing else is tuned.
         """
         tuned = [model for model in self.evaluation.models if model != BASE]
-        plain = [model for model in tuned if self.tuning.variants[model].loss == PLAIN]
+        plain = [model for model in tuned if self.tuning.variants[model].train_on == PLAIN]
         wanted = self.report.baseline
         if wanted not in self.evaluation.players:
             wanted = plain[0] if plain else BASE

@@ -6,10 +6,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from agentrefine.params.base import Section, Share, TrackedPath, UserPath
 
-Loss = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
+MaskPolicy = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """Which turns are trained (paper, section 3.3 and the ablations of section 4; `agentrefine.tuning.masking`)."""
 
-PLAIN: Loss = "without_refinement_data"
+PLAIN: MaskPolicy = "without_refinement_data"
 """Plain expert tuning: the mistakes are cut out of the games."""
 
 BASE = "base"
@@ -78,7 +78,7 @@ class Mix(Section):
 class Variant(Section):
     """A model to tune: a loss on a data set (a folder with train.jsonl and validation.jsonl)."""
 
-    loss: Loss
+    train_on: MaskPolicy
     data_set: TrackedPath
 
 
@@ -105,8 +105,8 @@ class TuningParams(Section):
 
     variants: Annotated[dict[Name, Variant], Field(min_length=1)] = Field(
         {
-            "expert_only": Variant(loss=PLAIN, data_set="data/dataset"),
-            "refinement": Variant(loss="refinement", data_set="data/dataset"),
+            "expert_only": Variant(train_on=PLAIN, data_set="data/dataset"),
+            "refinement": Variant(train_on="refinement", data_set="data/dataset"),
         },
         description="the models to tune: a name, a loss, a data set; presets/ablations.yaml has more",
     )

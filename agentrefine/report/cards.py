@@ -15,13 +15,14 @@ from agentrefine.game.conversation import Sample, prompt
 from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
 from agentrefine.game.verdict import Rule
 from agentrefine.params import Params
-from agentrefine.params.tuning import BASE, Loss
+from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate import GateResult
 from agentrefine.report.document import OFFLINE_TEACHER, caveats, render
 from agentrefine.report.inputs import Project, base_quantisation, model_summary
 from agentrefine.report.plots import label
 from agentrefine.report.tables import percent
 from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard
+from agentrefine.tuning.masking import POLICIES
 from agentrefine.tuning.results import TuningFigures
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
@@ -37,13 +38,6 @@ HYPERPARAMETERS = (
     "precision",
 )  # fmt: skip
 """Of the section `tuning`: what decides the weights, and nothing that could name a place on the machine."""
-
-LOSSES: dict[Loss, str] = {
-    "refinement": "correct turns alone are trained; mistaken turns stay in the context with their loss masked",
-    "with_erroneous_loss": "an ablation: mistaken turns are trained too",
-    "without_refinement_loss": "an ablation: neither mistaken turns nor those that correct them are trained",
-    "without_refinement_data": "an ablation: mistaken turns are cut out of the games",
-}
 
 EXAMPLE_MESSAGES = 6
 SHOWN_CHARACTERS = 600
@@ -103,8 +97,8 @@ def model_card(
         "is_adapter": is_adapter,
         "base": base,
         "is_tiny": params.base_model.is_tiny,
-        "loss": card.loss,
-        "loss_meaning": LOSSES[card.loss],
+        "train_on": card.train_on,
+        "policy": POLICIES[card.train_on].__doc__,
         "figures": figures,
         "data_set": shown_path(card.data_set),
         "data_set_id": data_set_id,

@@ -191,9 +191,9 @@ def _finding(params: Params, results: Results, found: Comparison) -> str:
 def _named(params: Params, model: str) -> str:
     """A model as a sentence names it: by what it stands for where its name says so."""
     variant = params.tuning.variants.get(model)
-    if variant is not None and model == variant.loss == "refinement":
+    if variant is not None and model == variant.train_on == "refinement":
         return "refinement tuning"
-    if variant is not None and variant.loss == PLAIN:
+    if variant is not None and variant.train_on == PLAIN:
         return "plain expert tuning" + ("" if model == "expert_only" else f" ({label(model)})")
     return "the base that it was tuned from" if model == BASE else label(model)
 
@@ -208,7 +208,7 @@ def _whole(share: float | None) -> str:
 
 def tuning_note(params: Params) -> str:
     """How the variants' tunings differ; empty where there is nothing to compare."""
-    losses = {variant.loss for name, variant in params.tuning.variants.items() if name in params.evaluation.models}
+    losses = {variant.train_on for name, variant in params.tuning.variants.items() if name in params.evaluation.models}
     if PLAIN not in losses or len(losses) < 2:
         return ""
     return (

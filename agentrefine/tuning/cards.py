@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.results import TuningFigures
 
 CARD = "card.json"
@@ -88,7 +88,7 @@ class GgufCard(_Card):
 
 class _Origin(_Card):
     kind: Literal["tuned"] = "tuned"
-    loss: Loss
+    train_on: MaskPolicy
     base: str
     base_digest: str
     base_quantisation: str | None
@@ -102,7 +102,7 @@ class _Origin(_Card):
 class TunedCard(TuningFigures, _Origin):
     """A tuned model; equal for equal runs, so without times.
 
-    Example: `{"kind": "tuned", "loss": "refinement", "base": "models/base", ..., "seed": 7, "processes": 1, ...,
+    Example: `{"kind": "tuned", "train_on": "refinement", "base": "models/base", ..., "seed": 7, "processes": 1, ...,
     "steps": 1344, "train_loss": 0.16, ...}`
 
     Attributes:

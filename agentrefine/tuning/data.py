@@ -16,8 +16,8 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grou
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
-from agentrefine.params.tuning import Loss
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.masking import apply_mask_policy
 from agentrefine.tuning.rendering import Rendered, check_chat_template, render
 from agentrefine.tuning.results import RenderingCounts
 
@@ -25,7 +25,7 @@ FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("in
 
 
 def rendered_rows(
-    file: Path, tokenizer: PreTrainedTokenizerBase, loss: Loss, max_length: int, cache: Path
+    file: Path, tokenizer: PreTrainedTokenizerBase, train_on: MaskPolicy, max_length: int, cache: Path
 ) -> tuple[Dataset, RenderingCounts]:
     """The rows (`input_ids`, `labels`) of a file of samples, kept under the folder `cache`.
 
@@ -36,7 +36,7 @@ def rendered_rows(
     longest = min(max_length, int(tokenizer.model_max_length))
     rows = (
         {"input_ids": rendered.ids, "labels": rendered.labels}
-        for _, rendered in rendered_samples(file, tokenizer, loss, longest, counts)
+        for _, rendered in rendered_samples(file, tokenizer, train_on, longest, counts)
     )
     first = next(rows, None)
     if first is None:
@@ -56,7 +56,11 @@ def rendered_rows(
 
 
 def rendered_samples(
-    file: Path, tokenizer: PreTrainedTokenizerBase, loss: Loss, max_length: int | None, counts: RenderingCounts
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    train_on: MaskPolicy,
+    max_length: int | None,
+    counts: RenderingCounts,
 ) -> Iterator[tuple[str, Rendered]]:
     """The samples of a file that train something, with their ids; `counts` grows with each.
 
@@ -71,8 +75,8 @@ def rendered_samples(
             counts.samples_with_special_tokens += 1
             continue
         try:
-            rendered = render(tokenizer, messages, loss, max_length)
-            cuts = len(apply_loss(messages, loss)) < len(messages)
+            rendered = render(tokenizer, messages, train_on, max_length)
+            cuts = len(apply_mask_policy(messages, train_on)) < len(messages)
             whole = render(tokenizer, messages, "refinement", max_length) if cuts else rendered
         except UserError as error:
             raise UserError(f"{file}, sample {sample.id}: {error}") from error

@@ -1,24 +1,24 @@
 """Mask policies: which turns of a conversation are trained (paper, section 3.3 and the ablations of section 4).
 
 A policy is a function over messages whose `loss` is True or False, False on a mistake. Another one is a name in
-`agentrefine.params.tuning.Loss` and its function in `POLICIES`.
+`agentrefine.params.tuning.MaskPolicy` and its function in `POLICIES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from agentrefine.game.conversation import Message
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 
 
-def apply_loss(messages: Sequence[Message], loss: Loss) -> list[Message]:
-    """The conversation as the policy `loss` trains it: every assistant message with `loss` True or False.
+def apply_mask_policy(messages: Sequence[Message], train_on: MaskPolicy) -> list[Message]:
+    """The conversation as the policy `train_on` trains it: every assistant message with `loss` True or False.
 
     The first assistant message is the acknowledgement of the instructions where its `loss` is False, and never
     trained; where it is not False (general chat, data sets without an acknowledgement) it is a turn like any other.
     Another assistant message is a mistake where its `loss` is False.
     """
-    return POLICIES[loss](
+    return POLICIES[train_on](
         [m if m.role == "user" else m.model_copy(update={"loss": m.loss is not False}) for m in messages]
     )
 
@@ -60,7 +60,7 @@ def cut_mistakes(messages: list[Message]) -> list[Message]:
     return kept
 
 
-POLICIES: Mapping[Loss, Callable[[list[Message]], list[Message]]] = {
+POLICIES: Mapping[MaskPolicy, Callable[[list[Message]], list[Message]]] = {
     "refinement": mask_mistakes,
     "with_erroneous_loss": train_everything,
     "without_refinement_loss": mask_corrections,

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agentrefine.errors import UserError
 from agentrefine.game.conversation import Message, opening, reply_text
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.chat_template import (
     APPENDING,
     OTHER_MODEL,
@@ -28,7 +28,7 @@ from agentrefine.tuning.chat_template import (
     template_of,
     template_text,
 )
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.tuning.masking import apply_mask_policy
 
 MASKED = -100
 """The label of a token that is not trained (torch's `ignore_index`)."""
@@ -70,7 +70,7 @@ class Rendered(NamedTuple):
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], loss: Loss, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], train_on: MaskPolicy, max_length: int | None = None
 ) -> Rendered:
     """The ids and labels that `loss` trains on.
 
@@ -82,7 +82,7 @@ def render(
             text of this conversation; or the messages do not alternate.
     """
     chat = chat_format(tokenizer)
-    chosen = _up_to_last_reply(apply_loss(messages, loss))
+    chosen = _up_to_last_reply(apply_mask_policy(messages, train_on))
     if not chosen:
         return Rendered([], [], [], dropped_turns=0)
     text, replies = chat.lay_out(chosen)
@@ -198,9 +198,9 @@ def _checked(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, ..
 
 
 def _check(tokenizer: PreTrainedTokenizerBase) -> None:
-    for loss in get_args(Loss):
-        messages = apply_loss(probe(), loss)
-        rendered = render(tokenizer, messages, loss)
+    for train_on in get_args(MaskPolicy):
+        messages = apply_mask_policy(probe(), train_on)
+        rendered = render(tokenizer, messages, train_on)
         for turn, span in enumerate(rendered.spans):
             if prompt_ids(tokenizer, messages[: 2 * turn + 1]) != rendered.ids[: span.start]:
                 raise refusal(tokenizer, OTHER_PROMPT)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, write_json
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 
 
 class RenderingCounts(BaseModel):
@@ -77,10 +77,10 @@ class LossPoint(ValidationPoint):
 class TuningFigures(BaseModel):
     """metrics.json: what tuning did, as far as it is the same when tuning is repeated.
 
-    Example: `{"loss": "refinement", "parameters": 872064, ..., "steps": 1344, "tokens": 2875200, "train_loss": 0.16}`
+    Example: `{"train_on": "refinement", "parameters": 872064, ..., "tokens": 2875200, "train_loss": 0.16}`
 
     Attributes:
-        loss: which turns were trained.
+        train_on: which turns were trained (the mask policy).
         parameters, trainable_parameters: of the model.
         rendering: samples, turns and tokens of the training file.
         steps: optimizer steps.
@@ -93,7 +93,7 @@ class TuningFigures(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    loss: Loss
+    train_on: MaskPolicy
     parameters: int
     trainable_parameters: int
     rendering: RenderingCounts

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.models import load_tokenizer
 from agentrefine.tuning.rendering import Rendered, check_chat_template, render
 
@@ -46,7 +46,7 @@ def _sample(file: Path, number: int) -> Sample:
     return sample
 
 
-def show_mask(file: Path, number: int, model: str, template: Path | None, loss: Loss) -> None:
+def show_mask(file: Path, number: int, model: str, template: Path | None, train_on: MaskPolicy) -> None:
     """Print a sample with what of it is trained, masked and context.
 
     Args:
@@ -63,7 +63,7 @@ def show_mask(file: Path, number: int, model: str, template: Path | None, loss: 
     sample = _sample(file, number)
     tokenizer = load_tokenizer(model, template)
     remarks = check_chat_template(tokenizer)
-    rendered = render(tokenizer, sample.messages(), loss)
+    rendered = render(tokenizer, sample.messages(), train_on)
     marks = console.no_color or not console.is_terminal
     console.print(colour(tokenizer, rendered, marks=marks), soft_wrap=True)
     trained, masked = ("{+trained+}", "[-assistant, not trained-]") if marks else ("trained", "assistant, not trained")

@@ -24,7 +24,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
-from agentrefine.params.tuning import Loss, TuningParams
+from agentrefine.params.tuning import MaskPolicy, TuningParams
 from agentrefine.sources import digest
 from agentrefine.tuning.cards import CARD, TunedCard
 from agentrefine.tuning.checkpoints import remove_others, step_of
@@ -67,7 +67,7 @@ class TuningJob(BaseModel):
         checkpoints: a folder for checkpoints, shared by all processes; None: an interrupted tuning begins anew.
     """
 
-    loss: Loss
+    train_on: MaskPolicy
     data_set: Path
     base: str
     params: TuningParams
@@ -87,7 +87,7 @@ class TuningJob(BaseModel):
     def key(self, processes: int) -> str:
         """Equal for tunings that take the same steps, so that one can resume where the other stopped."""
         return short_hash(
-            self.loss,
+            self.train_on,
             *self.data_digests().values(),
             model_digest(self.base),
             json.dumps(self.params.model_dump(exclude=HOW_NOT_WHAT), sort_keys=True),
@@ -196,7 +196,7 @@ def train(
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     tokenizer = load_tokenizer(job.base)
     rows, counts = rendered_rows(
-        job.data_set / "train.jsonl", tokenizer, job.loss, params.max_length, scratch / "train"
+        job.data_set / "train.jsonl", tokenizer, job.train_on, params.max_length, scratch / "train"
     )
     validation = _validation_rows(job, tokenizer, scratch / "validation")
     ready()
@@ -227,7 +227,7 @@ def train(
     tokens = curve[-1].tokens
     before = next((point.tokens for point in curve if point.step == resumed_at), 0)
     result = TuningResult(
-        loss=job.loss,
+        train_on=job.train_on,
         parameters=get_model_param_count(trainer.model),
         trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
         rendering=counts,
@@ -253,7 +253,7 @@ def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: 
             key, off = ("early_stopping", "null") if job.params.early_stopping is not None else ("keep_best", "false")
             raise UserError(f"tuning.{key}: looks at the validation samples, and {file} holds none; set it to {off}.")
         return None
-    rows, _ = rendered_rows(file, tokenizer, job.loss, job.params.max_length, cache)
+    rows, _ = rendered_rows(file, tokenizer, job.train_on, job.params.max_length, cache)
     return rows
 
 

@@ -27,7 +27,7 @@ def few(name, number):
     return min(number, 2) if isinstance(benchmark(name), SimulatorBenchmark) else number
 
 
-WORLDS = ["worlds_layouts", "worlds_families", "worlds_wording"]
+WORLDS = ["worlds_layouts", "worlds_families", "worlds_perturbed"]
 
 
 def test_an_unknown_benchmark_names_those_that_are_known():
@@ -59,7 +59,7 @@ def test_the_solution_wins_every_world_through_the_player(name):
 
 
 def test_each_world_is_played_in_every_wording_before_the_next():
-    episodes = benchmark("worlds_wording").episodes(50, 7)
+    episodes = benchmark("worlds_perturbed").episodes(50, 7)
     worlds = [episode.id.removesuffix(f"/{episode.wording}") for episode in episodes]
     assert len(set(worlds)) == 10
     assert [episode.wording for episode in episodes] == [*PARAPHRASES] * 10

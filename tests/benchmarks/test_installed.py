@@ -14,7 +14,7 @@ from tasks import simulators as recorded
 from tests.helpers.results_tree import params_for
 
 DATA = BenchmarkData()
-NEEDED = ("alfworld", "alfworld_wording", "sciworld", "jericho", "textworld")
+NEEDED = ("alfworld", "alfworld_perturbed", "sciworld", "jericho", "textworld")
 
 
 @pytest.fixture

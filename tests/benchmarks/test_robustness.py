@@ -23,7 +23,7 @@ from agentrefine.benchmarks.worker import group
 from agentrefine.errors import NotInstalledError
 from tests.helpers.playing import JUNK
 
-SAME_SIMULATOR = ("alfworld_wording", "jericho")
+SAME_SIMULATOR = ("alfworld_perturbed", "jericho")
 """Here a fifth of the actions does, as the simulator is that of another benchmark."""
 
 MIB = 2**20

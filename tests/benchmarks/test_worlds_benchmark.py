@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layouts, worlds_wording
+from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layouts, worlds_perturbed
 from agentrefine.game.conversation import instructions
 from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
@@ -13,7 +13,7 @@ from agentrefine.worlds.paraphrase import PARAPHRASES
 from agentrefine.worlds.script_of import script_of
 from tests.helpers.world_games import unknown_words
 
-BENCHMARKS = [worlds_layouts(), worlds_families(), worlds_wording()]
+BENCHMARKS = [worlds_layouts(), worlds_families(), worlds_perturbed()]
 by_name = pytest.mark.parametrize("benchmark_", BENCHMARKS, ids=lambda b: b.name)
 
 
@@ -35,7 +35,7 @@ def test_no_episode_is_a_layout_that_a_teacher_may_draw(benchmark_):
 
 
 def test_splits_are_those_that_the_names_promise():
-    splits = {"worlds_layouts": "train", "worlds_wording": "train", "worlds_families": "held_out"}
+    splits = {"worlds_layouts": "train", "worlds_perturbed": "train", "worlds_families": "held_out"}
     for benchmark_ in BENCHMARKS:
         for episode in benchmark_.episodes(100, 3):
             world = world_from_id(episode.id.partition("/")[0])
@@ -45,11 +45,11 @@ def test_splits_are_those_that_the_names_promise():
 
 def test_reworded_worlds_are_the_first_of_the_unseen_layouts_in_every_wording():
     worlds = [episode.id for episode in worlds_layouts().episodes(4, 7)]
-    assert [e.id for e in worlds_wording().episodes(20, 7)] == [f"{w}/{name}" for w in worlds for name in PARAPHRASES]
+    assert [e.id for e in worlds_perturbed().episodes(20, 7)] == [f"{w}/{name}" for w in worlds for name in PARAPHRASES]
 
 
 def test_every_wording_occurs_in_every_family():
-    episodes = worlds_wording().episodes(13 * 5, 0)
+    episodes = worlds_perturbed().episodes(13 * 5, 0)
     assert {(e.task, e.wording) for e in episodes} == {
         (f.name, wording) for f in catalogue.families("train") for wording in PARAPHRASES
     }
@@ -81,8 +81,8 @@ def test_instructions_are_those_of_a_training_conversation():
 
 
 def test_reworded_instructions_differ_and_speak_the_vocabulary():
-    for episode in worlds_wording().episodes(65, 2):
-        environment = worlds_wording().make(episode)
+    for episode in worlds_perturbed().episodes(65, 2):
+        environment = worlds_perturbed().make(episode)
         script = script_of(world_from_id(episode.id.partition("/")[0]))
         assert instructions(environment.actions) != script_instructions(script)
         assert not unknown_words(instructions(environment.actions), catalogue.vocabulary())

@@ -79,7 +79,7 @@ def replay(environment, shown):
 
 
 def test_a_game_without_words_of_its_own_reads_as_in_training():
-    for name in ("worlds_layouts", "worlds_families", "worlds_wording"):
+    for name in ("worlds_layouts", "worlds_families", "worlds_perturbed"):
         assert first_message(name, "react", 0) == instructions(ACTIONS)
 
 
@@ -171,7 +171,7 @@ def test_an_example_fits_the_games_that_a_user_brings():
 def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
     shown = example("worlds").reworded(paraphrase(wording_name))
     episode = shown.episode.model_copy(update={"id": f"{shown.episode.id}/{wording_name}", "wording": wording_name})
-    results = replay(benchmark("worlds_wording").make(episode), shown)
+    results = replay(benchmark("worlds_perturbed").make(episode), shown)
     assert results[-1].success
     for turn, usual in zip(shown.turns, example("worlds").turns, strict=True):
         assert turn.action == paraphrase(wording_name).render(usual.action) != usual.action
@@ -179,7 +179,7 @@ def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
 
 
 def test_a_reworded_episode_is_played_with_the_example_in_its_wording():
-    chosen = benchmark("worlds_wording")
+    chosen = benchmark("worlds_perturbed")
     episodes = chosen.episodes(5, 7)
     policy = ScriptedPolicy({episode.id: ["Action: dance"] for episode in episodes})
     prompting = Prompting(style="act", shots=1)

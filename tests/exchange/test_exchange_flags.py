@@ -20,8 +20,8 @@ from agentrefine.exchange.read import SOURCES, import_chats
 from agentrefine.exchange.write import export
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample
-from agentrefine.params.tuning import Loss
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.masking import apply_mask_policy
 from flows.cli import main
 from tests.exchange.test_exchange_read import imported, turn, written
 from tests.helpers.paths import SHARED
@@ -295,7 +295,7 @@ def trained(messages: list[Message]) -> list[tuple[str, str]]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(games=GAMES)
-@pytest.mark.parametrize("policy", get_args(Loss))
+@pytest.mark.parametrize("policy", get_args(MaskPolicy))
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("source", ["itself", "sharegpt"])
 def test_what_is_exported_and_imported_again_trains_the_same_turns(tmp_path_factory, name, policy, source, games):
@@ -303,17 +303,19 @@ def test_what_is_exported_and_imported_again_trains_the_same_turns(tmp_path_fact
     samples = samples_of(games)
     write_jsonl(folder / "data" / "train.jsonl", samples)
     write_jsonl(folder / "data" / "validation.jsonl", [])
-    ours = [pair for sample in samples for pair in trained(apply_loss(sample.messages(), policy))]
+    ours = [pair for sample in samples for pair in trained(apply_mask_policy(sample.messages(), policy))]
     if not ours:
         with pytest.raises(UserError, match="holds no sample with a trained turn"):
             export(FORMATS[name], folder / "data", folder / "out", policy)
         return
     export(FORMATS[name], folder / "data", folder / "out", policy)
     report, back = imported(name if source == "itself" else source, [folder / "out" / "train.jsonl"], folder / "back")
-    assert Counter(p for sample in back for p in trained(apply_loss(sample.messages(), "refinement"))) == Counter(ours)
+    assert Counter(
+        p for sample in back for p in trained(apply_mask_policy(sample.messages(), "refinement"))
+    ) == Counter(ours)
     assert report.dropped == {}
     assert report.left_out == {}
     if name == "llamafactory":
         assert [sample.id for sample in back] == [
-            i for i, _ in groupby(s.id for s in samples if trained(apply_loss(s.messages(), policy)))
+            i for i, _ in groupby(s.id for s in samples if trained(apply_mask_policy(s.messages(), policy)))
         ]

@@ -20,7 +20,7 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.data import rendered_rows
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.tuning.masking import apply_mask_policy
 from flows.cli import main
 
 
@@ -99,10 +99,14 @@ def test_every_source_is_read_from_every_kind_of_file_with_its_ids_and_flags(tmp
 
 def test_the_acknowledgement_and_the_mistake_of_an_imported_game_are_masked_as_ours_are(tmp_path):
     _, (sample,) = imported("agenttraj", [written(tmp_path / "a.json", RECORDS["agenttraj"])], tmp_path / "out")
-    assert [m.loss for m in apply_loss(sample.messages(), "refinement")][1::2] == [False, False, True]
-    assert [m.loss for m in apply_loss(sample.messages(), "with_erroneous_loss")][1::2] == [False, True, True]
-    assert [m.loss for m in apply_loss(sample.messages(), "without_refinement_loss")][1::2] == [False, False, False]
-    cut = apply_loss(sample.messages(), "without_refinement_data")
+    assert [m.loss for m in apply_mask_policy(sample.messages(), "refinement")][1::2] == [False, False, True]
+    assert [m.loss for m in apply_mask_policy(sample.messages(), "with_erroneous_loss")][1::2] == [False, True, True]
+    assert [m.loss for m in apply_mask_policy(sample.messages(), "without_refinement_loss")][1::2] == [
+        False,
+        False,
+        False,
+    ]
+    cut = apply_mask_policy(sample.messages(), "without_refinement_data")
     assert [m.content for m in cut] == [GAME[i]["value"] for i in (0, 1, 2, 5)]
 
 

@@ -13,7 +13,7 @@ from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.write import export, export_tokens
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, opening, reply_text
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import render
 from flows.cli import main
@@ -50,14 +50,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(["key", "hall", "take"], [m.value for s in SAMPLES for m in s.conversations])
 
 
-def trained_by_us(tokenizer: PreTrainedTokenizerFast, loss: Loss) -> list[list[str]]:
+def trained_by_us(tokenizer: PreTrainedTokenizerFast, train_on: MaskPolicy) -> list[list[str]]:
     """The labelled texts of each sample that has any."""
-    rendered = [render(tokenizer, s.messages(), loss) for s in SAMPLES]
+    rendered = [render(tokenizer, s.messages(), train_on) for s in SAMPLES]
     texts = [[tokenizer.decode(r.ids[s.start : s.end]) for s in r.spans if s.trained] for r in rendered]
     return [trained for trained in texts if trained]
 
 
-@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("loss", get_args(MaskPolicy))
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_tool_trains_on_the_turns_that_we_train_on(data_set, tmp_path, tokenizer, name, loss):
     written = export(FORMATS[name], data_set, tmp_path / "out", loss)
@@ -86,7 +86,7 @@ def test_a_record_for_llamafactory_ends_with_its_one_trained_turn_and_has_the_co
     assert second["conversations"] == whole[:10]
 
 
-@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("loss", get_args(MaskPolicy))
 def test_trl_takes_the_rows_as_they_are_and_trains(data_set, tmp_path, tokenizer, loss):
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer

@@ -29,7 +29,7 @@ SMALL = {
     "personas.limit": 24,
     "synthesis.samples_per_persona": 2,
     "base_model.tiny.pretraining_tokens": 40_000,
-    "evaluation.benchmarks": ["worlds_layouts", "worlds_families", "worlds_wording", "babyai"],
+    "evaluation.benchmarks": ["worlds_layouts", "worlds_families", "worlds_perturbed", "babyai"],
     "quality_gate.overlap_benchmarks": ["babyai"],
     "evaluation.episodes": 3,
     "evaluation.max_steps": 3,

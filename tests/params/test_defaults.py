@@ -24,8 +24,8 @@ SHORTEST = {
     "tuning": {
         "launcher": "python",
         "variants": {
-            "expert_only": {"loss": "without_refinement_data", "data_set": "data/dataset"},
-            "refinement": {"loss": "refinement", "data_set": "data/dataset"},
+            "expert_only": {"train_on": "without_refinement_data", "data_set": "data/dataset"},
+            "refinement": {"train_on": "refinement", "data_set": "data/dataset"},
         },
     },
     "evaluation": {"references": ["chance"], "models": ["base", "expert_only", "refinement"], "endpoints": {}},

@@ -178,7 +178,7 @@ def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old:
         ({"    expert_only: {loss": "    plain: {loss", MODELS: "models: [base, plain, refinement]"}, "plain"),
         (
             {
-                "    expert_only: {loss: without_refinement_data": "    other: {loss: with_erroneous_loss",
+                "    expert_only: {train_on: without_refinement_data": "    other: {train_on: with_erroneous_loss",
                 MODELS: "models: [base, other, refinement]",
             },
             "base",

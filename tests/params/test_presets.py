@@ -114,7 +114,7 @@ def test_one_preset_may_follow_another(params: Path) -> None:
     apply_preset("mistral-7b-lora", params, PRESETS)
     chosen = load_params(params)
     losses = {"refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"}
-    assert {variant.loss for variant in chosen.tuning.variants.values()} == losses
+    assert {variant.train_on for variant in chosen.tuning.variants.values()} == losses
     assert set(chosen.evaluation.models) == set(chosen.tuning.variants) | {"base"}
     assert chosen.baseline == "expert_only"
     assert chosen.base_model.path == "mistralai/Mistral-7B-v0.3"
@@ -124,7 +124,7 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     folder = write_preset(
         tmp_path,
         "mix: {chat20: {data_set: data/dataset, chat: chat.json, share: 0.2}}\n"
-        "tuning: {variants: {other: {loss: refinement, data_set: elsewhere}}, epochs: 1}\n"
+        "tuning: {variants: {other: {train_on: refinement, data_set: elsewhere}}, epochs: 1}\n"
         "evaluation: {models: [base, other]}\n",
     )
     changes = [str(change) for change in apply_preset("mine", params, folder)]

@@ -51,7 +51,7 @@ def tree(tmp_path: Path) -> Path:
         tmp_path / "models/refinement/card.json",
         {
             "kind": "tuned",
-            "loss": "refinement",
+            "train_on": "refinement",
             "base": str(tmp_path / "models/base"),
             "base_digest": "0",
             "base_quantisation": None,

@@ -199,7 +199,7 @@ def with_wordings(model: str, solved: dict[str, int]) -> list[Episode]:
     return [
         played.model_copy(update={"id": f"{played.id}/{wording}", "wording": wording})
         for wording, number in solved.items()
-        for played in episodes(model, number, of=10, benchmark="worlds_wording")
+        for played in episodes(model, number, of=10, benchmark="worlds_perturbed")
     ]
 
 
@@ -215,7 +215,7 @@ def test_wordings_failures_and_attempts_are_told(root: Path) -> None:
     page = (root / "reports" / "report.md").read_text()
     assert "- babyai, base: the simulator failed in 3 of 3 episodes, which are in no rate." in page
     with (root / "reports" / "plots" / "differences.csv").open() as handle:
-        assert {row["benchmark"] for row in csv.DictReader(handle)} == {"worlds_layouts", "worlds_wording"}
+        assert {row["benchmark"] for row in csv.DictReader(handle)} == {"worlds_layouts", "worlds_perturbed"}
     assert "- worlds layouts, refinement: 2 attempts at each episode, of which n counts every one; 65.0 [" in page
     assert "| worlds wording | refinement | short | 60.0 [31.3, 83.2] |" in page
     # The sample standard deviation of 60% and 0%.
@@ -429,9 +429,9 @@ def test_breakdowns_are_metrics_under_names_that_mlflow_takes(tmp_path: Path) ->
     assert flat["worlds_layouts/task/pick- two--both-/success_rate"] == 1
     assert flat["worlds_layouts/task/fetch/success_rate"] == pytest.approx(2 / 3)
     assert flat["worlds_layouts/difficulty/none/progress_rate"] == pytest.approx(2 / 3)
-    assert flat["worlds_wording/wording/short/success_rate"] == 0.4
-    assert flat["worlds_wording/wordings_success_mean"] == pytest.approx(0.3)
-    assert flat["worlds_wording/wordings_success_std"] == pytest.approx(0.1 * 2**0.5)
+    assert flat["worlds_perturbed/wording/short/success_rate"] == 0.4
+    assert flat["worlds_perturbed/wordings_success_mean"] == pytest.approx(0.3)
+    assert flat["worlds_perturbed/wordings_success_std"] == pytest.approx(0.1 * 2**0.5)
 
 
 def test_episodes_to_read_are_the_first_solved_and_the_first_unsolved() -> None:

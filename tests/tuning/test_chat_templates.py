@@ -12,8 +12,8 @@ from tokenizers import normalizers
 from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, reply_text
-from agentrefine.params.tuning import Loss
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.masking import apply_mask_policy
 from agentrefine.tuning.rendering import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
 from flows.cli import main
 from tests.helpers.local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level
@@ -142,8 +142,8 @@ def test_exactly_the_texts_with_their_end_of_turn_are_trained(name, kind):
     check_chat_template(tokenizer)
     end_of_turn = tokenizer.convert_tokens_to_ids(TRAINED[name])
     assert end_of_turn_id(tokenizer) == end_of_turn
-    for loss in get_args(Loss):
-        chosen = apply_loss(probe(), loss)
+    for loss in get_args(MaskPolicy):
+        chosen = apply_mask_policy(probe(), loss)
         ids, labels, *_ = render(tokenizer, probe(), loss)
         assert all(label in (token, MASKED) for token, label in zip(ids, labels, strict=True))
         runs = [list(run) for trained, run in groupby(labels, lambda label: label != MASKED) if trained]
@@ -302,7 +302,7 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     sender = {"user": "human", "assistant": "gpt"}
     messages = [PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss) for m in probe()]
     write_jsonl(tmp_path / "train.jsonl", [Sample(id="game-1", persona_id="p", conversations=messages)])
-    options = ["--model", str(tmp_path / "model"), "--template", str(OURS / "chatml.jinja"), "--loss", "refinement"]
+    options = ["--model", str(tmp_path / "model"), "--template", str(OURS / "chatml.jinja"), "--train-on", "refinement"]
     main(["show-mask", str(tmp_path / "train.jsonl"), *options])
     shown = capsys.readouterr().out
     assert re.search(r"\{\+Thought: i was wrong.*?Action: open box 10.*?\+\}", shown, re.DOTALL)

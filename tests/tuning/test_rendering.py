@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from agentrefine.errors import UserError
 from agentrefine.game.conversation import Message, opening, reply_text
-from agentrefine.params.tuning import Loss
+from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
-from agentrefine.tuning.masking import apply_loss
+from agentrefine.tuning.masking import apply_mask_policy
 from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.show_mask import colour
 
@@ -32,7 +32,7 @@ CONVERSATION = [
     Message(role="assistant", content=EXPERT_2, loss=True),
 ]
 
-TRAINED: dict[Loss, list[str]] = {
+TRAINED: dict[MaskPolicy, list[str]] = {
     "refinement": [EXPERT_1, REFINE, EXPERT_2],
     "with_erroneous_loss": [EXPERT_1, MISTAKE_1, MISTAKE_2, REFINE, EXPERT_2],
     "without_refinement_loss": [EXPERT_1, EXPERT_2],
@@ -45,14 +45,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(["lamp", "key", "box", "open", "take"], [m.content for m in CONVERSATION] * 5)
 
 
-@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("loss", get_args(MaskPolicy))
 def test_trained_spans_are_the_assistants_texts_with_their_end_of_turn(tokenizer, loss):
     rendered = render(tokenizer, CONVERSATION, loss)
     trained = [tokenizer.decode(rendered.ids[s.start : s.end]) for s in rendered.spans if s.trained]
     assert trained == [f"{text}<|end|>" for text in TRAINED[loss]]
 
 
-@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("loss", get_args(MaskPolicy))
 def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, loss):
     rendered = render(tokenizer, CONVERSATION, loss)
     inside = {i for s in rendered.spans if s.trained for i in range(s.start, s.end)}
@@ -63,21 +63,21 @@ def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, loss):
 
 
 def test_mistakes_stay_in_the_context_unless_cut_out(tokenizer):
-    for loss in get_args(Loss):
+    for loss in get_args(MaskPolicy):
         text = tokenizer.decode(render(tokenizer, CONVERSATION, loss).ids)
         assert (MISTAKE_1 in text) == (loss != "without_refinement_data")
         assert ("the lamp is not here." + "<|end|>" in text) == (loss != "without_refinement_data")
 
 
 def test_cutting_mistakes_out_keeps_the_observation_before_them():
-    cut = apply_loss(CONVERSATION, "without_refinement_data")
+    cut = apply_mask_policy(CONVERSATION, "without_refinement_data")
     assert [m.role for m in cut] == ["user", "assistant"] + ["user", "assistant"] * (len(cut) // 2 - 1)
     before = next(i for i, m in enumerate(cut) if m.content == REFINE) - 1
     assert cut[before].content == "the box is open."
 
 
 def test_a_mistake_at_the_end_is_cut_with_nothing_left_behind():
-    cut = apply_loss([*CONVERSATION[:4], *CONVERSATION[4:6]], "without_refinement_data")
+    cut = apply_mask_policy([*CONVERSATION[:4], *CONVERSATION[4:6]], "without_refinement_data")
     assert cut[-1].content == EXPERT_1
 
 
@@ -87,7 +87,7 @@ def all_trained(messages: list[Message]) -> list[Message]:
 
 def test_the_acknowledgement_is_never_trained(tokenizer):
     eager = [*CONVERSATION[:3], *all_trained(CONVERSATION[3:])]
-    for loss in get_args(Loss):
+    for loss in get_args(MaskPolicy):
         rendered = render(tokenizer, eager, loss)
         assert not rendered.spans[0].trained
         assert tokenizer.decode(rendered.ids[rendered.spans[0].start]) == "OK"
@@ -96,17 +96,17 @@ def test_the_acknowledgement_is_never_trained(tokenizer):
 @pytest.mark.parametrize("flag", [True, None])
 def test_a_first_reply_that_is_not_marked_is_a_turn_like_any_other(tokenizer, flag):
     chat = [m if m.role == "user" else m.model_copy(update={"loss": flag}) for m in CONVERSATION]
-    for loss in get_args(Loss):
+    for loss in get_args(MaskPolicy):
         rendered = render(tokenizer, chat, loss)
         assert [span.trained for span in rendered.spans] == [True] * 6
 
 
 def test_a_correction_in_a_chat_without_acknowledgement_is_found_by_the_mistake_before_it():
     chat = [*CONVERSATION[2:6], *CONVERSATION[8:10]]
-    assert [m.loss for m in apply_loss(chat, "refinement") if m.role == "assistant"] == [True, False, True]
-    assert [m.loss for m in apply_loss(chat, "without_refinement_loss")][1::2] == [True, False, False]
-    assert [m.content for m in apply_loss(chat, "without_refinement_data")][1::2] == [EXPERT_1, REFINE]
-    assert [m.loss for m in apply_loss(chat, "with_erroneous_loss")][1::2] == [True, True, True]
+    assert [m.loss for m in apply_mask_policy(chat, "refinement") if m.role == "assistant"] == [True, False, True]
+    assert [m.loss for m in apply_mask_policy(chat, "without_refinement_loss")][1::2] == [True, False, False]
+    assert [m.content for m in apply_mask_policy(chat, "without_refinement_data")][1::2] == [EXPERT_1, REFINE]
+    assert [m.loss for m in apply_mask_policy(chat, "with_erroneous_loss")][1::2] == [True, True, True]
 
 
 def test_a_prefix_of_the_conversation_is_a_prefix_of_the_tokens(tokenizer):

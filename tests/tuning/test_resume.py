@@ -187,7 +187,7 @@ def test_checkpoints_of_other_settings_are_not_used_and_the_last_ones_kept(left,
 
 
 OTHER_JOBS = {
-    "loss": {"loss": "with_erroneous_loss"},
+    "train_on": {"train_on": "with_erroneous_loss"},
     "seed": {"seed": 8},
     "learning rate": {"learning_rate": 1e-3},
     "epochs": {"epochs": 4},

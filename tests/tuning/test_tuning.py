@@ -59,8 +59,8 @@ def test_the_first_loss_is_the_masked_cross_entropy_by_hand(base, data_set, tmp_
 def test_games_without_their_mistakes_take_as_many_steps_as_whole_ones(base, tmp_path):
     write_data_set(tmp_path / "data", samples=24, validation=3)
     whole = job(base, tmp_path / "data", batch_tokens=256, max_length=2048)
-    plain = whole.model_copy(update={"loss": "without_refinement_data"})
-    refined, expert = (tune(chosen, tmp_path / chosen.loss) for chosen in (whole, plain))
+    plain = whole.model_copy(update={"train_on": "without_refinement_data"})
+    refined, expert = (tune(chosen, tmp_path / chosen.train_on) for chosen in (whole, plain))
     assert expert.rendering.samples == refined.rendering.samples == 24
     assert expert.rendering.whole_tokens == refined.rendering.tokens == refined.rendering.whole_tokens
     assert expert.steps == refined.steps > 1
@@ -134,7 +134,7 @@ def test_full_tuning_learns_saves_and_reloads_exactly(base, data_set, tmp_path):
     assert result.validation_loss == pytest.approx(_validation_loss(model, tokenizer), abs=1e-5)
     card = read_card(tmp_path / "full")
     assert isinstance(card, TunedCard)
-    assert card.loss == "refinement"
+    assert card.train_on == "refinement"
     assert card.base_digest == model_digest(base)
     assert set(card.data_set_sha256) == {"train.jsonl", "validation.jsonl"}
 
@@ -295,7 +295,7 @@ def test_the_tiny_base_has_under_a_million_parameters_and_is_reproducible(tmp_pa
     for name in ("one", "two"):
         result = make_tiny_base(params, 7, tmp_path / name, lambda now, whole: done.append((now, whole)))
     assert 0.7e6 < result.parameters < 0.9e6
-    assert result.loss < math.log(len(tiny_tokenizer(7)))
+    assert result.train_on < math.log(len(tiny_tokenizer(7)))
     assert done[-1][0] == done[-1][1] == result.tokens
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name

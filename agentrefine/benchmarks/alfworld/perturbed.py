@@ -82,7 +82,7 @@ class PerturbedALFWorld(SimulatorBenchmark):
     perturbation's name.
     """
 
-    name = "alfworld_wording"
+    name = "alfworld_perturbed"
     progress_definition = ALFWorld.progress_definition
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -116,6 +116,6 @@ def worlds_families() -> WorldsBenchmark:
     return WorldsBenchmark("worlds_families", "held_out")
 
 
-def worlds_wording() -> WorldsBenchmark:
+def worlds_perturbed() -> WorldsBenchmark:
     """Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
-    return WorldsBenchmark("worlds_wording", "train", PARAPHRASES)
+    return WorldsBenchmark("worlds_perturbed", "train", PARAPHRASES)

@@ -31,7 +31,7 @@ def games(tmp_path_factory, monkeypatch):
 
 def installed(number, seed=7):
     try:
-        return benchmark("alfworld_wording"), benchmark("alfworld_wording").episodes(number, seed)
+        return benchmark("alfworld_perturbed"), benchmark("alfworld_perturbed").episodes(number, seed)
     except NotInstalledError as error:
         pytest.skip(str(error))
 
@@ -160,7 +160,7 @@ def test_observations_repeat_a_command_as_the_agent_gave_it(name, action, observ
 
 
 def test_an_example_is_shown_in_the_perturbation_of_the_episode():
-    episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_wording", task="x", seed=1, wording="short")
+    episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_perturbed", task="x", seed=1, wording="short")
     shown = example("alfworld").reworded(wording_of(episode))
     usual = example("alfworld")
     turns = {turn.action: other for turn, other in zip(usual.turns, shown.turns, strict=True)}
