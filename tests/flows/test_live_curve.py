@@ -33,7 +33,7 @@ def train(curve: LiveCurve, folder: Path, steps: int) -> None:
 
 def test_every_step_reaches_the_run(params: Params, tmp_path: Path) -> None:
     with tracking.live_run("refinement", params.tracking) as run_id:
-        train(LiveCurve("refinement", run_id, params.tracking), tmp_path, steps=4)
+        train(LiveCurve(run_id, params.tracking), tmp_path, steps=4)
     client = MlflowClient(params.tracking.uri)
     history = client.get_metric_history(run_id, tracking.LOSS)
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
@@ -46,5 +46,5 @@ def test_lost_tracking_store_does_not_end_tuning(
 ) -> None:
     lost = params.tracking.model_copy(update={"uri": "carrier-pigeon://loft"})
     with caplog.at_level(logging.WARNING):
-        train(LiveCurve("refinement", "no run", lost), tmp_path, steps=4)
+        train(LiveCurve("no run", lost), tmp_path, steps=4)
     assert "not sent to MLflow any more" in caplog.text
