@@ -27,7 +27,7 @@ KEYS = {
 """The stages in their order, each with the argument of its flow."""
 
 
-class Command(NamedTuple):
+class Subcommand(NamedTuple):
     """A command.
 
     Attributes:
@@ -275,42 +275,42 @@ def _smollm(given: argparse.Namespace) -> None:
 
 
 COMMANDS = {
-    "run": Command("Run every stage that is out of date", _run),
-    "stage": Command("Run one stage", lambda given: _stage(given.name, given.key), _stage_arguments),
-    "tune": Command(
+    "run": Subcommand("Run every stage that is out of date", _run),
+    "stage": Subcommand("Run one stage", lambda given: _stage(given.name, given.key), _stage_arguments),
+    "tune": Subcommand(
         "Tune a variant",
         lambda given: _stage("tuning", given.variant),
         lambda parser: parser.add_argument("variant", help="one of tuning.variants"),
     ),
-    "evaluate": Command(
+    "evaluate": Subcommand(
         "Let a model play the held-out benchmarks",
         lambda given: _stage("evaluation", given.model),
         lambda parser: parser.add_argument("model", help="chance, base, a tuned variant, or an endpoint's name"),
     ),
-    "gold-check": Command(
+    "gold-check": Subcommand(
         "Play benchmarks by their own solutions, by chance and not at all", _gold_check, _gold_check_arguments
     ),
-    "show-mask": Command(
+    "show-mask": Subcommand(
         "Show what of a sample is trained, masked and context", _show_mask, _show_mask_arguments
     ),
-    "preset": Command("Write the values of presets into params.yaml", _preset, _preset_arguments),
-    "forecast": Command("Forecast the data set's cost from a pilot of a few personas", _forecast),
-    "export": Command("Write a data set in another tool's format", _export, _export_arguments),
-    "import": Command("Read a data set of another format", _import, _import_arguments),
-    "mix": Command(
+    "preset": Subcommand("Write the values of presets into params.yaml", _preset, _preset_arguments),
+    "forecast": Subcommand("Forecast the data set's cost from a pilot of a few personas", _forecast),
+    "export": Subcommand("Write a data set in another tool's format", _export, _export_arguments),
+    "import": Subcommand("Read a data set of another format", _import, _import_arguments),
+    "mix": Subcommand(
         "Mix general chat into a data set",
         lambda given: _stage("mix", given.name),
         lambda parser: parser.add_argument("name", help="a key of the section mix"),
     ),
-    "card": Command("Print a model's or the data set's card for the hub", _card, _card_arguments),
-    "push": Command("Upload a model or the data set with its card to the hub", _push, _push_arguments),
-    "serve": Command("Start Prefect's server, a worker and MLflow on this machine", _serve, _serve_arguments),
-    "params": Command(
+    "card": Subcommand("Print a model's or the data set's card for the hub", _card, _card_arguments),
+    "push": Subcommand("Upload a model or the data set with its card to the hub", _push, _push_arguments),
+    "serve": Subcommand("Start Prefect's server, a worker and MLflow on this machine", _serve, _serve_arguments),
+    "params": Subcommand(
         "Print every parameter with its value and comment",
         _params,
         lambda parser: parser.add_argument("--defaults", action="store_true", help="the defaults instead"),
     ),
-    "smollm": Command("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
+    "smollm": Subcommand("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ _SECONDS_BETWEEN_WRITES = 0.02
 """Seconds for which answers that come in quick succession are gathered; one alone is written at once."""
 
 
+_PROMPT_VERSIONS = {
+    "script": "script_rules 2, script 2, script_retry 2",
+    "trajectory": "trajectory 2, continuation 2",
+    "reply": "2",
+}
+"""A part of every key by the kind of question. Prompts had version numbers once; without them in the key, answers that
+were paid for then would be paid for again. They never change: a new prompt is another message, so another key."""
+
+
 class Question(NamedTuple):
     """Everything that can change an answer, apart from the limit on its length.
 
@@ -61,7 +70,8 @@ class Question(NamedTuple):
 
     def key(self) -> str:
         """SHA-256 of the question as canonical JSON."""
-        canonical = json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"))
+        fields = self._asdict() | {"prompt_version": _PROMPT_VERSIONS.get(self.kind, "")}
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

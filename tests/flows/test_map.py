@@ -27,6 +27,12 @@ def definition(stage: str) -> dict[str, list[str]]:
     return STAGES[stage].get("do", STAGES[stage])
 
 
+def parameters(stage: str) -> list[str]:
+    """The keys of params.yaml that a stage lists, defaults included."""
+    (listed,) = STAGES[stage].get("do", STAGES[stage])["params"]
+    return listed["params.resolved.yaml"]
+
+
 def stale(file: str) -> set[str]:
     """The stages that a change of a file makes stale."""
     assert (ROOT / file).is_file()
@@ -125,18 +131,18 @@ def test_tuning_and_evaluation_depend_on_all_their_parameters_but_the_list_of_mo
     tuning = {f"tuning.{key}" for key in TuningParams.model_fields} - {
         "tuning.variants", "tuning.launcher", "tuning.checkpoint_steps", "tuning.checkpoints_kept"
     }  # fmt: skip
-    assert tuning <= set(definition("tuning")["params"])
+    assert tuning <= set(parameters("tuning"))
     evaluation = {f"evaluation.{key}" for key in EvaluationParams.model_fields}
-    listed = set(definition("evaluation")["params"])
+    listed = set(parameters("evaluation"))
     who = {"evaluation.models", "evaluation.endpoints", "evaluation.references"}
     how_replies_are_drawn = {"evaluation.sampling", "evaluation.max_new_tokens", "evaluation.batch_size"}
     assert evaluation - who <= listed
-    assert evaluation - who <= set(definition("endpoint_evaluation")["params"])
-    assert evaluation - who - how_replies_are_drawn <= set(definition("reference_evaluation")["params"])
+    assert evaluation - who <= set(parameters("endpoint_evaluation"))
+    assert evaluation - who - how_replies_are_drawn <= set(parameters("reference_evaluation"))
 
 
 def test_the_quality_gate_depends_on_what_of_the_evaluation_it_reads() -> None:
     text = (ROOT / "agentrefine/quality/benchmark_texts.py").read_text()
     read = {f"evaluation.{key}" for key in re.findall(r"params\.evaluation\.(\w+)", text)}
     assert len(read) > 3
-    assert read <= set(definition("quality_gate")["params"])
+    assert read <= set(parameters("quality_gate"))

@@ -174,7 +174,7 @@ def write_results(root: Path) -> None:
 def write_tuning(folder: Path, variant: str) -> None:
     """The figures of a tuning."""
     figures = {
-        "loss": LOSSES[variant],
+        "train_on": LOSSES[variant],
         "parameters": 940_000,
         "trainable_parameters": 940_000,
         "rendering": {"samples": 225},

@@ -16,7 +16,7 @@ from agentrefine.params.commented import commented
 from tasks.params import RESOLVED
 from tests.helpers.paths import ROOT
 
-DIGEST = "5fab40671317"
+DIGEST = "ff06fe469c5d"
 """Of all default values: a default that changes changes what every user makes."""
 SHORTEST = {
     "personas": {"path": "data/personas.jsonl"},

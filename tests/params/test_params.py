@@ -152,7 +152,7 @@ MODELS = "models: [base, expert_only, refinement]"
         ("baseline: expert_only", "baseline: chance", ""),
         ("references: [chance]", "references: [dice]", "evaluation.references"),
         (MODELS, "models: [chance, base, expert_only, refinement]", "move it to references"),
-        ("    expert_only: {loss", "    chance: {loss", "tuning.variants: chance"),
+        ("    expert_only: {train_on", "    chance: {train_on", "tuning.variants: chance"),
         (
             "endpoints: {}",
             "endpoints: {chance: {base_url: 'http://h/v1', model: m, api_key_env: K}}",
@@ -175,7 +175,7 @@ def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old:
         ({}, "expert_only"),
         ({"baseline: expert_only": "baseline: base"}, "base"),
         # No variant has the name: the one that is tuned without mistakes, else the base.
-        ({"    expert_only: {loss": "    plain: {loss", MODELS: "models: [base, plain, refinement]"}, "plain"),
+        ({"    expert_only: {train_on": "    plain: {train_on", MODELS: "models: [base, plain, refinement]"}, "plain"),
         (
             {
                 "    expert_only: {train_on: without_refinement_data": "    other: {train_on: with_erroneous_loss",

@@ -133,7 +133,7 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     assert (chosen.tuning.epochs, chosen.tuning.method) == (1, "full")
     assert "tuning.epochs: 2 -> 1" in changes
     assert 'tuning.variants.other.data_set: "elsewhere" (new)' in changes
-    assert 'tuning.variants.refinement.loss: "refinement" -> removed' in changes
+    assert 'tuning.variants.refinement.train_on: "refinement" -> removed' in changes
     assert "mix.chat20.share: 0.2 (new)" in changes
     assert not any(change.startswith("mix: ") for change in changes)
 
