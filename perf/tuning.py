@@ -32,7 +32,7 @@ from agentrefine.tuning.models import load_tokenizer
 from agentrefine.tuning.rendering import Rendered, render
 from perf import children
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
-from perf.tuning_ways import LOSS, PADDED, PER_CORE, TRL_ON_LABELS, WAYS, Figures, Work, run_way
+from perf.tuning_ways import PADDED, PER_CORE, TRAIN_ON, TRL_ON_LABELS, WAYS, Figures, Work, run_way
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
@@ -188,7 +188,7 @@ def rendered(work: Work) -> list[Rendered]:
     """Every conversation as tokens."""
     tokenizer = load_tokenizer(work.base)
     samples = read_jsonl(work.data_set / "train.jsonl", Sample)
-    return [render(tokenizer, sample.messages(), LOSS, work.params.max_length) for sample in samples]
+    return [render(tokenizer, sample.messages(), TRAIN_ON, work.params.max_length) for sample in samples]
 
 
 def lengths(work: Work) -> list[int]:

@@ -129,7 +129,7 @@ def test_a_models_card_has_the_hubs_metadata_with_each_benchmarks_result(tree: P
 
 def test_a_models_card_tells_the_loss_the_data_and_what_the_reader_must_know(tree: Path, params: Params) -> None:
     text = model_card("refinement", params, Project(tree))
-    assert "mistaken turns stay in the context with their loss masked" in text
+    assert "Mistakes stay in the context and are not trained" in text
     assert "ab" * 32 in text
     assert "124,000 (31.0%) were trained" in text
     assert "rule-based simulated teacher" in text

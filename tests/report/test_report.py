@@ -217,9 +217,9 @@ def test_wordings_failures_and_attempts_are_told(root: Path) -> None:
     with (root / "reports" / "plots" / "differences.csv").open() as handle:
         assert {row["benchmark"] for row in csv.DictReader(handle)} == {"worlds_layouts", "worlds_perturbed"}
     assert "- worlds layouts, refinement: 2 attempts at each episode, of which n counts every one; 65.0 [" in page
-    assert "| worlds wording | refinement | short | 60.0 [31.3, 83.2] |" in page
+    assert "| worlds perturbed | refinement | short | 60.0 [31.3, 83.2] |" in page
     # The sample standard deviation of 60% and 0%.
-    assert "| worlds wording | refinement | mean ± standard deviation, 10 worlds | 30.0 [" in page
+    assert "| worlds perturbed | refinement | mean ± standard deviation, 10 worlds | 30.0 [" in page
     assert "] ± 42.4 |" in page
     assert "solved more often by refinement: 6, by base: 0" in page
     assert "Nobody above chance: babyai." in page
