@@ -66,8 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = commands.add_parser(name, description=f"{command.summary}.", formatter_class=_Help)
         if words[:1] == [name]:
             command.arguments(own)
-    parsed = parser.parse_args(words)
-    exit_with_sentence(lambda: COMMANDS[parsed.command].run(parsed))
+
+    def parse_and_run() -> bool | None:
+        parsed = parser.parse_args(words)
+        return COMMANDS[parsed.command].run(parsed)
+
+    exit_with_sentence(parse_and_run)
 
 
 def _run(_: argparse.Namespace) -> None:

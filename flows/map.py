@@ -66,7 +66,7 @@ def out_of_date(text: str) -> list[str]:
     found = []
     written, now = _by_stage(text), _by_stage(rewritten(text))
     for stage, deps in now.items():
-        missing, idle = sorted(deps - written[stage]), sorted(written[stage] - deps)
+        missing, idle = sorted(deps - written.get(stage, set())), sorted(written.get(stage, set()) - deps)
         if missing or idle:
             parts = [("needs", missing), ("does not use", idle)]
             said = " and ".join(f"{verb} {', '.join(paths)}" for verb, paths in parts if paths)

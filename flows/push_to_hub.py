@@ -44,7 +44,7 @@ def push_to_hub(
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise UserError("Nothing was uploaded: nobody is there to ask; look at the list and add --yes.")
-    return input("HubUpload? [y/N] ").strip().lower() in ("y", "yes")
+    return input("Upload? [y/N] ").strip().lower() in ("y", "yes")
 
 
 if __name__ == "__main__":

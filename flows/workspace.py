@@ -15,6 +15,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from agentrefine.errors import UserError
 from agentrefine.params import is_key
 from flows.side_by_side import run_side_by_side
+from tasks.params import RESOLVED, write_resolved
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
@@ -144,9 +145,16 @@ def _put_back_after_a_kill() -> None:
     """Undo the overrides of a run that was killed, unless someone has edited the file since."""
     if BACKUP.exists():
         if not OVERRIDDEN.exists() or OVERRIDDEN.read_bytes() == PARAMS.read_bytes():
-            shutil.move(BACKUP, PARAMS)
+            _put_back()
         BACKUP.unlink(missing_ok=True)
         OVERRIDDEN.unlink(missing_ok=True)
+
+
+def _put_back() -> None:
+    """Restore params.yaml, and with it the file on which DVC's stages depend."""
+    shutil.move(BACKUP, PARAMS)
+    if RESOLVED.is_file():
+        write_resolved()
 
 
 @contextmanager
@@ -173,7 +181,7 @@ def overridden_params(overrides: dict[str, object]) -> Iterator[None]:
         shutil.copyfile(PARAMS, OVERRIDDEN)
         yield
     finally:
-        shutil.move(BACKUP, PARAMS)
+        _put_back()
         OVERRIDDEN.unlink(missing_ok=True)
 
 

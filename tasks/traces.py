@@ -37,7 +37,7 @@ def log_traces(run_id: str, episodes: Sequence[Episode], tracking: TrackingParam
 
     Args:
         run_id: from `tracking.run_for`.
-        episodes: some, such as `report_inputs.notable_episodes` chooses.
+        episodes: some, such as `report.inputs.notable_episodes` chooses.
         tracking: where runs are kept.
 
     Raises:

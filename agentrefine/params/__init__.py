@@ -99,6 +99,10 @@ class Params(Section):
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
         played = self.evaluation.benchmarks
+        compared = self.quality_gate.overlap_benchmarks
+        named = [self.report.champion_benchmark, *([] if compared == INSTALLED else compared)]
+        for old in (name for name in named if name in RENAMED):
+            raise ValueError(f"the benchmark {old} is now called {RENAMED[old]}; write that")
         if played != INSTALLED and self.report.champion_benchmark not in played:
             raise ValueError(
                 f"report.champion_benchmark is {self.report.champion_benchmark}, which evaluation.benchmarks does not "

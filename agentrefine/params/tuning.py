@@ -76,7 +76,7 @@ class Mix(Section):
 
 
 class Variant(Section):
-    """A model to tune: a loss on a data set (a folder with train.jsonl and validation.jsonl)."""
+    """A model to tune: a mask policy on a data set (a folder with train.jsonl and validation.jsonl)."""
 
     train_on: MaskPolicy
     data_set: TrackedPath
@@ -108,7 +108,7 @@ class TuningParams(Section):
             "expert_only": Variant(train_on=PLAIN, data_set="data/dataset"),
             "refinement": Variant(train_on="refinement", data_set="data/dataset"),
         },
-        description="the models to tune: a name, a loss, a data set; presets/ablations.yaml has more",
+        description="the models to tune: a name, a mask policy, a data set; presets/ablations.yaml has more",
     )
     launcher: str = Field(
         "python", description="of the processes; on several GPUs accelerate launch --config_file configs/fsdp.yaml"

@@ -50,7 +50,15 @@ def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> Non
     assert status(*words) == 2
 
 
-@pytest.mark.parametrize("words", [["stage", "tuning"], ["stage", "synthesis", "refinement"], ["preset", "llama-9"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stage", "tuning"],
+        ["stage", "synthesis", "refinement"],
+        ["preset", "llama-9"],
+        ["import", "sharegpt", "~nobody-of-this-name/x.json", "out"],
+    ],
+)
 def test_bad_input_is_one_sentence_and_status_1(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert status(*words) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -13,6 +13,8 @@ import flows  # noqa: F401  (sets the environment that keeps tools quiet)
 from agentrefine.errors import UserError
 from flows import workspace
 from flows.workspace import Workspace, exclusive_use, overridden_params
+from tasks.params import write_resolved
+from tests.helpers.paths import ROOT
 
 PARAMS = """\
 # every knob
@@ -139,6 +141,16 @@ def test_overrides_hold_for_one_run_and_leave_the_file_as_it_was(folder: Path) -
         assert values["base"] == odd
         assert values["tuning"] == {"learning_rate": 0.002, "variants": ["a", "b"]}
     assert (folder / "params.yaml").read_text() == PARAMS
+
+
+def test_the_resolved_parameters_are_put_back_with_the_overrides(folder: Path) -> None:
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    write_resolved()
+    before = (folder / "params.resolved.yaml").read_bytes()
+    with overridden_params({"tuning.epochs": 7}):
+        write_resolved()
+        assert yaml.safe_load((folder / "params.resolved.yaml").read_text())["tuning"]["epochs"] == 7
+    assert (folder / "params.resolved.yaml").read_bytes() == before
 
 
 def test_overrides_are_put_back_when_the_run_fails(folder: Path) -> None:

@@ -13,7 +13,7 @@ from agentrefine.files import short_hash
 from agentrefine.params import DVC_KEYS, RENAMED, Params, is_key, load_params, parse_params
 from agentrefine.params.base import Section
 from agentrefine.params.commented import commented
-from tasks.params import RESOLVED
+from tasks.params import RESOLVED, write_resolved
 from tests.helpers.paths import ROOT
 
 DIGEST = "ff06fe469c5d"
@@ -38,6 +38,26 @@ def loaded(values: object, **options: dict[str, str]) -> Params:
 
 def test_the_defaults_are_the_values_that_results_are_published_for() -> None:
     assert short_hash(json.dumps(Params().model_dump(mode="json"), sort_keys=True)) == DIGEST
+
+
+@pytest.mark.parametrize("section", ["report", "quality_gate"])
+def test_an_old_name_of_a_benchmark_is_answered_with_the_new_one(section: str) -> None:
+    old = {
+        "report": {"champion_benchmark": "worlds_wording"},
+        "quality_gate": {"overlap_benchmarks": ["worlds_wording"]},
+    }
+    with pytest.raises(UserError, match="worlds_perturbed"):
+        loaded({**SHORTEST, section: old[section]})
+
+
+def test_the_resolved_file_does_not_depend_on_the_machines_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**SHORTEST, "base_model": {"path": "~/models/x"}}))
+    write_resolved()
+    assert yaml.safe_load(RESOLVED.read_text())["base_model"]["path"] == "~/models/x"
+    assert "~" not in load_params().base_model.path
 
 
 def test_the_committed_file_holds_no_value_but_defaults_and_is_resolved() -> None:

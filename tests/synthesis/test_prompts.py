@@ -1,5 +1,6 @@
 """The teacher's prompts: their parts stand where programs read them, their versions are raised, their examples vary."""
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -35,6 +36,21 @@ from tests.helpers.games import game, script
 PERSONA = Persona(id="p1", text="A tester who pays $5 for {braces} and \\n.")
 DEMANDS = VerificationParams(min_error_refine_turns=2, max_turns=60)
 FOLDER = Path(prompts.__file__).parent / "prompts"
+
+
+RECORDED = {
+    "continuation.md": "5cc6a6059215",
+    "script.md": "c089bb4a5311",
+    "script_retry.md": "a046b438a0c8",
+    "script_rules.md": "17d52a8faaf0",
+    "trajectory.md": "ffef1cf1fef1",
+}
+"""The prompts that the published data were written by: a changed one asks for every answer anew."""
+
+
+def test_the_prompts_are_those_that_published_data_were_written_by():
+    files = sorted(FOLDER.glob("*.md"))
+    assert {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in files} == RECORDED
 
 
 def block(text: str, heading: str) -> str:
