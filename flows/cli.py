@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words[:1] == [name]:
             command.arguments(own)
 
-    def parse_and_run() -> bool | None:
+    def parse_and_run() -> object:
         parsed = parser.parse_args(words)
         return COMMANDS[parsed.command].run(parsed)
 
