@@ -6,7 +6,28 @@ class UserError(Exception):
 
     The message is one clear sentence that names the file, the line or key, what was expected and what to do.
     Every command prints it without a traceback and exits with a non-zero status.
+
+    Example: `UserError("not_utf8", f"{path}, line {line}: not UTF-8; save the file as UTF-8.", file=path, line=line)`
+
+    Attributes:
+        code: what is wrong, in snake case; stable, so that programs and tests need not read the sentence.
+        values: what the sentence names, such as `file`, `line`, `key` or `value`; never a secret.
     """
+
+    def __init__(self, code: str, message: str, **values: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.values = values
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it crosses the border of a process: with its code and values."""
+        return _restored, (type(self), self.code, str(self), self.values)
+
+
+def _restored(kind: type[UserError], code: str, message: str, values: dict[str, object]) -> UserError:
+    error = kind.__new__(kind, message)
+    error.code, error.values = code, values
+    return error
 
 
 class NotInstalledError(UserError):

@@ -117,8 +117,14 @@ def _remove_leftovers(path: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
-        return UserError(f"{path}: the disk is full; free some space and run the same command again.")
-    return UserError(f"{path}: cannot be written ({error.strerror or error}); make the folder writable and run again.")
+        return UserError(
+            "disk_full", f"{path}: the disk is full; free some space and run the same command again.", file=path
+        )
+    return UserError(
+        "not_writable",
+        f"{path}: cannot be written ({error.strerror or error}); make the folder writable and run again.",
+        file=path,
+    )
 
 
 def write_json(path: Path, value: object) -> None:
@@ -145,7 +151,11 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
         UserError: the file is missing, or a line is not a `model`; names the line and the key.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml.")
+        raise UserError(
+            "stage_not_run",
+            f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml.",
+            file=path,
+        )
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             if line.isspace():
@@ -153,7 +163,13 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
             try:
                 yield model.model_validate_json(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
             except ValidationError as error:
-                raise UserError(f"{path}, line {number}: {first_problem(error)}") from error
+                raise UserError(
+                    "stage_file_broken",
+                    f"{path}, line {number}: {first_problem(error)}",
+                    file=path,
+                    line=number,
+                    key=problem_key(error),
+                ) from error
 
 
 def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
@@ -165,19 +181,41 @@ def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).") from error
+        raise UserError(
+            "stage_not_run",
+            f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).",
+            file=path,
+            stage=stage,
+        ) from error
     except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)} Run the stage {stage} again.") from error
+        raise UserError(
+            "stage_file_broken",
+            f"{path}: {first_problem(error)} Run the stage {stage} again.",
+            file=path,
+            stage=stage,
+            key=problem_key(error),
+        ) from error
 
 
 def first_problem(error: ValidationError, *, with_value: bool = True) -> str:
     """The first finding of a pydantic error as one sentence: which key, what was expected, what was found."""
     finding = error.errors(include_url=False)[0]
-    told = f"{'.'.join(str(part) for part in finding['loc']) or 'the whole value'}: {finding['msg']}"
+    told = f"{problem_key(error) or 'the whole value'}: {finding['msg']}"
     if not with_value:
         return f"{told}."
     found = repr(finding["input"])
     return f"{told}; found {found[:80]}{'...' if len(found) > 80 else ''}."
+
+
+def problem_key(error: ValidationError) -> str:
+    """The dotted key of what `first_problem` says; empty where it is the whole value."""
+    return ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
+
+
+def problem_code(error: ValidationError) -> str:
+    """The code of a `UserError` for what `first_problem` says."""
+    kinds = {"missing": "missing_key", "extra_forbidden": "unknown_key", "json_invalid": "not_json"}
+    return kinds.get(error.errors(include_url=False)[0]["type"], "bad_value")
 
 
 def packaged_path(package: str, *parts: str) -> Path:
@@ -214,7 +252,9 @@ def user_path(given: str | Path) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{given}: the home folder of `~` is not known here; write the whole path.") from error
+        raise UserError(
+            "unknown_home", f"{given}: the home folder of `~` is not known here; write the whole path.", path=given
+        ) from error
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -234,7 +274,7 @@ def read_text(path: Path, remedy: str) -> str:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise _not_utf8(f"{path}, line {line}", error) from error
+        raise _not_utf8(path, line, error) from error
 
 
 def read_yaml(path: Path, remedy: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401 (any YAML value)
@@ -248,10 +288,10 @@ def read_yaml(path: Path, remedy: str, loader: type[yaml.BaseLoader | yaml.SafeL
     Raises:
         UserError: as in `read_text`, or the text is not YAML.
     """
-    return parse_yaml(read_text(path, remedy), str(path), loader)
+    return parse_yaml(read_text(path, remedy), path, loader)
 
 
-def parse_yaml(text: str, source: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401
+def parse_yaml(text: str, source: str | Path, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401
     """The value in a YAML text; an error does not quote the text, in which a key may stand.
 
     Raises:
@@ -260,10 +300,15 @@ def parse_yaml(text: str, source: str, loader: type[yaml.BaseLoader | yaml.SafeL
     try:
         return yaml.load(text.removeprefix("\ufeff"), loader)  # noqa: S506  (the loaders make no objects)
     except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{source}: not valid YAML ({line}{error.problem}); correct it.") from error
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        place = f"line {line}: " if line else ""
+        raise UserError(
+            "not_yaml", f"{source}: not valid YAML ({place}{error.problem}); correct it.", file=source, line=line
+        ) from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+        raise UserError(
+            "not_yaml", f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.", file=source
+        ) from error
 
 
 class Record(NamedTuple):
@@ -295,11 +340,13 @@ def _open(path: Path, remedy: str) -> IO[bytes]:
     try:
         return path.open("rb")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; {remedy}.") from error
+        raise UserError("file_missing", f"{path}: no such file; {remedy}.", file=path) from error
     except IsADirectoryError as error:
-        raise UserError(f"{path}: is a folder where a file was expected; {remedy}.") from error
+        raise UserError("is_folder", f"{path}: is a folder where a file was expected; {remedy}.", file=path) from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from error
+        raise UserError(
+            "file_unreadable", f"{path}: cannot be read ({error.strerror}); {remedy}.", file=path
+        ) from error
 
 
 def _refuse_other_encodings(path: Path, handle: IO[bytes]) -> None:
@@ -307,7 +354,7 @@ def _refuse_other_encodings(path: Path, handle: IO[bytes]) -> None:
     handle.seek(0)
     for mark, name in _OTHER_ENCODINGS.items():
         if start.startswith(mark):
-            raise UserError(f"{path}: is {name}; save the file as UTF-8.")
+            raise UserError("not_utf8", f"{path}: is {name}; save the file as UTF-8.", file=path, encoding=name)
 
 
 def _first_byte(handle: IO[bytes]) -> bytes:
@@ -318,8 +365,12 @@ def _first_byte(handle: IO[bytes]) -> bytes:
     return first[:1]
 
 
-def _not_utf8(place: str, error: UnicodeDecodeError) -> UserError:
-    return UserError(f"{place}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save the file as UTF-8.")
+def _not_utf8(path: Path, line: int | None, error: UnicodeDecodeError) -> UserError:
+    place = f"{path}, line {line}" if line else f"{path}"
+    byte = f"0x{error.object[error.start]:02x}"
+    return UserError(
+        "not_utf8", f"{place}: not UTF-8 (byte {byte}); save the file as UTF-8.", file=path, line=line, byte=byte
+    )
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
@@ -331,10 +382,13 @@ def _json_lines(path: Path) -> Iterator[Record]:
                 if text.strip():
                     yield Record(place, json.loads(text))
             except UnicodeDecodeError as error:
-                raise _not_utf8(place, error) from error
+                raise _not_utf8(path, number, error) from error
             except (ValueError, RecursionError) as error:
                 raise UserError(
-                    f"{place}: not JSON ({_reason(error)}); expected a JSON list or one object a line."
+                    "not_json",
+                    f"{place}: not JSON ({_reason(error)}); expected a JSON list or one object a line.",
+                    file=path,
+                    line=number,
                 ) from error
 
 
@@ -349,8 +403,10 @@ def _list_elements(path: Path) -> Iterator[Record]:
             number += 1
             yield Record(f"{path}, element {number}", elements.element(number))
         elements.skip("]")
-        if elements.next_character():
-            raise UserError(f"{path}: expected nothing after the list; fix the file.")
+        if found := elements.next_character():
+            raise UserError(
+                "not_json", f"{path}: expected nothing after the list; fix the file.", file=path, found=found
+            )
 
 
 class _Elements:
@@ -372,7 +428,12 @@ class _Elements:
             except (ValueError, RecursionError) as error:
                 incomplete = isinstance(error, json.JSONDecodeError) and len(self.text) - self.position <= MAX_ELEMENT
                 if not (incomplete and self._read_more()):
-                    raise UserError(f"{self.path}, element {number}: not JSON ({_reason(error)}); fix it.") from error
+                    raise UserError(
+                        "not_json",
+                        f"{self.path}, element {number}: not JSON ({_reason(error)}); fix it.",
+                        file=self.path,
+                        element=number,
+                    ) from error
             else:
                 return value
 
@@ -381,8 +442,12 @@ class _Elements:
         found = self.next_character()
         if found != character:
             raise UserError(
+                "not_json",
                 f"{self.path}: expected {character!r} between the list's elements, found "
-                f"{repr(found) if found else 'the end of the file'}; fix the file."
+                f"{repr(found) if found else 'the end of the file'}; fix the file.",
+                file=self.path,
+                expected=character,
+                found=found,
             )
         self.position += 1
 
@@ -402,7 +467,7 @@ class _Elements:
         try:
             chunk = self.handle.read(max(CHUNK, len(rest)))
         except UnicodeDecodeError as error:
-            raise _not_utf8(str(self.path), error) from error
+            raise _not_utf8(self.path, None, error) from error
         self.text, self.position = rest + chunk, 0
         return bool(chunk)
 

@@ -88,7 +88,11 @@ def _stage_arguments(parser: argparse.ArgumentParser) -> None:
 def _stage(name: str, key: str | None) -> None:
     argument = KEYS[name]
     if (argument is None) != (key is None):
-        raise UserError(f"stage {name}: {'takes no key' if argument is None else f'name the {argument} too'}.")
+        raise UserError(
+            "wrong_arguments",
+            f"stage {name}: {'takes no key' if argument is None else f'name the {argument} too'}.",
+            stage=name,
+        )
     if name == "tuning" and key is not None:
         from flows.tuning import tune
 

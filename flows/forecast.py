@@ -26,7 +26,12 @@ def forecast() -> None:
     pilot = params.teacher.pilot_personas
     if not 0 < pilot <= personas:
         raise UserError(
-            f"teacher.pilot_personas is {pilot}, and there are {personas} personas; set it to a few of them, such as 8."
+            "bad_value",
+            f"teacher.pilot_personas is {pilot}, and there are {personas} personas; set it to a few of them, such as "
+            "8.",
+            key="teacher.pilot_personas",
+            value=pilot,
+            personas=personas,
         )
     print(run_pilot(params, personas)[0].sentence())
 

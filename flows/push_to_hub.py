@@ -43,7 +43,9 @@ def push_to_hub(
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise UserError("Nothing was uploaded: nobody is there to ask; look at the list and add --yes.")
+        raise UserError(
+            "nobody_to_ask", "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
+        )
     return input("Upload? [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -49,13 +49,15 @@ def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> N
             or a folder that cannot be written.
     """
     if not PARAMS.is_file():
-        raise UserError(f"{PARAMS}: no such file; run from the project's folder.")
+        raise UserError("file_missing", f"{PARAMS}: no such file; run from the project's folder.", file=PARAMS)
     root = Path.cwd()
     try:
         JOURNAL.mkdir(parents=True, exist_ok=True)
         (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); make its parent writable.") from error
+        raise UserError(
+            "not_writable", f"{folder}: cannot be made ({error.strerror}); make its parent writable.", file=folder
+        ) from error
     cache = os.path.relpath(root / ".dvc" / "cache", folder / ".dvc")
     _write(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
     params = _write_params(folder, presets, overrides)
@@ -98,7 +100,11 @@ def _inputs(params: Params) -> Iterator[str]:
     for path in named:
         if path is not None and not Path(path).is_absolute() and Path(path).exists():
             if ".." in Path(path).parts:
-                raise UserError(f"{path}: lies outside of the project's folder; name it by its whole path, from / on.")
+                raise UserError(
+                    "outside_project",
+                    f"{path}: lies outside of the project's folder; name it by its whole path, from / on.",
+                    file=path,
+                )
             yield path
 
 
@@ -110,6 +116,8 @@ def _link(link: Path, target: Path) -> None:
             return
         link.unlink()
     elif link.exists():
-        raise UserError(f"{link}: is no link to {target}; move it away and run again.")
+        raise UserError(
+            "not_a_link", f"{link}: is no link to {target}; move it away and run again.", file=link, target=target
+        )
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(relative)

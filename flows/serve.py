@@ -64,14 +64,20 @@ def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
         if answers(url, seconds=5):
             return
         time.sleep(0.5)
-    raise UserError(f"{name} did not start; its log is {LOGS / f'{name}.log'}.")
+    log = LOGS / f"{name}.log"
+    raise UserError("server_not_started", f"{name} did not start; its log is {log}.", name=name, file=log)
 
 
 def check_free(name: str, port: int, option: str) -> None:
     """Refuse a port that something listens on already."""
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
-            raise UserError(f"{name}: port {port} is taken; stop what listens there or choose another by {option}.")
+            raise UserError(
+                "port_taken",
+                f"{name}: port {port} is taken; stop what listens there or choose another by {option}.",
+                name=name,
+                port=port,
+            )
 
 
 def serve(prefect_port: int, mlflow_port: int) -> None:
@@ -111,7 +117,7 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
         )
         while all(process.poll() is None for process in (server, mlflow, worker)):
             time.sleep(1)
-        raise UserError(f"A server has ended; the logs are in {LOGS}.")
+        raise UserError("server_ended", f"A server has ended; the logs are in {LOGS}.", file=LOGS)
 
 
 def serve_until_interrupted(prefect_port: int, mlflow_port: int) -> None:
@@ -132,7 +138,12 @@ def _deploy(prefect: list[str], environment: dict[str, str]) -> None:
     ):
         done = subprocess.run([*prefect, *command], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UserError(f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+            raise UserError(
+                "command_failed",
+                f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}",
+                command=f"prefect {' '.join(command)}",
+                status=done.returncode,
+            )
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -69,8 +69,10 @@ def check_reachable(api: str) -> None:
     """
     if not answers(_health(api), ANSWER_SECONDS):
         raise UserError(
+            "endpoint_unreachable",
             f"PREFECT_API_URL: no Prefect server answers at {api}; start it (make serve), or unset the variable "
-            "(`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is started."
+            "(`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is started.",
+            name="PREFECT_API_URL",
         )
 
 
@@ -132,9 +134,12 @@ def _wait_for(api: str, folder: Path, ended: Callable[[], bool]) -> None:
         gone = ended()
         if gone or waited > limit:
             raise UserError(
+                "server_not_started",
                 f"Prefect's temporary server {'ended' if gone else 'did not start'} (waited {waited:.0f} s; its log is "
                 f"{folder / 'server.log'}); run again when the machine is less busy, or raise "
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS."
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.",
+                file=folder / "server.log",
+                ended=gone,
             )
         if waited > IDLE_SECONDS and not reported:
             reported = True

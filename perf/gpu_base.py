@@ -34,7 +34,9 @@ def prepare(inputs: Path, out: Path, facts: Path) -> None:
         _from_gguf(pieces, out)
         source = f"GGUF of {sum(piece.stat().st_size for piece in pieces):,} bytes, dequantised"
     else:
-        raise UserError(f"{inputs}: holds neither model/ nor {GGUF}; perf/gpu_prepare.sh writes it.")
+        raise UserError(
+            "model_missing", f"{inputs}: holds neither model/ nor {GGUF}; perf/gpu_prepare.sh writes it.", file=inputs
+        )
     config = AutoConfig.from_pretrained(out)
     described = {
         "model": config.model_type,

@@ -166,7 +166,13 @@ def chosen_games(study: Study, count: float) -> list[Sample]:
     """
     games = list(read_jsonl(study.data_set / "train.jsonl", Sample))
     if math.isfinite(count) and count > len(games):
-        raise UserError(f"{study.data_set}: holds {len(games)} training games and not {count}; ask for `all`.")
+        raise UserError(
+            "too_few_games",
+            f"{study.data_set}: holds {len(games)} training games and not {count}; ask for `all`.",
+            file=study.data_set,
+            found=len(games),
+            expected=count,
+        )
     games.sort(key=lambda game: short_hash("learning curve", str(study.params.seed), game.id))
     return games[: int(min(count, len(games)))]
 

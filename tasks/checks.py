@@ -59,7 +59,12 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
             endpoint = params.evaluation.endpoints[key]
             _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
         if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
-            raise UserError(f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.")
+            raise UserError(
+                "file_missing",
+                f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.",
+                key=f"mix.{key}.chat",
+                file=params.mix[key].chat,
+            )
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
@@ -83,7 +88,9 @@ def _check_home() -> None:
         writable = False
     if not writable:
         raise UserError(
-            f"{home}: Prefect cannot write there; set HOME (or PREFECT_HOME) to a folder that this user may write."
+            "not_writable",
+            f"{home}: Prefect cannot write there; set HOME (or PREFECT_HOME) to a folder that this user may write.",
+            file=home,
         )
 
 
@@ -94,8 +101,11 @@ def _check_folders() -> None:
         target = Path(name).resolve()
         if not target.is_relative_to(here):
             raise UserError(
+                "links_elsewhere",
                 f"{name}: links to {target}, outside of this folder, where DVC records nothing; make it a folder here "
-                "(or move the whole project there)."
+                "(or move the whole project there).",
+                file=name,
+                target=target,
             )
 
 
@@ -105,8 +115,10 @@ def _check_tracking(uri: str) -> None:
         return
     if not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
         raise UserError(
+            "endpoint_unreachable",
             f"tracking.uri: no MLflow server answers at {uri}; start it (mlflow server), or set the key to "
-            "sqlite:///mlflow.db."
+            "sqlite:///mlflow.db.",
+            key="tracking.uri",
         )
 
 
@@ -128,8 +140,11 @@ def answers(address: str, seconds: float) -> bool:
 def _check_key(setting: str, variable: str, address: str) -> None:
     if not os.environ.get(variable) and not is_loopback(address):
         raise UserError(
+            "key_missing",
             f"{setting}: the environment variable {variable} is not set; set it to the key of {address} (any text, if "
-            "the endpoint needs none)."
+            "the endpoint needs none).",
+            key=setting,
+            name=variable,
         )
 
 
@@ -142,20 +157,31 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
         return
     path, template = params.base_model.path, params.base_model.chat_template
     if template is not None and not Path(template).is_file():
-        raise UserError(f"base_model.chat_template: {template}: no such file; correct it in params.yaml.")
+        raise UserError(
+            "file_missing",
+            f"base_model.chat_template: {template}: no such file; correct it in params.yaml.",
+            key="base_model.chat_template",
+            file=template,
+        )
     place = Path(path).expanduser()
     if place.is_dir():
         if not (place / "config.json").is_file() or not any(place.glob("*.safetensors")):
             raise UserError(
+                "model_unusable",
                 f"base_model.path: {path} holds no model (config.json and *.safetensors); set it to a folder that "
-                "does, a hub id, or tiny."
+                "does, a hub id, or tiny.",
+                key="base_model.path",
+                model=path,
             )
     elif is_gguf(path) and place.is_file():
         read_gguf(place)
     elif place.is_file():
         raise UserError(
+            "wrong_suffix",
             f"base_model.path: {path} is a file whose name does not end in .gguf; rename it if it is a GGUF file, or "
-            "set the key to a model's folder, a hub id, or tiny."
+            "set the key to a model's folder, a hub id, or tiny.",
+            key="base_model.path",
+            file=path,
         )
     else:
         _check_hub_id(path)
@@ -168,15 +194,21 @@ def _check_hub_id(path: str) -> None:
 
     if path.count("/") != 1 or path.startswith((".", "/", "~")) or Path(path).parent.is_dir():
         raise UserError(
-            f"base_model.path: {path}: no such file or folder; set it to a model's folder, a hub id, or tiny."
+            "model_missing",
+            f"base_model.path: {path}: no such file or folder; set it to a model's folder, a hub id, or tiny.",
+            key="base_model.path",
+            model=path,
         )
     try:
         hf_hub_download(path, "config.json")
     except (OSError, ValueError, HFValidationError, httpx2.HTTPError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise UserError(
+            "model_missing",
             f"base_model.path: {path} is neither a folder here nor a model that the Hugging Face hub gives ({reason}); "
-            "correct it, or set it to tiny."
+            "correct it, or set it to tiny.",
+            key="base_model.path",
+            model=path,
         ) from error
 
 
@@ -188,4 +220,9 @@ def _check_tuning(params: Params) -> None:
     else:
         command = shlex.split(params.tuning.launcher)[0]
         if shutil.which(command) is None:
-            raise UserError(f"tuning.launcher: {command} is not installed; correct it in params.yaml.")
+            raise UserError(
+                "not_installed",
+                f"tuning.launcher: {command} is not installed; correct it in params.yaml.",
+                key="tuning.launcher",
+                name=command,
+            )

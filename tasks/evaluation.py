@@ -47,10 +47,20 @@ def weights_digest(model: str, params: Params) -> str:
         UserError: params.yaml does not name the model, or its weights are missing.
     """
     if model not in params.evaluation.models:
-        raise UserError(f"evaluation.models in params.yaml does not name {model!r}; add it there.")
+        raise UserError(
+            "unknown_name",
+            f"evaluation.models in params.yaml does not name {model!r}; add it there.",
+            key="evaluation.models",
+            name=model,
+        )
     if not (MODELS / model).is_dir():
         stage = "base_model" if model == BASE else f"tuning@{model}"
-        raise UserError(f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it.")
+        raise UserError(
+            "stage_not_run",
+            f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it.",
+            file=MODELS / model,
+            stage=stage,
+        )
     from agentrefine.tuning.models import model_digest  # imports torch and transformers
 
     return model_digest(MODELS / model)

@@ -57,7 +57,7 @@ def run_pilot(params: Params, personas: int) -> tuple[Forecast, float]:
         first, refined = play_pilot(params, access)
     problem = nothing_kept(refined, params.teacher.pilot_personas)
     if problem:
-        raise UserError(problem)
+        raise UserError("pilot_kept_nothing", problem, personas=params.teacher.pilot_personas)
     prices = load_prices(params.teacher.prices)
     accounts = [account for account, _ in persona_accounts(refined, prices, batch=batch)]
     later = Account(prices)

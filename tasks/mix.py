@@ -19,7 +19,12 @@ def mix_data_set(name: str, params: Params) -> None:
         UserError: a name that params.yaml does not know, a missing or broken file, too few chats.
     """
     if name not in params.mix:
-        raise UserError(f"mix in params.yaml does not name {name!r}; add it, with its data set, chat file and share.")
+        raise UserError(
+            "unknown_name",
+            f"mix in params.yaml does not name {name!r}; add it, with its data set, chat file and share.",
+            key="mix",
+            name=name,
+        )
     chosen = params.mix[name]
     counts = mix(Path(chosen.data_set), Path(chosen.chat), chosen.share, params.seed, MIXES / name, chosen.ignore_keys)
     logger = get_run_logger()

@@ -4,6 +4,7 @@ Great Expectations takes four seconds to import, so it is imported where the gat
 """
 
 import dataclasses
+import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,7 +126,12 @@ def run_gate(
     )
     samples_dropped = list(read_jsonl(dropped, DroppedSample))
     if not rows:
-        raise UserError(nothing_to_judge(trajectories, dropped, (sample.rule for sample in samples_dropped)))
+        raise UserError(
+            "nothing_to_judge",
+            nothing_to_judge(trajectories, dropped, (sample.rule for sample in samples_dropped)),
+            file=trajectories,
+            dropped=len(samples_dropped),
+        )
     whole = data_set_features(rows, samples_dropped, diversity)
     feature_table = _table(FeatureRow, rows)
     with atomic_write(reports / "features.csv") as handle:
@@ -146,8 +152,11 @@ def run_gate(
         handle.write(summary(result))
     if not result.passed:
         raise UserError(
+            "gate_failed",
             f"The quality gate refused {trajectories}: no data set was written; fix the data or change "
-            f"quality_gate.thresholds in params.yaml ({reports / 'summary.md'} says more).\n\n{table(result.failures)}"
+            f"quality_gate.thresholds in params.yaml ({reports / 'summary.md'} says more).\n\n{table(result.failures)}",
+            file=trajectories,
+            failures=len(result.failures),
         )
     validation = validation_personas((row.persona_id for row in rows), gate.validation_share, params.seed)
     write_data_set(read_jsonl(trajectories, Trajectory), validation, out)
@@ -306,5 +315,7 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
             filled.rename(folder)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); free some space or make the folder writable."
+            "disk_full" if error.errno == errno.ENOSPC else "not_writable",
+            f"{folder}: cannot be written ({error.strerror or error}); free some space or make the folder writable.",
+            file=folder,
         ) from error

@@ -126,8 +126,12 @@ def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
     if refined.verdicts[: len(recorded)] != recorded or not recorded:
         sample = refined.attempts[0]
         raise UserError(
+            "verdicts_outdated",
             f"{VERDICTS}: the verdicts on persona {sample.persona_id}, sample {sample.sample}, are not those of the "
-            "present rules and attempts; run the verification stage again."
+            "present rules and attempts; run the verification stage again.",
+            file=VERDICTS,
+            persona=sample.persona_id,
+            sample=sample.sample,
         )
 
 

@@ -154,11 +154,14 @@ def run_shards(
                 _wait_for_the_first(pending, numbers, bar)
                 yield pending.popleft().result()
         except BudgetSpentError as error:
-            raise UserError(f"{error} {bar.done:,} of {bar.total:,} samples are done.") from error
+            raise UserError(
+                error.code, f"{error} {bar.done:,} of {bar.total:,} samples are done.", **error.values
+            ) from error
         except BrokenProcessPool as error:
             raise UserError(
+                "process_ended",
                 "A process that asks the teacher was ended from outside, perhaps for want of memory; lower "
-                "teacher.processes or synthesis.shard_size and run the same command again: answers so far are kept."
+                "teacher.processes or synthesis.shard_size and run the same command again: answers so far are kept.",
             ) from error
         finally:
             numbers[STOPPED] = 1.0
@@ -198,7 +201,10 @@ def _task_runner(params: TeacherParams) -> "TaskRunner[Any]":
             from prefect_dask import DaskTaskRunner
         except ImportError as error:
             raise UserError(
-                "teacher.task_runner: Dask is not installed; run `pip install 'agentrefine[dask]'`, or set prefect."
+                "not_installed",
+                "teacher.task_runner: Dask is not installed; run `pip install 'agentrefine[dask]'`, or set prefect.",
+                key="teacher.task_runner",
+                name="dask",
             ) from error
         cluster = {"n_workers": params.processes, "threads_per_worker": 1, "dashboard_address": None}
         dask: TaskRunner[Any] = DaskTaskRunner(cluster_kwargs=cluster)

@@ -56,8 +56,10 @@ def log_traces(run_id: str, episodes: Sequence[Episode], tracking: TrackingParam
                 tracing.log_spans(experiment_id, _spans(episode, trace_id, began))
             except NotImplementedError as error:
                 raise UserError(
+                    "store_too_old",
                     f"tracking.uri {without_credentials(tracking.uri)}: the server cannot keep traces ({error}); use "
-                    "an MLflow server of version 3.4 or later with a database."
+                    "an MLflow server of version 3.4 or later with a database.",
+                    key="tracking.uri",
                 ) from error
 
 

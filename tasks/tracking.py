@@ -264,7 +264,9 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
         address = without_credentials(tracking.uri)
         reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
         raise UserError(
-            f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
+            "store_unusable",
+            f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml.",
+            key="tracking.uri",
         ) from error
 
 

@@ -63,8 +63,11 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
     data_set = Path(chosen.data_set)
     if not all((data_set / name).is_file() for name in ("train.jsonl", "validation.jsonl")):
         raise UserError(
+            "stage_not_run",
             f"{data_set}: there is no data set (train.jsonl and validation.jsonl); run the stage that writes it "
-            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set."
+            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set.",
+            file=data_set,
+            key=f"tuning.variants.{variant}.data_set",
         )
     return TuningJob(
         train_on=chosen.train_on,
@@ -78,5 +81,10 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
 
 def _variant(name: str, params: Params) -> Variant:
     if name not in params.tuning.variants:
-        raise UserError(f"tuning.variants in params.yaml does not name {name!r}; add it, with its loss and data set.")
+        raise UserError(
+            "unknown_name",
+            f"tuning.variants in params.yaml does not name {name!r}; add it, with its loss and data set.",
+            key="tuning.variants",
+            name=name,
+        )
     return params.tuning.variants[name]

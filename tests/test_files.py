@@ -8,10 +8,10 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import save_file
 
-from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, parse_yaml, read_jsonl, read_records, read_text, read_yaml, user_path
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import load_params, parse_params
+from tests.helpers.errors import refused
 from tests.helpers.small_disk import small_disk_at
 
 
@@ -23,7 +23,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_weights_that_do_not_fit_on_the_disk_leave_nothing_behind(small_disk: Path) -> None:
-    with pytest.raises(UserError, match="the disk is full"), atomic_folder(small_disk / "model") as folder:
+    with refused("disk_full", file=small_disk / "model"), atomic_folder(small_disk / "model") as folder:
         save_file({"weight": torch.zeros(1_000_000)}, str(folder / "model.safetensors"))
     assert not list(small_disk.iterdir())
 
@@ -31,7 +31,7 @@ def test_weights_that_do_not_fit_on_the_disk_leave_nothing_behind(small_disk: Pa
 def test_a_folder_takes_its_place_only_when_it_is_complete(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "model") as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "model") as folder:  # noqa: PT012  (the body fails midway)
+    with refused("not_writable", file=tmp_path / "model"), atomic_folder(tmp_path / "model") as folder:
         (folder / "b").mkdir()
         (folder / "b").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -52,36 +52,43 @@ def test_a_text_is_the_same_with_a_byte_order_mark_and_with_other_line_ends(tmp_
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "values", "as_records"),
     [
-        ("é".encode("latin-1"), r"line 1: not UTF-8 \(byte 0xe9\); save the file as UTF-8"),
-        ("a\nb\né".encode("latin-1"), "line 3: not UTF-8"),
-        ("a".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
-        ("a".encode("utf-32"), "is UTF-32; save the file as UTF-8"),
+        ("é".encode("latin-1"), {"line": 1, "byte": "0xe9"}, "not_utf8"),
+        (
+            "a\nb\né".encode("latin-1"),
+            {"line": 3, "byte": "0xe9"},
+            "not_json",
+        ),  # the first line is read before the third
+        ("a".encode("utf-16"), {"encoding": "UTF-16"}, "not_utf8"),
+        ("a".encode("utf-32"), {"encoding": "UTF-32"}, "not_utf8"),
     ],
 )
-def test_another_encoding_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_another_encoding_is_named(tmp_path: Path, content: bytes, values: dict[str, object], as_records: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=reason):
+    with refused("not_utf8", file=path, **values) as caught:
         read_text(path, "do this")
-    with pytest.raises(UserError, match=r"a\.txt(: is UTF|, line 1: not )"):
+    assert str(caught.value).endswith("save the file as UTF-8.")
+    with refused(as_records, file=path, line=None if "encoding" in values else 1):
         list(read_records(path, "do this"))
 
 
 def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path: Path) -> None:
     for read in (read_text, read_yaml, read_records):
-        with pytest.raises(UserError, match=r"b: no such file; do this\.$"):
+        with refused("file_missing", file=tmp_path / "b") as caught:
             read(tmp_path / "b", "do this")
-        with pytest.raises(UserError, match=r"is a folder where a file was expected; do this\.$"):
+        assert str(caught.value).endswith("; do this.")
+        with refused("is_folder", file=tmp_path) as caught:
             read(tmp_path, "do this")
+        assert str(caught.value).endswith("; do this.")
 
 
 def test_yaml_is_read_with_a_mark_and_an_error_does_not_quote_a_key(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("\ufeffa: [1, 2]\n", encoding="utf-8")
     assert read_yaml(path, "do this") == {"a": [1, 2]}
-    with pytest.raises(UserError, match=r"x\.yaml: not valid YAML \(line 2: ") as caught:
+    with refused("not_yaml", file="x.yaml", line=2) as caught:
         parse_yaml("a: 1\nkey: sk-secret: b", "x.yaml")
     assert "secret" not in str(caught.value)
 
@@ -98,8 +105,9 @@ def test_values_are_read_from_lines_and_from_a_list_with_their_places(tmp_path: 
         path.write_text(empty, encoding="utf-8")
         assert list(read_records(path, "")) == []
     path.write_text("[1] [2]", encoding="utf-8")
-    with pytest.raises(UserError, match="nothing after the list"):
+    with refused("not_json", file=path, found="[") as caught:
         list(read_records(path, ""))
+    assert "nothing after the list" in str(caught.value)
 
 
 def test_a_file_of_a_stage_may_have_been_edited_by_hand(tmp_path: Path) -> None:
@@ -107,14 +115,14 @@ def test_a_file_of_a_stage_may_have_been_edited_by_hand(tmp_path: Path) -> None:
     path.write_text('\ufeff{"n": 1}\n\n{"n": 2}\r\n\n', encoding="utf-8")
     assert [line.n for line in read_jsonl(path, Line)] == [1, 2]
     path.write_text('{"n": 1}\n\n{"n": "x"}\n', encoding="utf-8")
-    with pytest.raises(UserError, match="line 3: n"):
+    with refused("stage_file_broken", file=path, line=3, key="n"):
         list(read_jsonl(path, Line))
 
 
 def test_the_home_folder_is_read_where_a_path_may_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~/a") == tmp_path / "a"
-    with pytest.raises(UserError, match="the home folder of `~` is not known"):
+    with refused("unknown_home", path="~nobody-of-that-name/a"):
         user_path("~nobody-of-that-name/a")
     text = Path("params.yaml").read_text(encoding="utf-8")
     given = parse_params(text.replace("max_cost: null", "prices: ~/p.yaml"), "p")
@@ -126,5 +134,6 @@ def test_the_home_folder_is_read_where_a_path_may_name_it(tmp_path: Path, monkey
 def test_a_file_that_dvc_looks_for_too_must_not_be_named_by_the_home_folder() -> None:
     text = Path("params.yaml").read_text(encoding="utf-8")
     path = load_params().personas.path
-    with pytest.raises(UserError, match=r"personas\.path: .*write the whole path"):
+    with refused("bad_value", file="params.yaml", key="personas.path") as caught:
         parse_params(text.replace(f"path: {path}", "path: ~/personas.jsonl"), "params.yaml")
+    assert "write the whole path" in str(caught.value)

@@ -31,11 +31,17 @@ def check_base(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[str
             if "Padding_idx" not in str(error):
                 raise
             raise UserError(
-                f"{path}: pad_token_id in config.json is no id of the model's vocabulary; correct it there."
+                "no_embedding",
+                f"{path}: pad_token_id in config.json is no id of the model's vocabulary; correct it there.",
+                file="config.json",
+                key="pad_token_id",
             ) from error
         raise UserError(
+            "shapes_mismatched",
             f"{path}: the weights do not have the shapes that config.json says (such as vocab_size or hidden_size); "
-            "correct config.json, or fetch the model again."
+            "correct config.json, or fetch the model again.",
+            model=str(path),
+            file="config.json",
         ) from error
     return [*check_vocabulary(model, tokenizer, path), *_fit_positions(model, tokenizer)]
 
@@ -100,7 +106,12 @@ def _check_configured_ids(model: PreTrainedModel, path: str | Path, rows: int) -
         for id_ in given if isinstance(given, list) else [given]:
             if isinstance(id_, int) and id_ >= rows:
                 raise UserError(
-                    f"{path}: eos_token_id in {file} is {id_}, and the model has {rows} embeddings; correct it there."
+                    "no_embedding",
+                    f"{path}: eos_token_id in {file} is {id_}, and the model has {rows} embeddings; correct it there.",
+                    file=file,
+                    key="eos_token_id",
+                    id=id_,
+                    embeddings=rows,
                 )
 
 
@@ -114,4 +125,10 @@ def _fit_positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _no_embedding(path: str | Path, token: str, id_: int, rows: int) -> UserError:
-    return UserError(f"{path}: the token {token} has the id {id_}, and the model has {rows} embeddings; {_RESIZE}.")
+    return UserError(
+        "no_embedding",
+        f"{path}: the token {token} has the id {id_}, and the model has {rows} embeddings; {_RESIZE}.",
+        token=token,
+        id=id_,
+        embeddings=rows,
+    )

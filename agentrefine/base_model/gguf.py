@@ -107,10 +107,14 @@ def read_gguf(path: Path) -> GgufFile:
         UserError: there is no such file, it is not GGUF, it is cut off, or it holds no whole model.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; correct base_model.path in params.yaml.")
+        raise UserError("file_missing", f"{path}: no such file; correct base_model.path in params.yaml.", file=path)
     with path.open("rb") as handle:
         if handle.read(4) != b"GGUF":
-            raise UserError(f"{path}: is not a GGUF file, whatever its name says; set base_model.path to one that is.")
+            raise UserError(
+                "not_gguf",
+                f"{path}: is not a GGUF file, whatever its name says; set base_model.path to one that is.",
+                file=path,
+            )
     try:
         reader = GGUFReader(path)
         fields = {
@@ -119,7 +123,9 @@ def read_gguf(path: Path) -> GgufFile:
         tensors = reader.tensors
     except _BROKEN as error:
         raise UserError(
-            f"{path}: this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again."
+            "file_damaged",
+            f"{path}: this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again.",
+            file=path,
         ) from error
     _check_kind(path, fields, tensors)
     types = Counter(tensor.tensor_type.name for tensor in tensors)
@@ -166,11 +172,20 @@ def read_model(file: GgufFile) -> PreTrainedModel:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(
-            f"{file.path}: lacks {len(missing)} of its model's weights, such as {missing[0]}; fetch another file."
+            "model_unusable",
+            f"{file.path}: lacks {len(missing)} of its model's weights, such as {missing[0]}; fetch another file.",
+            file=file.path,
+            missing=len(missing),
+            weight=missing[0],
         )
     spoiled = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if spoiled:
-        raise UserError(f"{file.path}: the weights {spoiled[0]} are not finite, so it is damaged; fetch it again.")
+        raise UserError(
+            "file_damaged",
+            f"{file.path}: the weights {spoiled[0]} are not finite, so it is damaged; fetch it again.",
+            file=file.path,
+            weight=spoiled[0],
+        )
     return model
 
 
@@ -186,8 +201,11 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
         )
     except _UNREADABLE as error:
         raise UserError(
+            "model_unusable",
             f"{file.path}: holds no tokenizer that transformers can read ({_reason(error)}); set base_model.path to "
-            "another file, or to a folder or hub id of the same model."
+            "another file, or to a folder or hub id of the same model.",
+            file=file.path,
+            part="tokenizer",
         ) from error
     if file.pre_tokenizer in DIGITS_APART:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -215,22 +233,33 @@ def _check_kind(path: Path, fields: dict[str, object], tensors: list[ReaderTenso
     if kind != "model":
         raise _no_language_model(path, KINDS.get(kind, f"something of the type {kind}"))
     if "general.architecture" not in fields:
-        raise UserError(f"{path}: this GGUF file names no architecture; set base_model.path to another file.")
+        raise UserError(
+            "model_unusable",
+            f"{path}: this GGUF file names no architecture; set base_model.path to another file.",
+            file=path,
+            part="architecture",
+        )
     if not tensors:
         raise _no_language_model(path, "a vocabulary without weights")
     parts = fields.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
         raise UserError(
+            "model_unusable",
             f"{path}: is one of {parts} parts of a model, which transformers cannot read; join them with llama.cpp's "
-            "`llama-gguf-split --merge` and set base_model.path to the whole file."
+            "`llama-gguf-split --merge` and set base_model.path to the whole file.",
+            file=path,
+            parts=parts,
         )
     architecture = str(fields["general.architecture"])
     if architecture in NO_CAUSAL_MODELS:
         raise _no_language_model(path, f"a model of the architecture {architecture}")
     if architecture not in READABLE:
         raise UserError(
+            "model_unusable",
             f"{path}: holds a model of the architecture {architecture}, which transformers cannot read from GGUF; set "
-            "base_model.path to a folder or hub id of the same model."
+            "base_model.path to a folder or hub id of the same model.",
+            file=path,
+            architecture=architecture,
         )
 
 
@@ -251,13 +280,21 @@ def _dtype(tensors: list[ReaderTensor]) -> torch.dtype:
 
 
 def _no_language_model(path: Path, held: str) -> UserError:
-    return UserError(f"{path}: holds {held}, no causal language model; set base_model.path to a file that does.")
+    return UserError(
+        "model_unusable",
+        f"{path}: holds {held}, no causal language model; set base_model.path to a file that does.",
+        file=path,
+        held=held,
+    )
 
 
 def _cannot_read(file: GgufFile, error: Exception) -> UserError:
     return UserError(
+        "model_unusable",
         f"{file.path}: transformers cannot read this model of the architecture {file.architecture} from GGUF "
-        f"({_reason(error)}); set base_model.path to another file, or to a folder or hub id of the same model."
+        f"({_reason(error)}); set base_model.path to another file, or to a folder or hub id of the same model.",
+        file=file.path,
+        architecture=file.architecture,
     )
 
 

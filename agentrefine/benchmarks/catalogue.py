@@ -56,8 +56,20 @@ def benchmark(name: str, data: BenchmarkData = OURS) -> Benchmark:
     """
     if name not in BENCHMARKS:
         if name in RENAMED:
-            raise UserError(f"evaluation.benchmarks: {name} is now called {RENAMED[name]}; correct it.")
-        raise UserError(f"evaluation.benchmarks: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}.")
+            raise UserError(
+                "old_name",
+                f"evaluation.benchmarks: {name} is now called {RENAMED[name]}; correct it.",
+                key="evaluation.benchmarks",
+                name=name,
+                new=RENAMED[name],
+            )
+        raise UserError(
+            "unknown_name",
+            f"evaluation.benchmarks: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}.",
+            key="evaluation.benchmarks",
+            name=name,
+            known=list(BENCHMARKS),
+        )
     data = data.model_copy(update={"alfworld": alfworld_folder(data)})
     labels = labels_file(Path(data.agentboard), name) if data.agentboard else None
     return agentboard(name, labels, data) if labels else BENCHMARKS[name](data)

@@ -98,7 +98,10 @@ def need(benchmark: str, package: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise NotInstalledError(
-            f"the benchmark {benchmark} needs the package {package}: pip install 'agentrefine[benchmarks]'."
+            "not_installed",
+            f"the benchmark {benchmark} needs the package {package}: pip install 'agentrefine[benchmarks]'.",
+            benchmark=benchmark,
+            name=package,
         )
 
 

@@ -12,7 +12,7 @@ from agentrefine.errors import UserError
 from agentrefine.evaluation.policy import Dialogue, Reply, turns_that_can_be_cut, without_oldest_turns
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import Message
-from agentrefine.llm.completion import CUT, FILTERED, NO_ANSWER, TOO_LONG, Answer, ChatMessage, Request
+from agentrefine.llm.completion import CUT, FILTERED, NO_ANSWER, REFUSED, TOO_LONG, Answer, ChatMessage, Request
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings
 from agentrefine.llm.journal import Journal, Question
 from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
@@ -151,9 +151,12 @@ class EndpointPolicy:
                 continue
             if answer.finish_reason in NO_ANSWER and answer.finish_reason != FILTERED:
                 raise UserError(
+                    "endpoint_refused" if answer.finish_reason == REFUSED else "call_unanswered",
                     f"evaluation.endpoints.{self.name}.base_url {self._params.base_url}: a call is "
                     f"{answer.finish_reason} ({answer.said}), and others are answered; correct the section, or run "
-                    "again later: replies so far are kept."
+                    "again later: replies so far are kept.",
+                    key=f"evaluation.endpoints.{self.name}.base_url",
+                    reason=answer.said,
                 )
             # A filtered dialogue has no reply, which is a format error.
             usage = answer.usage

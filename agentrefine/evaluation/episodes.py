@@ -1,5 +1,6 @@
 """The journal of an evaluation that is under way: an episode that has ended is not played again."""
 
+import errno
 import os
 import time
 from collections import Counter
@@ -216,7 +217,10 @@ class EpisodeJournal:
         self._file.close()
 
     def _cannot(self, error: OSError) -> UserError:
+        code = "disk_full" if error.errno == errno.ENOSPC else "not_writable"
         return UserError(
+            code,
             f"{self.path}: the journal of episodes cannot be written ({error.strerror or error}); free some space or "
-            "make its folder writable, and run again."
+            "make its folder writable, and run again.",
+            file=self.path,
         )

@@ -136,7 +136,10 @@ def example(benchmark: str) -> Example:
     file = _package(benchmark) / "example.yaml"
     if not file.is_file():
         raise UserError(
-            f"evaluation.prompting.shots: there is no example for {benchmark} ({file}); set it to 0, or write one."
+            "no_example",
+            f"evaluation.prompting.shots: there is no example for {benchmark} ({file}); set it to 0, or write one.",
+            key="evaluation.prompting.shots",
+            name=benchmark,
         )
     return Example.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
 

@@ -387,6 +387,8 @@ def with_row_attention(model: PreTrainedModel) -> PreTrainedModel:
 
 def _unsupported(name: str) -> UserError:
     return UserError(
+        "model_unusable",
         f"{name}: the player does not know this model's kind of attention; serve the model (for example with "
-        "`transformers serve`) and name the server in evaluation.endpoints."
+        "`transformers serve`) and name the server in evaluation.endpoints.",
+        name=name,
     )

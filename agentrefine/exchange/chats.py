@@ -118,7 +118,9 @@ def _parquet(file: Path) -> Iterator[Record]:
             for number, row in enumerate(rows, start=1):
                 yield Record(f"{file}, row {number}", row)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: cannot be read as parquet ({error}); fetch it again.") from error
+        raise UserError(
+            "not_parquet", f"{file}: cannot be read as parquet ({error}); fetch it again.", file=file
+        ) from error
 
 
 def read_chats(
@@ -237,11 +239,19 @@ def _layout(record: Record, layouts: Sequence[Layout]) -> Layout:
             return having[0]
         if "input_ids" in record.value:
             raise UserError(
+                "bad_record",
                 f"{record.place}: holds tokens ('input_ids') and no messages, so that its turns cannot be read; import "
-                "the data set that they were made of."
+                "the data set that they were made of.",
+                place=record.place,
+                key="input_ids",
             )
     keys = " or ".join(dict.fromkeys(repr(layout.messages) for layout in layouts))
-    raise UserError(f"{record.place}: expected an object with a list {keys}; choose the format of the file.")
+    raise UserError(
+        "bad_record",
+        f"{record.place}: expected an object with a list {keys}; choose the format of the file.",
+        place=record.place,
+        expected=keys,
+    )
 
 
 def _beside_the_messages(record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]) -> str:
@@ -254,11 +264,23 @@ def _beside_the_messages(record: Record, layout: Layout, ignored: frozenset[str]
             left_out[f"{key}: a key to ignore"] += 1
         elif key in SYSTEM_KEYS:
             if not isinstance(value, str):
-                raise UserError(f"{record.place}: expected a text under {key!r}, found {repr(value)[:80]}.")
+                raise UserError(
+                    "bad_value",
+                    f"{record.place}: expected a text under {key!r}, found {repr(value)[:80]}.",
+                    place=record.place,
+                    key=key,
+                    found=repr(value)[:80],
+                )
             system.append(value)
         elif key == MASK_HISTORY:
             if not isinstance(value, bool):
-                raise UserError(f"{record.place}: expected true or false under {key!r}, found {repr(value)[:80]}.")
+                raise UserError(
+                    "bad_value",
+                    f"{record.place}: expected true or false under {key!r}, found {repr(value)[:80]}.",
+                    place=record.place,
+                    key=key,
+                    found=repr(value)[:80],
+                )
         elif key in ("label", "kto_tag") and value is False:
             raise _DroppedError("an answer that is not wanted (label false)")
         elif key in PICTURES:
@@ -273,13 +295,28 @@ def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Co
     turns: list[Turn] = []
     prompt = record.value.get(layout.prompt) or []
     if not isinstance(prompt, list):
-        raise UserError(f"{record.place}: expected a list of messages under {layout.prompt!r}.")
+        raise UserError(
+            "bad_value",
+            f"{record.place}: expected a list of messages under {layout.prompt!r}.",
+            place=record.place,
+            key=layout.prompt,
+        )
     for number, message in enumerate([*prompt, *record.value[layout.messages]], start=1):
         place = f"{record.place}, message {number}"
         if not isinstance(message, dict):
-            raise UserError(f"{place}: expected an object with {layout.role!r} and {layout.text!r}.")
+            raise UserError(
+                "bad_record",
+                f"{place}: expected an object with {layout.role!r} and {layout.text!r}.",
+                place=place,
+                expected="object",
+            )
         if not isinstance(message.get(layout.role), str) or layout.text not in message:
-            raise UserError(f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.")
+            raise UserError(
+                "bad_record",
+                f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.",
+                place=place,
+                keys=[layout.role, layout.text],
+            )
         sender = SENDERS.get(message[layout.role].lower())
         if sender is None:
             raise _DroppedError("a role other than human, gpt and system")

@@ -85,12 +85,20 @@ def read_keys(
             says[key], in_part = trained > 0, 0 < trained < 1
         elif key not in CALLS and key not in PICTURES:
             raise UserError(
+                "unknown_key",
                 f"{place}: the key {key!r} is not known, and it may say what is trained; if so, write it as 'loss' "
-                f"with true or false, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml)."
+                f"with true or false, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml).",
+                place=place,
+                key=key,
             )
     flags = {key: value for key, value in says.items() if key not in DETAILS}
     if len(set(flags.values())) > 1:
-        raise UserError(f"{place}: {' and '.join(map(repr, flags))} contradict each other; keep the one that is right.")
+        raise UserError(
+            "flags_contradict",
+            f"{place}: {' and '.join(map(repr, flags))} contradict each other; keep the one that is right.",
+            place=place,
+            keys=list(flags),
+        )
     if False in flags.values():
         says, in_part = flags, False
     return Keys(
@@ -110,15 +118,24 @@ def refuse_flag_of_chat(key: str, place: str) -> None:
     words = set(key.lower().replace("-", "_").split("_"))
     if key in (*FLAGS, *OPPOSITE_FLAGS, *DETAILS) or words & _WORDS_OF_FLAGS:
         raise UserError(
+            "unknown_key",
             f"{place}: the key {key!r} of a whole chat is not read, and it may say what is trained; if so, write "
-            f"'loss' into its messages, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml)."
+            f"'loss' into its messages, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml).",
+            place=place,
+            key=key,
         )
 
 
 def _flag(key: str, value: object, place: str) -> bool:
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
-    raise UserError(f"{place}: expected true, false, 0, 1 or null under {key!r}, found {repr(value)[:80]}.")
+    raise UserError(
+        "bad_value",
+        f"{place}: expected true, false, 0, 1 or null under {key!r}, found {repr(value)[:80]}.",
+        place=place,
+        key=key,
+        found=repr(value)[:80],
+    )
 
 
 def _trained_share(key: str, ranges: object, text: str, place: str) -> float:
@@ -132,7 +149,10 @@ def _trained_share(key: str, ranges: object, text: str, place: str) -> float:
         begin, end, is_trained = (given.get(name) for name in ("begin_offset", "end_offset", "train"))
         if not (isinstance(begin, int) and isinstance(end, int) and isinstance(is_trained, bool)):
             raise UserError(
-                f"{place}: expected a list of objects with 'begin_offset', 'end_offset' and 'train' under {key!r}."
+                "bad_value",
+                f"{place}: expected a list of objects with 'begin_offset', 'end_offset' and 'train' under {key!r}.",
+                place=place,
+                key=key,
             )
         if is_trained:
             trained.update(range(max(begin, 0), min(end + 1, len(text))))

@@ -60,12 +60,22 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
     """
     games, validation = (_lines(data_set / file) for file in (TRAIN, VALIDATION))
     if not games:
-        raise UserError(f"{data_set / TRAIN}: holds no game to mix with; run the stage that writes it again.")
+        raise UserError(
+            "no_samples",
+            f"{data_set / TRAIN}: holds no game to mix with; run the stage that writes it again.",
+            file=data_set / TRAIN,
+        )
     chat_counts = ChatCounts()
     available = sum(1 for _ in read_chats(chat, counts=chat_counts, ignored=ignored))
     wanted = max(1, round(games * share / (1 - share)))
     if available < wanted:
-        raise UserError(_too_few(chat, available, wanted, share, games))
+        raise UserError(
+            "too_few_samples",
+            _too_few(chat, available, wanted, share, games),
+            file=chat,
+            found=available,
+            expected=wanted,
+        )
     draw = random.Random(seed)
     drawn = bytearray(available)
     for index in draw.sample(range(available), wanted):
@@ -106,8 +116,10 @@ def _lines(file: Path) -> int:
             return sum(1 for line in handle if not line.isspace())
     except OSError as error:
         raise UserError(
+            "stage_not_run" if isinstance(error, FileNotFoundError) else "file_unreadable",
             f"{file}: cannot be read ({error.strerror}); run the stage that writes it (quality_gate writes "
-            "data/dataset if it passes), or correct data_set in the section mix of params.yaml."
+            "data/dataset if it passes), or correct data_set in the section mix of params.yaml.",
+            file=file,
         ) from error
 
 

@@ -99,8 +99,10 @@ class BatchLedger:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise UserError(
+                "not_writable",
                 f"{self._path}: the batches cannot be written down ({error}); make room on the disk and the folder "
-                "writable, and run the same command again."
+                "writable, and run the same command again.",
+                file=self._path,
             ) from error
 
 
@@ -253,13 +255,19 @@ class BatchTransport:
             problems = ended.errors.data if ended.errors and ended.errors.data else []
             reasons = "; ".join(str(problem.message) for problem in problems[:3]) or "it does not say why"
             raise UserError(
-                f"teacher.transport: the endpoint refuses batch {ended.id} ({reasons}); correct it, or set it to chat."
+                "batch_refused",
+                f"teacher.transport: the endpoint refuses batch {ended.id} ({reasons}); correct it, or set it to chat.",
+                key="teacher.transport",
+                batch=ended.id,
             )
         if ended and ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MAX_UNANSWERED:
             raise UserError(
+                "batch_unanswered",
                 f"teacher.transport: none of the {len(batch.calls)} calls of batch {ended.id} was answered, so they "
                 f"are not asked one by one at the full price; read its error file ({ended.error_file_id}), correct the "
-                "teacher section of params.yaml or set the transport to chat."
+                "teacher section of params.yaml or set the transport to chat.",
+                batch=ended.id,
+                calls=len(batch.calls),
             )
         if ended:
             logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))

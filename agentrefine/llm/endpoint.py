@@ -214,7 +214,7 @@ class Endpoint:
             async with AsyncExitStack() as slot:
                 sent = await slot.enter_async_context(self._throttle.slot(expected))
                 if self._closing:
-                    raise StoppedError("The calls of this shard were given up.")
+                    raise StoppedError("stopped", "The calls of this shard were given up.")
                 body = self.parameters.body(request)
                 try:
                     answer = read_reply(await self._send(body))
@@ -259,8 +259,11 @@ class Endpoint:
             pause = error.pause or 0.0
             if pause > MAX_WAIT_SECONDS or error.is_spent_quota:
                 raise UserError(
+                    "quota_spent",
                     f"{self._where}: its quota is spent ({self._said(error)}); add to it, or wait, and run again: "
-                    "answers so far are kept."
+                    "answers so far are kept.",
+                    key=self._key,
+                    status=error.status,
                 ) from error
             if error.is_too_long:
                 return
@@ -271,8 +274,12 @@ class Endpoint:
             self._throttle.overloaded(sent, pause)
 
     @property
+    def _key(self) -> str:
+        return f"{self._settings.section}.base_url"
+
+    @property
     def _where(self) -> str:
-        return f"{self._settings.section}.base_url {self._settings.base_url}"
+        return f"{self._key} {self._settings.base_url}"
 
     def _said(self, error: CallError) -> str:
         status = f"{error.status}: " if error.status is not None and error.said else str(error.status or "")
@@ -281,40 +288,68 @@ class Endpoint:
     def to_user_error(self, error: CallError | openai.OpenAIError) -> UserError:
         """An error as one sentence with what to do, without the key."""
         failure = error if isinstance(error, CallError) else read_failure(error)
-        return UserError(f"{self._where}: {self._advice(failure)}")
+        advice = self._advice(failure)
+        return UserError(advice.code, f"{self._where}: {advice}", **advice.values | {"key": self._key})
 
     async def sleep(self, seconds: float) -> None:
         """Wait; raise `StoppedError` as soon as the run is ending."""
         await self._throttle.sleep(seconds)
 
-    def _advice(self, error: CallError) -> str:
+    def _advice(self, error: CallError) -> UserError:
         section, retries, said = self._settings.section, self._settings.max_retries, self._said(error)
         if error.timed_out:
-            return (
+            return UserError(
+                "answer_too_late",
                 f"no answer within {self._settings.timeout_seconds:g} seconds, retries included; "
-                f"raise {section}.timeout_seconds or lower {section}.concurrency and run again."
+                f"raise {section}.timeout_seconds or lower {section}.concurrency and run again.",
+                seconds=self._settings.timeout_seconds,
             )
         if error.status is None and not error.said:
-            return (
+            return UserError(
+                "not_chat_api",
                 "answers without any choice; is this the address of an OpenAI-compatible chat completions API "
-                "(it mostly ends in /v1)?"
+                "(it mostly ends in /v1)?",
             )
         if error.status is None:
-            return "cannot be reached; check the address and that the server runs, then run again."
+            return UserError(
+                "endpoint_unreachable",
+                "cannot be reached; check the address and that the server runs, then run again.",
+            )
         if error.status in (401, 403):
             key = self._settings.api_key_env
-            return f"refuses the key in ${key} ({said}); set it to a valid key that may use this model."
+            return UserError(
+                "key_refused",
+                f"refuses the key in ${key} ({said}); set it to a valid key that may use this model.",
+                variable=key,
+                status=error.status,
+            )
         if error.status in (404, 405):
             model = self._settings.model
-            return f"knows no model {model!r} or no such path ({said}); correct {section}.model or the URL."
+            return UserError(
+                "unknown_model_or_path",
+                f"knows no model {model!r} or no such path ({said}); correct {section}.model or the URL.",
+                name=model,
+                status=error.status,
+            )
         if error.status == 429:
-            return (
+            return UserError(
+                "rate_limited",
                 f"still over its rate limit or quota after {retries} retries ({said}); lower {section}.concurrency, "
-                "and run again later: answers so far are kept."
+                "and run again later: answers so far are kept.",
+                retries=retries,
             )
         if error.may_pass:
-            return f"still fails after {retries} retries ({said}); run again later: answers so far are kept."
-        return f"refuses the call ({said}); correct the section {section} of params.yaml."
+            return UserError(
+                "endpoint_failing",
+                f"still fails after {retries} retries ({said}); run again later: answers so far are kept.",
+                retries=retries,
+                status=error.status,
+            )
+        return UserError(
+            "endpoint_refused",
+            f"refuses the call ({said}); correct the section {section} of params.yaml.",
+            status=error.status,
+        )
 
 
 def _api_key(settings: EndpointSettings) -> str:
@@ -327,8 +362,11 @@ def _api_key(settings: EndpointSettings) -> str:
     key = os.environ.get(name) if name else None
     if name and not key and not is_loopback(settings.base_url):
         raise UserError(
+            "key_missing",
             f"{settings.section}.api_key_env: the environment variable {name} is not set; set it to the key of "
-            f"{settings.base_url} (any text, if the endpoint needs none)."
+            f"{settings.base_url} (any text, if the endpoint needs none).",
+            key=f"{settings.section}.api_key_env",
+            variable=name,
         )
     return key or "none"
 

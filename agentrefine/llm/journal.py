@@ -120,8 +120,12 @@ class Journal:
         elif tables and version != _VERSION:
             self._writer.execute("ROLLBACK")
             raise UserError(
+                "journal_version",
                 f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
-                "file away to begin a new one, or use the program that wrote it."
+                "file away to begin a new one, or use the program that wrote it.",
+                file=self.path,
+                found=version,
+                expected=_VERSION,
             )
         self._writer.execute(_SCHEMA)
         self._writer.execute(f"PRAGMA user_version = {_VERSION}")
@@ -171,7 +175,11 @@ class Journal:
         await written
         kept = self.find(key, max_tokens)
         if kept is None:
-            raise UserError(f"{self.path}: an answer that was just written is gone; is another program changing it?")
+            raise UserError(
+                "answer_gone",
+                f"{self.path}: an answer that was just written is gone; is another program changing it?",
+                file=self.path,
+            )
         return kept
 
     async def flush(self) -> None:
@@ -206,10 +214,16 @@ class Journal:
 
     def _cannot(self, error: Exception) -> UserError:
         if "full" in str(error):
-            return UserError(f"{self.path}: the disk is full; free some space and run the same command again.")
+            return UserError(
+                "disk_full",
+                f"{self.path}: the disk is full; free some space and run the same command again.",
+                file=self.path,
+            )
         return UserError(
+            "journal_unusable",
             f"{self.path}: the journal of answers cannot be used ({error}); "
-            "make its folder writable, or move the file away to begin a new one."
+            "make its folder writable, or move the file away to begin a new one.",
+            file=self.path,
         )
 
 

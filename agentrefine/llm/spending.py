@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, packaged_path, read_yaml
+from agentrefine.files import first_problem, packaged_path, problem_code, problem_key, read_yaml
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.throttle import SharedNumbers, sleep_unless_stopped
 
@@ -66,8 +66,11 @@ class Prices(BaseModel):
         price = self.models.get(model)
         if max_cost is not None and price is None:
             raise UserError(
+                "price_unknown",
                 f"{section}.max_cost: the price of model {model!r} is not known; give it in a file that "
-                f"{section}.prices names (see agentrefine/llm/prices.yaml), or set {section}.max_cost to null."
+                f"{section}.prices names (see agentrefine/llm/prices.yaml), or set {section}.max_cost to null.",
+                key=f"{section}.max_cost",
+                name=model,
             )
         return price
 
@@ -88,7 +91,12 @@ def load_prices(path: str | None, section: str = "teacher") -> Prices:
     try:
         return Prices.model_validate(read_yaml(file, f"correct {section}.prices in params.yaml or set it to null"))
     except ValidationError as error:
-        raise UserError(f"{path or ours}: {first_problem(error)} Write it in the form of {ours}.") from error
+        raise UserError(
+            problem_code(error),
+            f"{path or ours}: {first_problem(error)} Write it in the form of {ours}.",
+            file=file,
+            key=problem_key(error),
+        ) from error
 
 
 class BudgetSpentError(UserError):
@@ -148,6 +156,10 @@ class Spending:
         if reserved > 1e-9 and idle < self._patience:  # what rounding leaves is no call
             return False
         raise BudgetSpentError(
+            "budget_spent",
             f"{self._setting}: {spent:.2f} of {self._max_cost:.2f} US dollars are spent, and the next call could cost "
-            f"{most:.2f}; raise {self._setting} and run the same command again: no answer is paid for twice."
+            f"{most:.2f}; raise {self._setting} and run the same command again: no answer is paid for twice.",
+            key=self._setting,
+            spent=spent,
+            limit=self._max_cost,
         )

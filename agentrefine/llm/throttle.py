@@ -84,7 +84,7 @@ class StoppedError(UserError):
 def check_stopped(numbers: SharedNumbers) -> None:
     """Raise `StoppedError` when the run is ending."""
     if numbers[STOPPED]:
-        raise StoppedError("The run was stopped; run the same command again: answers so far are kept.")
+        raise StoppedError("stopped", "The run was stopped; run the same command again: answers so far are kept.")
 
 
 async def sleep_unless_stopped(numbers: SharedNumbers, seconds: float) -> None:

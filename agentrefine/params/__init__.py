@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, parse_yaml, read_text
+from agentrefine.files import first_problem, parse_yaml, problem_code, problem_key, read_text
 from agentrefine.params.base import Section, TrackedPath
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.quality_gate import QualityGateParams
@@ -66,6 +66,15 @@ class TrackingParams(Section):
     registered_model: str = Field("agentrefine-agent", description="whose versions get the aliases")
 
 
+class _OldNameError(ValueError):
+    """A benchmark that is no longer known by this name."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__(f"the benchmark {old} is now called {new}; write that")
+        self.old = old
+        self.new = new
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -102,7 +111,7 @@ class Params(Section):
         compared = self.quality_gate.overlap_benchmarks
         named = [self.report.champion_benchmark, *([] if compared == INSTALLED else compared)]
         for old in (name for name in named if name in RENAMED):
-            raise ValueError(f"the benchmark {old} is now called {RENAMED[old]}; write that")
+            raise _OldNameError(old, RENAMED[old])
         if played != INSTALLED and self.report.champion_benchmark not in played:
             raise ValueError(
                 f"report.champion_benchmark is {self.report.champion_benchmark}, which evaluation.benchmarks does not "
@@ -166,10 +175,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         UserError: the file is missing, is not YAML, lacks one of `DVC_KEYS`, has an unknown key, or a value of a wrong
             type.
     """
-    return parse_params(read_text(path, "run from the project's folder, or restore it from git"), str(path))
+    return parse_params(read_text(path, "run from the project's folder, or restore it from git"), path)
 
 
-def parse_params(text: str, source: str, renamed: Mapping[str, str] = RENAMED) -> Params:
+def parse_params(text: str, source: str | Path, renamed: Mapping[str, str] = RENAMED) -> Params:
     """Check the text of params.yaml; a key that it leaves out has its default.
 
     Args:
@@ -184,13 +193,17 @@ def parse_params(text: str, source: str, renamed: Mapping[str, str] = RENAMED) -
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
+        problem = _problem(error, renamed)
         remedy = "Correct it; `agentrefine params --defaults` shows every key."
-        raise UserError(f"{source}: {_problem(error, renamed)} {remedy}") from error
+        raise UserError(problem.code, f"{source}: {problem} {remedy}", **problem.values | {"file": source}) from error
     for name in DVC_KEYS:
         if not _holds(values, name):
             raise UserError(
+                "missing_key",
                 f"{source}: {name} is missing, and DVC draws the graph of the stages from it; add it as "
-                "`agentrefine params --defaults` shows it."
+                "`agentrefine params --defaults` shows it.",
+                file=source,
+                key=name,
             )
     return params
 
@@ -217,8 +230,8 @@ def _section(keys: Sequence[str]) -> type[Section] | None:
     return section
 
 
-def _problem(error: ValidationError, renamed: Mapping[str, str]) -> str:
-    """What is wrong, in a sentence: an unknown key before all else, as a misspelt one may be a missing one too.
+def _problem(error: ValidationError, renamed: Mapping[str, str]) -> UserError:
+    """What is wrong, without the file: an unknown key before all else, as a misspelt one may be a missing one too.
 
     Values are left out: an API key may stand in one.
     """
@@ -228,13 +241,25 @@ def _problem(error: ValidationError, renamed: Mapping[str, str]) -> str:
             *sections, name = map(str, finding["loc"])
             key = ".".join([*sections, name])
             if name in renamed:
-                return f"{key}: the key is now called {renamed[name]}."
+                return UserError(
+                    "old_name", f"{key}: the key is now called {renamed[name]}.", key=key, new=renamed[name]
+                )
             known = _section(sections)
             missing = [str(f["loc"][-1]) for f in findings if f["type"] == "missing"]
             meant = get_close_matches(name, known.model_fields if known else missing, n=1)
-            return f"{key}: there is no such key{f'; did you mean {meant[0]}' if meant else ''}."
+            return UserError(
+                "unknown_key",
+                f"{key}: there is no such key{f'; did you mean {meant[0]}' if meant else ''}.",
+                key=key,
+                meant=meant[0] if meant else None,
+            )
     if findings[0]["type"] == "value_error":
-        said = str(findings[0]["ctx"]["error"])
-        place = ".".join(str(part) for part in findings[0]["loc"])
-        return f"{place}: {said}." if place else f"{said}."
-    return first_problem(error, with_value=False)
+        fault = findings[0]["ctx"]["error"]
+        place = problem_key(error)
+        sentence = f"{place}: {fault}." if place else f"{fault}."
+        if isinstance(fault, _OldNameError):
+            return UserError("old_name", sentence, name=fault.old, new=fault.new)
+        if isinstance(fault.__cause__, UserError):
+            return UserError(fault.__cause__.code, sentence, **{**fault.__cause__.values, "key": place})
+        return UserError("bad_value", sentence, key=place)
+    return UserError(problem_code(error), first_problem(error, with_value=False), key=problem_key(error))

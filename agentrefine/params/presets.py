@@ -59,8 +59,12 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
             params.yaml would not be valid with it.
     """
     if name not in preset_names(folder):
+        known = preset_names(folder)
         raise UserError(
-            f"{folder}: there is no preset {name!r}; there are {', '.join(preset_names(folder)) or 'none'}."
+            "unknown_name",
+            f"{folder}: there is no preset {name!r}; there are {', '.join(known) or 'none'}.",
+            name=name,
+            known=known,
         )
     file = folder / f"{name}.yaml"
     yaml = _round_trip()
@@ -100,16 +104,26 @@ def _read(yaml: YAML, file: Path) -> Values:
     try:
         values = yaml.load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); run from the project's folder.") from error
+        code = "file_missing" if isinstance(error, FileNotFoundError) else "file_unreadable"
+        raise UserError(
+            code, f"{file}: cannot be read ({error.strerror}); run from the project's folder.", file=file
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8; save the file as UTF-8.") from error
+        raise UserError("not_utf8", f"{file}: not UTF-8; save the file as UTF-8.", file=file) from error
     except MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{file}: not valid YAML ({line}{error.problem}); correct it.") from error
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        place = f"line {line}: " if line else ""
+        raise UserError(
+            "not_yaml", f"{file}: not valid YAML ({place}{error.problem}); correct it.", file=file, line=line
+        ) from error
     except YAMLError as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+        raise UserError(
+            "not_yaml", f"{file}: not valid YAML ({' '.join(str(error).split())}); correct it.", file=file
+        ) from error
     if not isinstance(values, MutableMapping):
-        raise UserError(f"{file}: expected sections with keys, as params.yaml has them; correct it.")
+        raise UserError(
+            "not_a_mapping", f"{file}: expected sections with keys, as params.yaml has them; correct it.", file=file
+        )
     return values
 
 
@@ -118,13 +132,18 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
     for key, new in preset.items():
         name = f"{place}.{key}" if place else str(key)
         if key not in section.model_fields:
-            raise UserError(f"{file}: {name} is no key of params.yaml; correct it.")
+            raise UserError("unknown_key", f"{file}: {name} is no key of params.yaml; correct it.", file=file, key=name)
         if (part := section.parts().get(key)) is None:
             values[key] = new
         elif isinstance(new, MutableMapping):
             _merge(values.setdefault(key, {}), new, part, name, file)
         else:
-            raise UserError(f"{file}: {name} is a section of params.yaml; list the keys that change under it.")
+            raise UserError(
+                "not_a_mapping",
+                f"{file}: {name} is a section of params.yaml; list the keys that change under it.",
+                file=file,
+                key=name,
+            )
 
 
 def _resolved(yaml: YAML, values: Values, source: str) -> dict[str, str]:

@@ -149,7 +149,11 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
     refinement = read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement")
     gate = read_result(project.root / "reports" / "quality_gate" / "result.json", GateResult, "quality_gate")
     if not gate.passed:
-        raise UserError("reports/quality_gate/result.json: the data set did not pass the gate, so it has no card.")
+        raise UserError(
+            "gate_failed",
+            "reports/quality_gate/result.json: the data set did not pass the gate, so it has no card.",
+            file="reports/quality_gate/result.json",
+        )
     train, validation = (_samples(project.root / DATA_SET / f"{split}.jsonl") for split in ("train", "validation"))
     front = DatasetCardData(
         license=licence,
@@ -246,7 +250,7 @@ def _example(file: Path) -> list[str]:
     """The first messages of the first sample, up to its second turn, as JSON."""
     sample = next(read_jsonl(file, Sample), None)
     if sample is None:
-        raise UserError(f"{file}: holds no sample; run the stage quality_gate again.")
+        raise UserError("no_samples", f"{file}: holds no sample; run the stage quality_gate again.", file=file)
     return [
         json.dumps({"from": m.from_, "value": _shortened(m.value), "loss": m.loss}, ensure_ascii=False)
         for m in islice(sample.conversations, EXAMPLE_MESSAGES)

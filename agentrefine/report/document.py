@@ -91,7 +91,12 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
     """
     results = load_results(params, project)
     if not any(results.models.values()):
-        raise UserError("data/evaluation: no model has played any benchmark; run the stage evaluation again.")
+        raise UserError(
+            "stage_not_run",
+            "data/evaluation: no model has played any benchmark; run the stage evaluation again.",
+            file="data/evaluation",
+            stage="evaluation",
+        )
     out = project.root / "reports"
     values = _values(params, results, draw_plots(results, out / "plots"))
     tuned = [model for model in params.evaluation.models if model != BASE]

@@ -75,7 +75,12 @@ def model_upload(
     files: dict[str, Path | bytes] = {CARD: card.encode()}
     files |= {file.name: file for file in _matching(folder, MODEL_FILES)}
     if not any(name.endswith(".safetensors") for name in files):
-        raise UserError(f"{folder}: holds no weights (*.safetensors); run the stage tuning@{variant} again.")
+        raise UserError(
+            "stage_not_run",
+            f"{folder}: holds no weights (*.safetensors); run the stage tuning@{variant} again.",
+            file=folder,
+            stage=f"tuning@{variant}",
+        )
     if ADAPTER in files:
         files[ADAPTER] = _adapter_config(folder / ADAPTER, base_hub_id(project))
     return HubUpload(repo_id, "model", private, files)
@@ -105,10 +110,13 @@ def token_from_environment() -> str:
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise UserError(
-            f"{TOKEN}: not set; make a token with write access at https://huggingface.co/settings/tokens and export it."
+            "key_missing",
+            f"{TOKEN}: not set; make a token with write access at https://huggingface.co/settings/tokens and export "
+            "it.",
+            variable=TOKEN,
         )
     if not re.fullmatch(r"[!-~]+", token):  # an HTTP library would repeat it in its error
-        raise UserError(f"{TOKEN}: holds characters that no token has; export it again.")
+        raise UserError("bad_value", f"{TOKEN}: holds characters that no token has; export it again.", variable=TOKEN)
     return token
 
 
@@ -128,37 +136,67 @@ def push(upload: HubUpload, token: str) -> str:
         api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=upload.private, exist_ok=True)
         if upload.private and not api.repo_info(upload.repo_id, repo_type=upload.repo_type).private:
             raise UserError(
-                f"{upload.repo_id}: is there already and public; choose another name, or add --no-private to publish."
+                "already_public",
+                f"{upload.repo_id}: is there already and public; choose another name, or add --no-private to publish.",
+                name=upload.repo_id,
             )
         commit = api.create_commit(
             upload.repo_id, operations, repo_type=upload.repo_type, commit_message="Upload by agentrefine"
         )
     except HfHubHTTPError as error:
-        raise UserError(_refusal(upload.repo_id, error)) from error
+        raise _refusal(upload.repo_id, error) from error
     except OfflineModeIsEnabled as error:
-        raise UserError("HF_HUB_OFFLINE: is set, so nothing can be uploaded; unset it and run again.") from error
+        raise UserError(
+            "hub_unreachable",
+            "HF_HUB_OFFLINE: is set, so nothing can be uploaded; unset it and run again.",
+            variable="HF_HUB_OFFLINE",
+        ) from error
     except HTTPError as error:
         raise UserError(
-            f"{api.endpoint}: cannot be reached ({first_line(error)}); check the network and run again."
+            "hub_unreachable",
+            f"{api.endpoint}: cannot be reached ({first_line(error)}); check the network and run again.",
         ) from error
     except (RuntimeError, ValueError) as error:  # a large file's upload broke off; a card that the hub cannot read
-        raise UserError(f"{upload.repo_id}: the upload failed ({first_line(error)}); run again.") from error
+        raise UserError(
+            "upload_failed",
+            f"{upload.repo_id}: the upload failed ({first_line(error)}); run again.",
+            name=upload.repo_id,
+        ) from error
     return str(commit.commit_url)
 
 
-def _refusal(repo_id: str, error: HfHubHTTPError) -> str:
+def _refusal(repo_id: str, error: HfHubHTTPError) -> UserError:
     status = error.response.status_code
     if status == 401:
-        return f"{repo_id}: the hub does not know the token in {TOKEN} (401); export a valid one with write access."
+        return UserError(
+            "key_refused",
+            f"{repo_id}: the hub does not know the token in {TOKEN} (401); export a valid one with write access.",
+            variable=TOKEN,
+            status=status,
+        )
     if status == 403:
-        return f"{repo_id}: the token in {TOKEN} may not write there (403); use one with write access to it."
+        return UserError(
+            "key_refused",
+            f"{repo_id}: the token in {TOKEN} may not write there (403); use one with write access to it.",
+            variable=TOKEN,
+            status=status,
+        )
     said = error.server_message or first_line(error)
-    return f"{repo_id}: the hub refused ({status}: {' '.join(said.split())}); nothing was committed."
+    return UserError(
+        "hub_refused",
+        f"{repo_id}: the hub refused ({status}: {' '.join(said.split())}); nothing was committed.",
+        name=repo_id,
+        status=status,
+    )
 
 
 def _check_id(repo_id: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id, flags=re.ASCII):
-        raise UserError(f"{repo_id!r}: no id of the hub; write it as USER/REPO, in letters, digits, -, _ and dots.")
+        raise UserError(
+            "bad_value",
+            f"{repo_id!r}: no id of the hub; write it as USER/REPO, in letters, digits, -, _ and dots.",
+            value=repo_id,
+        )
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -171,8 +209,10 @@ def _adapter_config(file: Path, base: str | None) -> bytes:
     """An adapter's configuration with the base's hub id."""
     if base is None:
         raise UserError(
+            "base_not_on_hub",
             f"{file.parent}: is an adapter of a base that is not on the hub, so nobody could load it; tune with "
-            "method: full, or set base_model.path to a hub id."
+            "method: full, or set base_model.path to a hub id.",
+            file=file.parent,
         )
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base

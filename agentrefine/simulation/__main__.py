@@ -16,7 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
+from agentrefine.files import first_problem, problem_code, problem_key
 from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
 from agentrefine.simulation.batches import WINDOW_SECONDS
 from agentrefine.simulation.server import Server, Settings, stop_with_parent
@@ -74,12 +74,18 @@ def _params(text: str) -> OfflineTeacher:
     try:
         given = json.loads(text)
         if not isinstance(given, dict):
-            raise UserError("--params: a JSON object was expected, such as '{\"wire_faults\": 0.1}'.")
+            raise UserError(
+                "not_a_mapping",
+                "--params: a JSON object was expected, such as '{\"wire_faults\": 0.1}'.",
+                option="--params",
+            )
         return OfflineTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
     except json.JSONDecodeError as error:
-        raise UserError(f"--params: this is no JSON ({error}).") from error
+        raise UserError("not_json", f"--params: this is no JSON ({error}).", option="--params") from error
     except ValidationError as error:
-        raise UserError(f"--params: {first_problem(error)}") from error
+        raise UserError(
+            problem_code(error), f"--params: {first_problem(error)}", option="--params", key=problem_key(error)
+        ) from error
 
 
 async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:

@@ -100,10 +100,16 @@ class BatchStore:
             try:
                 self._read(folder)
             except OSError as error:
-                raise UserError(f"{folder}: cannot be used ({error.strerror}); choose another --state.") from error
+                raise UserError(
+                    "state_unusable",
+                    f"{folder}: cannot be used ({error.strerror}); choose another --state.",
+                    file=folder,
+                ) from error
             except ValidationError as error:
                 problem = first_problem(error)
-                raise UserError(f"{folder}: holds a damaged file ({problem}); choose another --state.") from error
+                raise UserError(
+                    "state_damaged", f"{folder}: holds a damaged file ({problem}); choose another --state.", file=folder
+                ) from error
 
     def add_file(self, filename: str, purpose: Literal["batch", "batch_output"], content: bytes) -> FileObject:
         """Keep a file under a new id."""

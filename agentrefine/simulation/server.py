@@ -188,7 +188,9 @@ def _open_log(path: Path | None) -> int | None:
     try:
         return None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --log.") from error
+        raise UserError(
+            "not_writable", f"{path}: cannot be written ({error.strerror}); choose another --log.", file=path
+        ) from error
 
 
 async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:

@@ -118,8 +118,12 @@ class JsonForm:
     def _report(self, wanted: str, form: str, problem: str) -> None:
         if wanted == form:
             raise UserError(
+                "form_not_honoured",
                 f"teacher.structured_output: {form} is not honoured by model {self._role.model!r} ({problem}); "
-                "set it to auto or text."
+                "set it to auto or text.",
+                key="teacher.structured_output",
+                form=form,
+                name=self._role.model,
             )
         level = logging.INFO if self._role.is_offline else logging.WARNING
         logger.log(level, "%s: %s is not used, %s", self._role.model, form, problem)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem
+from agentrefine.files import first_problem, problem_key
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.results import TuningFigures
 
@@ -136,13 +136,20 @@ def read_card(folder: Path) -> TinyCard | ReferenceCard | GgufCard | TunedCard |
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid JSON; run the stage that writes it again.") from error
+        raise UserError(
+            "stage_file_broken", f"{file}: not valid JSON; run the stage that writes it again.", file=file
+        ) from error
     if not isinstance(card, dict) or card.get("kind") not in KINDS:
         return None
     try:
         return AnyCard.model_validate(card).root
     except ValidationError as error:
-        raise UserError(f"{file}: {first_problem(error)} Run the stage that writes it again.") from error
+        raise UserError(
+            "stage_file_broken",
+            f"{file}: {first_problem(error)} Run the stage that writes it again.",
+            file=file,
+            key=problem_key(error),
+        ) from error
 
 
 def quantisation_of(card: TinyCard | ReferenceCard | GgufCard | TunedCard | None) -> str | None:

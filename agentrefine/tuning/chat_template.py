@@ -143,7 +143,9 @@ def template_text(
 def refusal(tokenizer: PreTrainedTokenizerBase, reason: str, remedy: str = APPENDING) -> UserError:
     """The error that names the model, what its chat template does and what to do."""
     name = tokenizer.name_or_path or "the tokenizer"
-    return UserError(f"The chat template of {name} cannot be trained on: {reason}; {remedy}.")
+    return UserError(
+        "template_untrainable", f"The chat template of {name} cannot be trained on: {reason}; {remedy}.", model=name
+    )
 
 
 @lru_cache(maxsize=8)

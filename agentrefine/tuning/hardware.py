@@ -128,18 +128,34 @@ def check_hardware(params: TuningParams) -> None:
     on_gpu = torch.cuda.is_available()
     if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
+            "bad_value",
             f"tuning.launcher: there are {torch.cuda.device_count()} GPUs and one process; set it to `accelerate "
-            "launch --config_file configs/ddp.yaml` (or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES."
+            "launch --config_file configs/ddp.yaml` (or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES.",
+            key="tuning.launcher",
+            gpus=torch.cuda.device_count(),
         )
     if params.attention in PACKAGES:
         package, command = PACKAGES[params.attention]
         if not on_gpu:
-            raise UserError(f"tuning.attention: {params.attention} needs an NVIDIA GPU; set it to sdpa.")
+            raise UserError(
+                "gpu_missing",
+                f"tuning.attention: {params.attention} needs an NVIDIA GPU; set it to sdpa.",
+                key="tuning.attention",
+                value=params.attention,
+            )
         if find_spec(package) is None:
-            raise UserError(f"tuning.attention: {params.attention} is not installed; {command}, or set it to sdpa.")
+            raise UserError(
+                "not_installed",
+                f"tuning.attention: {params.attention} is not installed; {command}, or set it to sdpa.",
+                key="tuning.attention",
+                name=package,
+            )
         if not use_bf16(params):
             raise UserError(
-                f"tuning.attention: {params.attention} computes in bf16 only; set tuning.precision to bf16."
+                "bad_value",
+                f"tuning.attention: {params.attention} computes in bf16 only; set tuning.precision to bf16.",
+                key="tuning.attention",
+                value=params.attention,
             )
     elif on_gpu and (params.packing or params.padding_free):
         logger.warning(
@@ -147,21 +163,44 @@ def check_hardware(params: TuningParams) -> None:
             "flash_attention_2 does not.", params.attention,
         )  # fmt: skip
     if params.liger_kernel and not on_gpu:
-        raise UserError("tuning.liger_kernel: Liger's kernels need a GPU; set it to false.")
+        raise UserError(
+            "gpu_missing",
+            "tuning.liger_kernel: Liger's kernels need a GPU; set it to false.",
+            key="tuning.liger_kernel",
+        )
     if params.liger_kernel and find_spec("liger_kernel") is None:
-        raise UserError("tuning.liger_kernel: is not installed; pip install 'agentrefine[gpu]', or set it to false.")
+        raise UserError(
+            "not_installed",
+            "tuning.liger_kernel: is not installed; pip install 'agentrefine[gpu]', or set it to false.",
+            key="tuning.liger_kernel",
+            name="liger_kernel",
+        )
     if params.method == "qlora" and find_spec("bitsandbytes") is None:
-        raise UserError("tuning.method: qlora needs bitsandbytes; pip install 'agentrefine[qlora]', or set it to lora.")
+        raise UserError(
+            "not_installed",
+            "tuning.method: qlora needs bitsandbytes; pip install 'agentrefine[qlora]', or set it to lora.",
+            key="tuning.method",
+            name="bitsandbytes",
+        )
     if "ACCELERATE_USE_DEEPSPEED" in os.environ and find_spec("deepspeed") is None:
         raise UserError(
-            "tuning.launcher: asks for DeepSpeed, which is not installed; pip install deepspeed, or use FSDP."
+            "not_installed",
+            "tuning.launcher: asks for DeepSpeed, which is not installed; pip install deepspeed, or use FSDP.",
+            key="tuning.launcher",
+            name="deepspeed",
         )
     if params.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
-        raise UserError("tuning.precision: this GPU cannot compute in bf16; set it to fp32.")
+        raise UserError(
+            "bf16_unsupported",
+            "tuning.precision: this GPU cannot compute in bf16; set it to fp32.",
+            key="tuning.precision",
+        )
     if params.precision == "bf16" and not on_gpu and not multiplies_bf16():
         raise UserError(
+            "bf16_unsupported",
             "tuning.precision: this processor has no instructions for bf16 and would take 30 times as long; set it to "
-            "auto or fp32."
+            "auto or fp32.",
+            key="tuning.precision",
         )
 
 
@@ -178,11 +217,15 @@ def machine_failures() -> Iterator[None]:
         out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not out_of_memory and _is_disk_full(error):
             raise UserError(
+                "disk_full",
                 "tuning: the disk is full; free some space and run the same command again, which resumes at the last "
-                "checkpoint."
+                "checkpoint.",
+                stage="tuning",
             ) from error
         if out_of_memory or "can't allocate memory" in str(error):
-            raise UserError(f"tuning: memory ran out ({first_line(error)}); {WAYS_OUT}.") from error
+            raise UserError(
+                "out_of_memory", f"tuning: memory ran out ({first_line(error)}); {WAYS_OUT}.", stage="tuning"
+            ) from error
         raise
 
 

@@ -61,7 +61,11 @@ def load_base(
     card = read_card(Path(path))
     folder = resolve(card.path if isinstance(card, ReferenceCard) else path)
     if isinstance(card, ReferenceCard) and model_digest(folder) != card.digest:
-        raise UserError(f"{folder}: is no longer the model that the base_model stage saw; run that stage again.")
+        raise UserError(
+            "model_changed",
+            f"{folder}: is no longer the model that the base_model stage saw; run that stage again.",
+            model=str(folder),
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -73,8 +77,11 @@ def load_base(
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
+            "model_unusable",
             f"{path}: holds no causal language model with safetensors weights that transformers knows "
-            f"({first_line(error)}); set base_model.path to one that does."
+            f"({first_line(error)}); set base_model.path to one that does.",
+            model=str(path),
+            part="weights",
         ) from error
     return LoadedModel(model, load_tokenizer(path))
 
@@ -90,8 +97,11 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
+            "model_unusable",
             f"{path}: holds no tokenizer that transformers knows ({first_line(error)}); "
-            "set base_model.path to a folder or hub id that holds one."
+            "set base_model.path to a folder or hub id that holds one.",
+            model=str(path),
+            part="tokenizer",
         ) from error
     return usable_tokenizer(tokenizer, path, chat_template)
 
@@ -110,13 +120,23 @@ def usable_tokenizer(
         UserError: there is no such template file, no fast tokenizer, or no token that ends a turn.
     """
     if not tokenizer.is_fast:
-        raise UserError(f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.")
+        raise UserError(
+            "model_unusable",
+            f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.",
+            model=str(path),
+            part="tokenizer.json",
+        )
     if chat_template is not None:
         tokenizer.chat_template = read_text(chat_template, "correct base_model.chat_template in params.yaml")
     elif not tokenizer.chat_template:
         tokenizer.chat_template = own_chat_template()
     if tokenizer.eos_token is None:
-        raise UserError(f"{path}: its tokenizer has no eos_token, so a turn could not end; choose another model.")
+        raise UserError(
+            "model_unusable",
+            f"{path}: its tokenizer has no eos_token, so a turn could not end; choose another model.",
+            model=str(path),
+            part="eos_token",
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -134,10 +154,20 @@ def load_tuned(path: str | Path) -> LoadedModel:
         return base._replace(model=on_device(base.model))
     card = read_card(folder)
     if not isinstance(card, TunedCard):
-        raise UserError(f"{path}: is an adapter without the card of the tuning stage; run that stage again.")
+        raise UserError(
+            "stage_not_run",
+            f"{path}: is an adapter without the card of the tuning stage; run that stage again.",
+            model=str(path),
+            stage="tuning",
+        )
     base = load_base(card.base)
     if model_digest(card.base) != card.base_digest:
-        raise UserError(f"{path}: was tuned on another {card.base} than the present one; run the tuning stage again.")
+        raise UserError(
+            "model_changed",
+            f"{path}: was tuned on another {card.base} than the present one; run the tuning stage again.",
+            model=str(path),
+            base=card.base,
+        )
     merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     return LoadedModel(on_device(merged), load_tokenizer(folder))
 
@@ -189,16 +219,27 @@ def resolve(path: str | Path) -> Path:
         return folder
     text = str(path)
     if is_gguf(path):
-        raise UserError(f"{text}: a GGUF file is read by the stage base_model only; name it in base_model.path.")
+        raise UserError(
+            "model_unusable",
+            f"{text}: a GGUF file is read by the stage base_model only; name it in base_model.path.",
+            model=text,
+            key="base_model.path",
+        )
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(
-            f"{text}: no such folder; set base_model.path to a model's folder, a GGUF file, a hub id, or tiny."
+            "model_missing",
+            f"{text}: no such folder; set base_model.path to a model's folder, a GGUF file, a hub id, or tiny.",
+            model=text,
+            key="base_model.path",
         )
     check_proxy(constants.ENDPOINT, "base_model.path")
     try:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
     except (OSError, HFValidationError, httpx2.HTTPError) as error:
         raise UserError(
+            "model_missing",
             f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)}); "
-            "correct base_model.path, or set it to tiny."
+            "correct base_model.path, or set it to tiny.",
+            model=text,
+            key="base_model.path",
         ) from error

@@ -133,8 +133,11 @@ def _up_to_last_reply(messages: list[Message]) -> list[Message]:
         expected = "assistant" if index % 2 else "user"
         if message.role != expected:
             raise UserError(
+                "bad_record",
                 f"Message {index + 1} of a conversation ({message.content[:40]!r}) is of the {message.role}, but user "
-                "and assistant must speak in turn, the user first; correct the data set."
+                "and assistant must speak in turn, the user first; correct the data set.",
+                turn=index + 1,
+                role=message.role,
             )
     return chosen
 
@@ -193,7 +196,9 @@ def _checked(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, ..
         twin = _training_twin(tokenizer, template)
         if twin is None:
             raise
-        raise UserError(f"{error} {twin}, which trl ships for training, passes: name it there.") from error
+        raise UserError(
+            error.code, f"{error} {twin}, which trl ships for training, passes: name it there.", **error.values
+        ) from error
     return tuple(_remarks(tokenizer, chat_format(tokenizer)))
 
 

@@ -154,7 +154,12 @@ def read_curve(path: Path, point: type[PointT]) -> list[PointT]:
         UserError: the file is missing or is not such a table; names the line.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run the stage that writes it (`dvc repro tuning`).")
+        raise UserError(
+            "stage_not_run",
+            f"{path}: no such file; run the stage that writes it (`dvc repro tuning`).",
+            file=path,
+            stage="tuning",
+        )
     points = []
     with path.open(encoding="utf-8", newline="") as handle:
         for number, row in enumerate(csv.DictReader(handle), start=2):
@@ -163,7 +168,10 @@ def read_curve(path: Path, point: type[PointT]) -> list[PointT]:
             except ValidationError as error:
                 columns = ", ".join(point.model_fields)
                 raise UserError(
-                    f"{path}, line {number}: expected numbers in the columns {columns}; run tuning again."
+                    "stage_file_broken",
+                    f"{path}, line {number}: expected numbers in the columns {columns}; run tuning again.",
+                    file=path,
+                    line=number,
                 ) from error
     return points
 

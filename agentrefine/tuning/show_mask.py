@@ -39,10 +39,15 @@ def colour(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, *, marks: boo
 
 def _sample(file: Path, number: int) -> Sample:
     if number < 1:
-        raise UserError(f"--number: counts from 1, not {number}.")
+        raise UserError("bad_value", f"--number: counts from 1, not {number}.", key="--number", value=number)
     sample = next(islice(read_jsonl(file, Sample), number - 1, None), None)
     if sample is None:
-        raise UserError(f"{file}: holds fewer than {number} samples; choose a smaller --number.")
+        raise UserError(
+            "too_few_samples",
+            f"{file}: holds fewer than {number} samples; choose a smaller --number.",
+            file=file,
+            expected=number,
+        )
     return sample
 
 

@@ -251,7 +251,12 @@ def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: 
     if file.is_file() and file.stat().st_size == 0:
         if job.params.chooses_by_validation:
             key, off = ("early_stopping", "null") if job.params.early_stopping is not None else ("keep_best", "false")
-            raise UserError(f"tuning.{key}: looks at the validation samples, and {file} holds none; set it to {off}.")
+            raise UserError(
+                "no_samples",
+                f"tuning.{key}: looks at the validation samples, and {file} holds none; set it to {off}.",
+                key=f"tuning.{key}",
+                file=file,
+            )
         return None
     rows, _ = rendered_rows(file, tokenizer, job.train_on, job.params.max_length, cache)
     return rows

@@ -125,8 +125,12 @@ class _FiniteLoss(TrainerCallback):  # type: ignore[misc]
         for name in ("loss", "grad_norm", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
                 raise UserError(
+                    "training_diverged",
                     f"tuning: the {name} of step {state.global_step} is {logs[name]}, the training has diverged; lower "
-                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again."
+                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again.",
+                    name=name,
+                    step=state.global_step,
+                    found=logs[name],
                 )
 
 
@@ -246,12 +250,17 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(**settings)
         if SHARDING & os.environ.keys() and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
+                "gpu_missing",
                 "tuning.launcher: asks to shard the model, which accelerate does on GPUs only, and there is none here; "
-                "set it to python, or to torchrun with the number of processes."
+                "set it to python, or to torchrun with the number of processes.",
+                key="tuning.launcher",
             )
         if tuning.muon_learning_rate is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
-                "tuning.muon_learning_rate: Muon needs whole matrices, which FSDP and DeepSpeed cut up; set it to null."
+                "bad_value",
+                "tuning.muon_learning_rate: Muon needs whole matrices, which FSDP and DeepSpeed cut up; set it to "
+                "null.",
+                key="tuning.muon_learning_rate",
             )
         self.batches = self._batches()
         self.add_callback(_EpochOf(self.batches))
@@ -320,9 +329,12 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         shares = self.args.world_size * self.args.gradient_accumulation_steps
         if len(lengths) < shares:
             raise UserError(
+                "too_few_samples",
                 f"tuning: {len(lengths)} {'packed rows' if self._tuning.packing else 'samples'} are too few for "
                 f"{self.args.world_size} processes times {self.args.gradient_accumulation_steps} of "
-                "tuning.gradient_accumulation_steps; lower one of them (tuning.cpu_processes), or take more data."
+                "tuning.gradient_accumulation_steps; lower one of them (tuning.cpu_processes), or take more data.",
+                found=len(lengths),
+                expected=shares,
             )
         wanted = round(self._tuning.batch_tokens * len(lengths) / sum(lengths))
         if shares > wanted and self.is_world_process_zero():

@@ -54,9 +54,11 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
             yield verdict(attempt, problem, turns_kept=0)
         elif script is None or script_of != (attempt.persona_id, attempt.sample, attempt.script_call):
             raise UserError(
+                "stage_file_broken",
                 f"attempt {attempt.id} is a trajectory, but the sound script of its sample (persona "
                 f"{attempt.persona_id}, sample {attempt.sample}, call {attempt.script_call}) does not stand before it; "
-                "run the synthesis stage again."
+                "run the synthesis stage again.",
+                attempt=attempt.id,
             )
         else:
             kept, problem = verify_trajectory(script, attempt.text, params)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, packaged_path
+from agentrefine.files import first_problem, packaged_path, problem_code, problem_key
 from agentrefine.game.actions import PLACEHOLDER
 
 _FIRST_PERSON = {"you are": "I am", "you": "I", "your": "my"}
@@ -358,19 +358,32 @@ def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Fam
     merged: dict[str, Any] = {}
     for module in own.pop("uses", []):
         if module not in modules:
-            raise UserError(f"family `{name}`: uses the module `{module}`, which does not exist; correct `uses`.")
+            raise UserError(
+                "unknown_name",
+                f"family `{name}`: uses the module `{module}`, which does not exist; correct `uses`.",
+                family=name,
+                name=module,
+            )
         _merge(merged, modules[module])
     _merge(merged, own)
     objects = merged.get("objects")
     if not isinstance(objects, dict):
-        raise UserError(f"family `{name}`: `objects` must give the number of objects of each type; correct it.")
+        raise UserError(
+            "bad_value",
+            f"family `{name}`: `objects` must give the number of objects of each type; correct it.",
+            family=name,
+            key="objects",
+        )
     merged["objects"] = {
         kind: value if isinstance(value, dict) else {"pool": kind, "count": value} for kind, value in objects.items()
     }
     try:
         return Family.model_validate({"name": name, **merged})
     except ValidationError as error:
-        raise UserError(f"family `{name}`: {first_problem(error)} Correct the key.") from error
+        code, key = problem_code(error), problem_key(error)
+        raise UserError(
+            code, f"family `{name}`: {first_problem(error)} Correct the key.", family=name, key=key
+        ) from error
 
 
 def load_theme(name: str, text: str) -> Theme:
@@ -378,7 +391,10 @@ def load_theme(name: str, text: str) -> Theme:
     try:
         return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
     except ValidationError as error:
-        raise UserError(f"theme `{name}`: {first_problem(error)} Correct the key.") from error
+        code, key = problem_code(error), problem_key(error)
+        raise UserError(
+            code, f"theme `{name}`: {first_problem(error)} Correct the key.", theme=name, key=key
+        ) from error
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:
@@ -386,9 +402,11 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.") from error
+        raise UserError(
+            "not_yaml", f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.", place=where
+        ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a mapping of keys at the top; correct it.")
+        raise UserError("not_mapping", f"{where}: expected a mapping of keys at the top; correct it.", place=where)
     return value
 
 

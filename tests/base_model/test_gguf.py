@@ -19,6 +19,7 @@ from agentrefine.tuning.cards import GgufCard, read_card
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, quantisation, resolve
 from agentrefine.tuning.rendering import prompt_ids, render
 from agentrefine.tuning.train import tune
+from tests.helpers.errors import refused
 from tests.helpers.gguf_files import MERGES, SYSTEM, small_llama, write_empty_gguf, write_gguf
 from tests.helpers.small_disk import small_disk_at
 from tests.helpers.tuning_samples import job, write_data_set
@@ -35,15 +36,12 @@ def made(path: Path, folder: Path) -> BaseResult:
     return make_base(params(path), 7, folder / OUT)
 
 
-def refused(path: Path, folder: Path) -> str:
-    """The sentence with which a file is refused; nothing is written."""
-    with pytest.raises(UserError) as caught:
+def check_refused(path: Path, folder: Path, code: str, **values: object) -> None:
+    """A file is refused by its name; nothing is written."""
+    with refused(code, file=path, **values) as caught:
         made(path, folder)
     assert not (folder / "models").exists() or not list((folder / "models").iterdir())
-    sentence = str(caught.value)
-    assert sentence.startswith(f"{path}: ")
-    assert "\n" not in sentence
-    return sentence
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_a_quantised_file_becomes_a_folder_with_its_dequantised_weights(tmp_path: Path) -> None:
@@ -148,8 +146,7 @@ def test_a_tuned_model_knows_what_its_base_was_dequantised_from(tmp_path: Path) 
 def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, share: float) -> None:
     whole = write_gguf(tmp_path / "whole.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[: int(share * len(whole))])
-    sentence = refused(tmp_path / "cut.gguf", tmp_path)
-    assert ("damaged" in sentence) == (share > 0)
+    check_refused(tmp_path / "cut.gguf", tmp_path, "file_damaged" if share > 0 else "not_gguf")
 
 
 def test_whatever_a_files_bytes_are_it_is_read_or_refused(tmp_path: Path) -> None:
@@ -175,43 +172,45 @@ def test_whatever_a_files_bytes_are_it_is_read_or_refused(tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("a model\n")
-    assert "is not a GGUF file" in refused(tmp_path / "text.gguf", tmp_path)
-    assert "no such file" in refused(tmp_path / "none.gguf", tmp_path)
+    check_refused(tmp_path / "text.gguf", tmp_path, "not_gguf")
+    check_refused(tmp_path / "none.gguf", tmp_path, "file_missing")
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "values"),
     [
-        ({"architecture": "bert"}, "holds a model of the architecture bert, no causal language model"),
-        ({"architecture": "clip"}, "holds a model of the architecture clip, no causal language model"),
-        ({"architecture": "rwkv6"}, "architecture rwkv6, which transformers cannot read"),
-        ({"general__type": "adapter"}, "holds a LoRA adapter, no causal language model"),
-        ({"general__type": "mmproj"}, "holds a projector of images or sounds, no causal language model"),
-        ({"split__count": 3}, "is one of 3 parts"),
-        ({"without": "blk.1.ffn_down.weight"}, "lacks 1 of its model's weights, such as model.layers.1.mlp.down_proj"),
-        ({"tokenizer": "rwkv"}, "holds no tokenizer that transformers can read"),
+        ({"architecture": "bert"}, {"held": "a model of the architecture bert"}),
+        ({"architecture": "clip"}, {"held": "a model of the architecture clip"}),
+        ({"architecture": "rwkv6"}, {"architecture": "rwkv6"}),
+        ({"general__type": "adapter"}, {"held": "a LoRA adapter"}),
+        ({"general__type": "mmproj"}, {"held": "a projector of images or sounds"}),
+        ({"split__count": 3}, {"parts": 3}),
+        ({"without": "blk.1.ffn_down.weight"}, {"missing": 1, "weight": "model.layers.1.mlp.down_proj.weight"}),
+        ({"tokenizer": "rwkv"}, {"part": "tokenizer"}),
     ],
 )
 def test_a_file_that_holds_no_whole_language_model_is_refused(
-    tmp_path: Path, changes: dict[str, str], reason: str
+    tmp_path: Path, changes: dict[str, str], values: dict[str, object]
 ) -> None:
-    assert reason in refused(write_gguf(tmp_path / "small.gguf", **changes), tmp_path)
+    check_refused(write_gguf(tmp_path / "small.gguf", **changes), tmp_path, "model_unusable", **values)
 
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path) -> None:
-    assert "a vocabulary without weights" in refused(write_empty_gguf(tmp_path / "vocab.gguf"), tmp_path)
+    file = write_empty_gguf(tmp_path / "vocab.gguf")
+    check_refused(file, tmp_path, "model_unusable", held="a vocabulary without weights")
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     spoiled = small_llama()
     with torch.no_grad():
         spoiled.model.norm.weight[3] = np.nan
-    assert "are not finite" in refused(write_gguf(tmp_path / "small.gguf", spoiled), tmp_path)
+    file = write_gguf(tmp_path / "small.gguf", spoiled)
+    check_refused(file, tmp_path, "file_damaged", weight="model.norm.weight")
 
 
 def test_a_template_that_cannot_be_trained_on_is_refused_by_the_files_name(tmp_path: Path) -> None:
     template = "{{ messages[-1]['content'] }}"
-    with pytest.raises(UserError, match=r"The chat template of .*small\.gguf cannot be trained on"):
+    with refused("template_untrainable", model=str(tmp_path / "small.gguf")):
         made(write_gguf(tmp_path / "small.gguf", template=template), tmp_path)
     assert not (tmp_path / OUT).exists()
 
@@ -223,7 +222,7 @@ def test_a_full_disk_while_a_file_is_converted_leaves_nothing(tmp_path: Path) ->
             try:
                 make_base(params(file), 7, tmp_path / size / "base")
             except UserError as error:
-                assert "the disk is full" in str(error)  # noqa: PT017
+                assert error.code == "disk_full"  # noqa: PT017
                 assert list((tmp_path / size).iterdir()) == []
             else:
                 pytest.fail(f"a disk of {size} holds the whole model")
@@ -231,5 +230,5 @@ def test_a_full_disk_while_a_file_is_converted_leaves_nothing(tmp_path: Path) ->
 
 def test_a_gguf_file_in_another_place_than_base_model_path_is_refused(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "small.gguf")
-    with pytest.raises(UserError, match="is read by the stage base_model only"):
+    with refused("model_unusable", model=str(file), key="base_model.path"):
         resolve(file)

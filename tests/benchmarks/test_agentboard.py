@@ -9,7 +9,7 @@ import pytest
 from agentrefine.benchmarks import catalogue, simulators
 from agentrefine.benchmarks.agentboard.babyai import BabyAIGame
 from agentrefine.benchmarks.agentboard.benchmark import CASES, PROBLEMS, STORIES
-from agentrefine.benchmarks.agentboard.labels import BabyAILabel
+from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel
 from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.catalogue import benchmark, selected
@@ -19,6 +19,7 @@ from agentrefine.params import load_params
 from agentrefine.params.evaluation import BenchmarkData
 from tests.helpers.agentboard_data import RED_BALL, labelled
 from tests.helpers.alfworld_data import published
+from tests.helpers.errors import refused
 from tests.helpers.playing import JUNK, gold_policy
 
 
@@ -56,22 +57,25 @@ def test_labels_decide_which_form_is_played_and_the_result_can_tell(tmp_path):
 
 
 def test_a_folder_without_any_labels_is_not_agentboards(tmp_path):
-    with pytest.raises(UserError, match=r"there is none of alfworld/test.jsonl, .*evaluation.data.agentboard"):
+    with refused("file_missing", file=tmp_path, key="evaluation.data.agentboard") as caught:
         benchmark("textworld", BenchmarkData(agentboard=str(tmp_path)))
+    assert "there is none of alfworld/test.jsonl, " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["alfworld", "jericho", "pddl"])
 def test_games_that_are_labelled_but_not_here_are_named(tmp_path, name):
-    with pytest.raises(NotInstalledError, match=rf"test.jsonl labels games .*; let evaluation.data.{name} name"):
+    file = tmp_path / "data" / TASKS[name] / "test.jsonl"
+    with refused("not_installed", file=file, key=f"evaluation.data.{name}") as caught:
         labelled(tmp_path, name, RED_BALL)
+    assert isinstance(caught.value, NotInstalledError)
 
 
 def test_a_benchmark_without_its_games_is_left_out_unless_it_is_named(tmp_path, monkeypatch):
-    with pytest.raises(NotInstalledError) as raised:
+    with refused("not_installed", key="evaluation.data.pddl") as raised:
         labelled(tmp_path, "pddl", RED_BALL)
     data = BenchmarkData(agentboard=str(tmp_path / "data"))
     named = load_params().evaluation.model_copy(update={"data": data, "benchmarks": ["pddl"]})
-    with pytest.raises(NotInstalledError):
+    with refused("not_installed", key="evaluation.data.pddl"):
         selected(named)
     monkeypatch.setattr(catalogue, "BENCHMARKS", {"pddl": catalogue.BENCHMARKS["pddl"]})
     found = selected(named.model_copy(update={"benchmarks": "installed"}))

@@ -9,8 +9,8 @@ import pytest
 from agentrefine.benchmarks.agentboard.benchmark import AgentBoardBabyAI
 from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel, read_labels
 from agentrefine.benchmarks.agentboard.subgoals import Expressions, SubgoalPhrases, passage_shows, sentence_shows
-from agentrefine.errors import UserError
 from tests.helpers.agentboard_data import RED_BALL, labelled
+from tests.helpers.errors import refused
 
 # Sub-goals.
 
@@ -61,9 +61,10 @@ def test_an_expression_that_re2_cannot_match_is_told_with_its_line(tmp_path, exp
         "subgoals": ["fine", expression],
         "additional_info": {"env_name": "boil", "var": 21},
     }
-    with pytest.raises(UserError, match=r"scienceworld/test.jsonl, line 1: the sub-goal .* google-re2") as reported:
+    place = f"{tmp_path}/data/scienceworld/test.jsonl, line 1"
+    with refused("bad_expression", place=place, value=expression) as caught:
         labelled(tmp_path, "sciworld", label)
-    assert "\n" not in str(reported.value)
+    assert str(caught.value).startswith(f"{place}: the sub-goal ")
 
 
 def test_an_expression_that_takes_others_forever_is_matched_at_once():
@@ -102,42 +103,63 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "reported"),
+    ("name", "change", "code", "values", "said"),
     [
-        ("babyai", {"goal": None}, "line 1: goal"),
-        ("babyai", {"id": "three"}, "line 1: id"),
-        ("babyai", {"id": 112}, "line 1: id 112 is too large; AgentBoard has 112 episodes"),
-        ("babyai", {"id": 4}, "line 1: id 4 is of GoToRedBall in AgentBoard, but .* says 'GoToRedBallGrey'"),
-        ("babyai", {"difficulty": "medium"}, "line 1: difficulty"),
-        ("babyai", {"subgoals": []}, "line 1: subgoals"),
-        ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "line 1: .*different numbers of sub-goals"),
-        ("babyai", {"additional_info": {}}, "line 1: additional_info.subtask"),
-        ("sciworld", {"additional_info": {"env_name": "cook", "var": 1}}, "line 1: ScienceWorld has no task 'cook'"),
-        ("sciworld", {"additional_info": {"env_name": "boil", "var": -1}}, "line 1: additional_info.var"),
-        ("alfworld", {"additional_info": {"description": "../../etc"}}, "line 1: additional_info.description"),
-        ("alfworld", {"additional_info": {"description": "pick-1/trial"}}, "line 1: there is no game .*pick-1/trial"),
-        ("jericho", {"id": 0}, "line 1: there is no story .*905.z5 or .z8"),
-        ("pddl", {"additional_info": {"subtask": "gripper"}}, "line 1: .* has 0 problems of the domain gripper"),
+        ("babyai", {"goal": None}, "bad_record", {"key": "goal"}, ""),
+        ("babyai", {"id": "three"}, "bad_record", {"key": "id"}, ""),
+        ("babyai", {"id": 112}, "bad_value", {"key": "id", "value": 112}, "AgentBoard has 112 episodes"),
+        ("babyai", {"id": 4}, "label_mismatch", {"expected": "GoToRedBall", "found": "GoToRedBallGrey"}, "id 4 is of "),
+        ("babyai", {"difficulty": "medium"}, "bad_record", {"key": "difficulty"}, ""),
+        ("babyai", {"subgoals": []}, "bad_record", {"key": "subgoals.0"}, ""),
+        ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "bad_record", {}, "different numbers of sub-goals"),
+        ("babyai", {"additional_info": {}}, "bad_record", {"key": "additional_info.subtask"}, ""),
+        ("sciworld", {"additional_info": {"env_name": "cook", "var": 1}}, "unknown_name", {"name": "cook"}, "'cook'"),
+        (
+            "sciworld",
+            {"additional_info": {"env_name": "boil", "var": -1}},
+            "bad_record",
+            {"key": "additional_info.var"},
+            "",
+        ),
+        (
+            "alfworld",
+            {"additional_info": {"description": "../../etc"}},
+            "bad_record",
+            {"key": "additional_info.description"},
+            "",
+        ),
+        ("alfworld", {"additional_info": {"description": "pick-1/trial"}}, "file_missing", {}, "pick-1/trial"),
+        ("jericho", {"id": 0}, "file_missing", {"name": "905"}, "905.z5 or .z8"),
+        (
+            "pddl",
+            {"additional_info": {"subtask": "gripper"}},
+            "episode_missing",
+            {"domain": "gripper", "found": 0},
+            "gripper",
+        ),
     ],
 )
-def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, change, reported):
+def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, change, code, values, said):
     (tmp_path / "valid_unseen").mkdir()
     (tmp_path / "lamps").mkdir()
     (tmp_path / "lamps.pddl").write_text("(define (domain lamps))")
     (tmp_path / "lamps" / "one.pddl").write_text("(define (problem one) (:domain lamps))")
     folders = {"alfworld": tmp_path, "jericho": tmp_path, "pddl": tmp_path}
     data = {name: str(folders[name])} if name in folders else {}
-    with pytest.raises(UserError, match=reported) as error:
+    place = f"{tmp_path}/data/{TASKS[name]}/test.jsonl, line 1"
+    with refused(code, place=place, **values) as caught:
         labelled(tmp_path, name, RED_BALL | change, **data)
-    assert f"{TASKS[name]}/test.jsonl, line 1: " in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(caught.value).startswith(f"{place}: ")
+    assert said in str(caught.value)
 
 
 def test_what_is_labelled_twice_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"line 2: id 3 is that of .*line 1 too"):
+    line_1, line_2 = (f"{tmp_path}/data/babyai/test.jsonl, line {line}" for line in (1, 2))
+    with refused("duplicate_id", place=line_2, id=3, earlier=line_1):
         labelled(tmp_path, "babyai", RED_BALL, RED_BALL)
     variation = RED_BALL | {"subgoals": ["You focus"], "additional_info": {"env_name": "boil", "var": 21}}
-    with pytest.raises(UserError, match=r"line 2: this episode is labelled before; .*line 1 is about it"):
+    line_1, line_2 = (f"{tmp_path}/data/scienceworld/test.jsonl, line {line}" for line in (1, 2))
+    with refused("duplicate_label", place=line_2, earlier=line_1):
         labelled(tmp_path, "sciworld", variation, variation | {"id": 4})
 
 
@@ -155,7 +177,7 @@ def test_a_line_that_is_no_json_is_told(tmp_path):
     labelled(tmp_path, "babyai", RED_BALL)
     file = tmp_path / "data" / "babyai" / "test.jsonl"
     file.write_bytes(file.read_bytes() + b"\xff{\n")
-    with pytest.raises(UserError, match=r"babyai/test.jsonl, line 2: "):
+    with refused("not_utf8", file=file, line=2):
         AgentBoardBabyAI(file)
 
 

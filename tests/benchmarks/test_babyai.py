@@ -6,8 +6,8 @@ import pytest
 
 from agentrefine.benchmarks.babyai.benchmark import BabyAI, BabyAIEnvironment
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError
-from agentrefine.errors import UserError
 from agentrefine.evaluation.rollout import play
+from tests.helpers.errors import refused
 from tests.helpers.playing import JUNK, gold_policy
 
 
@@ -152,5 +152,6 @@ def test_nothing_happens_after_the_end():
 
 def test_a_missing_simulator_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    with pytest.raises(UserError, match="pip install 'minigrid"):
+    with refused("not_installed", benchmark="babyai", name="minigrid") as caught:
         BabyAI().episodes(5, 0)
+    assert "pip install 'minigrid" in str(caught.value)

@@ -10,6 +10,7 @@ from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import prompt
 from agentrefine.worlds.paraphrase import PARAPHRASES
+from tests.helpers.errors import refused
 from tests.helpers.playing import JUNK, gold_policy
 
 
@@ -31,7 +32,7 @@ WORLDS = ["worlds_layouts", "worlds_families", "worlds_perturbed"]
 
 
 def test_an_unknown_benchmark_names_those_that_are_known():
-    with pytest.raises(UserError, match=r"'alfworldd'; known are worlds_layouts, .*babyai"):
+    with refused("unknown_name", key="evaluation.benchmarks", name="alfworldd", known=list(BENCHMARKS)):
         benchmark("alfworldd")
 
 

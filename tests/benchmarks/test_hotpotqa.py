@@ -9,8 +9,8 @@ import pytest
 
 from agentrefine.benchmarks.base import NoSolutionError
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA, exact_match, f1_score, normalize_answer
-from agentrefine.errors import UserError
 from agentrefine.evaluation.rollout import play
+from tests.helpers.errors import refused
 from tests.helpers.paths import SHARED
 from tests.helpers.playing import JUNK, gold_policy
 
@@ -141,22 +141,38 @@ def test_a_question_without_its_paragraph_has_no_solution(questions):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code", "values", "said"),
     [
-        ("{", "line 1: not JSON"),
-        ("[]", "holds no question"),
-        ("[3]", "question 1: "),
-        (json.dumps([{**RIVER, "answer": ""}]), "question 1: has no answer, as in HotpotQA's test split"),
-        (json.dumps([{k: v for k, v in RIVER.items() if k != "answer"}]), "question 1: has no answer"),
-        (json.dumps([{key: value for key, value in RIVER.items() if key != "context"}]), "question 1: .*'context'"),
-        (json.dumps([{**RIVER, "context": [["a"]]}]), "question 1: "),
+        ("{", "not_json", {"line": 1}, ""),
+        ("[]", "empty_file", {}, ""),
+        ("[3]", "bad_record", {"question": 1}, ""),
+        (
+            json.dumps([{**RIVER, "answer": ""}]),
+            "missing_key",
+            {"question": 1, "key": "answer"},
+            "HotpotQA's test split",
+        ),
+        (
+            json.dumps([{k: v for k, v in RIVER.items() if k != "answer"}]),
+            "missing_key",
+            {"question": 1, "key": "answer"},
+            "",
+        ),
+        (
+            json.dumps([{key: value for key, value in RIVER.items() if key != "context"}]),
+            "bad_record",
+            {"question": 1},
+            "'context'",
+        ),
+        (json.dumps([{**RIVER, "context": [["a"]]}]), "bad_record", {"question": 1}, ""),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, message):
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, code, values, said):
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=f"bad.json.*{message}"):
+    with refused(code, file=path, **values) as caught:
         HotpotQA(path).episodes(5, 0)
+    assert said in str(caught.value)
 
 
 def test_a_byte_order_mark_and_lines_in_place_of_a_list_are_read(tmp_path):
@@ -168,10 +184,12 @@ def test_a_byte_order_mark_and_lines_in_place_of_a_list_are_read(tmp_path):
 
 def test_a_missing_file_and_another_file_are_refused(questions):
     episode = HotpotQA().episodes(1, 0)[0]
-    with pytest.raises(UserError, match=r"the question hotpotqa.merrow-.* is not in place"):
+    assert episode.id.startswith("hotpotqa.merrow-")
+    with refused("episode_missing", name=episode.id):
         questions(RIVER).make(episode)
-    with pytest.raises(UserError, match=r"nowhere.json: no such file; .*evaluation.data.hotpotqa"):
+    with refused("file_missing", file=Path("nowhere.json")) as caught:
         HotpotQA(Path("nowhere.json")).episodes(5, 0)
+    assert "evaluation.data.hotpotqa" in str(caught.value)
 
 
 def test_a_thousand_actions_at_random_are_answered_without_growth():

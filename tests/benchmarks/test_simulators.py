@@ -22,6 +22,7 @@ from agentrefine.benchmarks.textworld import benchmark as textworld
 from agentrefine.errors import UserError
 from agentrefine.evaluation.rollout import play
 from tests.helpers.alfworld_data import published
+from tests.helpers.errors import refused
 from tests.helpers.playing import gold_policy
 
 NAMES = ["alfworld", "sciworld", "textworld", "jericho"]
@@ -226,10 +227,10 @@ def test_alfworlds_progress_counts_the_conditions_that_hold():
 
 def test_a_data_folder_without_games_is_said_in_one_sentence(tmp_path):
     installed("alfworld")
-    with pytest.raises(UserError, match="there is no folder valid_unseen"):
+    with refused("file_missing", file=tmp_path, name="valid_unseen"):
         ALFWorld(tmp_path).episodes(3, 1)
     (tmp_path / "valid_unseen").mkdir()
-    with pytest.raises(UserError, match="there is no game"):
+    with refused("no_games", file=tmp_path / "valid_unseen"):
         ALFWorld(tmp_path).episodes(3, 1)
 
 
@@ -239,9 +240,9 @@ def test_jericho_says_which_games_it_plays(tmp_path):
     installed_or_skip = pytest.importorskip("jericho")
     assert installed_or_skip
     (tmp_path / "unknown.z5").write_bytes(b"no story")
-    with pytest.raises(UserError, match="there is no story whose score Jericho knows"):
+    with refused("no_games", file=tmp_path):
         jericho(tmp_path).episodes(3, 1)
-    with pytest.raises(UserError, match="no such folder"):
+    with refused("file_missing", file=tmp_path / "nowhere"):
         jericho(tmp_path / "nowhere").episodes(3, 1)
 
 
@@ -271,16 +272,15 @@ def test_a_missing_package_is_said_in_one_sentence(name, monkeypatch):
     package = {"sciworld": "scienceworld", "jericho": "textworld"}.get(name, name)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(simulators.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(
-        UserError, match=rf"{name} needs the package {package}: pip install 'agentrefine\[benchmarks\]'"
-    ):
+    with refused("not_installed", benchmark=name, name=package) as caught:
         benchmark(name).episodes(3, 1)
+    assert "pip install 'agentrefine[benchmarks]'" in str(caught.value)
 
 
 def test_missing_java_is_said_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(sciworld, "need", lambda *_: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="sciworld needs Java 8 or later"):
+    with refused("not_installed", benchmark="sciworld", name="java"):
         benchmark("sciworld").episodes(3, 1)
 
 

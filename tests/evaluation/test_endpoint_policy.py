@@ -11,13 +11,13 @@ import pytest
 from pydantic import ValidationError
 
 from agentrefine.benchmarks.catalogue import benchmark
-from agentrefine.errors import UserError
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import instructions, opening
 from agentrefine.llm import endpoint
 from agentrefine.params.evaluation import EndpointParams, Sampling
 from tasks.endpoint_evaluation import endpoint_identity
 from tests.helpers.endpoint_players import KEY, dialogue, player
+from tests.helpers.errors import refused
 
 
 @contextmanager
@@ -133,28 +133,35 @@ def test_a_busy_server_is_asked_again(make):
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "code", "words"),
     [
-        (401, {"error": {"message": "bad key"}}, "refuses the key in .*bad key"),
-        (404, {"error": {"message": "no such model"}}, "knows no model 'm'"),
-        (500, {"error": {"message": "down"}}, r"500: down"),
-        (400, {"error": {"message": "nonsense"}}, r"400: nonsense"),
-        (422, {"error": "plain nonsense", "error_type": "validation"}, "422: plain nonsense"),
-        (400, {"detail": "nonsense in detail"}, "nonsense in detail"),
-        (422, {"detail": [{"loc": ["body", "messages"], "msg": "is wrong"}]}, "body.messages: is wrong"),
-        (400, {"message": "top nonsense"}, "top nonsense"),
-        (400, [{"error": {"message": "listed nonsense"}}], "listed nonsense"),
+        (401, {"error": {"message": "bad key"}}, "key_refused", "bad key"),
+        (404, {"error": {"message": "no such model"}}, "unknown_model_or_path", "knows no model 'm'"),
+        (500, {"error": {"message": "down"}}, "endpoint_failing", "500: down"),
+        (400, {"error": {"message": "nonsense"}}, "endpoint_refused", "400: nonsense"),
+        (422, {"error": "plain nonsense", "error_type": "validation"}, "endpoint_refused", "422: plain nonsense"),
+        (400, {"detail": "nonsense in detail"}, "endpoint_refused", "nonsense in detail"),
+        (
+            422,
+            {"detail": [{"loc": ["body", "messages"], "msg": "is wrong"}]},
+            "endpoint_refused",
+            "body.messages: is wrong",
+        ),
+        (400, {"message": "top nonsense"}, "endpoint_refused", "top nonsense"),
+        (400, [{"error": {"message": "listed nonsense"}}], "endpoint_refused", "listed nonsense"),
     ],
 )
-def test_a_refusal_is_one_clear_sentence(make, status, body, words):
-    with server(lambda *_: (status, body, {"Retry-After": "0.01"})) as (url, _), pytest.raises(UserError, match=words):
+def test_a_refusal_is_one_clear_sentence(make, status, body, code, words):
+    answer = status, body, {"Retry-After": "0.01"}
+    with server(lambda *_: answer) as (url, _), refused(code, status=status) as caught:
         make(url, max_retries=1).act([dialogue("a"), dialogue("b")])
+    assert words in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_one_clear_sentence(make):
     with server(lambda *_: (200, completion("ok"), {})) as (url, _):
         pass
-    with pytest.raises(UserError, match="cannot be reached"):
+    with refused("endpoint_unreachable"):
         make(url, max_retries=0).act([dialogue("a")])
 
 
@@ -173,8 +180,7 @@ def test_an_incomplete_answer_is_still_a_reply(make):
 
 @pytest.mark.parametrize("body", [b"<html>not an api</html>", b'{"hello": 1}', b"[]", b'"text"', b'{"choices": []}'])
 def test_another_kind_of_server_is_one_clear_sentence(make, body):
-    words = "is this the address of an OpenAI-compatible"
-    with server(lambda *_: (200, body, {})) as (url, _), pytest.raises(UserError, match=words):
+    with server(lambda *_: (200, body, {})) as (url, _), refused("not_chat_api"):
         make(url, max_retries=0).act([dialogue("a")])
 
 
@@ -201,7 +207,7 @@ def test_an_opening_that_is_too_long_ends_the_episode(make):
 
 def test_a_key_that_is_not_set_is_one_clear_sentence_except_on_this_machine(monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
-    with pytest.raises(UserError, match=f"environment variable {KEY} is not set"):
+    with refused("key_missing", variable=KEY):
         player("https://api.example.org/v1")
     with server(lambda *_: (200, completion("ok"), {})) as (url, _):
         assert player(url).act([dialogue("a")])[0].text == "ok"

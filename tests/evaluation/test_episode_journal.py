@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
+from tests.helpers.errors import refused
 from tests.helpers.project import ProjectCopy
 
 EPISODE = Episode(
@@ -69,7 +69,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_anew(tmp_path: Path, tor
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"journal\.jsonl: the journal of episodes cannot be written"):
+    with refused("not_writable", file=tmp_path / "file" / "journal.jsonl"):
         EpisodeJournal(tmp_path / "file" / "journal.jsonl")
 
 

@@ -20,6 +20,7 @@ from agentrefine.game.conversation import Message, opening
 from agentrefine.params.evaluation import Sampling
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
+from tests.helpers.errors import refused
 from tests.helpers.playing import PushBenchmark
 from tests.helpers.tiny_model import tiny_model
 
@@ -219,7 +220,7 @@ def test_playing_leaves_the_model_as_it_is_and_shares_its_weights(model, tokeniz
 
 def test_a_model_whose_attention_is_its_own_is_refused(model, tokenizer, monkeypatch):
     monkeypatch.setattr(type(model), "_supports_attention_backend", False)
-    with pytest.raises(UserError, match="LlamaForCausalLM"):
+    with refused("model_unusable", name="LlamaForCausalLM"):
         LocalPolicy(model, tokenizer, name="m", max_new_tokens=4)
 
 
@@ -290,13 +291,14 @@ def test_an_error_in_one_thread_of_several_ends_the_play_and_closes_all_episodes
     class Failing(PushBenchmark):
         def make(self, episode):
             if episode.id == "push.3":
-                raise UserError("no such game")
+                raise UserError("file_missing", "no such game")
             return super().make(episode)
 
     failing = Failing()
     policy = LocalPolicy(model, tokenizer, name="tiny", max_new_tokens=6)
-    with pytest.raises(UserError, match="no such game"):
+    with refused("file_missing") as caught:
         list(play(policy, failing, failing.episodes(6, 0), max_steps=3, batch_size=4))
+    assert str(caught.value) == "no such game"
     assert all(game.closed for game in failing.made)
     assert not any(generator.busy for generator in policy.generators)
 

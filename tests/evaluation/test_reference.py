@@ -145,7 +145,7 @@ def test_the_command_prints_the_table_writes_json_and_fails_where_a_solution_doe
     main(["gold-check", "worlds_layouts", "--episodes", "3", "--json", str(out)])
     assert "| worlds_layouts | 3 | 3 | 100% |" in capsys.readouterr().out
     assert json.loads(out.read_text())[0]["gold"]["success"] == 1
-    absent = NotInstalledError("the benchmark rooms needs the package rooms.")
+    absent = NotInstalledError("not_installed", "the benchmark rooms needs the package rooms.")
     monkeypatch.setattr(gold_check, "selected", lambda _: {"stuck": Stuck(), "rooms": absent})
     with pytest.raises(SystemExit, match=r"^1$"):
         main(["gold-check"])

@@ -14,6 +14,7 @@ from agentrefine.evaluation.rollout import play
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import instructions, opening, parse_reply, prompt, reply_text
 from agentrefine.params.evaluation import Prompting
+from tests.helpers.errors import refused
 from tests.helpers.playing import PushBenchmark, PushGame, ScriptedPolicy, gold_policy
 
 GOOD = reply_text("I push.", "push")
@@ -269,9 +270,10 @@ def test_a_policy_that_fails_in_its_thread_ends_the_evaluation_with_its_sentence
         batched = False
 
         def act(self, dialogues):
-            raise UserError("the endpoint refuses")
+            raise UserError("endpoint_refused", "the endpoint refuses")
 
     benchmark = PushBenchmark()
-    with pytest.raises(UserError, match="the endpoint refuses"):
+    with refused("endpoint_refused") as caught:
         list(play(Refusing({}), benchmark, benchmark.episodes(4, 0), max_steps=5, batch_size=4))
+    assert str(caught.value) == "the endpoint refuses"
     assert [game.closed for game in benchmark.made] == [1] * 4

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import agentrefine.files
-from agentrefine.errors import UserError
 from agentrefine.exchange.chats import ChatCounts, read_chats, read_records
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.read import SOURCES, ImportReport, import_chats
@@ -22,6 +21,7 @@ from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.masking import apply_mask_policy
 from flows.cli import main
+from tests.helpers.errors import refused
 
 
 def turn(sender: str, value: str, loss: bool | None = None) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def test_an_element_without_end_is_given_up_before_it_fills_the_memory(tmp_path,
     monkeypatch.setattr(agentrefine.files, "MAX_ELEMENT", 1000)
     (tmp_path / "a.json").write_text('[{"id": "' + "x" * 1_000_000)
     tracemalloc.start()
-    with pytest.raises(UserError, match="element 1: not JSON"):
+    with refused("not_json", file=tmp_path / "a.json", element=1):
         list(read_records(tmp_path / "a.json"))
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
@@ -273,38 +273,53 @@ GOOD = json.dumps({"id": "1", "conversations": GAME})
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "reason"),
+    ("name", "text", "place", "code", "values"),
     [
-        ("a.jsonl", GOOD + "\n{broken\n", "a.jsonl, line 2: not JSON"),
-        ("a.jsonl", GOOD + "\n\n3\n", "a.jsonl, line 3: expected an object with a list 'conversations' or 'messages'"),
-        ("a.json", f"[{GOOD}, {{broken]", "a.json, element 2: not JSON"),
-        ("a.json", f"[{GOOD}, {GOOD[:-9]}", "a.json, element 2: not JSON"),
-        ("a.json", f"[{GOOD} {GOOD}]", "expected ',' between the list's elements, found '{'"),
-        ("a.json", f"[{GOOD}", "found the end of the file"),
-        ("a.json", f"[{GOOD}, {'[' * 100_000}", "a.json, element 2: not JSON"),
-        ("a.json", f"[{GOOD}, {'1' * 5000}]", "a.json, element 2: not JSON"),
-        ("a.json", '[{"id": 1, "text": "x"}]', "element 1: expected an object with a list"),
-        ("a.json", '[{"conversations": ["hi"]}]', "element 1, message 1: expected an object with 'from' and 'value'"),
+        ("a.jsonl", GOOD + "\n{broken\n", ", line 2", "not_json", {"line": 2}),
+        ("a.jsonl", GOOD + "\n\n3\n", ", line 3", "bad_record", {"expected": "'conversations' or 'messages'"}),
+        ("a.json", f"[{GOOD}, {{broken]", ", element 2", "not_json", {"element": 2}),
+        ("a.json", f"[{GOOD}, {GOOD[:-9]}", ", element 2", "not_json", {"element": 2}),
+        ("a.json", f"[{GOOD} {GOOD}]", "", "not_json", {"found": "{", "expected": ","}),
+        ("a.json", f"[{GOOD}", "", "not_json", {"found": "", "expected": ","}),
+        ("a.json", f"[{GOOD}, {'[' * 100_000}", ", element 2", "not_json", {"element": 2}),
+        ("a.json", f"[{GOOD}, {'1' * 5000}]", ", element 2", "not_json", {"element": 2}),
+        (
+            "a.json",
+            '[{"id": 1, "text": "x"}]',
+            ", element 1",
+            "bad_record",
+            {"expected": "'conversations' or 'messages'"},
+        ),
+        ("a.json", '[{"conversations": ["hi"]}]', ", element 1, message 1", "bad_record", {"expected": "object"}),
         (
             "a.json",
             '[{"conversations": [{"from": "human"}]}]',
-            "message 1: expected a role under 'from' and a text under 'value'",
+            ", element 1, message 1",
+            "bad_record",
+            {"keys": ["from", "value"]},
         ),
-        ("a.json", '[{"messages": [{"role": 1, "content": ""}]}]', "message 1: expected a role under 'role'"),
+        (
+            "a.json",
+            '[{"messages": [{"role": 1, "content": ""}]}]',
+            ", element 1, message 1",
+            "bad_record",
+            {"keys": ["role", "content"]},
+        ),
         (
             "a.json",
             '[{"conversations": [{"from": "gpt", "value": "a", "loss": 0.5}]}]',
-            "message 1: expected true, false, 0, 1 or null under 'loss', found 0.5",
+            ", element 1, message 1",
+            "bad_value",
+            {"key": "loss", "found": "0.5"},
         ),
-        ("a.parquet", "no parquet", "a.parquet: cannot be read as parquet"),
+        ("a.parquet", "no parquet", "", "not_parquet", {}),
     ],
 )
-def test_a_broken_file_is_one_sentence_with_its_place_and_leaves_nothing(tmp_path, name, text, reason):
+def test_a_broken_file_is_one_sentence_with_its_place_and_leaves_nothing(tmp_path, name, text, place, code, values):
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError) as caught:
+    with refused(code, **values) as caught:
         import_chats(SOURCES["sharegpt"], [tmp_path / name], tmp_path / "out", 0.0, 7)
-    assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / name}{place}: ")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -312,19 +327,20 @@ def test_a_broken_file_is_one_sentence_with_its_place_and_leaves_nothing(tmp_pat
 def test_a_file_in_another_encoding_is_refused(tmp_path, name):
     text = json.dumps(chats([*GAME, turn("human", "é")])[0], ensure_ascii=False)
     (tmp_path / name).write_bytes((f"[{text}]" if name == "a.json" else text).encode("latin-1"))
-    with pytest.raises(UserError, match=r"not (UTF-8|JSON)"):
+    with refused("not_utf8", file=tmp_path / name):
         list(read_chats(tmp_path / name))
 
 
 def test_a_missing_file_nothing_to_train_on_a_bad_share_and_a_taken_folder_are_refused(tmp_path):
     file = written(tmp_path / "a.json", chats(GAME))
-    with pytest.raises(UserError, match="no such file"):
+    with refused("file_missing", file=tmp_path / "b.json"):
         imported("published", [tmp_path / "b.json"], tmp_path / "out")
-    with pytest.raises(UserError, match=r"--validation-share is 1.5"):
+    with refused("bad_value", key="--validation-share", value=1.5):
         imported("published", [file], tmp_path / "out", share=1.5)
-    with pytest.raises(UserError, match=r"no chat is left for training \(read 1 chats, kept 0"):
+    with refused("nothing_to_train", file=tmp_path / "c.json") as caught:
         imported("published", [written(tmp_path / "c.json", chats(GAME[:2]))], tmp_path / "out")
-    with pytest.raises(UserError, match="exists already"):
+    assert "(read 1 chats, kept 0" in str(caught.value)
+    with refused("already_exists", file=tmp_path):
         imported("published", [file], tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from agentrefine.errors import UserError
 from agentrefine.exchange.formats import FORMATS
 from agentrefine.exchange.write import export, export_tokens
 from agentrefine.files import write_jsonl
@@ -17,6 +16,7 @@ from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.rendering import render
 from flows.cli import main
+from tests.helpers.errors import refused
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tool_loaders import LOADERS, records
 
@@ -160,16 +160,16 @@ def test_an_empty_validation_file_is_neither_written_nor_named(data_set, tmp_pat
 def test_what_is_there_already_is_not_replaced(data_set, tmp_path):
     before = (data_set / "train.jsonl").read_bytes()
     for out in (data_set, data_set / "train.jsonl", Path()):
-        with pytest.raises(UserError, match="exists already"):
+        with refused("already_exists", file=out):
             export(FORMATS["openai"], data_set, out, "refinement")
     assert (data_set / "train.jsonl").read_bytes() == before
 
 
 def test_a_data_set_that_trains_nothing_is_refused_and_leaves_nothing(data_set, tmp_path, tokenizer):
     write_jsonl(data_set / "train.jsonl", [SAMPLES[3]])
-    with pytest.raises(UserError, match=r"train\.jsonl: holds no sample with a trained turn"):
+    with refused("nothing_to_train", file=data_set / "train.jsonl"):
         export(FORMATS["openai"], data_set, tmp_path / "out", "refinement")
-    with pytest.raises(UserError, match=r"train\.jsonl: holds no sample with a trained turn"):
+    with refused("nothing_to_train", file=data_set / "train.jsonl"):
         export_tokens(data_set, tmp_path / "out", "refinement", tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agentrefine.errors import UserError
 from agentrefine.exchange.mix import MixCounts, mix
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import PublishedMessage, Sample
@@ -17,6 +16,7 @@ from agentrefine.params import load_params
 from flows.pipeline import stages
 from flows.workspace import Workspace
 from tasks.params import write_resolved
+from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
 
@@ -111,13 +111,9 @@ def test_one_seed_gives_the_same_bytes_and_another_seed_other_chats(tmp_path: Pa
 
 
 def test_too_few_chats_are_told_with_how_many_there_are_and_what_share_they_allow(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as refused:
+    with refused("too_few_samples", file=tmp_path / "chat.json", found=19, expected=20) as caught:
         mixed(tmp_path, games=80, chats=19)
-    said = str(refused.value)
-    assert "holds 19 chats" in said
-    assert "needs 20" in said
-    assert "lower share to at most 0.191" in said
-    assert "\n" not in said
+    assert "lower share to at most 0.191" in str(caught.value)
     assert not (tmp_path / "out").exists()
     mixed(tmp_path, games=80, chats=19, share=0.191)
 
@@ -130,11 +126,18 @@ def test_chats_that_cannot_be_trained_on_are_not_drawn_but_counted(tmp_path: Pat
     assert (counts.chats, counts.chats_available, sum(counts.chats_left_out.values())) == (1, 1, 2)
 
 
-@pytest.mark.parametrize("missing", ["games/train.jsonl", "games/validation.jsonl", "chat.json"])
-def test_a_missing_file_is_named_and_nothing_is_written(tmp_path: Path, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "code"),
+    [
+        ("games/train.jsonl", "stage_not_run"),
+        ("games/validation.jsonl", "stage_not_run"),
+        ("chat.json", "file_missing"),
+    ],
+)
+def test_a_missing_file_is_named_and_nothing_is_written(tmp_path: Path, missing: str, code: str) -> None:
     data_set, chat = write_games(tmp_path / "games", 4), write_chats(tmp_path / "chat.json", 4)
     (tmp_path / missing).unlink()
-    with pytest.raises(UserError, match=missing):
+    with refused(code, file=tmp_path / missing):
         mix(data_set, chat, 0.2, 7, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -144,13 +147,13 @@ def test_a_broken_game_is_named_by_its_line_and_leaves_an_earlier_mix_as_it_was(
     before = (out / "train.jsonl").read_bytes()
     with (tmp_path / "games/train.jsonl").open("a") as handle:
         handle.write("{}\n")
-    with pytest.raises(UserError, match=r"train\.jsonl, line 81"):
+    with refused("stage_file_broken", file=tmp_path / "games/train.jsonl", line=81):
         mix(tmp_path / "games", tmp_path / "chat.json", 0.2, 7, out)
     assert (out / "train.jsonl").read_bytes() == before
 
 
 def test_a_data_set_without_games_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no game"):
+    with refused("no_samples", file=tmp_path / "games/train.jsonl"):
         mixed(tmp_path, games=0)
 
 

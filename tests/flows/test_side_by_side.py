@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import flows  # noqa: F401  (sets the environment that keeps tools quiet)
-from agentrefine.errors import UserError
 from flows.side_by_side import run_side_by_side
+from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
 STAGE = """
@@ -86,7 +86,7 @@ def test_a_stage_that_fails_stops_the_others(folder: Path) -> None:
         "a": stage("a", "never"),
         "b": [sys.executable, "-c", WAIT_FOR_A + "raise SystemExit(4)"],
     }
-    with pytest.raises(UserError, match=r"^b: failed with status 4; see above\.$"):
+    with refused("stage_failed", stage="b", status=4):
         list(run_side_by_side(commands, 2))
     assert (folder / "a.stopped").exists()
 

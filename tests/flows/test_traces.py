@@ -6,11 +6,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Trace
 
-from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.params import Params
 from agentrefine.report.inputs import notable_episodes
 from tasks import traces, tracking
+from tests.helpers.errors import refused
 from tests.helpers.results_tree import episodes, params_for, step
 
 
@@ -93,5 +93,6 @@ def test_two_attempts_at_one_episode_are_two_traces(params: Params) -> None:
 
 
 def test_a_store_without_the_run_is_one_sentence(params: Params) -> None:
-    with pytest.raises(UserError, match=r"^tracking\.uri .*not found"):
+    with refused("store_unusable", key="tracking.uri") as caught:
         traces.log_traces("0" * 32, episodes("refinement", 1, of=1), params.tracking)
+    assert "not found" in str(caught.value)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.game.personas import load_personas
+from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT, SHARED
 
 OURS = ROOT / "data" / "personas.jsonl"
@@ -50,19 +50,20 @@ def test_a_limit_takes_the_first_personas():
 def test_a_broken_line_is_refused_by_its_number(tmp_path: Path, broken: str):
     path = tmp_path / "personas.jsonl"
     path.write_text('{"persona": "A cook"}\n{"persona": "A miner"}\n' + broken + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 3"):
+    where = {"file": path, "line": 3} if broken == "{not json" else {"place": f"{path}, line 3"}
+    with refused("not_json" if broken == "{not json" else "bad_record", **where):
         list(load_personas(path))
 
 
 def test_bytes_that_are_not_utf8_are_refused_by_their_line(tmp_path: Path):
     path = tmp_path / "personas.jsonl"
     path.write_bytes(b'{"persona": "A cook"}\n{"persona": "caf\xe9"}\n')
-    with pytest.raises(UserError, match="line 2"):
+    with refused("not_utf8", file=path, line=2):
         list(load_personas(path))
 
 
 def test_a_missing_file_is_refused_by_its_name(tmp_path: Path):
-    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
+    with refused("file_missing", file=tmp_path / "nowhere.jsonl"):
         list(load_personas(tmp_path / "nowhere.jsonl"))
 
 

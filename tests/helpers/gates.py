@@ -89,6 +89,7 @@ class Gate:
     def refused(self, trajectories: Iterable[Trajectory], settings: Params | None = None, dropped: int = 1) -> Refusal:
         with pytest.raises(UserError) as error:
             self.run(trajectories, settings, dropped)
+        assert error.value.code == "gate_failed", str(error.value)
         return Refusal(str(error.value), read_result(self.reports))
 
 

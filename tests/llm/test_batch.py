@@ -27,6 +27,7 @@ from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.asking import Asked, price_list, settings
 from tests.helpers.chat_server import ChatServer, answer, error
+from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, FAULTLESS
 
 pytestmark = pytest.mark.slow
@@ -156,7 +157,7 @@ def test_calls_that_failed_inside_a_batch_are_asked_one_by_one(serve, journal, b
 def test_a_batch_without_a_single_answer_is_not_asked_again_at_the_full_price(serve, journal):
     faulty = FAULTLESS.model_copy(update={"wire_faults": 1.0, "wire_fault_kinds": ["server_error"]})
     endpoint = serve(params=faulty)
-    with pytest.raises(UserError, match=r"none of the 24 calls of batch .* was answered"):
+    with refused("batch_unanswered", calls=24):
         ask(endpoint, journal, 24)
     assert endpoint.by_chat() == 0
 
@@ -279,9 +280,8 @@ def test_a_batch_whose_reply_was_lost_is_not_made_twice(serve, journal, by_chat,
 def test_a_refused_batch_is_one_sentence(serve, journal, monkeypatch):
     endpoint = serve()
     monkeypatch.setattr(batches.BatchTransport, "_line", lambda *_: b'{"custom_id": 5}\n')
-    with pytest.raises(UserError, match=r"teacher\.transport: the endpoint refuses batch|teacher\.base_url") as caught:
+    with refused("batch_refused", key="teacher.transport"):
         ask(endpoint, journal, 3)
-    assert "\n" not in str(caught.value)
     assert endpoint.by_chat() == 0
 
 
@@ -289,20 +289,20 @@ def test_a_ledger_that_cannot_be_written_ends_the_run_in_one_sentence(serve, jou
     endpoint = serve()
 
     def full(*_: object) -> None:
-        raise UserError("answers.sqlite: the batches cannot be written down (disk full).")
+        raise UserError("not_writable", "answers.sqlite: the batches cannot be written down (disk full).")
 
     monkeypatch.setattr(BatchLedger, "keep", full)
-    with pytest.raises(UserError, match="cannot be written down"):
+    with refused("not_writable") as caught:
         ask(endpoint, journal, 3, seconds=20)
+    assert "cannot be written down" in str(caught.value)
     assert endpoint.batches() == []
 
 
 def test_an_endpoint_without_a_batch_api_is_one_sentence(journal):
     with ChatServer(lambda number, request: answer()) as server:
         endpoint = Endpoint(server.base_url, Path("none"))
-        with pytest.raises(UserError) as caught:
+        with refused("unknown_model_or_path", status=404):
             ask(endpoint, journal, 3)
-        assert "\n" not in str(caught.value)
         assert server.requests == []
 
 
@@ -323,7 +323,7 @@ def test_a_run_that_is_stopped_leaves_its_batch_to_the_next(serve, journal, by_c
                 numbers[STOPPED] = 1.0
                 await asyncio.wait_for(calls, 3)
 
-    with pytest.raises(UserError, match="The run was stopped"):
+    with refused("stopped"):
         asyncio.run(work())
     journal.path.with_name("numbers").unlink()
     assert len(open_batches(journal)) == 1

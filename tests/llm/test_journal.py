@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.llm.completion import Answer, Usage
 from agentrefine.llm.journal import Journal, Question
 from agentrefine.synthesis.client import offline_name
 from tests.helpers.asking import in_processes
+from tests.helpers.errors import refused
 from tests.helpers.scripted_teacher import PARAMS
 
 ANSWER = Answer("said", Usage(prompt_tokens=1, completion_tokens=1), "stop")
@@ -78,8 +78,9 @@ def test_a_journal_of_another_version_is_refused_in_a_sentence_and_left_alone(tm
         old.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, text TEXT)")
         old.execute("INSERT INTO answers VALUES ('key', 'paid for')")
     old.close()
-    with pytest.raises(UserError, match=r"answers\.sqlite: a journal of version 0, .* move the file away"):
+    with refused("journal_version", file=path, found=0) as caught:
         Journal(path)
+    assert "move the file away" in str(caught.value)
     with sqlite3.connect(path) as old:
         assert old.execute("SELECT text FROM answers").fetchall() == [("paid for",)]
     old.close()
@@ -109,17 +110,17 @@ def test_several_processes_share_a_journal_and_the_first_answer_stays(tmp_path: 
 def test_a_file_that_is_no_journal_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     path.write_bytes(b"something else entirely, long enough to be looked at" * 100)
-    with pytest.raises(UserError, match=r"answers\.sqlite: the journal of answers cannot be used"):
+    with refused("journal_unusable", file=path):
         Journal(path)
     (tmp_path / "folder").write_text("")
-    with pytest.raises(UserError, match="cannot be used"):
+    with refused("journal_unusable", file=tmp_path / "folder" / "answers.sqlite"):
         Journal(tmp_path / "folder" / "answers.sqlite")
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with Journal(tmp_path / "answers.sqlite") as journal:
         journal._writer.execute("PRAGMA max_page_count = 5")
-        with pytest.raises(UserError, match="the disk is full"):
+        with refused("disk_full", file=tmp_path / "answers.sqlite"):
             keep(journal, "key", ANSWER._replace(text="x" * 100_000))
         assert journal.find("key", 9) is None
         assert keep(journal, "key", ANSWER._replace(text="small")) == "small"

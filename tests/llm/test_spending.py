@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.counts import UNKNOWN
 from agentrefine.llm import endpoint
@@ -17,6 +16,7 @@ from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis.accounts import Account
 from tests.helpers.asking import SECRET, ask, ask_with, in_processes, price_list, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
+from tests.helpers.errors import refused
 
 DOLLAR_A_TOKEN = {"input": 0, "output": 1_000_000}
 
@@ -53,7 +53,7 @@ def test_the_limit_is_never_passed_and_nearly_reached(tmp_path, processes):
 
 def test_with_a_higher_limit_the_run_goes_on_and_pays_nothing_twice(journal, tmp_path):
     with ChatServer(lambda number, request: answer(tokens=3)) as server:
-        with pytest.raises(UserError, match=r"teacher\.max_cost: [0-9.]+ of 40\.00 US dollars are spent") as caught:
+        with refused("budget_spent", key="teacher.max_cost", limit=40.0) as caught:
             ask_with(limited(server, tmp_path, 40.0), journal, tmp_path / "numbers", questions(30))
         assert "raise teacher.max_cost and run the same command again" in str(caught.value)
         first = len(server.requests)
@@ -90,7 +90,7 @@ def test_calls_that_fail_give_back_what_was_reserved(journal, tmp_path):
 
 def test_a_limit_needs_a_known_price(journal):
     with ChatServer(lambda number, request: answer()) as server:
-        with pytest.raises(UserError, match=r"teacher\.max_cost: the price of model 'm' is not known") as caught:
+        with refused("price_unknown", key="teacher.max_cost", name="m") as caught:
             ask(server, journal, max_cost=1.0)
         assert "teacher.prices" in str(caught.value)
         assert server.requests == []
@@ -147,22 +147,22 @@ def test_a_cost_that_is_not_known_is_unknown_and_never_nothing():
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "code", "values"),
     [
-        ("listed: x\nmodels: {m: {input: -1, output: 1}}", r"models\.m\.input"),
-        ("listed: x\nmodels: {m: {input: 1}}", r"models\.m\.output"),
-        ("models: [", "not valid YAML"),
-        ("listed: x\nmodels: {m: {input: .nan, output: 1}}", r"models\.m\.input"),
+        ("listed: x\nmodels: {m: {input: -1, output: 1}}", "bad_value", {"key": "models.m.input"}),
+        ("listed: x\nmodels: {m: {input: 1}}", "missing_key", {"key": "models.m.output"}),
+        ("models: [", "not_yaml", {}),
+        ("listed: x\nmodels: {m: {input: .nan, output: 1}}", "bad_value", {"key": "models.m.input"}),
     ],
 )
-def test_a_bad_table_of_prices_is_one_sentence(tmp_path, text, expected):
+def test_a_bad_table_of_prices_is_one_sentence(tmp_path, text, code, values):
     path = tmp_path / "prices.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=expected) as caught:
+    with refused(code, file=path, **values):
         load_prices(str(path))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"no such file; correct teacher\.prices"):
+    with refused("file_missing", file=tmp_path / "none.yaml") as caught:
         load_prices(str(tmp_path / "none.yaml"))
+    assert "correct teacher.prices" in str(caught.value)
 
 
 def test_the_offline_teacher_costs_nothing_and_a_stranger_an_unknown_sum():

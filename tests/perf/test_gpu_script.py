@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample
 from agentrefine.game.sample import conversation
@@ -22,6 +21,7 @@ from agentrefine.verification.reading import parse_turns
 from perf import gpu_base
 from perf.gpu_results import Interval, Part, Play, Results, Speed, markdown
 from perf.model_flops import flops_per_token, least_flops_per_token, multiplied_parameters
+from tests.helpers.errors import refused
 from tests.helpers.offline_games import games
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny_model import tiny_model
@@ -201,8 +201,9 @@ def test_the_versions_taken_along_are_those_of_the_project():
 
 
 def test_without_a_model_one_sentence_names_the_folder(tmp_path):
-    with pytest.raises(UserError, match="gpu_prepare"):
+    with refused("model_missing", file=tmp_path) as caught:
         gpu_base.prepare(tmp_path, tmp_path / "base", tmp_path / "facts.json")
+    assert "gpu_prepare" in str(caught.value)
 
 
 def test_the_least_flops_leave_out_masked_outputs_and_half_of_the_attention(inputs):

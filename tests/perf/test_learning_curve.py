@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import EvaluationParams
 from perf import learning_curve
 from perf.learning_curve import Model, Point, Study, chosen_games, main
+from tests.helpers.errors import refused
 from tests.helpers.tuning_samples import write_base, write_data_set
 
 PARAMS = Path("params.yaml")
@@ -36,7 +36,7 @@ def test_smaller_sets_of_games_are_parts_of_larger_ones(base, data_set):
     assert sizes[4] == sizes[8][:4] == sizes[float("inf")][:4]
     assert sizes[8] == sizes[float("inf")][:8]
     assert len(sizes[float("inf")]) == 12
-    with pytest.raises(UserError, match="holds 12 training games and not 13"):
+    with refused("too_few_games", found=12, expected=13):
         chosen_games(study(base, data_set), 13)
 
 

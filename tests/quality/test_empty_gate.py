@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from tasks.quality_gate import run_gate
 from tests.helpers.builders import dropped_line, make_trajectory
+from tests.helpers.errors import refused
 from tests.helpers.gates import HELD_OUT, Gate, params, sound
 from tests.helpers.project import ProjectCopy
 
@@ -20,7 +20,7 @@ def refusal_of(folder: Path, trajectories: str, rules: list[str]) -> str:
     (folder / "trajectories.jsonl").write_text(trajectories)
     dropped = "".join(dropped_line(str(n), rule) for n, rule in enumerate(rules))
     (folder / "dropped.jsonl").write_text(dropped)
-    with pytest.raises(UserError) as error:
+    with refused("nothing_to_judge", file=folder / "trajectories.jsonl", dropped=len(rules)) as error:
         run_gate(
             folder / "trajectories.jsonl",
             folder / "dropped.jsonl",
@@ -35,7 +35,6 @@ def refusal_of(folder: Path, trajectories: str, rules: list[str]) -> str:
 
 def test_when_every_sample_was_dropped_the_gate_says_why_and_what_to_do(tmp_path: Path) -> None:
     said = refusal_of(tmp_path, "", RULES)
-    assert "\n" not in said
     assert "all 14 samples were dropped" in said
     assert "most often by unflagged_error (7), not_json (4), cut_off (2);" in said
     assert all(knob in said for knob in ("teacher.model", "refinement.call_budget", "agentrefine/synthesis/prompts"))

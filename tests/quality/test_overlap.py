@@ -12,7 +12,7 @@ from agentrefine.benchmarks import catalogue
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
-from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.errors import NotInstalledError
 from agentrefine.game.conversation import instructions
 from agentrefine.game.trajectory import PlayerTurn, Trajectory
 from agentrefine.quality import benchmark_texts as quality_texts
@@ -21,6 +21,7 @@ from agentrefine.quality.overlap import OverlapCounts, OverlapIndex, allowed_tex
 from agentrefine.worlds.catalogue import families, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS
 from tests.helpers.builders import make_script, make_trajectory
+from tests.helpers.errors import refused
 from tests.helpers.gates import HELD_OUT, Gate, params, replaced, sound
 
 TOMATO = "Put a cool tomato in the microwave and close it."
@@ -176,7 +177,9 @@ class Rooms:
 
     def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
         if not self._installed:
-            raise NotInstalledError("the benchmark rooms needs the package rooms: pip install rooms.")
+            raise NotInstalledError(
+                "not_installed", "the benchmark rooms needs the package rooms: pip install rooms.", name="rooms"
+            )
         return [EpisodeSpec(id=f"rooms.{n}", benchmark="rooms", task="go", seed=n) for n in range(limit)]
 
     def make(self, episode: EpisodeSpec) -> RoomsEnvironment:
@@ -236,7 +239,7 @@ def test_every_installed_benchmark_is_compared_and_the_others_are_named(
     gate.run(sound())
     assert "rooms was not compared: the benchmark rooms needs" in (gate.reports / "summary.md").read_text()
     evaluated = settings.evaluation.model_copy(update={"benchmarks": ["rooms"]})
-    with pytest.raises(UserError, match="pip install rooms"):
+    with refused("not_installed", name="rooms"):
         all_benchmark_texts(settings.model_copy(update={"evaluation": evaluated}))
 
 

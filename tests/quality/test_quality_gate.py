@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.game.trajectory import PlayerTurn, Trajectory
@@ -18,6 +17,7 @@ from agentrefine.params import load_params
 from agentrefine.quality.data_set import validation_personas
 from tasks.quality_gate import run_gate
 from tests.helpers.builders import DIALECTS, make_trajectory
+from tests.helpers.errors import refused
 from tests.helpers.gates import HELD_OUT, Gate, params, replaced, sound
 
 
@@ -278,7 +278,7 @@ def test_a_broken_line_is_named_and_leaves_no_old_data_set_and_no_old_verdict(ga
     gate.run(sound())
     file = gate.folder / "trajectories.jsonl"
     file.write_bytes(file.read_bytes() + line + b"\n")
-    with pytest.raises(UserError, match="line 41"):
+    with refused("stage_file_broken", file=file, line=41):
         run_gate(
             file,
             gate.folder / "dropped.jsonl",

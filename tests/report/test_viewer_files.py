@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.files import write_jsonl
 from agentrefine.report.document import write_report
 from agentrefine.report.inputs import Project
 from agentrefine.report.viewer import ViewedModel, viewed_episode, viewed_model, write_viewers
+from tests.helpers.errors import refused
 from tests.helpers.results_tree import params_for, two_models_for, write_evaluation, write_results
 from tests.helpers.viewed_episodes import BASE, TUNED
 
@@ -60,7 +60,7 @@ def test_a_broken_episode_is_named_and_leaves_the_pages_as_they_were(tmp_path: P
     folder = write_evaluation(tmp_path, "refinement", TUNED)
     with (folder / "episodes.jsonl").open("a") as handle:
         handle.write('{"id": 7}\n')
-    with pytest.raises(UserError, match=r"refinement/episodes\.jsonl, line 8"):
+    with refused("stage_file_broken", file=folder / "episodes.jsonl", line=8):
         write_viewers(two_models_for(tmp_path), Project(tmp_path))
     assert not (tmp_path / "reports").exists()
 

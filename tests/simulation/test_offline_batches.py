@@ -16,11 +16,11 @@ import openai
 import pytest
 from openai.types import Batch
 
-from agentrefine.errors import UserError
 from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.simulation.batches import BatchStore
 from agentrefine.simulation.process import offline_teacher
 from agentrefine.synthesis.prompts import script_messages
+from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -305,7 +305,7 @@ def test_a_server_that_was_killed_goes_on_with_its_batches_and_answers_nothing_t
 def test_a_damaged_folder_is_said_in_one_sentence(tmp_path: Path):
     (tmp_path / "batches").mkdir()
     (tmp_path / "batches" / "batch_000000.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with refused("state_damaged", file=tmp_path):
         BatchStore(tmp_path)
 
 

@@ -18,7 +18,6 @@ import httpx
 import openai
 import pytest
 
-from agentrefine.errors import UserError
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import error_refine_turns
 from agentrefine.simulation.answers import REFUSAL
@@ -29,6 +28,7 @@ from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 from agentrefine.worlds.script_of import script_of
+from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, ROOT, TRAIN, script_for
 
 
@@ -253,7 +253,7 @@ def test_the_server_ends_when_its_parent_is_killed():
 
 def test_a_server_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(UserError, match="did not start"), offline_teacher(FAULTLESS):
+    with refused("server_not_started"), offline_teacher(FAULTLESS):
         pass
 
 

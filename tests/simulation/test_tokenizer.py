@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from agentrefine.errors import UserError
 from agentrefine.simulation.tiny_base import tiny_tokenizer
 from agentrefine.simulation.tokenizer import build_tokenizer, check_words, stretches
 from agentrefine.worlds.catalogue import vocabulary
+from tests.helpers.errors import refused
 
 WORDS = ["lamp", "lamps", "{place}", "Goal:", "table2", "coffee mug", "is in the", ", so I'll", "You see"]
 TOKENIZER = build_tokenizer(WORDS, ["You see the lamp.\nYou go"] * 6)
@@ -65,12 +65,12 @@ def test_stretches_are_the_text_between_holes_and_ends_of_sentences():
 
 @pytest.mark.parametrize("word", ["", " lamp", "lamp "])
 def test_a_word_with_space_around_it_is_refused(word):
-    with pytest.raises(UserError, match="cannot be one token"):
+    with refused("word_with_space", word=word):
         build_tokenizer([word], [])
 
 
 def test_a_tokenizer_that_lacks_a_word_is_refused():
-    with pytest.raises(UserError, match=r"'sofa' of the worlds is [0-9]+ tokens"):
+    with refused("word_is_split", word="sofa"):
         check_words(TOKENIZER, ["lamp", "sofa"])
 
 

@@ -2,12 +2,11 @@
 
 import asyncio
 
-import pytest
-
 from agentrefine.errors import UserError
 from agentrefine.game.attempt import by_sample
 from agentrefine.game.personas import Persona
 from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
+from tests.helpers.errors import refused
 from tests.helpers.games import script_text
 from tests.helpers.scripted_teacher import PARAMS, ScriptedTeacher
 
@@ -46,10 +45,11 @@ def test_a_refusal_ends_the_shard_with_its_one_sentence():
     class Refusing(ScriptedTeacher):
         async def complete(self, messages, **settings):
             if "<3>" in messages[-1]["content"]:
-                raise UserError("teacher: no.")
+                raise UserError("endpoint_refused", "teacher: no.")
             await asyncio.sleep(60)
             raise AssertionError("the others are given up")
 
     personas = [(Persona(id=str(number), text=f"Persona <{number}>"), 0) for number in range(6)]
-    with pytest.raises(UserError, match=r"^teacher: no\.$"):
+    with refused("endpoint_refused") as caught:
         asyncio.run(synthesise_shard(personas, Refusing(), PARAMS))
+    assert str(caught.value) == "teacher: no."

@@ -9,13 +9,13 @@ from typing import get_args
 import pytest
 from tokenizers import normalizers
 
-from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, reply_text
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.masking import apply_mask_policy
 from agentrefine.tuning.rendering import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
 from flows.cli import main
+from tests.helpers.errors import refused
 from tests.helpers.local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level
 from tests.helpers.paths import DATA
 
@@ -163,7 +163,7 @@ def test_exactly_the_texts_with_their_end_of_turn_are_trained(name, kind):
 def test_a_template_that_cannot_be_trained_on_is_refused_by_name(name, kind):
     tokenizer = tokenizer_for(template(name), kind)
     tokenizer.name_or_path = "some/model"
-    with pytest.raises(UserError, match="The chat template of some/model cannot be trained on") as caught:
+    with refused("template_untrainable", model="some/model") as caught:
         check_chat_template(tokenizer)
     assert REFUSED[name] in str(caught.value)
     assert "base_model.chat_template" in str(caught.value)
@@ -202,10 +202,9 @@ def test_a_template_that_cannot_be_trained_on_is_refused_by_name(name, kind):
 )
 def test_each_way_to_break_a_template_has_its_own_sentence(text, sentence):
     check_chat_template(tokenizer_for(SOUND))
-    with pytest.raises(UserError) as caught:
+    with refused("template_untrainable") as caught:
         check_chat_template(tokenizer_for(text))
     assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def normalized(backend, normalizer):
@@ -222,7 +221,7 @@ def normalized(backend, normalizer):
     ],
 )
 def test_a_tokenizer_that_breaks_a_sound_template_is_refused(backend, name, sentence):
-    with pytest.raises(UserError) as caught:
+    with refused("template_untrainable") as caught:
         check_chat_template(tokenizer_for(template(name), backend=backend))
     assert sentence in str(caught.value)
 
@@ -233,8 +232,9 @@ def test_a_token_that_spans_prompt_and_reply_is_refused(kind):
         "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }}{% else %} ASSISTANT: {{ m.content }}</s>"
     )
     text += "{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT: {% endif %}"
-    with pytest.raises(UserError, match="crosses the border"):
+    with refused("template_untrainable") as caught:
         check_chat_template(tokenizer_for(text, kind))
+    assert "crosses the border" in str(caught.value)
     check_chat_template(tokenizer_for(text.replace("%} ASSISTANT: {%", "%} ASSISTANT:{%"), kind))
 
 
@@ -262,8 +262,9 @@ def test_the_date_in_a_template_is_the_same_every_day():
 
 def test_a_conversation_whose_text_a_sound_template_rewrites_is_refused_by_its_text():
     tokenizer = tokenizer_for(template("qwen3_training"))
-    with pytest.raises(UserError, match=r"text that begins '<think>.*which holds <think>"):
+    with refused("template_untrainable") as caught:
         render(tokenizer, THINKING, "refinement")
+    assert re.search(r"text that begins '<think>.*which holds <think>", str(caught.value))
     assert render(tokenizer_for(template("chatml")), THINKING, "refinement").trained_tokens
 
 
@@ -275,7 +276,7 @@ def test_a_reply_that_rewrites_nothing_in_training_may_hold_anything_in_play():
 def test_speakers_out_of_turn_are_refused_by_the_message():
     tokenizer = tokenizer_for(template("chatml"))
     twice = [Message(role="user", content="one"), Message(role="user", content="two"), *probe()[1:2]]
-    with pytest.raises(UserError, match=r"Message 2 of a conversation \('two'\) is of the user"):
+    with refused("bad_record", turn=2, role="user"):
         render(tokenizer, twice, "refinement")
 
 

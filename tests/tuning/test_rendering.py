@@ -5,13 +5,13 @@ from typing import get_args
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from agentrefine.errors import UserError
 from agentrefine.game.conversation import Message, opening, reply_text
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.masking import apply_mask_policy
 from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.show_mask import colour
+from tests.helpers.errors import refused
 
 EXPERT_1 = reply_text("the key is in the box, so i open it", "open box")
 MISTAKE_1 = reply_text("the lamp is here", "take lamp")
@@ -147,10 +147,10 @@ def test_whole_turns_are_dropped_from_the_end_and_counted(tokenizer):
 def test_a_template_that_breaks_the_prefix_or_the_end_of_turn_is_refused(tokenizer, template, reason):
     broken = build_tokenizer(["lamp"], [])
     broken.chat_template = template
-    with pytest.raises(UserError, match=reason) as caught:
+    with refused("template_untrainable") as caught:
         render(broken, CONVERSATION, "refinement")
+    assert reason in str(caught.value)
     assert "base_model.chat_template" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_token_across_the_border_of_prompt_and_reply_is_refused(tokenizer):
@@ -159,8 +159,9 @@ def test_a_token_across_the_border_of_prompt_and_reply_is_refused(tokenizer):
         "{% for m in messages %}{{ 'x' if m.role == 'assistant' }}{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}x{% endif %}"
     )
-    with pytest.raises(UserError, match="crosses the border"):
+    with refused("template_untrainable") as caught:
         render(broken, CONVERSATION, "refinement")
+    assert "crosses the border" in str(caught.value)
 
 
 def test_templates_that_write_space_before_or_after_the_text_train_it_with_the_end(tokenizer):

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrefine.errors import UserError
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.trajectory import DMTurn
 from agentrefine.game.verdict import Rule
@@ -16,6 +15,7 @@ from agentrefine.params import VerificationParams
 from agentrefine.verification.reading import MAX_ANSWER, MAX_DEPTH
 from agentrefine.verification.script_rules import MAX_VALUES, verify_script
 from agentrefine.verification.trajectory_rules import judge, verify_attempts, verify_trajectory
+from tests.helpers.errors import refused
 from tests.helpers.games import GOOD_STEPS, dm, game, game_text, player, script, script_text, script_value
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=20)
@@ -416,8 +416,9 @@ def test_attempts_become_verdicts_one_by_one():
 @pytest.mark.parametrize("before", [[], [attempt("script", "nothing")], [attempt("script", script_text(), sample=1)]])
 def test_a_trajectory_without_its_script_is_refused(before):
     attempts = [*before, attempt("trajectory", game_text(), 2, 0, 1)]
-    with pytest.raises(UserError, match="run the synthesis stage again"):
+    with refused("stage_file_broken", attempt="0-2") as caught:
         list(verify_attempts(attempts, PARAMS))
+    assert "run the synthesis stage again" in str(caught.value)
 
 
 def test_environment_leaks_are_seen_at_any_depth_and_in_either_quotes():

@@ -13,7 +13,6 @@ import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrefine.errors import UserError
 from agentrefine.game.conversation import instructions
 from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
@@ -26,6 +25,7 @@ from agentrefine.worlds.oracle import solve
 from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from agentrefine.worlds.player import Explorer
 from agentrefine.worlds.script_of import script_of
+from tests.helpers.errors import refused
 from tests.helpers.world_games import (
     FAMILIES,
     MAX_EXPERT_STEPS,
@@ -267,7 +267,7 @@ for benchmark in (worlds_layouts(), worlds_families()):
     "text", ["", "fetch", "fetch.farm", "fetch.farm.x", "no.farm.1", "fetch.no.1", "fetch.farm.01"]
 )
 def test_a_wrong_id_is_refused_in_one_sentence(text):
-    with pytest.raises(UserError, match="is not a world's id"):
+    with refused("bad_world_id", value=text):
         world_from_id(text)
 
 
@@ -367,31 +367,33 @@ def test_a_sound_family_is_read():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "code", "values", "said"),
     [
-        ("split: train", "split: test", "split"),
-        ("fact: at place", "fact: near place", "`near`, which is not defined"),
-        ("fact: at place", "fact: at place place2", "2 arguments instead of 1"),
-        ("fact: at place", "fact: at planet", "`planet`, whose type is not defined"),
-        ("be in {place}", "be in {planet}", "{planet}, which stands for nothing"),
-        ("uses: [walk]", "uses: [fly]", "`fly`, which does not exist"),
-        ("objects: {place: [2, 3]}", "objects: 3", "`objects` must give"),
-        ("plan: [1, 1]", "plan: [1, 1]\ncolour: red", "colour"),
-        ("plan: [1, 1]", "plan: [1", "not valid YAML"),
-        (SMALL_FAMILY, "just words", "expected a mapping"),
+        ("split: train", "split: test", "bad_value", {"family": "small", "key": "split"}, ""),
+        ("fact: at place", "fact: near place", "bad_family", {"family": "small"}, "`near`, which is not defined"),
+        ("fact: at place", "fact: at place place2", "bad_family", {"family": "small"}, "2 arguments instead of 1"),
+        ("fact: at place", "fact: at planet", "bad_family", {"family": "small"}, "`planet`, whose type is not defined"),
+        ("be in {place}", "be in {planet}", "bad_family", {"family": "small"}, "{planet}, which stands for nothing"),
+        ("uses: [walk]", "uses: [fly]", "unknown_name", {"family": "small", "name": "fly"}, ""),
+        ("objects: {place: [2, 3]}", "objects: 3", "bad_value", {"family": "small", "key": "objects"}, ""),
+        ("plan: [1, 1]", "plan: [1, 1]\ncolour: red", "unknown_key", {"family": "small", "key": "colour"}, ""),
+        ("plan: [1, 1]", "plan: [1", "not_yaml", {"place": "family `small`"}, ""),
+        (SMALL_FAMILY, "just words", "not_mapping", {"place": "family `small`"}, ""),
     ],
 )
-def test_a_broken_family_is_refused_with_one_sentence(old, new, message):
-    with pytest.raises(UserError) as refused:
+def test_a_broken_family_is_refused_with_one_sentence(old, new, code, values, said):
+    with refused(code, **values) as caught:
         load(SMALL_FAMILY.replace(old, new))
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert said in str(caught.value)
 
 
 def test_a_broken_theme_is_refused_with_one_sentence():
-    with pytest.raises(UserError, match="`barn` occurs twice"):
+    with refused("bad_value", theme="farm") as caught:
         load_theme("farm", "split: train\nnouns: {place: [barn], thing: [barn]}")
-    with pytest.raises(UserError, match="pattern"):
+    assert "`barn` occurs twice" in str(caught.value)
+    with refused("bad_value", theme="farm") as caught:
         load_theme("farm", "split: train\nnouns: {place: [Old barn]}")
-    with pytest.raises(UserError, match="`barn` is part of the noun `old barn`"):
+    assert "pattern" in str(caught.value)
+    with refused("bad_value", theme="farm") as caught:
         load_theme("farm", "split: train\nnouns: {place: [barn, old barn]}")
+    assert "`barn` is part of the noun `old barn`" in str(caught.value)

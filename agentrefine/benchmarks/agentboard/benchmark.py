@@ -100,7 +100,12 @@ class AgentBoardAlfWorld(ALFWorld):
     def _episode(self, label: AlfWorldLabel, place: str) -> EpisodeSpec:
         game = label.additional_info.description
         if not (self._unseen / game / GAME_FILE).is_file():
-            raise UserError(f"{place}: there is no game {self._unseen / game / GAME_FILE}; let the folder hold it.")
+            raise UserError(
+                "file_missing",
+                f"{place}: there is no game {self._unseen / game / GAME_FILE}; let the folder hold it.",
+                file=self._unseen / game / GAME_FILE,
+                place=place,
+            )
         Expressions(label.subgoals, place)
         task = game.partition("-")[0]
         return EpisodeSpec(id=f"{self.name}/{game}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
@@ -128,7 +133,12 @@ class AgentBoardSciWorld(SciWorld):
     def _episode(self, label: SciWorldLabel, place: str) -> EpisodeSpec:
         task, variation = label.additional_info.env_name, label.additional_info.var
         if task not in VARIATIONS:
-            raise UserError(f"{place}: ScienceWorld has no task {task!r}; known are {', '.join(VARIATIONS)}.")
+            raise UserError(
+                "unknown_name",
+                f"{place}: ScienceWorld has no task {task!r}; known are {', '.join(VARIATIONS)}.",
+                place=place,
+                name=task,
+            )
         Expressions(label.subgoals, place)
         return EpisodeSpec(id=f"{self.name}.{task}.{variation}", benchmark=self.name, task=task, seed=variation)
 
@@ -184,8 +194,12 @@ class AgentBoardPddl(Pddl):
         problems = sorted(domain.problems, key=lambda stem: f"{stem}.pddl") if domain else []
         if number >= len(problems):
             raise UserError(
+                "episode_missing",
                 f"{place}: {self._folder} has {len(problems)} problems of the domain {name}, but the label is about "
-                f"number {number + 1}; let evaluation.data.pddl name AgentBoard's folder pddl."
+                f"number {number + 1}; let evaluation.data.pddl name AgentBoard's folder pddl.",
+                place=place,
+                domain=name,
+                found=len(problems),
             )
         problem = problems[number]
         id_ = f"{self.name}.{name}.{problem}"
@@ -214,7 +228,13 @@ class AgentBoardJericho(Jericho):
     def _episode(self, label: JerichoLabel, place: str) -> EpisodeSpec:
         story = _numbered(STORIES, label.id, place)
         if story not in self._files:
-            raise UserError(f"{place}: there is no story {self._folder / story}.z5 or .z8; let the folder hold it.")
+            raise UserError(
+                "file_missing",
+                f"{place}: there is no story {self._folder / story}.z5 or .z8; let the folder hold it.",
+                file=self._folder,
+                name=story,
+                place=place,
+            )
         return EpisodeSpec(id=f"{self.name}/{self._files[story]}", benchmark=self.name, task=story, seed=0)
 
 
@@ -227,7 +247,10 @@ def _games(name: str, labels: Path, given: str | None) -> Path:
     own = labels.parent.parent / GAMES[name]
     if given is None and not own.is_dir():
         raise NotInstalledError(
-            f"{labels} labels games that are not here, neither in {own}; let evaluation.data.{name} name their folder."
+            "not_installed",
+            f"{labels} labels games that are not here, neither in {own}; let evaluation.data.{name} name their folder.",
+            file=labels,
+            key=f"evaluation.data.{name}",
         )
     return Path(given) if given else own
 
@@ -235,15 +258,25 @@ def _games(name: str, labels: Path, given: str | None) -> Path:
 def _numbered(items: Sequence[ItemT], number: int, place: str) -> ItemT:
     """The episode that a label is about, by its id."""
     if number >= len(items):
-        raise UserError(f"{place}: id {number} is too large; AgentBoard has {len(items)} episodes, numbered from 0.")
+        raise UserError(
+            "bad_value",
+            f"{place}: id {number} is too large; AgentBoard has {len(items)} episodes, numbered from 0.",
+            place=place,
+            key="id",
+            value=number,
+        )
     return items[number]
 
 
 def _check_subtask(place: str, number: int, wanted: str, found: str) -> None:
     if found != wanted:
         raise UserError(
+            "label_mismatch",
             f"{place}: id {number} is of {wanted} in AgentBoard, but additional_info.subtask says {found!r}; "
-            "take the file as AgentBoard has it."
+            "take the file as AgentBoard has it.",
+            place=place,
+            expected=wanted,
+            found=found,
         )
 
 
@@ -253,7 +286,12 @@ def _cases(labels: Path, kind: type[LabelT], episode: Callable[[LabelT, str], Ep
     for place, label in read_labels(labels, kind):
         spec = episode(label, place).model_copy(update={"difficulty": label.difficulty})
         if spec.id in cases:
-            raise UserError(f"{place}: this episode is labelled before; {cases[spec.id].place} is about it.")
+            raise UserError(
+                "duplicate_label",
+                f"{place}: this episode is labelled before; {cases[spec.id].place} is about it.",
+                place=place,
+                earlier=cases[spec.id].place,
+            )
         cases[spec.id] = Case(spec, label, place)
     return cases
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agentrefine.benchmarks.simulators import data_of
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, read_records
+from agentrefine.files import first_problem, problem_key, read_records
 
 DATA = data_of("agentboard", "agentboard.yaml")
 TASKS: dict[str, str] = DATA["tasks"]
@@ -128,8 +128,11 @@ def labels_file(folder: Path, benchmark: str) -> Path | None:
     files = {name: folder / task / "test.jsonl" for name, task in TASKS.items()}
     if not any(file.is_file() for file in files.values()):
         raise UserError(
+            "file_missing",
             f"{folder}: there is none of {', '.join(f'{task}/test.jsonl' for task in TASKS.values())}; let "
-            "evaluation.data.agentboard name AgentBoard's folder data."
+            "evaluation.data.agentboard name AgentBoard's folder data.",
+            file=folder,
+            key="evaluation.data.agentboard",
         )
     return files[benchmark] if benchmark in files and files[benchmark].is_file() else None
 
@@ -145,8 +148,16 @@ def read_labels(file: Path, kind: type[LabelT]) -> Iterator[tuple[str, LabelT]]:
         try:
             label = kind.model_validate(record.value)
         except ValidationError as error:
-            raise UserError(f"{record.place}: {first_problem(error)}") from error
+            raise UserError(
+                "bad_record", f"{record.place}: {first_problem(error)}", place=record.place, key=problem_key(error)
+            ) from error
         if label.id in places:
-            raise UserError(f"{record.place}: id {label.id} is that of {places[label.id]} too; number them apart.")
+            raise UserError(
+                "duplicate_id",
+                f"{record.place}: id {label.id} is that of {places[label.id]} too; number them apart.",
+                place=record.place,
+                id=label.id,
+                earlier=places[label.id],
+            )
         places[label.id] = record.place
         yield record.place, label

@@ -87,8 +87,11 @@ def _compiled(expression: str, place: str) -> list[Any]:
         return [linear_regex(part) for part in _parts(expression)]
     except ValueError as error:
         raise UserError(
+            "bad_expression",
             f"{place}: the sub-goal {expression[:100]!r} is no expression that google-re2 can match ({error}); write "
-            "it without backreferences, and lookaheads only behind a ^ at its start."
+            "it without backreferences, and lookaheads only behind a ^ at its start.",
+            place=place,
+            value=expression[:100],
         ) from error
 
 

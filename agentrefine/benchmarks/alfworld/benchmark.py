@@ -81,7 +81,11 @@ class ALFWorld(SimulatorBenchmark):
             if task in games and not re.search("Sliced|movable", str(file.relative_to(folder))):
                 games[task].append(file.parent.relative_to(folder).as_posix())
         if not any(games.values()):
-            raise UserError(f"{folder}: there is no game; expected {GAME_FILE} files, as alfworld-download writes.")
+            raise UserError(
+                "no_games",
+                f"{folder}: there is no game; expected {GAME_FILE} files, as alfworld-download writes.",
+                file=folder,
+            )
         rng = rng_of("episodes", self.name, seed)
         for names in games.values():
             rng.shuffle(names)
@@ -152,8 +156,11 @@ def unseen_folder(root: Path) -> Path:
     found = [root] if root.name == UNSEEN else sorted(root.glob(f"*/{UNSEEN}")) + sorted(root.glob(UNSEEN))
     if not found or not found[-1].is_dir():
         raise UserError(
+            "file_missing",
             f"{root}: there is no folder {UNSEEN}; let evaluation.data.alfworld (or {DATA_FOLDER}) name the folder "
-            "that alfworld-download wrote, or none to play games that are made here."
+            "that alfworld-download wrote, or none to play games that are made here.",
+            file=root,
+            name=UNSEEN,
         )
     return found[-1]
 

@@ -293,7 +293,10 @@ def _gymnasium() -> ModuleType:
         import minigrid  # noqa: F401  registers its levels
     except ImportError as error:
         raise NotInstalledError(
-            "the benchmark babyai needs the package minigrid: pip install 'minigrid>=3.0'."
+            "not_installed",
+            "the benchmark babyai needs the package minigrid: pip install 'minigrid>=3.0'.",
+            benchmark="babyai",
+            name="minigrid",
         ) from error
     module: ModuleType = gymnasium
     return module

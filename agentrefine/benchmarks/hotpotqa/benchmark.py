@@ -239,7 +239,10 @@ class HotpotQA:
             if episode.id == f"hotpotqa.{question.id}":
                 return question
         raise UserError(
-            f"{self._file}: the question {episode.id} is not in place {episode.seed}; name the file that had it."
+            "episode_missing",
+            f"{self._file}: the question {episode.id} is not in place {episode.seed}; name the file that had it.",
+            file=self._file,
+            name=episode.id,
         )
 
 
@@ -253,7 +256,7 @@ def _parsed(path: Path, changed: int) -> list[Any]:
     """The values of a file that was last changed then (the time is there to read it again after a change)."""
     rows = [record.value for record in read_records(path, _REMEDY)]
     if not rows:
-        raise UserError(f"{path}: holds no question; give HotpotQA's distractor JSON.")
+        raise UserError("empty_file", f"{path}: holds no question; give HotpotQA's distractor JSON.", file=path)
     return rows
 
 
@@ -261,8 +264,12 @@ def _question(path: Path, position: int) -> HotpotQuestion:
     given = _rows(path)[position]
     if isinstance(given, dict) and not given.get("answer"):
         raise UserError(
+            "missing_key",
             f"{path}, question {position + 1}: has no answer, as in HotpotQA's test split; give the development split "
-            "(hotpot_dev_distractor_v1.json)."
+            "(hotpot_dev_distractor_v1.json).",
+            file=path,
+            question=position + 1,
+            key="answer",
         )
     try:
         return HotpotQuestion.model_validate(given)
@@ -270,7 +277,7 @@ def _question(path: Path, position: int) -> HotpotQuestion:
         problem = first_problem(error)
     except (KeyError, TypeError, ValueError) as error:
         problem = f"a key is missing or has another form ({error})."
-    raise UserError(f"{path}, question {position + 1}: {problem}")
+    raise UserError("bad_record", f"{path}, question {position + 1}: {problem}", file=path, question=position + 1)
 
 
 def _plain(title: str) -> str:

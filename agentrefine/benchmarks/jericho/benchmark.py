@@ -61,8 +61,10 @@ class Jericho(SimulatorBenchmark):
         names = [file.name for file in stories(self._folder) if _is_supported(file)]
         if not names:
             raise UserError(
+                "no_games",
                 f"{self._folder}: there is no story whose score Jericho knows; let evaluation.data.jericho name a "
-                "folder of such .z3, .z5 or .z8 files, or none to play TextWorld's games."
+                "folder of such .z3, .z5 or .z8 files, or none to play TextWorld's games.",
+                file=self._folder,
             )
         rng_of("episodes", self.name, seed).shuffle(names)
         return [
@@ -150,7 +152,11 @@ def stories(folder: Path) -> list[Path]:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; let evaluation.data.jericho name the folder of the stories.")
+        raise UserError(
+            "file_missing",
+            f"{folder}: no such folder; let evaluation.data.jericho name the folder of the stories.",
+            file=folder,
+        )
     return sorted(folder.glob("*.z[1-8]"))
 
 

@@ -195,7 +195,13 @@ class Pddl:
         """
         domain = self.domains.get(episode.task)
         if domain is None or episode.variant not in domain.problems:
-            raise UserError(f"{self._folder}: there is no problem {episode.variant} of the domain {episode.task}.")
+            raise UserError(
+                "episode_missing",
+                f"{self._folder}: there is no problem {episode.variant} of the domain {episode.task}.",
+                file=self._folder,
+                domain=episode.task,
+                name=episode.variant,
+            )
         return PddlEnvironment(domain.path, domain.problems[episode.variant])
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
@@ -220,7 +226,11 @@ def domains(folder: Path) -> dict[str, Domain]:
         UserError: the folder is missing or has no domain with problems.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; let evaluation.data.pddl name a folder of domains and problems.")
+        raise UserError(
+            "file_missing",
+            f"{folder}: no such folder; let evaluation.data.pddl name a folder of domains and problems.",
+            file=folder,
+        )
     if (folder / "domain.pddl").is_file():
         found = {folder.resolve().name: (folder / "domain.pddl", folder)}
     else:
@@ -231,8 +241,10 @@ def domains(folder: Path) -> dict[str, Domain]:
     problems = {name: domain for name, domain in read.items() if domain.problems}
     if not problems:
         raise UserError(
+            "no_games",
             f"{folder}: no domain with problems; expected domain.pddl with problems beside it, "
-            "or <name>.pddl with a folder <name> of problems."
+            "or <name>.pddl with a folder <name> of problems.",
+            file=folder,
         )
     return problems
 

@@ -62,7 +62,7 @@ class PddlProblem:
         self._never_changing: dict[Any, bool | None] = {}
         self._static = self._problem.get_static_fluents()
         if not self.goals:
-            raise UserError(f"{problem}: the goal is empty; name what has to be true.")
+            raise UserError("empty_goal", f"{problem}: the goal is empty; name what has to be true.", file=problem)
 
     @property
     def predicates(self) -> list[tuple[str, list[str]]]:
@@ -200,7 +200,10 @@ def planning_library() -> ModuleType:
         import unified_planning.model.walkers
     except ImportError as error:
         raise NotInstalledError(
-            "the benchmark pddl needs the package unified-planning: pip install 'agentrefine[benchmarks]'."
+            "not_installed",
+            "the benchmark pddl needs the package unified-planning: pip install 'agentrefine[benchmarks]'.",
+            benchmark="pddl",
+            name="unified-planning",
         ) from error
     module: ModuleType = unified_planning
     return module
@@ -221,5 +224,8 @@ def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[A
     except (ParseBaseException, SyntaxError, library.exceptions.UPException, *malformed) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: unified-planning cannot play it with its domain ({reason}); fix the files."
+            "problem_refused",
+            f"{path}: unified-planning cannot play it with its domain ({reason}); fix the files.",
+            file=path,
+            reason=reason,
         ) from error

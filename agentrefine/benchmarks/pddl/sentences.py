@@ -120,7 +120,10 @@ class Sentences:
     def _no_words(self, condition: Any) -> UserError:
         kind = str(condition.node_type).rsplit(".", maxsplit=1)[-1].lower().replace("_", " ")
         return UserError(
-            f"{self._path}: it or its domain has a condition of a kind that is not played ({kind}); write it without."
+            "not_played",
+            f"{self._path}: it or its domain has a condition of a kind that is not played ({kind}); write it without.",
+            file=self._path,
+            found=kind,
         )
 
 

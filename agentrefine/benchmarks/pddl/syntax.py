@@ -74,16 +74,21 @@ def _definition(path: Path, kind: str) -> list[list[Expression]]:
     expression = _parsed(_text(path), path)
     parts = [part for part in expression[1:] if isinstance(part, list) and part and isinstance(part[0], str)]
     if expression[:1] != ["define"] or len(parts) != len(expression) - 1 or not parts or parts[0][0] != kind:
-        raise UserError(f"{path}: expected '(define ({kind} name) ...)'; give a PDDL {kind} file.")
+        raise UserError(
+            "not_pddl", f"{path}: expected '(define ({kind} name) ...)'; give a PDDL {kind} file.", file=path, kind=kind
+        )
     if len(parts[0]) != 2 or not isinstance(parts[0][1], str):
-        raise UserError(f"{path}: the {kind} has no name; write '({kind} name)'.")
+        raise UserError("missing_name", f"{path}: the {kind} has no name; write '({kind} name)'.", file=path, kind=kind)
     _refuse_what_is_not_played(expression, path)
     for section in parts:
         for name in _declared(section) if section[0] in (":objects", ":constants") else ():
             if not _NAME.fullmatch(name):
                 raise UserError(
+                    "bad_name",
                     f"{path}: the name {name!r} in {section[0]} has to begin with a letter and continue with letters, "
-                    "digits, - and _; rename the object."
+                    "digits, - and _; rename the object.",
+                    file=path,
+                    name=name,
                 )
     return parts
 
@@ -93,7 +98,12 @@ def _refuse_what_is_not_played(expression: Expression, path: Path) -> None:
         return
     first = expression[0] if expression else ""
     if isinstance(first, str) and first in _NOT_PLAYED:
-        raise UserError(f"{path}: has {_NOT_PLAYED[first]}, which is not played here; write it without.")
+        raise UserError(
+            "not_played",
+            f"{path}: has {_NOT_PLAYED[first]}, which is not played here; write it without.",
+            file=path,
+            found=_NOT_PLAYED[first],
+        )
     for part in expression:
         _refuse_what_is_not_played(part, path)
 
@@ -111,19 +121,38 @@ def _parsed(text: str, path: Path) -> list[Expression]:
         elif len(open_lists) > 1:
             open_lists.pop()
         else:
-            raise UserError(f"{path}: a closing parenthesis has no opening one; fix the file.")
+            raise UserError(
+                "unopened_parenthesis", f"{path}: a closing parenthesis has no opening one; fix the file.", file=path
+            )
         if len(open_lists) > MAX_DEPTH:
-            raise UserError(f"{path}: more than {MAX_DEPTH} parentheses are open at once; give a smaller definition.")
+            raise UserError(
+                "nested_too_deep",
+                f"{path}: more than {MAX_DEPTH} parentheses are open at once; give a smaller definition.",
+                file=path,
+                limit=MAX_DEPTH,
+            )
     if len(open_lists) > 1:
-        raise UserError(f"{path}: {len(open_lists) - 1} parentheses are not closed; fix the file.")
+        raise UserError(
+            "unclosed_parentheses",
+            f"{path}: {len(open_lists) - 1} parentheses are not closed; fix the file.",
+            file=path,
+            count=len(open_lists) - 1,
+        )
     if len(root) != 1 or not isinstance(root[0], list):
-        raise UserError(f"{path}: expected one '(define ...)' and nothing else; give a PDDL file.")
+        raise UserError(
+            "not_pddl", f"{path}: expected one '(define ...)' and nothing else; give a PDDL file.", file=path
+        )
     return root[0]
 
 
 def _text(path: Path) -> str:
     if path.is_file() and path.stat().st_size > MAX_CHARACTERS:
-        raise UserError(f"{path}: larger than {MAX_CHARACTERS:,} characters; give a smaller PDDL file.")
+        raise UserError(
+            "file_too_large",
+            f"{path}: larger than {MAX_CHARACTERS:,} characters; give a smaller PDDL file.",
+            file=path,
+            limit=MAX_CHARACTERS,
+        )
     return read_text(path, "give a PDDL file")
 
 

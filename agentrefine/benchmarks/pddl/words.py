@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentrefine.benchmarks.pddl.problem import PddlProblem, conjuncts
 from agentrefine.benchmarks.pddl.sentences import SLOT, Sentences, filled
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, read_yaml
+from agentrefine.files import first_problem, problem_code, problem_key, read_yaml
 from agentrefine.worlds.family import sentence
 
 
@@ -122,23 +122,41 @@ class Phrases:
         unknown = [f"actions.{name}" for name in given.actions if name not in problem.actions]
         unknown += [f"facts.{name}" for name in given.facts if name not in self._parameters]
         if unknown:
-            raise UserError(f"{source}, {unknown[0]}: the domain has none of that name; take it out.")
+            raise UserError(
+                "unknown_name",
+                f"{source}, {unknown[0]}: the domain has none of that name; take it out.",
+                file=source,
+                key=unknown[0],
+            )
         for name, template in self.templates.items():
             wanted = _names(problem.actions[name])
             if sorted(SLOT.findall(template)) != sorted(wanted):
                 raise UserError(
+                    "bad_value",
                     f"{source}, actions.{name}.say: {template!r} has to name each parameter once: "
-                    f"{' '.join(f'{{{parameter}}}' for parameter in wanted) or 'none'}."
+                    f"{' '.join(f'{{{parameter}}}' for parameter in wanted) or 'none'}.",
+                    file=source,
+                    key=f"actions.{name}.say",
+                    parameters=wanted,
                 )
         for name, template in self._facts.items():
             if not set(SLOT.findall(template)) <= set(self._parameters[name]):
                 raise UserError(
-                    f"{source}, facts.{name}: {template!r} names a parameter that the predicate does not have."
+                    "bad_value",
+                    f"{source}, facts.{name}: {template!r} names a parameter that the predicate does not have.",
+                    file=source,
+                    key=f"facts.{name}",
+                    value=template,
                 )
         shapes = [SLOT.sub("{}", template).lower() for template in self.templates.values()]
         for name, shape in zip(self.templates, shapes, strict=True):
             if shapes.count(shape) > 1:
-                raise UserError(f"{source}, actions.{name}.say: another action is written in the same words.")
+                raise UserError(
+                    "duplicate_words",
+                    f"{source}, actions.{name}.say: another action is written in the same words.",
+                    file=source,
+                    key=f"actions.{name}.say",
+                )
 
 
 def read_words(path: Path) -> DomainWords:
@@ -152,7 +170,8 @@ def read_words(path: Path) -> DomainWords:
     try:
         return DomainWords.model_validate(given or {})
     except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}") from error
+        code = problem_code(error)
+        raise UserError(code, f"{path}: {first_problem(error)}", file=path, key=problem_key(error)) from error
 
 
 def _plain(name: str, parameters: Sequence[str]) -> str:

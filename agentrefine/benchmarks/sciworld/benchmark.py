@@ -58,8 +58,11 @@ class SciWorld(SimulatorBenchmark):
         need(self.name, "scienceworld")
         if shutil.which("java") is None:
             raise NotInstalledError(
+                "not_installed",
                 "the benchmark sciworld needs Java 8 or later, but there is no java on the PATH; install a Java "
-                "runtime, such as the package default-jre-headless."
+                "runtime, such as the package default-jre-headless.",
+                benchmark=self.name,
+                name="java",
             )
         rng = rng_of("episodes", self.name, seed)
         tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))

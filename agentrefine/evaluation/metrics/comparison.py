@@ -96,9 +96,13 @@ def compare(a: Iterable[Episode], b: Iterable[Episode]) -> Comparison:
     of_a, of_b = _attempts(a), _attempts(b)
     if not of_a or of_a.keys() != of_b.keys():
         raise UserError(
+            "not_paired",
             f"two models cannot be paired: {len(of_a.keys() - of_b.keys())} episodes were played by the first only, "
             f"{len(of_b.keys() - of_a.keys())} by the second only, {len(of_a.keys() & of_b.keys())} by both; "
-            "evaluate both with the same parameters."
+            "evaluate both with the same parameters.",
+            only_first=len(of_a.keys() - of_b.keys()),
+            only_second=len(of_b.keys() - of_a.keys()),
+            both=len(of_a.keys() & of_b.keys()),
         )
     names = next(iter(of_a.values()))[0].model, next(iter(of_b.values()))[0].model
     benchmarks = {benchmark for benchmark, _ in of_a}
