@@ -96,7 +96,8 @@ class Worker:
     def __init__(self, simulator: str, limits: Limits) -> None:
         """Start the process of a simulator, given as `module:Class`."""
         self.episodes = 0
-        self._name = simulator.rpartition(":")[0].rpartition(".")[2]
+        module = simulator.rpartition(":")[0].removesuffix(".benchmark")
+        self._name = module.rpartition(".")[2]
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
         self._unread = b""
         # The worker finds its modules where its parent does.

@@ -38,7 +38,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
 def test_a_run_leaves_the_report_and_ends_with_its_table(project: ProjectCopy) -> None:
     printed = (project.folder / "first_run.txt").read_text()
     report = (project.folder / "reports/report.md").read_text()
-    for benchmark in ("worlds layouts", "worlds families", "worlds wording", "babyai"):
+    for benchmark in ("worlds layouts", "worlds families", "worlds perturbed", "babyai"):
         assert benchmark in report
         assert benchmark in printed
     assert "mlflow ui" in printed

@@ -72,7 +72,7 @@ def test_a_second_run_adds_what_is_missing_and_plays_nothing_again(base, data_se
         return list(read_jsonl(out, Point))
 
     first = run("0", "8")
-    assert [(point.games, point.loss, point.epochs) for point in first] == [(0, "", 0), (8, "refinement", 1)]
+    assert [(point.games, point.train_on, point.epochs) for point in first] == [(0, "", 0), (8, "refinement", 1)]
     assert [point.success.n for point in first] == [2, 2]
     assert first[1].validation_loss is not None
     again = run("8", "all")

@@ -296,7 +296,7 @@ def test_the_tiny_base_has_under_a_million_parameters_and_is_reproducible(tmp_pa
     for name in ("one", "two"):
         result = make_tiny_base(params, 7, tmp_path / name, lambda now, whole: done.append((now, whole)))
     assert 0.7e6 < result.parameters < 0.9e6
-    assert result.train_on < math.log(len(tiny_tokenizer(7)))
+    assert result.loss < math.log(len(tiny_tokenizer(7)))
     assert done[-1][0] == done[-1][1] == result.tokens
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
