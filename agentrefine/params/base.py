@@ -80,7 +80,7 @@ def extra_keys(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare_address(address: str) -> str:
-    """Refuse an address that holds a key: it would appear in errors and kept in the journal and in dvc.lock."""
+    """Refuse an address that holds a key: it would appear in errors and be kept in the journal and in dvc.lock."""
     try:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -92,10 +92,6 @@ def _pool(folder: str, shot: type[ShotT]) -> Mapping[str, ShotT]:
     return {name.removesuffix(".json"): shot.model_validate_json(text) for name, text in sorted(texts.items())}
 
 
-MAX_FEEDBACK = 1000
-"""Characters of feedback that a prompt passes on."""
-
-
 @cache
 def _template(name: str) -> Template:
     return Template(packaged_text("agentrefine.synthesis", "prompts", name))

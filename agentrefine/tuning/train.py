@@ -59,7 +59,7 @@ class TuningJob(BaseModel):
     """What is tuned on what; every process of a tuning holds the same.
 
     Attributes:
-        loss: which turns are trained.
+        train_on: which turns are trained (the mask policy).
         data_set: a folder with train.jsonl and validation.jsonl.
         base: the base model's folder or hub id.
         params: the section `tuning` of params.yaml.
