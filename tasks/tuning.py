@@ -83,7 +83,7 @@ def _variant(name: str, params: Params) -> Variant:
     if name not in params.tuning.variants:
         raise UserError(
             "unknown_name",
-            f"tuning.variants in params.yaml does not name {name!r}; add it, with its mask policy (train_on) and data set.",
+            f"tuning.variants in params.yaml does not name {name!r}; add it, with train_on and data_set.",
             key="tuning.variants",
             name=name,
         )
