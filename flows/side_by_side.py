@@ -148,9 +148,10 @@ class _Output:
         self._pipe = pipe
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._interval = 0.0 if sys.stderr.isatty() else SECONDS_BETWEEN_BARS
         self._shown = time.monotonic()
-        self._bar: tqdm[Never] = tqdm(bar_format="{desc}", position=place, dynamic_ncols=True, leave=False)
+        self._bar: tqdm[Never] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(bar_format="{desc}", position=place, dynamic_ncols=True, leave=False)
 
     def pass_on(self) -> bool:
         """Read what is there; False when that was all."""
@@ -166,13 +167,16 @@ class _Output:
             if piece.endswith("\n") or not read:
                 if line := BAR.sub("", text).strip():
                     tqdm.write(line, file=sys.stderr)
-            elif text and time.monotonic() - self._shown >= self._interval:
-                self._shown = time.monotonic()
+            elif text and self._bar is not None:
                 self._bar.set_description_str(text)
+            elif text and time.monotonic() - self._shown >= SECONDS_BETWEEN_BARS:
+                self._shown = time.monotonic()
+                tqdm.write(text, file=sys.stderr)
         return bool(read)
 
     def close(self) -> None:
         if line := BAR.sub("", self._rest).strip():  # the last words of a process whose pipe another one holds open
             tqdm.write(line, file=sys.stderr)
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self._pipe.close()
