@@ -98,39 +98,32 @@ def _llamafactory_settings(folder: Path, files: Sequence[str]) -> dict[str, str]
 
 
 def _llamafactory_v1_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    keys = ("train_dataset", "eval_dataset")
-    return {"llamafactory.yaml": _yaml(dict(zip(keys, _paths(folder, files), strict=False)))}
+    paths = (str(folder / file) for file in files)
+    return {"llamafactory.yaml": _yaml(dict(zip(("train_dataset", "eval_dataset"), paths, strict=False)))}
 
 
 def _axolotl_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """The data sets' block: `train` decides, no role is trained by itself, the end of a trained turn is trained."""
-    common = {
-        "ds_type": "json",
-        "type": "chat_template",
-        "field_messages": "messages",
-        "message_property_mappings": {"role": "role", "content": "content"},
-        "message_field_training": "train",
-        "roles_to_train": [],
-        "train_on_eos": "turn",
-    }
-    blocks = [[{"path": path, "split": "train", **common}] for path in _paths(folder, files)]
-    return {"axolotl.yaml": _yaml(dict(zip(("datasets", "test_datasets"), blocks, strict=False)))}
-
-
-def _paths(folder: Path, files: Sequence[str]) -> list[str]:
-    return [str(folder / file) for file in files]
+    blocks = [
+        {
+            "path": str(folder / file),
+            "split": "train",
+            "ds_type": "json",
+            "type": "chat_template",
+            "field_messages": "messages",
+            "message_property_mappings": {"role": "role", "content": "content"},
+            "message_field_training": "train",
+            "roles_to_train": [],
+            "train_on_eos": "turn",
+        }
+        for file in files
+    ]
+    lists = zip(("datasets", "test_datasets"), ([block] for block in blocks), strict=False)
+    return {"axolotl.yaml": _yaml(dict(lists))}
 
 
 def _yaml(value: object) -> str:
-    return yaml.dump(value, Dumper=_WithoutAnchors, sort_keys=False)
-
-
-class _WithoutAnchors(yaml.SafeDumper):
-    """Writes what occurs twice in full."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """Whether to write `data` in full: always."""
-        return True
+    return yaml.safe_dump(value, sort_keys=False)
 
 
 FORMATS: dict[str, Format] = {

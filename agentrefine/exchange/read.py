@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from agentrefine.errors import UserError
 from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
-from agentrefine.exchange.folders import new_folder
-from agentrefine.files import short_hash, write_json
+from agentrefine.files import new_folder, short_hash, write_json
 from agentrefine.game.conversation import Sample
 from agentrefine.quality.data_set import SPLITS
 
@@ -35,7 +34,10 @@ REPORT = "import.json"
 
 
 class ImportReport(BaseModel):
-    """What became of the chats of a data set.
+    """What became of the chats of a data set (its import.json).
+
+    Example: `{"files": ["a.jsonl"], "read": 3, "joined": 0, "dropped": {"nothing is trained": 1}, ...,
+    "samples": {"train": 2, "validation": 0}, "trained_turns": 9, "untrained_turns": 4}`
 
     Attributes:
         files: that were read.
