@@ -98,12 +98,9 @@ def read_records(file: Path) -> Iterator[Record]:
     Raises:
         UserError: the file is missing, or not what its ending or its first character says; names line or element.
     """
-    if file.suffix == ".parquet" and file.is_file():
-        return _parquet(file)
-    return files.read_records(file, "correct the path")
-
-
-def _parquet(file: Path) -> Iterator[Record]:
+    if file.suffix != ".parquet" or not file.is_file():
+        yield from files.read_records(file, "correct the path")
+        return
     try:
         with pq.ParquetFile(file) as opened:
             rows = chain.from_iterable(batch.to_pylist() for batch in opened.iter_batches(batch_size=64))

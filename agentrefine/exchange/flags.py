@@ -76,10 +76,10 @@ def read_keys(
     for key, value in given.items():
         if key in left_out:
             continue
-        if key in FLAGS:
-            says[key] = _flag(key, value, place)
-        elif key in OPPOSITE_FLAGS:
-            says[key] = not _flag(key, value, place)
+        if key in FLAGS or key in OPPOSITE_FLAGS:
+            if not isinstance(value, bool | int | float) or value not in (0, 1):
+                raise bad_value(place, key, "true, false, 0, 1 or null", value)
+            says[key] = bool(value) == (key in FLAGS)
         elif key in DETAILS:
             trained = _trained_share(key, value, text, place)
             says[key], in_part = trained > 0, 0 < trained < 1
@@ -130,12 +130,6 @@ def _unknown_key(place: str, key: str, problem: str, remedy: str) -> UserError:
         place=place,
         key=key,
     )
-
-
-def _flag(key: str, value: object, place: str) -> bool:
-    if isinstance(value, bool | int | float) and value in (0, 1):
-        return bool(value)
-    raise bad_value(place, key, "true, false, 0, 1 or null", value)
 
 
 def _trained_share(key: str, ranges: object, text: str, place: str) -> float:

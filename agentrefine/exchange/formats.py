@@ -25,11 +25,12 @@ class Format(NamedTuple):
 
     Attributes:
         records: the records of a sample, given its messages with the flags of the loss.
-        settings: the name and text of each further file, given the folder and the names of the data files in it.
+        settings: the name and text of each further file, given the folder and the names of the data files in it;
+            without it there are none.
     """
 
     records: Callable[[Sample, Sequence[Message]], Iterator[Record]]
-    settings: Callable[[Path, Sequence[str]], dict[str, str]]
+    settings: Callable[[Path, Sequence[str]], dict[str, str]] = lambda folder, files: {}
 
 
 def published(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]:
@@ -83,10 +84,6 @@ def openai_chat(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]
     yield {"messages": [{"role": m.role, "content": m.content} | weight for m, weight in weighed]}
 
 
-def _no_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    return {}
-
-
 def _llamafactory_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """The registry of data sets that LLaMA-Factory looks for, and the keys of its training file."""
     names = {file: NAME if file == files[0] else f"{NAME}_{Path(file).stem}" for file in files}
@@ -127,10 +124,10 @@ def _yaml(value: object) -> str:
 
 
 FORMATS: dict[str, Format] = {
-    "published": Format(published, _no_settings),
+    "published": Format(published),
     "llamafactory": Format(llamafactory, _llamafactory_settings),
     "llamafactory-v1": Format(llamafactory_v1, _llamafactory_v1_settings),
     "axolotl": Format(axolotl, _axolotl_settings),
-    "openai": Format(openai_chat, _no_settings),
+    "openai": Format(openai_chat),
 }
 """The formats of one JSON object a line, by their names in the command; `trl` is in `agentrefine.exchange.write`."""

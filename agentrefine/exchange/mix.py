@@ -120,10 +120,10 @@ def _lines(file: Path) -> int:
 
 
 def _too_few(chat: Path, available: int, wanted: int, share: float, games: int) -> str:
-    found = f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games "
-    found += f"needs {wanted}; "
-    if not available:
-        return found + "name a file that holds some in the section mix of params.yaml."
     possible = int(1000 * available / (available + games)) / 1000
     lower = f", or lower share to at most {possible:g}" if possible else ""
-    return found + f"name a larger file in the section mix of params.yaml{lower}."
+    return (
+        f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games needs "
+        f"{wanted}; name {'a larger file' if available else 'a file that holds some'} in the section mix of "
+        f"params.yaml{lower}."
+    )

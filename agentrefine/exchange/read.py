@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from agentrefine.errors import UserError
 from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
 from agentrefine.files import new_folder, short_hash, write_json
-from agentrefine.game.conversation import Sample
 from agentrefine.quality.data_set import SPLITS
 
 SOURCES: dict[str, tuple[Layout, ...]] = {
@@ -120,7 +119,9 @@ def import_chats(
                     counts.dropped["the same chat again"] += 1
                     continue
                 seen.add(digest)
-                split = "validation" if _is_held_out(sample, validation_share, seed) else "train"
+                digits = short_hash("validation", str(seed), sample.id)
+                held_out = int(digits, 16) < validation_share * 16 ** len(digits)
+                split = "validation" if held_out else "train"
                 handles[split].write(line + "\n")
                 samples[split] += 1
                 turns.update(bool(m.loss) for m in sample.conversations if m.from_ == "gpt")
@@ -142,8 +143,3 @@ def import_chats(
             )
         write_json(folder / REPORT, report.model_dump())
     return report
-
-
-def _is_held_out(sample: Sample, share: float, seed: int) -> bool:
-    digits = short_hash("validation", str(seed), sample.id)
-    return bool(int(digits, 16) < share * 16 ** len(digits))

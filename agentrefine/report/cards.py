@@ -25,7 +25,7 @@ from agentrefine.tuning.masking import POLICIES
 from agentrefine.tuning.results import TuningFigures
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
-"""Of both cards; the hub links the last one to the paper."""
+"""The tags of both cards; the hub links the last one to the paper."""
 
 OWN_PERSONAS = "data/personas.jsonl"
 DATA_SET = Path("data/dataset")
@@ -36,11 +36,11 @@ HYPERPARAMETERS = (
     "warmup_steps", "max_grad_norm", "batch_tokens", "gradient_accumulation_steps", "max_length", "packing",
     "precision",
 )  # fmt: skip
-"""Of the section `tuning`: what decides the weights, and nothing that could name a place on the machine."""
+"""Keys of the section `tuning` that decide the weights; none of them can name a place on the machine."""
 
 EXAMPLE_MESSAGES = 6
 SHOWN_CHARACTERS = 600
-"""Of each message of the example."""
+"""Characters of each message that the example shows."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -88,7 +88,7 @@ def model_card(
     if Path(mix.data_set if mix else card.data_set) != DATA_SET:
         known.pop("simulated_teacher", None)
     values = {
-        "front": _front_matter(front, licence),
+        "front": _front_matter(front),
         "title": front.model_name,
         "repo_id": repo_id,
         "is_adapter": is_adapter,
@@ -146,7 +146,7 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
         tags=[*TAGS, "synthetic"],
     )
     values = {
-        "front": _front_matter(front, licence),
+        "front": _front_matter(front),
         "title": front.pretty_name,
         "repo_id": repo_id,
         "train": train,
@@ -187,9 +187,10 @@ def shown_path(path: str) -> str:
     return Path(path).as_posix() if inside else Path(path).name
 
 
-def _front_matter(front: ModelCardData | DatasetCardData, licence: str | None) -> str:
+def _front_matter(front: ModelCardData | DatasetCardData) -> str:
     """The hub's metadata, with a reminder where the licence is still to be chosen."""
-    return front.to_yaml() + ("" if licence else "\n# license: choose one that base model, teacher and personas allow")
+    reminder = "\n# license: choose one that base model, teacher and personas allow"
+    return f"{front.to_yaml()}{'' if front.license else reminder}"
 
 
 def _results(project: Project, model: str) -> dict[str, BenchmarkSummary]:

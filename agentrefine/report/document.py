@@ -25,14 +25,7 @@ HTML_SCALE = 0.7
 
 
 class Plot(NamedTuple):
-    """A figure of the report.
-
-    Attributes:
-        name: the file's name.
-        title: what it shows.
-        base64: its PNG bytes, for the HTML page.
-        width: in pixels of the HTML page.
-    """
+    """A figure of the report: its file's name, its title, its PNG in base64 and its width in pixels of the page."""
 
     name: str
     title: str

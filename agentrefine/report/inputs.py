@@ -198,9 +198,9 @@ def nobody_above_chance(
     """
     found = []
     for name in benchmarks(models):
-        with_chance = [pair.is_ahead for pair in comparisons if pair.b == CHANCE and pair.benchmark == name]
-        reached = [played[name].progress_rate.value for model, played in models.items() if name in played]
-        if not any(with_chance or reached):
+        ahead = [pair.is_ahead for pair in comparisons if pair.b == CHANCE and pair.benchmark == name]
+        reached = [played[name].progress_rate.value for played in models.values() if name in played]
+        if not any(ahead or reached):
             found.append(name)
     return found
 

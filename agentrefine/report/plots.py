@@ -4,6 +4,7 @@ import csv
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ _LOOK = yaml.safe_load(packaged_text("agentrefine.report", "figures.yaml"))
 """`colours` of the models and `style`, matplotlib's settings."""
 
 PANELS_PER_ROW = 4
-"""Benchmarks side by side in the figure of the steps."""
+"""How many benchmarks the figure of the steps shows side by side."""
 
 LABEL_CHARACTERS = 18
-"""A benchmark's name is broken into lines of at most so many characters."""
+"""Characters in each line of a benchmark's name, at most."""
 
 
 def rate_bars(path: Path, bars: Sequence[Bar], name: str) -> None:
@@ -59,14 +60,8 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
             for model in models:
                 line = [p for p in points if p.benchmark == benchmark and p.model == model]
                 steps, colour = [p.step for p in line], _colour(model, models)
-                axes.fill_between(
-                    steps,
-                    [100 * p.progress_low for p in line],
-                    [100 * p.progress_high for p in line],
-                    color=colour,
-                    alpha=0.15,
-                    linewidth=0,
-                )
+                low, high = [100 * p.progress_low for p in line], [100 * p.progress_high for p in line]
+                axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.plot(steps, [100 * p.progress for p in line], color=colour, linewidth=1.8)
                 axes.plot(steps, [100 * p.success for p in line], "--", color=colour, linewidth=1.0)
             axes.set_title(label(benchmark))
@@ -83,12 +78,10 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
 
 
 def perturbation_bars(path: Path, bars: Sequence[PerturbationBar]) -> None:
-    """Success under each perturbation with 95% intervals, and their mean with its standard deviation: one panel a
-    benchmark.
-    """
+    """Success under each perturbation with its 95% interval, and mean and standard deviation: one panel a benchmark."""
     benchmarks, models = _order(bar.benchmark for bar in bars), _order(bar.model for bar in bars)
-    most = max(len({bar.wording for bar in bars if bar.benchmark == benchmark}) for benchmark in benchmarks)
-    size = (max(4.4, 1.0 + (most + 1) * (0.35 + 0.25 * len(models))), 0.5 + 2.3 * len(benchmarks))
+    perturbations = max(len({bar.wording for bar in bars if bar.benchmark == benchmark}) for benchmark in benchmarks)
+    size = (max(4.4, 1.0 + (perturbations + 1) * (0.35 + 0.25 * len(models))), 0.5 + 2.3 * len(benchmarks))
     with _figure(path, size) as figure:
         for axes, benchmark in zip(figure.subplots(len(benchmarks), squeeze=False).flatten(), benchmarks, strict=True):
             shown = [bar for bar in bars if bar.benchmark == benchmark]
@@ -123,16 +116,16 @@ def difference_points(path: Path, points: Sequence[Difference]) -> None:
     against = _order(point.against for point in points)
     left = min(-0.1, *(min(point.low, point.progress_low) for point in points)) - 0.05
     right = max(0.1, *(max(point.high, point.progress_high) for point in points)) + 0.05
+    fields = {
+        "success": attrgetter("value", "low", "high"),
+        "progress": attrgetter("progress", "progress_low", "progress_high"),
+    }
     with _figure(path, (7.4, 1.0 + len(benchmarks) * (0.16 + 0.19 * len(models)))) as figure:
-        for axes, name in zip(figure.subplots(1, 2, sharey=True), ("success", "progress"), strict=True):
+        for axes, (name, interval) in zip(figure.subplots(1, 2, sharey=True), fields.items(), strict=True):
             for point in points:
                 place = _place(benchmarks.index(point.benchmark), models.index(point.model), len(models))
                 colour = _colour(point.model, [*against, *models])
-                value, low, high = (
-                    (point.value, point.low, point.high)
-                    if name == "success"
-                    else (point.progress, point.progress_low, point.progress_high)
-                )
+                value, low, high = interval(point)
                 axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.6)
                 decided = name == "success" and point.verdict in ("better", "worse")
                 face = colour if decided else "white"
@@ -200,10 +193,8 @@ def _whisker(axes: Axes, place: float, value: float, low: float, high: float, *,
     """An interval around a bar's end, from shares to percent."""
     reach = [[100 * (value - low)], [100 * (high - value)]]
     line: dict[str, Any] = {"fmt": "none", "ecolor": "#333333", "elinewidth": 0.9, "capsize": 2.2, "capthick": 0.9}
-    if upright:
-        axes.errorbar([place], [100 * value], yerr=reach, **line)
-    else:
-        axes.errorbar([100 * value], [place], xerr=reach, **line)
+    line["yerr" if upright else "xerr"] = reach
+    axes.errorbar(*(([place], [100 * value]) if upright else ([100 * value], [place])), **line)
 
 
 def _benchmarks_down(axes: Axes, benchmarks: Sequence[str]) -> None:

@@ -165,13 +165,8 @@ def perturbation_rows(results: Results) -> list[list[str]]:
         start = [label(benchmark), label(model)]
         for name, reached in found.wordings.items():
             rows.append([*start, label(name), percent(reached.success_rate), percent(reached.progress_rate)])
-        spread = [
-            percent(rate) + ("" if std is None else f" ± {100 * std:.1f}")
-            for rate, std in (
-                (found.mean.success_rate, found.success_std),
-                (found.mean.progress_rate, found.progress_std),
-            )
-        ]
+        means = ((found.mean.success_rate, found.success_std), (found.mean.progress_rate, found.progress_std))
+        spread = [percent(rate) + ("" if std is None else f" ± {100 * std:.1f}") for rate, std in means]
         rows.append([*start, f"mean ± standard deviation, {found.worlds} worlds", *spread])
     return rows
 

@@ -135,7 +135,9 @@ def page(model: str, packed: dict[str, str]) -> str:
         model: whose page it is.
         packed: this and all other models' episodes (`ViewedModel.packed`), by name.
     """
-    style, script = _source("style.css"), "\n".join(_source(name) for name in SCRIPTS)
+    files = ("style.css", *SCRIPTS)
+    style, *scripts = (packaged_text("agentrefine.report", "templates", "viewer", name) for name in files)
+    script = "\n".join(scripts)
     policy = (
         f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -175,25 +177,17 @@ def viewed_episode(episode: Episode, attempt: int = 0) -> ViewedEpisode:
 
 
 def _turn(before: EpisodeStep | None, step: EpisodeStep) -> ViewedTurn:
+    flags: list[Flag] = []
+    if step.failed:
+        flags.append("format error" if step.format_error else "invalid action")
+    elif before is not None and before.failed and step.action != before.action:
+        flags.append("recovered")
     values = {
         "reply": step.reply if step.format_error else "",
-        "flags": _flags(before, step),
+        "flags": flags,
         "gained": step.progress - (before.progress if before else 0.0),
     }
     return ViewedTurn.model_validate(step.model_dump(include=set(ViewedTurn.model_fields)) | values)
-
-
-def _flags(before: EpisodeStep | None, step: EpisodeStep) -> list[Flag]:
-    if step.format_error:
-        return ["format error"]
-    if step.failed:
-        return ["invalid action"]
-    recovers = before is not None and before.failed and step.action != before.action
-    return ["recovered"] if recovers else []
-
-
-def _source(name: str) -> str:
-    return packaged_text("agentrefine.report", "templates", "viewer", name)
 
 
 def _csp_hash(text: str) -> str:

@@ -201,7 +201,7 @@ def test_a_second_model_stands_beside_the_first_on_the_same_episode(page: Page) 
     assert page.texts(".column h3") == ["refinement", "base"]
     assert page.texts(".outcome") == ["✓ solved", "✗ step limit"]
     assert page.texts(".column:last-child .action p") == ["take lamp", "wait"]
-    assert page.texts(".chip.differs") == ["the plays part here"] * 2
+    assert page.texts(".chip.differs") == ["the plays differ from here"] * 2
     tops = page.evaluate(
         "[...document.querySelectorAll('.turn')].map((e) => Math.round(e.getBoundingClientRect().top))"
     )

@@ -95,7 +95,7 @@ function chips(turn, differs) {
   const add = (classes, text) => found.push(make("span", `chip ${classes}`, text));
   if (turn.gained > 0) add("gain", `progress ${percent(turn.progress)} (+${percent(turn.gained)})`);
   if (turn.turns_cut) add("cut", `${turnsOf(turn.turns_cut)} at the start not read`);
-  if (differs) add("differs", "the plays part here");
+  if (differs) add("differs", "the plays differ from here");
   return found;
 }
 
