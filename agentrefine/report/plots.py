@@ -22,7 +22,7 @@ from agentrefine.files import atomic_write, packaged_text
 from agentrefine.report.figures import Bar, Difference, LossRow, PerturbationBar, Row, StepPoint, label
 from agentrefine.tuning.results import ValidationPoint
 
-_LOOK = yaml.safe_load(packaged_text("agentrefine.report", "figures.yaml"))
+_LOOK = yaml.safe_load(packaged_text("agentrefine.report", "plots.yaml"))
 """`colours` of the models and `style`, matplotlib's settings."""
 
 PANELS_PER_ROW = 4

@@ -18,6 +18,7 @@ NOT_COMPARABLE = "not comparable"
 """The cell of a result that does not stand beside the published ones."""
 
 TEXTS: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.report", "texts.yaml"))
+"""Sentences, headings and titles of the report and of the cards."""
 
 COLUMNS: dict[str, tuple[str, str]] = TEXTS["columns"]
 """Rates by their names in `BenchmarkSummary`: heading and meaning."""
