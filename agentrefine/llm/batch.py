@@ -18,9 +18,8 @@ from openai.types import Batch
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import Answer, Request
 from agentrefine.llm.endpoint import Endpoint
-from agentrefine.llm.failures import CallError, read_refusal
 from agentrefine.llm.journal import Journal
-from agentrefine.llm.reply import read_reply
+from agentrefine.llm.reply import CallError, read_refusal, read_reply
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +125,7 @@ class BatchTransport:
         """
         self._max_calls = max_calls
         self._endpoint = endpoint
+        self._sleep = endpoint.throttle.numbers.sleep
         self._journal = journal
         self._ledger = BatchLedger(journal.path, name)
         self._open = self._ledger.open_batches()
@@ -178,7 +178,7 @@ class BatchTransport:
         """Wait until no more calls come."""
         while self._added.is_set():
             self._added.clear()
-            await self._endpoint.sleep(GATHER_SECONDS)
+            await self._sleep(GATHER_SECONDS)
 
     def _portions(self) -> Iterator[dict[str, Request]]:
         portion: dict[str, Request] = {}
@@ -234,7 +234,7 @@ class BatchTransport:
                     raise
             else:
                 return made.id
-            await self._endpoint.sleep(min(2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
+            await self._sleep(min(2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
             found = await _find_by_token(client, token)
             if found is not None:
                 return found
@@ -286,7 +286,7 @@ class BatchTransport:
                 return None
             if state.status in _ENDED:
                 return state
-            await self._endpoint.sleep(pause)
+            await self._sleep(pause)
             pause = min(pause * 1.5, _MAX_POLL_SECONDS)
         return None
 

@@ -80,13 +80,17 @@ class Answer(NamedTuple):
         usage: tokens of the call.
         finish_reason: `stop`, `length` (cut at the limit), `content_filter`, ... by OpenAI's names; `only_in(field)`;
             or one of `NO_ANSWER`.
-        said: why there is no answer, in the endpoint's words. Not kept in the journal.
+        error: why there is no answer, in the endpoint's words. Not kept in the journal.
+        id: `journal.answer_id`; empty until the answer has passed the journal.
+        model: who answered; the journal does not say it.
     """
 
     text: str
     usage: Usage
     finish_reason: str
-    said: str = ""
+    error: str = ""
+    id: str = ""
+    model: str = ""
 
 
 UNANSWERED = "unanswered"
@@ -99,7 +103,7 @@ TOO_LONG = "too long"
 """The finish reason of a call that does not fit into the model's context."""
 NO_ANSWER = (UNANSWERED, REFUSED, FILTERED, TOO_LONG)
 
-CUT = "length"
+TRUNCATED = "length"
 """The finish reason of an answer that was cut at `max_tokens`."""
 _ONLY_IN = "only in "
 
@@ -114,28 +118,10 @@ def field_of_thoughts(finish_reason: str) -> str | None:
     return finish_reason.removeprefix(_ONLY_IN) if finish_reason.startswith(_ONLY_IN) else None
 
 
-class Completion(BaseModel):
-    """One answer, as the stages see it.
-
-    Attributes:
-        id: the answer's key in the journal.
-        model: who answered.
-        text, usage, finish_reason: as in `Answer`.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    model: str
-    text: str
-    usage: Usage
-    finish_reason: str
-
-
 class Teacher(Protocol):
     """What completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
 
-    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Answer:
         """One answer to a prompt.
 
         Args:

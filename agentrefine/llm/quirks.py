@@ -11,7 +11,7 @@ from typing import Any
 
 from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
 
-from agentrefine.llm.completion import CUT, Usage
+from agentrefine.llm.completion import TRUNCATED, Usage
 from agentrefine.proxies import check_proxy, is_loopback
 
 # Connections.
@@ -61,7 +61,7 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that hold what a model thinks before its answer."""
 _THOUGHT_PARTS = ("thinking", "reasoning")
 """Types of a content's parts that hold thoughts."""
-_CUT = (CUT, "max_tokens", "max_output_tokens", "model_length", "length_limit", "token_limit")
+_TRUNCATED = (TRUNCATED, "max_tokens", "max_output_tokens", "model_length", "length_limit", "token_limit")
 """Finish reasons of an answer that was cut at the limit."""
 _FILTERED = ("safety", "prohibited_content", "blocklist", "sensitive")
 """Other names of OpenAI's finish reason `content_filter`."""
@@ -71,8 +71,8 @@ FAILED = ("error", "abort", "aborted", "cancelled")
 
 def finish_reason(reason: str) -> str:
     """A finish reason by OpenAI's name."""
-    if reason.lower() in _CUT:
-        return CUT
+    if reason.lower() in _TRUNCATED:
+        return TRUNCATED
     return "content_filter" if reason.lower() in _FILTERED else reason
 
 

@@ -12,20 +12,18 @@ from typing import NamedTuple, Self
 from agentrefine.errors import UserError
 from agentrefine.llm.batch import BatchTransport
 from agentrefine.llm.completion import (
-    CUT,
     NO_ANSWER,
     REFUSED,
     TOO_LONG,
+    TRUNCATED,
     Answer,
     ChatMessage,
-    Completion,
     Kind,
     Request,
     field_of_thoughts,
 )
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings, Transport
-from agentrefine.llm.journal import Journal, KeptAnswer, Question
-from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
+from agentrefine.llm.journal import PAID, REPLAYED, Journal, PaidCalls, Question
 from agentrefine.llm.spending import SPENDING_NUMBERS, Spending, load_prices
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
@@ -70,7 +68,7 @@ def offline_name(params: TeacherParams, version: str) -> str:
 def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
     """The numbers that the processes of one run share, in a file that one of them has made room for."""
     names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, DONE]
-    for endpoint in range(len(_endpoints(params))):
+    for endpoint in range(len(_addresses(params))):
         names += throttle_numbers(endpoint)
     names += [form_number(number) for number in range(len(params.roles))]
     return SharedNumbers(path, names)
@@ -122,9 +120,18 @@ class JournaledTeacher:
         self._journal = journal
         self._numbers = numbers
         spending = Spending(numbers, params.max_cost, MAX_OUTAGE_SECONDS + 2 * params.timeout_seconds)
-        self._asking: set[asyncio.Task[KeptAnswer]] = set()
-        addresses = _endpoints(params)
-        throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
+        self._asking: set[asyncio.Task[Answer]] = set()
+        throttles = {
+            address: Throttle(
+                numbers,
+                number,
+                max_in_flight=params.concurrency,
+                processes=params.processes,
+                requests_per_minute=params.requests_per_minute,
+                tokens_per_minute=params.tokens_per_minute,
+            )
+            for number, address in enumerate(_addresses(params))
+        }
         endpoints: dict[tuple[str, str, str], Endpoint] = {}
         self._transports: dict[Endpoint, Transport] = {}
         calls: dict[str, PaidCalls] = {}
@@ -135,12 +142,13 @@ class JournaledTeacher:
             base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
             who = (known_as, role.model, role.api_key_env)
             if who not in endpoints:
-                throttle = throttles[addresses.index(role.base_url)]
-                endpoint = endpoints[who] = Endpoint(_settings(role, base_url, params), throttle)
+                variable = None if role.is_offline else role.api_key_env
+                limits = (params.timeout_seconds, params.max_retries)
+                settings = EndpointSettings("teacher", base_url, role.model, variable, *limits)
+                endpoint = endpoints[who] = Endpoint(settings, throttles[role.base_url])
+                batch = params.transport == "batch"
                 self._transports[endpoint] = (
-                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls)
-                    if params.transport == "batch"
-                    else endpoint
+                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if batch else endpoint
                 )
             endpoint = endpoints[who]
             if role.model not in calls:
@@ -149,7 +157,7 @@ class JournaledTeacher:
             paid = calls[role.model]
             asked = (endpoint, role.structured_output, json.dumps(role.extra_body, sort_keys=True))
             if asked not in forms:
-                forms[asked] = JsonForm(endpoint, role, numbers, len(forms), paid.count)
+                forms[asked] = JsonForm(endpoint, role, numbers, form_number(len(forms)), paid.count)
             self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], forms[asked], paid)
 
     async def __aenter__(self) -> Self:
@@ -169,7 +177,7 @@ class JournaledTeacher:
             await transport.close()
         await self._journal.flush()
 
-    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Answer:
         """One answer to `messages`, from the journal when it is there. See `Teacher.complete`."""
         client = self._roles[role]
         settings = client.settings
@@ -193,14 +201,7 @@ class JournaledTeacher:
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
             kept = await asyncio.shield(asking)
-        answer = kept.answer
-        return Completion(
-            id=kept.id,
-            model=settings.model,
-            text=answer.text,
-            usage=answer.usage,
-            finish_reason=answer.finish_reason,
-        )
+        return kept._replace(model=settings.model)
 
     async def _send(
         self, client: _RoleClient, key: str, request: Request, kind: Kind, in_flight: AsyncExitStack
@@ -237,7 +238,7 @@ def useless(answer: Answer, settings: TeacherRole) -> str | None:
     """
     if answer.finish_reason == TOO_LONG:
         return (
-            f"do not fit into its context ({answer.said}); give the server a longer context, lower max_tokens of the "
+            f"do not fit into its context ({answer.error}); give the server a longer context, lower max_tokens of the "
             "roles in teacher, or take another model."
         )
     if answer.finish_reason in NO_ANSWER or without_thinking(answer.text).strip():
@@ -249,7 +250,7 @@ def useless(answer: Answer, settings: TeacherRole) -> str | None:
             "thinking off by extra_body of the roles (such as {chat_template_kwargs: {enable_thinking: false}}), or "
             "start the server with the reasoning parser of this model, or with none."
         )
-    if answer.finish_reason == CUT:
+    if answer.finish_reason == TRUNCATED:
         return (
             f"were cut at max_tokens ({settings.max_tokens}) before they had any text, as a model's thoughts count "
             "too; raise max_tokens of the roles in teacher, or turn thinking down by their extra_body."
@@ -259,28 +260,6 @@ def useless(answer: Answer, settings: TeacherRole) -> str | None:
     )
 
 
-def _settings(role: TeacherRole, base_url: str, params: TeacherParams) -> EndpointSettings:
-    return EndpointSettings(
-        section="teacher",
-        base_url=base_url,
-        model=role.model,
-        api_key_env=None if role.is_offline else role.api_key_env,
-        timeout_seconds=params.timeout_seconds,
-        max_retries=params.max_retries,
-    )
-
-
-def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> Throttle:
-    return Throttle(
-        numbers,
-        endpoint,
-        max_in_flight=params.concurrency,
-        processes=params.processes,
-        requests_per_minute=params.requests_per_minute,
-        tokens_per_minute=params.tokens_per_minute,
-    )
-
-
-def _endpoints(params: TeacherParams) -> list[str]:
+def _addresses(params: TeacherParams) -> list[str]:
     """The addresses of all roles, each once."""
     return list(dict.fromkeys(role.base_url for role in params.roles.values()))

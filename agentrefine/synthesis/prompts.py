@@ -21,6 +21,10 @@ from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns
 from agentrefine.llm.completion import ChatMessage
+from agentrefine.params import VerificationParams
+
+DEMANDS = VerificationParams()
+"""What the rules demand of a game where nothing else is given."""
 
 SCRIPTS_PER_PROMPT = 3
 """Examples of scripts in a prompt."""
@@ -111,11 +115,9 @@ def script_retry_messages(persona: Persona, feedback: str) -> list[ChatMessage]:
     )
 
 
-def trajectory_messages(
-    persona: Persona, script: Script, *, mistakes: int = 2, max_turns: int = 60
-) -> list[ChatMessage]:
-    """Asks for a whole game of a script: `mistakes` corrected mistakes at least, `max_turns` turns at most."""
-    return _message(_trajectory_prompt(persona, script, mistakes, max_turns))
+def trajectory_messages(persona: Persona, script: Script, demands: VerificationParams = DEMANDS) -> list[ChatMessage]:
+    """Asks for a whole game of a script that meets the demands of the rules."""
+    return _message(_trajectory_prompt(persona, script, demands))
 
 
 def continuation_messages(
@@ -123,20 +125,18 @@ def continuation_messages(
     script: Script,
     kept: Sequence[DMTurn | PlayerTurn],
     feedback: str,
-    *,
-    mistakes: int = 2,
-    max_turns: int = 60,
+    demands: VerificationParams = DEMANDS,
 ) -> list[ChatMessage]:
-    """Asks for the turns after `kept`, which ends with a DM turn; for the whole game anew when `kept` is empty."""
+    """Asks for the turns after `kept`, which ends with a DM turn; for the whole game again when `kept` is empty."""
     return _message(
         _template("continuation.md").substitute(
-            instructions=_trajectory_prompt(persona, script, mistakes, max_turns),
+            instructions=_trajectory_prompt(persona, script, demands),
             turns=turns_json(kept),
             feedback=_one_line(feedback),
             next_turn=len(kept) + 1,
             next_role="the Player" if kept else "the DM",
             corrected=error_refine_turns(kept),
-            mistakes=mistakes,
+            mistakes=demands.min_error_refine_turns,
         )
     )
 
@@ -147,11 +147,11 @@ def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
     return f"[\n{lines}\n]" if turns else "[]"
 
 
-def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turns: int) -> str:
+def _trajectory_prompt(persona: Persona, script: Script, demands: VerificationParams) -> str:
     example_script, example_turns = _example_game(trajectory_shot(persona.id))
     return _template("trajectory.md").substitute(
-        mistakes=mistakes,
-        max_turns=max_turns,
+        mistakes=demands.min_error_refine_turns,
+        max_turns=demands.max_turns,
         example_script=example_script,
         example_turns=example_turns,
         script=script.model_dump_json(),

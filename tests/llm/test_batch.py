@@ -18,8 +18,7 @@ from agentrefine.errors import UserError
 from agentrefine.llm import batch as batches
 from agentrefine.llm import endpoint as endpoint_module
 from agentrefine.llm.batch import BatchLedger, OpenBatch
-from agentrefine.llm.journal import Journal
-from agentrefine.llm.paid import PAID, REPLAYED
+from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.llm.throttle import STOPPED
 from agentrefine.params.teacher import OfflineTeacher, TeacherParams
 from agentrefine.simulation.process import offline_teacher

@@ -11,8 +11,7 @@ from aiohttp import web
 
 from agentrefine.llm import endpoint
 from agentrefine.llm.completion import UNANSWERED
-from agentrefine.llm.failures import asked_pause
-from agentrefine.llm.reply import read_reply
+from agentrefine.llm.reply import asked_pause, read_reply
 from tests.helpers.asking import SECRET, ask, questions
 from tests.helpers.chat_server import ChatServer, Trickle, answer, error
 from tests.helpers.errors import refused

@@ -66,12 +66,13 @@ def test_prompts_can_be_read_back_by_a_program():
     assert "\nIt is bad: $x.\n" in retry.rpartition("# What to change")[2]
     assert retry.count(PERSONA.text) == 1
 
-    text = trajectory_messages(PERSONA, script(), mistakes=3, max_turns=44)[-1]["content"]
+    demands = VerificationParams(min_error_refine_turns=3, max_turns=44)
+    text = trajectory_messages(PERSONA, script(), demands)[-1]["content"]
     assert Script.model_validate_json(block(text, "Script")) == script()
     assert "at least 3 times" in text
     assert "at most 44 turns" in text
 
-    text = continuation_messages(PERSONA, script(), kept, "Turn 6\nis bad.", mistakes=3)[-1]["content"]
+    text = continuation_messages(PERSONA, script(), kept, "Turn 6\nis bad.", demands)[-1]["content"]
     assert Script.model_validate_json(block(text, "Script")) == script()
     assert json.loads(block(text, "Turns so far")) == game()[:5]
     assert "\nTurn 6 is bad.\n" in text.rpartition("# What to change")[2]
