@@ -24,7 +24,9 @@ class ChatMessage(TypedDict):
 
 
 class Usage(BaseModel):
-    """Tokens of one call, such as `Usage(prompt_tokens=900, completion_tokens=250, cached_tokens=512)`.
+    """Tokens of one call.
+
+    Example: `{"prompt_tokens": 900, "completion_tokens": 250, "cached_tokens": 512, ...}`
 
     Attributes:
         prompt_tokens, completion_tokens: as the endpoint counted them, thoughts included.
@@ -102,6 +104,9 @@ FILTERED = "filtered"
 TOO_LONG = "too long"
 """The finish reason of a call that does not fit into the model's context."""
 NO_ANSWER = (UNANSWERED, REFUSED, FILTERED, TOO_LONG)
+ASKED_AGAIN = (UNANSWERED, TOO_LONG)
+"""Finish reasons of calls that the next run makes again, as are answers without content: the endpoint may be well, have
+a longer context or other settings by then."""
 
 TRUNCATED = "length"
 """The finish reason of an answer that was cut at `max_tokens`."""

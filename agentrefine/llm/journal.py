@@ -12,16 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
-from agentrefine.llm.completion import (
-    TOO_LONG,
-    TRUNCATED,
-    UNANSWERED,
-    Answer,
-    ChatMessage,
-    Request,
-    Usage,
-    field_of_thoughts,
-)
+from agentrefine.llm.completion import ASKED_AGAIN, TRUNCATED, Answer, ChatMessage, Request, Usage, field_of_thoughts
 from agentrefine.llm.reply import complete_usage
 from agentrefine.llm.spending import Price, Spending
 from agentrefine.llm.throttle import SharedNumbers
@@ -31,9 +22,6 @@ logger = logging.getLogger(__name__)
 PAID, REPLAYED = "paid", "replayed"
 """The shared numbers of calls that went to an endpoint, and of calls that the journal answered."""
 
-_NOT_KEPT = (UNANSWERED, TOO_LONG)
-"""Finish reasons of calls that the next run makes again, as are answers without content: the endpoint may be well, have
-a longer context or other settings by then."""
 _WORST_BYTES_PER_TOKEN = 2
 """Bytes of a prompt for each token, for the most that it may cost; texts have three to five."""
 
@@ -115,8 +103,7 @@ class Journal(AbstractContextManager["Journal", None]):
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._reader = self._connect()
-            self._writer = self._connect()
+            self._reader, self._writer = self._connect(), self._connect()
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._create()
         except (OSError, sqlite3.Error) as error:
@@ -138,14 +125,11 @@ class Journal(AbstractContextManager["Journal", None]):
             if tables and version == 2:
                 self._writer.execute(_FROM_VERSION_2)
             elif tables and version != _VERSION:
-                raise UserError(
-                    "journal_version",
+                sentence = (
                     f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
-                    "file away to begin a new one, or use the program that wrote it.",
-                    file=self.path,
-                    found=version,
-                    expected=_VERSION,
+                    "file away to begin a new one, or use the program that wrote it."
                 )
+                raise UserError("journal_version", sentence, file=self.path, found=version, expected=_VERSION)
             self._writer.execute(_SCHEMA)
             self._writer.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -289,7 +273,7 @@ class PaidCalls:
             async with AsyncExitStack() as in_flight:
                 answer = self._counted(await send(in_flight), request)
                 cost = self._cost(answer.usage)
-                is_paid = answer.finish_reason not in _NOT_KEPT
+                is_paid = answer.finish_reason not in ASKED_AGAIN
                 self.numbers.add(PAID, is_paid)
                 if self.journal and is_paid and not field_of_thoughts(answer.finish_reason):
                     return await self.journal.keep(key, request.max_tokens, answer)
@@ -305,7 +289,6 @@ class PaidCalls:
         return self.price.cost(usage) if self.price else 0.0
 
     def _counted(self, answer: Answer, request: Request) -> Answer:
-        """The answer with all its tokens."""
         counted = complete_usage(answer, request)
         if counted.usage.estimated and not self._has_warned:
             self._has_warned = True

@@ -149,7 +149,7 @@ def _detail(counts: Mapping[str, Any], name: str, *places: str) -> int:
 
 
 def _first_count(counts: Mapping[str, Any], *names: str) -> int:
-    """The first of these that is a number of tokens, be it a text or with a decimal point; 0 where none is."""
+    """The first of these that is a number of tokens, also as a text or with a decimal point; 0 where none is."""
     for name in names:
         value = counts.get(name)
         if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
@@ -179,7 +179,7 @@ TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 """The codes by which OpenAI and llama.cpp say the same."""
 ANSWER_LIMIT = re.compile(r"completion tokens|output tokens", re.IGNORECASE)
 """How servers say that the limit on the answer is too high for the model, however short the dialogue."""
-LARGER_THAN_A_MINUTE = re.compile(r"request too large", re.IGNORECASE)
+OVER_MINUTE_LIMIT = re.compile(r"request too large", re.IGNORECASE)
 """How servers say that one call is larger than the tokens of a minute: it does not pass later either."""
 FILTER = re.compile(
     r"content[ _-]?(?:filter|policy|management|moderation)|moderation|flagged|usage polic|safety|prohibited_content"
@@ -192,9 +192,9 @@ SPENT_QUOTA = "insufficient_quota"
 """The code by which OpenAI says, with the status of a rate limit, that no money is left."""
 MAX_READ = 4000
 """Characters of an error that are looked at."""
-_WORDS = ("message", "msg", "detail", "error", "errors", "error_msg", "error_description", "reason", "title", "raw")
+_TEXT_KEYS = ("message", "msg", "detail", "error", "errors", "error_msg", "error_description", "reason", "title", "raw")
 """Keys of an error's texts."""
-_PLACES = ("metadata", "innererror", "body", "response")
+_WRAPPER_KEYS = ("metadata", "innererror", "body", "response")
 """Keys under which gateways put the error of the server behind them."""
 
 
@@ -211,17 +211,17 @@ def error_texts(value: object, depth: int = 0) -> Iterator[str]:
     elif isinstance(value, dict):
         place = value.get("loc")
         prefix = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-        for key in _WORDS:
+        for key in _TEXT_KEYS:
             if key in value:
                 yield from (prefix + text for text in error_texts(value[key], depth + 1))
-        for key in _PLACES:
+        for key in _WRAPPER_KEYS:
             if isinstance(value.get(key), dict | list):
                 yield from error_texts(value[key], depth + 1)
 
 
 def error_names(error: Mapping[str, Any]) -> tuple[str, str]:
     """The code and the parameter that an error names; empty where it names none."""
-    codes = [error.get(key) for key in ("code", "status", "error_type", "type")]  # the first one says most
+    codes = [error.get(key) for key in ("code", "status", "error_type", "type")]  # from the most to the least exact
     code = next((code for code in codes if isinstance(code, str) and code), "")
     parameter = error.get("param")
     if isinstance(parameter, str) and parameter:

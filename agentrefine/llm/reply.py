@@ -49,7 +49,7 @@ class CallError(Exception):
         if self.code in quirks.TOO_LONG_CODES or self.status == 413:
             return True
         if self.status == 429:
-            return quirks.LARGER_THAN_A_MINUTE.search(self.message) is not None
+            return quirks.OVER_MINUTE_LIMIT.search(self.message) is not None
         if self.status not in (400, 422, 500) or quirks.TOO_LONG.search(self.message) is None:
             return False
         return "context" in self.message.lower() or quirks.ANSWER_LIMIT.search(self.message) is None

@@ -23,6 +23,8 @@ _DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Price(BaseModel):
     """One model's prices.
 
+    Example: `{input: 2.5, output: 10.0, cached_input: 1.25, batch: 0.5}`
+
     Attributes:
         input, output: US dollars per million tokens of prompts and of answers.
         cached_input: the same for tokens that the provider reads from its cache; None: as `input`.
@@ -46,7 +48,10 @@ class Price(BaseModel):
 
 
 class Prices(BaseModel):
-    """A table of prices: when they were listed, and each model's, by the name that calls give it."""
+    """A table of prices: when they were listed, and each model's, by the name that calls give it.
+
+    Example: `{listed: "2026-10", models: {gpt-4o: {input: 2.5, output: 10.0}}}`
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -133,25 +138,16 @@ class Spending:
                 is reserved must be that of a process that died.
             StoppedError: the run is ending.
         """
-        while not self._try_to_reserve(most):
+        while True:
+            with self.numbers.locked() as numbers:
+                spent, reserved = numbers["spent"], numbers["reserved"]
+                if self.max_cost is None or spent + reserved + most <= self.max_cost:
+                    numbers["reserved"] = reserved + most
+                    return
+                idle = time.monotonic() - (numbers["settled_at"] or time.monotonic())
+            if reserved <= 1e-9 or idle >= self.patience:  # what rounding leaves is no call
+                break
             await self.numbers.sleep(_SECONDS_BETWEEN_LOOKS)
-
-    def settle(self, reserved: float, cost: float) -> None:
-        """Count a call's `cost` in place of what was reserved for it."""
-        with self.numbers.locked() as numbers:
-            numbers["reserved"] = max(0.0, numbers["reserved"] - reserved)
-            numbers["spent"] += cost
-            numbers["settled_at"] = time.monotonic()
-
-    def _try_to_reserve(self, most: float) -> bool:
-        with self.numbers.locked() as numbers:
-            spent, reserved = numbers["spent"], numbers["reserved"]
-            if self.max_cost is None or spent + reserved + most <= self.max_cost:
-                numbers["reserved"] = reserved + most
-                return True
-            idle = time.monotonic() - (numbers["settled_at"] or time.monotonic())
-        if reserved > 1e-9 and idle < self.patience:  # what rounding leaves is no call
-            return False
         setting = f"{self.section}.max_cost"
         raise BudgetSpentError(
             "budget_spent",
@@ -161,3 +157,10 @@ class Spending:
             spent=spent,
             limit=self.max_cost,
         )
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Count a call's `cost` in place of what was reserved for it."""
+        with self.numbers.locked() as numbers:
+            numbers["reserved"] = max(0.0, numbers["reserved"] - reserved)
+            numbers["spent"] += cost
+            numbers["settled_at"] = time.monotonic()

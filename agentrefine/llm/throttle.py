@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -91,6 +92,7 @@ class SharedNumbers(AbstractContextManager["SharedNumbers", None]):
             self.check_stopped()
 
 
+@dataclass(eq=False)
 class Throttle:
     """Calls to one endpoint: additive increase, multiplicative decrease (Chiu and Jain 1989), and ceilings per minute.
 
@@ -100,45 +102,36 @@ class Throttle:
     of it is shared through `numbers`; each process has its share of the calls in flight.
 
     Attributes:
-        numbers: what the processes of the run share.
+        numbers: what the processes of the run share, made with `throttle_numbers` among its names.
+        endpoint: which of the run's endpoints, from 0.
+        max_in_flight: of all processes together.
+        processes: how many there are.
+        requests_per_minute, tokens_per_minute: the ceilings; None for no ceiling.
         in_flight: calls of this process that are out.
     """
 
-    def __init__(
-        self,
-        numbers: SharedNumbers,
-        endpoint: int,
-        *,
-        max_in_flight: int,
-        processes: int,
-        requests_per_minute: int | None,
-        tokens_per_minute: int | None,
-    ) -> None:
-        """Join the other processes of the run.
+    numbers: SharedNumbers
+    endpoint: int
+    _: KW_ONLY
+    max_in_flight: int
+    processes: int
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    in_flight: int = 0
 
-        Args:
-            numbers: made with `throttle_numbers` among its names.
-            endpoint: which of the run's endpoints, from 0.
-            max_in_flight: of all processes together.
-            processes: how many there are.
-            requests_per_minute, tokens_per_minute: the ceilings; None for no ceiling.
-        """
-        self.numbers = numbers
-        names = throttle_numbers(endpoint)
+    def __post_init__(self) -> None:
+        names = throttle_numbers(self.endpoint)
         self._window, self._decreased_at, self._paused_until, self._next_request, self._next_token = names
-        self._max_in_flight = max_in_flight
-        self._processes = processes
-        self._seconds_per_request = _MINUTE / requests_per_minute if requests_per_minute else 0.0
-        self._seconds_per_token = _MINUTE / tokens_per_minute if tokens_per_minute else 0.0
-        self.in_flight = 0
+        self._seconds_per_request = _MINUTE / self.requests_per_minute if self.requests_per_minute else 0.0
+        self._seconds_per_token = _MINUTE / self.tokens_per_minute if self.tokens_per_minute else 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        with numbers.locked():
-            numbers[self._window] = numbers[self._window] or float(max_in_flight)
+        with self.numbers.locked() as numbers:
+            numbers[self._window] = numbers[self._window] or float(self.max_in_flight)
 
     @property
     def share(self) -> int:
         """How many calls this process may have in flight now."""
-        return max(1, int(self.numbers[self._window]) // self._processes)
+        return max(1, int(self.numbers[self._window]) // self.processes)
 
     @asynccontextmanager
     async def slot(self, tokens: float) -> AsyncIterator[float]:
@@ -176,7 +169,7 @@ class Throttle:
         """A call was answered: more may be in flight."""
         with self.numbers.locked() as numbers:
             window = numbers[self._window]
-            numbers[self._window] = min(float(self._max_in_flight), window + 1 / window)
+            numbers[self._window] = min(float(self.max_in_flight), window + 1 / window)
         self._wake()
 
     def overloaded(self, sent: float, retry_after: float = 0.0) -> None:

@@ -102,15 +102,17 @@ def _inline(value: Any) -> str:  # noqa: ANN401 (any value of a parameter)
     return yaml.safe_dump(plain, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("...\n").strip()
 
 
-OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
+RESERVED_KEYS = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"}
+)
 """Keys of a request's body that decide what is asked and what it costs."""
 
 
 def _extra_keys(body: dict[str, Any]) -> dict[str, Any]:
     """Refuse an `extra_body` that changes what is asked or what it costs."""
-    ours = sorted(OURS & body.keys())
-    if ours:
-        raise ValueError(f"extra_body must not hold {ours[0]}, which has a place of its own in params.yaml")
+    reserved = sorted(RESERVED_KEYS & body.keys())
+    if reserved:
+        raise ValueError(f"extra_body must not hold {reserved[0]}, which has a place of its own in params.yaml")
     return body
 
 

@@ -26,7 +26,7 @@ class EndpointParams(Section):
     max_new_tokens: PositiveInt | None = param(None, "of one reply, thoughts included; null: evaluation.max_new_tokens")
     timeout_seconds: PositiveFloat = param(120.0, "of one try, from the request to the last byte")
     max_retries: NonNegativeInt = param(6, "of one call, on 429, 5xx, time-outs and broken connections")
-    concurrency: PositiveInt | None = param(None, "calls in flight at the most; null: evaluation.batch_size")
+    concurrency: PositiveInt | None = param(None, "calls in flight at most; null: evaluation.batch_size")
     requests_per_minute: PositiveInt | None = param(None, "the provider's limit, if known")
     tokens_per_minute: PositiveInt | None = param(None, "the provider's limit, if known")
     max_cost: PositiveFloat | None = param(None, "US dollars that one evaluation may cost")

@@ -104,11 +104,11 @@ class TeacherParams(Section):
     refinement: RoleParams = param(RoleParams(), "every call after a rejected answer")
     transport: Literal["chat", "batch"] = param("chat", "or batch: the Batch API, within 24 hours at half the price")
     batch_calls: Annotated[int, Field(gt=0, le=50_000)] = param(
-        20_000, "of one batch at the most; fewer where the provider limits the tokens in its queue"
+        20_000, "of one batch at most; fewer where the provider limits the tokens in its queue"
     )
     timeout_seconds: PositiveFloat = param(120.0, "of one try, from the request to the last byte")
     max_retries: NonNegativeInt = param(6, "of one call, on 429, 5xx, time-outs and broken connections")
-    concurrency: PositiveInt = param(16, "calls in flight at the most, per endpoint; fewer after 429 and time-outs")
+    concurrency: PositiveInt = param(16, "calls in flight at most, per endpoint; fewer after 429 and time-outs")
     requests_per_minute: PositiveInt | None = param(None, "limit of each endpoint, if known, of all processes together")
     tokens_per_minute: PositiveInt | None = param(None, "the same, prompts and answers together")
     processes: PositiveInt = param(1, "that ask side by side; more when one core cannot send fast enough")

@@ -61,15 +61,8 @@ class Account:
 
     def total(self) -> Calls:
         """The sums as a record."""
-        return Calls(
-            calls=self.calls,
-            unanswered=self.unanswered,
-            calls_with_estimated_tokens=self.estimated,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            completion_tokens=self.completion_tokens,
-            cost_usd=_rounded(self.cost),
-        )
+        sums = vars(self) | {"calls_with_estimated_tokens": self.estimated, "cost_usd": _rounded(self.cost)}
+        return Calls.model_validate(sums)
 
     def each(self, count: int) -> PerOne:
         """The sums divided by a count of something; empty when there is none of it."""
@@ -113,19 +106,10 @@ def persona_accounts(
     for persona_id, group in groupby(refined, key=lambda sample: sample.attempts[0].persona_id):
         samples = list(group)
         account = Account(prices, batch=batch)
-        for sample in samples:
-            account.add_all(sample.attempts)
-        persona = PersonaAccount(
-            persona_id=persona_id,
-            samples=len(samples),
-            kept=sum(isinstance(sample.outcome, Trajectory) for sample in samples),
-            calls=account.calls,
-            prompt_tokens=account.prompt_tokens,
-            cached_tokens=account.cached_tokens,
-            completion_tokens=account.completion_tokens,
-            cost_usd=account.cost,
-        )
-        yield persona, samples
+        account.add_all(attempt for sample in samples for attempt in sample.attempts)
+        kept = sum(isinstance(sample.outcome, Trajectory) for sample in samples)
+        counts = {"persona_id": persona_id, "samples": len(samples), "kept": kept, "cost_usd": account.cost}
+        yield PersonaAccount.model_validate(vars(account) | counts), samples
 
 
 def _rounded(dollars: float | None) -> Cost:

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from agentrefine.errors import UserError
@@ -43,12 +42,7 @@ SIMULATED = "agentrefine.simulation.__main__"
 
 
 class OfflineAddress(NamedTuple):
-    """Where the simulated teacher listens, and its name in the journal.
-
-    Attributes:
-        base_url: with a port that changes from run to run.
-        name: of `offline_name`.
-    """
+    """Where the simulated teacher listens, with a port that changes, and its name in the journal (`offline_name`)."""
 
     base_url: str
     name: str
@@ -57,9 +51,7 @@ class OfflineAddress(NamedTuple):
 def offline_name(params: TeacherParams, version: str) -> str:
     """The simulated teacher's name in the journal: all that changes its answers, but not how they travel.
 
-    Args:
-        params: holds the shares of bad answers.
-        version: digest of `SIMULATED`.
+    `version` is the digest of `SIMULATED`.
     """
     settings = params.offline.model_dump_json(include={"script_faults", "trajectory_faults", "mistakes"})
     return f"offline:{version}:{settings}"
@@ -76,19 +68,10 @@ def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
 
 @dataclass
 class _RoleClient:
-    """Who answers for a role.
-
-    Attributes:
-        settings: of the role.
-        name: the endpoint's name in the journal.
-        transport: how calls reach it.
-        form: how it is asked for JSON.
-        calls: its journal and budget.
-        useless: its last answers in a row that hold nothing.
-    """
+    """Who answers for a role, and how many of its last answers in a row held nothing (`useless`)."""
 
     settings: TeacherRole
-    name: str
+    name_in_journal: str
     transport: Transport
     form: JsonForm
     calls: PaidCalls
@@ -151,21 +134,17 @@ class JournaledTeacher:
                     BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if batch else endpoint
                 )
             endpoint = endpoints[who]
-            if role.model not in calls:
-                price = prices.known(role.model, params.max_cost, "teacher")
-                calls[role.model] = PaidCalls(role.model, journal, numbers, spending, price)
-            paid = calls[role.model]
+            price = prices.known(role.model, params.max_cost, "teacher")
+            paid = calls.setdefault(role.model, PaidCalls(role.model, journal, numbers, spending, price))
             asked = (endpoint, role.structured_output, json.dumps(role.extra_body, sort_keys=True))
-            if asked not in forms:
-                forms[asked] = JsonForm(endpoint, role, numbers, form_number(len(forms)), paid.count)
-            self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], forms[asked], paid)
+            new = JsonForm(endpoint, role, numbers, form_number(len(forms)), paid.count)
+            form = forms.setdefault(asked, new)
+            self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], form, paid)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._asking:
             for endpoint in self._transports:
                 endpoint.stop()
@@ -182,7 +161,7 @@ class JournaledTeacher:
         client = self._roles[role]
         settings = client.settings
         key = Question(
-            endpoint=client.name,
+            endpoint=client.name_in_journal,
             model=settings.model,
             messages=messages,
             temperature=settings.temperature,
@@ -230,12 +209,7 @@ class JournaledTeacher:
 
 
 def useless(answer: Answer, settings: TeacherRole) -> str | None:
-    """Why an answer holds nothing whatever it was asked, and what to do; None when it holds a text.
-
-    Args:
-        answer: what came back.
-        settings: of the role that was asked.
-    """
+    """Why an answer to a role's call holds nothing, and what to do; None when it holds a text."""
     if answer.finish_reason == TOO_LONG:
         return (
             f"do not fit into its context ({answer.error}); give the server a longer context, lower max_tokens of the "

@@ -15,7 +15,6 @@ from agentrefine.synthesis.first_answers import ask, gather_or_raise
 from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,
-    script_retry_messages,
     trajectory_messages,
 )
 from agentrefine.verification.script_rules import verify_script
@@ -106,7 +105,7 @@ class _Sample:
         """The next call: the script again, its first game, or the rest of the game."""
         persona, script, feedback = self.persona, self.script, self.problem.message if self.problem else ""
         if script is None:
-            messages = script_retry_messages(persona, feedback) if feedback else script_messages(persona)
+            messages = script_messages(persona, feedback)
         elif self.problem is None:
             messages = trajectory_messages(persona, script, self.demands)
         else:

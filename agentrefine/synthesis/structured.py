@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _Form = Literal["json_schema", "json_object", "text"]
 _FORMS: tuple[_Form, ...] = get_args(_Form)
 PROBE_TOKENS = 2048
-"""Tokens of the probe's answer at the most: enough for a model that reasons before it answers."""
+"""Tokens of the probe's answer at most: enough for a model that reasons before it answers."""
 
 
 @dataclass(eq=False)

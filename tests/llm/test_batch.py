@@ -16,7 +16,6 @@ from openai.types import Batch
 
 from agentrefine.errors import UserError
 from agentrefine.llm import batch as batches
-from agentrefine.llm import endpoint as endpoint_module
 from agentrefine.llm.batch import BatchLedger, OpenBatch
 from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.llm.throttle import STOPPED
@@ -34,7 +33,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "_FIRST_BACKOFF_SECONDS", 0.02)
     monkeypatch.setattr(batches, "GATHER_SECONDS", 0.2)
     monkeypatch.setattr(batches, "_FIRST_POLL_SECONDS", 0.1)
 

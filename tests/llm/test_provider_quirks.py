@@ -34,9 +34,7 @@ class Client(NamedTuple):
 
 @pytest.fixture(params=["teacher", "player"])
 def client(request, journal, monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv(KEY, SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
 
     def teacher(server: ChatServer, count: int = 1, *, extra_body: dict[str, Any] | None = None, **settings: Any):
         roles = {"script": {"extra_body": extra_body}} if extra_body else {}

@@ -7,24 +7,17 @@ import pytest
 
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.counts import UNKNOWN
-from agentrefine.llm import endpoint
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Price, Prices, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis.accounts import Account
-from tests.helpers.asking import SECRET, ask, ask_with, in_processes, price_list, questions, settings
+from tests.helpers.asking import ask, ask_with, in_processes, price_list, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
 from tests.helpers.errors import refused
 
 DOLLAR_A_TOKEN = {"input": 0, "output": 1_000_000}
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.02)
 
 
 def limited(server: ChatServer, folder: Path, max_cost: float, **changes: object) -> TeacherParams:

@@ -16,13 +16,6 @@ from tests.helpers.asking import SECRET, ask, questions
 from tests.helpers.chat_server import ChatServer, Trickle, answer, error
 from tests.helpers.errors import refused
 
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
-
-
 BAD_REPLIES = {
     "too many requests": lambda: error(429),
     "request time-out": lambda: error(408),

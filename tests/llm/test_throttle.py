@@ -6,18 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.llm import endpoint, throttle
+from agentrefine.llm import throttle
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError, Throttle, throttle_numbers
 from agentrefine.params.teacher import TeacherParams
-from tests.helpers.asking import SECRET, ask, ask_with, in_processes, questions, settings
+from tests.helpers.asking import ask, ask_with, in_processes, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
 
 
 @pytest.fixture
