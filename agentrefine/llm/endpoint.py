@@ -244,7 +244,7 @@ class Endpoint:
     async def _refused(self, key: str, request: Request, error: CallError) -> Answer:
         """No answer, where it is this call that the endpoint will not take; else the error is raised."""
         self._refused_in_a_row += 1
-        own = error.concerns_one_call or error.is_filtered
+        own = error.status in (400, 413, 422, 451) or error.is_filtered  # 401 and the like concern all calls
         if not own or self._refused_in_a_row > MAX_REFUSED_IN_A_ROW:
             raise self.to_user_error(error) from error
         if not error.is_filtered:

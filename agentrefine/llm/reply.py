@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,10 +18,6 @@ BYTES_PER_TOKEN = 3
 """Bytes of a text for each token, for estimates. English has four to five, JSON and other languages about three."""
 NO_USAGE = Usage(prompt_tokens=0, completion_tokens=0)
 """The tokens of a call that had no answer."""
-_TRANSIENT = (408, 409, 425, 429)
-"""Statuses below 500 after which the same call may be answered a little later."""
-_OF_ONE_CALL = (400, 413, 422, 451)
-"""Statuses that concern one call; 401 and the like concern them all."""
 
 
 @dataclass(eq=False)
@@ -62,12 +59,7 @@ class CallError(Exception):
     @property
     def is_transient(self) -> bool:
         """Whether the same call may be answered a little later."""
-        return self.status is None or self.status in _TRANSIENT or self.status >= 500
-
-    @property
-    def concerns_one_call(self) -> bool:
-        """Whether it may be this call alone that is refused."""
-        return self.status in _OF_ONE_CALL
+        return self.status is None or self.status in (408, 409, 425, 429) or self.status >= 500
 
     @property
     def is_spent_quota(self) -> bool:
@@ -79,7 +71,7 @@ def read_failure(error: openai.OpenAIError | TimeoutError) -> CallError:
     """An error of the HTTP client as a `CallError`."""
     if isinstance(error, openai.APIStatusError):
         return read_refusal(error.response.status_code, error.response.content, error.response.headers)
-    return CallError(None, " ".join(str(error).split()), timed_out=_ended_by_a_limit(error))
+    return CallError(None, " ".join(str(error).split()), timed_out=_is_timeout(error))
 
 
 def read_refusal(status: int, content: bytes | str, headers: Mapping[str, str] = {}) -> CallError:
@@ -125,12 +117,10 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     if "retry-after" not in headers and "retry-after-ms" not in headers:
         return None
     value = headers.get("retry-after", "")
-    try:
+    with suppress(ValueError):
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
         return max(0.0, float(value))
-    except ValueError:
-        pass
     try:
         date = parsedate_to_datetime(value)
     except (ValueError, OverflowError):  # neither seconds nor a date
@@ -139,7 +129,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _ended_by_a_limit(error: BaseException | None) -> bool:
+def _is_timeout(error: BaseException | None) -> bool:
     """Whether a time limit ended a call; the HTTP client calls refused and broken connections time-outs too."""
     while error is not None:
         if isinstance(error, TimeoutError):

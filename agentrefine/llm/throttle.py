@@ -188,11 +188,13 @@ class Throttle:
     async def _book(self, tokens: float) -> None:
         """Book a call below the ceilings and wait until its time has come."""
         with self.numbers.locked() as numbers:
-            now = time.monotonic()
-            start = max(
-                _booked(numbers, self._next_request, self._seconds_per_request, now),
-                _booked(numbers, self._next_token, self._seconds_per_token * tokens, now),
-            )
+            start = now = time.monotonic()
+            shares = {self._next_request: self._seconds_per_request, self._next_token: self._seconds_per_token * tokens}
+            for name, seconds in shares.items():
+                if seconds:
+                    free = max(numbers[name], now - max(0.0, BURST_SECONDS - seconds))
+                    numbers[name] = free + seconds
+                    start = max(start, free)
         while (now := time.monotonic()) < (start := max(start, self.numbers[self._paused_until])):
             await self.numbers.sleep(min(start - now, _MAX_SLEEP_SECONDS))
         self.numbers.check_stopped()
@@ -204,15 +206,6 @@ class Throttle:
             if not turn.done():
                 turn.set_result(None)
                 free -= 1
-
-
-def _booked(numbers: SharedNumbers, name: str, seconds: float, now: float) -> float:
-    """Book `seconds` of a ceiling; the time at which the call may go out."""
-    if not seconds:
-        return now
-    free = max(numbers[name], now - max(0.0, BURST_SECONDS - seconds))
-    numbers[name] = free + seconds
-    return free
 
 
 def throttle_numbers(endpoint: int) -> list[str]:

@@ -79,7 +79,7 @@ class Params(Section):
     tracking: TrackingParams = TrackingParams()
 
     @model_validator(mode="after")
-    def _models_are_tuned(self) -> Self:
+    def _sections_fit_together(self) -> Self:
         if BASE not in self.evaluation.models:
             raise ValueError("evaluation.models must hold base, which shows what tuning adds")
         if BASE in self.tuning.variants:
@@ -100,10 +100,6 @@ class Params(Section):
                 f"report.champion_benchmark is {self.report.champion_benchmark}, which evaluation.benchmarks does not "
                 "name; add it there, or let one of those decide"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _baseline_is_evaluated(self) -> Self:
         wanted, players = self.report.baseline, self.evaluation.players
         if wanted in (*self.tuning.variants, CHANCE) and wanted not in players:
             raise ValueError(

@@ -94,15 +94,11 @@ class EvaluationParams(Section):
     batch_size: PositiveInt = param(50, "episodes played side by side")
 
     @model_validator(mode="after")
-    def _attempts_differ(self) -> Self:
+    def _attempts_and_names_differ(self) -> Self:
         if self.attempts > 1 and self.sampling.temperature == 0:
             raise ValueError(
                 "attempts: at temperature 0 every attempt is the same; set sampling.temperature, or attempts to 1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
         if CHANCE in self.models:
             raise ValueError("models names chance, which has no model; move it to references")
         if clash := [name for name in self.endpoints if name in (*self.models, CHANCE)]:

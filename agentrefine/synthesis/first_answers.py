@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from agentrefine.errors import UserError
 from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
 from agentrefine.llm.completion import SAMPLES_PER_CALL, ChatMessage, Kind, Teacher
@@ -87,20 +86,17 @@ async def synthesise_shard(
 
 
 async def gather_or_raise(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
-    """Run all at once; results in the order of `work`. The first `UserError` ends the rest and is raised."""
+    """Run all at once; results in the order of `work`. The first error ends the rest and is raised."""
 
     async def counted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
         result = await one
         on_done()
         return result
 
+    tasks = [asyncio.create_task(counted(one)) for one in work]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(counted(one)) for one in work]
-    except* UserError as errors:
-        failure = errors.exceptions[0]
-    else:
-        return [task.result() for task in tasks]
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    raise failure
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

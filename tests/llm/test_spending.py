@@ -44,7 +44,7 @@ def test_the_limit_is_never_passed_and_nearly_reached(tmp_path, processes):
     assert kept == len(server.requests), "what was out when the money ran out came back and was kept"
 
 
-def test_with_a_higher_limit_the_run_goes_on_and_pays_nothing_twice(journal, tmp_path):
+def test_with_a_higher_limit_the_run_resumes_and_pays_nothing_twice(journal, tmp_path):
     with ChatServer(lambda number, request: answer(tokens=3)) as server:
         with refused("budget_spent", key="teacher.max_cost", limit=40.0) as caught:
             ask_with(limited(server, tmp_path, 40.0), journal, tmp_path / "numbers", questions(30))

@@ -1,4 +1,4 @@
-"""One endpoint on a bad day: what is tried again, what is given up, and what is said."""
+"""One endpoint on a bad day: what is tried again, what is given up, and what is reported."""
 
 import json
 import re
@@ -92,7 +92,7 @@ def test_a_body_that_trickles_is_given_up_after_the_time_limit_of_the_whole_try(
         (BAD_REPLIES["list"], "not_chat_api", {}, ""),
     ],
 )
-def test_what_cannot_be_mended_is_one_sentence_without_the_key(journal, reply, code, values, words):
+def test_what_cannot_be_fixed_is_one_sentence_without_the_key(journal, reply, code, values, words):
     expected = refused(code, key="teacher.base_url", **values)
     with ChatServer(lambda number, request: reply()) as server, expected as caught:
         ask(server, journal, questions(3), max_retries=1, timeout_seconds=0.3)

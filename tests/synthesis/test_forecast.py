@@ -67,7 +67,7 @@ def test_an_unknown_price_makes_the_cost_unknown_and_not_nothing():
     assert "cost unknown, as a price is not known" in found.sentence()
 
 
-def test_the_sentence_tells_all_figures():
+def test_the_sentence_states_all_figures():
     said = forecast([account(0, 1.0), account(1, 3.0)], 2000, 4.0).sentence()
     assert said.startswith("forecast for 2,000 personas from a pilot of 2 (95% intervals): cost $4,000.00 [$4.00, $")
     for figure in ("20,000", "2,000,000", "200,000", "6,000 [6"):

@@ -44,7 +44,7 @@ RECORDED = {
     "script_rules.md": "17d52a8faaf0",
     "trajectory.md": "ffef1cf1fef1",
 }
-"""The prompts that the published data were written by: a changed one asks for every answer anew."""
+"""The prompts that the published data were written by: a changed one asks for every answer again."""
 
 
 def test_the_prompts_are_those_that_published_data_were_written_by():
