@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import random
-import re
 import time
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +13,7 @@ from openai import HttpxBinaryResponseContent
 
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import FILTERED, REFUSED, TOO_LONG, UNANSWERED, Answer, ChatMessage, Request
-from agentrefine.llm.quirks import LIMIT, OPTIONAL, OTHER_LIMIT, OUT_OF_RANGE, REFUSES, make_client
+from agentrefine.llm.quirks import LIMIT, OPTIONAL, OTHER_LIMIT, OUT_OF_RANGE, make_client, refused_parameter
 from agentrefine.llm.reply import NO_USAGE, CallError, read_failure, read_reply
 from agentrefine.llm.throttle import StoppedError, Throttle
 from agentrefine.proxies import is_loopback
@@ -126,7 +125,8 @@ class Parameters:
                 self._warn(f"{OTHER_LIMIT} takes the place of {LIMIT}", error)
             self._limit = OTHER_LIMIT
             return True
-        name = _refused_name(error, [name for name in OPTIONAL if name in sent and name not in request.extra_body])
+        names = [name for name in OPTIONAL if name in sent and name not in request.extra_body]
+        name = error.parameter if error.parameter in names else refused_parameter(error.message, names)
         if name is None:
             return False
         if name == "temperature" and sent[name] > 0 and OUT_OF_RANGE.search(error.message):
@@ -138,15 +138,6 @@ class Parameters:
 
     def _warn(self, consequence: str, error: CallError) -> None:
         logger.warning("%s: %s (%s)", self._model, consequence, error.message[:200])
-
-
-def _refused_name(error: CallError, names: list[str]) -> str | None:
-    """Which of the parameters a refusal names."""
-    if error.parameter in names:
-        return error.parameter
-    if REFUSES.search(error.message) is None:
-        return None
-    return next((name for name in names if re.search(rf"(?<![\w.]){name}(?!\w)|\bbody\.{name}\b", error.message)), None)
 
 
 class Endpoint:

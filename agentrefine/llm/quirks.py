@@ -53,6 +53,14 @@ OUT_OF_RANGE = re.compile(
 )
 """How servers say that they take another value of a parameter."""
 
+
+def refused_parameter(message: str, names: list[str]) -> str | None:
+    """Which of the parameters a refusal names by its words; FastAPI's say `body.seed`."""
+    if REFUSES.search(message) is None:
+        return None
+    return next((name for name in names if re.search(rf"(?<![\w.]){name}(?!\w)|\bbody\.{name}\b", message)), None)
+
+
 # Replies.
 
 MAX_TOKENS = 100_000_000
