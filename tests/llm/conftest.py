@@ -11,4 +11,4 @@ from tests.helpers.endpoint_players import KEY
 def _keys_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv(KEY, SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)

@@ -62,7 +62,7 @@ def test_with_a_higher_limit_the_run_resumes_and_pays_nothing_twice(journal, tmp
 
 def test_calls_wait_for_money_that_calls_in_flight_may_set_free(journal, tmp_path):
     """20 dollars let two calls go out at a time; as they take one each, all ten come through."""
-    with ChatServer(lambda number, request: answer(tokens=1)) as server:
+    with ChatServer(lambda number, request: answer(tokens=1) | {"delay": 0.2}) as server:
         params = limited(server, tmp_path, 20.0, concurrency=10)
         done = ask_with(params, journal, tmp_path / "numbers", questions(10))
     assert done.texts == ["hello"] * 10
