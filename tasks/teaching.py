@@ -23,8 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from agentrefine.errors import UserError
-from agentrefine.llm.journal import Journal
-from agentrefine.llm.paid import PAID, REPLAYED
+from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.llm.spending import BudgetSpentError, dollars
 from agentrefine.llm.throttle import STOPPED, SharedNumbers
 from agentrefine.params import Params

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.responses import JSONResponse
 
 from agentrefine.files import first_problem, short_hash
-from agentrefine.llm.completion import CHARACTERS_PER_TOKEN, CUT
+from agentrefine.llm.completion import CHARACTERS_PER_TOKEN, TRUNCATED
 from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.simulation.answers import REFUSAL, answer
 
@@ -156,7 +156,7 @@ def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, 
             text = _formed(text, asked.response_format)
     tokens = asked.max_completion_tokens or asked.max_tokens
     limit = len(text) if tokens is None else tokens * CHARACTERS_PER_TOKEN
-    reason = CUT if len(text) > limit else "stop"
+    reason = TRUNCATED if len(text) > limit else "stop"
     text = text[:limit]
     # A schema has no room for a refusal, so OpenAI gives it a key of its own.
     refused = asked.response_format.type == "json_schema" and text == REFUSAL
