@@ -12,7 +12,7 @@ from agentrefine.params import load_params
 from agentrefine.simulation.process import offline_teacher
 from agentrefine.simulation.requests import world_for
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import script_of
 
 CLIENTS = 2
 """Processes that ask: one alone would be slower than the server."""

@@ -6,7 +6,7 @@ from agentrefine.params.teacher import OfflineTeacher
 from agentrefine.simulation import faults
 from agentrefine.simulation.game import write_game
 from agentrefine.simulation.requests import GameRequest, ScriptRequest, generator, read_request, share, world_for
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import script_of
 
 REFUSAL = (
     "I am the offline teacher, a rule-based stand-in and not a language model. I write scripts for personas and play "

@@ -12,8 +12,7 @@ from agentrefine.simulation.thoughts import filled, mistaken_thought, planned_th
 from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome, Refusal
 from agentrefine.worlds.family import Move, enumeration, first_person, names_in, parameters
 from agentrefine.worlds.layout import World
-from agentrefine.worlds.mistakes import Mistake, mistakes
-from agentrefine.worlds.player import Explorer, Reason
+from agentrefine.worlds.player import Explorer, Mistake, Reason, mistakes
 
 AGAIN = 0.2
 """The chance that a mistake is followed by another one before the correction."""

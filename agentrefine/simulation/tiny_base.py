@@ -24,7 +24,7 @@ from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
-from agentrefine.worlds.catalogue import all_templates, families, said, themes, vocabulary, words_in
+from agentrefine.worlds.catalogue import all_templates, all_texts, families, themes, vocabulary, words_in
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Theme, sentence
 from agentrefine.worlds.layout import EVALUATION_SEEDS, draw_world
@@ -113,7 +113,7 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """The tiny base's tokenizer: every name and word of every world, held out or not, and of the agent's texts is one
     token, and so is every stretch of text between two names.
     """
-    templates = [*said(), *thoughts.phrasings(), *phrasing().values()]
+    templates = [*all_texts(), *thoughts.phrasings(), *phrasing().values()]
     words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
     commands = dict.fromkeys(all_templates(), "")
     chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]

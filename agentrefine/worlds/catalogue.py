@@ -1,9 +1,9 @@
-"""What worlds there are: the families, each checked when it is loaded, the themes, and every word they can say."""
+"""What worlds there are: the families, each checked when it is loaded, the themes, the paraphrases, and every word."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
@@ -22,11 +22,13 @@ from agentrefine.worlds.family import (
     load_theme,
     parameters,
     read_mapping,
+    template_regex,
     type_of,
 )
 
+HOLE = re.compile(r"\{\w+\}|\$\w+")
+"""Where a template names something, such as `{name}`."""
 _WORD = re.compile(r"\w+(?:'\w+)?:?")
-_HOLE = re.compile(r"\{\w+\}|\$\w+")
 
 
 def families(split: Split) -> tuple[Family, ...]:
@@ -75,7 +77,7 @@ def name_regex() -> str:
 
 
 @cache
-def said() -> frozenset[str]:
+def all_texts() -> frozenset[str]:
     """The texts of which worlds, instructions and paraphrased actions are made, with holes where names stand.
 
     A clause is there in each form in which it occurs: within a sentence, at its beginning, and in the first person.
@@ -87,19 +89,19 @@ def said() -> frozenset[str]:
         found.update(_family_texts(definition))
     found |= {first_person(text) for text in found}
     found |= {capitalised(text) for text in found}
-    return frozenset(found | set(all_templates()))
+    return frozenset(found.union(all_templates()))
 
 
 @cache
 def vocabulary() -> frozenset[str]:
     """Every name, word and placeholder that worlds, instructions and paraphrased actions can produce."""
     placeholders = {"{" + name + "}" for template in all_templates() for name in parameters(template)}
-    return names() | placeholders | {word for text in said() for word in words_in(text)}
+    return names() | placeholders | {word for text in all_texts() for word in words_in(text)}
 
 
 def words_in(text: str) -> list[str]:
     """The words of a template's text, without its holes and punctuation."""
-    return _WORD.findall(_HOLE.sub(" ", text))
+    return _WORD.findall(HOLE.sub(" ", text))
 
 
 def all_templates() -> Iterator[str]:
@@ -119,10 +121,74 @@ def _family_texts(rules: Family) -> Iterator[str]:
     yield from (condition.text for goal in rules.goals for condition in goal.conditions)
 
 
+class Paraphrase(NamedTuple):
+    """Another form of every action (paper, robustness study: the benchmark's actions rephrased in five ways).
+
+    Actions are parsed with one set of templates and rendered with the other, so that nothing is lost either way.
+    Instructions follow the paraphrase; goals and observations name no action template and stay as they are.
+
+    Attributes:
+        name: the paraphrase's name.
+        templates: for each canonical template, the one that stands for it.
+        value: the regular expression of what a placeholder stands for.
+        repeated: whether observations and thoughts repeat actions as they are written; worlds speak in sentences.
+    """
+
+    name: str
+    templates: Mapping[str, str]
+    value: str = ANY_NAME
+    repeated: bool = True
+
+    def render(self, action: str) -> str:
+        """A canonical action in this paraphrase; as it is where it matches no template."""
+        return self._translate(action, self.templates.items()) or action
+
+    def parse(self, action: str) -> str | None:
+        """An action of this paraphrase in canonical form; None if it is none."""
+        return self._translate(action.strip(), ((own, canonical) for canonical, own in self.templates.items()))
+
+    def repeat(self, text: str, action: str) -> str:
+        """A text in which a canonical action is in this paraphrase, wherever it stands, with articles or without.
+
+        Where texts do not repeat actions, the text as it is.
+        """
+        if not self.repeated:
+            return text
+        repeated = " (?:the )?".join(map(re.escape, action.split(" ")))
+        return re.sub(rf"(?<!\w){repeated}(?!\w)", lambda _: self.render(action), text)
+
+    def paraphrase_actions(self, actions: Mapping[str, str]) -> dict[str, str]:
+        """Canonical templates with their descriptions, in this paraphrase: what the instructions list."""
+        return {self.templates[template]: description for template, description in actions.items()}
+
+    def _translate(self, action: str, templates: Iterable[tuple[str, str]]) -> str | None:
+        for source, target in templates:
+            found = template_pattern(source, self.value).fullmatch(action)
+            if found is not None:
+                return target.format(**dict(zip(parameters(source), found.groups(), strict=True)))
+        return None
+
+
+PARAPHRASES: tuple[str, ...] = tuple(paraphrase_templates())
+"""The names of the paraphrases of the worlds' actions."""
+
+
+@cache
+def paraphrase(name: str) -> Paraphrase:
+    """The paraphrase of a name, for the actions of all families. Raises KeyError if there is none."""
+    return Paraphrase(name, paraphrase_templates()[name], name_regex(), repeated=False)
+
+
+@cache
+def template_pattern(template: str, value: str) -> re.Pattern[str]:
+    """The compiled regular expression of a template's actions, in which `value` matches a placeholder's value."""
+    return re.compile(template_regex(template, value), re.ASCII)
+
+
 @cache
 def _families() -> dict[str, Family]:
-    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules")}
-    found = {name: load_family(name, text, modules) for name, text in data_files("families")}
+    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules").items()}
+    found = {name: load_family(name, text, modules) for name, text in data_files("families").items()}
     for rules in found.values():
         check_family(rules)
     return found
@@ -130,7 +196,7 @@ def _families() -> dict[str, Family]:
 
 @cache
 def _themes() -> dict[str, Theme]:
-    return {name: load_theme(name, text) for name, text in data_files("themes")}
+    return {name: load_theme(name, text) for name, text in data_files("themes").items()}
 
 
 def check_family(rules: Family) -> None:
@@ -150,58 +216,36 @@ def check_family(rules: Family) -> None:
 
 
 def _findings(rules: Family) -> Iterator[str]:
-    known = set(rules.objects) | set(rules.types) | {s for subtypes in rules.types.values() for s in subtypes}
     for name, predicate in rules.predicates.items():
         alternatives = () if predicate.seen == "always" else predicate.seen
-        yield from _strange(rules, known, f"predicate `{name}`", [p for patterns in alternatives for p in patterns])
+        yield from _bad_patterns(rules, f"predicate `{name}`", [p for patterns in alternatives for p in patterns])
         yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
     for template, action in rules.actions.items():
-        where = f"action `{template}`"
-        yield from _strange(rules, known, where, [*(condition.fact for condition in action.requires), *action.effects])
-        yield from _unknown(where, parameters(template), known)
-        yield from _unbound(where, [action.says], parameters(template))
         yield from _action_findings(rules, template, action)
     for sentence in (*rules.opening, *rules.observation):
         where, outside = f"sentence `{sentence.text}`", _variables(sentence.for_)
-        yield from _strange(rules, known, where, [*sentence.for_, *sentence.list])
+        yield from _bad_patterns(rules, where, [*sentence.for_, *sentence.list])
         yield from _unbound(where, [sentence.text], {*outside, "list"} if sentence.list else outside)
         yield from _unbound(where, [sentence.none], outside)
         yield from _unbound(where, [sentence.show], outside | _variables(sentence.list))
     for rule in rules.start:
-        yield from _strange(rules, known, "start", [*rule.facts, *(p for patterns in rule.any for p in patterns)])
-        yield from _unknown("start", [rule.each] if rule.each else [], known)
+        yield from _bad_patterns(rules, "start", [*rule.facts, *(p for patterns in rule.any for p in patterns)])
+        yield from _unknown_types(rules, "start", [rule.each] if rule.each else [])
     for goal in rules.goals:
         patterns = [*goal.given, *(condition.fact for condition in goal.conditions)]
-        yield from _strange(rules, known, "goals", patterns)
+        yield from _bad_patterns(rules, "goals", patterns)
         yield from _unbound("goals", [condition.text for condition in goal.conditions], _variables(patterns))
-    yield from _strange(rules, known, "explore", rules.explore)
+    yield from _bad_patterns(rules, "explore", rules.explore)
     for pattern in rules.explore:
         if len(pattern.variables) != 1:
             yield f"explore names `{pattern.predicate}`, which must have one argument"
 
 
-def _strange(rules: Family, known: set[str], where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
-    for name, variables, _ in patterns:
-        predicate = rules.predicates.get(name)
-        if predicate is None:
-            yield f"{where} uses the predicate `{name}`, which is not defined"
-        elif len(variables) != len(predicate.of):
-            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
-        yield from _unknown(where, variables, known)
-
-
-def _unknown(where: str, variables: Iterable[str], known: set[str]) -> Iterator[str]:
-    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
-
-
-def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
-    used = {variable for text in texts for variable in parameters(text)}
-    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
-
-
 def _action_findings(rules: Family, template: str, action: Action) -> Iterator[str]:
-    where = f"action `{template}`"
-    bound = set(parameters(template))
+    where, bound = f"action `{template}`", set(parameters(template))
+    yield from _bad_patterns(rules, where, [*(condition.fact for condition in action.requires), *action.effects])
+    yield from _unknown_types(rules, where, bound)
+    yield from _unbound(where, [action.says], bound)
     for condition in action.requires:
         fact = condition.fact
         if condition.error is not None:
@@ -217,6 +261,26 @@ def _action_findings(rules: Family, template: str, action: Action) -> Iterator[s
     yield from _unbound(where, [action.success or ""], bound)
     if not _variables(action.effects) <= bound:
         yield f"{where} has an effect on something that is not bound"
+
+
+def _bad_patterns(rules: Family, where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
+    for name, variables, _ in patterns:
+        predicate = rules.predicates.get(name)
+        if predicate is None:
+            yield f"{where} uses the predicate `{name}`, which is not defined"
+        elif len(variables) != len(predicate.of):
+            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
+        yield from _unknown_types(rules, where, variables)
+
+
+def _unknown_types(rules: Family, where: str, variables: Iterable[str]) -> Iterator[str]:
+    known = {*rules.objects, *rules.types, *(s for subtypes in rules.types.values() for s in subtypes)}
+    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
+
+
+def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
+    used = {variable for text in texts for variable in parameters(text)}
+    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
 
 
 def _variables(patterns: Iterable[Pattern]) -> set[str]:

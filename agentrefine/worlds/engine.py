@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Collection, Iterator
-from functools import cache
 from itertools import product
 from typing import Literal, NamedTuple, get_args
 
 from agentrefine.worlds import catalogue
+from agentrefine.worlds.catalogue import Paraphrase, template_pattern
 from agentrefine.worlds.family import (
     Binding,
     Fact,
@@ -23,11 +22,9 @@ from agentrefine.worlds.family import (
     matches,
     parameters,
     query,
-    template_regex,
     type_of,
 )
 from agentrefine.worlds.layout import World
-from agentrefine.worlds.paraphrase import Paraphrase
 
 WHEREABOUTS = ("in", "stands", "part")
 """The predicates that say where an object is: their first argument is in the second."""
@@ -144,7 +141,7 @@ class Game:
         """Recognise an action in the game's paraphrase; a parameter error if it is not known."""
         for template in self.world.rules.actions:
             written = self.paraphrase.templates[template] if self.paraphrase else template
-            found = _pattern(written).fullmatch(action.strip())
+            found = template_pattern(written, catalogue.name_regex()).fullmatch(action.strip())
             if found is None:
                 continue
             binding = dict(zip(parameters(written), found.groups(), strict=True))
@@ -271,8 +268,3 @@ def _fill(text: str, entries: list[str], none: str) -> str:
     if "{list}" not in text:
         return text
     return text.format(list=enumeration(entries)) if entries else none
-
-
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(template_regex(template, catalogue.name_regex()), re.ASCII)

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, packaged_path, problem_code, problem_key
+from agentrefine.files import first_problem, packaged_path, parse_yaml, problem_code, problem_key
 from agentrefine.game.actions import PLACEHOLDER
 
 _FIRST_PERSON = {"you are": "I am", "you": "I", "your": "my"}
@@ -139,6 +138,9 @@ class Definition(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+DefinitionT = TypeVar("DefinitionT", bound=Definition)
+
+
 class Predicate(Definition):
     """A relation between objects.
 
@@ -223,6 +225,15 @@ class Objects(Definition):
     count: Range
 
 
+def _with_pools(objects: object) -> object:
+    """In a data file a range alone stands for a number of objects that the type's own nouns name."""
+    if not isinstance(objects, dict):
+        return objects
+    return {
+        kind: given if isinstance(given, dict) else {"pool": kind, "count": given} for kind, given in objects.items()
+    }
+
+
 class StartRule(Definition):
     """Facts of a layout, for each object of a type; other variables are drawn at random.
 
@@ -281,7 +292,7 @@ class Family(Definition):
     actions: dict[str, Action]
     opening: tuple[Sentence, ...] = ()
     observation: tuple[Sentence, ...]
-    objects: dict[str, Objects]
+    objects: Annotated[dict[str, Objects], BeforeValidator(_with_pools)]
     start: tuple[StartRule, ...]
     goals: tuple[GoalPart, ...]
     explore: tuple[PatternField, ...] = ()
@@ -366,47 +377,31 @@ def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Fam
             )
         _merge(merged, modules[module])
     _merge(merged, own)
-    objects = merged.get("objects")
-    if not isinstance(objects, dict):
-        raise UserError(
-            "bad_value",
-            f"family `{name}`: `objects` must give the number of objects of each type; correct it.",
-            family=name,
-            key="objects",
-        )
-    merged["objects"] = {
-        kind: value if isinstance(value, dict) else {"pool": kind, "count": value} for kind, value in objects.items()
-    }
-    try:
-        return Family.model_validate({"name": name, **merged})
-    except ValidationError as error:
-        code, key = problem_code(error), problem_key(error)
-        raise UserError(
-            code, f"family `{name}`: {first_problem(error)} Correct the key.", family=name, key=key
-        ) from error
+    return _validated(Family, "family", name, merged)
 
 
 def load_theme(name: str, text: str) -> Theme:
     """Read a theme from its YAML text; raises UserError where it is invalid."""
+    return _validated(Theme, "theme", name, read_mapping(text, f"theme `{name}`"))
+
+
+def _validated(model: type[DefinitionT], kind: str, name: str, values: dict[str, Any]) -> DefinitionT:
     try:
-        return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
+        return model.model_validate({"name": name, **values})
     except ValidationError as error:
-        code, key = problem_code(error), problem_key(error)
         raise UserError(
-            code, f"theme `{name}`: {first_problem(error)} Correct the key.", theme=name, key=key
+            problem_code(error),
+            f"{kind} `{name}`: {first_problem(error)} Correct the key.",
+            key=problem_key(error),
+            **{kind: name},
         ) from error
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:
     """The mapping at the top of a YAML text; raises UserError, which names `where`, if there is none."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(
-            "not_yaml", f"{where}: not valid YAML ({' '.join(str(error).split())}); correct it.", place=where
-        ) from error
+    value = parse_yaml(text, where)
     if not isinstance(value, dict):
-        raise UserError("not_mapping", f"{where}: expected a mapping of keys at the top; correct it.", place=where)
+        raise UserError("not_mapping", f"{where}: expected a mapping of keys at the top; correct it.", file=where)
     return value
 
 
@@ -421,8 +416,7 @@ def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
             into[key] = value
 
 
-def data_files(folder: str) -> Iterable[tuple[str, str]]:
-    """Name and text of the YAML files in a folder of this package, sorted by name."""
-    files = packaged_path("agentrefine.worlds", folder).iterdir()
-    found = sorted((f.name.removesuffix(".yaml"), f) for f in files if f.name.endswith(".yaml"))
-    return [(name, file.read_text(encoding="utf-8")) for name, file in found]
+def data_files(folder: str) -> dict[str, str]:
+    """Names and texts of the YAML files in a folder of this package, sorted by name."""
+    files = packaged_path("agentrefine.worlds", folder).glob("*.yaml")
+    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(files, key=lambda file: file.stem)}

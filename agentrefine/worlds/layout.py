@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
+from agentrefine.game.actions import ActionSpec
+from agentrefine.game.script import Script
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.family import (
     Fact,
@@ -16,11 +18,13 @@ from agentrefine.worlds.family import (
     Theme,
     enumeration,
     index,
+    parameters,
     query,
     sentence,
+    template_regex,
     type_of,
 )
-from agentrefine.worlds.oracle import PlanningProblem, find_plan, problem_of
+from agentrefine.worlds.planner import PlanningProblem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
 """Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
@@ -190,3 +194,49 @@ def _draw_part(
     for condition in part.conditions:
         _complete(condition.fact, members, binding, rng)
     return [GoalCondition(c.fact.ground(binding), c.text.format(**binding), number) for c in part.conditions]
+
+
+def script_of(world: World) -> Script:
+    """The script of a world. Its environment holds everything, the objects that the goal does not need included.
+
+    `environment["world"]` is the world's id; objects are nested in what contains them; facts that are no containment
+    stand in words with their first object.
+    """
+    predicates = world.rules.predicates
+    return Script(
+        environment=_environment(world),
+        goal=world.goal,
+        completion_conditions=[sentence(predicates[c.fact[0]].text(c.fact)) for c in world.conditions],
+        available_actions={
+            template: ActionSpec(
+                description=action.does,
+                verification_code=template_regex(template),
+                parameters={name: list(world.members[type_of(name)]) for name in parameters(template)},
+            )
+            for template, action in world.rules.actions.items()
+        },
+    )
+
+
+def _environment(world: World) -> dict[str, Any]:
+    outer: dict[str, str] = {}
+    facts: dict[str, list[str]] = {name: [] for name in world.objects}
+    player: list[str] = []
+    for fact in sorted(world.start):
+        predicate = world.rules.predicates[fact[0]]
+        binding = dict(zip(predicate.of, fact[1:], strict=True))
+        nested = [binding[variable] for variable in predicate.nests or ()]
+        if len({*nested}) == 2:
+            outer.setdefault(nested[0], nested[1])
+        elif predicate.about == "player":
+            player.append(sentence(predicate.text(fact)))
+        elif predicate.about == "objects":
+            facts[fact[1]].append(sentence(predicate.text(fact)))
+    nodes: dict[str, dict[str, Any]] = {
+        name: {"type": kind, **({"facts": facts[name]} if facts[name] else {})} for name, kind in world.objects.items()
+    }
+    for name in nodes:
+        if name in outer:
+            nodes[outer[name]].setdefault("holds", {})[name] = nodes[name]
+    places = {name: node for name, node in nodes.items() if name not in outer}
+    return {"world": world.id, "places": places, "player": player}

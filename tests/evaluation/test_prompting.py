@@ -20,8 +20,8 @@ from agentrefine.game.conversation import instructions, reply_text
 from agentrefine.params.evaluation import Prompting
 from agentrefine.simulation.thoughts import phrasings
 from agentrefine.worlds import catalogue
+from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from tests.helpers.errors import refused
 from tests.helpers.playing import ScriptedPolicy
 from tests.helpers.world_games import unknown_words

@@ -9,8 +9,7 @@ from agentrefine.params import load_params
 from agentrefine.simulation.game import write_game
 from agentrefine.simulation.requests import generator, world_for
 from agentrefine.worlds.catalogue import families
-from agentrefine.worlds.layout import world_from_id
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import script_of, world_from_id
 from tests.helpers.paths import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")

@@ -26,8 +26,7 @@ from agentrefine.simulation.requests import world_for
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
-from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, ROOT, TRAIN, script_for
 
