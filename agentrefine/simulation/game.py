@@ -295,7 +295,7 @@ def _without_end(situation: Situation) -> list[Mistake]:
     if isinstance(refusal, Move):
         return []
     said, belief = _up_to(says, first).format(**short.binding), thoughts().short_command
-    return [Mistake(short.text, refusal.error, short, said, belief, refusal.message, relevant=True)]
+    return [Mistake(short.text, refusal.error, short, said, belief, refusal.message)]
 
 
 def _up_to(template: str, name: str) -> str:

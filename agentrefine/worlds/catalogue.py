@@ -217,8 +217,7 @@ def check_family(rules: Family) -> None:
 
 def _findings(rules: Family) -> Iterator[str]:
     for name, predicate in rules.predicates.items():
-        alternatives = () if predicate.seen == "always" else predicate.seen
-        yield from _bad_patterns(rules, f"predicate `{name}`", [p for patterns in alternatives for p in patterns])
+        yield from _bad_patterns(rules, f"predicate `{name}`", [p for patterns in predicate.seen for p in patterns])
         yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
     for template, action in rules.actions.items():
         yield from _action_findings(rules, template, action)

@@ -188,9 +188,6 @@ class Game:
     def _visible(self, name: str) -> Iterator[Fact]:
         """The facts of a predicate that the player sees."""
         predicate = self.world.rules.predicates[name]
-        if predicate.seen == "always":
-            yield from self._facts[name]
-            return
         for fact in self._facts[name]:
             binding = dict(zip(predicate.of, fact[1:], strict=True))
             ways = (query(patterns, self._facts, self.world.members, binding) for patterns in predicate.seen)
@@ -250,21 +247,13 @@ def _unknown_value(type_name: str, value: str) -> Refusal:
 
 def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str:
     """All sentences, each once; those with the same text (of several modules) join their lists."""
-    said: dict[str, dict[str, None]] = {}
-    otherwise: dict[str, str] = {}
+    entries: dict[str, dict[str, None]] = {}
+    none: dict[str, str] = {}
     for sentence in sentences:
         for binding in query(sentence.for_, facts, members, {}):
             text = sentence.text.format(list="{list}", **binding)
-            entries = said.setdefault(text, {})
-            entries.update(
-                dict.fromkeys(sentence.show.format(**b) for b in query(sentence.list, facts, members, binding))
-            )
-            otherwise[text] = otherwise.get(text) or sentence.none.format(**binding)
-    filled = (_fill(text, list(entries), otherwise[text]) for text, entries in said.items())
-    return " ".join(text for text in filled if text)
-
-
-def _fill(text: str, entries: list[str], none: str) -> str:
-    if "{list}" not in text:
-        return text
-    return text.format(list=enumeration(entries)) if entries else none
+            shown = (sentence.show.format(**b) for b in query(sentence.list, facts, members, binding))
+            entries.setdefault(text, {}).update(dict.fromkeys(shown))
+            none[text] = none.get(text) or sentence.none.format(**binding)
+    filled = (text.format(list=enumeration([*shown])) if shown else none[text] for text, shown in entries.items())
+    return " ".join(filter(None, filled))

@@ -146,7 +146,7 @@ class Predicate(Definition):
 
     Attributes:
         of: the variables (types) of its arguments; `seen` and the texts use them.
-        seen: when an observation shows such a fact: always, or when one of the alternatives holds.
+        seen: when an observation shows such a fact: `always`, or when all patterns of one of the alternatives hold.
         says, denies: the fact and its opposite as clauses: lower case, without the final full stop.
         nests: (inner, outer), where such a fact is that one object contains the other.
         tell: whether an agent mentions such facts as reasons.
@@ -154,7 +154,9 @@ class Predicate(Definition):
     """
 
     of: tuple[str, ...]
-    seen: Literal["always"] | tuple[tuple[PatternField, ...], ...]
+    seen: Annotated[
+        tuple[tuple[PatternField, ...], ...], BeforeValidator(lambda seen: [[]] if seen == "always" else seen)
+    ]
     says: str
     denies: str = ""
     nests: tuple[str, str] | None = None
@@ -229,9 +231,7 @@ def _with_pools(objects: object) -> object:
     """In a data file a range alone stands for a number of objects that the type's own nouns name."""
     if not isinstance(objects, dict):
         return objects
-    return {
-        kind: given if isinstance(given, dict) else {"pool": kind, "count": given} for kind, given in objects.items()
-    }
+    return {kind: {"pool": kind, "count": n} if isinstance(n, list) else n for kind, n in objects.items()}
 
 
 class StartRule(Definition):

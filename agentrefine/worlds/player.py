@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from agentrefine.worlds import catalogue
@@ -69,11 +69,11 @@ class Explorer:
             raise RuntimeError("the game is completed; there is no action to take")
         known = self.game.world.problem.mask(self.game.known)
         if self._exploring or not self._continue(known):
-            self._plan_anew(known)
-        self.reason = self._explore(known) if self._exploring else self._reason_of_plan(known)
+            self._replan(known)
+        self.reason = self._reason(known)
         return self.reason.action
 
-    def _plan_anew(self, known: int) -> None:
+    def _replan(self, known: int) -> None:
         plan = self._plan_to_goal(known)
         if plan:
             self._plan, self._exploring = plan, ""
@@ -88,55 +88,46 @@ class Explorer:
             return False
         for done in (0, 1):
             rest = [action.text for action in self._plan[done:]]
-            again = replay(self.game.world.problem, rest, known, self._aim)
-            if again:
-                self._plan = again
+            replayed = replay(self.game.world.problem, rest, known, self._aim)
+            if replayed:
+                self._plan = replayed
                 return True
         return False
 
     def _plan_to_goal(self, known: int) -> list[GroundAction]:
         """A plan for all parts of the goal that the known facts can fulfil; it keeps what is already fulfilled."""
         world = self.game.world
-        possible = known | reachable(world.problem, known)
+        possible = reachable(world.problem, known)
         open_parts = {c.part for c in world.conditions if world.problem.mask([c.fact]) & ~possible}
         self._conditions = [c for c in world.conditions if c.part not in open_parts]
         if all(c.fact in self.game.known for c in self._conditions):
             return []
         return search(world.problem, known, world.problem.mask(c.fact for c in self._conditions)) or []
 
-    def _reason_of_plan(self, known: int) -> Reason:
-        ahead, bits = self._ahead(), self.game.world.problem.bits
-        facts = [fact for fact in ahead.requires if bits[fact] & known]
-        return self._reason("plan", self._sub_goal(ahead, known).text, facts)
-
-    def _ahead(self) -> GroundAction:
-        """The next action that does more than bring the player elsewhere; the next one if none does."""
-        return next((action for action in self._plan if not action.travel), self._plan[0])
-
-    def _reason(
-        self,
-        kind: Literal["plan", "explore"],
-        sub_goal: str,
-        facts: Iterable[Fact],
-        looked_for: str = "",
-        kind_looked_for: str = "",
-    ) -> Reason:
-        """Why the plan's first action is taken, of those facts that an agent mentions."""
-        rules, move = self.game.world.rules, self._plan[0].move
+    def _reason(self, known: int) -> Reason:
+        """Why the plan's first action is taken."""
+        rules, move, ahead = self.game.world.rules, self._plan[0].move, self._ahead()
+        facts = [fact for fact in ahead.requires if fact in self.game.known and rules.predicates[fact[0]].tell]
+        looked_for = kind_looked_for = ""
+        if self._exploring:
+            missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
+            looked_for, kind_looked_for = self._looked_for(missing, known)
         return Reason(
-            kind=kind,
-            sub_goal=sub_goal,
+            kind="explore" if self._exploring else "plan",
+            sub_goal=(missing if self._exploring else self._sub_goal(ahead, known)).text,
             move=move,
             action=self.game.render(move),
             says=rules.actions[move.template].says.format(**move.binding),
-            next_move=self._ahead().move,
-            facts=tuple(
-                first_person(rules.predicates[fact[0]].text(fact)) for fact in facts if rules.predicates[fact[0]].tell
-            ),
+            next_move=ahead.move,
+            facts=tuple(first_person(rules.predicates[fact[0]].text(fact)) for fact in facts),
             looked_for=looked_for,
             kind_looked_for=kind_looked_for,
             target=self._exploring,
         )
+
+    def _ahead(self) -> GroundAction:
+        """The next action that does more than bring the player elsewhere; the next one if none does."""
+        return next((action for action in self._plan if not action.travel), self._plan[0])
 
     def _sub_goal(self, ahead: GroundAction, state: int) -> GoalCondition:
         """The first condition that the plan fulfils and that concerns the objects of the action ahead."""
@@ -149,38 +140,37 @@ class Explorer:
         named = ahead.move.binding.values()
         return next((c for c in reached if not set(c.fact[1:]).isdisjoint(named)), reached[0])
 
-    def _explore(self, known: int) -> Reason:
-        missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
+    def _looked_for(self, missing: GoalCondition, known: int) -> tuple[str, str]:
+        """The name of the object to find for a condition; or, where the player has not read of it, its type."""
         unreached = [c for c in self.game.world.conditions if c.part == missing.part]
         sought = [self._sought(c.fact, known) for c in unreached]
-        name = next((name for name in sought if name), "") or self._first_unseen(missing.fact)
-        read_of = name in names_in(self.game.world.goal, [name]) or any(name in f for f in self.game.ever_known)
-        facts = [fact for fact in self._ahead().requires if fact in self.game.known]
-        sought_kind = "" if read_of else self.game.world.objects[name]
-        return self._reason("explore", missing.text, facts, name if read_of else "", sought_kind)
+        name = next(filter(None, sought), "") or self._first_unseen(missing.fact)
+        if name in names_in(self.game.world.goal, [name]) or any(name in fact for fact in self.game.ever_known):
+            return name, ""
+        return "", self.game.world.objects[name]
 
     def _exploration(self, known: int) -> tuple[list[GroundAction], Fact]:
-        """The way to what has not been seen yet: open what is here, else what is known, else visit the next place."""
+        """The path to what has not been seen yet: open what is here, else what is known, else visit the next place."""
         problem = self.game.world.problem
-        ways: list[tuple[list[GroundAction], Fact]] = []
+        paths: list[tuple[list[GroundAction], Fact]] = []
         for fact in self.game.unexplored():
             bit = problem.mask([fact])
-            direct = [a for a in problem.actions if a.adds & bit and a.applicable(known)]
+            direct = [a for a in problem.actions if a.adds & bit and a.applicable(known)][:1]
             if direct and not direct[0].travel:
-                return direct[:1], fact
-            way = direct[:1] or search(problem, known, bit)
-            if way:
-                ways.append((way, fact))
-        if not ways:
+                return direct, fact
+            path = direct or search(problem, known, bit)
+            if path:
+                paths.append((path, fact))
+        if not paths:
             raise RuntimeError(
                 f"world {self.game.world.id} cannot be won any more: there is no plan and nothing left to explore"
             )
-        return next((way for way in ways if len(way[0]) > 1), ways[0])
+        return next((found for found in paths if len(found[0]) > 1), paths[0])
 
     def _sought(self, fact: Fact, known: int) -> str:
         """The object that has to be found before a fact can be reached, of a fact unknown so far."""
         problem = self.game.world.problem
-        possible = known | reachable(problem, known)
+        possible = reachable(problem, known)
         visited: set[Fact] = set()
         while problem.mask([fact]) & ~possible and fact not in visited:
             visited.add(fact)
@@ -215,7 +205,6 @@ class Mistake(NamedTuple):
         belief: the wrong belief behind it, as a clause in the first person, such as `the apple is in the barn` or
             `I hold the apple`.
         error_message: the clause by which the observation will refuse it, such as `the apple is not in the barn`.
-        relevant: it concerns an object of a goal condition that is still open.
     """
 
     action: str
@@ -224,7 +213,6 @@ class Mistake(NamedTuple):
     says: str
     belief: str
     error_message: str
-    relevant: bool
 
 
 def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
@@ -233,25 +221,23 @@ def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
     Logic and place errors are known actions with known values; parameter errors have an unknown verb, or a value that
     the theme knows but the action does not. Their beliefs rest on what is false in the hidden state.
     """
-    wanted = {name for c in game.world.conditions if c.fact not in game.state for name in c.fact[1:]}
-    found = _parameter_errors(game, wanted) if kind == "parameter_error" else _refused(game, kind, wanted)
+    found = _parameter_errors(game) if kind == "parameter_error" else _refused(game, kind)
     return list({mistake.action: mistake for mistake in found}.values())
 
 
-def _refused(game: Game, kind: MistakeKind, wanted: set[str]) -> Iterator[Mistake]:
+def _refused(game: Game, kind: MistakeKind) -> Iterator[Mistake]:
     for move in game.moves():
         refusal = game.judge(move)
         if isinstance(refusal, Refusal) and refusal.error == kind and refusal.belief:
-            yield _mistake(game, move, refusal, not wanted.isdisjoint(move.binding.values()))
+            yield _mistake(game, move, refusal)
 
 
-def _mistake(game: Game, move: Move, refusal: Refusal, relevant: bool) -> Mistake:
+def _mistake(game: Game, move: Move, refusal: Refusal) -> Mistake:
     says = game.world.rules.actions[move.template].says.format(**move.binding)
-    belief = first_person(refusal.belief)
-    return Mistake(game.render(move), refusal.error, move, says, belief, refusal.message, relevant)
+    return Mistake(game.render(move), refusal.error, move, says, first_person(refusal.belief), refusal.message)
 
 
-def _parameter_errors(game: Game, wanted: set[str]) -> Iterator[Mistake]:
+def _parameter_errors(game: Game) -> Iterator[Mistake]:
     texts = catalogue.texts()
     for template, says in texts["unknown_verbs"].items():
         names = parameters(template)
@@ -260,17 +246,16 @@ def _parameter_errors(game: Game, wanted: set[str]) -> Iterator[Mistake]:
             move = Move(template, binding)
             refusal = game.read(move.text)
             if isinstance(refusal, Refusal):
-                said, relevant = says.format(**binding), not wanted.isdisjoint(binding.values())
-                belief = texts["belief_verb"]
-                yield Mistake(move.text, "parameter_error", move, said, belief, refusal.message, relevant)
-    for move in game.moves():
-        if isinstance(game.judge(move), Refusal):
+                said = says.format(**binding)
+                yield Mistake(move.text, "parameter_error", move, said, texts["belief_verb"], refusal.message)
+    for possible in game.moves():
+        if isinstance(game.judge(possible), Refusal):
             continue
-        for name, value in _unfit_values(game, move):
-            wrong = Move(move.template, {**move.binding, name: value})
-            refusal = game.read(game.render(wrong))
+        for name, value in _unfit_values(game, possible):
+            move = Move(possible.template, {**possible.binding, name: value})
+            refusal = game.read(game.render(move))
             if isinstance(refusal, Refusal):
-                yield _mistake(game, wrong, refusal, not wanted.isdisjoint({*move.binding.values(), value}))
+                yield _mistake(game, move, refusal)
 
 
 def _unfit_values(game: Game, move: Move) -> Iterator[tuple[str, str]]:
