@@ -62,7 +62,7 @@ class RoleParams(Section):
         return self
 
 
-class OfflineTeacher(Section):
+class SimulatedTeacher(Section):
     """How often the simulated teacher answers badly, as shares of its answers."""
 
     script_faults: Share = Field(
@@ -131,7 +131,7 @@ class TeacherParams(Section):
         None, description="US dollars; the stage stops before a call could take it beyond"
     )
     prices: UserPath | None = Field(None, description="your own file in the form of agentrefine/llm/prices.yaml")
-    offline: OfflineTeacher = OfflineTeacher()
+    offline: SimulatedTeacher = SimulatedTeacher()
 
     @model_validator(mode="after")
     def _processes_have_calls_to_make(self) -> Self:

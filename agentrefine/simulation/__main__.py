@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, problem_code, problem_key
-from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
+from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
 from agentrefine.simulation.batches import WINDOW_SECONDS
 from agentrefine.simulation.server import Server, Settings, stop_with_parent
 from agentrefine.simulation.wire import HANG_SECONDS, WireProtocol
 
 _KINDS = [kind for kind in get_args(WireFaultKind) if kind != "hang"]
-FAULTLESS = OfflineTeacher(
+FAULTLESS = SimulatedTeacher(
     script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, wire_fault_kinds=_KINDS, mistakes=[2, 3]
 )
 
@@ -70,7 +70,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _params(text: str) -> OfflineTeacher:
+def _params(text: str) -> SimulatedTeacher:
     try:
         given = json.loads(text)
         if not isinstance(given, dict):
@@ -79,7 +79,7 @@ def _params(text: str) -> OfflineTeacher:
                 "--params: a JSON object was expected, such as '{\"wire_faults\": 0.1}'.",
                 option="--params",
             )
-        return OfflineTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
+        return SimulatedTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
     except json.JSONDecodeError as error:
         raise UserError("not_json", f"--params: this is no JSON ({error}).", option="--params") from error
     except ValidationError as error:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, first_problem, short_hash
+from agentrefine.simulation.answers import share
 from agentrefine.simulation.chat import MODEL, ApiError, Strict
-from agentrefine.simulation.requests import share
 
 PURPOSE = "batch"
 ENDPOINT = "/v1/chat/completions"

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 
 from agentrefine.files import first_problem, short_hash
 from agentrefine.llm.completion import CHARACTERS_PER_TOKEN, CUT
-from agentrefine.params.teacher import OfflineTeacher
+from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation.answers import REFUSAL, answer
 
 MODEL = "offline-teacher"
@@ -147,7 +147,7 @@ def unknown_model(name: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, object]:
+def complete(asked: ChatRequest, key: str, params: SimulatedTeacher) -> dict[str, object]:
     """The completion, as OpenAI writes it: a pure function of the request and the parameters."""
     text = _constants(asked.response_format)
     if text is None:

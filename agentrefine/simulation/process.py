@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import IO
 
 from agentrefine.errors import UserError
-from agentrefine.params.teacher import OfflineTeacher
+from agentrefine.params.teacher import SimulatedTeacher
 
 SECONDS_TO_START = 60.0
 SECONDS_TO_STOP = 5.0
 
 
 @contextmanager
-def offline_teacher(params: OfflineTeacher, *flags: str) -> Iterator[str]:
+def simulated_teacher(params: SimulatedTeacher, *flags: str) -> Iterator[str]:
     """Run the simulated teacher on a free port of 127.0.0.1 and give its base URL (ends in `/v1`).
 
     The server is stopped when the block is left, in whatever way; when this process is killed, it ends by itself.

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
-from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
+from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
 from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, BatchStore, read_upload
 from agentrefine.simulation.chat import MODEL, ApiError, ChatRequest, complete, read_chat, unknown_model
 from agentrefine.simulation.wire import HANG_SECONDS, REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 class Server:
     """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch."""
 
-    def __init__(self, params: OfflineTeacher, settings: Settings) -> None:
+    def __init__(self, params: SimulatedTeacher, settings: Settings) -> None:
         """Open the log and the state. Raises UserError if one of them cannot be used."""
         self._params = params
         self._settings = settings

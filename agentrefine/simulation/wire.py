@@ -14,8 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from agentrefine.params.teacher import WireFaultKind
+from agentrefine.simulation.answers import share
 from agentrefine.simulation.chat import ApiError
-from agentrefine.simulation.requests import share
 
 HANG_SECONDS = 30.0
 """Seconds for which a connection hangs where nothing else is asked for."""

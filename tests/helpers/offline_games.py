@@ -6,8 +6,8 @@ from typing import Any
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.params import load_params
+from agentrefine.simulation.answers import generator, world_for
 from agentrefine.simulation.game import write_game
-from agentrefine.simulation.requests import generator, world_for
 from agentrefine.worlds.catalogue import families
 from agentrefine.worlds.layout import script_of, world_from_id
 from tests.helpers.paths import ROOT

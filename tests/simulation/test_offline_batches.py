@@ -16,9 +16,9 @@ import openai
 import pytest
 from openai.types import Batch
 
-from agentrefine.params.teacher import OfflineTeacher
+from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation.batches import BatchStore
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT
@@ -34,8 +34,8 @@ def connected(base_url: str) -> Iterator[openai.OpenAI]:
 
 
 @contextmanager
-def serving(*flags: str, params: OfflineTeacher = FAULTLESS) -> Iterator[openai.OpenAI]:
-    with offline_teacher(params, *flags) as base_url, connected(base_url) as client:
+def serving(*flags: str, params: SimulatedTeacher = FAULTLESS) -> Iterator[openai.OpenAI]:
+    with simulated_teacher(params, *flags) as base_url, connected(base_url) as client:
         yield client
 
 

@@ -20,9 +20,8 @@ import pytest
 
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import error_refine_turns
-from agentrefine.simulation.answers import REFUSAL
-from agentrefine.simulation.process import offline_teacher
-from agentrefine.simulation.requests import world_for
+from agentrefine.simulation.answers import REFUSAL, world_for
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
@@ -33,7 +32,7 @@ from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, ROOT, TRAIN, 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with offline_teacher(FAULTLESS) as base_url:
+    with simulated_teacher(FAULTLESS) as base_url:
         yield base_url
 
 
@@ -148,7 +147,7 @@ def test_a_malformed_request_is_told_what_is_wrong(server: str, body: bytes):
 
 def test_the_same_request_gives_the_same_bytes_in_another_process(server: str):
     params = FAULTLESS.model_copy(update={"script_faults": 0.5, "trajectory_faults": 0.5})
-    with offline_teacher(params) as first, offline_teacher(params) as second:
+    with simulated_teacher(params) as first, simulated_teacher(params) as second:
         for number, family in enumerate(TRAIN):
             for messages in (script_messages(BAKER), trajectory_messages(BAKER, script_for(family))):
                 body = {"model": "offline-teacher", "messages": messages, "seed": number}
@@ -157,7 +156,7 @@ def test_the_same_request_gives_the_same_bytes_in_another_process(server: str):
 
 
 def test_every_answer_waits_for_the_latency_without_delaying_the_others():
-    with offline_teacher(FAULTLESS, "--latency", "0.5") as base_url, ThreadPoolExecutor(8) as pool:
+    with simulated_teacher(FAULTLESS, "--latency", "0.5") as base_url, ThreadPoolExecutor(8) as pool:
         started = time.monotonic()
         list(pool.map(lambda seed: _post(base_url, seed), range(8)))
         assert 0.5 <= time.monotonic() - started < 2
@@ -166,7 +165,7 @@ def test_every_answer_waits_for_the_latency_without_delaying_the_others():
 def test_the_log_tells_of_every_request_before_its_answer(tmp_path: Path):
     log = tmp_path / "requests.jsonl"
     params = FAULTLESS.model_copy(update={"wire_faults": 0.5, "wire_fault_kinds": ["server_error", "truncated_body"]})
-    with offline_teacher(params, "--log", str(log)) as base_url:
+    with simulated_teacher(params, "--log", str(log)) as base_url:
         for seed in (1, 2, 3, 1, 1):
             with suppress(httpx.RemoteProtocolError):
                 _post(base_url, seed)
@@ -220,7 +219,7 @@ def _refuses_connections(base_url: str, within: float) -> bool:
 
 def test_the_server_stops_when_the_block_is_left_by_an_exception():
     def failing() -> None:
-        with offline_teacher(FAULTLESS) as base_url:
+        with simulated_teacher(FAULTLESS) as base_url:
             addresses.append(base_url)
             raise KeyboardInterrupt
 
@@ -233,9 +232,9 @@ def test_the_server_stops_when_the_block_is_left_by_an_exception():
 def test_the_server_ends_when_its_parent_is_killed():
     program = (
         "import time\n"
-        "from agentrefine.params.teacher import OfflineTeacher\n"
-        "from agentrefine.simulation.process import offline_teacher\n"
-        f"with offline_teacher(OfflineTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
+        "from agentrefine.params.teacher import SimulatedTeacher\n"
+        "from agentrefine.simulation.process import simulated_teacher\n"
+        f"with simulated_teacher(SimulatedTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -252,7 +251,7 @@ def test_the_server_ends_when_its_parent_is_killed():
 
 def test_a_server_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with refused("server_not_started"), offline_teacher(FAULTLESS):
+    with refused("server_not_started"), simulated_teacher(FAULTLESS):
         pass
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from agentrefine.game.verdict import Problem, Rule
 from agentrefine.params import VerificationParams
+from agentrefine.simulation.answers import generator, world_for
 from agentrefine.simulation.game import write_game
-from agentrefine.simulation.requests import generator, world_for
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.layout import script_of
