@@ -149,18 +149,14 @@ def unknown_model(name: str) -> ApiError:
 
 def complete(asked: ChatRequest, key: str, params: SimulatedTeacher) -> dict[str, object]:
     """The completion, as OpenAI writes it: a pure function of the request and the parameters."""
-    text = _constants(asked.response_format)
-    if text is None:
-        text = answer(asked.messages[-1].content, key, asked.seed, params)
-        if asked.response_format.type != "text":
-            text = _formed(text, asked.response_format)
+    form = asked.response_format
+    text = _constants(form) or _formed(answer(asked.messages[-1].content, key, asked.seed, params), form)
     tokens = asked.max_completion_tokens or asked.max_tokens
     limit = len(text) if tokens is None else tokens * CHARACTERS_PER_TOKEN
     reason = CUT if len(text) > limit else "stop"
     text = text[:limit]
     # A schema has no room for a refusal, so OpenAI gives it a key of its own.
-    refused = asked.response_format.type == "json_schema" and text == REFUSAL
-    content, refusal = (None, text) if refused else (text, None)
+    content, refusal = (None, text) if form.type == "json_schema" and text == REFUSAL else (text, None)
     # Tokens are counted by length: there is no tokenizer behind the rules.
     prompt_tokens = -(-sum(len(message.content) for message in asked.messages) // CHARACTERS_PER_TOKEN)
     completion_tokens = -(-len(text) // CHARACTERS_PER_TOKEN)
@@ -190,19 +186,21 @@ def _constants(form: ResponseFormat) -> str | None:
     """The only answer that a schema of single values allows, as JSON; None where there is a choice."""
     only: dict[str, Any] = {}
     for name, schema in form.properties.items():
-        choices = schema if isinstance(schema, dict) else {}
-        values = [choices["const"]] if "const" in choices else choices.get("enum")
-        if not isinstance(values, list) or len(values) != 1:
-            return None
-        only[name] = values[0]
+        match schema:
+            case {"const": value} | {"enum": [value]}:
+                only[name] = value
+            case _:
+                return None
     return json.dumps(only, ensure_ascii=False) if only else None
 
 
 def _formed(text: str, form: ResponseFormat) -> str:
-    """An answer without Markdown; a list of turns becomes an object where the schema has `turns`.
+    """An answer in the form asked for: JSON is without Markdown; a list of turns is an object where the schema has `turns`.
 
     What is wrong in a bad answer stays wrong: a list that is cut off is an object that is cut off.
     """
+    if form.type == "text":
+        return text
     bare = text.removeprefix("```json\n").removesuffix("\n```")
     if TURNS not in form.properties or not bare.startswith("["):
         return bare

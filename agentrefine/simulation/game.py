@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
 from agentrefine.simulation.thoughts import filled, thoughts
 from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome, Refusal
-from agentrefine.worlds.family import Move, enumeration, first_person, names_in, parameters
+from agentrefine.worlds.facts import Move
+from agentrefine.worlds.language import enumeration, first_person, names_in, parameters
 from agentrefine.worlds.layout import World, world_from_id
 from agentrefine.worlds.player import Explorer, Mistake, Reason, mistakes
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-import uvicorn
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
 from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
-from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, BatchStore, read_upload
+from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, read_upload
 from agentrefine.simulation.chat import MODEL, ApiError, ChatRequest, complete, read_chat, unknown_model
 from agentrefine.simulation.wire import HANG_SECONDS, REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
 
@@ -57,9 +56,8 @@ class Server:
         self._settings = settings
         self._attempts: OrderedDict[str, int] = OrderedDict()
         self._log = _open_log(settings.log)
-        self._store = BatchStore(settings.state)
         self._batches = Batches(
-            self._store, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
+            settings.state, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
         )
         # The same request is answered by the same bytes: a retry, or a benchmark's second round, waits for no rules.
         self._answer = lru_cache(maxsize=REMEMBERED_ANSWERS)(self._write_answer)
@@ -143,13 +141,13 @@ class Server:
 
     async def _upload(self, request: Request) -> Response:
         filename, content = read_upload(request.headers.get("Content-Type", ""), await request.body())
-        return _record(self._store.add_file(filename, "batch", content))
+        return _record(self._batches.add_file(filename, "batch", content))
 
     async def _file(self, request: Request) -> Response:
-        return _record(self._store.file(request.path_params["id"])[0])
+        return _record(self._batches.file(request.path_params["id"])[0])
 
     async def _content(self, request: Request) -> Response:
-        return Response(self._store.file(request.path_params["id"])[1], media_type="application/octet-stream")
+        return Response(self._batches.file(request.path_params["id"])[1], media_type="application/octet-stream")
 
     async def _create_batch(self, request: Request) -> Response:
         try:
@@ -159,7 +157,7 @@ class Server:
         return _record(self._batches.create(asked))
 
     async def _batch(self, request: Request) -> Response:
-        return _record(self._store.batch(request.path_params["id"]))
+        return _record(self._batches.batch(request.path_params["id"]))
 
     async def _cancel_batch(self, request: Request) -> Response:
         return _record(self._batches.cancel(request.path_params["id"]))
@@ -168,10 +166,10 @@ class Server:
         limit = request.query_params.get("limit", str(PAGE_OF_BATCHES))
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
             raise ApiError(400, f"limit: {limit!r} is no number from 1 to {MAX_PAGE}.", param="limit")
-        batches = self._store.batches()
+        batches = self._batches.batches()
         after = request.query_params.get("after")
         if after is not None:
-            batches = [batch for batch in batches if batch.id < self._store.batch(after).id]
+            batches = [batch for batch in batches if batch.id < self._batches.batch(after).id]
         page = batches[: int(limit)]
         return JSONResponse(
             {
@@ -191,13 +189,6 @@ def _open_log(path: Path | None) -> int | None:
         raise UserError(
             "not_writable", f"{path}: cannot be written ({error.strerror}); choose another --log.", file=path
         ) from error
-
-
-async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:
-    """End the server once the process that started it has ended: it then belongs to another parent."""
-    while os.getppid() == parent:
-        await asyncio.sleep(0.5)
-    server.should_exit = True
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentrefine.files import packaged_text
-from agentrefine.worlds.family import capitalised
+from agentrefine.worlds.language import capitalised
 
 Phrasings = Annotated[list[str], Field(min_length=1)]
 

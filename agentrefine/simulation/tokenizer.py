@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agentrefine.errors import UserError
 from agentrefine.tuning.chat_template import own_chat_template
+from agentrefine.worlds.language import HOLE
 
 PAD, END_OF_TURN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = [PAD, END_OF_TURN, USER, ASSISTANT]
@@ -24,13 +25,12 @@ FREQUENT = 5
 """A piece that the texts hold this often is one token, also without its leading space or as punctuation."""
 WORD = r" ?\{\w+\}| ?\w+:?| ?[^\s\w]|\s(?=\S)|\s+"
 """How other text splits before merging: words with their leading space, among them `{place}` and `Goal:`, and signs."""
-_HOLE = re.compile(r"\{\w+\}|\$\w+")
 _ENDS = re.compile(r"[.?!]|\n|(?<=:) ")
 
 
 def stretches(templates: Iterable[str]) -> set[str]:
     """The stretches of fixed text between the holes of templates; none goes beyond the end of a sentence or line."""
-    parts = (part.strip() for template in templates for hole in _HOLE.split(template) for part in _ENDS.split(hole))
+    parts = (part.strip() for template in templates for hole in HOLE.split(template) for part in _ENDS.split(hole))
     return {part for part in parts if re.search(r"\w", part)}
 
 
@@ -128,6 +128,4 @@ def _any_of(words: set[str]) -> str:
     """A regular expression of the words as a tree of their letters: an alternation of whole words is far slower."""
     heads = sorted({word[0] for word in words if word})
     branches = "|".join(re.escape(head) + _any_of({word[1:] for word in words if word[:1] == head}) for head in heads)
-    if not heads:
-        return ""
-    return f"(?:{branches}){'?' if '' in words else ''}"
+    return f"(?:{branches}){'?' if '' in words else ''}" if heads else ""

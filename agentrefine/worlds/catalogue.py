@@ -1,33 +1,17 @@
 """What worlds there are: the families, each checked when it is loaded, the themes, the paraphrases, and every word."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
 from agentrefine.game.conversation import prompt
-from agentrefine.worlds.family import (
-    ANY_NAME,
-    Action,
-    Family,
-    Pattern,
-    Split,
-    Theme,
-    capitalised,
-    data_files,
-    first_person,
-    load_family,
-    load_theme,
-    parameters,
-    read_mapping,
-    template_regex,
-    type_of,
-)
+from agentrefine.worlds.facts import Pattern, type_of
+from agentrefine.worlds.family import Action, Family, Split, Theme, data_files, load_family, load_theme, read_mapping
+from agentrefine.worlds.language import ANY_NAME, HOLE, Paraphrase, capitalised, first_person, parameters
 
-HOLE = re.compile(r"\{\w+\}|\$\w+")
-"""Where a template names something, such as `{name}`."""
 _WORD = re.compile(r"\w+(?:'\w+)?:?")
 
 
@@ -121,54 +105,6 @@ def _family_texts(rules: Family) -> Iterator[str]:
     yield from (condition.text for goal in rules.goals for condition in goal.conditions)
 
 
-class Paraphrase(NamedTuple):
-    """Another form of every action (paper, robustness study: the benchmark's actions rephrased in five ways).
-
-    Actions are parsed with one set of templates and rendered with the other, so that nothing is lost either way.
-    Instructions follow the paraphrase; goals and observations name no action template and stay as they are.
-
-    Attributes:
-        name: the paraphrase's name.
-        templates: for each canonical template, the one that stands for it.
-        value: the regular expression of what a placeholder stands for.
-        repeated: whether observations and thoughts repeat actions as they are written; worlds speak in sentences.
-    """
-
-    name: str
-    templates: Mapping[str, str]
-    value: str = ANY_NAME
-    repeated: bool = True
-
-    def render(self, action: str) -> str:
-        """A canonical action in this paraphrase; as it is where it matches no template."""
-        return self._translate(action, self.templates.items()) or action
-
-    def parse(self, action: str) -> str | None:
-        """An action of this paraphrase in canonical form; None if it is none."""
-        return self._translate(action.strip(), ((own, canonical) for canonical, own in self.templates.items()))
-
-    def repeat(self, text: str, action: str) -> str:
-        """A text in which a canonical action is in this paraphrase, wherever it stands, with articles or without.
-
-        Where texts do not repeat actions, the text as it is.
-        """
-        if not self.repeated:
-            return text
-        repeated = " (?:the )?".join(map(re.escape, action.split(" ")))
-        return re.sub(rf"(?<!\w){repeated}(?!\w)", lambda _: self.render(action), text)
-
-    def paraphrase_actions(self, actions: Mapping[str, str]) -> dict[str, str]:
-        """Canonical templates with their descriptions, in this paraphrase: what the instructions list."""
-        return {self.templates[template]: description for template, description in actions.items()}
-
-    def _translate(self, action: str, templates: Iterable[tuple[str, str]]) -> str | None:
-        for source, target in templates:
-            found = template_pattern(source, self.value).fullmatch(action)
-            if found is not None:
-                return target.format(**dict(zip(parameters(source), found.groups(), strict=True)))
-        return None
-
-
 PARAPHRASES: tuple[str, ...] = tuple(paraphrase_templates())
 """The names of the paraphrases of the worlds' actions."""
 
@@ -177,12 +113,6 @@ PARAPHRASES: tuple[str, ...] = tuple(paraphrase_templates())
 def paraphrase(name: str) -> Paraphrase:
     """The paraphrase of a name, for the actions of all families. Raises KeyError if there is none."""
     return Paraphrase(name, paraphrase_templates()[name], name_regex(), repeated=False)
-
-
-@cache
-def template_pattern(template: str, value: str) -> re.Pattern[str]:
-    """The compiled regular expression of a template's actions, in which `value` matches a placeholder's value."""
-    return re.compile(template_regex(template, value), re.ASCII)
 
 
 @cache

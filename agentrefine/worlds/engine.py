@@ -8,22 +8,9 @@ from itertools import product
 from typing import Literal, NamedTuple, get_args
 
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.catalogue import Paraphrase, template_pattern
-from agentrefine.worlds.family import (
-    Binding,
-    Fact,
-    Index,
-    Members,
-    Move,
-    Precondition,
-    Sentence,
-    enumeration,
-    index,
-    matches,
-    parameters,
-    query,
-    type_of,
-)
+from agentrefine.worlds.facts import Binding, Fact, Index, Members, Move, index, matches, query, type_of
+from agentrefine.worlds.family import Precondition, Sentence
+from agentrefine.worlds.language import Paraphrase, enumeration, parameters, template_pattern
 from agentrefine.worlds.layout import World
 
 WHEREABOUTS = ("in", "stands", "part")

@@ -1,135 +1,20 @@
-"""Families and themes of worlds: facts and patterns, clauses, and typed data files, which are refused when broken."""
+"""Families and themes of worlds: typed data files, which are refused when broken."""
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, packaged_path, parse_yaml, problem_code, problem_key
-from agentrefine.game.actions import PLACEHOLDER
-
-_FIRST_PERSON = {"you are": "I am", "you": "I", "your": "my"}
-_SECOND_PERSON = re.compile(r"\b(?:you are|you|your)\b")
-
-
-def capitalised(clause: str) -> str:
-    """The clause with a capital letter first."""
-    return clause[:1].upper() + clause[1:]
-
-
-def sentence(clause: str) -> str:
-    """A clause as a sentence: `the cup is here` becomes `The cup is here.`"""
-    return f"{capitalised(clause)}."
-
-
-def enumeration(entries: Sequence[str], last: str = " and ") -> str:
-    """One or more texts as `the cup, the map and the pen`; `last` joins the last two."""
-    *before, end = entries
-    return f"{', '.join(before)}{last}{end}" if before else end
-
-
-def first_person(clause: str) -> str:
-    """A clause about the player (`you are in the barn`) as the player says it (`I am in the barn`)."""
-    return _SECOND_PERSON.sub(lambda found: _FIRST_PERSON[found.group()], clause)
-
-
-Fact = tuple[str, ...]
-"""A ground fact: the predicate and its arguments, such as `("in", "apple", "barn")`."""
-
-Binding = dict[str, str]
-"""Variables and the objects that they stand for."""
-
-Members = Mapping[str, Sequence[str]]
-"""For each type, the objects that belong to it or to one of its subtypes, in the world's order."""
-
-Index = Mapping[str, Sequence[Fact]]
-"""Facts by predicate, sorted."""
-
-
-class Pattern(NamedTuple):
-    """A fact with variables: `in item spot`, or `not in item spot`. A variable is its type, with a digit if needed."""
-
-    predicate: str
-    variables: tuple[str, ...]
-    negated: bool = False
-
-    def ground(self, binding: Mapping[str, str]) -> Fact:
-        """The fact that the pattern stands for under a complete binding."""
-        return (self.predicate, *(binding[variable] for variable in self.variables))
-
-
-def parse_pattern(text: object) -> Pattern:
-    """Read a pattern from its text; raises ValueError if it is not a predicate and its variables."""
-    words = text.split() if isinstance(text, str) else []
-    negated = words[:1] == ["not"]
-    words = words[1:] if negated else words
-    if not words:
-        raise ValueError("expected a predicate and its variables, such as `in item spot`")
-    return Pattern(words[0], tuple(words[1:]), negated)
-
-
-PatternField = Annotated[Pattern, BeforeValidator(parse_pattern)]
-"""A pattern that is written as text in a data file."""
-
-
-def type_of(variable: str) -> str:
-    """The type of a variable: its name without the digit that sets it apart from another of the type."""
-    return variable.rstrip("0123456789")
-
-
-def names_in(text: str, names: Collection[str]) -> list[str]:
-    """Those of `names` that a text holds as whole words, in the order of the text."""
-    return list(dict.fromkeys(_any_of(frozenset(names)).findall(text))) if names else []
-
-
-@lru_cache(maxsize=4096)
-def _any_of(names: frozenset[str]) -> re.Pattern[str]:
-    longest_first = sorted(names, key=lambda name: (-len(name), name))
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
-
-
-def index(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
-    """Facts by predicate, in sorted order."""
-    by_predicate: dict[str, list[Fact]] = {}
-    for fact in sorted(facts):
-        by_predicate.setdefault(fact[0], []).append(fact)
-    return by_predicate
-
-
-def matches(pattern: Pattern, facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
-    """The ways to complete `binding` so that the (positive) pattern is one of the facts."""
-    for fact in facts.get(pattern.predicate, ()):
-        completed = binding
-        for variable, name in zip(pattern.variables, fact[1:], strict=True):
-            bound = completed.get(variable)
-            if bound is None and name in members.get(type_of(variable), ()):
-                completed = {**completed, variable: name}
-            elif bound != name:
-                break
-        else:
-            yield completed
-
-
-def query(patterns: Sequence[Pattern], facts: Index, members: Members, binding: Binding) -> Iterator[Binding]:
-    """The ways to complete `binding` so that every (positive) pattern is one of the facts, in a fixed order."""
-    if not patterns:
-        yield binding
-        return
-    for completed in matches(patterns[0], facts, members, binding):
-        yield from query(patterns[1:], facts, members, completed)
-
+from agentrefine.worlds.facts import Fact, PatternField
 
 Split = Literal["train", "held_out"]
 ErrorKind = Literal["logic", "place"]
 Range = Annotated[tuple[int, int], Field(strict=False)]
 Noun = Annotated[str, Field(pattern=r"^[a-z]+( [a-z]+){0,2}$")]
 """A name of one to three lower-case words: it stands after an article, so it never begins a sentence."""
-
-ANY_NAME = r"\w+(?: \w+){0,2}?"
-"""The regular expression of what may stand for a name: one to three words."""
 
 
 class Definition(BaseModel):
@@ -330,33 +215,6 @@ class Theme(Definition):
             if longer:
                 raise ValueError(f"the noun `{noun}` is part of the noun `{longer}`")
         return self
-
-
-class Move(NamedTuple):
-    """A known action: its canonical template, and a name for each of the template's placeholders."""
-
-    template: str
-    binding: Binding
-
-    @property
-    def text(self) -> str:
-        """The action in canonical form."""
-        return self.template.format(**self.binding)
-
-
-def parameters(template: str) -> tuple[str, ...]:
-    """The placeholders of a template, in order."""
-    return tuple(PLACEHOLDER.findall(template))
-
-
-def template_regex(template: str, value: str = r"\w+(?: \w+)*") -> str:
-    r"""The regular expression of a template's actions, such as `^open (\w+(?: \w+)*)$`; it runs in linear time.
-
-    `value` is the regular expression of what a placeholder stands for.
-    """
-    parts = PLACEHOLDER.split(template)
-    patterns = (f"({value})" if i % 2 else re.escape(part).replace(r"\ ", " ") for i, part in enumerate(parts))
-    return f"^{''.join(patterns)}$"
 
 
 def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Family:

@@ -11,19 +11,9 @@ from agentrefine.files import short_hash
 from agentrefine.game.actions import ActionSpec
 from agentrefine.game.script import Script
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.family import (
-    Fact,
-    Family,
-    Pattern,
-    Theme,
-    enumeration,
-    index,
-    parameters,
-    query,
-    sentence,
-    template_regex,
-    type_of,
-)
+from agentrefine.worlds.facts import Fact, Pattern, index, query, type_of
+from agentrefine.worlds.family import Family, Theme
+from agentrefine.worlds.language import enumeration, parameters, sentence, template_regex
 from agentrefine.worlds.planner import PlanningProblem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000

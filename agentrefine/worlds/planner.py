@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from agentrefine.worlds.family import Action, Binding, Fact, Family, Index, Move, index, matches, parameters, type_of
+from agentrefine.worlds.facts import Binding, Fact, Index, Move, index, matches, type_of
+from agentrefine.worlds.family import Action, Family
+from agentrefine.worlds.language import parameters
 
 MAX_EXPANSIONS = 500
 """States that a search expands before it gives up."""

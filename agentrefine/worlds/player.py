@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import REQUIRED_TYPES, Game, MistakeKind, Refusal
-from agentrefine.worlds.family import Fact, Move, first_person, names_in, parameters, type_of
+from agentrefine.worlds.facts import Fact, Move, type_of
+from agentrefine.worlds.language import first_person, names_in, parameters
 from agentrefine.worlds.layout import GoalCondition
 from agentrefine.worlds.planner import GroundAction, reachable, replay, search
 

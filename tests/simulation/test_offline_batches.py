@@ -17,7 +17,7 @@ import pytest
 from openai.types import Batch
 
 from agentrefine.params.teacher import SimulatedTeacher
-from agentrefine.simulation.batches import BatchStore
+from agentrefine.simulation.batches import Batches
 from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.errors import refused
@@ -306,7 +306,7 @@ def test_a_damaged_folder_is_said_in_one_sentence(tmp_path: Path):
     (tmp_path / "batches").mkdir()
     (tmp_path / "batches" / "batch_000000.json").write_text("{")
     with refused("state_damaged", file=tmp_path):
-        BatchStore(tmp_path)
+        Batches(tmp_path, lambda body, batch: (200, body), seconds=0, window_seconds=1)
 
 
 def test_without_a_folder_a_new_server_knows_nothing_of_an_old_ones_batches(client: openai.OpenAI):

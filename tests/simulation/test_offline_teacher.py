@@ -28,7 +28,7 @@ from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.catalogue import themes
-from agentrefine.worlds.family import first_person, names_in
+from agentrefine.worlds.language import first_person, names_in
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, PARAMS, ROOT, TRAIN, games, script_for
 

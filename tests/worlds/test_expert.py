@@ -6,7 +6,7 @@ import pytest
 
 from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.engine import Game
-from agentrefine.worlds.family import names_in
+from agentrefine.worlds.language import names_in
 from agentrefine.worlds.layout import World, draw_world
 from agentrefine.worlds.player import Explorer, mistakes
 from tests.helpers.world_games import FAMILIES, MAX_EXPERT_STEPS, MISTAKE_KINDS, THEMES, expert_game, worlds_of

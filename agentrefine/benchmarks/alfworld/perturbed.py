@@ -15,7 +15,7 @@ from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
 from agentrefine.benchmarks.simulators import LISTING, SimulatorBenchmark, command, data_of
 from agentrefine.benchmarks.worker import RemoteEnvironment
-from agentrefine.worlds.catalogue import Paraphrase
+from agentrefine.worlds.language import Paraphrase
 
 PERTURBATIONS: dict[str, dict[str, str]] = data_of("alfworld", "perturbations.yaml")
 NAME = r"[a-z]+ [0-9]+"

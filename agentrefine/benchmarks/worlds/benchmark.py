@@ -6,9 +6,10 @@ from itertools import cycle, islice
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.catalogue import PARAPHRASES, Paraphrase, paraphrase
+from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
+from agentrefine.worlds.language import Paraphrase
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
 from agentrefine.worlds.player import Explorer
 
