@@ -33,7 +33,7 @@ def main() -> None:
     """Read the arguments and serve until SIGTERM, SIGINT or the end of the parent process."""
     parser = argparse.ArgumentParser(prog="python -m agentrefine.simulation", description=__doc__)
     add = parser.add_argument
-    add("--port", type=_port, default=0, help="0: any free port")
+    add("--port", type=int, default=0, help="0: any free port")
     add("--params", default="{}", help="keys of teacher.offline in params.yaml, as JSON")
     add("--parent", type=int, default=None, help="end when this parent process has ended")
     add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="each chat completion waits that long")
@@ -48,17 +48,11 @@ def main() -> None:
     try:
         server = Server(_params(arguments.params), settings)
         listening = socket.create_server(("127.0.0.1", arguments.port))
-    except OSError as error:
-        sys.exit(f"Port {arguments.port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port.")
+    except (OSError, OverflowError) as error:
+        sys.exit(f"Port {arguments.port} of 127.0.0.1 cannot be used ({error}); choose another --port.")
     except UserError as error:
         sys.exit(str(error))
     asyncio.run(_serve(server, listening, arguments.parent))
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**16:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; they go from 0 to {2**16 - 1}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

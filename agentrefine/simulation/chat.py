@@ -46,19 +46,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class ObjectSchema(BaseModel):
+    """The root of a schema, which must be an object with properties; what else it says is not enforced."""
+
+    type: Literal["object"]
+    properties: dict[str, Any]
+
+
 class JsonSchema(Strict):
     """The schema of an answer, with its name."""
 
     name: str
-    definition: dict[str, Any] = Field(alias="schema")
+    root: ObjectSchema = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None
-
-    @model_validator(mode="after")
-    def _root_is_an_object(self) -> Self:
-        if self.definition.get("type") != "object" or not isinstance(self.definition.get("properties"), dict):
-            raise ValueError("the schema's root must be of type object with properties")
-        return self
 
 
 class ResponseFormat(Strict):
@@ -76,8 +77,7 @@ class ResponseFormat(Strict):
     @property
     def properties(self) -> dict[str, Any]:
         """The schemas of the object's keys; none where no schema is given."""
-        properties: dict[str, Any] = self.json_schema.definition["properties"] if self.json_schema else {}
-        return properties
+        return self.json_schema.root.properties if self.json_schema else {}
 
 
 class ChatRequest(Strict):

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +14,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
 from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
-from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, read_upload
+from agentrefine.simulation.batches import Batches, BatchRequest, read_upload
 from agentrefine.simulation.chat import MODEL, ApiError, ChatRequest, complete, read_chat, unknown_model
-from agentrefine.simulation.wire import HANG_SECONDS, REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
+from agentrefine.simulation.wire import REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
 
 MODEL_CARD = {
     "id": MODEL,
@@ -38,13 +39,13 @@ MAX_PAGE = 100
 class Settings(NamedTuple):
     """How the server serves (`python -m agentrefine.simulation --help`); none of it changes an answer."""
 
-    latency: float = 0.0
-    log: Path | None = None
-    structured: bool = False
-    hang_seconds: float = HANG_SECONDS
-    batch_seconds: float = 0.0
-    batch_window_seconds: float = WINDOW_SECONDS
-    state: Path | None = None
+    latency: float
+    log: Path | None
+    structured: bool
+    hang_seconds: float
+    batch_seconds: float
+    batch_window_seconds: float
+    state: Path | None
 
 
 class Server:
@@ -54,7 +55,7 @@ class Server:
         """Open the log and the state. Raises UserError if one of them cannot be used."""
         self._params = params
         self._settings = settings
-        self._attempts: OrderedDict[str, int] = OrderedDict()
+        self._attempts = lru_cache(REMEMBERED_REQUESTS)(lambda key: count())
         self._log = _open_log(settings.log)
         self._batches = Batches(
             settings.state, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
@@ -86,7 +87,7 @@ class Server:
         """Continue batches that were unfinished when the server ended; needs the event loop to run."""
         self._batches.resume()
 
-    async def _chat(self, request: Request) -> Response:
+    async def _chat(self, request: Request) -> ASGIApp:
         text = await request.body()
         asked = read_chat(text, structured=self._settings.structured)
         attempt, fault = self._draw(asked, self._params.wire_fault_kinds)
@@ -115,10 +116,7 @@ class Server:
 
     def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
         """How often the request had come before, and what goes wrong on the wire this time, if anything."""
-        attempt = self._attempts.pop(asked.key(), 0)
-        self._attempts[asked.key()] = attempt + 1
-        if len(self._attempts) > REMEMBERED_REQUESTS:
-            self._attempts.popitem(last=False)
+        attempt = next(self._attempts(asked.key()))
         return attempt, drawn_fault(self._params.wire_faults, kinds, asked.key(), attempt)
 
     def _note(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
