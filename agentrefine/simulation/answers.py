@@ -17,14 +17,14 @@ from agentrefine.llm.completion import SAMPLES_PER_CALL
 from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation import faults
 from agentrefine.simulation.game import world_of, write_game
-from agentrefine.worlds.catalogue import families, family, theme, themes
+from agentrefine.worlds.catalogue import all_families, all_themes, families, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, script_of
 
 REFUSAL = (
     "I am the offline teacher, a rule-based stand-in and not a language model. I write scripts for personas and play "
     "the games of scripts that I wrote; I cannot answer anything else."
 )
-FENCED = 0.2
+FENCED_SHARE = 0.2
 """The share of good answers that stand in a Markdown block, as many models write JSON."""
 
 PERSONA_LINE = re.compile(r"\nPersona: ([^\n]+)\s*\Z")
@@ -56,7 +56,7 @@ def _script(persona: str, key: str, sample: int | None, params: SimulatedTeacher
     rng = generator("script fault", key)
     if rng.random() < params.script_faults:
         return faults.spoil_script(script, rng)
-    return _dressed(faults.script_text(script), key)
+    return _maybe_fenced(faults.script_text(script), key)
 
 
 def _game(script: str, turns: str, key: str, params: SimulatedTeacher) -> str:
@@ -67,7 +67,7 @@ def _game(script: str, turns: str, key: str, params: SimulatedTeacher) -> str:
         kept = _TURNS.validate_json(turns)
     except (ValueError, KeyError, TypeError, AttributeError, UserError):
         return REFUSAL
-    splits = (family(world.family).split, theme(world.theme).split)
+    splits = (all_families()[world.family].split, all_themes()[world.theme].split)
     if splits != ("train", "train") or not 0 <= world.seed < EVALUATION_SEEDS:
         return REFUSAL
     rng = generator("game fault", key)
@@ -78,11 +78,11 @@ def _game(script: str, turns: str, key: str, params: SimulatedTeacher) -> str:
     written = write_game(world, kept, (fewest, most), generator("game", key))
     if faulty and not too_clean and written:
         return faults.spoil_turns(written, environment, rng)
-    return _dressed(faults.turns_text(written), key)
+    return _maybe_fenced(faults.turns_text(written), key)
 
 
-def _dressed(text: str, key: str) -> str:
-    return f"```json\n{text}\n```" if share("fence", key) < FENCED else text
+def _maybe_fenced(text: str, key: str) -> str:
+    return f"```json\n{text}\n```" if share("fence", key) < FENCED_SHARE else text
 
 
 def world_for(persona: str, sample: int | None) -> World:

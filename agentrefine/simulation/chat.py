@@ -150,7 +150,7 @@ def unknown_model(name: str) -> ApiError:
 def complete(asked: ChatRequest, key: str, params: SimulatedTeacher) -> dict[str, object]:
     """The completion, as OpenAI writes it: a pure function of the request and the parameters."""
     form = asked.response_format
-    text = _constants(form) or _formed(answer(asked.messages[-1].content, key, asked.seed, params), form)
+    text = _only_answer(form) or _in_form(answer(asked.messages[-1].content, key, asked.seed, params), form)
     tokens = asked.max_completion_tokens or asked.max_tokens
     limit = len(text) if tokens is None else tokens * CHARACTERS_PER_TOKEN
     reason = CUT if len(text) > limit else "stop"
@@ -182,7 +182,7 @@ def complete(asked: ChatRequest, key: str, params: SimulatedTeacher) -> dict[str
     }
 
 
-def _constants(form: ResponseFormat) -> str | None:
+def _only_answer(form: ResponseFormat) -> str | None:
     """The only answer that a schema of single values allows, as JSON; None where there is a choice."""
     only: dict[str, Any] = {}
     for name, schema in form.properties.items():
@@ -194,7 +194,7 @@ def _constants(form: ResponseFormat) -> str | None:
     return json.dumps(only, ensure_ascii=False) if only else None
 
 
-def _formed(text: str, form: ResponseFormat) -> str:
+def _in_form(text: str, form: ResponseFormat) -> str:
     """An answer in the form asked for: JSON is without Markdown; a list of turns is an object where the schema has `turns`.
 
     What is wrong in a bad answer stays wrong: a list that is cut off is an object that is cut off.

@@ -18,7 +18,7 @@ ScriptFault = Callable[[Record, Random], str | None]
 TrajectoryFault = Callable[[list[Record], Record, Random], str | None]
 
 UNKNOWN_ACTIONS = ("wait for help", "please help me", "think about the goal", "shout loudly", "do something else")
-NAMELESS_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
+UNKNOWN_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
 
 
 def script_text(script: Record) -> str:
@@ -61,7 +61,7 @@ def script_cut_off(script: Record, rng: Random) -> str:
 def value_not_in_environment(script: Record, rng: Random) -> None:
     """A placeholder may take a value that names nothing."""
     parameters = _drawn_parameters(script, rng)
-    parameters[rng.choice(sorted(parameters))].append(rng.choice(NAMELESS_VALUES))
+    parameters[rng.choice(sorted(parameters))].append(rng.choice(UNKNOWN_VALUES))
 
 
 def ambiguous_templates(script: Record, rng: Random) -> None:

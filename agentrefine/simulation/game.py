@@ -94,7 +94,6 @@ class _Writer:
         self._in_sight: frozenset[str] = frozenset()
 
     def first(self, observation: str) -> None:
-        """The game begins."""
         self._say(observation, self._rng.choice(thoughts().dm["first"]), Outcome(observation, None, False))
 
     def read(self, text: str) -> None:
@@ -103,7 +102,6 @@ class _Writer:
         self._known |= self._in_sight
 
     def act(self, step: ExpertStep) -> None:
-        """The expert's own action."""
         reason = step.reason
         self._play(self._thought(step), reason.action)
         texts = thoughts().dm

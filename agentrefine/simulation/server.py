@@ -90,11 +90,11 @@ class Server:
     async def _chat(self, request: Request) -> ASGIApp:
         text = await request.body()
         asked = read_chat(text, structured=self._settings.structured)
-        attempt, fault = self._draw(asked, self._params.wire_fault_kinds)
+        attempt, fault = self._draw_fault(asked, self._params.wire_fault_kinds)
         if self._settings.latency:
             await asyncio.sleep(self._settings.latency)
         body = b"" if fault in WITHOUT_ANSWER else self._answer(text)
-        self._note(asked, attempt, fault, batch=None)
+        self._log_request(asked, attempt, fault, batch=None)
         if fault is None:
             return Response(body, media_type="application/json")
         return faulty(fault, body, self._settings.hang_seconds)
@@ -108,18 +108,18 @@ class Server:
             asked = read_chat(orjson.dumps(body), structured=self._settings.structured)
         except ApiError as error:
             return error.status, error.body
-        attempt, fault = self._draw(asked, self._batch_faults)
-        self._note(asked, attempt, fault, batch=batch_id)
+        attempt, fault = self._draw_fault(asked, self._batch_faults)
+        self._log_request(asked, attempt, fault, batch=batch_id)
         if fault is None:
             return 200, complete(asked, asked.key(), self._params)
         return REFUSED[fault].status, REFUSED[fault].body
 
-    def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
+    def _draw_fault(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
         """How often the request had come before, and what goes wrong on the wire this time, if anything."""
         attempt = next(self._attempts(asked.key()))
         return attempt, drawn_fault(self._params.wire_faults, kinds, asked.key(), attempt)
 
-    def _note(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
+    def _log_request(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
         """Append a request to the log before its answer is sent; a completion's id is `chatcmpl-` and the key."""
         if self._log is None:
             return

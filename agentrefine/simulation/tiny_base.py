@@ -19,7 +19,7 @@ from agentrefine.files import atomic_folder, packaged_text, short_hash, write_js
 from agentrefine.game.conversation import instructions, opening, reply_text
 from agentrefine.params.tuning import TinyModel
 from agentrefine.simulation import thoughts
-from agentrefine.simulation.tokenizer import FREQUENT, build_tokenizer, check_words, stretches
+from agentrefine.simulation.tokenizer import MIN_FREQUENCY, build_tokenizer, check_words, stretches
 from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
@@ -34,10 +34,10 @@ from agentrefine.worlds.player import Explorer
 Progress = Callable[[int, int], None]
 """Called with the tokens done and all tokens, after each step."""
 Batch = tuple[torch.Tensor, torch.Tensor, int]
-"""Padded token ids and labels, (rows, longest row), and the number of tokens; labels are -100 where nothing is learned."""
+"""Token ids and labels, (rows, longest row), and the number of tokens; labels are -100 where nothing is learned."""
 
 TEXTS_FOR_TOKENIZER = 400
-POOL = 64
+TEXTS_PER_POOL = 64
 """Texts among which rows of similar length are put together."""
 WARMUP_STEPS = 30
 DECAY_SHARE = 0.4
@@ -124,7 +124,7 @@ def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     commands = dict.fromkeys(all_templates(), "")
     chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
     texts = [plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)]
-    tokenizer = build_tokenizer(words, texts + chat * FREQUENT)
+    tokenizer = build_tokenizer(words, texts + chat * MIN_FREQUENCY)
     check_words(tokenizer, words)
     return tokenizer
 
@@ -134,7 +134,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
     rng = Random(int(short_hash("batches", str(seed)), 16))
     texts = plain_texts(seed)
     while True:
-        rows = [_row(tokenizer, text, params) for text in islice(texts, POOL)]
+        rows = [_row(tokenizer, text, params) for text in islice(texts, TEXTS_PER_POOL)]
         batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[]]
         for ids, labels in sorted(rows, key=lambda row: len(row[0])):
             if batches[-1] and (len(batches[-1]) + 1) * len(ids) > params.batch_tokens:
@@ -195,7 +195,7 @@ def _pretrain(
 
 
 def _renew_unseen(model: LlamaForCausalLM, seen: torch.Tensor, seed: int) -> None:
-    """Draw the embeddings of tokens that the text never held anew, around the mean of the others.
+    """Draw new embeddings, around the mean of the others, for the tokens that the text never held.
 
     Pretraining only pushes them away from everything; the chat's tokens would take long to come back from there.
     """

@@ -38,7 +38,7 @@ REFUSED: dict[WireFaultKind, ApiError] = {
 
 WITHOUT_ANSWER: frozenset[WireFaultKind | None] = frozenset([*REFUSED, "reset", "hang", "wrong_content_type"])
 """The faults that send nothing of the good answer."""
-PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
+HTML_PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
 def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: int) -> WireFaultKind | None:
@@ -53,7 +53,7 @@ def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> ASGIApp:
     if fault in REFUSED:
         return REFUSED[fault].response()
     if fault == "wrong_content_type":
-        return Response(PAGE, media_type="text/html")
+        return Response(HTML_PAGE, media_type="text/html")
     if fault == "hang":
         return partial(_hang, hang_seconds)
     if fault == "reset":

@@ -17,22 +17,28 @@ _WORD = re.compile(r"\w+(?:'\w+)?:?")
 
 def families(split: Split) -> tuple[Family, ...]:
     """The families of a split, by name. Train and held-out families are disjoint."""
-    return tuple(f for f in _families().values() if f.split == split)
+    return tuple(f for f in all_families().values() if f.split == split)
 
 
 def themes(split: Split) -> tuple[Theme, ...]:
     """The themes of a split, by name. Train and held-out themes are disjoint."""
-    return tuple(t for t in _themes().values() if t.split == split)
+    return tuple(t for t in all_themes().values() if t.split == split)
 
 
-def family(name: str) -> Family:
-    """The family of a name; raises KeyError where there is none."""
-    return _families()[name]
+@cache
+def all_families() -> dict[str, Family]:
+    """Every family by its name."""
+    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules").items()}
+    found = {name: load_family(name, text, modules) for name, text in data_files("families").items()}
+    for rules in found.values():
+        check_family(rules)
+    return found
 
 
-def theme(name: str) -> Theme:
-    """The theme of a name; raises KeyError where there is none."""
-    return _themes()[name]
+@cache
+def all_themes() -> dict[str, Theme]:
+    """Every theme by its name."""
+    return {name: load_theme(name, text) for name, text in data_files("themes").items()}
 
 
 @cache
@@ -50,7 +56,7 @@ def paraphrase_templates() -> dict[str, dict[str, str]]:
 @cache
 def names() -> frozenset[str]:
     """Every name that an object of a world can have."""
-    return frozenset(noun for setting in _themes().values() for pool in setting.nouns.values() for noun in pool)
+    return frozenset(noun for setting in all_themes().values() for pool in setting.nouns.values() for noun in pool)
 
 
 @cache
@@ -69,7 +75,7 @@ def all_texts() -> frozenset[str]:
     found = {"Goal: Thought: Action:", prompt("instructions.md"), prompt("acknowledgement.md")}
     for value in texts().values():
         found.update([value] if isinstance(value, str) else [*value, *value.values()])
-    for definition in _families().values():
+    for definition in all_families().values():
         found.update(_family_texts(definition))
     found |= {first_person(text) for text in found}
     found |= {capitalised(text) for text in found}
@@ -90,7 +96,7 @@ def words_in(text: str) -> list[str]:
 
 def all_templates() -> Iterator[str]:
     """The templates of all actions, canonical and paraphrased."""
-    yield from (template for rules in _families().values() for template in rules.actions)
+    yield from (template for rules in all_families().values() for template in rules.actions)
     yield from (template for templates in paraphrase_templates().values() for template in templates.values())
 
 
@@ -113,20 +119,6 @@ PARAPHRASES: tuple[str, ...] = tuple(paraphrase_templates())
 def paraphrase(name: str) -> Paraphrase:
     """The paraphrase of a name, for the actions of all families. Raises KeyError if there is none."""
     return Paraphrase(name, paraphrase_templates()[name], name_regex(), repeated=False)
-
-
-@cache
-def _families() -> dict[str, Family]:
-    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules").items()}
-    found = {name: load_family(name, text, modules) for name, text in data_files("families").items()}
-    for rules in found.values():
-        check_family(rules)
-    return found
-
-
-@cache
-def _themes() -> dict[str, Theme]:
-    return {name: load_theme(name, text) for name, text in data_files("themes").items()}
 
 
 def check_family(rules: Family) -> None:

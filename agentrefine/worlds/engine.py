@@ -13,7 +13,7 @@ from agentrefine.worlds.family import Precondition, Sentence
 from agentrefine.worlds.language import Paraphrase, enumeration, parameters, template_pattern
 from agentrefine.worlds.layout import World
 
-WHEREABOUTS = ("in", "stands", "part")
+LOCATION_PREDICATES = ("in", "stands", "part")
 """The predicates that say where an object is: their first argument is in the second."""
 REQUIRED_TYPES = ("washer", "heater", "device", "key", "vault", "tool", "money")
 """The types of objects that goals need without naming them."""
@@ -213,7 +213,7 @@ class Game:
         for name in (*names, *required):
             if name in self.world.members["place"] or ("hold", name) in self.known:
                 continue
-            spot = next((fact[2] for fact in known if fact[0] in WHEREABOUTS and fact[1] == name), None)
+            spot = next((fact[2] for fact in known if fact[0] in LOCATION_PREDICATES and fact[1] == name), None)
             if name in sellers:
                 yield texts["sold"].format(name=name, person=sellers[name])
             elif spot is not None:

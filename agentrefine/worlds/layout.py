@@ -84,7 +84,7 @@ def draw_world(family: str, theme: str, seed: int) -> World:
         KeyError: there is no such family or theme.
         UserError: the family's data file admits no solvable layout in this theme.
     """
-    rules, nouns = catalogue.family(family), catalogue.theme(theme)
+    rules, nouns = catalogue.all_families()[family], catalogue.all_themes()[theme]
     for attempt in range(MAX_ATTEMPTS):
         rng = Random(int(short_hash("world", family, theme, str(seed), str(attempt)), 16))
         members = _draw_members(rules, nouns, rng)

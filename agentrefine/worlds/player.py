@@ -144,7 +144,7 @@ class Explorer:
     def _looked_for(self, missing: GoalCondition, known: int) -> tuple[str, str]:
         """The name of the object to find for a condition; or, where the player has not read of it, its type."""
         unreached = [c for c in self.game.world.conditions if c.part == missing.part]
-        sought = [self._sought(c.fact, known) for c in unreached]
+        sought = [self._missing_object(c.fact, known) for c in unreached]
         name = next(filter(None, sought), "") or self._first_unseen(missing.fact)
         if name in names_in(self.game.world.goal, [name]) or any(name in fact for fact in self.game.ever_known):
             return name, ""
@@ -168,7 +168,7 @@ class Explorer:
             )
         return next((found for found in paths if len(found[0]) > 1), paths[0])
 
-    def _sought(self, fact: Fact, known: int) -> str:
+    def _missing_object(self, fact: Fact, known: int) -> str:
         """The object that has to be found before a fact can be reached, of a fact unknown so far."""
         problem = self.game.world.problem
         possible = reachable(problem, known)
@@ -261,7 +261,7 @@ def _parameter_errors(game: Game) -> Iterator[Mistake]:
 
 def _unfit_values(game: Game, move: Move) -> Iterator[tuple[str, str]]:
     """Values that a parameter of a possible action does not take: other objects here, and nouns of the theme."""
-    nouns, rules = catalogue.theme(game.world.theme).nouns, game.world.rules
+    nouns, rules = catalogue.all_themes()[game.world.theme].nouns, game.world.rules
     for name in move.binding:
         valid = game.world.members[type_of(name)]
         pools = {rules.objects[leaf].pool for leaf in rules.leaves(type_of(name)) if leaf in rules.objects}

@@ -39,7 +39,7 @@ def test_splits_are_those_that_the_names_promise():
         for episode in benchmark_.episodes(100, 3):
             world = world_from_id(episode.id.partition("/")[0])
             assert world.rules.split == splits[benchmark_.name]
-            assert catalogue.theme(world.theme).split == splits[benchmark_.name]
+            assert catalogue.all_themes()[world.theme].split == splits[benchmark_.name]
 
 
 def test_reworded_worlds_are_the_first_of_the_unseen_layouts_in_every_wording():

@@ -67,7 +67,7 @@ def test_names_have_one_to_three_words_and_some_have_several():
 
 
 def texts_of(family):
-    rules = catalogue.family(family)
+    rules = catalogue.all_families()[family]
     yield from (template for template in rules.actions)
     yield from (action.does for action in rules.actions.values())
     yield from (p.message for action in rules.actions.values() for p in action.requires)
@@ -329,7 +329,7 @@ def test_paraphrases_lose_nothing_and_are_unambiguous(name):
 
 def test_there_are_five_paraphrases_and_each_changes_every_action():
     assert len(PARAPHRASES) == 5
-    templates = {t for f in FAMILIES for t in catalogue.family(f).actions}
+    templates = {t for f in FAMILIES for t in catalogue.all_families()[f].actions}
     for name in PARAPHRASES:
         assert set(paraphrase(name).templates) == templates
         assert len(set(paraphrase(name).templates.values())) == len(templates)

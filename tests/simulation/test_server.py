@@ -85,7 +85,7 @@ def test_max_tokens_cut_the_answer(client: openai.OpenAI):
     assert ask(client, script_messages(BAKER), 1).startswith(completion.choices[0].message.content or "-")
 
 
-def test_it_says_that_it_is_a_rule_based_stand_in(client: openai.OpenAI):
+def test_it_says_that_it_is_a_rule_based_simulation(client: openai.OpenAI):
     (model,) = client.models.list().data
     assert model.id == "offline-teacher"
     assert "rule-based simulation" in model.owned_by
