@@ -11,22 +11,19 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import uvicorn
 from pydantic import TypeAdapter, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, problem_code, problem_key
-from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
+from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation.batches import WINDOW_SECONDS
 from agentrefine.simulation.server import Server, Settings
 from agentrefine.simulation.wire import HANG_SECONDS, WireProtocol
 
-_KINDS = [kind for kind in get_args(WireFaultKind) if kind != "hang"]
-FAULTLESS = SimulatedTeacher(
-    script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, wire_fault_kinds=_KINDS, mistakes=[2, 3]
-)
+FAULTLESS = SimulatedTeacher(script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0)
 
 
 def main() -> None:
@@ -85,7 +82,7 @@ async def _serve(teacher: Server, listening: socket.socket, parent: int | None) 
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
-    teacher.resume()
+    teacher.batches.resume()
     # The socket listens already: a client that connects now waits in its queue until the loop runs.
     sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}/v1\n")
     sys.stdout.flush()

@@ -76,7 +76,7 @@ def _content(part: Message) -> bytes:
 
 
 class BatchRequest(Strict):
-    """The body of a request for a batch."""
+    """The body of a request for a batch; what is kept of a batch is `openai.types.Batch`."""
 
     input_file_id: str
     endpoint: Literal["/v1/chat/completions"]
@@ -96,7 +96,10 @@ def _write(path: Path, record: BaseModel) -> None:
 
 
 class InputLine(Strict):
-    """One request of a batch."""
+    """One request of a batch.
+
+    Example: `{"custom_id": "baker-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": ...}}`
+    """
 
     custom_id: str
     method: Literal["POST"]

@@ -41,7 +41,7 @@ class ApiError(Exception):
 
 
 class Strict(BaseModel):
-    """A part of a request. Keys that this server could not honour are refused, none is overlooked."""
+    """A part of a request. Keys that this server could not honour are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -195,7 +195,7 @@ def _only_answer(form: ResponseFormat) -> str | None:
 
 
 def _in_form(text: str, form: ResponseFormat) -> str:
-    """An answer in the form asked for: JSON is without Markdown; a list of turns is an object where the schema has `turns`.
+    """An answer without Markdown where JSON is asked for; a list of turns as an object where the schema has `turns`.
 
     What is wrong in a bad answer stays wrong: a list that is cut off is an object that is cut off.
     """

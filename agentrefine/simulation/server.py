@@ -49,7 +49,10 @@ class Settings(NamedTuple):
 
 
 class Server:
-    """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch."""
+    """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch.
+
+    Once the event loop runs, `batches.resume()` continues the batches of a server that ended before them.
+    """
 
     def __init__(self, params: SimulatedTeacher, settings: Settings) -> None:
         """Open the log and the state. Raises UserError if one of them cannot be used."""
@@ -57,7 +60,7 @@ class Server:
         self._settings = settings
         self._attempts = lru_cache(REMEMBERED_REQUESTS)(lambda key: count())
         self._log = _open_log(settings.log)
-        self._batches = Batches(
+        self.batches = Batches(
             settings.state, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
         )
         # The same request is answered by the same bytes: a retry, or a benchmark's second round, waits for no rules.
@@ -82,10 +85,6 @@ class Server:
             ],
             exception_handlers={ApiError: _refused},
         )
-
-    def resume(self) -> None:
-        """Continue batches that were unfinished when the server ended; needs the event loop to run."""
-        self._batches.resume()
 
     async def _chat(self, request: Request) -> ASGIApp:
         text = await request.body()
@@ -139,35 +138,35 @@ class Server:
 
     async def _upload(self, request: Request) -> Response:
         filename, content = read_upload(request.headers.get("Content-Type", ""), await request.body())
-        return _record(self._batches.add_file(filename, "batch", content))
+        return _record(self.batches.add_file(filename, "batch", content))
 
     async def _file(self, request: Request) -> Response:
-        return _record(self._batches.file(request.path_params["id"])[0])
+        return _record(self.batches.file(request.path_params["id"])[0])
 
     async def _content(self, request: Request) -> Response:
-        return Response(self._batches.file(request.path_params["id"])[1], media_type="application/octet-stream")
+        return Response(self.batches.file(request.path_params["id"])[1], media_type="application/octet-stream")
 
     async def _create_batch(self, request: Request) -> Response:
         try:
             asked = BatchRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise ApiError(400, first_problem(error)) from error
-        return _record(self._batches.create(asked))
+        return _record(self.batches.create(asked))
 
     async def _batch(self, request: Request) -> Response:
-        return _record(self._batches.batch(request.path_params["id"]))
+        return _record(self.batches.batch(request.path_params["id"]))
 
     async def _cancel_batch(self, request: Request) -> Response:
-        return _record(self._batches.cancel(request.path_params["id"]))
+        return _record(self.batches.cancel(request.path_params["id"]))
 
     async def _list_batches(self, request: Request) -> Response:
         limit = request.query_params.get("limit", str(PAGE_OF_BATCHES))
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
             raise ApiError(400, f"limit: {limit!r} is no number from 1 to {MAX_PAGE}.", param="limit")
-        batches = self._batches.batches()
+        batches = self.batches.batches()
         after = request.query_params.get("after")
         if after is not None:
-            batches = [batch for batch in batches if batch.id < self._batches.batch(after).id]
+            batches = [batch for batch in batches if batch.id < self.batches.batch(after).id]
         page = batches[: int(limit)]
         return JSONResponse(
             {

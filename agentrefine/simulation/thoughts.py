@@ -15,7 +15,10 @@ Phrasings = Annotated[list[str], Field(min_length=1)]
 
 
 class Thoughts(BaseModel):
-    """Templates of the player's thoughts, and of the dungeon master's; see `thoughts.yaml` for their holes."""
+    """Templates of the player's thoughts, and of the dungeon master's; see `thoughts.yaml` for their holes.
+
+    Example: `{explore_place: ["Still no {sought}. I'll {action} and look there.", ...], planned: [...], ...}`
+    """
 
     model_config = ConfigDict(extra="forbid")
 

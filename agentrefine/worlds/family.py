@@ -29,6 +29,8 @@ DefinitionT = TypeVar("DefinitionT", bound=Definition)
 class Predicate(Definition):
     """A relation between objects.
 
+    Example: `in: {of: [item, spot], seen: [[at spot]], says: "the {item} is in the {spot}", nests: [item, spot]}`
+
     Attributes:
         of: the variables (types) of its arguments; `seen` and the texts use them.
         seen: when an observation shows such a fact: `always`, or when all patterns of one of the alternatives hold.
@@ -56,6 +58,8 @@ class Predicate(Definition):
 class Precondition(Definition):
     """What must hold for an action. Preconditions are tested in order; only the first that fails is reported.
 
+    Example: `{fact: at spot, error: place, message: "the {spot} is not here"}`
+
     Attributes:
         fact: the pattern; a variable that is not bound yet takes the first object that fits.
         error: the kind of mistake if it fails; None where it cannot fail after the preconditions before it.
@@ -71,6 +75,8 @@ class Precondition(Definition):
 
 class Action(Definition):
     """A typed action.
+
+    Example: `go to {place}: {does: "Go to a place.", says: "go to the {place}", requires: [...], effects: [at place]}`
 
     Attributes:
         does: its description in the instructions.
@@ -92,6 +98,8 @@ class Action(Definition):
 class Sentence(Definition):
     """A sentence of an observation, said once for each way in which `for` matches what is visible.
 
+    Example: `{for: [at place], list: [in item place], show: "the {item}", text: "You see {list}.", none: "..."}`
+
     Attributes:
         for_: the patterns that must match; none: said once.
         list: what `{list}` in the text enumerates, each entry rendered by `show` ("the cup, the map and the pen").
@@ -106,7 +114,10 @@ class Sentence(Definition):
 
 
 class Objects(Definition):
-    """How many objects of a type a layout holds, and which of a theme's nouns name them (by default the type's own)."""
+    """How many objects of a type a layout holds, and which of a theme's nouns name them (by default the type's own).
+
+    Example: `vault: {pool: container, count: [1, 1]}`
+    """
 
     pool: str
     count: Range
@@ -122,6 +133,8 @@ def _with_pools(objects: object) -> object:
 class StartRule(Definition):
     """Facts of a layout, for each object of a type; other variables are drawn at random.
 
+    Example: `{each: item, any: [[in item place], [in item container]]}`
+
     Attributes:
         each: the type; None: once.
         facts: added for each.
@@ -136,7 +149,7 @@ class StartRule(Definition):
 
 
 class Condition(Definition):
-    """A fact that the goal demands, and how the goal says it."""
+    """A fact that the goal demands, and how the goal says it: `{fact: in item place, text: "put the {item} ..."}`."""
 
     fact: PatternField
     text: str
@@ -144,6 +157,8 @@ class Condition(Definition):
 
 class GoalPart(Definition):
     """A part of the goal, drawn `count` times with different main objects (the first argument of its first fact).
+
+    Example: `{given: [in item spot], count: [1, 2], conditions: [{fact: hold item, text: "hold the {item}"}]}`
 
     Attributes:
         given: facts of the start that the part's objects must satisfy.
@@ -157,6 +172,8 @@ class GoalPart(Definition):
 
 class Family(Definition):
     """A kind of world: what there is, what can be done, what is asked (a domain in the manner of STRIPS).
+
+    Example: `{split: train, uses: [walk, carry], objects: {place: [3, 4]}, start: [...], goals: [...], plan: [2, 9]}`
 
     Attributes:
         name: the file's name.
@@ -198,7 +215,10 @@ class Family(Definition):
 
 
 class Theme(Definition):
-    """The nouns of a setting: for each leaf type, names of one to three lower-case words, none part of another."""
+    """The nouns of a setting: for each leaf type, names of one to three lower-case words, none part of another.
+
+    Example: `{split: train, nouns: {place: [barn, field], item: [apple], container: [...]}}`
+    """
 
     name: str
     split: Split

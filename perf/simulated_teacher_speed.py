@@ -1,4 +1,4 @@
-"""How many requests a second the simulated teacher answers: `python perf/offline_teacher_speed.py`."""
+"""How many requests a second the simulated teacher answers: `python perf/simulated_teacher_speed.py`."""
 
 import asyncio
 import json
