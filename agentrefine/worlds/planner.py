@@ -5,7 +5,9 @@ A world is grounded once; states are bit masks. The search expands lazily and pr
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import combinations
+from operator import or_
 from typing import NamedTuple
 
 from agentrefine.worlds.facts import Binding, Fact, Index, Move, index, matches, type_of
@@ -62,10 +64,7 @@ class PlanningProblem(NamedTuple):
 
     def mask(self, facts: Iterable[Fact]) -> int:
         """The mask of those facts that play a role in the problem."""
-        total = 0
-        for fact in facts:
-            total |= self.bits.get(fact, 0)
-        return total
+        return reduce(or_, (self.bits.get(fact, 0) for fact in facts), 0)
 
 
 def find_plan(problem: PlanningProblem, state: Iterable[Fact], goal: Sequence[Fact]) -> list[GroundAction] | None:

@@ -107,15 +107,17 @@ class Explorer:
 
     def _reason(self, known: int) -> Reason:
         """Why the plan's first action is taken."""
-        rules, move, ahead = self.game.world.rules, self._plan[0].move, self._ahead()
+        rules, move = self.game.world.rules, self._plan[0].move
+        ahead = next((action for action in self._plan if not action.travel), self._plan[0])
         facts = [fact for fact in ahead.requires if fact in self.game.known and rules.predicates[fact[0]].tell]
-        looked_for = kind_looked_for = ""
         if self._exploring:
-            missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
-            looked_for, kind_looked_for = self._looked_for(missing, known)
+            sub_goal = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
+            looked_for, kind_looked_for = self._looked_for(sub_goal, known)
+        else:
+            sub_goal, looked_for, kind_looked_for = self._sub_goal(ahead, known), "", ""
         return Reason(
             kind="explore" if self._exploring else "plan",
-            sub_goal=(missing if self._exploring else self._sub_goal(ahead, known)).text,
+            sub_goal=sub_goal.text,
             move=move,
             action=self.game.render(move),
             says=rules.actions[move.template].says.format(**move.binding),
@@ -125,10 +127,6 @@ class Explorer:
             kind_looked_for=kind_looked_for,
             target=self._exploring,
         )
-
-    def _ahead(self) -> GroundAction:
-        """The next action that does more than bring the player elsewhere; the next one if none does."""
-        return next((action for action in self._plan if not action.travel), self._plan[0])
 
     def _sub_goal(self, ahead: GroundAction, state: int) -> GoalCondition:
         """The first condition that the plan fulfils and that concerns the objects of the action ahead."""
