@@ -94,7 +94,7 @@ class _Writer:
         self._in_sight: frozenset[str] = frozenset()
 
     def first(self, observation: str) -> None:
-        self._say(observation, self._rng.choice(thoughts().dm["first"]), Outcome(observation, None, False))
+        self._say(observation, self._rng.choice(thoughts()["dm"]["first"]), Outcome(observation, None, False))
 
     def read(self, text: str) -> None:
         """The player has seen a text."""
@@ -104,7 +104,7 @@ class _Writer:
     def act(self, step: ExpertStep) -> None:
         reason = step.reason
         self._play(self._thought(step), reason.action)
-        texts = thoughts().dm
+        texts = thoughts()["dm"]
         template = self._rng.choice(texts["completed" if step.outcome.completed else "done"])
         self._say(step.outcome.observation, template.format(action=reason.says), step.outcome)
         self.done.append(reason.action)
@@ -118,21 +118,21 @@ class _Writer:
         facts = [_seen_from(place, fact) for fact in facts]
         if reason.kind == "plan":
             return self._planned_thought(reason.sub_goal, facts, reason.says)
-        texts, sought = thoughts(), reason.looked_for
+        sought = reason.looked_for
         if reason.kind_looked_for:
-            templates, sought = texts.explore_for_kind, texts.kinds[reason.kind_looked_for]
+            kind, sought = "explore_for_kind", thoughts()["kinds"][reason.kind_looked_for]
         elif reason.target in self._places:
-            templates = texts.explore_place
+            kind = "explore_place"
         else:
-            templates = texts.explore_container_by if facts else texts.explore_container
+            kind = "explore_container_by" if facts else "explore_container"
         holes = {"sub_goal": reason.sub_goal, "sought": sought, "target": reason.target, "action": reason.says}
-        return filled(templates, self._rng, facts=enumeration(facts) if facts else "", **holes)
+        return filled(kind, self._rng, facts=enumeration(facts) if facts else "", **holes)
 
     def _planned_thought(self, sub_goal: str, facts: Sequence[str], action: str) -> str:
         """A thought that leads from what the player knows, or believes, to an action."""
         if not facts:
-            return filled(thoughts().planned_without_facts, self._rng, sub_goal=sub_goal, action=action)
-        return filled(thoughts().planned, self._rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
+            return filled("planned_without_facts", self._rng, sub_goal=sub_goal, action=action)
+        return filled("planned", self._rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
@@ -203,17 +203,17 @@ class _Writer:
         outcome = step.before.copy().step(mistake.action)
         sub_goal, belief = step.reason.sub_goal, _seen_from(_place(step.before), mistake.belief)
         if self._rng.random() < OPENLY_MISTAKEN:
-            thought = filled(thoughts().mistaken, self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
+            thought = filled("mistaken", self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
         else:
             thought = self._planned_thought(sub_goal, [belief], mistake.says)
         self._play(thought, mistake.action)
-        self._say(outcome.observation, self._rng.choice(thoughts().dm["error"]).format(belief=belief), outcome)
+        self._say(outcome.observation, self._rng.choice(thoughts()["dm"]["error"]).format(belief=belief), outcome)
         self.last_refusal = first_person(mistake.error_message)
 
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
         if self.last_refusal:
-            thought = filled(thoughts().after_error, self._rng, cited=self.last_refusal, thought=thought)
+            thought = filled("after_error", self._rng, cited=self.last_refusal, thought=thought)
         self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
 
     def _say(self, observation: str, thought: str, outcome: Outcome) -> None:
@@ -283,7 +283,7 @@ def _without_end(step: ExpertStep) -> list[Mistake]:
     if isinstance(refusal, Move):
         return []
     said = _up_to(step.before.world.rules.actions[right.template].says, first).format(**short.binding)
-    return [Mistake(short.text, refusal.error, short, said, thoughts().short_command, refusal.message)]
+    return [Mistake(short.text, refusal.error, short, said, thoughts()["short_command"], refusal.message)]
 
 
 def _up_to(template: str, name: str) -> str:

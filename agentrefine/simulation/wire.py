@@ -5,14 +5,13 @@ import socket
 import struct
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable
 from uvicorn._types import Scope as UvicornScope
-from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from agentrefine.params.teacher import WireFaultKind
 from agentrefine.simulation.answers import share
@@ -65,14 +64,8 @@ def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> ASGIApp:
 class WireProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, with the connection in every request's scope: no ASGI message breaks a connection."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, object],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  (uvicorn's own)
+        super().__init__(*arguments, **options)
         application = self.app
 
         async def with_connection(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
