@@ -65,7 +65,7 @@ class RoleParams(Section):
         return self
 
 
-class OfflineTeacher(Section):
+class SimulatedTeacher(Section):
     """How often the simulated teacher answers badly, as shares of its answers."""
 
     script_faults: Share = param(0.18, "a regex that rejects its own action, missing keys, broken JSON, ...")
@@ -120,7 +120,7 @@ class TeacherParams(Section):
     )
     max_cost: PositiveFloat | None = param(None, "US dollars; the stage stops before a call could take it beyond")
     prices: UserPath | None = param(None, "your own file in the form of agentrefine/llm/prices.yaml")
-    offline: OfflineTeacher = OfflineTeacher()
+    offline: SimulatedTeacher = SimulatedTeacher()
 
     @model_validator(mode="after")
     def _processes_have_calls_to_make(self) -> Self:

@@ -20,8 +20,8 @@ from agentrefine.llm.batch import BatchLedger, OpenBatch
 from agentrefine.llm.completion import Answer
 from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.llm.throttle import STOPPED
-from agentrefine.params.teacher import OfflineTeacher, TeacherParams
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.params.teacher import SimulatedTeacher, TeacherParams
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.asking import Asked, price_list, settings
@@ -61,9 +61,9 @@ def serve(tmp_path):
     """Starts simulated teachers that end with the test."""
     started: list[Any] = []
 
-    def start(*flags: str, params: OfflineTeacher = FAULTLESS) -> Endpoint:
+    def start(*flags: str, params: SimulatedTeacher = FAULTLESS) -> Endpoint:
         log = tmp_path / f"requests{len(started)}.jsonl"
-        running = offline_teacher(params, "--log", str(log), *flags)
+        running = simulated_teacher(params, "--log", str(log), *flags)
         endpoint = Endpoint(running.__enter__(), log)
         started.append(running)
         return endpoint
@@ -114,7 +114,7 @@ def by_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """What the same calls are answered one by one."""
     folder = tmp_path_factory.mktemp("chat")
     with (
-        offline_teacher(FAULTLESS, "--log", str(folder / "log")) as base_url,
+        simulated_teacher(FAULTLESS, "--log", str(folder / "log")) as base_url,
         Journal(folder / "answers.sqlite") as journal,
     ):
         yield ask(Endpoint(base_url, folder / "log"), journal, 12, transport="chat").texts

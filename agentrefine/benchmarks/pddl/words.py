@@ -27,7 +27,7 @@ from agentrefine.benchmarks.pddl.problem import PddlProblem, conjuncts
 from agentrefine.benchmarks.pddl.sentences import SLOT, Sentences, filled
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, problem_code, problem_key, read_yaml
-from agentrefine.worlds.family import sentence
+from agentrefine.worlds.language import sentence
 
 
 class ActionWords(BaseModel):
