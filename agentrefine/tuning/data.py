@@ -17,9 +17,9 @@ from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.cards import RenderingCounts
+from agentrefine.tuning.chat_template import Rendered, check_chat_template, render
 from agentrefine.tuning.masking import apply_mask_policy
-from agentrefine.tuning.rendering import Rendered, check_chat_template, render
-from agentrefine.tuning.results import RenderingCounts
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 

@@ -13,8 +13,8 @@ from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.chat_template import Rendered, check_chat_template, render
 from agentrefine.tuning.models import load_tokenizer
-from agentrefine.tuning.rendering import Rendered, check_chat_template, render
 
 TRAINED, MASKED_TURN, CONTEXT = "bold green", "red", "dim"
 MARKS = {TRAINED: ("{+", "+}"), MASKED_TURN: ("[-", "-]")}

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from agentrefine.game.conversation import Message, opening, reply_text
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
+from agentrefine.tuning.chat_template import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.masking import apply_mask_policy
-from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.show_mask import colour
 from tests.helpers.errors import refused
 
