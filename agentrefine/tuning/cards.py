@@ -90,7 +90,7 @@ class GgufCard(_Card):
 class RenderingCounts(BaseModel):
     """What rendering made of a data set.
 
-    Example: `RenderingCounts(samples=2685, tokens=1437600, whole_tokens=1437600, trained_tokens=314742, longest=976)`
+    Example: `{"samples": 2685, ..., "tokens": 1437600, "whole_tokens": 1437600, "trained_tokens": 314742, ...}`
 
     Attributes:
         samples: rows that train something.

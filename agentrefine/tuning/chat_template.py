@@ -40,7 +40,7 @@ one, the default of Llama 3.1, and no clock: the same data must give the same to
 """
 
 APPENDING = "set base_model.chat_template in params.yaml to a jinja file that appends one message after the other"
-OTHER_MODEL = "choose another model"
+ANOTHER_MODEL = "choose another model"
 _IN_A_COPY = " in a copy of the template, and set base_model.chat_template in params.yaml to that file"
 
 _OTHER_TOKENS = "a prompt alone has other tokens than at the beginning of its conversation"
@@ -57,18 +57,6 @@ _REPLIES = [
 def own_chat_template() -> str:
     """Our chat template, for models that have none: role marker, text, end-of-turn token."""
     return packaged_text("agentrefine.tuning", "chat_template.jinja").strip()
-
-
-class ReplySpan(NamedTuple):
-    """Where a reply stands in a laid out conversation, in characters.
-
-    Attributes:
-        prompt_end: where the prompt ends and the model would write.
-        end: where the reply's text ends and its end-of-turn token follows, perhaps after white space.
-    """
-
-    prompt_end: int
-    end: int
 
 
 class ChatFormat(NamedTuple):
@@ -94,24 +82,25 @@ class ChatFormat(NamedTuple):
     end_of_turn: int
     opening_ids: tuple[int, ...]
 
-    def lay_out(self, messages: Sequence[Message]) -> tuple[str, list[ReplySpan]]:
+    def lay_out(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The text of a conversation of user and assistant in turn that ends with a reply, and where its replies are.
 
         A reply loses the white space around it: most templates do that, and before a reply it would merge with the
         prompt's last token.
+
+        Returns:
+            The text, and for each reply where its prompt ends and where its own text ends, in characters.
         """
-        parts, length, replies = [self.head], len(self.head), []
+        text, replies = self.head, []
         for index, message in enumerate(messages):
             if message.role == "user":
-                written = [message.content.strip() if self.trims_users else message.content, self.opening]
+                text += (message.content.strip() if self.trims_users else message.content) + self.opening
             else:
-                end = length + len(self.lead) + len(message.content.strip())
-                replies.append(ReplySpan(prompt_end=length, end=end))
-                after = self.closing if index < len(messages) - 1 else self.tail
-                written = [self.lead, message.content.strip(), after]
-            parts += written
-            length += sum(map(len, written))
-        return "".join(parts), replies
+                prompt_end = len(text)
+                text += self.lead + message.content.strip()
+                replies.append((prompt_end, len(text)))
+                text += self.closing if index < len(messages) - 1 else self.tail
+        return text, replies
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
@@ -205,14 +194,13 @@ def _places(
     places: list[tuple[int, int]] = []
     trims_users = False
     for message in messages:
-        content, position = message.content, places[-1][1] if places else 0
+        position = places[-1][1] if places else 0
+        trimmed = full.find(message.content, position) < 0
+        content = message.content.strip() if trimmed else message.content
         begin = full.find(content, position)
         if begin < 0:
-            content = content.strip()
-            begin = full.find(content, position)
-            trims_users = True
-        if begin < 0:
             raise refusal(tokenizer, _missing(message, full))
+        trims_users = trims_users or trimmed
         places.append((begin, begin + len(content)))
     return places, trims_users
 
@@ -297,7 +285,7 @@ class Rendered(NamedTuple):
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], train_on: MaskPolicy, max_length: int | None = None
 ) -> Rendered:
-    """The ids and labels that `loss` trains on.
+    """The ids and labels of the turns that the mask policy `train_on` trains.
 
     The messages are user and assistant in turn; what a user says after the last reply is left out. Turns that do not
     fit into `max_length` tokens are dropped whole, from the end.
@@ -317,16 +305,16 @@ def render(
     ids: list[int] = encoded["input_ids"]
     starts, ends = zip(*encoded["offset_mapping"], strict=True)
     spans = []
-    for reply, message in zip(replies, chosen[1::2], strict=True):
-        start = bisect_left(starts, reply.prompt_end)
-        if start and ends[start - 1] > reply.prompt_end:
+    for (prompt_end, text_end), message in zip(replies, chosen[1::2], strict=True):
+        start = bisect_left(starts, prompt_end)
+        if start and ends[start - 1] > prompt_end:
             raise refusal(tokenizer, "a token crosses the border between the prompt and the reply")
         if chat.opening_ids and tuple(ids[max(0, start - len(chat.opening_ids)) : start]) != chat.opening_ids:
             raise refusal(tokenizer, _OTHER_TOKENS)
-        after = bisect_left(starts, reply.end)
+        after = bisect_left(starts, text_end)
         end = next((i for i in range(after, len(ids)) if ids[i] == chat.end_of_turn), None)
-        if end is None or text[reply.end : starts[end]].strip():
-            raise refusal(tokenizer, "the end of a turn is not read as one token", OTHER_MODEL)
+        if end is None or text[text_end : starts[end]].strip():
+            raise refusal(tokenizer, "the end of a turn is not read as one token", ANOTHER_MODEL)
         spans.append(Span(start, end + 1, trained=bool(message.loss)))
     if not chat.opening_ids and prompt_ids(tokenizer, chosen[:-1]) != ids[: spans[-1].start]:
         raise refusal(tokenizer, _OTHER_TOKENS)
@@ -402,7 +390,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Refuse a tokenizer or chat template that a conversation cannot be trained with; done once for each.
 
     The beginning of a conversation must be the beginning of its text and of its tokens at every turn, the trained
-    tokens must decode to the texts and end with a token that ends a turn, for every loss.
+    tokens must decode to the texts and end with a token that ends a turn, for every mask policy.
 
     Returns:
         What is allowed and worth knowing, one sentence each: a default system prompt, a fixed date, trimmed texts.
@@ -439,12 +427,12 @@ def _check(tokenizer: PreTrainedTokenizerBase) -> None:
             decoded = tokenizer.decode(written, clean_up_tokenization_spaces=False).strip()
             if decoded != text:
                 at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), len(decoded))
-                found, expected = decoded[max(0, at - 10) : at + 10], text[max(0, at - 10) : at + 10]
-                raise refusal(tokenizer, f"its tokens decode to {found!r} where the text is {expected!r}", OTHER_MODEL)
+                near = slice(max(0, at - 10), at + 10)
+                reason = f"its tokens decode to {decoded[near]!r} where the text is {text[near]!r}"
+                raise refusal(tokenizer, reason, ANOTHER_MODEL)
     bos = tokenizer.bos_token
     if bos and chat_format(tokenizer).head.startswith(bos * 2):
-        remedy = "write it once in a copy of the template, and set base_model.chat_template in params.yaml to that file"
-        raise refusal(tokenizer, f"it begins with {bos} twice", remedy)
+        raise refusal(tokenizer, f"it begins with {bos} twice", "write it once" + _IN_A_COPY)
 
 
 def _remarks(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[str]:
@@ -452,13 +440,11 @@ def _remarks(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[str]:
     head = chat.head
     for token in tokenizer.added_tokens_decoder.values():
         head = head.replace(token.content, " ")
-    words = head.split()
-    if len(words) > 2:
-        text = " ".join(words)
+    text = " ".join(head.split())
+    if text.count(" ") > 1:
         shown = f"{text[:MAX_QUOTED]}..." if len(text) > MAX_QUOTED else text
         remarks.append(f"Every conversation begins with the template's own text, which is not trained: {shown!r}.")
-    dates = [str(VARIABLES[name]) for name in ("date_string", "current_date")]
-    if any(date in chat.head for date in dates):
+    if any(str(VARIABLES[name]) in chat.head for name in ("date_string", "current_date")):
         remarks.append("The template dates a conversation; the date is fixed, so that tokens do not change by the day.")
     if chat.trims_users:
         remarks.append("The template takes white space off the ends of texts.")

@@ -15,7 +15,7 @@ from agentrefine.tuning.cards import TuningFigures
 class ValidationPoint(BaseModel):
     """A line of validation_curve.csv: a look at the validation samples while training.
 
-    Example: `ValidationPoint(step=100, tokens=211675, loss=1.0132)`
+    Example: `100,211675,1.0132`
 
     Attributes:
         step: optimizer steps done; 0 is the base.
@@ -31,7 +31,7 @@ class ValidationPoint(BaseModel):
 class LossPoint(ValidationPoint):
     """A line of loss_curve.csv: a step of training, or the mean of some that follow each other.
 
-    Example: `LossPoint(step=14, tokens=37771, loss=6.4848, learning_rate=0.0043)`
+    Example: `14,37771,6.4848,0.0043`
 
     Attributes:
         step, tokens: as in `ValidationPoint`.
@@ -104,25 +104,17 @@ def read_curve(path: Path, point: type[PointT]) -> list[PointT]:
         UserError: the file is missing or is not such a table; names the line.
     """
     if not path.is_file():
-        raise UserError(
-            "stage_not_run",
-            f"{path}: no such file; run the stage that writes it (`dvc repro tuning`).",
-            file=path,
-            stage="tuning",
-        )
+        sentence = "no such file; run the stage that writes it (`dvc repro tuning`)."
+        raise UserError("stage_not_run", f"{path}: {sentence}", file=path, stage="tuning")
     points = []
     with path.open(encoding="utf-8", newline="") as handle:
         for number, row in enumerate(csv.DictReader(handle), start=2):
             try:
                 points.append(point.model_validate(row))
             except ValidationError as error:
-                columns = ", ".join(point.model_fields)
-                raise UserError(
-                    "stage_file_broken",
-                    f"{path}, line {number}: expected numbers in the columns {columns}; run tuning again.",
-                    file=path,
-                    line=number,
-                ) from error
+                sentence = f"expected numbers in the columns {', '.join(point.model_fields)}; run tuning again."
+                message = f"{path}, line {number}: {sentence}"
+                raise UserError("stage_file_broken", message, file=path, line=number) from error
     return points
 
 

@@ -81,26 +81,8 @@ class TokenBar(TrainerCallback):  # type: ignore[misc]
         self._bar.close()
 
 
-class _FiniteLoss(TrainerCallback):  # type: ignore[misc]
-    """Ends a training that has diverged, before its weights are kept."""
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Look at the step's loss and gradient, or at the validation loss."""
-        logs = cast("dict[str, float]", kwargs["logs"])
-        for name in ("loss", "grad_norm", "eval_loss"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise UserError(
-                    "training_diverged",
-                    f"tuning: the {name} of step {state.global_step} is {logs[name]}, the training has diverged; lower "
-                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again.",
-                    name=name,
-                    step=state.global_step,
-                    found=logs[name],
-                )
-
-
 class _EpochOf(TrainerCallback):  # type: ignore[misc]
-    """Sets the epoch of the batches; transformers does not where it resumes with several processes."""
+    """Sets the epoch of the batches, which transformers does not when it resumes with several processes."""
 
     def __init__(self, batches: LengthGroupedBatches) -> None:
         self._batches = batches
@@ -238,7 +220,7 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
             train_dataset=rows,
             eval_dataset=validation,
             processing_class=tokenizer,
-            callbacks=[_FiniteLoss(), *callbacks, *early],
+            callbacks=[*callbacks, *early],
         )
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if SHARDING & os.environ.keys() and not self.sharded:
@@ -286,6 +268,20 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
                 weight_decay=self._tuning.weight_decay,
             )
         return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step, or end a training that has diverged, before its weights are kept."""
+        for name in ("loss", "grad_norm", "eval_loss"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise UserError(
+                    "training_diverged",
+                    f"tuning: the {name} of step {self.state.global_step} is {logs[name]}, the training has diverged; "
+                    "lower tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again.",
+                    name=name,
+                    step=self.state.global_step,
+                    found=logs[name],
+                )
+        super().log(logs, start_time)
 
     def evaluation_loop(self, *_: object, metric_key_prefix: str = "eval", **__: object) -> EvalLoopOutput:
         """The masked loss of the validation rows, nats per token."""
