@@ -160,7 +160,7 @@ def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
     clock = Clock(pad)
     with tempfile.TemporaryDirectory() as folder:
         if processes == 1:
-            rendering = train(job, Path(folder), [clock]).result.rendering
+            rendering = train(job, [clock]).result.rendering
         else:
             rendering = tune(job, Path(folder) / "tuned", [clock]).rendering
     return clock.figures(rendering.trained_token_share)

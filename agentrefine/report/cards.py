@@ -16,7 +16,7 @@ from agentrefine.game.counts import RefinementCounts, SynthesisCounts, Verificat
 from agentrefine.game.verdict import Rule
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
-from agentrefine.quality.gate import GateResult
+from agentrefine.quality.findings import GateResult
 from agentrefine.report.document import OFFLINE_TEACHER, caveats, render
 from agentrefine.report.inputs import Project, base_quantisation, model_summary
 from agentrefine.report.plots import label

@@ -253,8 +253,8 @@ def _opening_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, opening: str) 
 
 
 class Span(NamedTuple):
-    """A reply among the tokens: `ids[start:end]` is its text, without the white space around it, and its end-of-turn
-    token; white space that the template writes before or after the text is part of it."""
+    """A reply among the tokens: `ids[start:end]` is its text with the white space that the template writes around it,
+    and its end-of-turn token."""
 
     start: int
     end: int
@@ -387,7 +387,7 @@ def probe() -> list[Message]:
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Refuse a tokenizer or chat template that a conversation cannot be trained with; done once for each.
+    """Refuse a tokenizer or chat template that a conversation cannot be trained with; checked once for each.
 
     The beginning of a conversation must be the beginning of its text and of its tokens at every turn, the trained
     tokens must decode to the texts and end with a token that ends a turn, for every mask policy.

@@ -127,10 +127,10 @@ def _evaluations_without_improvement(checkpoint: Path) -> int:
 def why_invalid(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None where it is as its manifest says."""
     try:
-        manifest = Manifest.model_validate(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+        manifest = Manifest.model_validate_json((checkpoint / MANIFEST).read_bytes())
     except FileNotFoundError:
         return "it was not finished"
-    except (ValidationError, ValueError):
+    except ValidationError:
         return f"its {MANIFEST} is damaged"
     for name, expected in manifest.files.items():
         file = checkpoint / name

@@ -41,7 +41,7 @@ def process_count(cpu_processes: int) -> int:
 
 
 class Replicas:
-    """The other processes; none where one process trains alone."""
+    """The other processes; none where one process trains alone. What they print to standard error is in `log`."""
 
     def __init__(self, processes: "list[subprocess.Popen[str]]", log: IO[str]) -> None:
         self._processes = processes

@@ -102,7 +102,7 @@ def tunings_at_once(params: TuningParams) -> int:
 
 @contextmanager
 def threads_for(params: TuningParams) -> Iterator[None]:
-    """Let torch compute with the threads that the parameters name, so that bytes do not follow the number of cores."""
+    """Let torch compute with `tuning.cpu_threads`, so that bytes do not follow the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(params.cpu_threads)
     try:

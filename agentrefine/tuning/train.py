@@ -1,7 +1,7 @@
 """Refinement tuning (paper, section 3.3): cross-entropy on the tokens of correct turns only, by TRL's SFTTrainer.
 
-`tune` runs in the first process of a tuning: it starts the replicas, trains with them and writes the model. `follow`
-runs in the others. What all of them do is `train`: load, render, train, score, gather the weights.
+Every process of a tuning runs `train`: load, render, train, score, gather the weights. The first one runs it inside
+`tune`, which starts the others on a CPU and writes the model.
 """
 
 import json
@@ -40,7 +40,7 @@ MAX_CURVE_POINTS = 100
 
 
 class TuningJob(BaseModel):
-    """What is tuned on what; every process of a tuning holds the same.
+    """What is tuned on what; every process of a tuning has the same.
 
     Attributes:
         train_on: which turns are trained (the mask policy).
@@ -85,24 +85,24 @@ class Trained(NamedTuple):
     """What the processes trained together.
 
     Attributes:
-        model: with the tuned weights; sharded models only hold a part of them.
+        model, tokenizer: with the tuned weights; a sharded model holds only a part of them.
         weights: all of them, on the first process; None where `model` holds them.
-        tokenizer: the model's.
         curve: the training loss of every step.
         result: the figures.
     """
 
     model: Model
-    weights: dict[str, torch.Tensor] | None
     tokenizer: PreTrainedTokenizerBase
+    weights: dict[str, torch.Tensor] | None
     curve: list[LossPoint]
     result: TuningResult
 
 
+@machine_failures()
 def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> TuningResult:
     """Tune a model and write it, or its adapter, to the folder `out`.
 
-    Runs in the first process of a tuning; the others are started here on a CPU, and elsewhere run `follow`. Equal jobs
+    Runs in the first process of a tuning; the others are started here on a CPU, and elsewhere run `train`. Equal jobs
     give equal bytes on equal hardware, also where one was interrupted and resumes at a checkpoint.
 
     Args:
@@ -114,16 +114,11 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
         UserError: a bad data set, base, chat template or parameter; a full disk, a full memory.
     """
     params = job.params
-    with (
-        atomic_folder(out) as folder,
-        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
-        replicas(__name__, process_count(params.cpu_processes), params.cpu_threads) as others,
-        threads_for(params),
-        machine_failures(),
-    ):
+    processes = process_count(params.cpu_processes)
+    with atomic_folder(out) as folder, replicas(__name__, processes, params.cpu_threads) as others:
         others.begin(job.model_dump_json())
         try:
-            trained = train(job, Path(scratch), callbacks, bar=out.name, ready=others.wait)
+            trained = train(job, callbacks, bar=out.name, ready=others.wait)
         except RuntimeError as error:
             raise others.explain(error) from error
         _save(job, trained, folder)
@@ -132,23 +127,9 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
     return trained.result
 
 
-def follow(job: TuningJob, ready: Callable[[], None] = lambda: None) -> None:
-    """Be one of the other processes of a tuning; writes nothing but checkpoints. `ready` is that of `train`.
-
-    Raises:
-        UserError: as `tune`.
-    """
-    with (
-        machine_failures(),
-        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
-        threads_for(job.params),
-    ):
-        train(job, Path(scratch), ready=ready)
-
-
+@machine_failures()
 def train(
     job: TuningJob,
-    scratch: Path,
     callbacks: Sequence[TrainerCallback] = (),
     *,
     bar: str | None = None,
@@ -158,74 +139,73 @@ def train(
 
     Args:
         job: the same for every process.
-        scratch: an empty folder of this process.
         callbacks: of the trainer.
         bar: what a progress bar is named; None: no bar.
         ready: called when the rows are rendered, before the model is loaded; returns when the others are as far.
 
     Raises:
-        UserError: a bad data set, base, chat template or parameter.
+        UserError: as `tune`.
     """
     datasets.disable_progress_bars()
     params = job.params
     check_hardware(params)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    tokenizer = load_tokenizer(job.base)
-    rows, counts = rendered_rows(
-        job.data_set / "train.jsonl", tokenizer, job.train_on, params.max_length, scratch / "train"
-    )
-    validation = _validation_rows(job, tokenizer, scratch / "validation")
-    ready()
-    arguments = training_arguments(
-        params, rows, job.seed,
-        validates=validation is not None, keep_checkpoints=job.checkpoints is not None,
-        folder=str(scratch / "checkpoints"),
-    )  # fmt: skip
-    if job.checkpoints is not None:
-        key = partial(job.key, process_count(params.cpu_processes))
-        arguments.output_dir = checkpoints.own_folder(job.checkpoints, key)
-    # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
-    model = load_for_tuning(job.base, params, job.seed)
-    # As many games share a step, whether their mistakes are cut out or not: variants on the same games take the same
-    # number of steps.
-    step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
-    stepped = params.model_copy(update={"batch_tokens": step_tokens})
-    if bar is not None:
-        callbacks = [TokenBar(counts.tokens * params.epochs, counts.trained_token_share, bar), *callbacks]
-    trainer = RefinementTrainer(model, tokenizer, rows, validation, stepped, arguments, callbacks)
-    patience = params.early_stopping.patience if params.early_stopping else None
-    checkpoint = checkpoints.resume_at(Path(trainer.args.output_dir), patience) if job.checkpoints else None
-    trainer.args.eval_on_start = validation is not None and checkpoint is None
-    began = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.monotonic() - began
-    weights: dict[str, torch.Tensor] | None = None
-    if trainer.sharded:  # every process must ask for them
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    resumed_at = checkpoints.step_of(checkpoint) if checkpoint else 0
-    curve = points(trainer.state.log_history, LossPoint, "loss")
-    validation_curve = points(trainer.state.log_history, ValidationPoint, "eval_loss")
-    tokens = curve[-1].tokens
-    before = next((point.tokens for point in curve if point.step == resumed_at), 0)
-    result = TuningResult(
-        train_on=job.train_on,
-        parameters=get_model_param_count(trainer.model),
-        trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
-        rendering=counts,
-        steps=trainer.state.global_step,
-        resumed_at=resumed_at,
-        tokens=tokens,
-        trained_tokens=round(tokens * counts.trained_token_share),
-        seconds=seconds,
-        tokens_per_second=(tokens - before) / seconds,
-        train_loss=last_tenth(curve),
-        validation_loss_before=validation_curve[0].loss if validation_curve else None,
-        validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
-        curve=thinned(curve, MAX_CURVE_POINTS),
-        validation_curve=validation_curve,
-    )
-    return Trained(model, weights, tokenizer, curve, result)
+    with tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch, threads_for(params):
+        tokenizer = load_tokenizer(job.base)
+        file, cache = job.data_set / "train.jsonl", Path(scratch, "train")
+        rows, counts = rendered_rows(file, tokenizer, job.train_on, params.max_length, cache)
+        validation = _validation_rows(job, tokenizer, Path(scratch, "validation"))
+        ready()
+        arguments = training_arguments(
+            params, rows, job.seed,
+            validates=validation is not None, keep_checkpoints=job.checkpoints is not None,
+            folder=f"{scratch}/checkpoints",
+        )  # fmt: skip
+        if job.checkpoints is not None:
+            key = partial(job.key, process_count(params.cpu_processes))
+            arguments.output_dir = checkpoints.own_folder(job.checkpoints, key)
+        # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
+        model = load_for_tuning(job.base, params, job.seed)
+        # As many games share a step, whether their mistakes are cut out or not, so that variants on the same games take
+        # the same number of steps.
+        step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
+        stepped = params.model_copy(update={"batch_tokens": step_tokens})
+        if bar is not None:
+            callbacks = [TokenBar(counts.tokens * params.epochs, counts.trained_token_share, bar), *callbacks]
+        trainer = RefinementTrainer(model, tokenizer, rows, validation, stepped, arguments, callbacks)
+        patience = params.early_stopping.patience if params.early_stopping else None
+        checkpoint = checkpoints.resume_at(Path(trainer.args.output_dir), patience) if job.checkpoints else None
+        trainer.args.eval_on_start = validation is not None and checkpoint is None
+        began = time.monotonic()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - began
+        weights: dict[str, torch.Tensor] | None = None
+        if trainer.sharded:  # every process must ask for them
+            weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        resumed_at = checkpoints.step_of(checkpoint) if checkpoint else 0
+        curve = points(trainer.state.log_history, LossPoint, "loss")
+        validation_curve = points(trainer.state.log_history, ValidationPoint, "eval_loss")
+        tokens = curve[-1].tokens
+        before = next((point.tokens for point in curve if point.step == resumed_at), 0)
+        result = TuningResult(
+            train_on=job.train_on,
+            parameters=get_model_param_count(trainer.model),
+            trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
+            rendering=counts,
+            steps=trainer.state.global_step,
+            resumed_at=resumed_at,
+            tokens=tokens,
+            trained_tokens=round(tokens * counts.trained_token_share),
+            seconds=seconds,
+            tokens_per_second=(tokens - before) / seconds,
+            train_loss=last_tenth(curve),
+            validation_loss_before=validation_curve[0].loss if validation_curve else None,
+            validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
+            curve=thinned(curve, MAX_CURVE_POINTS),
+            validation_curve=validation_curve,
+        )
+        return Trained(model, tokenizer, weights, curve, result)
 
 
 def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:
@@ -270,4 +250,4 @@ def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve_as_replica(lambda job, ready: follow(TuningJob.model_validate_json(job), ready))
+    serve_as_replica(lambda job, ready: train(TuningJob.model_validate_json(job), ready=ready))

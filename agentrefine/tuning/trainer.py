@@ -129,12 +129,9 @@ def training_arguments(
     """SFTTrainer's arguments. Making them joins the other processes that the environment names (torchrun's way).
 
     Args:
-        params: the section `tuning` of params.yaml.
-        rows: what is trained on.
-        seed: of the order of the rows.
+        params, rows, seed: the section `tuning` of params.yaml, what is trained on, and the seed of its order.
         validates: whether there are validation rows to look at.
-        keep_checkpoints: whether to write checkpoints while training, to resume after an interruption.
-        folder: where they go.
+        keep_checkpoints: whether to write checkpoints to `folder` while training, to resume after an interruption.
     """
     on_gpu = torch.cuda.is_available()
     unpadded = params.packing or params.padding_free
@@ -204,10 +201,8 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         """A trainer that is ready to train `model` in place, alone or as one of several processes.
 
         Args:
-            model: with its adapter, if it has one.
-            tokenizer: the model's.
-            rows: `input_ids` and `labels`.
-            validation: the same, to look at while training; None: no validation loss.
+            model, tokenizer: the model has its adapter, if it is to have one.
+            rows, validation: `input_ids` and `labels`, to train on and to look at while training; None: no validation.
             params, arguments: the section `tuning` of params.yaml, and what `training_arguments` makes of it.
             callbacks: called after each step.
         """
