@@ -116,7 +116,8 @@ def summary(result: GateResult) -> str:
     """The result as a Markdown page that reads well as plain text and without a network."""
     text = packaged_text("agentrefine.quality", "summary.md.jinja")
     template = Template(text, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    return template.render(result=result, number=number, examples=lambda finding: _examples(finding, EXAMPLES))
+    page: str = template.render(result=result, number=number, examples=lambda finding: _examples(finding, EXAMPLES))
+    return page
 
 
 def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) -> str:

@@ -130,7 +130,7 @@ def replicas(module: str, processes: int, threads: int) -> Iterator[Replicas]:
                 _end(process)
 
 
-def serve_as_replica(work: Callable[[str, Callable[[], None]], None]) -> None:
+def serve_as_replica(work: Callable[[str, Callable[[], None]], object]) -> None:
     """Be a replica: read the job from standard input and do the `work`, which is given what reports readiness."""
     job = sys.stdin.readline()
     if not job:
