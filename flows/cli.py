@@ -134,7 +134,7 @@ def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show_mask(given: argparse.Namespace) -> None:
-    from agentrefine.tuning.show_mask import show_mask
+    from flows.show_mask import show_mask
 
     show_mask(given.file, given.number, given.model, given.template, given.train_on)
 

@@ -37,9 +37,9 @@ def tune(variant: str) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         run_stage(tuning, variant=variant)
         return
-    from agentrefine.tuning.train import follow  # imports torch, transformers and trl
+    from agentrefine.tuning.train import train  # imports torch, transformers and trl
 
-    follow(tuning_job(variant, load_params()))
+    train(tuning_job(variant, load_params()))
 
 
 def launch(variant: str, launcher: str) -> None:

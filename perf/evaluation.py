@@ -27,8 +27,8 @@ from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.local import LocalPolicy
 from agentrefine.evaluation.policy import Dialogue, Policy, Reply
 from agentrefine.evaluation.rollout import play
+from agentrefine.tuning.chat_template import end_of_turn_id, prompt_ids
 from agentrefine.tuning.models import load_tuned
-from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

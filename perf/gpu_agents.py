@@ -23,8 +23,8 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import MaskPolicy, TuningParams
+from agentrefine.tuning.chat_template import render
 from agentrefine.tuning.models import load_tokenizer, load_tuned
-from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import TuningJob, tune
 from perf import children
 from perf.gpu_base import read

@@ -188,7 +188,7 @@ def write_inputs(tokenizer: Path, data_set: Path, folder: Path) -> None:
 def train_by(folder: Path, way: Way, out: Path) -> None:
     """Train one way and write the losses; a way that this machine cannot go gets a note and no losses."""
     try:
-        trained = train(_job(folder, way), _empty(folder / "scratch"))
+        trained = train(_job(folder, way))
     except UserError as error:
         found: dict[str, Any] = {"losses": [], "note": str(error)}
     else:
@@ -221,15 +221,6 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
-
-
-def _empty(folder: Path) -> Path:
-    """A folder that is not there yet."""
-    number = 0
-    while (found := folder.with_name(f"{folder.name}{number}")).exists():
-        number += 1
-    found.mkdir()
-    return found
 
 
 def _product_flops(size: int) -> float:

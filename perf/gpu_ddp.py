@@ -5,7 +5,6 @@ The first one writes the losses and the backend that the processes spoke over.
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from torch import distributed
@@ -17,8 +16,7 @@ from agentrefine.tuning.train import TuningJob, train
 def main() -> None:
     """Train, and write."""
     job = TuningJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as scratch:
-        trained = train(job, Path(scratch))
+    trained = train(job)
     if is_first_process():
         note = f"over {distributed.get_backend()}, {distributed.get_world_size()} in all"
         found = {"losses": [point.loss for point in trained.curve], "note": note}

@@ -35,7 +35,7 @@ from agentrefine.params.tuning import MaskPolicy
 from agentrefine.report.tables import percent
 from agentrefine.tuning.models import load_tuned, model_digest, quantisation
 from agentrefine.tuning.results import TuningResult
-from agentrefine.tuning.train import HOW_NOT_WHAT, TuningJob, tune
+from agentrefine.tuning.train import PARAMS_WITHOUT_EFFECT, TuningJob, tune
 
 RUN = Path("runs/smollm")
 """Where `make smollm` works."""
@@ -184,7 +184,7 @@ def key(study: Study, model: Model, games: Sequence[Sample], name: str) -> str:
         model.train_on,
         *(game.model_dump_json() for game in games),
         sha256_file(study.data_set / "validation.jsonl"),
-        params.tuning.model_dump_json(exclude=HOW_NOT_WHAT),
+        params.tuning.model_dump_json(exclude=PARAMS_WITHOUT_EFFECT),
     )
     return short_hash(
         model_digest(study.base),

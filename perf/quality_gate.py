@@ -12,8 +12,7 @@ from pathlib import Path
 
 from agentrefine.files import short_hash, write_jsonl
 from agentrefine.params import load_params
-from agentrefine.quality.benchmark_texts import all_benchmark_texts
-from agentrefine.quality.overlap import held_out
+from agentrefine.quality.overlap import all_benchmark_texts, held_out
 from tests.helpers.builders import DIALECTS, make_trajectory
 
 

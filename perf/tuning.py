@@ -28,8 +28,8 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
+from agentrefine.tuning.chat_template import Rendered, render
 from agentrefine.tuning.models import load_tokenizer
-from agentrefine.tuning.rendering import Rendered, render
 from perf import children
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
 from perf.tuning_ways import PADDED, PER_CORE, TRAIN_ON, TRL_ON_LABELS, WAYS, Figures, Work, run_way

@@ -37,11 +37,11 @@ from trl.data_utils import pack_dataset
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import TuningParams
+from agentrefine.tuning.chat_template import MASKED
 from agentrefine.tuning.data import rendered_rows, row_lengths
 from agentrefine.tuning.hardware import usable_cores, use_bf16
 from agentrefine.tuning.models import load_tokenizer, on_device
 from agentrefine.tuning.optimizer import BETAS
-from agentrefine.tuning.rendering import MASKED
 from agentrefine.tuning.train import TuningJob, train, tune
 from agentrefine.tuning.trainer import load_for_tuning
 
@@ -160,7 +160,7 @@ def stage(work: Work, *, processes: int = 1, packing: bool = False) -> Figures:
     clock = Clock(pad)
     with tempfile.TemporaryDirectory() as folder:
         if processes == 1:
-            rendering = train(job, Path(folder), callbacks=lambda _: [clock]).result.rendering
+            rendering = train(job, [clock]).result.rendering
         else:
             rendering = tune(job, Path(folder) / "tuned", [clock]).rendering
     return clock.figures(rendering.trained_token_share)

@@ -22,12 +22,11 @@ from agentrefine.params import Params
 from agentrefine.params.base import Section
 from agentrefine.params.quality_gate import Band, MostlyBand, Requirement
 from agentrefine.params.tuning import BASE
-from agentrefine.quality.benchmark_texts import all_benchmark_texts
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
 from agentrefine.quality.diversity import Diversity, FeatureExample
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
-from agentrefine.quality.gate import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
-from agentrefine.quality.overlap import HeldOut, OverlapCounts, held_out
+from agentrefine.quality.findings import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
+from agentrefine.quality.overlap import HeldOut, OverlapCounts, all_benchmark_texts, held_out
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,8 @@ from agentrefine.params import Params
 from agentrefine.report.document import episodes_to_read
 from agentrefine.report.figures import curves, flat_metrics
 from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
-from agentrefine.tuning.results import LossPoint, TuningFigures, ValidationPoint, read_curve
+from agentrefine.tuning.cards import TuningFigures
+from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 from tasks import traces, tracking
 
 

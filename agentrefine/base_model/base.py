@@ -12,9 +12,8 @@ from agentrefine.files import atomic_folder, sha256_file, write_json
 from agentrefine.params.tuning import BaseModelParams
 from agentrefine.simulation.tiny_base import Progress, make_tiny_base
 from agentrefine.tuning.cards import CARD, GgufCard, ReferenceCard
-from agentrefine.tuning.chat_template import own_chat_template
+from agentrefine.tuning.chat_template import check_chat_template, own_chat_template
 from agentrefine.tuning.models import is_gguf, load_tokenizer, model_digest, usable_tokenizer
-from agentrefine.tuning.rendering import check_chat_template
 
 
 class BaseResult(NamedTuple):

@@ -6,8 +6,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agentrefine.errors import UserError
+from agentrefine.tuning.chat_template import probe, prompt_ids, render
 from agentrefine.tuning.models import load_base
-from agentrefine.tuning.rendering import probe, prompt_ids, render
 
 _RESIZE = (
     "use the model's own tokenizer, or enlarge the embedding (transformers: "

@@ -16,7 +16,7 @@ from agentrefine.evaluation.row_cache import Feed, Row, RowCache, with_row_atten
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import Message
 from agentrefine.params.evaluation import GREEDY, Sampling
-from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
+from agentrefine.tuning.chat_template import end_of_turn_id, prompt_ids
 
 READ_LIMIT = 512
 """Most tokens of prompts that one step reads, so that replies that are being written do not wait for long."""

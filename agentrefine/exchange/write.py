@@ -18,9 +18,9 @@ from agentrefine.files import new_folder, read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.quality.data_set import SPLITS
+from agentrefine.tuning.cards import RenderingCounts
 from agentrefine.tuning.data import rendered_samples
 from agentrefine.tuning.masking import apply_mask_policy
-from agentrefine.tuning.results import RenderingCounts
 
 SCHEMA = pa.schema({"id": pa.string(), "input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
 ROWS = 256

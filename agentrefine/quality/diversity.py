@@ -5,7 +5,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -23,7 +23,7 @@ RECALL_FIRST = (0.05, 0.95)
 """The weights of false candidates and missed ones in the choice of bands: candidates are compared again afterwards."""
 
 MAX_EXAMPLES = 10
-"""The examples of near-duplicate personas that are kept."""
+"""The most examples of near-duplicate personas that are kept."""
 
 GOAL_OPENING_WORDS = 3
 """The first words of a goal that are counted together."""
@@ -141,33 +141,6 @@ class Tally:
         ]
 
 
-class DiversityFeatures(NamedTuple):
-    """How diverse a data set is; entropies in bits.
-
-    Attributes:
-        largest_persona_share: the most trajectories of one persona / trajectories.
-        persona_near_duplicate_share: personas that resemble an earlier one, whatever case and punctuation / personas.
-        action_entropy: entropy of the actions' verbs.
-        action_evenness: the same as a share of the most that so many verbs can have (Pielou 1966), 0 to 1.
-        distinct_actions, action_templates: how many there are.
-        common_actions_share: trajectories with the most common set of action templates / trajectories.
-        distinct_goal_share: distinct goals / trajectories.
-        goal_opening_entropy: entropy of the goals' first three words.
-        common_goal_share: trajectories with the most common form of goal (`goal_form`) / trajectories.
-    """
-
-    largest_persona_share: float
-    persona_near_duplicate_share: float
-    action_entropy: float
-    action_evenness: float
-    distinct_actions: int
-    action_templates: int
-    common_actions_share: float
-    distinct_goal_share: float
-    goal_opening_entropy: float
-    common_goal_share: float
-
-
 class Diversity:
     """Counts what the diversity of a data set is computed from, as trajectories stream by.
 
@@ -190,11 +163,9 @@ class Diversity:
         self._persona_index = DuplicateIndex(persona_similarity, five_letter_runs)
         self._near_personas = 0
         self._near_persona_examples: list[FeatureExample] = []
-        self._trajectories = 0
 
     def add(self, trajectory: Trajectory) -> None:
         """Count one trajectory's persona, goal and actions."""
-        self._trajectories += 1
         self._add_persona(trajectory)
         script = trajectory.script
         self._goals.add(_fingerprint(script.goal))
@@ -218,21 +189,21 @@ class Diversity:
             if len(self._near_persona_examples) < MAX_EXAMPLES:
                 self._near_persona_examples.append(FeatureExample(trajectory.id, f'"{persona}" resembles "{earlier}"'))
 
-    def features(self) -> "DiversityFeatures":
-        """The features of all trajectories so far."""
+    def features(self) -> dict[str, Any]:
+        """The features of all trajectories so far, named and described in `features.DataSetFeatures`."""
         entropy, verbs = _entropy(self._verbs), len(self._verbs)
-        return DiversityFeatures(
-            largest_persona_share=self._personas.largest_share,
-            persona_near_duplicate_share=self._near_personas / max(1, len(self._personas.counts)),
-            action_entropy=entropy,
-            action_evenness=entropy / math.log2(verbs) if verbs > 1 else 0.0,
-            distinct_actions=len(self._actions),
-            action_templates=len(self._templates),
-            common_actions_share=self._action_sets.largest_share,
-            distinct_goal_share=len(self._goals) / max(1, self._trajectories),
-            goal_opening_entropy=_entropy(self._goal_openings),
-            common_goal_share=self._goal_forms.largest_share,
-        )
+        return {
+            "largest_persona_share": self._personas.largest_share,
+            "persona_near_duplicate_share": self._near_personas / max(1, len(self._personas.counts)),
+            "action_entropy": entropy,
+            "action_evenness": entropy / math.log2(verbs) if verbs > 1 else 0.0,
+            "distinct_actions": len(self._actions),
+            "action_templates": len(self._templates),
+            "common_actions_share": self._action_sets.largest_share,
+            "distinct_goal_share": len(self._goals) / max(1, self._goal_forms.counts.total()),
+            "goal_opening_entropy": _entropy(self._goal_openings),
+            "common_goal_share": self._goal_forms.largest_share,
+        }
 
     def examples(self) -> dict[str, list[FeatureExample]]:
         """Trajectories that show a feature, by its name: the largest group's first one, or what resembles what."""

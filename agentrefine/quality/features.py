@@ -161,7 +161,7 @@ def _share(part: int, whole: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DataSetFeatures:
-    """Features of the whole data set.
+    """Features of the whole data set; entropies in bits. `Diversity` measures those from largest_persona_share on.
 
     Attributes:
         trajectories: how many there are.
@@ -176,7 +176,15 @@ class DataSetFeatures:
         error_turn_ratio: mistakes / player turns, over all trajectories.
         corrected_share: error-refine turns / mistakes, over all trajectories; 0 without mistakes.
         rarest_error_share: the share of the rarest of the three kinds of error among all mistakes.
-        largest_persona_share to common_goal_share: see `DiversityFeatures`.
+        largest_persona_share: the most trajectories of one persona / trajectories.
+        persona_near_duplicate_share: personas that resemble an earlier one, whatever case and punctuation / personas.
+        action_entropy: entropy of the actions' verbs.
+        action_evenness: the same as a share of the most that so many verbs can have (Pielou 1966), 0 to 1.
+        distinct_actions, action_templates: how many there are.
+        common_actions_share: trajectories with the most common set of action templates / trajectories.
+        distinct_goal_share: distinct goals / trajectories.
+        goal_opening_entropy: entropy of the goals' first three words.
+        common_goal_share: trajectories with the most common form of goal (`goal_form`) / trajectories.
         mean_player_turns, mean_tokens: per trajectory.
     """
 
@@ -213,8 +221,7 @@ def data_set_features(
     """The features of all trajectories together; `diversity` was counted while the rows were made."""
     count = len(rows)
     personas = {row.persona_id for row in rows}
-    player_turns = sum(row.player_turns for row in rows)
-    errors = sum(row.error_turns for row in rows)
+    player_turns, errors = sum(row.player_turns for row in rows), sum(row.error_turns for row in rows)
     by_kind = ((row.parameter_errors, row.logic_errors, row.place_errors) for row in rows)
     kinds = [sum(counts) for counts in zip(*by_kind, strict=True)]
     return DataSetFeatures(
@@ -231,7 +238,7 @@ def data_set_features(
         error_turn_ratio=_share(errors, player_turns),
         corrected_share=_share(sum(row.error_refine_turns for row in rows), errors),
         rarest_error_share=_share(min(kinds, default=0), errors),
-        **diversity.features()._asdict(),
+        **diversity.features(),
         mean_player_turns=_share(player_turns, count),
         mean_tokens=_share(sum(row.tokens or 0 for row in rows), count),
     )

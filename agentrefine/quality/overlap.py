@@ -1,37 +1,138 @@
-"""What training data must not contain: the worlds and texts that models are evaluated on."""
+"""What training data must not contain: the worlds and texts that models are evaluated on.
+
+`benchmark_texts` reads what the benchmarks show an agent and what solves them; `OverlapIndex` finds it in games.
+"""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, SimulatorError
+from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
+from agentrefine.benchmarks.simulators import SimulatorBenchmark
+from agentrefine.benchmarks.worlds.benchmark import WorldsBenchmark
+from agentrefine.errors import NotInstalledError
 from agentrefine.files import packaged_text
 from agentrefine.game.conversation import instructions
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, Trajectory, steps
 from agentrefine.game.words import words, words_and_ends
-from agentrefine.quality.benchmark_texts import BenchmarkTexts
-from agentrefine.quality.gate import BenchmarkOverlap
+from agentrefine.params import Params
+from agentrefine.params.evaluation import INSTALLED
+from agentrefine.quality.findings import BenchmarkOverlap
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS
 
-KeyT = TypeVar("KeyT", int, str)
+SIMULATORS_SOLVED = 2
+"""Episodes of a simulator that are solved: it may search a minute for one solution."""
 
 WORLD_ID = re.compile(r"(?P<family>[^.]+)\.(?P<theme>[^.]+)\.(?P<seed>[0-9]{1,18})")
 
 MIN_GOAL = 4
-"""The words of a goal; a shorter one, such as "open the door", is everyday language and no sign of a copy."""
+"""The fewest words of a goal that counts; a shorter one, such as "open the door", is everyday language."""
 
 MIN_SOLUTION = 3
-"""The different actions of a solution; a shorter one, such as three steps forward, is no sign of a copy."""
+"""The fewest different actions of a solution that counts; three steps forward are no sign of a copy."""
 
 _BASE = 0x9E3779B97F4A7C15
-"""Of the rolling hash: an odd number whose bits are mixed well (2^64 divided by the golden ratio)."""
+"""The base of the rolling hash: an odd number whose bits are mixed well (2^64 divided by the golden ratio)."""
+
+
+@dataclass
+class BenchmarkTexts:
+    """The texts of one benchmark.
+
+    Attributes:
+        benchmark: its name.
+        ours: its episodes are worlds of ours. They share families and texts with the training worlds by design, so
+            families, themes and seeds distinguish them (`HeldOut`), and a shared text is no sign of a copy.
+        missing: why there are no texts: a package or data folder of the benchmark is not installed. Empty otherwise.
+        episodes: how many episodes the texts are of.
+        passages: instructions, goals, observations and gold actions.
+        goals: the goals again, to be met whole.
+        solutions: gold actions of an episode, in order.
+    """
+
+    benchmark: str
+    ours: bool = False
+    missing: str = ""
+    episodes: int = 0
+    passages: list[str] = field(default_factory=list)
+    goals: list[str] = field(default_factory=list)
+    solutions: list[list[str]] = field(default_factory=list)
+
+
+def all_benchmark_texts(params: Params) -> list[BenchmarkTexts]:
+    """The texts of the benchmarks of `quality_gate.overlap_benchmarks`, and of those that the evaluation names.
+
+    Of a benchmark that is evaluated these are all the episodes of the evaluation; of any other one
+    `quality_gate.overlap_episodes`. So many are solved as well. A simulator takes seconds to start an episode: there it
+    is the first `evaluation.simulator_episodes`, and `SIMULATORS_SOLVED` of them are solved.
+
+    Raises:
+        UserError: a benchmark that `evaluation.benchmarks` names is unknown or not installed, or the user's data of one
+            is not what it should be.
+    """
+    named = [] if params.evaluation.benchmarks == INSTALLED else params.evaluation.benchmarks
+    found = []
+    compared = params.quality_gate.overlap_benchmarks
+    for name in dict.fromkeys((*named, *(BENCHMARKS if compared == INSTALLED else compared))):
+        source = benchmark(name, params.evaluation.data)
+        episodes = solved = params.quality_gate.overlap_episodes
+        if isinstance(source, SimulatorBenchmark):
+            episodes, solved = params.evaluation.simulator_episodes, min(solved, SIMULATORS_SOLVED)
+        elif name in named or not named:
+            episodes = max(episodes, params.evaluation.episodes)
+        try:
+            found.append(benchmark_texts(source, episodes=episodes, solved=solved, seed=params.seed))
+        except NotInstalledError as error:
+            if name in named:
+                raise
+            found.append(BenchmarkTexts(name, missing=str(error)))
+    return found
+
+
+def benchmark_texts(source: Benchmark, *, episodes: int, solved: int, seed: int) -> BenchmarkTexts:
+    """The texts of a benchmark.
+
+    Args:
+        source: the benchmark.
+        episodes: how many episodes are begun, at most.
+        solved: how many of them are played by the gold actions.
+        seed: which episodes.
+
+    Raises:
+        UserError: a package or data folder of the benchmark is missing.
+    """
+    texts = BenchmarkTexts(source.name, ours=isinstance(source, WorldsBenchmark))
+    for number, episode in enumerate(source.episodes(episodes, seed)):
+        with suppress(SimulatorError):  # what the simulator showed until it died is kept
+            _read(source, episode, texts, solve=number < solved)
+    return texts
+
+
+def _read(source: Benchmark, episode: EpisodeSpec, texts: BenchmarkTexts, *, solve: bool) -> None:
+    """Add one episode's texts."""
+    solution: list[str] = []
+    with suppress(NoSolutionError):
+        solution = source.gold(episode) if solve else []
+    with closing(source.make(episode)) as environment:
+        observation = environment.reset()
+        texts.episodes += 1
+        texts.goals.append(environment.goal)
+        texts.passages += [instructions(environment.actions), environment.goal, observation]
+        if solution:
+            texts.solutions.append(solution)
+        for action in solution:
+            texts.passages += [action, environment.step(action).observation]
 
 
 class Found(NamedTuple):
@@ -70,15 +171,15 @@ class OverlapIndex:
         self._numbers: dict[str, int] = {}
         self._hashes, self.owners = self._read(benchmarks)
         self._foreign = sum((not texts.ours) << bit for bit, texts in enumerate(benchmarks))
-        self._goals: dict[str, int] = {}
-        self._solutions: dict[str, int] = {}
+        self._goals: defaultdict[str, int] = defaultdict(int)
+        self._solutions: defaultdict[str, int] = defaultdict(int)
         for bit, texts in enumerate(benchmarks):
             for goal in texts.goals:
                 if len(words(goal)) >= MIN_GOAL:
-                    _own(self._goals, _normal(goal), bit)
+                    self._goals[_normal(goal)] |= 1 << bit
             for solution in texts.solutions:
                 if len(set(solution)) >= MIN_SOLUTION:
-                    _own(self._solutions, _joined(solution), bit)
+                    self._solutions[_joined(solution)] |= 1 << bit
 
     def find(self, trajectory: Trajectory) -> Found:
         """What a trajectory shares with the benchmarks: all that a model reads or writes in the game is compared."""
@@ -106,11 +207,11 @@ class OverlapIndex:
     def _read(self, benchmarks: Sequence[BenchmarkTexts]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """The hashes of all n-grams that are not allowed, sorted, and the benchmarks of each as bits."""
         allowed = np.concatenate([self._hash(text) for text in allowed_texts()])
-        owners: dict[int, int] = {}
+        owners: defaultdict[int, int] = defaultdict(int)
         for bit, texts in enumerate(benchmarks):
             for passage in dict.fromkeys(texts.passages):
                 for value in np.setdiff1d(self._hash(passage), allowed).tolist():
-                    _own(owners, value, bit)
+                    owners[value] |= 1 << bit
         ordered = sorted(owners)
         return np.array(ordered, dtype=np.uint64), np.array([owners[value] for value in ordered], dtype=np.uint64)
 
@@ -181,10 +282,6 @@ def _texts(trajectory: Trajectory) -> Iterator[str]:
         yield f"{template}: {action.description}"
     for turn in trajectory.turns:
         yield from [turn.observation] if isinstance(turn, DMTurn) else [turn.thought, turn.action]
-
-
-def _own(owners: dict[KeyT, int], key: KeyT, bit: int) -> None:
-    owners[key] = owners.get(key, 0) | 1 << bit
 
 
 def _normal(text: str) -> str:

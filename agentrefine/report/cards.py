@@ -20,9 +20,8 @@ from agentrefine.report.document import caveats, render
 from agentrefine.report.figures import label
 from agentrefine.report.inputs import Project, base_quantisation, model_summary
 from agentrefine.report.tables import percent
-from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard
+from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard, TuningFigures
 from agentrefine.tuning.masking import POLICIES
-from agentrefine.tuning.results import TuningFigures
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
 """The tags of both cards; the hub links the last one to the paper."""

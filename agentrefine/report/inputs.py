@@ -12,9 +12,9 @@ from agentrefine.game.counts import RefinementCounts, SynthesisCounts, Verificat
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
-from agentrefine.quality.gate import GateResult
-from agentrefine.tuning.cards import BaseCard, quantisation_of
-from agentrefine.tuning.results import LossPoint, TuningFigures, ValidationPoint, read_curve
+from agentrefine.quality.findings import GateResult
+from agentrefine.tuning.cards import BaseCard, TuningFigures, quantisation_of
+from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 
 
 @dataclass(frozen=True)

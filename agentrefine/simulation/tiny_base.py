@@ -21,9 +21,9 @@ from agentrefine.params.tuning import TinyModel
 from agentrefine.simulation import thoughts
 from agentrefine.simulation.tokenizer import MIN_FREQUENCY, build_tokenizer, check_words, stretches
 from agentrefine.tuning.cards import CARD, TinyCard
+from agentrefine.tuning.chat_template import MASKED
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
-from agentrefine.tuning.rendering import MASKED
 from agentrefine.worlds.catalogue import all_templates, all_texts, families, themes, vocabulary, words_in
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Theme

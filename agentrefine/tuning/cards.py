@@ -1,22 +1,23 @@
-"""`card.json` beside a model: what the model is and how it came about. One record for each kind of model."""
+"""`card.json` beside a model: what the model is and how it came about. One record for each kind of model.
 
-import json
+A loaded model depends on this file. So it holds records only; `agentrefine.report.cards` writes the cards for people.
+"""
+
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, computed_field
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, problem_key
 from agentrefine.params.tuning import MaskPolicy
-from agentrefine.tuning.results import TuningFigures
 
 CARD = "card.json"
 """The name of the file."""
 
 
 class _Card(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
 
 class TinyCard(_Card):
@@ -86,6 +87,73 @@ class GgufCard(_Card):
     chat_template: list[str]
 
 
+class RenderingCounts(BaseModel):
+    """What rendering made of a data set.
+
+    Example: `{"samples": 2685, ..., "tokens": 1437600, "whole_tokens": 1437600, "trained_tokens": 314742, ...}`
+
+    Attributes:
+        samples: rows that train something.
+        samples_with_special_tokens: conversations left out because a text holds a special token of the tokenizer, such
+            as the end of a turn, which the model would learn to write in mid-sentence.
+        samples_dropped: conversations of which no trained turn fits into the length limit.
+        turns_dropped: assistant turns left out at the ends of conversations that are too long.
+        tokens: of all rows.
+        whole_tokens: of the same games before the mask policy cuts anything out of them.
+        trained_tokens: of these, those with a label.
+        longest: tokens of the longest row.
+    """
+
+    samples: int = 0
+    samples_with_special_tokens: int = 0
+    samples_dropped: int = 0
+    turns_dropped: int = 0
+    tokens: int = 0
+    whole_tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0
+
+    @property
+    def trained_token_share(self) -> float:
+        """Trained tokens by all tokens."""
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+
+class TuningFigures(BaseModel):
+    """metrics.json: what tuning did, as far as it is the same when tuning is repeated.
+
+    Example: `{"train_on": "refinement", "parameters": 872064, ..., "tokens": 2875200, "train_loss": 0.16}`
+
+    Attributes:
+        train_on: which turns were trained (the mask policy).
+        parameters, trainable_parameters: of the model.
+        rendering: samples, turns and tokens of the training file.
+        steps: optimizer steps.
+        tokens: read in all epochs.
+        trained_tokens: of these, those with a label (by their share, where training stopped early).
+        train_loss: mean over the last tenth of the steps, nats per trained token.
+        validation_loss_before, validation_loss: of the base and of the tuned model, nats per trained token; None
+            without validation samples.
+    """
+
+    train_on: MaskPolicy
+    parameters: int
+    trainable_parameters: int
+    rendering: RenderingCounts
+    steps: int
+    tokens: int
+    trained_tokens: int
+    train_loss: float
+    validation_loss_before: float | None
+    validation_loss: float | None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def trained_token_share(self) -> float:
+        """Share of the tokens read that are trained on, in [0, 1]."""
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+
 class _Origin(_Card):
     kind: Literal["tuned"] = "tuned"
     train_on: MaskPolicy
@@ -114,17 +182,16 @@ class TunedCard(TuningFigures, _Origin):
 
 
 class BaseCard(RootModel[Annotated[TinyCard | ReferenceCard | GgufCard, Field(discriminator="kind")]]):
-    """models/base/card.json."""
+    """models/base/card.json; an example of each kind is at its class."""
 
 
-class AnyCard(RootModel[Annotated[TinyCard | ReferenceCard | GgufCard | TunedCard, Field(discriminator="kind")]]):
-    """The card of any model."""
+Card: TypeAlias = TinyCard | ReferenceCard | GgufCard | TunedCard
+"""The card of any model."""
+
+_ANY_CARD: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="kind")])
 
 
-KINDS = ("tiny", "reference", "gguf", "tuned")
-
-
-def read_card(folder: Path) -> TinyCard | ReferenceCard | GgufCard | TunedCard | None:
+def read_card(folder: Path) -> Card | None:
     """The card of a model that a stage wrote; None for models from elsewhere.
 
     Raises:
@@ -134,16 +201,11 @@ def read_card(folder: Path) -> TinyCard | ReferenceCard | GgufCard | TunedCard |
     if not file.is_file():
         return None
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            "stage_file_broken", f"{file}: not valid JSON; run the stage that writes it again.", file=file
-        ) from error
-    if not isinstance(card, dict) or card.get("kind") not in KINDS:
-        return None
-    try:
-        return AnyCard.model_validate(card).root
+        return _ANY_CARD.validate_json(file.read_bytes())
     except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        if not problem["loc"] and problem["type"] != "json_invalid":
+            return None  # no card of ours: no object, or one of another kind
         raise UserError(
             "stage_file_broken",
             f"{file}: {first_problem(error)} Run the stage that writes it again.",
@@ -152,7 +214,7 @@ def read_card(folder: Path) -> TinyCard | ReferenceCard | GgufCard | TunedCard |
         ) from error
 
 
-def quantisation_of(card: TinyCard | ReferenceCard | GgufCard | TunedCard | None) -> str | None:
+def quantisation_of(card: Card | None) -> str | None:
     """What a model's weights were quantised to before they were tuned, such as `Q4_1`; None where nothing says so."""
     if isinstance(card, TunedCard):
         return card.base_quantisation

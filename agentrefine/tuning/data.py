@@ -17,9 +17,9 @@ from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.cards import RenderingCounts
+from agentrefine.tuning.chat_template import Rendered, check_chat_template, render
 from agentrefine.tuning.masking import apply_mask_policy
-from agentrefine.tuning.rendering import Rendered, check_chat_template, render
-from agentrefine.tuning.results import RenderingCounts
 
 FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
@@ -40,14 +40,10 @@ def rendered_rows(
     )
     first = next(rows, None)
     if first is None:
-        raise UserError(
-            "nothing_to_train",
-            f"{file}: holds no sample with a trained turn of at most {longest} tokens; "
-            "raise tuning.max_length, or run the quality gate again with more samples.",
-            file=file,
-            key="tuning.max_length",
-            limit=longest,
-        )
+        sentence = f"holds no sample with a trained turn of at most {longest} tokens"
+        remedy = "raise tuning.max_length, or run the quality gate again with more samples."
+        values = {"file": file, "key": "tuning.max_length", "limit": longest}
+        raise UserError("nothing_to_train", f"{file}: {sentence}; {remedy}", **values)
     try:
         data = Dataset.from_generator(
             lambda: itertools.chain([first], rows), features=FEATURES, cache_dir=str(cache), fingerprint=file.stem
@@ -83,9 +79,8 @@ def rendered_samples(
             cuts = len(apply_mask_policy(messages, train_on)) < len(messages)
             whole = render(tokenizer, messages, "refinement", max_length) if cuts else rendered
         except UserError as error:
-            raise UserError(
-                error.code, f"{file}, sample {sample.id}: {error}", **error.values | {"file": file, "sample": sample.id}
-            ) from error
+            values = error.values | {"file": file, "sample": sample.id}
+            raise UserError(error.code, f"{file}, sample {sample.id}: {error}", **values) from error
         counts.turns_dropped += rendered.dropped_turns
         if not rendered.trained_tokens:
             counts.samples_dropped += 1

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 import torch
+from accelerate.utils import patch_environment
 from torch import distributed
 
 from agentrefine.errors import UserError
@@ -40,7 +41,7 @@ def process_count(cpu_processes: int) -> int:
 
 
 class Replicas:
-    """The other processes; none where one process trains alone."""
+    """The other processes; none where one process trains alone. What they print to standard error is in `log`."""
 
     def __init__(self, processes: "list[subprocess.Popen[str]]", log: IO[str]) -> None:
         self._processes = processes
@@ -75,7 +76,7 @@ class Replicas:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
         self._log.seek(0)
-        lines = self._log.read().strip().splitlines() or ["it said nothing"]
+        lines = self._log.read().strip().splitlines() or ["it printed nothing"]
         killed = any(process.returncode is not None and process.returncode < 0 for process in self._processes)
         reason = "it was killed, perhaps because memory ran out" if killed else lines[-1]
         return UserError(
@@ -101,12 +102,11 @@ def replicas(module: str, processes: int, threads: int) -> Iterator[Replicas]:
         if "WORLD_SIZE" in os.environ or processes == 1:
             yield Replicas([], log)
             return
-        before, port = dict(os.environ), _free_port()
-        own = _environment(0, processes, threads, port)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
         started: list[subprocess.Popen[str]] = []
         try:
             for rank in range(1, processes):
-                environment = {**before, **_environment(rank, processes, threads, port)}
                 started.append(
                     subprocess.Popen(
                         [sys.executable, "-m", module],
@@ -114,26 +114,23 @@ def replicas(module: str, processes: int, threads: int) -> Iterator[Replicas]:
                         stdout=subprocess.PIPE,
                         stderr=log,
                         text=True,
-                        env=environment,
+                        env={**os.environ, **_environment(rank, processes, threads, port)},
                     )
                 )
-            os.environ.update(own)
-            yield Replicas(started, log)
+            with patch_environment(**_environment(0, processes, threads, port)):
+                yield Replicas(started, log)
         except BaseException:
             for process in started:
                 process.kill()
             raise
         finally:
-            for name in own:
-                os.environ.pop(name, None)
-            os.environ.update({name: before[name] for name in own if name in before})
             if distributed.is_initialized():
                 distributed.destroy_process_group()
             for process in started:
                 _end(process)
 
 
-def serve_as_replica(work: Callable[[str, Callable[[], None]], None]) -> None:
+def serve_as_replica(work: Callable[[str, Callable[[], None]], object]) -> None:
     """Be a replica: read the job from standard input and do the `work`, which is given what reports readiness."""
     job = sys.stdin.readline()
     if not job:
@@ -147,13 +144,13 @@ def serve_as_replica(work: Callable[[str, Callable[[], None]], None]) -> None:
 
 
 def _end_with_the_first() -> None:
-    """End this process when the one that started it ends: its end of the pipe is closed then, however it ended."""
+    """End this process when the one that started it ends: that closes the pipe, however it ended."""
     sys.stdin.read()
     os._exit(1)
 
 
 def _environment(rank: int, processes: int, threads: int, port: int) -> dict[str, str]:
-    """What torchrun would set, with the threads of a process; gloo would take the network's device."""
+    """What torchrun would set, the threads of a process, and the loopback device for gloo."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     return {
         **({"GLOO_SOCKET_IFNAME": loopback} if loopback else {}),
@@ -165,12 +162,6 @@ def _environment(rank: int, processes: int, threads: int, port: int) -> dict[str
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(threads),
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -1,4 +1,4 @@
-"""The machine that tunes: what it computes fast in, what settings need of it, and its full memory or full disk."""
+"""The machine that tunes: its processor and cores, what settings need of it, and a full memory or disk."""
 
 import errno
 import logging
@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from agentrefine.errors import UserError, first_line
 from agentrefine.params.tuning import TuningParams
 
-WAYS_OUT = (
+LESS_MEMORY = (
     "lower tuning.batch_tokens or tuning.max_length, raise tuning.gradient_accumulation_steps, or set "
     "tuning.activation_checkpointing: true or tuning.method: lora"
 )
-"""What to do where memory runs out."""
+"""What to do when memory runs out."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ PACKAGES = {
 """The package of a kind of attention, and how to get it."""
 
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""Of Linux' control groups, version 2: microseconds of processor time in so many of the clock."""
+"""The file of Linux' control groups (version 2) that limits a container: microseconds of processor time per period."""
 
 ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables that keep oneDNN, which multiplies bf16 matrices for torch, from a processor's newer instructions."""
 
 ONEDNN_WITH_BF16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
-"""Parts of their values that leave bf16 allowed."""
+"""Parts of the values of `ONEDNN_LIMITS` that allow bf16."""
 
 
 class Processor(NamedTuple):
@@ -60,11 +60,10 @@ def processor() -> Processor:
     bf16 = ("AMX bf16" if has.get("amx_bf16") else "bf16") if multiplies_bf16() else "no bf16"
     cores = usable_cores()
     old = has.get("architecture") == "x86_64" and kernels == "DEFAULT"
+    slow = "It has no AVX2 (or torch is kept from it): all that torch computes takes several times as long."
     return Processor(
         f"{has.get('cpu_name') or 'unknown'}, {cores} {'core' if cores == 1 else 'cores'}, {instructions}, {bf16}",
-        "It has no AVX2 (or torch is kept from it): all that torch computes takes several times as long."
-        if old
-        else "",
+        slow if old else "",
     )
 
 
@@ -103,7 +102,7 @@ def tunings_at_once(params: TuningParams) -> int:
 
 @contextmanager
 def threads_for(params: TuningParams) -> Iterator[None]:
-    """Let torch compute with the threads that the parameters name, so that bytes do not follow the number of cores."""
+    """Let torch compute with `tuning.cpu_threads`, so that bytes do not follow the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(params.cpu_threads)
     try:
@@ -125,83 +124,62 @@ def check_hardware(params: TuningParams) -> None:
     Raises:
         UserError: names the setting, what is missing, and what to do.
     """
-    on_gpu = torch.cuda.is_available()
-    if torch.cuda.device_count() > 1 and "WORLD_SIZE" not in os.environ:
-        raise UserError(
+    on_gpu, gpus = torch.cuda.is_available(), torch.cuda.device_count()
+    if gpus > 1 and "WORLD_SIZE" not in os.environ:
+        raise setting_error(
             "bad_value",
-            f"tuning.launcher: there are {torch.cuda.device_count()} GPUs and one process; set it to `accelerate "
-            "launch --config_file configs/ddp.yaml` (or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES.",
-            key="tuning.launcher",
-            gpus=torch.cuda.device_count(),
+            "launcher",
+            f"there are {gpus} GPUs and one process; set it to `accelerate launch --config_file configs/ddp.yaml` "
+            "(or another of configs/), or name one GPU in CUDA_VISIBLE_DEVICES.",
+            gpus=gpus,
         )
-    if params.attention in PACKAGES:
-        package, command = PACKAGES[params.attention]
+    attention = params.attention
+    if attention in PACKAGES:
+        package, command = PACKAGES[attention]
         if not on_gpu:
-            raise UserError(
-                "gpu_missing",
-                f"tuning.attention: {params.attention} needs an NVIDIA GPU; set it to sdpa.",
-                key="tuning.attention",
-                value=params.attention,
-            )
-        if find_spec(package) is None:
-            raise UserError(
-                "not_installed",
-                f"tuning.attention: {params.attention} is not installed; {command}, or set it to sdpa.",
-                key="tuning.attention",
-                name=package,
-            )
+            sentence = f"{attention} needs an NVIDIA GPU; set it to sdpa."
+            raise setting_error("gpu_missing", "attention", sentence, value=attention)
+        _require(package, "attention", f"{attention} is not installed; {command}, or set it to sdpa.")
         if not use_bf16(params):
-            raise UserError(
-                "bad_value",
-                f"tuning.attention: {params.attention} computes in bf16 only; set tuning.precision to bf16.",
-                key="tuning.attention",
-                value=params.attention,
-            )
+            sentence = f"{attention} computes in bf16 only; set tuning.precision to bf16."
+            raise setting_error("bad_value", "attention", sentence, value=attention)
     elif on_gpu and (params.packing or params.padding_free):
         logger.warning(
             "tuning.attention: %s computes the whole square of a row of several games and masks most of it; "
-            "flash_attention_2 does not.", params.attention,
+            "flash_attention_2 does not.", attention,
         )  # fmt: skip
-    if params.liger_kernel and not on_gpu:
-        raise UserError(
-            "gpu_missing",
-            "tuning.liger_kernel: Liger's kernels need a GPU; set it to false.",
-            key="tuning.liger_kernel",
+    if params.liger_kernel:
+        if not on_gpu:
+            raise setting_error("gpu_missing", "liger_kernel", "Liger's kernels need a GPU; set it to false.")
+        install = "is not installed; pip install 'agentrefine[gpu]', or set it to false."
+        _require("liger_kernel", "liger_kernel", install)
+    if params.method == "qlora":
+        _require(
+            "bitsandbytes", "method", "qlora needs bitsandbytes; pip install 'agentrefine[qlora]', or set it to lora."
         )
-    if params.liger_kernel and find_spec("liger_kernel") is None:
-        raise UserError(
-            "not_installed",
-            "tuning.liger_kernel: is not installed; pip install 'agentrefine[gpu]', or set it to false.",
-            key="tuning.liger_kernel",
-            name="liger_kernel",
-        )
-    if params.method == "qlora" and find_spec("bitsandbytes") is None:
-        raise UserError(
-            "not_installed",
-            "tuning.method: qlora needs bitsandbytes; pip install 'agentrefine[qlora]', or set it to lora.",
-            key="tuning.method",
-            name="bitsandbytes",
-        )
-    if "ACCELERATE_USE_DEEPSPEED" in os.environ and find_spec("deepspeed") is None:
-        raise UserError(
-            "not_installed",
-            "tuning.launcher: asks for DeepSpeed, which is not installed; pip install deepspeed, or use FSDP.",
-            key="tuning.launcher",
-            name="deepspeed",
-        )
-    if params.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
-        raise UserError(
-            "bf16_unsupported",
-            "tuning.precision: this GPU cannot compute in bf16; set it to fp32.",
-            key="tuning.precision",
-        )
-    if params.precision == "bf16" and not on_gpu and not multiplies_bf16():
-        raise UserError(
-            "bf16_unsupported",
-            "tuning.precision: this processor has no instructions for bf16 and would take 30 times as long; set it to "
-            "auto or fp32.",
-            key="tuning.precision",
-        )
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        install = "asks for DeepSpeed, which is not installed; pip install deepspeed, or use FSDP."
+        _require("deepspeed", "launcher", install)
+    if params.precision == "bf16":
+        if on_gpu and not torch.cuda.is_bf16_supported():
+            raise setting_error("bf16_unsupported", "precision", "this GPU cannot compute in bf16; set it to fp32.")
+        if not on_gpu and not multiplies_bf16():
+            raise setting_error(
+                "bf16_unsupported",
+                "precision",
+                "this processor has no instructions for bf16 and would take 30 times as long; set it to auto or fp32.",
+            )
+
+
+def setting_error(code: str, key: str, sentence: str, **values: object) -> UserError:
+    """The error that refuses a parameter of the section `tuning`: what is wrong with it and what to do."""
+    return UserError(code, f"tuning.{key}: {sentence}", key=f"tuning.{key}", **values)
+
+
+def _require(package: str, key: str, sentence: str) -> None:
+    """Refuse a parameter whose package is not installed."""
+    if find_spec(package) is None:
+        raise setting_error("not_installed", key, sentence, name=package)
 
 
 @contextmanager
@@ -224,7 +202,7 @@ def machine_failures() -> Iterator[None]:
             ) from error
         if out_of_memory or "can't allocate memory" in str(error):
             raise UserError(
-                "out_of_memory", f"tuning: memory ran out ({first_line(error)}); {WAYS_OUT}.", stage="tuning"
+                "out_of_memory", f"tuning: memory ran out ({first_line(error)}); {LESS_MEMORY}.", stage="tuning"
             ) from error
         raise
 

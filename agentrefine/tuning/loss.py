@@ -1,19 +1,12 @@
-"""The masked cross-entropy, computed where labels are and nowhere else: of a batch, and of all validation rows."""
+"""The masked cross-entropy of a batch, computed where labels are and nowhere else."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from datasets import Dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
-from agentrefine.tuning.data import row_lengths
-from agentrefine.tuning.rendering import MASKED
-
-EVALUATION_TOKENS = 4096
-"""Tokens of a batch that is only scored, padding included, unless one row alone is longer."""
+from agentrefine.tuning.chat_template import MASKED
 
 
 def labelled_loss(
@@ -57,53 +50,3 @@ def fused_loss(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tenso
     without_mask = {name: value for name, value in inputs.items() if name != "attention_mask"}
     log_probs: torch.Tensor = model(**without_mask, use_cache=False, fused_lm_head=True).log_probs
     return -log_probs.sum()
-
-
-class LabelSums(NamedTuple):
-    """Cross-entropy summed over the tokens that have a label, in nats, and how many these are."""
-
-    loss: float
-    labels: int
-
-
-def masked_loss(model: nn.Module, rows: Dataset) -> float:
-    """Mean cross-entropy over the tokens of all rows that have a label, nats per token."""
-    sums = label_sums(model, rows)
-    return sums.loss / sums.labels
-
-
-def label_sums(model: nn.Module, rows: Dataset, rank: int = 0, processes: int = 1) -> LabelSums:
-    """One process's part of the sums over all rows (`input_ids`, `labels`).
-
-    Every process runs the model equally often, as sharded models need: where batches run out, on one without labels.
-    The model is scored in evaluation mode and left in the mode it was in.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    loss, count = 0.0, 0
-    batches = list(_batches_of_similar_length(rows))
-    with torch.no_grad():  # FSDP cannot train on what inference mode has touched
-        for begin in range(0, len(batches), processes):
-            turn = begin + rank
-            batch = rows[batches[min(turn, len(batches) - 1)]]
-            ids = pad_sequence([torch.tensor(x) for x in batch["input_ids"]], batch_first=True)
-            labels = pad_sequence([torch.tensor(x) for x in batch["labels"]], batch_first=True, padding_value=MASKED)
-            if turn >= len(batches):
-                labels.fill_(MASKED)
-            loss += float(labelled_loss(model, ids.to(device), labels.to(device), reduction="sum"))
-            count += int((labels[:, 1:] != MASKED).sum())
-    model.train(was_training)
-    return LabelSums(loss, count)
-
-
-def _batches_of_similar_length(rows: Dataset) -> Iterator[Sequence[int]]:
-    lengths = row_lengths(rows)
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > EVALUATION_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

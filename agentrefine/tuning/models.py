@@ -1,4 +1,4 @@
-"""Models on disk: loading a base by path or hub id, loading what was tuned, and a digest that identifies a model."""
+"""Models on disk: loading a base by path or hub id, loading a tuned model, and a digest that identifies a model."""
 
 import hashlib
 from pathlib import Path
@@ -61,11 +61,8 @@ def load_base(
     card = read_card(Path(path))
     folder = resolve(card.path if isinstance(card, ReferenceCard) else path)
     if isinstance(card, ReferenceCard) and model_digest(folder) != card.digest:
-        raise UserError(
-            "model_changed",
-            f"{folder}: is no longer the model that the base_model stage saw; run that stage again.",
-            model=str(folder),
-        )
+        sentence = "is no longer the model that the base_model stage saw; run that stage again."
+        raise UserError("model_changed", f"{folder}: {sentence}", model=str(folder))
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -76,13 +73,9 @@ def load_base(
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(
-            "model_unusable",
-            f"{path}: holds no causal language model with safetensors weights that transformers knows "
-            f"({first_line(error)}); set base_model.path to one that does.",
-            model=str(path),
-            part="weights",
-        ) from error
+        sentence = "holds no causal language model with safetensors weights that transformers knows"
+        remedy = f"({first_line(error)}); set base_model.path to one that does."
+        raise _unusable(path, f"{sentence} {remedy}", part="weights") from error
     return LoadedModel(model, load_tokenizer(path))
 
 
@@ -96,13 +89,9 @@ def load_tokenizer(path: str | Path, chat_template: Path | None = None) -> PreTr
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            "model_unusable",
-            f"{path}: holds no tokenizer that transformers knows ({first_line(error)}); "
-            "set base_model.path to a folder or hub id that holds one.",
-            model=str(path),
-            part="tokenizer",
-        ) from error
+        sentence = f"holds no tokenizer that transformers knows ({first_line(error)})"
+        remedy = "set base_model.path to a folder or hub id that holds one."
+        raise _unusable(path, f"{sentence}; {remedy}", part="tokenizer") from error
     return usable_tokenizer(tokenizer, path, chat_template)
 
 
@@ -120,23 +109,15 @@ def usable_tokenizer(
         UserError: there is no such template file, no fast tokenizer, or no token that ends a turn.
     """
     if not tokenizer.is_fast:
-        raise UserError(
-            "model_unusable",
-            f"{path}: has no fast tokenizer (tokenizer.json), which training needs; choose another model.",
-            model=str(path),
-            part="tokenizer.json",
-        )
+        sentence = "has no fast tokenizer (tokenizer.json), which training needs; choose another model."
+        raise _unusable(path, sentence, part="tokenizer.json")
     if chat_template is not None:
         tokenizer.chat_template = read_text(chat_template, "correct base_model.chat_template in params.yaml")
     elif not tokenizer.chat_template:
         tokenizer.chat_template = own_chat_template()
     if tokenizer.eos_token is None:
-        raise UserError(
-            "model_unusable",
-            f"{path}: its tokenizer has no eos_token, so a turn could not end; choose another model.",
-            model=str(path),
-            part="eos_token",
-        )
+        sentence = "its tokenizer has no eos_token, so a turn could not end; choose another model."
+        raise _unusable(path, sentence, part="eos_token")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -154,20 +135,12 @@ def load_tuned(path: str | Path) -> LoadedModel:
         return base._replace(model=on_device(base.model))
     card = read_card(folder)
     if not isinstance(card, TunedCard):
-        raise UserError(
-            "stage_not_run",
-            f"{path}: is an adapter without the card of the tuning stage; run that stage again.",
-            model=str(path),
-            stage="tuning",
-        )
+        sentence = "is an adapter without the card of the tuning stage; run that stage again."
+        raise UserError("stage_not_run", f"{path}: {sentence}", model=str(path), stage="tuning")
     base = load_base(card.base)
     if model_digest(card.base) != card.base_digest:
-        raise UserError(
-            "model_changed",
-            f"{path}: was tuned on another {card.base} than the present one; run the tuning stage again.",
-            model=str(path),
-            base=card.base,
-        )
+        sentence = f"was tuned on another {card.base} than the present one; run the tuning stage again."
+        raise UserError("model_changed", f"{path}: {sentence}", model=str(path), base=card.base)
     merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     return LoadedModel(on_device(merged), load_tokenizer(folder))
 
@@ -187,7 +160,7 @@ def quantisation(path: str | Path) -> str | None:
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:
-    """The model on the GPU where there is one; moved in place."""
+    """The model, moved in place to the GPU where there is one."""
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
@@ -217,29 +190,20 @@ def resolve(path: str | Path) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    text = str(path)
+    text, key = str(path), "base_model.path"
     if is_gguf(path):
-        raise UserError(
-            "model_unusable",
-            f"{text}: a GGUF file is read by the stage base_model only; name it in base_model.path.",
-            model=text,
-            key="base_model.path",
-        )
+        raise _unusable(path, f"a GGUF file is read by the stage base_model only; name it in {key}.", key=key)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise UserError(
-            "model_missing",
-            f"{text}: no such folder; set base_model.path to a model's folder, a GGUF file, a hub id, or tiny.",
-            model=text,
-            key="base_model.path",
-        )
-    check_proxy(constants.ENDPOINT, "base_model.path")
+        sentence = f"no such folder; set {key} to a model's folder, a GGUF file, a hub id, or tiny."
+        raise UserError("model_missing", f"{text}: {sentence}", model=text, key=key)
+    check_proxy(constants.ENDPOINT, key)
     try:
         return Path(snapshot_download(text, allow_patterns=MODEL_FILES))
     except (OSError, HFValidationError, httpx2.HTTPError) as error:
-        raise UserError(
-            "model_missing",
-            f"{text}: neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)}); "
-            "correct base_model.path, or set it to tiny.",
-            model=text,
-            key="base_model.path",
-        ) from error
+        sentence = f"neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)})"
+        remedy = f"correct {key}, or set it to tiny."
+        raise UserError("model_missing", f"{text}: {sentence}; {remedy}", model=text, key=key) from error
+
+
+def _unusable(path: str | Path, sentence: str, **values: str) -> UserError:
+    return UserError("model_unusable", f"{path}: {sentence}", model=str(path), **values)

@@ -1,6 +1,5 @@
 """The optimizers: AdamW, or Muon on the hidden matrices with AdamW on the rest."""
 
-from collections.abc import Callable, Iterable
 from math import sqrt
 from typing import Any
 
@@ -9,8 +8,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 BETAS = (0.9, 0.95)
-"""Of AdamW; the second is lower than torch's, as is usual for language models."""
-
+"""The betas of AdamW; the second is lower than torch's, as is usual for language models."""
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024), as in `torch.optim.Muon`."""
@@ -26,12 +24,8 @@ class CpuMuon(Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step, as torch's."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, _closure: None = None) -> None:  # type: ignore[override]
+        """One step, as torch's, but without a closure."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad
@@ -45,7 +39,6 @@ class CpuMuon(Muon):
                 rows, columns = parameter.shape
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update, alpha=-group["lr"] * sqrt(max(1.0, rows / columns)))
-        return loss
 
 
 def orthogonalized(matrix: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
@@ -84,19 +77,9 @@ class MuonWithAdamW(Optimizer):
     One optimizer to the outside: learning-rate schedules and checkpoints see the groups and states of both.
     """
 
-    def __init__(
-        self,
-        matrices: Iterable[nn.Parameter],
-        rest: Iterable[nn.Parameter],
-        *,
-        muon_learning_rate: float,
-        learning_rate: float,
-    ) -> None:
-        groups = [
-            {"params": list(matrices), "lr": muon_learning_rate},
-            {"params": list(rest), "lr": learning_rate},
-        ]
-        super().__init__(groups, defaults={})
+    def __init__(self, matrices: dict[str, Any], rest: dict[str, Any]) -> None:
+        """Take Muon's group of parameters and AdamW's, each with its learning rate."""
+        super().__init__([matrices, rest], defaults={})
         on_cpu = all(p.device.type == "cpu" for p in self.param_groups[0]["params"])
         self._parts: list[Optimizer] = [
             (CpuMuon if on_cpu else Muon)([self.param_groups[0]], weight_decay=0.0),
@@ -104,15 +87,10 @@ class MuonWithAdamW(Optimizer):
         ]
         self._share()
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, _closure: None = None) -> None:  # type: ignore[override]
         """One step of both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for part in self._parts:
             part.step()
-        return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Both parts' states, as `state_dict` gave them."""
@@ -139,25 +117,15 @@ def make_optimizer(
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if muon_learning_rate is None:
-        return AdamW(_groups(trainable, weight_decay), lr=learning_rate, betas=BETAS, fused=True)
-    embedded = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    hidden = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and id(module.weight) not in embedded
-    }
+        groups = [
+            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=BETAS, fused=True)
+    modules = list(model.modules())
+    embedded = {id(p) for module in modules if isinstance(module, nn.Embedding) for p in module.parameters()}
+    hidden = {id(module.weight) for module in modules if isinstance(module, nn.Linear)} - embedded
     return MuonWithAdamW(
-        [p for p in trainable if id(p) in hidden],
-        [p for p in trainable if id(p) not in hidden],
-        muon_learning_rate=muon_learning_rate,
-        learning_rate=learning_rate,
+        {"params": [p for p in trainable if id(p) in hidden], "lr": muon_learning_rate},
+        {"params": [p for p in trainable if id(p) not in hidden], "lr": learning_rate},
     )
-
-
-def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay, vectors without; a group that is empty is left out."""
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -1,7 +1,7 @@
 """Refinement tuning (paper, section 3.3): cross-entropy on the tokens of correct turns only, by TRL's SFTTrainer.
 
-`tune` runs in the first process of a tuning: it starts the replicas, trains with them and writes the model. `follow`
-runs in the others. What all of them do is `train`: load, render, train, score, gather the weights.
+Every process of a tuning runs `train`: load, render, train, score, gather the weights. The first one runs it inside
+`tune`, which starts the others on a CPU and writes the model.
 """
 
 import json
@@ -10,53 +10,37 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import datasets
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from pydantic import BaseModel, model_validator
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 
-from agentrefine.errors import UserError
-from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
+from agentrefine.files import atomic_folder, sha256_file, write_json
 from agentrefine.params.tuning import MaskPolicy, TuningParams
-from agentrefine.sources import digest
+from agentrefine.tuning import checkpoints
 from agentrefine.tuning.cards import CARD, TunedCard
-from agentrefine.tuning.checkpoints import remove_others, step_of
 from agentrefine.tuning.data import rendered_rows
-from agentrefine.tuning.distributed import SHARDING, is_first_process, process_count, replicas, serve_as_replica
-from agentrefine.tuning.hardware import check_hardware, machine_failures, threads_for, use_bf16
+from agentrefine.tuning.distributed import process_count, replicas, serve_as_replica
+from agentrefine.tuning.hardware import check_hardware, machine_failures, setting_error, threads_for, use_bf16
 from agentrefine.tuning.models import load_tokenizer, model_digest, quantisation
-from agentrefine.tuning.results import LossPoint, RenderingCounts, TuningResult
-from agentrefine.tuning.trainer import (
-    Model,
-    TokenBar,
-    curve_of,
-    last_tenth,
-    load_for_tuning,
-    make_trainer,
-    thinned,
-    training_arguments,
-    validation_curve_of,
-)
+from agentrefine.tuning.results import LossPoint, TuningResult, ValidationPoint, last_tenth, points, thinned
+from agentrefine.tuning.trainer import Model, RefinementTrainer, TokenBar, load_for_tuning, training_arguments
 
-HOW_NOT_WHAT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
-"""Parameters that change no weights."""
+PARAMS_WITHOUT_EFFECT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
+"""Parameters of the section `tuning` that do not change a model's weights."""
 
-LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
-"""Packages whose versions may change the bytes of a checkpoint."""
-
-CURVE_POINTS = 100
-"""The points of a loss curve that a result keeps, at the most."""
+MAX_CURVE_POINTS = 100
+"""The most points of a loss curve that a result keeps."""
 
 
 class TuningJob(BaseModel):
-    """What is tuned on what; every process of a tuning holds the same.
+    """What is tuned on what; every process of a tuning has the same.
 
     Attributes:
         train_on: which turns are trained (the mask policy).
@@ -64,7 +48,7 @@ class TuningJob(BaseModel):
         base: the base model's folder or hub id.
         params: the section `tuning` of params.yaml.
         seed: of the order of the rows and of adapter weights.
-        checkpoints: a folder for checkpoints, shared by all processes; None: an interrupted tuning begins anew.
+        checkpoints: a folder for checkpoints, shared by all processes; None: nothing to resume at.
     """
 
     train_on: MaskPolicy
@@ -86,18 +70,14 @@ class TuningJob(BaseModel):
 
     def key(self, processes: int) -> str:
         """Equal for tunings that take the same steps, so that one can resume where the other stopped."""
-        return short_hash(
+        return checkpoints.key(
             self.train_on,
             *self.data_digests().values(),
             model_digest(self.base),
-            json.dumps(self.params.model_dump(exclude=HOW_NOT_WHAT), sort_keys=True),
+            json.dumps(self.params.model_dump(exclude=PARAMS_WITHOUT_EFFECT), sort_keys=True),
             str(use_bf16(self.params)),
             str(self.seed),
             str(processes),
-            *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
-            "cuda" if torch.cuda.is_available() else "cpu",
-            *(version(library) for library in LIBRARIES),
-            digest("agentrefine.tuning.train"),
         )
 
 
@@ -105,24 +85,24 @@ class Trained(NamedTuple):
     """What the processes trained together.
 
     Attributes:
-        model: with the tuned weights; sharded models only hold a part of them.
+        model, tokenizer: with the tuned weights; a sharded model holds only a part of them.
         weights: all of them, on the first process; None where `model` holds them.
-        tokenizer: the model's.
         curve: the training loss of every step.
         result: the figures.
     """
 
     model: Model
-    weights: dict[str, torch.Tensor] | None
     tokenizer: PreTrainedTokenizerBase
+    weights: dict[str, torch.Tensor] | None
     curve: list[LossPoint]
     result: TuningResult
 
 
+@machine_failures()
 def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -> TuningResult:
     """Tune a model and write it, or its adapter, to the folder `out`.
 
-    Runs in the first process of a tuning; the others are started here on a CPU, and elsewhere run `follow`. Equal jobs
+    Runs in the first process of a tuning; the others are started here on a CPU, and elsewhere run `train`. Equal jobs
     give equal bytes on equal hardware, also where one was interrupted and resumes at a checkpoint.
 
     Args:
@@ -134,116 +114,98 @@ def tune(job: TuningJob, out: Path, callbacks: Sequence[TrainerCallback] = ()) -
         UserError: a bad data set, base, chat template or parameter; a full disk, a full memory.
     """
     params = job.params
-    with (
-        atomic_folder(out) as folder,
-        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
-        replicas(__name__, process_count(params.cpu_processes), params.cpu_threads) as others,
-        threads_for(params),
-        machine_failures(),
-    ):
+    processes = process_count(params.cpu_processes)
+    with atomic_folder(out) as folder, replicas(__name__, processes, params.cpu_threads) as others:
         others.begin(job.model_dump_json())
-
-        def with_bar(counts: RenderingCounts) -> Sequence[TrainerCallback]:
-            return [TokenBar(counts.tokens * params.epochs, counts.trained_token_share, out.name), *callbacks]
-
         try:
-            trained = train(job, Path(scratch), callbacks=with_bar, ready=others.wait)
+            trained = train(job, callbacks, bar=out.name, ready=others.wait)
         except RuntimeError as error:
             raise others.explain(error) from error
         _save(job, trained, folder)
-        write_json(folder / CARD, _card(job, trained.result).model_dump(exclude={"trained_token_share"}))
     if job.checkpoints is not None:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
     return trained.result
 
 
-def follow(job: TuningJob, ready: Callable[[], None] = lambda: None) -> None:
-    """Be one of the other processes of a tuning; writes nothing but checkpoints. `ready` is that of `train`.
-
-    Raises:
-        UserError: as `tune`.
-    """
-    with (
-        machine_failures(),
-        tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch,
-        threads_for(job.params),
-    ):
-        train(job, Path(scratch), ready=ready)
-
-
+@machine_failures()
 def train(
     job: TuningJob,
-    scratch: Path,
+    callbacks: Sequence[TrainerCallback] = (),
     *,
-    callbacks: Callable[[RenderingCounts], Sequence[TrainerCallback]] = lambda _: (),
+    bar: str | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Tune a model as one of the processes that the environment names (torchrun's way), or alone.
 
     Args:
         job: the same for every process.
-        scratch: an empty folder of this process.
-        callbacks: of the trainer, made once it is known what there is to read.
+        callbacks: of the trainer.
+        bar: what a progress bar is named; None: no bar.
         ready: called when the rows are rendered, before the model is loaded; returns when the others are as far.
 
     Raises:
-        UserError: a bad data set, base, chat template or parameter.
+        UserError: as `tune`.
     """
     datasets.disable_progress_bars()
     params = job.params
     check_hardware(params)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    tokenizer = load_tokenizer(job.base)
-    rows, counts = rendered_rows(
-        job.data_set / "train.jsonl", tokenizer, job.train_on, params.max_length, scratch / "train"
-    )
-    validation = _validation_rows(job, tokenizer, scratch / "validation")
-    ready()
-    arguments = training_arguments(
-        params, rows, job.seed,
-        validates=validation is not None, keep_checkpoints=job.checkpoints is not None,
-        folder=str(scratch / "checkpoints"),
-    )  # fmt: skip
-    if job.checkpoints is not None:
-        arguments.output_dir = _checkpoint_folder(job, job.checkpoints)
-    # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
-    model = load_for_tuning(job.base, params, job.seed)
-    # As many games share a step, whether their mistakes are cut out or not: variants on the same games take the same
-    # number of steps.
-    step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
-    stepped = params.model_copy(update={"batch_tokens": step_tokens})
-    trainer = make_trainer(model, tokenizer, rows, validation, stepped, arguments, callbacks(counts))
-    checkpoint = trainer.newest_checkpoint() if job.checkpoints else None
-    trainer.args.eval_on_start = validation is not None and checkpoint is None
-    began = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.monotonic() - began
-    weights: dict[str, torch.Tensor] | None = None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # every process must ask for them
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    resumed_at = step_of(checkpoint) if checkpoint else 0
-    curve, validation_curve = curve_of(trainer.state), validation_curve_of(trainer.state)
-    tokens = curve[-1].tokens
-    before = next((point.tokens for point in curve if point.step == resumed_at), 0)
-    result = TuningResult(
-        train_on=job.train_on,
-        parameters=get_model_param_count(trainer.model),
-        trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
-        rendering=counts,
-        steps=trainer.state.global_step,
-        resumed_at=resumed_at,
-        tokens=tokens,
-        trained_tokens=round(tokens * counts.trained_token_share),
-        seconds=seconds,
-        tokens_per_second=(tokens - before) / seconds,
-        train_loss=last_tenth(curve),
-        validation_loss_before=validation_curve[0].loss if validation_curve else None,
-        validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
-        curve=thinned(curve, CURVE_POINTS),
-        validation_curve=validation_curve,
-    )
-    return Trained(model, weights, tokenizer, curve, result)
+    with tempfile.TemporaryDirectory(prefix="agentrefine-tuning-") as scratch, threads_for(params):
+        tokenizer = load_tokenizer(job.base)
+        file, cache = job.data_set / "train.jsonl", Path(scratch, "train")
+        rows, counts = rendered_rows(file, tokenizer, job.train_on, params.max_length, cache)
+        validation = _validation_rows(job, tokenizer, Path(scratch, "validation"))
+        ready()
+        arguments = training_arguments(
+            params, rows, job.seed,
+            validates=validation is not None, keep_checkpoints=job.checkpoints is not None,
+            folder=f"{scratch}/checkpoints",
+        )  # fmt: skip
+        if job.checkpoints is not None:
+            key = partial(job.key, process_count(params.cpu_processes))
+            arguments.output_dir = checkpoints.own_folder(job.checkpoints, key)
+        # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
+        model = load_for_tuning(job.base, params, job.seed)
+        # As many games share a step, whether their mistakes are cut out or not, so that variants on the same games take
+        # the same number of steps.
+        step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
+        stepped = params.model_copy(update={"batch_tokens": step_tokens})
+        if bar is not None:
+            callbacks = [TokenBar(counts.tokens * params.epochs, counts.trained_token_share, bar), *callbacks]
+        trainer = RefinementTrainer(model, tokenizer, rows, validation, stepped, arguments, callbacks)
+        patience = params.early_stopping.patience if params.early_stopping else None
+        checkpoint = checkpoints.resume_at(Path(trainer.args.output_dir), patience) if job.checkpoints else None
+        trainer.args.eval_on_start = validation is not None and checkpoint is None
+        began = time.monotonic()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - began
+        weights: dict[str, torch.Tensor] | None = None
+        if trainer.sharded:  # every process must ask for them
+            weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        resumed_at = checkpoints.step_of(checkpoint) if checkpoint else 0
+        curve = points(trainer.state.log_history, LossPoint, "loss")
+        validation_curve = points(trainer.state.log_history, ValidationPoint, "eval_loss")
+        tokens = curve[-1].tokens
+        before = next((point.tokens for point in curve if point.step == resumed_at), 0)
+        result = TuningResult(
+            train_on=job.train_on,
+            parameters=get_model_param_count(trainer.model),
+            trainable_parameters=get_model_param_count(trainer.model, trainable_only=True),
+            rendering=counts,
+            steps=trainer.state.global_step,
+            resumed_at=resumed_at,
+            tokens=tokens,
+            trained_tokens=round(tokens * counts.trained_token_share),
+            seconds=seconds,
+            tokens_per_second=(tokens - before) / seconds,
+            train_loss=last_tenth(curve),
+            validation_loss_before=validation_curve[0].loss if validation_curve else None,
+            validation_loss=trainer.evaluate()["eval_loss"] if validation is not None else None,
+            curve=thinned(curve, MAX_CURVE_POINTS),
+            validation_curve=validation_curve,
+        )
+        return Trained(model, tokenizer, weights, curve, result)
 
 
 def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:
@@ -251,29 +213,15 @@ def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: 
     if file.is_file() and file.stat().st_size == 0:
         if job.params.chooses_by_validation:
             key, off = ("early_stopping", "null") if job.params.early_stopping is not None else ("keep_best", "false")
-            raise UserError(
-                "no_samples",
-                f"tuning.{key}: looks at the validation samples, and {file} holds none; set it to {off}.",
-                key=f"tuning.{key}",
-                file=file,
-            )
+            sentence = f"looks at the validation samples, and {file} holds none; set it to {off}."
+            raise setting_error("no_samples", key, sentence, file=file)
         return None
     rows, _ = rendered_rows(file, tokenizer, job.train_on, job.params.max_length, cache)
     return rows
 
 
-def _checkpoint_folder(job: TuningJob, root: Path) -> str:
-    """This job's own folder among the checkpoints; the first process finds it and sends it to the others."""
-    folder = [""]
-    if is_first_process():
-        key = job.key(process_count(job.params.cpu_processes))
-        remove_others(root, key)
-        folder = [str(root / key)]
-    return str(broadcast_object_list(folder)[0])
-
-
 def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
-    """Write weights and tokenizer; an adapter's configuration without what differs between equal runs."""
+    """Write weights, tokenizer and card; an adapter's configuration without what differs between equal runs."""
     model, weights = trained.model, trained.weights
     if job.params.method == "full" and torch.cuda.is_available() and use_bf16(job.params):
         model.to(torch.bfloat16)
@@ -287,11 +235,7 @@ def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
         if isinstance(config["target_modules"], list):
             config["target_modules"].sort()  # PEFT writes a set
         write_json(adapter, config)
-
-
-def _card(job: TuningJob, result: TuningResult) -> TunedCard:
-    """What the model is and how it came about."""
-    return TunedCard(
+    card = TunedCard(
         base=job.base,
         base_digest=model_digest(job.base),
         base_quantisation=quantisation(job.base),
@@ -299,10 +243,11 @@ def _card(job: TuningJob, result: TuningResult) -> TunedCard:
         data_set_sha256=job.data_digests(),
         seed=job.seed,
         processes=process_count(job.params.cpu_processes),
-        params=job.params.model_dump(exclude=HOW_NOT_WHAT),
-        **dict(result.figures()),
+        params=job.params.model_dump(exclude=PARAMS_WITHOUT_EFFECT),
+        **dict(trained.result.figures()),
     )
+    write_json(folder / CARD, card.model_dump(exclude={"trained_token_share"}))
 
 
 if __name__ == "__main__":
-    serve_as_replica(lambda job, ready: follow(TuningJob.model_validate_json(job), ready))
+    serve_as_replica(lambda job, ready: train(TuningJob.model_validate_json(job), ready=ready))

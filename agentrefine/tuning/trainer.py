@@ -1,19 +1,17 @@
 """The trainer: TRL's SFTTrainer on our labels, with our batches, optimizer, validation loss and checkpoints."""
 
-import json
 import logging
 import math
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from tqdm import tqdm
 from transformers import (
@@ -27,63 +25,30 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from agentrefine.errors import UserError
 from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning import checkpoints
+from agentrefine.tuning.chat_template import MASKED
 from agentrefine.tuning.data import LengthGroupedBatches, row_lengths
 from agentrefine.tuning.distributed import SHARDING
-from agentrefine.tuning.hardware import use_bf16
-from agentrefine.tuning.loss import fused_loss, label_sums, labelled_loss
+from agentrefine.tuning.hardware import setting_error, use_bf16
+from agentrefine.tuning.loss import fused_loss, labelled_loss
 from agentrefine.tuning.models import load_base
 from agentrefine.tuning.optimizer import make_optimizer
-from agentrefine.tuning.results import LossPoint, ValidationPoint
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A model with or without an adapter."""
+
+EVALUATION_TOKENS = 4096
+"""Tokens of a batch that is only scored, padding included, unless one row alone is longer."""
 
 PADDED_TO = 64
 """On a CPU, rows are padded to a multiple of this many tokens: each new shape costs time and memory once."""
 
 logger = logging.getLogger(__name__)
-
-
-def validation_curve_of(state: TrainerState) -> list[ValidationPoint]:
-    """The validation loss at every evaluation, those before an interruption included."""
-    return [
-        ValidationPoint(step=entry["step"], tokens=int(entry["num_input_tokens_seen"]), loss=entry["eval_loss"])
-        for entry in state.log_history
-        if "eval_loss" in entry
-    ]
-
-
-def curve_of(state: TrainerState) -> list[LossPoint]:
-    """The training loss of every step, those before an interruption included."""
-    return [
-        LossPoint(
-            step=entry["step"],
-            tokens=int(entry["num_input_tokens_seen"]),
-            loss=entry["loss"],
-            learning_rate=entry["learning_rate"],
-        )
-        for entry in state.log_history
-        if "loss" in entry
-    ]
-
-
-def last_tenth(curve: list[LossPoint]) -> float:
-    """Mean loss over the last tenth of the steps."""
-    tail = curve[-max(1, len(curve) // 10) :]
-    return sum(point.loss for point in tail) / len(tail)
-
-
-def thinned(curve: list[LossPoint], max_points: int) -> list[LossPoint]:
-    """At most `max_points` points: each the mean loss of its stretch, at the stretch's end."""
-    size = -(-len(curve) // max_points)
-    stretches = [curve[i : i + size] for i in range(0, len(curve), size)]
-    return [s[-1].model_copy(update={"loss": sum(p.loss for p in s) / len(s)}) for s in stretches]
 
 
 class TokenBar(TrainerCallback):  # type: ignore[misc]
@@ -116,26 +81,8 @@ class TokenBar(TrainerCallback):  # type: ignore[misc]
         self._bar.close()
 
 
-class _FiniteLoss(TrainerCallback):  # type: ignore[misc]
-    """Ends a training that has diverged, before its weights are kept."""
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Look at the step's loss and gradient, or at the validation loss."""
-        logs = cast("dict[str, float]", kwargs["logs"])
-        for name in ("loss", "grad_norm", "eval_loss"):
-            if name in logs and not math.isfinite(logs[name]):
-                raise UserError(
-                    "training_diverged",
-                    f"tuning: the {name} of step {state.global_step} is {logs[name]}, the training has diverged; lower "
-                    "tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again.",
-                    name=name,
-                    step=state.global_step,
-                    found=logs[name],
-                )
-
-
 class _EpochOf(TrainerCallback):  # type: ignore[misc]
-    """Sets the epoch of the batches; transformers does not where it resumes with several processes."""
+    """Sets the epoch of the batches, which transformers does not when it resumes with several processes."""
 
     def __init__(self, batches: LengthGroupedBatches) -> None:
         self._batches = batches
@@ -182,12 +129,9 @@ def training_arguments(
     """SFTTrainer's arguments. Making them joins the other processes that the environment names (torchrun's way).
 
     Args:
-        params: the section `tuning` of params.yaml.
-        rows: what is trained on.
-        seed: of the order of the rows.
+        params, rows, seed: the section `tuning` of params.yaml, what is trained on, and the seed of its order.
         validates: whether there are validation rows to look at.
-        keep_checkpoints: whether to write checkpoints while training, to resume after an interruption.
-        folder: where they go.
+        keep_checkpoints: whether to write checkpoints to `folder` while training, to resume after an interruption.
     """
     on_gpu = torch.cuda.is_available()
     unpadded = params.packing or params.padding_free
@@ -239,31 +183,59 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
       and processes. Its own computation scores every position on a CPU, which is slow where a fifth of the tokens has
       labels: there only the positions that have one are scored. On a GPU its fused output layer does so, here without
       an attention mask and without figures that the GPU must be waited for.
-    - The validation loss weighs tokens, not batches.
+    - The validation loss weighs tokens, not batches (`label_sums`).
     - Steps do not depend on the number of processes (`agentrefine.tuning.data`).
     - A checkpoint gets its manifest once every process has written its part (`agentrefine.tuning.checkpoints`).
     """
 
-    def __init__(self, *, tuning: TuningParams, **settings: Any) -> None:  # noqa: ANN401 (the parent's)
-        """Take the section `tuning` of params.yaml, and what SFTTrainer takes."""
-        self._tuning = tuning
-        super().__init__(**settings)
-        if SHARDING & os.environ.keys() and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError(
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        validation: Dataset | None,
+        params: TuningParams,
+        arguments: SFTConfig,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """A trainer that is ready to train `model` in place, alone or as one of several processes.
+
+        Args:
+            model, tokenizer: the model has its adapter, if it is to have one.
+            rows, validation: `input_ids` and `labels`, to train on and to look at while training; None: no validation.
+            params, arguments: the section `tuning` of params.yaml, and what `training_arguments` makes of it.
+            callbacks: called after each step.
+        """
+        self._tuning = params
+        stopping = params.early_stopping if validation is not None else None
+        early = [EarlyStoppingCallback(stopping.patience, stopping.min_delta)] if stopping else []
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            eval_dataset=validation,
+            processing_class=tokenizer,
+            callbacks=[*callbacks, *early],
+        )
+        self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if SHARDING & os.environ.keys() and not self.sharded:
+            raise setting_error(
                 "gpu_missing",
-                "tuning.launcher: asks to shard the model, which accelerate does on GPUs only, and there is none here; "
-                "set it to python, or to torchrun with the number of processes.",
-                key="tuning.launcher",
+                "launcher",
+                "asks to shard the model, which accelerate does on GPUs only, and there is none here; set it to "
+                "python, or to torchrun with the number of processes.",
             )
-        if tuning.muon_learning_rate is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError(
-                "bad_value",
-                "tuning.muon_learning_rate: Muon needs whole matrices, which FSDP and DeepSpeed cut up; set it to "
-                "null.",
-                key="tuning.muon_learning_rate",
-            )
+        if params.muon_learning_rate is not None and self.sharded:
+            sentence = "Muon needs whole matrices, which FSDP and DeepSpeed cut up; set it to null."
+            raise setting_error("bad_value", "muon_learning_rate", sentence)
+        self.remove_callback(PrinterCallback)
         self.batches = self._batches()
         self.add_callback(_EpochOf(self.batches))
+        steps = math.ceil(len(self.batches) / params.gradient_accumulation_steps) * params.epochs
+        self.args.warmup_steps = min(params.warmup_steps, steps // 4)
+        if params.lr_scheduler_type == "warmup_stable_decay":
+            decay_steps = min(round(params.decay_share * steps), steps - self.args.warmup_steps)
+            self.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
 
     def compute_loss(
         self,
@@ -292,34 +264,26 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
             )
         return self.optimizer
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step, or end a training that has diverged, before its weights are kept."""
+        for name in ("loss", "grad_norm", "eval_loss"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise UserError(
+                    "training_diverged",
+                    f"tuning: the {name} of step {self.state.global_step} is {logs[name]}, the training has diverged; "
+                    "lower tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again.",
+                    name=name,
+                    step=self.state.global_step,
+                    found=logs[name],
+                )
+        super().log(logs, start_time)
+
     def evaluation_loop(self, *_: object, metric_key_prefix: str = "eval", **__: object) -> EvalLoopOutput:
         """The masked loss of the validation rows, nats per token."""
         sums = label_sums(self.model_wrapped, self.eval_dataset, self.args.process_index, self.args.world_size)
-        whole = self.accelerator.reduce(
-            torch.tensor([sums.loss, sums.labels], dtype=torch.float64, device=self.args.device)
-        )
+        whole = self.accelerator.reduce(sums.to(self.args.device))
         loss = float(whole[0] / whole[1])
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, len(self.eval_dataset))
-
-    def newest_checkpoint(self) -> Path | None:
-        """The checkpoint to resume at, the same for every process; None where there is none."""
-        found: list[Path | None] = [None]
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            # The last steps of a training that has stopped are taken again, so that it stops again.
-            while (newest := checkpoints.newest(folder)) and self._stopped_at(newest):
-                shutil.rmtree(newest)
-            found = [newest]
-        return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
-
-    def _stopped_at(self, checkpoint: Path) -> bool:
-        """Whether training was over here because the validation loss had not become better for long enough."""
-        if self._tuning.early_stopping is None:
-            return False
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        kept = state["stateful_callbacks"].get(EarlyStoppingCallback.__name__)
-        counted = kept["attributes"]["early_stopping_patience_counter"] if kept else 0
-        return bool(counted >= self._tuning.early_stopping.patience)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedBatches:
         return self.batches
@@ -355,53 +319,46 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            checkpoints.write_manifest(folder / f"checkpoint-{self.state.global_step}")
-            rotate_checkpoints(
-                str(folder),
-                save_total_limit=self._tuning.checkpoints_kept,
-                best_model_checkpoint=self.state.best_model_checkpoint,
+            checkpoints.finish(
+                Path(self.args.output_dir),
+                self.state.global_step,
+                kept=self._tuning.checkpoints_kept,
+                best=self.state.best_model_checkpoint,
             )
         self.accelerator.wait_for_everyone()
 
 
-def make_trainer(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset,
-    validation: Dataset | None,
-    params: TuningParams,
-    arguments: SFTConfig,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> RefinementTrainer:
-    """A trainer that is ready to train `model` in place, alone or as one of several processes.
+def label_sums(model: nn.Module, rows: Dataset, rank: int = 0, processes: int = 1) -> torch.Tensor:
+    """One process's part of two sums over all rows (`input_ids`, `labels`): cross-entropy in nats, and labels.
 
-    Args:
-        model: with its adapter, if it has one.
-        tokenizer: the model's.
-        rows: `input_ids` and `labels`.
-        validation: the same, to look at while training; None: no validation loss.
-        params, arguments: the section `tuning` of params.yaml, and what `training_arguments` makes of it.
-        callbacks: called after each step.
+    Every process runs the model equally often, as sharded models need: where batches run out, on one without labels.
+    The model is scored in evaluation mode and left in the mode it was in.
     """
-    stopping = params.early_stopping if validation is not None else None
-    trainer = RefinementTrainer(
-        tuning=params,
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=validation,
-        processing_class=tokenizer,
-        callbacks=[
-            _FiniteLoss(),
-            *callbacks,
-            *([EarlyStoppingCallback(stopping.patience, stopping.min_delta)] if stopping else []),
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)
-    steps = math.ceil(len(trainer.batches) / params.gradient_accumulation_steps) * params.epochs
-    trainer.args.warmup_steps = min(params.warmup_steps, steps // 4)
-    if params.lr_scheduler_type == "warmup_stable_decay":
-        decay_steps = min(round(params.decay_share * steps), steps - trainer.args.warmup_steps)
-        trainer.args.lr_scheduler_kwargs = {"num_decay_steps": decay_steps, "decay_type": "linear"}
-    return trainer
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    loss, count = 0.0, 0
+    batches = list(_batches_of_similar_length(rows))
+    with torch.no_grad():  # FSDP cannot train on what inference mode has touched
+        for turn in range(rank, math.ceil(len(batches) / processes) * processes, processes):
+            batch = rows[batches[min(turn, len(batches) - 1)]]
+            ids = pad_sequence([torch.tensor(x) for x in batch["input_ids"]], batch_first=True)
+            labels = pad_sequence([torch.tensor(x) for x in batch["labels"]], batch_first=True, padding_value=MASKED)
+            if turn >= len(batches):
+                labels.fill_(MASKED)
+            loss += float(labelled_loss(model, ids.to(device), labels.to(device), reduction="sum"))
+            count += int((labels[:, 1:] != MASKED).sum())
+    model.train(was_training)
+    return torch.tensor([loss, count], dtype=torch.float64)
+
+
+def _batches_of_similar_length(rows: Dataset) -> Iterator[Sequence[int]]:
+    lengths = row_lengths(rows)
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > EVALUATION_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

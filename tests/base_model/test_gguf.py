@@ -16,8 +16,8 @@ from agentrefine.game.conversation import Message
 from agentrefine.params import load_params
 from agentrefine.params.tuning import BaseModelParams
 from agentrefine.tuning.cards import GgufCard, read_card
+from agentrefine.tuning.chat_template import prompt_ids, render
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, quantisation, resolve
-from agentrefine.tuning.rendering import prompt_ids, render
 from agentrefine.tuning.train import tune
 from tests.helpers.errors import refused
 from tests.helpers.gguf_files import MERGES, SYSTEM, small_llama, write_empty_gguf, write_gguf

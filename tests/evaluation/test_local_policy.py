@@ -19,7 +19,7 @@ from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, opening
 from agentrefine.params.evaluation import Sampling
 from agentrefine.simulation.tokenizer import build_tokenizer
-from agentrefine.tuning.rendering import end_of_turn_id, prompt_ids
+from agentrefine.tuning.chat_template import end_of_turn_id, prompt_ids
 from tests.helpers.errors import refused
 from tests.helpers.playing import PushBenchmark
 from tests.helpers.tiny_model import tiny_model

@@ -14,7 +14,7 @@ from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
-from agentrefine.tuning.rendering import render
+from agentrefine.tuning.chat_template import render
 from flows.cli import main
 from tests.helpers.errors import refused
 from tests.helpers.tiny_model import tiny_model

@@ -44,10 +44,10 @@ def test_dvc_yaml_is_what_the_code_says() -> None:
 
 
 def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
-    viewer, idle = "      - agentrefine/report/viewer.py\n", "      - agentrefine/tuning/show_mask.py\n"
+    viewer, idle = "      - agentrefine/report/viewer.py\n", "      - tasks/tracking.py\n"
     assert TEXT.count(viewer) == 1
     (sentence,) = out_of_date(TEXT.replace(viewer, idle))
-    assert re.search(r"stage report needs .*viewer\.py and does not use .*show_mask\.py", sentence)
+    assert re.search(r"stage report needs .*viewer\.py and does not use .*tracking\.py", sentence)
     assert rewritten(TEXT.replace(viewer, idle)) == TEXT
 
 
@@ -55,7 +55,7 @@ def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
     ("file", "stages"),
     [
         ("agentrefine/report/viewer.py", {"report"}),
-        ("agentrefine/tuning/show_mask.py", set()),
+        ("flows/show_mask.py", set()),
         ("agentrefine/synthesis/prompts/script.md", {"synthesis", "refinement"}),
         ("agentrefine/simulation/faults.py", {"synthesis", "refinement"}),
         ("agentrefine/llm/endpoint.py", {"synthesis", "refinement", "endpoint_evaluation"}),
@@ -142,7 +142,7 @@ def test_tuning_and_evaluation_depend_on_all_their_parameters_but_the_list_of_mo
 
 
 def test_the_quality_gate_depends_on_what_of_the_evaluation_it_reads() -> None:
-    text = (ROOT / "agentrefine/quality/benchmark_texts.py").read_text()
+    text = (ROOT / "agentrefine/quality/overlap.py").read_text()
     read = {f"evaluation.{key}" for key in re.findall(r"params\.evaluation\.(\w+)", text)}
     assert len(read) > 3
     assert read <= set(parameters("quality_gate"))

@@ -8,7 +8,7 @@ from functools import cache
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from agentrefine.tuning.rendering import probe
+from agentrefine.tuning.chat_template import probe
 
 BASIC = ["<unk>", "<s>", "</s>", "<pad>"]
 LLAMA_3 = (

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from agentrefine.tuning.train import TuningJob, follow, tune
+from agentrefine.tuning.train import TuningJob, train, tune
 
 as_it_is = PartialState.__init__
 
@@ -28,4 +28,4 @@ if __name__ == "__main__":
     if os.environ["RANK"] == "0":
         Path(sys.argv[2] + ".json").write_text(tune(job, Path(sys.argv[2])).model_dump_json())
     else:
-        follow(job)
+        train(job)

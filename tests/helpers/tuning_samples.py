@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+from datasets import Dataset
+from torch import nn
+
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, opening, reply_text
 from agentrefine.params import load_params
 from agentrefine.params.tuning import TuningParams
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.train import TuningJob
+from agentrefine.tuning.trainer import label_sums
 from tests.helpers.tiny_model import tiny_model
 
 NOUNS = ["lamp", "key", "box", "cup", "book"]
@@ -78,3 +82,9 @@ def job(base: Path, data_set: Path, checkpoints: Path | None = None, **changes: 
     return TuningJob(
         train_on="refinement", data_set=data_set, base=str(base), params=params, seed=7, checkpoints=checkpoints
     )
+
+
+def masked_loss(model: nn.Module, rows: Dataset) -> float:
+    """Mean cross-entropy over the tokens of all rows that have a label, nats per token."""
+    loss, labels = label_sums(model, rows).tolist()
+    return loss / labels

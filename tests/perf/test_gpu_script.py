@@ -15,8 +15,8 @@ from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample
 from agentrefine.game.sample import conversation
 from agentrefine.simulation.tokenizer import build_tokenizer
+from agentrefine.tuning.chat_template import render
 from agentrefine.tuning.models import load_base, load_tokenizer
-from agentrefine.tuning.rendering import render
 from agentrefine.verification.reading import parse_turns
 from perf import gpu_base
 from perf.gpu_results import Interval, Part, Play, Results, Speed, markdown

@@ -10,7 +10,7 @@ from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample
 from agentrefine.game.sample import conversation
 from agentrefine.simulation.tokenizer import build_tokenizer
-from agentrefine.tuning.rendering import render
+from agentrefine.tuning.chat_template import render
 from agentrefine.verification.reading import parse_turns
 from perf import tuning
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops

@@ -45,13 +45,13 @@ def test_games_of_the_simulated_teacher_are_diverse_with_margin() -> None:
         for n, (script, turns) in enumerate(games(480))
     ]
     found = diversity_of(trajectories).features()
-    assert found.common_actions_share < 0.3
-    assert found.common_goal_share < 0.35
-    assert found.action_templates >= 14
-    assert found.action_evenness > 0.55
-    assert found.goal_opening_entropy > 6
-    assert found.largest_persona_share == pytest.approx(6 / 480)
-    assert found.persona_near_duplicate_share == 0
+    assert found["common_actions_share"] < 0.3
+    assert found["common_goal_share"] < 0.35
+    assert found["action_templates"] >= 14
+    assert found["action_evenness"] > 0.55
+    assert found["goal_opening_entropy"] > 6
+    assert found["largest_persona_share"] == pytest.approx(6 / 480)
+    assert found["persona_near_duplicate_share"] == 0
 
 
 def test_the_same_game_under_other_names_is_refused(gate: Gate) -> None:
@@ -75,12 +75,12 @@ def test_one_action_vocabulary_is_refused_whatever_the_goals(gate: Gate) -> None
 
 def test_one_verb_has_no_evenness_and_equal_verbs_have_all_of_it() -> None:
     only = replaced(make_trajectory(1), turns=make_trajectory(1).turns[:2])
-    assert diversity_of([only]).features().action_evenness == 0
+    assert diversity_of([only]).features()["action_evenness"] == 0
     three = [
         replaced(make_trajectory(n, dialect=d), turns=make_trajectory(n, dialect=d).turns[:2])
         for n, d in enumerate(DIALECTS)
     ]
-    assert diversity_of(three).features().action_evenness == pytest.approx(1)
+    assert diversity_of(three).features()["action_evenness"] == pytest.approx(1)
 
 
 def test_one_persona_in_most_games_is_refused(gate: Gate) -> None:
@@ -118,7 +118,7 @@ def test_personas_that_differ_in_case_punctuation_or_a_word_are_near_duplicates(
 )
 def test_different_personas_are_no_near_duplicates_in_any_language(texts: tuple[str, str]) -> None:
     pair = [of_persona(make_trajectory(n), text) for n, text in enumerate(texts)]
-    assert diversity_of(pair).features().persona_near_duplicate_share == 0
+    assert diversity_of(pair).features()["persona_near_duplicate_share"] == 0
 
 
 def test_goals_have_the_same_form_when_only_names_differ() -> None:
@@ -127,6 +127,4 @@ def test_goals_have_the_same_form_when_only_names_differ() -> None:
 
 
 def test_no_game_at_all_has_no_diversity_and_divides_by_nothing() -> None:
-    nothing = diversity_of([]).features()
-    assert nothing.action_entropy == nothing.action_evenness == nothing.common_goal_share == 0
-    assert nothing.largest_persona_share == nothing.persona_near_duplicate_share == nothing.distinct_goal_share == 0
+    assert set(diversity_of([]).features().values()) == {0}

@@ -15,9 +15,16 @@ from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
 from agentrefine.errors import NotInstalledError
 from agentrefine.game.conversation import instructions
 from agentrefine.game.trajectory import PlayerTurn, Trajectory
-from agentrefine.quality import benchmark_texts as quality_texts
-from agentrefine.quality.benchmark_texts import BenchmarkTexts, all_benchmark_texts, benchmark_texts
-from agentrefine.quality.overlap import OverlapCounts, OverlapIndex, allowed_texts, held_out
+from agentrefine.quality import overlap
+from agentrefine.quality.overlap import (
+    BenchmarkTexts,
+    OverlapCounts,
+    OverlapIndex,
+    all_benchmark_texts,
+    allowed_texts,
+    benchmark_texts,
+    held_out,
+)
 from agentrefine.worlds.catalogue import families, themes
 from agentrefine.worlds.layout import EVALUATION_SEEDS
 from tests.helpers.builders import make_script, make_trajectory
@@ -219,7 +226,7 @@ def test_a_simulator_that_dies_costs_its_episode_only() -> None:
 def with_rooms(monkeypatch: pytest.MonkeyPatch, *, installed: bool) -> None:
     known: dict[str, Any] = {"worlds_families": catalogue.BENCHMARKS["worlds_families"]}
     known["rooms"] = lambda _: Rooms(installed)
-    for module in (catalogue, quality_texts):  # another dictionary: the order of the first stands in an error
+    for module in (catalogue, overlap):  # another dictionary: the order of the first stands in an error
         monkeypatch.setattr(module, "BENCHMARKS", known)
 
 

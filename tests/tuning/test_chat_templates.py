@@ -12,8 +12,8 @@ from tokenizers import normalizers
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, reply_text
 from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.chat_template import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
 from agentrefine.tuning.masking import apply_mask_policy
-from agentrefine.tuning.rendering import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
 from flows.cli import main
 from tests.helpers.errors import refused
 from tests.helpers.local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level

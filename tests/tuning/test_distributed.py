@@ -12,12 +12,11 @@ import yaml
 from mlflow import MlflowClient
 
 from agentrefine.tuning.data import rendered_rows
-from agentrefine.tuning.loss import masked_loss
 from agentrefine.tuning.models import load_tuned
 from agentrefine.tuning.results import TuningResult
 from agentrefine.tuning.train import tune
 from tests.helpers.project import ProjectCopy
-from tests.helpers.tuning_samples import job, write_base, write_data_set
+from tests.helpers.tuning_samples import job, masked_loss, write_base, write_data_set
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

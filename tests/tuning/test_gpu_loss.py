@@ -7,7 +7,7 @@ import torch
 
 from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.models import load_base
-from agentrefine.tuning.trainer import RefinementTrainer, make_trainer, training_arguments
+from agentrefine.tuning.trainer import RefinementTrainer, training_arguments
 from tests.helpers.tuning_samples import job
 
 
@@ -18,7 +18,7 @@ def trainer_for(base: Path, data_set: Path, folder: Path, **changes: object) -> 
     arguments = training_arguments(
         tuning.params, rows, 0, validates=False, keep_checkpoints=False, folder=str(folder / "out")
     )
-    return make_trainer(model, tokenizer, rows, None, tuning.params, arguments)
+    return RefinementTrainer(model, tokenizer, rows, None, tuning.params, arguments)
 
 
 def loss_and_gradients(trainer: RefinementTrainer, inputs: dict, labels: torch.Tensor) -> tuple[float, torch.Tensor]:

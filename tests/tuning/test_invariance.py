@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
+from agentrefine.tuning.chat_template import render
 from agentrefine.tuning.models import load_base, load_tuned
-from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import tune
 from agentrefine.tuning.trainer import RefinementTrainer
 from tests.helpers.tuning_samples import conversation, job, write_base, write_data_set

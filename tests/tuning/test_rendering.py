@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from agentrefine.game.conversation import Message, opening, reply_text
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
+from agentrefine.tuning.chat_template import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.masking import apply_mask_policy
-from agentrefine.tuning.rendering import MASKED, end_of_turn_id, prompt_ids, render
-from agentrefine.tuning.show_mask import colour
+from flows.show_mask import colour
 from tests.helpers.errors import refused
 
 EXPERT_1 = reply_text("the key is in the box, so i open it", "open box")

@@ -18,12 +18,11 @@ from datasets import Dataset
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.tuning import checkpoints
-from agentrefine.tuning.loss import masked_loss
+from agentrefine.tuning.chat_template import render
 from agentrefine.tuning.models import load_base
-from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import TuningJob, tune
 from tests.helpers.project import digests
-from tests.helpers.tuning_samples import NOUNS, job, write_base, write_data_set
+from tests.helpers.tuning_samples import NOUNS, job, masked_loss, write_base, write_data_set
 
 pytestmark = pytest.mark.timeout(300)
 

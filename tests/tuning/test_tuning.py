@@ -17,13 +17,12 @@ from agentrefine.files import sha256_file
 from agentrefine.params import load_params
 from agentrefine.simulation.tiny_base import make_tiny_base, tiny_tokenizer
 from agentrefine.tuning.cards import TunedCard, read_card
-from agentrefine.tuning.loss import masked_loss
+from agentrefine.tuning.chat_template import render
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
-from agentrefine.tuning.rendering import render
 from agentrefine.tuning.train import tune
 from tests.helpers.errors import refused
-from tests.helpers.tuning_samples import conversation, job, write_data_set
+from tests.helpers.tuning_samples import conversation, job, masked_loss, write_data_set
 
 PARAMS = load_params(Path("params.yaml"))
 

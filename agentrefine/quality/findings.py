@@ -1,29 +1,28 @@
-"""What the quality gate found: typed, and rendered for people."""
+"""What the quality gate found, as records, and as a page and a table for people."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from jinja2 import StrictUndefined, Template
 from pydantic import BaseModel, ConfigDict
 
+from agentrefine.files import packaged_text
 from agentrefine.params.base import Severity
 
 EXAMPLES = 10
-"""The trajectories that a finding names."""
+"""How many trajectories a finding names."""
 
 MAX_RULES = 3
-"""The most common rules that a message names."""
-
-OVERLAP_NOTE = (
-    "Instructions, goals, observations and gold actions of each benchmark are looked for in every trajectory. What one "
-    "shares with a foreign benchmark is its `held_out_overlap`. Our own worlds share families and wording with the "
-    "training worlds by design: families, themes and seeds distinguish them, and their figures are for information."
-)
+"""How many of the most common rules a message names."""
 
 
 class Finding(BaseModel):
     """One expectation and what was found.
+
+    Example: `{"scope": "trajectory", "column": "tokens", "expectation": "expect_column_values_to_be_between",
+    "severity": "critical", "success": true, "expected": "50 to 1280, ...", "observed": "0 of 512 failed", ...}`
 
     Attributes:
         scope: whether each trajectory or the data set as a whole was looked at.
@@ -56,6 +55,8 @@ class Finding(BaseModel):
 class BenchmarkOverlap(BaseModel):
     """How much of a benchmark the training data repeats.
 
+    Example: `{"ours": false, "missing": "", "episodes": 20, "ngrams": 4711, "ngrams_found": 0, "trajectories": 0}`
+
     Attributes:
         ours: its worlds share their texts with the training worlds by design; the figures are for information.
         missing: why it was not compared; empty when it was.
@@ -76,7 +77,9 @@ class BenchmarkOverlap(BaseModel):
 
 
 class GateResult(BaseModel):
-    """The gate's result.
+    """result.json: what the gate found.
+
+    Example: `{"passed": true, "data_set": {"trajectories": 512, ...}, "overlap": {"babyai": {...}}, "findings": [...]}`
 
     Attributes:
         passed: no critical expectation failed.
@@ -111,46 +114,10 @@ def table(failures: Sequence[Finding]) -> str:
 
 def summary(result: GateResult) -> str:
     """The result as a Markdown page that reads well as plain text and without a network."""
-    verdict = "The data set passed." if result.passed else "The data set was **refused**: nothing was written."
-    lines = [
-        "# Quality gate",
-        "",
-        f"{verdict} Expectations met: {sum(f.success for f in result.findings)} of {len(result.findings)}.",
-        "",
-        "| scope | feature | expected | observed | severity | met |",
-        "|---|---|---|---|---|---|",
-    ]
-    for f in result.findings:
-        met = "yes" if f.success else "**no**"
-        lines.append(f"| {f.scope} | {f.column} | {f.expected} | {f.observed} | {f.severity} | {met} |")
-    named = [f for f in result.findings if f.example_ids]
-    if named:
-        lines += ["", "## Examples", ""]
-    for f in named:
-        met = "met" if f.success else "**not met**"
-        lines.append(f"- {f.column} ({f.severity}, {met}): {_examples(f, EXAMPLES)}")
-    lines += ["", *_overlap_section(result.overlap)]
-    lines += ["", "## The data set", "", "| feature | value |", "|---|---|"]
-    lines += [f"| {name} | {number(value)} |" for name, value in result.data_set.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _overlap_section(overlap: Mapping[str, BenchmarkOverlap]) -> list[str]:
-    """The overlap as Markdown lines: a table of the benchmarks that were compared, then those that were not."""
-    lines = [
-        "## Overlap with the benchmarks",
-        "",
-        OVERLAP_NOTE,
-        "",
-        "| benchmark | hits allowed | episodes | n-grams looked for | n-grams found | trajectories with a hit |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    for name, o in overlap.items():
-        if not o.missing:
-            cells = (name, "yes" if o.ours else "no", o.episodes, o.ngrams, o.ngrams_found, o.trajectories)
-            lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    missing = [f"- {name} was not compared: {o.missing}" for name, o in overlap.items() if o.missing]
-    return [*lines, "", *missing] if missing else lines
+    text = packaged_text("agentrefine.quality", "summary.md.jinja")
+    template = Template(text, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    page: str = template.render(result=result, number=number, examples=lambda finding: _examples(finding, EXAMPLES))
+    return page
 
 
 def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) -> str:

@@ -13,11 +13,11 @@ from agentrefine.errors import UserError
 from agentrefine.files import read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy
+from agentrefine.tuning.chat_template import Rendered, check_chat_template, render
 from agentrefine.tuning.models import load_tokenizer
-from agentrefine.tuning.rendering import Rendered, check_chat_template, render
 
-TRAINED, MASKED_TURN, CONTEXT = "bold green", "red", "dim"
-MARKS = {TRAINED: ("{+", "+}"), MASKED_TURN: ("[-", "-]")}
+TRAINED, NOT_TRAINED, CONTEXT = "bold green", "red", "dim"
+MARKS = {TRAINED: ("{+", "+}"), NOT_TRAINED: ("[-", "-]")}
 
 
 def colour(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, *, marks: bool = False) -> Text:
@@ -29,10 +29,9 @@ def colour(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, *, marks: boo
     position = 0
     for span in rendered.spans:
         text.append(tokenizer.decode(rendered.ids[position : span.start]), style=CONTEXT)
-        style = TRAINED if span.trained else MASKED_TURN
+        style = TRAINED if span.trained else NOT_TRAINED
         before, after = MARKS[style] if marks else ("", "")
-        text.append(before + tokenizer.decode(rendered.ids[span.start : span.end]) + after, style=style)
-        text.append("\n")
+        text.append(before + tokenizer.decode(rendered.ids[span.start : span.end]) + after, style=style).append("\n")
         position = span.end
     return text
 
@@ -42,12 +41,8 @@ def _sample(file: Path, number: int) -> Sample:
         raise UserError("bad_value", f"--number: counts from 1, not {number}.", key="--number", value=number)
     sample = next(islice(read_jsonl(file, Sample), number - 1, None), None)
     if sample is None:
-        raise UserError(
-            "too_few_samples",
-            f"{file}: holds fewer than {number} samples; choose a smaller --number.",
-            file=file,
-            expected=number,
-        )
+        sentence = f"holds fewer than {number} samples; choose a smaller --number."
+        raise UserError("too_few_samples", f"{file}: {sentence}", file=file, expected=number)
     return sample
 
 
@@ -59,7 +54,7 @@ def show_mask(file: Path, number: int, model: str, template: Path | None, train_
         number: which of them, from 1.
         model: whose tokenizer, a folder or a hub id.
         template: a jinja file instead of the tokenizer's own chat template.
-        loss: decides which turns are trained.
+        train_on: which turns are trained.
 
     Raises:
         UserError: there is no such sample, or a tokenizer or template that cannot be used.
@@ -72,7 +67,7 @@ def show_mask(file: Path, number: int, model: str, template: Path | None, train_
     marks = console.no_color or not console.is_terminal
     console.print(colour(tokenizer, rendered, marks=marks), soft_wrap=True)
     trained, masked = ("{+trained+}", "[-assistant, not trained-]") if marks else ("trained", "assistant, not trained")
-    console.print(Text.assemble((trained, TRAINED), " ", (masked, MASKED_TURN), " ", ("context", CONTEXT)))
+    console.print(Text.assemble((trained, TRAINED), " ", (masked, NOT_TRAINED), " ", ("context", CONTEXT)))
     for remark in remarks:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     share = rendered.trained_tokens / len(rendered.ids)
