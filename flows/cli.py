@@ -147,9 +147,13 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _preset(given: argparse.Namespace) -> None:
-    from flows.preset import apply_presets
+    from agentrefine.params.presets import apply_preset
+    from flows.workspace import PARAMS, PRESETS, exclusive_use
 
-    apply_presets(given.names)
+    for name in given.names:
+        with exclusive_use():
+            changes = apply_preset(name, PARAMS, PRESETS)
+        print(*changes or [f"{PARAMS} already holds the values of {PRESETS / name}.yaml."], sep="\n")
 
 
 def _forecast(_: argparse.Namespace) -> None:
@@ -244,11 +248,25 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _push(given: argparse.Namespace) -> None:
-    from flows.push_to_hub import push_to_hub
+    from agentrefine.params import load_params
+    from agentrefine.report.inputs import Project
+    from agentrefine.report.publishing import data_set_upload, model_upload, push, token_from_environment
 
-    data_set = given.data_set if given.kind == "model" else None
-    variant = given.variant if given.kind == "model" else None
-    push_to_hub(given.repo, variant, data_set, private=given.private, licence=given.license, agreed=given.yes)
+    params, project, private, licence = load_params(), Project(), given.private, given.license
+    if given.kind == "data_set":
+        upload = data_set_upload(given.repo, params, project, private=private, licence=licence)
+    else:
+        upload = model_upload(
+            given.variant, given.repo, params, project, private=private, licence=licence, data_set_id=given.data_set
+        )
+    print(upload.described())
+    token = token_from_environment()
+    if not given.yes and not sys.stdin.isatty():
+        raise UserError(
+            "nobody_to_ask", "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
+        )
+    agreed = given.yes or input("Upload? [y/N] ").strip().lower() in ("y", "yes")
+    print(push(upload, token) if agreed else "Nothing was uploaded.")
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:

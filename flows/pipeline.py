@@ -30,8 +30,8 @@ from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
 from tasks.checks import check_before
 from tasks.params import write_resolved
-from tasks.progress import progress
-from tasks.simulators import record_simulators
+from tasks.playing import record_simulators
+from tasks.tracking.progress import progress
 
 
 class Stage(NamedTuple):
@@ -46,11 +46,6 @@ class Stage(NamedTuple):
     address: str
     run: Callable[[], object]
     command: list[str] | None = None
-
-    @property
-    def name(self) -> str:
-        """The stage's name without its key, such as `tuning`."""
-        return self.address.partition("@")[0]
 
 
 def stages(params: Params) -> Iterator[Stage]:
@@ -99,7 +94,7 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
             for line in _outlook(params, pending):
                 logger.info(line)
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
-            for _, variants in groupby(todo, key=lambda stage: stage.name):
+            for _, variants in groupby(todo, key=lambda stage: stage.address.partition("@")[0]):
                 group = list(variants)
                 run_stages([stage for stage in group if _is_due(stage, workspace)], workspace, params)
                 bar.advance(len(group))
@@ -169,5 +164,5 @@ def run_pipeline() -> None:
 
 
 if __name__ == "__main__":
-    parse(__doc__, ())
+    parse(__doc__)
     exit_with_sentence(run_pipeline)

@@ -1,4 +1,4 @@
-"""Prefect server, worker and MLflow on this machine only: python -m flows.serve
+"""Prefect server, worker and MLflow on this machine only: `agentrefine serve`.
 
 Starts them on 127.0.0.1, deploys the flows of prefect.yaml, prints the addresses, and stops them when interrupted.
 """
@@ -16,7 +16,6 @@ from types import FrameType
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from flows.cli import main
 from tasks.checks import answers
 
 HOST = "127.0.0.1"
@@ -148,7 +147,3 @@ def _deploy(prefect: list[str], environment: dict[str, str]) -> None:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main(["serve", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The whole pipeline with a real small chat model, SmolLM2-135M-Instruct, on two cores: python -m flows.smollm
+"""The whole pipeline with a real small chat model, SmolLM2-135M-Instruct, on two cores: `agentrefine smollm`.
 
 Works in runs/smollm, a folder of its own, with the preset `smollm2-135m-cpu`; `make run` and this command overwrite
 nothing of each other. The model is the Hugging Face hub's; where the hub cannot be reached, it is the 4-bit GGUF file
@@ -22,7 +22,6 @@ from huggingface_hub import snapshot_download
 from agentrefine.errors import UserError
 from agentrefine.files import sha256_file
 from agentrefine.params import load_params
-from flows.cli import main
 from flows.run_folder import prepare
 from flows.workspace import PARAMS, exclusive_use
 
@@ -152,7 +151,3 @@ def _tracking() -> list[str]:
     if place != uri and not place.startswith("/"):
         return [f"tracking.uri='sqlite:///{os.path.relpath(place, FOLDER)}'", *TRACKED_AS]
     return list(TRACKED_AS)
-
-
-if __name__ == "__main__":
-    main(["smollm", *sys.argv[1:]])

@@ -17,14 +17,7 @@ from tasks.tuning import tune_variant, tuning_job
 
 @flow(name="tuning", flow_run_name="tuning-{variant}")
 def tuning(variant: str) -> None:
-    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`.
-
-    Args:
-        variant: one of `tuning.variants` in params.yaml.
-
-    Raises:
-        UserError: a variant that params.yaml does not name, or a model that cannot be tuned.
-    """
+    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`."""
     tune_variant(variant, load_params())
 
 
@@ -68,5 +61,5 @@ def launch(variant: str, launcher: str) -> None:
 
 
 if __name__ == "__main__":
-    chosen = parse(__doc__, ["variant"])["variant"]
+    chosen = parse(__doc__, "variant")["variant"]
     exit_with_sentence(lambda: tune(chosen))

@@ -9,39 +9,13 @@ from agentrefine.evaluation.evaluate import Rules, Seat
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.sources import digest
-from tasks.playing import Player, evaluate, free
+from tasks.playing import Player
 
 MODELS = Path("models")
 
 
-def evaluate_model(model: str, params: Params) -> None:
-    """Let the base or a tuned variant play the benchmarks.
-
-    Raises:
-        UserError: an unknown or missing model, an unknown or missing benchmark.
-    """
-
-    def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
-        from agentrefine.evaluation.local import LocalPolicy  # imports torch and transformers
-        from agentrefine.tuning.models import load_tuned
-
-        loaded = load_tuned(MODELS / model)
-        policy = LocalPolicy(
-            loaded.model,
-            loaded.tokenizer,
-            name=model,
-            max_new_tokens=rules.max_new_tokens,
-            sampling=rules.sampling,
-            seed=params.seed,
-        )
-        return Seat(policy, benchmark, episodes_at_once(benchmark, rules.batch_size))
-
-    weights = weights_digest(model, params)
-    evaluate(Player(model, weights, digest(__name__), take_seat, free, params.evaluation.max_new_tokens), params)
-
-
-def weights_digest(model: str, params: Params) -> str:
-    """What identifies a model's weights.
+def local_player(model: str, params: Params) -> Player:
+    """The base or a tuned variant.
 
     Raises:
         UserError: params.yaml does not name the model, or its weights are missing.
@@ -61,6 +35,21 @@ def weights_digest(model: str, params: Params) -> str:
             file=MODELS / model,
             stage=stage,
         )
-    from agentrefine.tuning.models import model_digest  # imports torch and transformers
+    from agentrefine.tuning.models import load_tuned, model_digest  # imports torch and transformers
 
-    return model_digest(MODELS / model)
+    def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
+        from agentrefine.evaluation.local import LocalPolicy
+
+        loaded = load_tuned(MODELS / model)
+        policy = LocalPolicy(
+            loaded.model,
+            loaded.tokenizer,
+            name=model,
+            max_new_tokens=rules.max_new_tokens,
+            sampling=rules.sampling,
+            seed=params.seed,
+        )
+        return Seat(policy, benchmark, episodes_at_once(benchmark, rules.batch_size))
+
+    weights = model_digest(MODELS / model)
+    return Player(model, weights, digest(__name__), take_seat, params.evaluation.max_new_tokens)

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Task, get_client, get_run_logger
+import uvloop
+from prefect import get_client, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
 
 from agentrefine.errors import UserError
 from agentrefine.llm.journal import Journal
@@ -33,7 +36,7 @@ from agentrefine.simulation.process import offline_teacher
 from agentrefine.sources import digest
 from agentrefine.synthesis.accounts import Account
 from agentrefine.synthesis.client import DONE, SIMULATED, JournaledTeacher, OfflineAddress, offline_name, run_numbers
-from tasks.progress import Progress
+from tasks.tracking.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
@@ -48,6 +51,8 @@ SHARDS_AHEAD = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = Callable[[Sequence[Item], JournaledTeacher, Params, Callable[[], None]], Awaitable[list[Result]]]
+"""Works on samples with a teacher, and calls the last argument whenever one is done."""
 
 
 @dataclass(frozen=True)
@@ -119,20 +124,22 @@ def _is_alive(process: int) -> bool:
 
 
 def run_shards(
-    work: "Task[[list[Item], Params, Access], list[Result]]",
-    shards: Iterable[tuple[str, list[Item]]],
+    stage: str,
+    work: Work[Item, Result],
+    shards: Iterable[tuple[str, Sequence[Item]]],
     params: Params,
     access: Access,
     bar: Progress,
 ) -> Generator[list[Result]]:
-    """The results of a task for each shard, in their order, as many shards at once as there are processes.
+    """The results of each shard, in their order, as many shards at once as there are processes.
 
     When a shard fails, or the run is interrupted, no more calls go out; those that are out are waited for, as they are
     paid for.
 
     Args:
-        work: takes a shard, `params` and `access`.
-        shards: the name of each task run and its items.
+        stage: the name of the tasks.
+        work: works on a shard, all its samples at once: `synthesise_shard` or `refine_shard`.
+        shards: the id that each task run is named after, and its samples.
         params: handed to every task.
         access: to the teacher.
         bar: shows the samples that the processes have done.
@@ -147,8 +154,9 @@ def run_shards(
         try:
             while True:
                 for name, shard in islice(shards, params.teacher.processes * SHARDS_AHEAD - len(pending)):
-                    arguments = {"samples": shard, "params": params, "access": access}
-                    pending.append(runner.submit(work.with_options(task_run_name=name), parameters=arguments))
+                    named = run_shard.with_options(name=stage, task_run_name=f"{stage}-{name}")
+                    arguments = {"work": work, "samples": shard, "params": params, "access": access}
+                    pending.append(runner.submit(named, parameters=arguments))
                 if not pending:
                     break
                 _wait_for_the_first(pending, numbers, bar)
@@ -170,6 +178,28 @@ def run_shards(
         bar.reach(int(numbers[DONE]))
         paid, replayed = int(numbers[PAID]), int(numbers[REPLAYED])
         get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
+
+
+def _retry_unless_user_error(_task: object, _run: object, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try: not when the user has to fix something."""
+    return not isinstance(state.result(raise_on_failure=False), UserError)
+
+
+# Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
+@task(
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_condition_fn=_retry_unless_user_error,
+)
+def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params, access: Access) -> list[Result]:
+    """The results of a shard of samples, in their order."""
+
+    async def work_with_teacher() -> list[Result]:
+        async with open_teacher(access) as (teacher, numbers):
+            return await work(samples, teacher, params, lambda: numbers.add(DONE, 1))
+
+    return uvloop.run(work_with_teacher())
 
 
 @contextmanager
@@ -247,31 +277,16 @@ def log_cost(what: str, account: Account) -> None:
     if account.unanswered:
         get_run_logger().warning(
             "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks them again",
-            what,
-            account.unanswered,
-            account.calls,
-        )
+            what, account.unanswered, account.calls,
+        )  # fmt: skip
     if account.cost is None:
         get_run_logger().warning(
             "%s: cost unknown, no price for %s; give one in a file that teacher.prices names",
-            what,
-            ", ".join(sorted(account.models_without_price)),
-        )
+            what, ", ".join(sorted(account.models_without_price)),
+        )  # fmt: skip
     else:
         tokens = account.prompt_tokens + account.completion_tokens
         about = f" (estimated for {account.estimated}, which were not counted)" if account.estimated else ""
         get_run_logger().info(
             "%s: %s for %d calls of %d tokens%s", what, dollars(account.cost), account.calls, tokens, about
         )
-
-
-def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while shard := list(islice(iterator, size)):
-        yield shard
-
-
-def retry_unless_user_error(_task: object, _run: object, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: not when the user has to fix something."""
-    return not isinstance(state.result(raise_on_failure=False), UserError)

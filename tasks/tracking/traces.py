@@ -15,11 +15,7 @@ from mlflow.entities import Span, SpanType, TraceInfo, TraceLocation, TraceState
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import SpanAttributeKey, TokenUsageKey, TraceMetadataKey, TraceTagKey
 
-from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
-from agentrefine.params import TrackingParams
-from tasks.provenance import without_credentials
-from tasks.tracking import store
 
 EPISODE_TAG = "agentrefine.episode"
 """The tag of our traces: benchmark and episode."""
@@ -32,50 +28,34 @@ TURN_NS = 1_000_000
 """An episode does not record how long its turns took; a millisecond each keeps them in their order."""
 
 
-def log_traces(run_id: str, episodes: Sequence[Episode], tracking: TrackingParams) -> None:
+def log_traces(client: MlflowClient, run_id: str, episodes: Sequence[Episode], uri: str) -> None:
     """Keep episodes as the traces of a run, in place of those that it has.
 
     Args:
-        run_id: from `tracking.run_for`.
+        client: of the tracking store.
+        run_id: from `run_for`.
         episodes: some, such as `report.inputs.notable_episodes` chooses.
-        tracking: where runs are kept.
+        uri: of the tracking store.
 
     Raises:
-        UserError: the tracking store cannot be reached or used, or is of before MLflow 3.4.
+        NotImplementedError: the store is of before MLflow 3.4.
     """
-    with store(tracking) as client:
-        experiment_id = client.get_run(run_id).info.experiment_id
-        _delete_traces(client, experiment_id, run_id)
-        tracing = TracingClient(tracking.uri)
-        began = time.time_ns()
-        for number, episode in enumerate(episodes):
-            # An episode may be there twice: two attempts, of which one solved it.
-            trace_id = f"tr-{_hex(32, run_id, str(number), episode.benchmark, episode.id)}"
-            tracing.start_trace(_trace_info(episode, trace_id, experiment_id, run_id, began))
-            try:
-                tracing.log_spans(experiment_id, _spans(episode, trace_id, began))
-            except NotImplementedError as error:
-                raise UserError(
-                    "store_too_old",
-                    f"tracking.uri {without_credentials(tracking.uri)}: the server cannot keep traces ({error}); use "
-                    "an MLflow server of version 3.4 or later with a database.",
-                    key="tracking.uri",
-                ) from error
-
-
-def _delete_traces(client: MlflowClient, experiment_id: str, run_id: str) -> None:
+    experiment_id = client.get_run(run_id).info.experiment_id
     found = client.search_traces(locations=[experiment_id], run_id=run_id, max_results=MAX_TRACES, include_spans=False)
-    ours = [trace.info.trace_id for trace in found if EPISODE_TAG in trace.info.tags]
-    if ours:
-        client.delete_traces(experiment_id, trace_ids=ours)
+    earlier = [trace.info.trace_id for trace in found if EPISODE_TAG in trace.info.tags]
+    if earlier:
+        client.delete_traces(experiment_id, trace_ids=earlier)
+    tracing = TracingClient(uri)
+    began = time.time_ns()
+    for number, episode in enumerate(episodes):
+        # An episode may be there twice: two attempts, of which one solved it.
+        trace_id = f"tr-{_hex(32, run_id, str(number), episode.benchmark, episode.id)}"
+        tracing.start_trace(_trace_info(episode, trace_id, experiment_id, run_id, began))
+        tracing.log_spans(experiment_id, _spans(episode, trace_id, began))
 
 
 def _trace_info(episode: Episode, trace_id: str, experiment_id: str, run_id: str, began: int) -> TraceInfo:
-    usage = {
-        TokenUsageKey.INPUT_TOKENS: episode.prompt_tokens,
-        TokenUsageKey.OUTPUT_TOKENS: episode.completion_tokens,
-        TokenUsageKey.TOTAL_TOKENS: episode.prompt_tokens + episode.completion_tokens,
-    }
+    usage = _usage(episode.prompt_tokens, episode.completion_tokens)
     return TraceInfo(
         trace_id=trace_id,
         trace_location=TraceLocation.from_experiment_id(experiment_id),
@@ -129,11 +109,7 @@ def _turn(trace_id: str, number: int, read: str, step: EpisodeStep, began: int) 
             "progress": step.progress,
             "turns_cut": step.turns_cut,
             "answer": step.observation,
-            SpanAttributeKey.CHAT_USAGE: {
-                TokenUsageKey.INPUT_TOKENS: step.prompt_tokens,
-                TokenUsageKey.OUTPUT_TOKENS: step.completion_tokens,
-                TokenUsageKey.TOTAL_TOKENS: step.prompt_tokens + step.completion_tokens,
-            },
+            SpanAttributeKey.CHAT_USAGE: _usage(step.prompt_tokens, step.completion_tokens),
         },
     )
 
@@ -172,6 +148,14 @@ def _span(
             "attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()},
         }
     )
+
+
+def _usage(read: int, written: int) -> dict[str, int]:
+    return {
+        TokenUsageKey.INPUT_TOKENS: read,
+        TokenUsageKey.OUTPUT_TOKENS: written,
+        TokenUsageKey.TOTAL_TOKENS: read + written,
+    }
 
 
 def _duration(episode: Episode) -> int:

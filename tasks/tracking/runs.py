@@ -1,29 +1,36 @@
-"""What MLflow keeps of a model: one run.
+"""What MLflow keeps of a model: one run, with its files, parameters, curves, metrics and some episodes.
 
 Tuning, evaluation and report are processes of their own. They find the same run again by the digest of the model's
-files, so a repeated evaluation updates its run and a newly tuned model opens a new one.
+files, so a repeated evaluation updates its run and a newly tuned model opens a new one. No credentials are kept.
 """
 
 import json
+import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import starmap
 from math import nan
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect.runtime import flow_run
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentrefine.errors import UserError
-from agentrefine.files import sha256_file
+from agentrefine.files import read_result, sha256_file
 from agentrefine.params import Params, TrackingParams
 from agentrefine.proxies import check_proxy
-from agentrefine.tuning.results import ValidationPoint
-from tasks.provenance import dvc_md5, flatten, git_commit, without_credentials
+from agentrefine.report.document import episodes_to_read
+from agentrefine.report.figures import curves, flat_metrics
+from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
+from agentrefine.tuning.results import LossPoint, TuningFigures, ValidationPoint, read_curve
+from tasks.tracking.traces import log_traces
 
 MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
 TUNED_SECTIONS = (*MODEL_SECTIONS, "base_model", "tuning")
@@ -109,40 +116,6 @@ def log_points(run_id: str, tracking: TrackingParams, points: Sequence[Validatio
         _log_curve(client, run_id, points, name)
 
 
-def log_tuning(
-    run_id: str,
-    params: Params,
-    *,
-    data_set: Path,
-    curve: Sequence[ValidationPoint],
-    validation_curve: Sequence[ValidationPoint],
-    metrics: Mapping[str, float],
-    folder: Path,
-) -> None:
-    """Log what made a tuned model: parameters, data set, loss curve, final figures, and the model's files.
-
-    Args:
-        run_id: from `run_for`.
-        params: those that the model was tuned with.
-        data_set: the file of training samples.
-        curve: the loss curve; what was logged live is not logged again.
-        validation_curve: the validation loss in between; logged as `tuning/validation_loss_by_step`.
-        metrics: final figures of tuning; logged as `tuning/<name>`.
-        folder: the adapter or model, kept as the run's artifact `model`.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
-    """
-    with store(params.tracking) as client:
-        _log_params(client, run_id, flatten(params, TUNED_SECTIONS))
-        client.log_inputs(run_id, [data_set_input(data_set)])
-        _log_curve(client, run_id, curve)
-        _log_curve(client, run_id, validation_curve, VALIDATION_LOSS)
-        _log_metrics(client, run_id, {f"tuning/{name}": value for name, value in metrics.items()})
-        client.log_artifacts(run_id, str(folder), MODEL)
-        _tag_flow_run(client, run_id, "tuning")
-
-
 def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
     """Log what made the base model: parameters and, where it was made here, its files.
 
@@ -155,64 +128,87 @@ def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
             client.log_artifacts(run_id, str(folder), MODEL)
 
 
-def log_evaluation(
-    run_id: str,
-    params: Params,
-    *,
-    metrics: Mapping[str, float],
-    curves: Mapping[str, Sequence[float]],
-    folder: Path,
-    sample: str,
-) -> None:
+def log_tuning(variant: str, run_id: str, params: Params) -> None:
+    """Log what made a tuned model: parameters, data set, loss curves, final figures, and the model's files.
+
+    Final figures are the metrics `tuning/<name>`. Points of a curve that were logged live are not logged again.
+
+    Raises:
+        UserError: a file of the tuning is missing, or the tracking store cannot be reached or used.
+    """
+    folder = Project().tuning(variant)
+    figures = read_result(folder / "metrics.json", TuningFigures, f"tuning@{variant}").model_dump()
+    numbers = {f"tuning/{name}": value for name, value in figures.items() if isinstance(value, int | float)}
+    curve = read_curve(folder / "loss_curve.csv", LossPoint)
+    validation_curve = read_curve(folder / "validation_curve.csv", ValidationPoint)
+    data_set = Path(params.tuning.variants[variant].data_set) / "train.jsonl"
+    with store(params.tracking) as client:
+        _log_params(client, run_id, flatten(params, TUNED_SECTIONS))
+        client.log_inputs(run_id, [data_set_input(data_set)])
+        _log_curve(client, run_id, curve, LOSS)
+        _log_curve(client, run_id, validation_curve, VALIDATION_LOSS)
+        _log_metrics(client, run_id, numbers)
+        client.log_artifacts(run_id, str(Path("models") / variant), MODEL)
+        _tag_flow_run(client, run_id, "tuning")
+
+
+def log_evaluation(model: str, run_id: str, params: Params, project: Project | None = None) -> None:
     """Log what a model reached: rates with their intervals, curves over the steps, all episodes, and some to read.
 
     The settings of the evaluation are tags, because the same model may be evaluated again with others. A run shows its
     last evaluation: a metric of an earlier one that this one does not measure becomes NaN.
 
     Args:
+        model: its name in params.yaml.
         run_id: from `run_for`.
         params: those of the evaluation.
-        metrics: such as `worlds_layouts/success_rate`, `worlds_layouts/success_rate_low`.
-        curves: such as `worlds_layouts/progress_by_step`; the first number is that after no step.
-        folder: `data/evaluation/<model>` with `episodes.jsonl`, which registration reads back, and `details.json`.
-        sample: some episodes as Markdown.
+        project: where the model's evaluation lies; None: in the working folder.
 
     Raises:
-        UserError: the tracking store cannot be reached or used.
+        UserError: a file of the evaluation is missing, or the tracking store cannot be reached or used, or is of
+            before MLflow 3.4.
     """
+    project = project or Project()
+    folder = project.evaluation(model)
+    summaries = model_summary(project, model)
+    seconds = seconds_per_episode(project, model)
+    notable = notable_episodes(project.episodes(model))
+    by_step = curves(summaries)
+    metrics = flat_metrics(summaries) | {f"{name}/seconds_per_episode": value for name, value in seconds.items()}
     with store(params.tracking) as client:
         known = client.get_run(run_id).data.metrics
-        earlier = {name for name in known if "/" in name and not name.startswith("tuning/")} - set(curves)
+        earlier = {name for name in known if "/" in name and not name.startswith("tuning/")} - set(by_step)
         _log_metrics(client, run_id, {**dict.fromkeys(earlier, nan), **metrics})
-        for key, value in flatten(params, ("evaluation",)).items():
-            client.set_tag(run_id, key, value)
-        for name, values in curves.items():
+        client.log_batch(run_id, tags=list(starmap(RunTag, flatten(params, ("evaluation",)).items())))
+        for name, values in by_step.items():
             _log_steps(client, run_id, name, values)
-        for file in ("episodes.jsonl", "details.json"):
+        for file in ("episodes.jsonl", "details.json"):  # registration reads the episodes back
             client.log_artifact(run_id, str(folder / file), EVALUATION)
-        client.log_text(run_id, sample, f"{EVALUATION}/sample.md")
+        client.log_text(run_id, episodes_to_read(model, notable), f"{EVALUATION}/sample.md")
         _tag_flow_run(client, run_id, "evaluation")
+        log_traces(client, run_id, notable, params.tracking.uri)
 
 
-def log_metrics(run_id: str, tracking: TrackingParams, metrics: Mapping[str, float]) -> None:
-    """Add single numbers to a run.
+def log_comparison(
+    run_id: str, tracking: TrackingParams, *, metrics: Mapping[str, float], text: str, tags: Mapping[str, str]
+) -> None:
+    """Add how a model compares with others: metrics, tags, the report's figures under `plots/`, and a description.
+
+    Args:
+        run_id: from `run_for`.
+        tracking: where runs are kept.
+        metrics: the differences.
+        text: the description, which MLflow's page shows above everything else.
+        tags: what it was compared with.
 
     Raises:
         UserError: the tracking store cannot be reached or used.
     """
     with store(tracking) as client:
         _log_metrics(client, run_id, metrics)
-
-
-def describe(run_id: str, tracking: TrackingParams, text: str, tags: Mapping[str, str]) -> None:
-    """Give a run a description, which MLflow's page shows above everything else, and tags.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
-    """
-    with store(tracking) as client:
-        for name, value in {MLFLOW_RUN_NOTE: text, **tags}.items():
-            client.set_tag(run_id, name, value)
+        client.log_batch(run_id, tags=list(starmap(RunTag, {MLFLOW_RUN_NOTE: text, **tags}.items())))
+        for plot in sorted(Path("reports/plots").glob("*.png")):
+            client.log_artifact(run_id, str(plot), "plots")
 
 
 def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
@@ -225,21 +221,10 @@ def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
         return bool(client.list_artifacts(run_id, folder))
 
 
-def log_plots(run_id: str, tracking: TrackingParams, plots: Sequence[Path]) -> None:
-    """Keep figures as the run's artifacts under `plots/`.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
-    """
-    with store(tracking) as client:
-        for plot in plots:
-            client.log_artifact(run_id, str(plot), "plots")
-
-
 def data_set_input(path: Path, lock: Path = Path("dvc.lock")) -> DatasetInput:
     """A data set as a run's input: its digest is DVC's hash where dvc.lock has one, else SHA-256 (its first half)."""
     sha256 = sha256_file(path)
-    md5 = dvc_md5(path, lock)
+    md5 = _dvc_md5(path, lock)
     data_set = Dataset(
         name=path.as_posix(),
         digest=md5 or sha256[:32],  # MLflow takes 36 characters at most
@@ -258,10 +243,17 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
         UserError: the tracking store cannot be reached or used; one sentence without credentials.
     """
     check_proxy(tracking.uri, "tracking.uri")
+    address = without_credentials(tracking.uri)
     try:
         yield MlflowClient(tracking.uri)
+    except NotImplementedError as error:
+        raise UserError(
+            "store_too_old",
+            f"tracking.uri {address}: the server cannot keep traces ({error}); use an MLflow server of version 3.4 or "
+            "later with a database.",
+            key="tracking.uri",
+        ) from error
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        address = without_credentials(tracking.uri)
         reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
         raise UserError(
             "store_unusable",
@@ -273,6 +265,39 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
 def quotable(text: str) -> str:
     """The text as it can stand between quotes in a filter of MLflow's searches."""
     return text.replace("'", "")
+
+
+def flatten(params: Params, sections: Sequence[str]) -> dict[str, str]:
+    """Parameters by their dotted names, lists and null as JSON. Credentials inside URLs are cut out."""
+    return dict(_flat(params.model_dump(mode="json", include=set(sections)), ""))
+
+
+def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, without_credentials(value) if isinstance(value, str) else json.dumps(value)
+
+
+def without_credentials(text: str) -> str:
+    """The text as it is, or, where it is a URL, without user, password and query."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text
+    if not parts.scheme or not parts.netloc:
+        return text
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _dvc_md5(path: Path, lock: Path) -> str | None:
+    """The hash under which DVC keeps `path`, or the folder that holds it; None when DVC has not recorded it."""
+    if not lock.is_file():
+        return None
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+    return next((outs[name.as_posix()] for name in (path, *path.parents) if name.as_posix() in outs), None)
 
 
 def _experiment(client: MlflowClient, tracking: TrackingParams) -> str:
@@ -287,7 +312,9 @@ def _find(client: MlflowClient, experiment_id: str, model: str, digest: str) -> 
 
 
 def _new_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-    commit = {"mlflow.source.git.commit": git_commit()}
+    """A run with the commit of the working folder, `none` outside a repository; returns its id."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    commit = {"mlflow.source.git.commit": head.stdout.strip() or "none"}
     return str(client.create_run(experiment_id, tags={**tags, **commit}, run_name=name).info.run_id)
 
 
@@ -299,45 +326,35 @@ def _tag_flow_run(client: MlflowClient, run_id: str, stage: str) -> None:
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
     """Add what the run does not hold yet: MLflow's parameters cannot change, and equal bytes need no other ones."""
     known = client.get_run(run_id).data.params
-    fresh = [Param(key, value) for key, value in params.items() if key not in known]
-    for start in range(0, len(fresh), 100):
-        client.log_batch(run_id, params=fresh[start : start + 100])
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items() if key not in known])
 
 
 def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
-    now = int(time.time() * 1000)
-    rows = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
-    for start in range(0, len(rows), 1000):
-        client.log_batch(run_id, metrics=rows[start : start + 1000])
+    _log_values(client, run_id, ((name, value, 0) for name, value in metrics.items()))
 
 
 def _log_steps(client: MlflowClient, run_id: str, name: str, values: Sequence[float]) -> None:
-    """Log a curve over the steps of an episode anew.
+    """Log a curve over the steps of an episode in place of an earlier one.
 
     An earlier evaluation may have had more steps, and MLflow forgets none: the last value then stands for these too, as
     what has ended keeps what it reached.
     """
     known = client.get_metric_history(run_id, name)
     last = max([len(values) - 1, *(metric.step for metric in known)])
-    now = int(time.time() * 1000)
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, values[min(step, len(values) - 1)], now, step) for step in range(last + 1) if values],
-    )
+    steps = range(last + 1 if values else 0)
+    _log_values(client, run_id, ((name, values[min(step, len(values) - 1)], step) for step in steps))
 
 
-def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[ValidationPoint], name: str = LOSS) -> None:
+def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[ValidationPoint], name: str) -> None:
+    """Add the points of a loss curve after the last step that the run holds."""
     known = client.get_metric_history(run_id, name) if curve else []
     last = max((metric.step for metric in known), default=-1)
+    points = [point for point in curve if point.step > last]
+    tokens = [("tuning/tokens_read", point.tokens, point.step) for point in points if name == LOSS]
+    _log_values(client, run_id, [*((name, point.loss, point.step) for point in points), *tokens])
+
+
+def _log_values(client: MlflowClient, run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
+    """Log metrics by name, value and step."""
     now = int(time.time() * 1000)
-    rows = [
-        metric
-        for point in curve
-        if point.step > last
-        for metric in (
-            Metric(name, point.loss, now, point.step),
-            *([Metric("tuning/tokens_read", float(point.tokens), now, point.step)] if name == LOSS else []),
-        )
-    ]
-    for start in range(0, len(rows), 1000):
-        client.log_batch(run_id, metrics=rows[start : start + 1000])
+    client.log_batch(run_id, metrics=[Metric(name, float(value), now, step) for name, value, step in values])
