@@ -153,11 +153,12 @@ def _preset(given: argparse.Namespace) -> None:
     for name in given.names:
         with exclusive_use():
             changes = apply_preset(name, PARAMS, PRESETS)
-        print(*changes or [f"{PARAMS} already holds the values of {PRESETS / name}.yaml."], sep="\n")
+        lines = list(map(str, changes)) or [f"{PARAMS} already holds the values of {PRESETS / name}.yaml."]
+        print("\n".join(lines))
 
 
 def _forecast(_: argparse.Namespace) -> None:
-    from flows.forecast import forecast
+    from flows.synthesis import forecast
 
     run_stage(forecast)
 

@@ -27,10 +27,11 @@ def stage_flow(name: str, work: "Callable[[Params], None]") -> "Flow[[], None]":
 
     from agentrefine.params import load_params
 
+    @flow(name=name, flow_run_name=name, description=inspect.getdoc(work))
     def stage() -> None:
         work(load_params())
 
-    return flow(stage, name=name, flow_run_name=name, description=inspect.getdoc(work))
+    return stage
 
 
 def run(body: "Flow[Any, Any]", description: str | None) -> None:

@@ -6,16 +6,15 @@ much faster or slower this processor takes a training step of the tiny model. It
 
 import time
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from agentrefine.errors import UserError
-from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.tuning.hardware import multiplies_bf16, processor, tunings_at_once
+from tasks.synthesis import personas
 
 REFERENCE_TOKENS_PER_SECOND = 15_000.0
 """Of `training_speed` on the machine whose seconds stand below."""
@@ -64,7 +63,11 @@ def seconds(params: Params, addresses: Collection[str], speed: float) -> float:
         addresses: the stages by DVC's names; those that are up to date left out.
         speed: what `training_speed` found here.
     """
-    samples = _personas(params) * params.synthesis.samples_per_persona
+    try:
+        count = sum(1 for _ in personas(params))
+    except UserError:  # the first stage reports it
+        count = 0
+    samples = count * params.synthesis.samples_per_persona
     slower = REFERENCE_TOKENS_PER_SECOND / speed
     total = 0.0
     tunings = 0
@@ -130,11 +133,3 @@ class _Layer(nn.Module):
         gate, up = self.up(values).chunk(2, dim=-1)
         result: torch.Tensor = values + self.down(silu(gate) * up)
         return result
-
-
-def _personas(params: Params) -> int:
-    """How many there are; 0 where the file cannot be read, which the first stage reports."""
-    try:
-        return sum(1 for _ in load_personas(Path(params.personas.path), params.personas.limit))
-    except UserError:
-        return 0

@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
@@ -25,12 +24,12 @@ STOP_SECONDS = 15
 
 
 @contextmanager
-def service(name: str, command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one server with its output in a log file; stop it, and what it started, on leaving."""
+def service(name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module of Python with its output in a log file; stop it, and what it started, on leaving."""
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             yield process
@@ -89,61 +88,45 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
     check_free("prefect-server", prefect_port, "--prefect-port")
     check_free("mlflow", mlflow_port, "--mlflow-port")
     api = f"http://{HOST}:{prefect_port}/api"
-    environment = {**os.environ, "PREFECT_API_URL": api}
+    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
-    prefect = [sys.executable, "-m", "prefect"]
-    with ExitStack() as running:
-        server = running.enter_context(
-            service("prefect-server", [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)],
-                    environment)
-        )  # fmt: skip
-        mlflow = running.enter_context(
-            service("mlflow", [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)],
-                    {**environment, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri})
-        )  # fmt: skip
+    with (
+        service("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)) as server,
+        service("mlflow", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)) as mlflow,
+    ):
         wait_for("prefect-server", server, f"{api}/health")
-        _deploy(prefect, environment)
-        worker = running.enter_context(
-            service("prefect-worker", [*prefect, "worker", "start", "--pool", "local", "--type", "process"],
-                    environment)
-        )  # fmt: skip
-        wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
-        print(
-            f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
-            f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
-            "Stop     Ctrl-C",
-            flush=True,
-        )
-        while all(process.poll() is None for process in (server, mlflow, worker)):
-            time.sleep(1)
-        raise UserError("server_ended", f"A server has ended; the logs are in {LOGS}.", file=LOGS)
+        _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
+        _prefect("--no-prompt", "deploy", "--all")
+        with service("prefect-worker", "prefect", "worker", "start", "--pool", "local", "--type", "process") as worker:
+            wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
+            print(
+                f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
+                f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
+                "Stop     Ctrl-C",
+                flush=True,
+            )
+            while all(process.poll() is None for process in (server, mlflow, worker)):
+                time.sleep(1)
+            raise UserError("server_ended", f"A server has ended; the logs are in {LOGS}.", file=LOGS)
 
 
 def serve_until_interrupted(prefect_port: int, mlflow_port: int) -> None:
     """`serve`, for which an interruption is the regular end and no failure."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)  # a background process starts with SIGINT ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process starts with SIGINT ignored
     try:
         serve(prefect_port, mlflow_port)
     except KeyboardInterrupt:
         print("\nStopped.")
 
 
-def _deploy(prefect: list[str], environment: dict[str, str]) -> None:
-    """Create the work pool and register the deployments."""
-    for command in (
-        ["work-pool", "create", "local", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--all"],
-    ):
-        done = subprocess.run([*prefect, *command], env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(
-                "command_failed",
-                f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}",
-                command=f"prefect {' '.join(command)}",
-                status=done.returncode,
-            )
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _prefect(*command: str) -> None:
+    """Run a command of Prefect that ends by itself."""
+    done = subprocess.run([sys.executable, "-m", "prefect", *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            "command_failed",
+            f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}",
+            command=f"prefect {' '.join(command)}",
+            status=done.returncode,
+        )

@@ -2,7 +2,7 @@
 
 from agentrefine.params import Params
 from flows.command import run, stage_flow
-from tasks.forecast import log_forecast
+from tasks.forecast import log_forecast, print_forecast
 from tasks.synthesis import write_attempts
 
 
@@ -12,6 +12,7 @@ def forecast_and_write(params: Params) -> None:
 
 
 synthesis = stage_flow("synthesis", forecast_and_write)
+forecast = stage_flow("forecast", print_forecast)
 
 if __name__ == "__main__":
     run(synthesis, __doc__)

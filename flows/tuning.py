@@ -12,6 +12,7 @@ from prefect import flow
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.command import exit_with_sentence, parse, run_stage
+from tasks.checks import check_launcher
 from tasks.tuning import tune_variant, tuning_job
 
 
@@ -41,16 +42,9 @@ def launch(variant: str, launcher: str) -> None:
     Raises:
         UserError: the launcher is not installed, or the command failed.
     """
+    check_launcher(launcher)
     command = [*shlex.split(launcher), "-m", "flows.tuning", variant]
-    try:
-        done = subprocess.run(command, check=False)
-    except FileNotFoundError as error:
-        raise UserError(
-            "not_installed",
-            f"tuning.launcher: {command[0]} is not installed; correct it in params.yaml.",
-            key="tuning.launcher",
-            name=command[0],
-        ) from error
+    done = subprocess.run(command, check=False)
     if done.returncode:
         raise UserError(
             "stage_failed",

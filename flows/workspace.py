@@ -24,6 +24,14 @@ BACKUP = Path(".dvc/tmp/params.before-run.yaml")
 OVERRIDDEN = Path(".dvc/tmp/params.of-run.yaml")
 LOCK = Path(".dvc/tmp/pipeline.lock")
 
+NO_REPOSITORY = {
+    "git": "no git repository, by which DVC finds what was changed; run `git init`, or `dvc config core.no_scm true` "
+    "to do without git, and run again.",
+    "dvc": "no DVC repository; run from the project's folder, or, where .dvc is lost, run `git init && dvc init` (or "
+    "`dvc init --no-scm`).",
+}
+"""What a folder lacks and how to get it."""
+
 
 class Workspace:
     """Asks DVC which stages are up to date, runs the others and records them.
@@ -36,22 +44,10 @@ class Workspace:
         self._refresh = refresh
         try:
             self._repo = Repo(".")
-        except SCMError as error:
-            raise UserError(
-                "not_a_repository",
-                f"{Path.cwd()}: no git repository, by which DVC finds what was changed; run `git init`, or "
-                "`dvc config core.no_scm true` to do without git, and run again.",
-                file=Path.cwd(),
-                missing="git",
-            ) from error
-        except NotDvcRepoError as error:
-            raise UserError(
-                "not_a_repository",
-                f"{Path.cwd()}: no DVC repository; run from the project's folder, or, where .dvc is lost, run "
-                "`git init && dvc init` (or `dvc init --no-scm`).",
-                file=Path.cwd(),
-                missing="dvc",
-            ) from error
+        except (SCMError, NotDvcRepoError) as error:
+            missing = "git" if isinstance(error, SCMError) else "dvc"
+            sentence = f"{Path.cwd()}: {NO_REPOSITORY[missing]}"
+            raise UserError("not_a_repository", sentence, file=Path.cwd(), missing=missing) from error
         except DvcException as error:
             raise UserError("dvc_yaml_refused", f"dvc.yaml: {error}; correct it.", file="dvc.yaml") from error
 

@@ -1,10 +1,9 @@
 """What the three evaluations have in common: the simulators that are there, and the benchmarks played in turn."""
 
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -167,9 +166,6 @@ def _java() -> str | None:
 
 
 def _fingerprint(path: Path) -> str:
-    return short_hash(*(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in _entries(path)))
-
-
-def _entries(path: Path) -> Iterator[tuple[str, os.stat_result]]:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return ((str(file.relative_to(path)), file.stat()) for file in files if file.is_file())
+    found = [(file.relative_to(path), file.stat()) for file in files if file.is_file()]
+    return short_hash(*(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found))

@@ -1,7 +1,7 @@
 """Refinement: every sample until it is kept or dropped, shard by shard."""
 
-from collections import Counter, deque
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
@@ -53,7 +53,6 @@ def write_trajectories(params: Params) -> None:
                     counts["kept"] += 1
                     kept.write(refined.outcome.model_dump_json() + "\n")
                 else:
-                    counts["dropped"] += 1
                     dropped_by_rule[refined.outcome.rule] += 1
                     dropped.write(refined.outcome.model_dump_json() + "\n")
     log_cost("synthesis and refinement", whole)
@@ -61,9 +60,9 @@ def write_trajectories(params: Params) -> None:
         personas=counts["personas"],
         personas_kept=counts["personas_kept"],
         personas_dropped=counts["personas"] - counts["personas_kept"],
-        samples=counts["kept"] + counts["dropped"],
+        samples=counts["kept"] + dropped_by_rule.total(),
         kept=counts["kept"],
-        dropped=counts["dropped"],
+        dropped=dropped_by_rule.total(),
         **dict(stage.total()),
         with_synthesis=WholeCost(
             **dict(whole.total()),
@@ -83,26 +82,18 @@ def _refined(params: Params, stage: Account) -> Generator[Refined]:
         total += 1
         first_answers.add_all(attempts)
     verdicts = read_jsonl(VERDICTS, Verdict)
-    samples = by_sample(read_jsonl(ATTEMPTS, Attempt))
-    known: deque[int] = deque()
+    samples, known = by_sample(read_jsonl(ATTEMPTS, Attempt)), by_sample(read_jsonl(ATTEMPTS, Attempt))
     with (
         access_to(params.teacher, spent=first_answers.cost or 0.0) as access,
         progress("refinement", total, "sample") as bar,
     ):
-        named = ((s[0][0].persona_id, s) for s in batched_iterable(_noted(samples, known), shard_size(params)))
+        named = ((s[0][0].persona_id, s) for s in batched_iterable(samples, shard_size(params)))
         with closing(run_shards("refinement", refine_shard, named, params, access, bar)) as results:
-            for refined in chain.from_iterable(results):
-                first = known.popleft()
+            for refined, attempts in zip(chain.from_iterable(results), known, strict=True):
+                first = len(attempts)
                 _check_verdicts(refined, list(islice(verdicts, first)))
                 stage.add_all(refined.attempts[first:])
                 yield refined
-
-
-def _noted(samples: Iterator[list[Attempt]], known: deque[int]) -> Iterator[list[Attempt]]:
-    """The samples, with the number of answers that each of them has already noted down."""
-    for attempts in samples:
-        known.append(len(attempts))
-        yield attempts
 
 
 def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:

@@ -39,9 +39,9 @@ def write_attempts(params: Params, spent: float = 0.0) -> None:
     with (
         access_to(params.teacher, spent=spent) as access,
         progress("synthesis", samples, "sample") as bar,
-        closing(_attempts(params, access, bar)) as attempts,
+        closing(_attempts(params, access, bar, account, kinds)) as attempts,
     ):
-        write_jsonl(OUT / "attempts.jsonl", _counted(attempts, account, kinds))
+        write_jsonl(OUT / "attempts.jsonl", attempts)
     log_cost("synthesis", account)
     counts = SynthesisCounts(
         personas=count,
@@ -62,16 +62,14 @@ def personas(params: Params) -> Iterator[Persona]:
     return load_personas(Path(params.personas.path), params.personas.limit)
 
 
-def _attempts(params: Params, access: Access, bar: Progress) -> Generator[Attempt]:
+def _attempts(
+    params: Params, access: Access, bar: Progress, account: Account, kinds: Counter[str]
+) -> Generator[Attempt]:
+    """The first answers of every sample, counted."""
     samples = ((p, number) for p in personas(params) for number in range(params.synthesis.samples_per_persona))
     named = ((shard[0][0].id, shard) for shard in batched_iterable(samples, shard_size(params)))
     with closing(run_shards("synthesis", synthesise_shard, named, params, access, bar)) as results:
-        for attempts in chain.from_iterable(results):
-            yield from attempts
-
-
-def _counted(attempts: Iterator[Attempt], account: Account, kinds: Counter[str]) -> Iterator[Attempt]:
-    for attempt in attempts:
-        account.add(attempt)
-        kinds[attempt.kind] += 1
-        yield attempt
+        for attempt in chain.from_iterable(chain.from_iterable(results)):
+            account.add(attempt)
+            kinds[attempt.kind] += 1
+            yield attempt

@@ -148,7 +148,9 @@ def run_shards(
     shards = iter(shards)
     with (
         run_numbers(access.numbers, access.params) as numbers,
-        _one_prefect_server(),
+        # The processes report to the server that this one reports to, instead of each starting its own.
+        get_client(sync_client=True) as client,
+        temporary_settings({PREFECT_API_URL: str(client.api_url)}),
         _task_runner(access.params) as runner,
     ):
         try:
@@ -200,13 +202,6 @@ def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params,
             return await work(samples, teacher, params, lambda: numbers.add(DONE, 1))
 
     return uvloop.run(work_with_teacher())
-
-
-@contextmanager
-def _one_prefect_server() -> Iterator[None]:
-    """Let the processes report to the server that this one reports to, instead of each starting its own."""
-    with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
-        yield
 
 
 def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: SharedNumbers, bar: Progress) -> None:

@@ -30,35 +30,26 @@ def write_verdicts(params: Params) -> None:
     Raises:
         UserError: the attempts are missing or broken, or the disk is full.
     """
-    counts: Counter[str] = Counter()
     by_rule: Counter[str] = Counter()
-    write_jsonl(OUT / "verdicts.jsonl", _counted(_verdicts(params), counts, by_rule))
+    judged = write_jsonl(OUT / "verdicts.jsonl", _verdicts(params, by_rule))
+    rejected = by_rule.total()
     figures = VerificationCounts(
-        judged=counts["judged"],
-        passed=counts["passed"],
-        rejected=counts["rejected"],
-        by_rule=dict(sorted(by_rule.items())),
+        judged=judged, passed=judged - rejected, rejected=rejected, by_rule=dict(sorted(by_rule.items()))
     )
     write_json(OUT / "metrics.json", figures.model_dump())
 
 
-def _verdicts(params: Params) -> Iterator[Verdict]:
+def _verdicts(params: Params, by_rule: Counter[str]) -> Iterator[Verdict]:
+    """The verdicts on all attempts; `by_rule` counts those that break a rule."""
     total = sum(1 for _ in read_jsonl(ATTEMPTS, Attempt))
     with progress("verification", total, "answer") as bar:
         for shard in batched_iterable(by_sample(read_jsonl(ATTEMPTS, Attempt)), SAMPLES_PER_TASK):
             lines = judge_attempts([a.model_dump_json() for sample in shard for a in sample], params.verification)
-            yield from map(Verdict.model_validate_json, lines)
+            for verdict in map(Verdict.model_validate_json, lines):
+                by_rule.update([] if verdict.passed else [verdict.rule])
+                yield verdict
             bar.advance(len(lines))
             bar.publish()
-
-
-def _counted(verdicts: Iterator[Verdict], counts: Counter[str], by_rule: Counter[str]) -> Iterator[Verdict]:
-    for verdict in verdicts:
-        counts["judged"] += 1
-        counts["passed" if verdict.passed else "rejected"] += 1
-        if not verdict.passed:
-            by_rule[verdict.rule] += 1
-        yield verdict
 
 
 def _source_and_inputs(context: TaskRunContext, arguments: dict[str, Any]) -> str | None:

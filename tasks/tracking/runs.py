@@ -2,6 +2,8 @@
 
 Tuning, evaluation and report are processes of their own. They find the same run again by the digest of the model's
 files, so a repeated evaluation updates its run and a newly tuned model opens a new one. No credentials are kept.
+
+Every function that is given where runs are kept raises `UserError` where this store cannot be reached or used.
 """
 
 import json
@@ -51,9 +53,6 @@ def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
         model: `base`, a variant, or an endpoint's name.
         digest: what identifies its files (`agentrefine.tuning.models.model_digest`).
         tracking: where runs are kept.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
     """
     with store(tracking) as client:
         experiment_id = _experiment(client, tracking)
@@ -71,9 +70,6 @@ def live_run(model: str, tracking: TrackingParams) -> Iterator[str]:
 
     The model's digest is not known yet: `adopt` gives the run its identity when it is. A store that cannot be reached
     any more when tuning fails does not hide why it failed.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
     """
     with store(tracking) as client:
         run_id = _new_run(client, _experiment(client, tracking), model, {"model": model})
@@ -91,9 +87,6 @@ def adopt(run_id: str, model: str, digest: str, tracking: TrackingParams) -> str
 
     When tuning gave the same bytes as before, the earlier run stays, since the registry may refer to it, and the live
     one is deleted.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
     """
     with store(tracking) as client:
         earlier = _find(client, _experiment(client, tracking), model, digest)
@@ -107,21 +100,13 @@ def adopt(run_id: str, model: str, digest: str, tracking: TrackingParams) -> str
 
 
 def log_points(run_id: str, tracking: TrackingParams, points: Sequence[ValidationPoint], name: str) -> None:
-    """Add points to a run's `LOSS` or `VALIDATION_LOSS`; those up to its last step are there already.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
-    """
+    """Add points to a run's `LOSS` or `VALIDATION_LOSS`; those up to its last step are there already."""
     with store(tracking) as client:
         _log_curve(client, run_id, points, name)
 
 
 def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
-    """Log what made the base model: parameters and, where it was made here, its files.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
-    """
+    """Log what made the base model: parameters and, where it was made here, its files."""
     with store(params.tracking) as client:
         _log_params(client, run_id, flatten(params, BASE_SECTIONS))
         if folder is not None:
@@ -200,9 +185,6 @@ def log_comparison(
         metrics: the differences.
         text: the description, which MLflow's page shows above everything else.
         tags: what it was compared with.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
     """
     with store(tracking) as client:
         _log_metrics(client, run_id, metrics)
@@ -212,11 +194,7 @@ def log_comparison(
 
 
 def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
-    """Whether a run has artifacts in `folder` (`MODEL` or `EVALUATION`).
-
-    Raises:
-        UserError: the tracking store cannot be reached or used.
-    """
+    """Whether a run has artifacts in `folder` (`MODEL` or `EVALUATION`)."""
     with store(tracking) as client:
         return bool(client.list_artifacts(run_id, folder))
 

@@ -15,7 +15,7 @@ from mlflow.entities import Span, SpanType, TraceInfo, TraceLocation, TraceState
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.constant import SpanAttributeKey, TokenUsageKey, TraceMetadataKey, TraceTagKey
 
-from agentrefine.evaluation.episodes import Episode, EpisodeStep
+from agentrefine.evaluation.episodes import Episode
 
 EPISODE_TAG = "agentrefine.episode"
 """The tag of our traces: benchmark and episode."""
@@ -75,59 +75,52 @@ def _trace_info(episode: Episode, trace_id: str, experiment_id: str, run_id: str
 
 
 def _spans(episode: Episode, trace_id: str, began: int) -> list[Span]:
-    """The episode as the root span, and below it a span for every turn."""
+    """The episode as the root span, and below it a span for every turn: the observation, and the answer to it."""
     root = _span(
         trace_id,
-        name=episode.benchmark,
-        span_type=SpanType.AGENT,
-        began=began,
-        ended=began + _duration(episode),
-        error=episode.error,
-        inputs={"goal": episode.goal, "first_observation": episode.first_observation},
-        outputs={"outcome": episode.stop, "success": episode.success, "progress": episode.progress},
-        attributes=episode.model_dump(include={"id", "task", "seed", "variant", "difficulty", "model", "model_digest"}),
+        episode.benchmark,
+        SpanType.AGENT,
+        (began, began + _duration(episode)),
+        episode.error,
+        {"goal": episode.goal, "first_observation": episode.first_observation},
+        {"outcome": episode.stop, "success": episode.success, "progress": episode.progress},
+        episode.model_dump(include={"id", "task", "seed", "variant", "difficulty", "model", "model_digest"}),
     )
-    read = [episode.first_observation, *(step.observation for step in episode.steps)]
-    return [root, *(_turn(trace_id, n, read[n], step, began) for n, step in enumerate(episode.steps))]
-
-
-def _turn(trace_id: str, number: int, read: str, step: EpisodeStep, began: int) -> Span:
-    """A turn: the observation that the model answered, and its answer."""
-    return _span(
-        trace_id,
-        name=f"turn {number + 1}",
-        parent=True,
-        span_type=SpanType.LLM,
-        began=began + number * TURN_NS,
-        ended=began + (number + 1) * TURN_NS,
-        error="format error" if step.format_error else "" if step.valid else "invalid action",
-        inputs={"observation": read},
-        outputs={"reply": step.reply} if step.format_error else {"thought": step.thought, "action": step.action},
-        attributes={
-            "valid": step.valid,
-            "format_error": step.format_error,
-            "progress": step.progress,
-            "turns_cut": step.turns_cut,
-            "answer": step.observation,
-            SpanAttributeKey.CHAT_USAGE: _usage(step.prompt_tokens, step.completion_tokens),
-        },
-    )
+    spans, read = [root], episode.first_observation
+    for number, step in enumerate(episode.steps):
+        spans.append(
+            _span(
+                trace_id,
+                f"turn {number + 1}",
+                SpanType.LLM,
+                (began + number * TURN_NS, began + (number + 1) * TURN_NS),
+                "format error" if step.format_error else "" if step.valid else "invalid action",
+                {"observation": read},
+                {"reply": step.reply} if step.format_error else {"thought": step.thought, "action": step.action},
+                {
+                    **step.model_dump(include={"valid", "format_error", "progress", "turns_cut"}),
+                    "answer": step.observation,
+                    SpanAttributeKey.CHAT_USAGE: _usage(step.prompt_tokens, step.completion_tokens),
+                },
+                parent=_hex(16, trace_id),
+            )
+        )
+        read = step.observation
+    return spans
 
 
 def _span(
     trace_id: str,
-    *,
     name: str,
     span_type: str,
-    began: int,
-    ended: int,
+    times: tuple[int, int],
     error: str,
     inputs: dict[str, Any],
     outputs: dict[str, Any],
     attributes: dict[str, Any],
-    parent: bool = False,
+    parent: str | None = None,
 ) -> Span:
-    """A finished span, below the root span if it has a parent."""
+    """A finished span, below the span `parent` if there is one; `times` are its beginning and end in nanoseconds."""
     values = {
         SpanAttributeKey.REQUEST_ID: trace_id,
         SpanAttributeKey.SPAN_TYPE: span_type,
@@ -135,15 +128,14 @@ def _span(
         SpanAttributeKey.OUTPUTS: outputs,
         **attributes,
     }
-    root = _hex(16, trace_id)
     return Span.from_dict(
         {
             "trace_id": trace_id,
-            "span_id": _hex(16, trace_id, name) if parent else root,
-            "parent_span_id": root if parent else None,
+            "span_id": _hex(16, trace_id, name) if parent else _hex(16, trace_id),
+            "parent_span_id": parent,
             "name": name,
-            "start_time_unix_nano": began,
-            "end_time_unix_nano": ended,
+            "start_time_unix_nano": times[0],
+            "end_time_unix_nano": times[1],
             "status": {"code": "ERROR" if error else "OK", "message": error},
             "attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()},
         }

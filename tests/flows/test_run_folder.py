@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows import smollm
-from flows.run_folder import prepare
+from flows.smollm import prepare
 from tasks.params import write_resolved
 from tests.helpers.errors import refused
 from tests.helpers.gguf_files import write_gguf
