@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from agentrefine.errors import UserError
 from flows.command import exit_with_sentence, run_stage
@@ -116,8 +116,6 @@ def _gold_check(given: argparse.Namespace) -> bool:
 
 
 def _train_on_argument(parser: argparse.ArgumentParser) -> None:
-    from typing import get_args
-
     from agentrefine.params.tuning import MaskPolicy
 
     parser.add_argument(
@@ -276,9 +274,9 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    from flows.serve import serve_until_interrupted
+    from flows.serve import serve
 
-    serve_until_interrupted(given.prefect_port, given.mlflow_port)
+    serve(given.prefect_port, given.mlflow_port)
 
 
 def _params(given: argparse.Namespace) -> None:

@@ -90,10 +90,10 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         todo = list(stages(params))
         pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
         check_before(params, pending)
-        if deployment.id is not None and pending:  # the command has said it before it started Prefect's server
-            from flows.outlook import outlook  # imports torch
+        if deployment.id is not None and pending:  # the command has printed it before it started Prefect's server
+            from flows.estimate import estimate  # imports torch
 
-            for line in outlook(params, pending):
+            for line in estimate(params, pending):
                 logger.info(line)
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
             for _, variants in groupby(todo, key=lambda stage: stage.address.partition("@")[0]):
@@ -104,7 +104,6 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
                         logger.info("%s: up to date", stage.address)
                 run_stages(due, workspace, params)
                 bar.advance(len(group))
-                bar.publish()
 
 
 def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -> None:
@@ -147,10 +146,10 @@ def run_pipeline() -> None:
         params, workspace = _prepared()
         todo = [stage.address for stage in stages(params) if not workspace.up_to_date(stage.address)]
     if todo:
-        from flows.outlook import outlook  # imports torch
+        from flows.estimate import estimate  # imports torch
 
         check_before(params, todo)
-        print("\n".join(outlook(params, todo)), flush=True)
+        print("\n".join(estimate(params, todo)), flush=True)
         with prefect_server():
             agentrefine()
     else:

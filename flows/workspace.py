@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,9 +17,8 @@ from dvc_data.hashfile.hash_info import HashInfo
 from agentrefine.errors import UserError
 from agentrefine.params import is_key
 from flows.side_by_side import run_side_by_side
-from tasks.params import RESOLVED, write_resolved
+from tasks.params import PARAMS, RESOLVED, write_resolved
 
-PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
 BACKUP = Path(".dvc/tmp/params.before-run.yaml")
 OVERRIDDEN = Path(".dvc/tmp/params.of-run.yaml")
@@ -216,15 +216,11 @@ def set_params(file: Path, overrides: Sequence[str]) -> None:
 
 def _hydra(value: object) -> str:
     """A value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"
     if isinstance(value, list):
-        return "[" + ",".join(_hydra(item) for item in value) + "]"
+        return f"[{','.join(map(_hydra, value))}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
-    return str(value)
+    return json.dumps(value)

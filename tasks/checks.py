@@ -6,12 +6,13 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Collection
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
 from prefect.settings import PREFECT_HOME
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
@@ -87,12 +88,9 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
 def _check_home() -> None:
     """Prefect keeps its history in its home, which is in HOME unless PREFECT_HOME names another folder."""
     home = PREFECT_HOME.value()
-    try:
+    with suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
-        writable = os.access(home, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    if not os.access(home, os.W_OK | os.X_OK):
         raise UserError(
             "not_writable",
             f"{home}: Prefect cannot write there; set HOME (or PREFECT_HOME) to a folder that this user may write.",
@@ -195,15 +193,10 @@ def _check_hub_id(path: str) -> None:
     except (OSError, ValueError, HFValidationError, httpx2.HTTPError) as error:
         raise _base_error(
             "model_missing",
-            f"{path} is neither a folder here nor a model that the Hugging Face hub gives ({hub_reason(error)}); "
+            f"{path} is neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)}); "
             "correct it, or set it to tiny.",
             model=path,
         ) from error
-
-
-def hub_reason(error: Exception) -> str:
-    """Why the hub does not give a model: the first line of the error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def check_launcher(launcher: str) -> None:

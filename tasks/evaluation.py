@@ -4,7 +4,7 @@ from pathlib import Path
 
 from agentrefine.benchmarks.base import Benchmark
 from agentrefine.benchmarks.simulators import episodes_at_once
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, not_named
 from agentrefine.evaluation.evaluate import Rules, Seat
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
@@ -21,12 +21,7 @@ def local_player(model: str, params: Params) -> Player:
         UserError: params.yaml does not name the model, or its weights are missing.
     """
     if model not in params.evaluation.models:
-        raise UserError(
-            "unknown_name",
-            f"evaluation.models in params.yaml does not name {model!r}; add it there.",
-            key="evaluation.models",
-            name=model,
-        )
+        raise not_named("evaluation.models", model)
     if not (MODELS / model).is_dir():
         stage = "base_model" if model == BASE else f"tuning@{model}"
         raise UserError(

@@ -116,7 +116,6 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
                 bar.reach(known)
             for _ in play_benchmark(benchmark, seat, journal, rules, seed, player.digest):
                 bar.advance()
-                bar.publish()
     except UnlistedActionsError as error:
         logger.info("Not played: %s on %s: %s", model, name, error)
         return Played([], 0.0, str(error))

@@ -8,9 +8,9 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,8 +41,8 @@ from tasks.tracking.progress import Progress
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
 
-SECONDS_BETWEEN_LOOKS = 1.0
-"""At the shards: each look is a request to Prefect's server for each of them."""
+SECONDS_BETWEEN_CHECKS = 1.0
+"""Of the shards: each check is a request to Prefect's server for each of them."""
 SAMPLES_PER_BATCH = 10_000
 SAMPLES_PER_SLOT = 6
 """Of a shard, for each call that may be in flight."""
@@ -91,27 +91,11 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
         yield access
 
 
-@asynccontextmanager
-async def open_teacher(access: Access) -> AsyncIterator[tuple[JournaledTeacher, SharedNumbers]]:
-    """A client of the teacher, with the journal open, and the run's shared numbers."""
-    if gc.get_freeze_count() == 0:
-        # What is loaded now, Prefect's modules above all, stays: 200,000 objects in which no garbage need be sought.
-        gc.collect()
-        gc.freeze()
-    with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
-        watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
-        try:
-            async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
-                yield teacher, numbers
-        finally:
-            watch.cancel()
-
-
 async def _stop_without_owner(owner: int, numbers: SharedNumbers) -> None:
     """Let no more calls go out once the process that runs the stage is dead: nobody counts what they cost."""
     parent = os.getppid()
     while owner == os.getpid() or (os.getppid() == parent and _is_alive(owner)):
-        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
     numbers[STOPPED] = 1.0
 
 
@@ -196,18 +180,27 @@ def _retry_unless_user_error(_task: object, _run: object, state: State[Any]) -> 
 )
 def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params, access: Access) -> list[Result]:
     """The results of a shard of samples, in their order."""
+    if gc.get_freeze_count() == 0:
+        # What is loaded now, Prefect's modules above all, stays: 200,000 objects in which no garbage need be sought.
+        gc.collect()
+        gc.freeze()
 
-    async def work_with_teacher() -> list[Result]:
-        async with open_teacher(access) as (teacher, numbers):
-            return await work(samples, teacher, params, lambda: numbers.add(DONE, 1))
+    async def ask() -> list[Result]:
+        with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
+            watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
+            try:
+                async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
+                    return await work(samples, teacher, params, lambda: numbers.add(DONE, 1))
+            finally:
+                watch.cancel()
 
-    return uvloop.run(work_with_teacher())
+    return uvloop.run(ask())
 
 
 def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: SharedNumbers, bar: Progress) -> None:
     """Wait until the first shard has its result, or any has failed: then raise."""
     while not pending[0].state.is_final():
-        pending[0].wait(timeout=SECONDS_BETWEEN_LOOKS)
+        pending[0].wait(timeout=SECONDS_BETWEEN_CHECKS)
         bar.reach(int(numbers[DONE]))
         for future in pending:
             future.wait(timeout=0)
@@ -251,7 +244,7 @@ def _prepare_process(seconds_for_calls: float) -> None:
 def _end_after_parent(parent: int, seconds_for_calls: float) -> None:
     """End this process when its parent is dead and the calls that were out have had their time to come back."""
     while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     time.sleep(seconds_for_calls)
     os._exit(1)
 
@@ -269,19 +262,18 @@ def shard_size(params: Params) -> int:
 
 def log_cost(what: str, account: Account) -> None:
     """Log what calls have cost, or why that is not known, and how many had no answer."""
+    logger = get_run_logger()
     if account.unanswered:
-        get_run_logger().warning(
+        logger.warning(
             "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks them again",
             what, account.unanswered, account.calls,
         )  # fmt: skip
     if account.cost is None:
-        get_run_logger().warning(
+        logger.warning(
             "%s: cost unknown, no price for %s; give one in a file that teacher.prices names",
             what, ", ".join(sorted(account.models_without_price)),
         )  # fmt: skip
-    else:
-        tokens = account.prompt_tokens + account.completion_tokens
-        about = f" (estimated for {account.estimated}, which were not counted)" if account.estimated else ""
-        get_run_logger().info(
-            "%s: %s for %d calls of %d tokens%s", what, dollars(account.cost), account.calls, tokens, about
-        )
+        return
+    tokens = account.prompt_tokens + account.completion_tokens
+    about = f" (estimated for {account.estimated}, which were not counted)" if account.estimated else ""
+    logger.info("%s: %s for %d calls of %d tokens%s", what, dollars(account.cost), account.calls, tokens, about)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, not_named
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.tuning.results import write_results
@@ -59,12 +59,7 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
 
     chosen = params.tuning.variants.get(variant)
     if chosen is None:
-        raise UserError(
-            "unknown_name",
-            f"tuning.variants in params.yaml does not name {variant!r}; add it, with train_on and data_set.",
-            key="tuning.variants",
-            name=variant,
-        )
+        raise not_named("tuning.variants", variant, "add it, with train_on and data_set")
     data_set = Path(chosen.data_set)
     if not all((data_set / name).is_file() for name in ("train.jsonl", "validation.jsonl")):
         raise UserError(

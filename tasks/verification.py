@@ -49,7 +49,6 @@ def _verdicts(params: Params, by_rule: Counter[str]) -> Iterator[Verdict]:
                 by_rule.update([] if verdict.passed else [verdict.rule])
                 yield verdict
             bar.advance(len(lines))
-            bar.publish()
 
 
 def _source_and_inputs(context: TaskRunContext, arguments: dict[str, Any]) -> str | None:

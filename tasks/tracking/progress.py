@@ -35,26 +35,18 @@ class Progress:
         self._updated = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done. Moves the bar only, so that it may be called from an event loop."""
+        """`count` more are done: move the bar and, if it is time, the artifact."""
         self._bar.update(count)
         self.done += count
+        now = time.monotonic()
+        if now - self._updated > SECONDS_BETWEEN_UPDATES:
+            self._updated = now
+            percent_done = 100 * min(1.0, self.done / self.total) if self.total else 100.0
+            update_progress_artifact(self._artifact, progress=percent_done)
 
     def reach(self, done: int) -> None:
         """`done` are done in all."""
         self.advance(done - self.done)
-        self.publish()
-
-    def publish(self) -> None:
-        """Update the artifact, if it is time."""
-        now = time.monotonic()
-        if now - self._updated > SECONDS_BETWEEN_UPDATES:
-            self._updated = now
-            update_progress_artifact(self._artifact, progress=self.percent)
-
-    @property
-    def percent(self) -> float:
-        """How much is done, from 0 to 100."""
-        return 100 * min(1.0, self.done / self.total) if self.total else 100.0
 
 
 @contextmanager
@@ -114,7 +106,7 @@ def show_episodes(model: str, episodes: Sequence[Episode], max_new_tokens: int, 
     for episode in episodes:
         if episode.restarts:
             ended = f"failed again: {episode.error}" if episode.error else "was played to its end"
-            logger.warning("%s: the simulator died; begun again, the episode %s", episode.id, ended)
+            logger.warning("%s: the simulator died; it was started again, and the episode %s", episode.id, ended)
     if cost:
         logger.info("%s: %s for %d episodes", place, dollars(cost), len(episodes))
 

@@ -34,9 +34,8 @@ from agentrefine.report.inputs import Project, model_summary, notable_episodes, 
 from agentrefine.tuning.results import LossPoint, TuningFigures, ValidationPoint, read_curve
 from tasks.tracking.traces import log_traces
 
-MODEL_SECTIONS = ("seed", "personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
-TUNED_SECTIONS = (*MODEL_SECTIONS, "base_model", "tuning")
 BASE_SECTIONS = ("seed", "base_model")
+DATA_SECTIONS = ("personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
 """Sections of params.yaml that decide what a model's files hold; only these are a run's parameters."""
 
 EVALUATION, MODEL = "evaluation", "model"
@@ -128,7 +127,7 @@ def log_tuning(variant: str, run_id: str, params: Params) -> None:
     validation_curve = read_curve(folder / "validation_curve.csv", ValidationPoint)
     data_set = Path(params.tuning.variants[variant].data_set) / "train.jsonl"
     with store(params.tracking) as client:
-        _log_params(client, run_id, flatten(params, TUNED_SECTIONS))
+        _log_params(client, run_id, flatten(params, (*BASE_SECTIONS, *DATA_SECTIONS, "tuning")))
         client.log_inputs(run_id, [data_set_input(data_set)])
         _log_curve(client, run_id, curve, LOSS)
         _log_curve(client, run_id, validation_curve, VALIDATION_LOSS)
@@ -141,13 +140,8 @@ def log_evaluation(model: str, run_id: str, params: Params, project: Project | N
     """Log what a model reached: rates with their intervals, curves over the steps, all episodes, and some to read.
 
     The settings of the evaluation are tags, because the same model may be evaluated again with others. A run shows its
-    last evaluation: a metric of an earlier one that this one does not measure becomes NaN.
-
-    Args:
-        model: its name in params.yaml.
-        run_id: from `run_for`.
-        params: those of the evaluation.
-        project: where the model's evaluation lies; None: in the working folder.
+    last evaluation: a metric of an earlier one that this one does not measure becomes NaN. `project` is where the
+    evaluation lies, by default the working folder.
 
     Raises:
         UserError: a file of the evaluation is missing, or the tracking store cannot be reached or used, or is of
@@ -177,14 +171,9 @@ def log_evaluation(model: str, run_id: str, params: Params, project: Project | N
 def log_comparison(
     run_id: str, tracking: TrackingParams, *, metrics: Mapping[str, float], text: str, tags: Mapping[str, str]
 ) -> None:
-    """Add how a model compares with others: metrics, tags, the report's figures under `plots/`, and a description.
+    """Add how a model compares with others: the differences as metrics, with whom as tags, and the report's figures.
 
-    Args:
-        run_id: from `run_for`.
-        tracking: where runs are kept.
-        metrics: the differences.
-        text: the description, which MLflow's page shows above everything else.
-        tags: what it was compared with.
+    `text` becomes the run's description, which MLflow's page shows above everything else.
     """
     with store(tracking) as client:
         _log_metrics(client, run_id, metrics)

@@ -29,13 +29,7 @@ TURN_NS = 1_000_000
 
 
 def log_traces(client: MlflowClient, run_id: str, episodes: Sequence[Episode], uri: str) -> None:
-    """Keep episodes as the traces of a run, in place of those that it has.
-
-    Args:
-        client: of the tracking store.
-        run_id: from `run_for`.
-        episodes: some, such as `report.inputs.notable_episodes` chooses.
-        uri: of the tracking store.
+    """Keep episodes as the traces of a run, in place of those that it has; `client` and `uri` are the store's.
 
     Raises:
         NotImplementedError: the store is of before MLflow 3.4.
