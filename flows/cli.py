@@ -146,7 +146,8 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _preset(given: argparse.Namespace) -> None:
     from agentrefine.params.presets import apply_preset
-    from flows.workspace import PARAMS, PRESETS, exclusive_use
+    from flows.workspace import PRESETS, exclusive_use
+    from tasks.params import PARAMS
 
     for name in given.names:
         with exclusive_use():

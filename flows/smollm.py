@@ -28,7 +28,8 @@ from agentrefine.errors import UserError, first_line
 from agentrefine.files import atomic_write, sha256_file
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
-from flows.workspace import PARAMS, PRESETS, exclusive_use, set_params
+from flows.workspace import PRESETS, exclusive_use, set_params
+from tasks.params import PARAMS
 
 FOLDER = Path("runs/smollm")
 PRESET = "smollm2-135m-cpu"
