@@ -36,9 +36,7 @@ BENCHMARKS = 5
 def estimate(params: Params, addresses: Collection[str]) -> list[str]:
     """The lines to print before the stages `addresses` run."""
     found = processor()
-    lines = [f"Processor: {found.description}."]
-    if found.warning:
-        lines.append(found.warning)
+    lines = [f"Processor: {found.description}.", *filter(None, [found.warning])]
     if torch.cuda.is_available():
         return [*lines, f"GPU: {torch.cuda.get_device_name()}; tuning and playing use it."]
     if not params.base_model.is_tiny:

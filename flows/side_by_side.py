@@ -59,12 +59,8 @@ def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generat
                         del running[name]
                         _pass_on(selector)
                         if process.returncode:
-                            raise UserError(
-                                "stage_failed",
-                                f"{name}: failed with status {process.returncode}; see above.",
-                                stage=name,
-                                status=process.returncode,
-                            )
+                            sentence = f"{name}: failed with status {process.returncode}; see above."
+                            raise UserError("stage_failed", sentence, stage=name, status=process.returncode)
                         yield name
         finally:
             _stop(list(running.values()), selector)

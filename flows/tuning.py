@@ -46,12 +46,8 @@ def launch(variant: str, launcher: str) -> None:
     command = [*shlex.split(launcher), "-m", "flows.tuning", variant]
     done = subprocess.run(command, check=False)
     if done.returncode:
-        raise UserError(
-            "stage_failed",
-            f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above.",
-            stage=f"tuning@{variant}",
-            status=done.returncode,
-        )
+        sentence = f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above."
+        raise UserError("stage_failed", sentence, stage=f"tuning@{variant}", status=done.returncode)
 
 
 if __name__ == "__main__":

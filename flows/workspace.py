@@ -129,12 +129,8 @@ class Workspace:
                 stage=address,
             ) from error
         except DvcException as error:
-            raise UserError(
-                "dvc_yaml_refused",
-                f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters.",
-                file="dvc.yaml",
-                stage=address,
-            ) from error
+            sentence = f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters."
+            raise UserError("dvc_yaml_refused", sentence, file="dvc.yaml", stage=address) from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ CHECKPOINTS = Path("checkpoints")
 
 @task(name="tuning", task_run_name="tuning-{variant}")
 def tune_variant(variant: str, params: Params) -> None:
-    """Tune the base model on the data set with the loss of `variant`, and log it as a run of its own.
+    """Tune the base model on the data set of `variant` with its mask policy, and log it as a run of its own.
 
     Raises:
         UserError: a variant that params.yaml does not name, a missing data set, a model that cannot be tuned.
