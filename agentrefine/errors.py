@@ -34,6 +34,12 @@ class NotInstalledError(UserError):
     """An optional package, or a program that it needs, is not installed; the message says how to get it."""
 
 
+def not_named(section: str, name: str, remedy: str = "add it there") -> UserError:
+    """The error for a `name` that a section of params.yaml, such as `tuning.variants`, does not hold."""
+    sentence = f"{section} in params.yaml does not name {name!r}; {remedy}."
+    return UserError("unknown_name", sentence, key=section, name=name)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop, or its type where it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,15 +1,15 @@
-"""What decides a module's results: its own code, the modules of the package that it imports and their data files.
+"""What decides a module's results: its own code, the modules of the project that it imports and their data files.
 
 Everything that asks "must this run again?" asks here: the dependencies in dvc.yaml (`flows.map` writes them), Prefect's
 cache, the journal of episodes, the checkpoints of a tuning and the journal of the simulated teacher.
 
 A closure is computed from the code. A module leads to
-- the modules of `agentrefine` that it imports, in functions too, but not under `if TYPE_CHECKING:`;
-- a module that it names in a string of its own, as in `[sys.executable, "-m", "agentrefine.simulation"]`;
+- the modules of `agentrefine` and `tasks` that it imports, in functions too, but not under `if TYPE_CHECKING:`;
+- a module of `agentrefine` that it names in a string, as in `[sys.executable, "-m", "agentrefine.simulation"]`;
 - the data files that it reads by `files.packaged_text` or `files.packaged_path`: the one that literal arguments name,
   or all below the last literal folder.
 
-The modules of `tasks` are a stage each, or run and report; a stage leads to none but its own.
+`LEFT_OUT` names the modules that decide no result.
 """
 
 import ast
@@ -22,8 +22,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `agentrefine` and `tasks`."""
 
-FOUNDATIONS = ("agentrefine.errors", "agentrefine.files", "agentrefine.params", "agentrefine.proxies", __name__)
-"""Modules that decide no result of their own and stand in no closure; DVC follows the values of parameters itself."""
+LEFT_OUT = {
+    "agentrefine.errors": "It ends a run with a sentence; what a run leaves is decided by the module that raises it.",
+    "agentrefine.params": "DVC follows the values, defaults included, in params.resolved.yaml, and caches have them in "
+    "their keys. The methods of sections only choose among these values. In a closure, each new parameter would make "
+    "every stage run again.",
+    "agentrefine.proxies": "It decides how an address is reached, and not what is answered there.",
+    "agentrefine.sources": "It decides what runs again, and not what comes out.",
+    "tasks.tracking": "It shows what a stage does and keeps it in MLflow and Prefect; no stage reads it back.",
+}
+"""Modules and packages that stand in no closure but their own, and why. `agentrefine.files` is not among them: it makes
+ids (`short_hash`) and decides how files are read and written."""
 
 READERS = ("packaged_text", "packaged_path")
 """Functions of `agentrefine.files` that read a package's data files."""
@@ -38,10 +47,12 @@ def closure(module: str) -> tuple[Path, ...]:
 
     Raises:
         ModuleNotFoundError: there is no such module, or one of the closure reads a data file that is not there.
+        ValueError: a module of the closure reads data files in a form that cannot be followed.
     """
     first = _module_file(module)
     if first is None:
         raise ModuleNotFoundError(f"no module {module} in {ROOT}")
+    left_out = tuple(f"{name}." for name in LEFT_OUT if not f"{module}.".startswith(f"{name}."))
     found: set[Path] = set()
     pending = [first]
     while pending:
@@ -49,9 +60,11 @@ def closure(module: str) -> tuple[Path, ...]:
         if file in found:
             continue
         found.add(file)
-        modules, data = _reached(file)
+        names, data = _reached(file)
         found |= data
-        pending.extend(modules)
+        for name in names:
+            if not f"{name}.".startswith(left_out):
+                pending.extend(_files_of(name))
     return tuple(sorted(file.relative_to(ROOT) for file in found))
 
 
@@ -65,38 +78,49 @@ def digest(module: str) -> str:
 
 
 @cache
-def _reached(file: Path) -> tuple[set[Path], set[Path]]:
-    """The modules that a module leads to directly, and the data files that it reads."""
-    modules: set[Path] = set()
+def _reached(file: Path) -> tuple[set[str], set[Path]]:
+    """The names of the modules that a module may lead to directly, and the data files that it reads."""
+    names: set[str] = set()
     data: set[Path] = set()
     for node in _run_nodes(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and _called(node) in READERS:
-            data |= _data_files(node)
-        for name in _named(node):
-            modules |= _files_of(name)
-    return modules, data
+        names.update(_named(node, file))
+        if isinstance(node, ast.Call) and _name(node.func) in READERS:
+            data |= _data_files(node, file)
+        elif _name(node) in READERS:
+            line = f"{file}, line {getattr(node, 'lineno', 0)}"
+            raise ValueError(f"{line}: {_name(node)} must be called where it is named, under its own name")
+    return names, data
 
 
 def _run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING:`; the package that a reader is called with is no module's name."""
+    """All nodes but what stands under `if TYPE_CHECKING:`, the name and package of a reader's call, and the readers."""
     pending = [tree]
     while pending:
         node = pending.pop()
         yield node
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING":
             pending.extend(node.orelse)
-        elif isinstance(node, ast.Call) and _called(node) in READERS:
+        elif isinstance(node, ast.Call) and _name(node.func) in READERS:
             pending.extend(node.args[1:])
-        else:
+        elif not (isinstance(node, ast.FunctionDef) and node.name in READERS):
             pending.extend(ast.iter_child_nodes(node))
 
 
-def _named(node: ast.AST) -> list[str]:
-    """The names that may be modules of the package in an import or a string."""
+def _name(node: ast.AST) -> str:
+    """The last part of a name: `packaged_text` for `files.packaged_text`, and for an import under another name."""
+    if isinstance(node, ast.alias):
+        return node.name if node.asname not in (None, node.name) else ""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _named(node: ast.AST, file: Path) -> list[str]:
+    """The names that may be modules of the project in an import or a string."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        package = file.relative_to(ROOT).parts[: -node.level] if node.level else ()
+        origin = ".".join([*package, *([node.module] if node.module else [])])
+        return [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("agentrefine."):
         return [node.value, f"{node.value}.__main__"]
     return []
@@ -104,9 +128,7 @@ def _named(node: ast.AST) -> list[str]:
 
 def _files_of(name: str) -> set[Path]:
     """The files that importing a module runs: its own and those of its packages that hold code."""
-    if not re.fullmatch(r"agentrefine(\.\w+)*", name) or f"{name}.".startswith(tuple(f"{f}." for f in FOUNDATIONS)):
-        return set()
-    if _module_file(name) is None:
+    if not re.fullmatch(r"(agentrefine|tasks)(\.\w+)*", name) or _module_file(name) is None:
         return set()
     parts = name.split(".")
     files = {_module_file(".".join(parts[:count])) for count in range(1, len(parts) + 1)}
@@ -127,11 +149,7 @@ def is_bare(file: Path) -> bool:
     return all(isinstance(statement, ast.Expr | ast.Assign) for statement in statements)
 
 
-def _called(node: ast.Call) -> str:
-    return node.func.id if isinstance(node.func, ast.Name) else ""
-
-
-def _data_files(call: ast.Call) -> set[Path]:
+def _data_files(call: ast.Call, file: Path) -> set[Path]:
     """The files that a call of a reader may read, without modules."""
     literals = []
     for argument in call.args:
@@ -139,14 +157,14 @@ def _data_files(call: ast.Call) -> set[Path]:
             break
         literals.append(argument.value)
     if not literals:
-        raise ValueError(f"line {call.lineno}: {_called(call)} needs the package's name as a string")
+        raise ValueError(f"{file}, line {call.lineno}: {_name(call.func)} needs the package's name as a string")
     package, *parts = literals
     path = ROOT.joinpath(*package.split("."), *parts)
     if path.is_file():
         return {path}
     if not path.is_dir():
         raise ModuleNotFoundError(f"no data file {path}")
-    return {file for file in path.rglob("*") if file.is_file() and is_data(file)}
+    return {found for found in path.rglob("*") if found.is_file() and is_data(found)}
 
 
 def is_data(file: Path) -> bool:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from agentrefine.errors import UserError
 from flows.command import exit_with_sentence, run_stage
@@ -116,8 +116,6 @@ def _gold_check(given: argparse.Namespace) -> bool:
 
 
 def _train_on_argument(parser: argparse.ArgumentParser) -> None:
-    from typing import get_args
-
     from agentrefine.params.tuning import MaskPolicy
 
     parser.add_argument(
@@ -147,13 +145,19 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _preset(given: argparse.Namespace) -> None:
-    from flows.preset import apply_presets
+    from agentrefine.params.presets import apply_preset
+    from flows.workspace import PRESETS, exclusive_use
+    from tasks.params import PARAMS
 
-    apply_presets(given.names)
+    for name in given.names:
+        with exclusive_use():
+            changes = apply_preset(name, PARAMS, PRESETS)
+        lines = list(map(str, changes)) or [f"{PARAMS} already holds the values of {PRESETS / name}.yaml."]
+        print("\n".join(lines))
 
 
 def _forecast(_: argparse.Namespace) -> None:
-    from flows.forecast import forecast
+    from flows.synthesis import forecast
 
     run_stage(forecast)
 
@@ -244,11 +248,25 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _push(given: argparse.Namespace) -> None:
-    from flows.push_to_hub import push_to_hub
+    from agentrefine.params import load_params
+    from agentrefine.report.inputs import Project
+    from agentrefine.report.publishing import data_set_upload, model_upload, push, token_from_environment
 
-    data_set = given.data_set if given.kind == "model" else None
-    variant = given.variant if given.kind == "model" else None
-    push_to_hub(given.repo, variant, data_set, private=given.private, licence=given.license, agreed=given.yes)
+    params, project, private, licence = load_params(), Project(), given.private, given.license
+    if given.kind == "data_set":
+        upload = data_set_upload(given.repo, params, project, private=private, licence=licence)
+    else:
+        upload = model_upload(
+            given.variant, given.repo, params, project, private=private, licence=licence, data_set_id=given.data_set
+        )
+    print(upload.described())
+    token = token_from_environment()
+    if not given.yes and not sys.stdin.isatty():
+        raise UserError(
+            "nobody_to_ask", "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
+        )
+    agreed = given.yes or input("Upload? [y/N] ").strip().lower() in ("y", "yes")
+    print(push(upload, token) if agreed else "Nothing was uploaded.")
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -257,9 +275,9 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    from flows.serve import serve_until_interrupted
+    from flows.serve import serve
 
-    serve_until_interrupted(given.prefect_port, given.mlflow_port)
+    serve(given.prefect_port, given.mlflow_port)
 
 
 def _params(given: argparse.Namespace) -> None:

@@ -1,9 +1,10 @@
-"""How a flow is run as a command: one sentence on bad input, an exit status, a progress bar where someone watches."""
+"""How a stage is a flow and a command: one sentence on bad input, an exit status, and the server that it reports to."""
 
 import argparse
+import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentrefine.errors import UserError
@@ -12,17 +13,37 @@ from flows.side_by_side import end_with_parent
 if TYPE_CHECKING:
     from prefect import Flow
 
+    from agentrefine.params import Params
 
-def run(body: "Flow[Any, Any]", description: str | None, arguments: Sequence[str] = ()) -> None:
-    """Run a stage's flow with the positional arguments of the command line, each a required string.
+
+def stage_flow(name: str, work: "Callable[[Params], None]") -> "Flow[[], None]":
+    """The flow of a stage without a key: it runs `work` on the parameters of params.yaml.
+
+    Args:
+        name: of the stage and its flow.
+        work: from `tasks/<name>.py`; its docstring describes the flow.
+    """
+    from prefect import flow
+
+    from agentrefine.params import load_params
+
+    @flow(name=name, flow_run_name=name, description=inspect.getdoc(work))
+    def stage() -> None:
+        work(load_params())
+
+    return stage
+
+
+def run(body: "Flow[Any, Any]", description: str | None) -> None:
+    """Run a stage's flow with the positional arguments of the command line: a required string for each parameter.
 
     Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
     """
-    values = parse(description, arguments)
+    values = parse(description, *body.parameters.properties)
     exit_with_sentence(lambda: run_stage(body, **values))
 
 
-def parse(description: str | None, arguments: Sequence[str]) -> dict[str, str]:
+def parse(description: str | None, *arguments: str) -> dict[str, str]:
     """The values of the positional arguments."""
     parser = argparse.ArgumentParser(description=description)
     for argument in arguments:

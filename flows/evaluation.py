@@ -2,31 +2,33 @@
 
 from prefect import flow
 
-from agentrefine.params import load_params
+from agentrefine.params import Params, load_params
 from flows.command import run
-from tasks.endpoint_evaluation import evaluate_endpoint
-from tasks.evaluation import evaluate_model
-from tasks.reference_evaluation import evaluate_reference
+from tasks.endpoint_evaluation import endpoint_player
+from tasks.evaluation import local_player
+from tasks.playing import Player, evaluate
+from tasks.reference_evaluation import reference_player
 
 
 @flow(name="evaluation", flow_run_name="evaluation-{model}")
 def evaluation(model: str) -> None:
-    """Write `data/evaluation/<model>/`.
+    """Write `data/evaluation/<model>/`; the model is `chance`, `base`, a tuned variant, or an endpoint's name."""
+    params = load_params()
+    evaluate(player(model, params), params)
 
-    Args:
-        model: `chance`, `base`, a tuned variant, or one of `evaluation.endpoints` in params.yaml.
+
+def player(model: str, params: Params) -> Player:
+    """Who plays under a name of params.yaml.
 
     Raises:
-        UserError: a model that params.yaml does not name, or a benchmark that is not installed.
+        UserError: a model that params.yaml does not name, missing weights, or a price that has to be known.
     """
-    params = load_params()
     if model in params.evaluation.references:
-        evaluate_reference(model, params)
-    elif model in params.evaluation.endpoints:
-        evaluate_endpoint(model, params)
-    else:
-        evaluate_model(model, params)
+        return reference_player(model, params)
+    if model in params.evaluation.endpoints:
+        return endpoint_player(model, params)
+    return local_player(model, params)
 
 
 if __name__ == "__main__":
-    run(evaluation, __doc__, ["model"])
+    run(evaluation, __doc__)

@@ -9,16 +9,9 @@ from tasks.mix import mix_data_set
 
 @flow(name="mix", flow_run_name="mix-{name}")
 def mix(name: str) -> None:
-    """Write `data/mix/<name>/` from the data set and the chat file that params.yaml names.
-
-    Args:
-        name: a key of the section `mix`.
-
-    Raises:
-        UserError: a name that params.yaml does not know, a missing or broken file, too few chats.
-    """
+    """Write `data/mix/<name>/` from the data set and the chat file that the key `name` of the section `mix` names."""
     mix_data_set(name, load_params())
 
 
 if __name__ == "__main__":
-    run(mix, __doc__, ["name"])
+    run(mix, __doc__)

@@ -30,8 +30,8 @@ from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
 from tasks.checks import check_before
 from tasks.params import write_resolved
-from tasks.progress import progress
-from tasks.simulators import record_simulators
+from tasks.playing import record_simulators
+from tasks.tracking.progress import progress
 
 
 class Stage(NamedTuple):
@@ -46,11 +46,6 @@ class Stage(NamedTuple):
     address: str
     run: Callable[[], object]
     command: list[str] | None = None
-
-    @property
-    def name(self) -> str:
-        """The stage's name without its key, such as `tuning`."""
-        return self.address.partition("@")[0]
 
 
 def stages(params: Params) -> Iterator[Stage]:
@@ -95,15 +90,20 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         todo = list(stages(params))
         pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
         check_before(params, pending)
-        if deployment.id is not None:  # the command has said it before it started Prefect's server
-            for line in _outlook(params, pending):
+        if deployment.id is not None and pending:  # the command has printed it before it started Prefect's server
+            from flows.estimate import estimate  # imports torch
+
+            for line in estimate(params, pending):
                 logger.info(line)
         with progress("pipeline", len(todo), "stage", bar=False) as bar:
-            for _, variants in groupby(todo, key=lambda stage: stage.name):
+            for _, variants in groupby(todo, key=lambda stage: stage.address.partition("@")[0]):
                 group = list(variants)
-                run_stages([stage for stage in group if _is_due(stage, workspace)], workspace, params)
+                due = [stage for stage in group if not workspace.up_to_date(stage.address)]
+                for stage in group:
+                    if stage not in due:
+                        logger.info("%s: up to date", stage.address)
+                run_stages(due, workspace, params)
                 bar.advance(len(group))
-                bar.publish()
 
 
 def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -> None:
@@ -126,19 +126,6 @@ def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -
             workspace.run(stage.address, stage.run)
 
 
-def _is_due(stage: Stage, workspace: Workspace) -> bool:
-    if workspace.up_to_date(stage.address):
-        get_run_logger().info("%s: up to date", stage.address)
-        return False
-    return True
-
-
-def _outlook(params: Params, addresses: Sequence[str]) -> list[str]:
-    from flows.outlook import outlook  # imports torch
-
-    return outlook(params, addresses) if addresses else []
-
-
 def _prepared() -> tuple[Params, Workspace]:
     """The parameters, resolved and recorded by DVC, and the folder with the simulators that are installed."""
     params = load_params()
@@ -159,8 +146,10 @@ def run_pipeline() -> None:
         params, workspace = _prepared()
         todo = [stage.address for stage in stages(params) if not workspace.up_to_date(stage.address)]
     if todo:
+        from flows.estimate import estimate  # imports torch
+
         check_before(params, todo)
-        print("\n".join(_outlook(params, todo)), flush=True)
+        print("\n".join(estimate(params, todo)), flush=True)
         with prefect_server():
             agentrefine()
     else:
@@ -169,5 +158,5 @@ def run_pipeline() -> None:
 
 
 if __name__ == "__main__":
-    parse(__doc__, ())
+    parse(__doc__)
     exit_with_sentence(run_pipeline)

@@ -1,27 +1,30 @@
 """Report: refinement against the baseline on every environment, and the champion: python -m flows.report"""
 
-from prefect import flow
 from rich.console import Console
 
-from agentrefine.params import Params, load_params
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from agentrefine.report.document import headline, next_steps
 from agentrefine.report.inputs import Project, load_results
 from agentrefine.report.tables import at_chance_line, notes, terminal_table
-from flows.command import run
-from tasks.registry import register_models
+from flows.command import run, stage_flow
+from flows.evaluation import player
 from tasks.report import write_report
+from tasks.tracking.registry import register_models
 
 
-@flow(name="report", flow_run_name="report")
-def report() -> None:
+def report_and_register(params: Params) -> None:
     """Write the report, its figures and the viewers of episodes into `reports/`; move the registry's aliases.
 
     Raises:
         UserError: a stage has not been run, or a tracking store cannot be used.
     """
-    params = load_params()
     results = write_report(params)
-    register_models(params, results)
+    models = [params.baseline, *(model for model in params.evaluation.models if model != BASE)]
+    register_models(params, results, {model: player(model, params).digest for model in models})
+
+
+report = stage_flow("report", report_and_register)
 
 
 def print_report(params: Params) -> None:

@@ -1,4 +1,4 @@
-"""Prefect server, worker and MLflow on this machine only: python -m flows.serve
+"""Prefect server, worker and MLflow on this machine only: `agentrefine serve`.
 
 Starts them on 127.0.0.1, deploys the flows of prefect.yaml, prints the addresses, and stops them when interrupted.
 """
@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
+from typing import NoReturn
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
-from flows.cli import main
 from tasks.checks import answers
 
 HOST = "127.0.0.1"
@@ -26,12 +25,12 @@ STOP_SECONDS = 15
 
 
 @contextmanager
-def service(name: str, command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one server with its output in a log file; stop it, and what it started, on leaving."""
+def service(name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module of Python with its output in a log file; stop it, and what it started, on leaving."""
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             yield process
@@ -58,9 +57,7 @@ def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
         UserError: it ended or did not answer in time; names its log.
     """
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    while time.monotonic() < deadline and process.poll() is None:
         if answers(url, seconds=5):
             return
         time.sleep(0.5)
@@ -68,87 +65,55 @@ def wait_for(name: str, process: subprocess.Popen[bytes], url: str) -> None:
     raise UserError("server_not_started", f"{name} did not start; its log is {log}.", name=name, file=log)
 
 
-def check_free(name: str, port: int, option: str) -> None:
-    """Refuse a port that something listens on already."""
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, port)) == 0:
-            raise UserError(
-                "port_taken",
-                f"{name}: port {port} is taken; stop what listens there or choose another by {option}.",
-                name=name,
-                port=port,
-            )
-
-
 def serve(prefect_port: int, mlflow_port: int) -> None:
-    """Start everything and wait until one of the servers ends or the user interrupts.
+    """Start everything and wait until the user interrupts, which is the regular end.
 
     Raises:
-        KeyboardInterrupt: the user's way to end it.
-        UserError: a port is taken or a server does not start.
+        UserError: a port is taken, or a server does not start or ends.
     """
-    check_free("prefect-server", prefect_port, "--prefect-port")
-    check_free("mlflow", mlflow_port, "--mlflow-port")
+    for name, port in (("prefect-server", prefect_port), ("mlflow", mlflow_port)):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                remedy = f"stop what listens there or choose another by --{name.partition('-')[0]}-port"
+                raise UserError("port_taken", f"{name}: port {port} is taken; {remedy}.", name=name, port=port)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a background process starts with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        _serve(prefect_port, mlflow_port)
+    print("\nStopped.")
+
+
+def _serve(prefect_port: int, mlflow_port: int) -> NoReturn:
     api = f"http://{HOST}:{prefect_port}/api"
-    environment = {**os.environ, "PREFECT_API_URL": api}
+    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
-    prefect = [sys.executable, "-m", "prefect"]
-    with ExitStack() as running:
-        server = running.enter_context(
-            service("prefect-server", [*prefect, "server", "start", "--host", HOST, "--port", str(prefect_port)],
-                    environment)
-        )  # fmt: skip
-        mlflow = running.enter_context(
-            service("mlflow", [sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)],
-                    {**environment, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri})
-        )  # fmt: skip
-        wait_for("prefect-server", server, f"{api}/health")
-        _deploy(prefect, environment)
-        worker = running.enter_context(
-            service("prefect-worker", [*prefect, "worker", "start", "--pool", "local", "--type", "process"],
-                    environment)
-        )  # fmt: skip
-        wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
-        print(
-            f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
-            f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
-            "Stop     Ctrl-C",
-            flush=True,
-        )
-        while all(process.poll() is None for process in (server, mlflow, worker)):
-            time.sleep(1)
-        raise UserError("server_ended", f"A server has ended; the logs are in {LOGS}.", file=LOGS)
-
-
-def serve_until_interrupted(prefect_port: int, mlflow_port: int) -> None:
-    """`serve`, for which an interruption is the regular end and no failure."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)  # a background process starts with SIGINT ignored
-    try:
-        serve(prefect_port, mlflow_port)
-    except KeyboardInterrupt:
-        print("\nStopped.")
-
-
-def _deploy(prefect: list[str], environment: dict[str, str]) -> None:
-    """Create the work pool and register the deployments."""
-    for command in (
-        ["work-pool", "create", "local", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--all"],
+    with (
+        service("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)) as server,
+        service("mlflow", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)) as mlflow,
     ):
-        done = subprocess.run([*prefect, *command], env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(
-                "command_failed",
-                f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}",
-                command=f"prefect {' '.join(command)}",
-                status=done.returncode,
+        wait_for("prefect-server", server, f"{api}/health")
+        _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
+        _prefect("--no-prompt", "deploy", "--all")
+        with service("prefect-worker", "prefect", "worker", "start", "--pool", "local", "--type", "process") as worker:
+            wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
+            print(
+                f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
+                f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
+                "Stop     Ctrl-C",
+                flush=True,
             )
+            while all(process.poll() is None for process in (server, mlflow, worker)):
+                time.sleep(1)
+            raise UserError("server_ended", f"A server has ended; the logs are in {LOGS}.", file=LOGS)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main(["serve", *sys.argv[1:]])
+def _prefect(*command: str) -> None:
+    """Run a command of Prefect that ends by itself."""
+    done = subprocess.run([sys.executable, "-m", "prefect", *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            "command_failed",
+            f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}",
+            command=f"prefect {' '.join(command)}",
+            status=done.returncode,
+        )

@@ -50,7 +50,14 @@ def prefect_server() -> Iterator[None]:
     configured = PREFECT_API_URL.value()
     if configured:
         check_proxy(configured, "PREFECT_API_URL")
-        check_reachable(configured)
+        if not answers(_health(configured), ANSWER_SECONDS):
+            raise UserError(
+                "endpoint_unreachable",
+                f"PREFECT_API_URL: no Prefect server answers at {configured}; start it (make serve), or unset the "
+                "variable (`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is "
+                "started.",
+                name="PREFECT_API_URL",
+            )
         yield
         return
     folder = _folder()
@@ -59,21 +66,6 @@ def prefect_server() -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: _address(folder)}):
             logging.getLogger("prefect.flow_runs").addFilter(_no_link)
             yield
-
-
-def check_reachable(api: str) -> None:
-    """Refuse a configured server that does not answer.
-
-    Raises:
-        UserError: names the address and says what to do.
-    """
-    if not answers(_health(api), ANSWER_SECONDS):
-        raise UserError(
-            "endpoint_unreachable",
-            f"PREFECT_API_URL: no Prefect server answers at {api}; start it (make serve), or unset the variable "
-            "(`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is started.",
-            name="PREFECT_API_URL",
-        )
 
 
 def _folder() -> Path:

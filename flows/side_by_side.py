@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from typing import IO, Never
 
 from tqdm import tqdm
@@ -34,7 +35,7 @@ def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generat
     What they print appears as it comes; their progress bars stand below one another.
 
     Args:
-        commands: by the stage's name, which stands before its progress bar.
+        commands: by the stage's name.
         at_once: how many run at the same time; the others wait.
 
     Raises:
@@ -42,28 +43,27 @@ def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generat
     """
     waiting = dict(commands)
     running: dict[str, subprocess.Popen[bytes]] = {}
-    with _Terminal() as terminal:
+    with selectors.DefaultSelector() as selector, ExitStack() as outputs:
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
                     name = next(iter(waiting))
-                    running[name] = _start(waiting.pop(name))
-                    terminal.show(name, running[name])
-                terminal.pass_on()
+                    process = running[name] = _start(waiting.pop(name))
+                    assert process.stdout is not None
+                    output = _Output(process.stdout, place=len(commands) - len(waiting) - 1)
+                    outputs.callback(output.close)
+                    selector.register(process.stdout, selectors.EVENT_READ, output)
+                _pass_on(selector)
                 for name, process in list(running.items()):
                     if process.poll() is not None:
                         del running[name]
-                        terminal.pass_on()
+                        _pass_on(selector)
                         if process.returncode:
-                            raise UserError(
-                                "stage_failed",
-                                f"{name}: failed with status {process.returncode}; see above.",
-                                stage=name,
-                                status=process.returncode,
-                            )
+                            sentence = f"{name}: failed with status {process.returncode}; see above."
+                            raise UserError("stage_failed", sentence, stage=name, status=process.returncode)
                         yield name
         finally:
-            _stop(list(running.values()), terminal)
+            _stop(list(running.values()), selector)
 
 
 def end_with_parent() -> None:
@@ -95,56 +95,33 @@ def _start(command: list[str]) -> "subprocess.Popen[bytes]":
     )
 
 
-def _stop(running: "list[subprocess.Popen[bytes]]", terminal: "_Terminal") -> None:
+def _stop(running: "list[subprocess.Popen[bytes]]", selector: selectors.BaseSelector) -> None:
     """Interrupt what still runs and wait for it."""
     for process in running:
         process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + STOP_SECONDS
     while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-        terminal.pass_on()
+        _pass_on(selector)
     for process in running:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-class _Terminal:
-    """Passes on what several processes print: lines as they are, and of each progress bar the latest state."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._outputs: list[_Output] = []
-
-    def __enter__(self) -> "_Terminal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for output in self._outputs:
-            output.close()
-        self._selector.close()
-
-    def show(self, name: str, process: "subprocess.Popen[bytes]") -> None:
-        """Take over the output of a process."""
-        assert process.stdout is not None
-        output = _Output(name, process.stdout, len(self._outputs))
-        self._outputs.append(output)
-        self._selector.register(process.stdout, selectors.EVENT_READ, output)
-
-    def pass_on(self) -> None:
-        """What has come since, or comes within a moment."""
-        if not self._selector.get_map():
-            time.sleep(POLL_SECONDS)
-        for key, _ in self._selector.select(POLL_SECONDS):
-            output: _Output = key.data
-            if not output.pass_on():
-                self._selector.unregister(key.fileobj)
+def _pass_on(selector: selectors.BaseSelector) -> None:
+    """Print what the processes have printed since, or print within a moment."""
+    if not selector.get_map():
+        time.sleep(POLL_SECONDS)
+    for key, _ in selector.select(POLL_SECONDS):
+        output: _Output = key.data
+        if not output.pass_on():
+            selector.unregister(key.fileobj)
 
 
 class _Output:
-    """What one process prints."""
+    """Passes on what a process prints: lines as they are, and of a progress bar the latest state."""
 
-    def __init__(self, name: str, pipe: IO[bytes], place: int) -> None:
-        self._name = name
+    def __init__(self, pipe: IO[bytes], place: int) -> None:
         self._pipe = pipe
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""

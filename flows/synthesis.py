@@ -1,21 +1,18 @@
 """Synthesis: the teacher writes a script and plays a first game for every persona: python -m flows.synthesis"""
 
-from prefect import flow
-
-from agentrefine.params import load_params
-from flows.command import run
+from agentrefine.params import Params
+from flows.command import run, stage_flow
+from tasks.forecast import log_forecast, print_forecast
 from tasks.synthesis import write_attempts
 
 
-@flow(name="synthesis", flow_run_name="synthesis")
-def synthesis() -> None:
-    """Write `data/synthesis/` from the personas.
+def forecast_and_write(params: Params) -> None:
+    """Forecast the cost from a pilot, where one is asked for, then write `data/synthesis/` from the personas."""
+    write_attempts(params, spent=log_forecast(params))
 
-    Raises:
-        UserError: a bad personas file, or a teacher that cannot be reached.
-    """
-    write_attempts(load_params())
 
+synthesis = stage_flow("synthesis", forecast_and_write)
+forecast = stage_flow("forecast", print_forecast)
 
 if __name__ == "__main__":
     run(synthesis, __doc__)

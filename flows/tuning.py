@@ -12,19 +12,13 @@ from prefect import flow
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.command import exit_with_sentence, parse, run_stage
+from tasks.checks import check_launcher
 from tasks.tuning import tune_variant, tuning_job
 
 
 @flow(name="tuning", flow_run_name="tuning-{variant}")
 def tuning(variant: str) -> None:
-    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`.
-
-    Args:
-        variant: one of `tuning.variants` in params.yaml.
-
-    Raises:
-        UserError: a variant that params.yaml does not name, or a model that cannot be tuned.
-    """
+    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`."""
     tune_variant(variant, load_params())
 
 
@@ -48,25 +42,14 @@ def launch(variant: str, launcher: str) -> None:
     Raises:
         UserError: the launcher is not installed, or the command failed.
     """
+    check_launcher(launcher)
     command = [*shlex.split(launcher), "-m", "flows.tuning", variant]
-    try:
-        done = subprocess.run(command, check=False)
-    except FileNotFoundError as error:
-        raise UserError(
-            "not_installed",
-            f"tuning.launcher: {command[0]} is not installed; correct it in params.yaml.",
-            key="tuning.launcher",
-            name=command[0],
-        ) from error
+    done = subprocess.run(command, check=False)
     if done.returncode:
-        raise UserError(
-            "stage_failed",
-            f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above.",
-            stage=f"tuning@{variant}",
-            status=done.returncode,
-        )
+        sentence = f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above."
+        raise UserError("stage_failed", sentence, stage=f"tuning@{variant}", status=done.returncode)
 
 
 if __name__ == "__main__":
-    chosen = parse(__doc__, ["variant"])["variant"]
+    chosen = parse(__doc__, "variant")["variant"]
     exit_with_sentence(lambda: tune(chosen))

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,13 +17,20 @@ from dvc_data.hashfile.hash_info import HashInfo
 from agentrefine.errors import UserError
 from agentrefine.params import is_key
 from flows.side_by_side import run_side_by_side
-from tasks.params import RESOLVED, write_resolved
+from tasks.params import PARAMS, RESOLVED, write_resolved
 
-PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
 BACKUP = Path(".dvc/tmp/params.before-run.yaml")
 OVERRIDDEN = Path(".dvc/tmp/params.of-run.yaml")
 LOCK = Path(".dvc/tmp/pipeline.lock")
+
+NO_REPOSITORY = {
+    "git": "no git repository, by which DVC finds what was changed; run `git init`, or `dvc config core.no_scm true` "
+    "to do without git, and run again.",
+    "dvc": "no DVC repository; run from the project's folder, or, where .dvc is lost, run `git init && dvc init` (or "
+    "`dvc init --no-scm`).",
+}
+"""What a folder lacks and how to get it."""
 
 
 class Workspace:
@@ -36,22 +44,10 @@ class Workspace:
         self._refresh = refresh
         try:
             self._repo = Repo(".")
-        except SCMError as error:
-            raise UserError(
-                "not_a_repository",
-                f"{Path.cwd()}: no git repository, by which DVC finds what was changed; run `git init`, or "
-                "`dvc config core.no_scm true` to do without git, and run again.",
-                file=Path.cwd(),
-                missing="git",
-            ) from error
-        except NotDvcRepoError as error:
-            raise UserError(
-                "not_a_repository",
-                f"{Path.cwd()}: no DVC repository; run from the project's folder, or, where .dvc is lost, run "
-                "`git init && dvc init` (or `dvc init --no-scm`).",
-                file=Path.cwd(),
-                missing="dvc",
-            ) from error
+        except (SCMError, NotDvcRepoError) as error:
+            missing = "git" if isinstance(error, SCMError) else "dvc"
+            sentence = f"{Path.cwd()}: {NO_REPOSITORY[missing]}"
+            raise UserError("not_a_repository", sentence, file=Path.cwd(), missing=missing) from error
         except DvcException as error:
             raise UserError("dvc_yaml_refused", f"dvc.yaml: {error}; correct it.", file="dvc.yaml") from error
 
@@ -133,12 +129,8 @@ class Workspace:
                 stage=address,
             ) from error
         except DvcException as error:
-            raise UserError(
-                "dvc_yaml_refused",
-                f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters.",
-                file="dvc.yaml",
-                stage=address,
-            ) from error
+            sentence = f"dvc.yaml, stage {address}: {error}; correct the stage or its parameters."
+            raise UserError("dvc_yaml_refused", sentence, file="dvc.yaml", stage=address) from error
 
 
 @contextmanager
@@ -220,15 +212,11 @@ def set_params(file: Path, overrides: Sequence[str]) -> None:
 
 def _hydra(value: object) -> str:
     """A value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"
     if isinstance(value, list):
-        return "[" + ",".join(_hydra(item) for item in value) + "]"
+        return f"[{','.join(map(_hydra, value))}]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
-    return str(value)
+    return json.dumps(value)

@@ -1,13 +1,1 @@
-"""Prefect tasks: one module per stage around `agentrefine`; the others run and report."""
-
-import os
-
-# MLflow reads these when it is imported; what the user has set stays.
-for _name, _value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default, 7, leaves a wrong address silent for long
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}.items():
-    os.environ.setdefault(_name, _value)
+"""Prefect tasks: one module per stage around `agentrefine`; `tracking` shows what they do, the others run them."""

@@ -6,8 +6,8 @@ from prefect import get_run_logger, task
 
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
-from tasks import tracking
-from tasks.progress import progress
+from tasks.tracking import runs
+from tasks.tracking.progress import progress
 
 FOLDER = Path("models") / BASE
 
@@ -30,5 +30,5 @@ def prepare_base_model(params: Params) -> None:
         logger.info("%d parameters, loss %.3f after %d tokens", made.parameters, made.loss, made.tokens)
     for remark in made.remarks:
         logger.warning("%s: %s", params.base_model.path, remark)
-    run_id = tracking.run_for(BASE, model_digest(FOLDER), params.tracking)
-    tracking.log_base(run_id, params, FOLDER if tiny else None)
+    run_id = runs.run_for(BASE, model_digest(FOLDER), params.tracking)
+    runs.log_base(run_id, params, FOLDER if tiny else None)

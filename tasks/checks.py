@@ -6,12 +6,13 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Collection
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
 from prefect.settings import PREFECT_HOME
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, first_line
 from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
@@ -48,7 +49,14 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
     """
     _check_home()
     _check_folders()
-    _check_tracking(params.tracking.uri)
+    uri = params.tracking.uri
+    if uri.startswith(("http://", "https://")) and not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
+        raise UserError(
+            "endpoint_unreachable",
+            f"tracking.uri: no MLflow server answers at {uri}; start it (mlflow server), or set the key to "
+            "sqlite:///mlflow.db.",
+            key="tracking.uri",
+        )
     for address in addresses:
         stage, _, key = address.partition("@")
         for role in ROLES.get(stage, ()):
@@ -58,13 +66,8 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         if key in params.evaluation.endpoints:
             endpoint = params.evaluation.endpoints[key]
             _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
-        if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
-            raise UserError(
-                "file_missing",
-                f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.",
-                key=f"mix.{key}.chat",
-                file=params.mix[key].chat,
-            )
+        if stage == "mix" and key in params.mix:
+            _check_file(f"mix.{key}.chat", params.mix[key].chat)
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
@@ -74,19 +77,20 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         selected(params.evaluation)
     if not params.base_model.is_tiny and stages & USE_BASE:
         _check_base(params, makes_folder="base_model" in stages)
-    if "tuning" in stages:
-        _check_tuning(params)
+    if "tuning" in stages and params.tuning.launcher != "python":
+        check_launcher(params.tuning.launcher)
+    elif "tuning" in stages:
+        from agentrefine.tuning.hardware import check_hardware  # imports torch
+
+        check_hardware(params.tuning)
 
 
 def _check_home() -> None:
     """Prefect keeps its history in its home, which is in HOME unless PREFECT_HOME names another folder."""
     home = PREFECT_HOME.value()
-    try:
+    with suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
-        writable = os.access(home, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    if not os.access(home, os.W_OK | os.X_OK):
         raise UserError(
             "not_writable",
             f"{home}: Prefect cannot write there; set HOME (or PREFECT_HOME) to a folder that this user may write.",
@@ -107,19 +111,6 @@ def _check_folders() -> None:
                 file=name,
                 target=target,
             )
-
-
-def _check_tracking(uri: str) -> None:
-    """A server must answer; a file is made when it is missing."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    if not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
-        raise UserError(
-            "endpoint_unreachable",
-            f"tracking.uri: no MLflow server answers at {uri}; start it (mlflow server), or set the key to "
-            "sqlite:///mlflow.db.",
-            key="tracking.uri",
-        )
 
 
 def answers(address: str, seconds: float) -> bool:
@@ -156,35 +147,37 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
     if is_gguf(params.base_model.path) and not makes_folder:
         return
     path, template = params.base_model.path, params.base_model.chat_template
-    if template is not None and not Path(template).is_file():
-        raise UserError(
-            "file_missing",
-            f"base_model.chat_template: {template}: no such file; correct it in params.yaml.",
-            key="base_model.chat_template",
-            file=template,
-        )
+    if template is not None:
+        _check_file("base_model.chat_template", template)
     place = Path(path).expanduser()
     if place.is_dir():
         if not (place / "config.json").is_file() or not any(place.glob("*.safetensors")):
-            raise UserError(
+            raise _base_error(
                 "model_unusable",
-                f"base_model.path: {path} holds no model (config.json and *.safetensors); set it to a folder that "
-                "does, a hub id, or tiny.",
-                key="base_model.path",
+                f"{path} holds no model (config.json and *.safetensors); set it to a folder that does, a hub id, or "
+                "tiny.",
                 model=path,
             )
     elif is_gguf(path) and place.is_file():
         read_gguf(place)
     elif place.is_file():
-        raise UserError(
+        raise _base_error(
             "wrong_suffix",
-            f"base_model.path: {path} is a file whose name does not end in .gguf; rename it if it is a GGUF file, or "
-            "set the key to a model's folder, a hub id, or tiny.",
-            key="base_model.path",
+            f"{path} is a file whose name does not end in .gguf; rename it if it is a GGUF file, or set the key to a "
+            "model's folder, a hub id, or tiny.",
             file=path,
         )
     else:
         _check_hub_id(path)
+
+
+def _base_error(code: str, sentence: str, **values: str) -> UserError:
+    return UserError(code, f"base_model.path: {sentence}", key="base_model.path", **values)
+
+
+def _check_file(key: str, file: str) -> None:
+    if not Path(file).is_file():
+        raise UserError("file_missing", f"{key}: {file}: no such file; correct it in params.yaml.", key=key, file=file)
 
 
 def _check_hub_id(path: str) -> None:
@@ -193,36 +186,30 @@ def _check_hub_id(path: str) -> None:
     from huggingface_hub.errors import HFValidationError
 
     if path.count("/") != 1 or path.startswith((".", "/", "~")) or Path(path).parent.is_dir():
-        raise UserError(
-            "model_missing",
-            f"base_model.path: {path}: no such file or folder; set it to a model's folder, a hub id, or tiny.",
-            key="base_model.path",
-            model=path,
-        )
+        sentence = f"{path}: no such file or folder; set it to a model's folder, a hub id, or tiny."
+        raise _base_error("model_missing", sentence, model=path)
     try:
         hf_hub_download(path, "config.json")
     except (OSError, ValueError, HFValidationError, httpx2.HTTPError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-        raise UserError(
+        raise _base_error(
             "model_missing",
-            f"base_model.path: {path} is neither a folder here nor a model that the Hugging Face hub gives ({reason}); "
+            f"{path} is neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)}); "
             "correct it, or set it to tiny.",
-            key="base_model.path",
             model=path,
         ) from error
 
 
-def _check_tuning(params: Params) -> None:
-    from agentrefine.tuning.hardware import check_hardware
+def check_launcher(launcher: str) -> None:
+    """Refuse a command of `tuning.launcher` that is not installed.
 
-    if params.tuning.launcher == "python":
-        check_hardware(params.tuning)
-    else:
-        command = shlex.split(params.tuning.launcher)[0]
-        if shutil.which(command) is None:
-            raise UserError(
-                "not_installed",
-                f"tuning.launcher: {command} is not installed; correct it in params.yaml.",
-                key="tuning.launcher",
-                name=command,
-            )
+    Raises:
+        UserError: names it.
+    """
+    command = shlex.split(launcher)[0]
+    if shutil.which(command) is None:
+        raise UserError(
+            "not_installed",
+            f"tuning.launcher: {command} is not installed; correct it in params.yaml.",
+            key="tuning.launcher",
+            name=command,
+        )

@@ -14,14 +14,14 @@ from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import EndpointParams
 from agentrefine.sources import digest
-from tasks.playing import JOURNAL, Player, evaluate
+from tasks.playing import JOURNAL, Player
 
 
-def evaluate_endpoint(name: str, params: Params) -> None:
-    """Let the endpoint `name` of params.yaml play the benchmarks.
+def endpoint_player(name: str, params: Params) -> Player:
+    """The endpoint `name` of params.yaml.
 
     Raises:
-        UserError: an unknown or missing benchmark, an endpoint that refuses, a price that is not known.
+        UserError: a price that has to be known and is not.
     """
     endpoint = params.evaluation.endpoints[name]
     section = f"evaluation.endpoints.{name}"
@@ -45,10 +45,7 @@ def evaluate_endpoint(name: str, params: Params) -> None:
         )
         return Seat(policy, benchmark, episodes_at_once(benchmark, rules.batch_size))
 
-    evaluate(
-        Player(name, endpoint_identity(endpoint), digest(__name__), take_seat, cost, max_new_tokens),
-        params,
-    )
+    return Player(name, endpoint_identity(endpoint), digest(__name__), take_seat, max_new_tokens, cost)
 
 
 def endpoint_identity(endpoint: EndpointParams) -> str:

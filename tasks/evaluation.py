@@ -4,26 +4,36 @@ from pathlib import Path
 
 from agentrefine.benchmarks.base import Benchmark
 from agentrefine.benchmarks.simulators import episodes_at_once
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, not_named
 from agentrefine.evaluation.evaluate import Rules, Seat
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.sources import digest
-from tasks.playing import Player, evaluate, free
+from tasks.playing import Player
 
 MODELS = Path("models")
 
 
-def evaluate_model(model: str, params: Params) -> None:
-    """Let the base or a tuned variant play the benchmarks.
+def local_player(model: str, params: Params) -> Player:
+    """The base or a tuned variant.
 
     Raises:
-        UserError: an unknown or missing model, an unknown or missing benchmark.
+        UserError: params.yaml does not name the model, or its weights are missing.
     """
+    if model not in params.evaluation.models:
+        raise not_named("evaluation.models", model)
+    if not (MODELS / model).is_dir():
+        stage = "base_model" if model == BASE else f"tuning@{model}"
+        raise UserError(
+            "stage_not_run",
+            f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it.",
+            file=MODELS / model,
+            stage=stage,
+        )
+    from agentrefine.tuning.models import load_tuned, model_digest  # imports torch and transformers
 
     def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
-        from agentrefine.evaluation.local import LocalPolicy  # imports torch and transformers
-        from agentrefine.tuning.models import load_tuned
+        from agentrefine.evaluation.local import LocalPolicy
 
         loaded = load_tuned(MODELS / model)
         policy = LocalPolicy(
@@ -36,31 +46,5 @@ def evaluate_model(model: str, params: Params) -> None:
         )
         return Seat(policy, benchmark, episodes_at_once(benchmark, rules.batch_size))
 
-    weights = weights_digest(model, params)
-    evaluate(Player(model, weights, digest(__name__), take_seat, free, params.evaluation.max_new_tokens), params)
-
-
-def weights_digest(model: str, params: Params) -> str:
-    """What identifies a model's weights.
-
-    Raises:
-        UserError: params.yaml does not name the model, or its weights are missing.
-    """
-    if model not in params.evaluation.models:
-        raise UserError(
-            "unknown_name",
-            f"evaluation.models in params.yaml does not name {model!r}; add it there.",
-            key="evaluation.models",
-            name=model,
-        )
-    if not (MODELS / model).is_dir():
-        stage = "base_model" if model == BASE else f"tuning@{model}"
-        raise UserError(
-            "stage_not_run",
-            f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it.",
-            file=MODELS / model,
-            stage=stage,
-        )
-    from agentrefine.tuning.models import model_digest  # imports torch and transformers
-
-    return model_digest(MODELS / model)
+    weights = model_digest(MODELS / model)
+    return Player(model, weights, digest(__name__), take_seat, params.evaluation.max_new_tokens)

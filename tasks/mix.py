@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 
-from agentrefine.errors import UserError
+from agentrefine.errors import not_named
 from agentrefine.exchange.mix import mix
 from agentrefine.params import Params
 
@@ -19,12 +19,7 @@ def mix_data_set(name: str, params: Params) -> None:
         UserError: a name that params.yaml does not know, a missing or broken file, too few chats.
     """
     if name not in params.mix:
-        raise UserError(
-            "unknown_name",
-            f"mix in params.yaml does not name {name!r}; add it, with its data set, chat file and share.",
-            key="mix",
-            name=name,
-        )
+        raise not_named("mix", name, "add it, with its data set, chat file and share")
     chosen = params.mix[name]
     counts = mix(Path(chosen.data_set), Path(chosen.chat), chosen.share, params.seed, MIXES / name, chosen.ignore_keys)
     logger = get_run_logger()

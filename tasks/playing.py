@@ -1,30 +1,35 @@
-"""What the three evaluations have in common as Prefect runs: the benchmarks in turn, progress, warnings, MLflow."""
+"""What the three evaluations have in common: the simulators that are there, and the benchmarks played in turn."""
 
+import json
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import Benchmark, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.errors import UserError
-from agentrefine.evaluation.episodes import Episode, EpisodeJournal, count_replies
+from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 from agentrefine.evaluation.evaluate import Rules, Seat, benchmarks_played, in_order, journal_file, play_benchmark
 from agentrefine.evaluation.results import write_results
-from agentrefine.llm.spending import dollars
+from agentrefine.files import short_hash, write_json
 from agentrefine.params import Params
-from agentrefine.report.inputs import Project
-from agentrefine.report.tables import percent
-from tasks import tracking
-from tasks.progress import artifact_key, progress
-from tasks.runs import log_evaluation_of
-from tasks.simulators import simulators
+from agentrefine.params.evaluation import BenchmarkData
+from tasks.tracking import runs
+from tasks.tracking.progress import progress, show_episodes, show_rates
 
+OUT = Path("data/evaluation")
 JOURNAL = Path("data/journal/episodes")
+SIMULATORS = Path("data/simulators.json")
+"""Which simulators are installed: DVC runs an evaluation again when one of them has come, gone or changed."""
+PACKAGES = ("alfworld", "jericho", "minigrid", "scienceworld", "textworld", "unified-planning")
 
 
 class Player(NamedTuple):
@@ -35,16 +40,16 @@ class Player(NamedTuple):
         digest: what identifies it: a digest of weights, all that changes an endpoint's replies, the rule of chance.
         source: digest of the code that decides how it plays (`agentrefine.sources`).
         take_seat: opens its policy for a benchmark by the rules; the last argument is what its replies have cost.
-        cost: what its replies in some episodes cost, in US dollars; 0 for local weights and where no price is known.
         max_new_tokens: most tokens of one reply.
+        cost: what its replies in some episodes cost, in US dollars; 0 for local weights and where no price is known.
     """
 
     model: str
     digest: str
     source: str
     take_seat: Callable[[Benchmark, Rules, float], Seat]
-    cost: Callable[[Sequence[Episode]], float]
     max_new_tokens: int
+    cost: Callable[[Sequence[Episode]], float] = lambda _: 0.0
 
 
 class Played(NamedTuple):
@@ -56,11 +61,6 @@ class Played(NamedTuple):
     episodes: list[Episode]
     seconds: float
     unlisted: str = ""
-
-
-def free(_episodes: Sequence[Episode]) -> float:
-    """The cost of replies that nobody charges for."""
-    return 0.0
 
 
 def evaluate(player: Player, params: Params) -> None:
@@ -84,20 +84,13 @@ def evaluate(player: Player, params: Params) -> None:
     played = {name: result for name, result in tried.items() if not result.unlisted}
     unlisted = {name: f"{player.model} on {name}: {t.unlisted}." for name, t in tried.items() if t.unlisted}
     summaries = write_results(
-        Project().evaluation(player.model),
+        OUT / player.model,
         [episode for result in played.values() for episode in result.episodes],
         benchmarks_played({name: present[name] for name in played}, absent | unlisted),
         {name: result.seconds for name, result in played.items()},
     )
-    create_table_artifact(
-        key=artifact_key("evaluation", player.model),
-        description=f"{player.model} on the held-out benchmarks, in percent with 95% intervals",
-        table=[
-            {"benchmark": name, "success": percent(summary.success_rate), "progress": percent(summary.progress_rate)}
-            for name, summary in summaries.root.items()
-        ],
-    )
-    log_evaluation_of(player.model, tracking.run_for(player.model, player.digest, params.tracking), params)
+    show_rates(player.model, summaries.root)
+    runs.log_evaluation(player.model, runs.run_for(player.model, player.digest, params.tracking), params)
 
 
 # Not cached: the journal knows what was played before, episode by episode.
@@ -118,47 +111,60 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
             progress(f"{model} {name}", len(specs), "episode") as bar,
             closing(player.take_seat(benchmark, rules, spent + player.cost(journal.episodes))) as seat,
         ):
-            known = len(journal.finished())
-            if known:
+            if known := len(journal.finished()):
                 logger.info("%s on %s: %d of %d episodes were played before", model, name, known, len(specs))
                 bar.reach(known)
             for _ in play_benchmark(benchmark, seat, journal, rules, seed, player.digest):
                 bar.advance()
-                bar.publish()
     except UnlistedActionsError as error:
         logger.info("Not played: %s on %s: %s", model, name, error)
         return Played([], 0.0, str(error))
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = in_order(specs, journal)
-    _warn_of_trouble(model, episodes, player.max_new_tokens)
-    if cost := player.cost(episodes):
-        logger.info("%s on %s: %s for %d episodes", model, name, dollars(cost), len(episodes))
+    show_episodes(model, episodes, player.max_new_tokens, player.cost(episodes))
     return Played(episodes, journal.seconds)
 
 
-def _warn_of_trouble(model: str, episodes: Sequence[Episode], max_new_tokens: int) -> None:
-    """Name episodes that say less of the model than they seem to: cut replies or histories, a simulator that died."""
-    logger = get_run_logger()
-    counts = count_replies(episodes)
-    if counts.empty or counts.cut:
-        logger.warning(
-            "%s on %s: of %d replies %d were cut at max_new_tokens (%d) and %d were empty, thoughts apart; "
-            "each without an action is a format error. Raise the limit, or turn thinking down (docs/teacher.md)",
-            model, episodes[0].benchmark, counts.replies, counts.cut, max_new_tokens, counts.empty,
-        )  # fmt: skip
-    full = sum(episode.stop == "context full" for episode in episodes)
-    if full:
-        logger.warning(
-            "%s on %s: %d of %d episodes ended because not even their opening fits into the model's context",
-            model, episodes[0].benchmark, full, len(episodes),
-        )  # fmt: skip
-    cut = [max(step.turns_cut for step in episode.steps) for episode in episodes if episode.steps]
-    if any(cut):
-        logger.warning(
-            "%s on %s: the context was full in %d of %d episodes; the oldest turns, up to %d, were left out",
-            model, episodes[0].benchmark, sum(turns > 0 for turns in cut), len(episodes), max(cut),
-        )  # fmt: skip
-    for episode in episodes:
-        if episode.restarts:
-            ended = f"failed again: {episode.error}" if episode.error else "was played to its end"
-            logger.warning("%s: the simulator died; begun again, the episode %s", episode.id, ended)
+def record_simulators(data: BenchmarkData) -> None:
+    """Write what `simulators` finds, unless the file holds it already.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    found = simulators(data)
+    if not SIMULATORS.is_file() or SIMULATORS.read_text(encoding="utf-8") != json.dumps(found, indent=2) + "\n":
+        write_json(SIMULATORS, found)
+
+
+def simulators(data: BenchmarkData) -> dict[str, str | None]:
+    """The versions of the simulators' packages and of Java, null for what is absent, fingerprints of the user's files.
+
+    A fingerprint covers names, sizes and times of change.
+
+    Example: `{"alfworld": "0.4.2", "jericho": None, ..., "java": None, "data.hotpotqa": "3f2a9c..."}`
+    """
+    found = {package: _version(package) for package in PACKAGES}
+    found["java"] = _java() if found["scienceworld"] else None
+    given = {**data.model_dump(), "alfworld": alfworld_folder(data)}
+    return found | {f"data.{name}": _fingerprint(Path(path)) for name, path in given.items() if path}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _java() -> str | None:
+    java = shutil.which("java")
+    if java is None:
+        return None
+    printed = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    return printed.partition("\n")[0].strip()
+
+
+def _fingerprint(path: Path) -> str:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [(file.relative_to(path), file.stat()) for file in files if file.is_file()]
+    return short_hash(*(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found))

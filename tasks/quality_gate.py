@@ -4,11 +4,7 @@ Great Expectations takes four seconds to import, so it is imported where the gat
 """
 
 import dataclasses
-import errno
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,7 +12,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_write, read_jsonl, write_json
+from agentrefine.files import atomic_folder, atomic_write, read_jsonl, write_json
 from agentrefine.game.trajectory import DroppedSample, Trajectory
 from agentrefine.params import Params
 from agentrefine.params.base import Section
@@ -169,7 +165,7 @@ def check(scopes: Sequence[Scope], data_docs: Path) -> list[Finding]:
         scopes: what is judged; none of the tables is empty.
         data_docs: folder of the HTML pages, replaced.
     """
-    with _replaced_folder(data_docs) as folder:
+    with atomic_folder(data_docs) as folder:
         context = _context(folder)
         results = [_validate(context, scope) for scope in scopes]
     return [
@@ -227,25 +223,16 @@ def _expectation(column: str, threshold: Requirement | Band) -> "gxe.Expectation
     """The expectation that a threshold stands for."""
     from great_expectations import expectations as gxe
 
-    if isinstance(threshold, MostlyBand):
-        return gxe.ExpectColumnValuesToBeBetween(
-            column=column,
-            min_value=threshold.min,
-            max_value=threshold.max,
-            mostly=threshold.mostly,
-            severity=threshold.severity,
-        )
+    common: dict[str, Any] = {"column": column, "severity": threshold.severity}
+    if isinstance(threshold, Requirement | MostlyBand):
+        common["mostly"] = threshold.mostly
     if isinstance(threshold, Band):
-        return gxe.ExpectColumnValuesToBeBetween(
-            column=column, min_value=threshold.min, max_value=threshold.max, severity=threshold.severity
-        )
+        return gxe.ExpectColumnValuesToBeBetween(min_value=threshold.min, max_value=threshold.max, **common)
     if column == "id":
-        return gxe.ExpectColumnValuesToBeUnique(column=column, mostly=threshold.mostly, severity=threshold.severity)
+        return gxe.ExpectColumnValuesToBeUnique(**common)
     if column == "completed":
-        return gxe.ExpectColumnValuesToBeInSet(
-            column=column, value_set=[True], mostly=threshold.mostly, severity=threshold.severity
-        )
-    return gxe.ExpectColumnValuesToBeNull(column=column, mostly=threshold.mostly, severity=threshold.severity)
+        return gxe.ExpectColumnValuesToBeInSet(value_set=[True], **common)
+    return gxe.ExpectColumnValuesToBeNull(**common)
 
 
 def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: "ExpectationValidationResult") -> Finding:
@@ -299,22 +286,3 @@ def _table(record: type[Any], records: Sequence[Any]) -> "pd.DataFrame":
     names = [field.name for field in dataclasses.fields(record)]
     frame = pd.DataFrame({name: [getattr(r, name) for r in records] for name in names})
     return frame.astype({"tokens": "Int64"}) if "tokens" in names else frame
-
-
-@contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of an old one when the body has filled it."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            filled = Path(temporary) / folder.name
-            filled.mkdir()
-            yield filled
-            shutil.rmtree(folder, ignore_errors=True)
-            filled.rename(folder)
-    except OSError as error:
-        raise UserError(
-            "disk_full" if error.errno == errno.ENOSPC else "not_writable",
-            f"{folder}: cannot be written ({error.strerror or error}); free some space or make the folder writable.",
-            file=folder,
-        ) from error

@@ -5,19 +5,15 @@ from agentrefine.evaluation.evaluate import Rules, Seat
 from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
 from agentrefine.params import Params
 from agentrefine.sources import digest
-from tasks.playing import Player, evaluate, free
+from tasks.playing import Player
 
 
-def evaluate_reference(name: str, params: Params) -> None:
-    """Let chance play the benchmarks, one episode after the other: it asks each environment what is possible.
-
-    Raises:
-        UserError: an unknown or missing benchmark, a full disk.
-    """
+def reference_player(name: str, params: Params) -> Player:
+    """Chance, which plays one episode after the other: it asks each environment what is possible."""
 
     def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
         timed = TimedBenchmark(benchmark)
         return Seat(ChancePolicy(timed, params.seed, rules.prompting.style), timed, 1)
 
     identity = ChancePolicy.digest(params.seed)
-    evaluate(Player(name, identity, digest(__name__), take_seat, free, params.evaluation.max_new_tokens), params)
+    return Player(name, identity, digest(__name__), take_seat, params.evaluation.max_new_tokens)

@@ -1,15 +1,12 @@
-"""Refinement as tasks, one per shard of samples."""
+"""Refinement: every sample until it is kept or dropped, shard by shard."""
 
-from collections import Counter, deque
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 
-import uvloop
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
+from prefect.utilities.collections import batched_iterable
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
@@ -20,19 +17,9 @@ from agentrefine.game.verdict import Verdict
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
-from agentrefine.synthesis.client import DONE
 from agentrefine.synthesis.refinement import Refined, refine_shard
-from tasks.progress import progress
-from tasks.teaching import (
-    Access,
-    access_to,
-    log_cost,
-    open_teacher,
-    retry_unless_user_error,
-    run_shards,
-    shard_size,
-    shards,
-)
+from tasks.teaching import access_to, log_cost, run_shards, shard_size
+from tasks.tracking.progress import progress
 
 ATTEMPTS = Path("data/synthesis/attempts.jsonl")
 VERDICTS = Path("data/verification/verdicts.jsonl")
@@ -66,7 +53,6 @@ def write_trajectories(params: Params) -> None:
                     counts["kept"] += 1
                     kept.write(refined.outcome.model_dump_json() + "\n")
                 else:
-                    counts["dropped"] += 1
                     dropped_by_rule[refined.outcome.rule] += 1
                     dropped.write(refined.outcome.model_dump_json() + "\n")
     log_cost("synthesis and refinement", whole)
@@ -74,9 +60,9 @@ def write_trajectories(params: Params) -> None:
         personas=counts["personas"],
         personas_kept=counts["personas_kept"],
         personas_dropped=counts["personas"] - counts["personas_kept"],
-        samples=counts["kept"] + counts["dropped"],
+        samples=counts["kept"] + dropped_by_rule.total(),
         kept=counts["kept"],
-        dropped=counts["dropped"],
+        dropped=dropped_by_rule.total(),
         **dict(stage.total()),
         with_synthesis=WholeCost(
             **dict(whole.total()),
@@ -90,35 +76,24 @@ def write_trajectories(params: Params) -> None:
 
 def _refined(params: Params, stage: Account) -> Generator[Refined]:
     """The end of every sample; `stage` counts the calls that synthesis had not made."""
-    total, spent = _first_attempts(params)
+    total = 0
+    first_answers = Account(load_prices(params.teacher.prices))
+    for attempts in by_sample(read_jsonl(ATTEMPTS, Attempt)):
+        total += 1
+        first_answers.add_all(attempts)
     verdicts = read_jsonl(VERDICTS, Verdict)
-    samples = by_sample(read_jsonl(ATTEMPTS, Attempt))
-    known: deque[int] = deque()
-    with access_to(params.teacher, spent=spent) as access, progress("refinement", total, "sample") as bar:
-        named = ((f"refinement-{s[0][0].persona_id}", s) for s in shards(_noted(samples, known), shard_size(params)))
-        with closing(run_shards(refine_samples, named, params, access, bar)) as results:
-            for refined in chain.from_iterable(results):
-                first = known.popleft()
+    samples, known = by_sample(read_jsonl(ATTEMPTS, Attempt)), by_sample(read_jsonl(ATTEMPTS, Attempt))
+    with (
+        access_to(params.teacher, spent=first_answers.cost or 0.0) as access,
+        progress("refinement", total, "sample") as bar,
+    ):
+        named = ((s[0][0].persona_id, s) for s in batched_iterable(samples, shard_size(params)))
+        with closing(run_shards("refinement", refine_shard, named, params, access, bar)) as results:
+            for refined, attempts in zip(chain.from_iterable(results), known, strict=True):
+                first = len(attempts)
                 _check_verdicts(refined, list(islice(verdicts, first)))
                 stage.add_all(refined.attempts[first:])
                 yield refined
-
-
-def _first_attempts(params: Params) -> tuple[int, float]:
-    """How many samples synthesis began, and what that has cost, as far as it is known."""
-    account = Account(load_prices(params.teacher.prices))
-    total = 0
-    for attempts in by_sample(read_jsonl(ATTEMPTS, Attempt)):
-        total += 1
-        account.add_all(attempts)
-    return total, account.cost or 0.0
-
-
-def _noted(samples: Iterator[list[Attempt]], known: deque[int]) -> Iterator[list[Attempt]]:
-    """The samples, with the number of answers that each of them has already noted down."""
-    for attempts in samples:
-        known.append(len(attempts))
-        yield attempts
 
 
 def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
@@ -133,21 +108,3 @@ def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
             persona=sample.persona_id,
             sample=sample.sample,
         )
-
-
-# Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
-@task(
-    name="refinement",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_condition_fn=retry_unless_user_error,
-)
-def refine_samples(samples: list[list[Attempt]], params: Params, access: Access) -> list[Refined]:
-    """Work on a shard of samples until each is kept or dropped, in their order."""
-
-    async def work() -> list[Refined]:
-        async with open_teacher(access) as (teacher, numbers):
-            return await refine_shard(samples, teacher, params, lambda: numbers.add(DONE, 1))
-
-    return uvloop.run(work())

@@ -8,19 +8,22 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Task, get_client, get_run_logger
+import uvloop
+from prefect import get_client, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
 
 from agentrefine.errors import UserError
 from agentrefine.llm.journal import PAID, REPLAYED, Journal
@@ -32,13 +35,13 @@ from agentrefine.simulation.process import simulated_teacher
 from agentrefine.sources import digest
 from agentrefine.synthesis.accounts import Account
 from agentrefine.synthesis.client import DONE, SIMULATED, JournaledTeacher, OfflineAddress, offline_name, run_numbers
-from tasks.progress import Progress
+from tasks.tracking.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
 
-SECONDS_BETWEEN_LOOKS = 1.0
-"""At the shards: each look is a request to Prefect's server for each of them."""
+SECONDS_BETWEEN_CHECKS = 1.0
+"""Of the shards: each check is a request to Prefect's server for each of them."""
 SAMPLES_PER_BATCH = 10_000
 SAMPLES_PER_SLOT = 6
 """Of a shard, for each call that may be in flight."""
@@ -47,6 +50,8 @@ SHARDS_AHEAD = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = Callable[[Sequence[Item], JournaledTeacher, Params, Callable[[], None]], Awaitable[list[Result]]]
+"""Works on samples with a teacher, and calls the last argument whenever one is done."""
 
 
 @dataclass(frozen=True)
@@ -85,27 +90,11 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
         yield access
 
 
-@asynccontextmanager
-async def open_teacher(access: Access) -> AsyncIterator[tuple[JournaledTeacher, SharedNumbers]]:
-    """A client of the teacher, with the journal open, and the run's shared numbers."""
-    if gc.get_freeze_count() == 0:
-        # What is loaded now, Prefect's modules above all, stays: 200,000 objects in which no garbage need be sought.
-        gc.collect()
-        gc.freeze()
-    with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
-        watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
-        try:
-            async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
-                yield teacher, numbers
-        finally:
-            watch.cancel()
-
-
 async def _stop_without_owner(owner: int, numbers: SharedNumbers) -> None:
     """Let no more calls go out once the process that runs the stage is dead: nobody counts what they cost."""
     parent = os.getppid()
     while owner == os.getpid() or (os.getppid() == parent and _is_alive(owner)):
-        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
     numbers[STOPPED] = 1.0
 
 
@@ -118,20 +107,22 @@ def _is_alive(process: int) -> bool:
 
 
 def run_shards(
-    work: "Task[[list[Item], Params, Access], list[Result]]",
-    shards: Iterable[tuple[str, list[Item]]],
+    stage: str,
+    work: Work[Item, Result],
+    shards: Iterable[tuple[str, Sequence[Item]]],
     params: Params,
     access: Access,
     bar: Progress,
 ) -> Generator[list[Result]]:
-    """The results of a task for each shard, in their order, as many shards at once as there are processes.
+    """The results of each shard, in their order, as many shards at once as there are processes.
 
     When a shard fails, or the run is interrupted, no more calls go out; those that are out are waited for, as they are
     paid for.
 
     Args:
-        work: takes a shard, `params` and `access`.
-        shards: the name of each task run and its items.
+        stage: the name of the tasks.
+        work: works on a shard, all its samples at once: `synthesise_shard` or `refine_shard`.
+        shards: the id that each task run is named after, and its samples.
         params: handed to every task.
         access: to the teacher.
         bar: shows the samples that the processes have done.
@@ -140,14 +131,17 @@ def run_shards(
     shards = iter(shards)
     with (
         run_numbers(access.numbers, access.params) as numbers,
-        _one_prefect_server(),
+        # The processes report to the server that this one reports to, instead of each starting its own.
+        get_client(sync_client=True) as client,
+        temporary_settings({PREFECT_API_URL: str(client.api_url)}),
         _task_runner(access.params) as runner,
     ):
         try:
             while True:
                 for name, shard in islice(shards, params.teacher.processes * SHARDS_AHEAD - len(pending)):
-                    arguments = {"samples": shard, "params": params, "access": access}
-                    pending.append(runner.submit(work.with_options(task_run_name=name), parameters=arguments))
+                    named = run_shard.with_options(name=stage, task_run_name=f"{stage}-{name}")
+                    arguments = {"work": work, "samples": shard, "params": params, "access": access}
+                    pending.append(runner.submit(named, parameters=arguments))
                 if not pending:
                     break
                 _wait_for_the_first(pending, numbers, bar)
@@ -171,17 +165,41 @@ def run_shards(
         get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
 
 
-@contextmanager
-def _one_prefect_server() -> Iterator[None]:
-    """Let the processes report to the server that this one reports to, instead of each starting its own."""
-    with get_client(sync_client=True) as client, temporary_settings({PREFECT_API_URL: str(client.api_url)}):
-        yield
+def _retry_unless_user_error(_task: object, _run: object, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try: not when the user has to fix something."""
+    return not isinstance(state.result(raise_on_failure=False), UserError)
+
+
+# Not cached: the journal answers what has been asked before, call by call, also after a crash in mid-shard.
+@task(
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(5),
+    retry_condition_fn=_retry_unless_user_error,
+)
+def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params, access: Access) -> list[Result]:
+    """The results of a shard of samples, in their order."""
+    if gc.get_freeze_count() == 0:
+        # What is loaded now, Prefect's modules above all, stays: 200,000 objects in which no garbage need be sought.
+        gc.collect()
+        gc.freeze()
+
+    async def ask() -> list[Result]:
+        with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
+            watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
+            try:
+                async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
+                    return await work(samples, teacher, params, lambda: numbers.add(DONE, 1))
+            finally:
+                watch.cancel()
+
+    return uvloop.run(ask())
 
 
 def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: SharedNumbers, bar: Progress) -> None:
     """Wait until the first shard has its result, or any has failed: then raise."""
     while not pending[0].state.is_final():
-        pending[0].wait(timeout=SECONDS_BETWEEN_LOOKS)
+        pending[0].wait(timeout=SECONDS_BETWEEN_CHECKS)
         bar.reach(int(numbers[DONE]))
         for future in pending:
             future.wait(timeout=0)
@@ -225,7 +243,7 @@ def _prepare_process(seconds_for_calls: float) -> None:
 def _end_after_parent(parent: int, seconds_for_calls: float) -> None:
     """End this process when its parent is dead and the calls that were out have had their time to come back."""
     while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_CHECKS)
     time.sleep(seconds_for_calls)
     os._exit(1)
 
@@ -243,34 +261,18 @@ def shard_size(params: Params) -> int:
 
 def log_cost(what: str, account: Account) -> None:
     """Log what calls have cost, or why that is not known, and how many had no answer."""
+    logger = get_run_logger()
     if account.unanswered:
-        get_run_logger().warning(
+        logger.warning(
             "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks them again",
-            what,
-            account.unanswered,
-            account.calls,
-        )
+            what, account.unanswered, account.calls,
+        )  # fmt: skip
     if account.cost is None:
-        get_run_logger().warning(
+        logger.warning(
             "%s: cost unknown, no price for %s; give one in a file that teacher.prices names",
-            what,
-            ", ".join(sorted(account.models_without_price)),
-        )
-    else:
-        tokens = account.prompt_tokens + account.completion_tokens
-        about = f" (estimated for {account.estimated}, which were not counted)" if account.estimated else ""
-        get_run_logger().info(
-            "%s: %s for %d calls of %d tokens%s", what, dollars(account.cost), account.calls, tokens, about
-        )
-
-
-def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while shard := list(islice(iterator, size)):
-        yield shard
-
-
-def retry_unless_user_error(_task: object, _run: object, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: not when the user has to fix something."""
-    return not isinstance(state.result(raise_on_failure=False), UserError)
+            what, ", ".join(sorted(account.models_without_price)),
+        )  # fmt: skip
+        return
+    tokens = account.prompt_tokens + account.completion_tokens
+    about = f" (estimated for {account.estimated}, which were not counted)" if account.estimated else ""
+    logger.info("%s: %s for %d calls of %d tokens%s", what, dollars(account.cost), account.calls, tokens, about)

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, not_named
 from agentrefine.params import Params
-from agentrefine.params.tuning import BASE, Variant
+from agentrefine.params.tuning import BASE
 from agentrefine.tuning.results import write_results
-from tasks import tracking
-from tasks.progress import progress
-from tasks.runs import log_tuning_of
+from tasks.tracking import runs
+from tasks.tracking.progress import progress
 
 if TYPE_CHECKING:
     from agentrefine.tuning.train import TuningJob
@@ -25,30 +24,29 @@ CHECKPOINTS = Path("checkpoints")
 
 @task(name="tuning", task_run_name="tuning-{variant}")
 def tune_variant(variant: str, params: Params) -> None:
-    """Tune the base model on the data set with the loss of `variant`, and log it as a run of its own.
+    """Tune the base model on the data set of `variant` with its mask policy, and log it as a run of its own.
 
     Raises:
         UserError: a variant that params.yaml does not name, a missing data set, a model that cannot be tuned.
     """
     from agentrefine.tuning.models import model_digest  # imports torch, transformers and trl
     from agentrefine.tuning.train import tune
-    from tasks.live_curve import LiveCurve, LiveProgress
+    from tasks.tracking.live_curve import LiveCurve
 
     job = tuning_job(variant, params)
     out = MODELS / variant
     with (
-        tracking.live_run(variant, params.tracking) as live,
+        runs.live_run(variant, params.tracking) as live,
         progress(f"tuning {variant}", 100, "percent", bar=False) as done,
     ):
-        callbacks = [LiveCurve(live, params.tracking), LiveProgress(done)]
-        result = tune(job, out, callbacks)
+        result = tune(job, out, [LiveCurve(live, params.tracking, done)])
         write_results(REPORTS / variant, result)
     get_run_logger().info(
         "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",
         variant, result.tokens, result.seconds, result.tokens_per_second,
         100 * result.trained_token_share, result.train_loss,
     )  # fmt: skip
-    log_tuning_of(variant, tracking.adopt(live, variant, model_digest(out), params.tracking), params)
+    runs.log_tuning(variant, runs.adopt(live, variant, model_digest(out), params.tracking), params)
 
 
 def tuning_job(variant: str, params: Params) -> "TuningJob":
@@ -59,7 +57,9 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
     """
     from agentrefine.tuning.train import TuningJob
 
-    chosen = _variant(variant, params)
+    chosen = params.tuning.variants.get(variant)
+    if chosen is None:
+        raise not_named("tuning.variants", variant, "add it, with train_on and data_set")
     data_set = Path(chosen.data_set)
     if not all((data_set / name).is_file() for name in ("train.jsonl", "validation.jsonl")):
         raise UserError(
@@ -77,14 +77,3 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
         seed=params.seed,
         checkpoints=CHECKPOINTS / variant,
     )
-
-
-def _variant(name: str, params: Params) -> Variant:
-    if name not in params.tuning.variants:
-        raise UserError(
-            "unknown_name",
-            f"tuning.variants in params.yaml does not name {name!r}; add it, with train_on and data_set.",
-            key="tuning.variants",
-            name=name,
-        )
-    return params.tuning.variants[name]

@@ -22,7 +22,7 @@ class Rules(BaseModel):
     """The settings of `evaluation` that decide how a benchmark is played, and only those: they name the journal.
 
     Attributes:
-        simulators: which simulators are installed (`tasks.simulators`); the others are those of `EvaluationParams`.
+        simulators: which simulators are installed (`tasks/playing.py`); the others are those of `EvaluationParams`.
     """
 
     model_config = ConfigDict(frozen=True)

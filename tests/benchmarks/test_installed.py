@@ -10,7 +10,7 @@ from agentrefine.benchmarks import simulators
 from agentrefine.benchmarks.catalogue import BENCHMARKS, selected
 from agentrefine.errors import NotInstalledError
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
-from tasks import simulators as recorded
+from tasks import playing as recorded
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import params_for
 
@@ -61,7 +61,7 @@ def test_several_attempts_without_chance_are_refused(evaluation: EvaluationParam
 def test_the_simulators_are_written_down_when_they_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorded, "FILE", tmp_path / "simulators.json")
+    monkeypatch.setattr(recorded, "SIMULATORS", tmp_path / "simulators.json")
     installed = {"minigrid": "3.2.0", "scienceworld": "1.2.3"}
 
     def version(package: str) -> str:

@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from agentrefine.params import Params
-from tasks import tracking
-from tasks.live_curve import LiveCurve
+from tasks.tracking import runs
+from tasks.tracking.live_curve import LiveCurve
 from tests.helpers.results_tree import params_for
 
 
@@ -19,25 +19,38 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return params_for(tmp_path)
 
 
+class Shown:
+    """Stands for the progress of a stage."""
+
+    def __init__(self) -> None:
+        self.percents: list[int] = []
+
+    def reach(self, done: int) -> None:
+        self.percents.append(done)
+
+
 def train(curve: LiveCurve, folder: Path, steps: int) -> None:
     """What the trainer reports to a callback."""
     arguments, control = TrainingArguments(output_dir=str(folder)), TrainerControl()
-    state = TrainerState(is_world_process_zero=True)
+    state = TrainerState(is_world_process_zero=True, max_steps=steps)
     for step in range(1, steps + 1):
         state.global_step = step
         curve.on_log(arguments, state, control, logs={"loss": 3.0 / step, "num_tokens": 1024.0 * step})
         curve.on_log(arguments, state, control, logs={"eval_loss": 4.0 / step})
+        curve.on_step_end(arguments, state, control)
     curve.on_log(arguments, state, control, logs={"train_runtime": 1.0})
     curve.on_train_end(arguments, state, control)
 
 
-def test_every_step_reaches_the_run(params: Params, tmp_path: Path) -> None:
-    with tracking.live_run("refinement", params.tracking) as run_id:
-        train(LiveCurve(run_id, params.tracking), tmp_path, steps=4)
+def test_every_step_reaches_the_run_and_moves_the_progress(params: Params, tmp_path: Path) -> None:
+    with runs.live_run("refinement", params.tracking) as run_id:
+        shown = Shown()
+        train(LiveCurve(run_id, params.tracking, shown), tmp_path, steps=4)
+    assert shown.percents == [25, 50, 75, 100]
     client = MlflowClient(params.tracking.uri)
-    history = client.get_metric_history(run_id, tracking.LOSS)
+    history = client.get_metric_history(run_id, runs.LOSS)
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
-    looks = client.get_metric_history(run_id, tracking.VALIDATION_LOSS)
+    looks = client.get_metric_history(run_id, runs.VALIDATION_LOSS)
     assert [(metric.step, metric.value) for metric in looks][:2] == [(1, 4.0), (2, 2.0)]
 
 
@@ -46,5 +59,5 @@ def test_lost_tracking_store_does_not_end_tuning(
 ) -> None:
     lost = params.tracking.model_copy(update={"uri": "carrier-pigeon://loft"})
     with caplog.at_level(logging.WARNING):
-        train(LiveCurve("no run", lost), tmp_path, steps=4)
+        train(LiveCurve("no run", lost, Shown()), tmp_path, steps=4)
     assert "not sent to MLflow any more" in caplog.text

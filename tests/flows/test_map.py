@@ -15,8 +15,8 @@ import yaml
 from agentrefine import sources
 from agentrefine.params.evaluation import EvaluationParams
 from agentrefine.params.tuning import TuningParams
-from agentrefine.sources import closure
-from flows.map import out_of_date, rewritten
+from flows.map import code_of, out_of_date, rewritten
+from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
 TEXT = (ROOT / "dvc.yaml").read_text()
@@ -36,7 +36,7 @@ def parameters(stage: str) -> list[str]:
 def stale(file: str) -> set[str]:
     """The stages that a change of a file makes stale."""
     assert (ROOT / file).is_file()
-    return {stage for stage in STAGES if Path(file) in closure(f"tasks.{stage}")}
+    return {stage for stage in STAGES if any(Path(file).is_relative_to(path) for path in code_of(stage))}
 
 
 def test_dvc_yaml_is_what_the_code_says() -> None:
@@ -63,8 +63,15 @@ def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
         ("agentrefine/evaluation/reference.py", {"reference_evaluation"}),
         ("agentrefine/tuning/trainer.py", {"tuning"}),
         ("agentrefine/benchmarks/worker.py", {"quality_gate", *(s for s in STAGES if s.endswith("evaluation"))}),
-        ("tasks/tracking.py", set()),
-        ("agentrefine/params/evaluation.py", set()),
+        ("agentrefine/files.py", set(STAGES)),
+        ("agentrefine/params/evaluation.py", {"params"}),
+        ("agentrefine/llm/prices.yaml", {"synthesis", "refinement", "endpoint_evaluation"}),
+        ("tasks/teaching.py", {"synthesis", "refinement"}),
+        ("tasks/playing.py", {stage for stage in STAGES if stage.endswith("evaluation")}),
+        ("tasks/forecast.py", set()),
+        ("tasks/checks.py", set()),
+        ("tasks/tracking/runs.py", set()),
+        ("tasks/tracking/progress.py", set()),
     ],
 )
 def test_a_change_makes_stale_what_it_decides_and_nothing_else(file: str, stages: set[str]) -> None:
@@ -96,24 +103,83 @@ def test_dvc_itself_sees_the_stage_that_a_change_concerns(tmp_path: Path) -> Non
     assert set(json.loads(dvc("status", "--json"))) == {"verification"}
 
 
-def test_types_are_not_followed_and_names_of_modules_in_strings_are(tmp_path: Path, monkeypatch) -> None:
+def test_dependencies_in_one_line_are_understood_and_those_over_several_refused() -> None:
+    block = yaml.safe_load(rewritten(TEXT))
+    others = "agentrefine/old.py, tasks/params.py, params.yaml"
+    line = f"stages:\n  params:\n    deps: [{others}]  # all\n    outs: [params.resolved.yaml]\n"
+    (sentence,) = out_of_date(line)
+    assert "does not use agentrefine/old.py" in sentence
+    assert "deps:  # all\n" in rewritten(line)
+    assert yaml.safe_load(rewritten(line))["stages"]["params"]["deps"] == block["stages"]["params"]["deps"]
+    with refused("dvc_yaml_refused", file=Path("dvc.yaml")):
+        rewritten(line.replace("params.py, ", "params.py,\n      "))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of modules that hold nothing, two texts, and a module of `tasks`."""
     package = tmp_path / "agentrefine"
     (package / "texts").mkdir(parents=True)
+    (package / "inner").mkdir()
+    (tmp_path / "tasks/tracking").mkdir(parents=True)
     (package / "__init__.py").write_text('"""Holds nothing."""\n')
-    for name in ("a", "typed", "lazy", "worker", "errors"):
+    for name in ("typed", "lazy", "worker", "errors", "inner/b", "inner/c", "../tasks/one", "../tasks/tracking/runs"):
         (package / f"{name}.py").write_text("")
     (package / "texts" / "one.md").write_text("1")
     (package / "texts" / "two.md").write_text("2")
-    (package / "a.py").write_text(
-        "from typing import TYPE_CHECKING\n"
-        "from agentrefine.errors import UserError\n"
-        "if TYPE_CHECKING:\n    from agentrefine.typed import T\n"
-        "def f(name):\n    from agentrefine import lazy\n    return packaged_text('agentrefine', 'texts', name)\n"
-        "COMMAND = ['-m', 'agentrefine.worker']\n"
-    )
     monkeypatch.setattr(sources, "ROOT", tmp_path)
-    found = {path.name for path in sources.closure.__wrapped__("agentrefine.a")}
-    assert found == {"a.py", "lazy.py", "worker.py", "one.md", "two.md"}
+    return package
+
+
+def names_in_closure(package: Path, text: str, module: str = "a") -> set[str]:
+    """The names of the files in the closure of a module with a text, its own left out."""
+    file = package / f"{module}.py"
+    file.write_text(text)
+    found = sources.closure.__wrapped__(f"agentrefine.{module.replace('/', '.')}")
+    sources._reached.cache_clear()
+    return {path.name for path in found} - {file.name}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agentrefine.typed import T\n", set()),
+        ("import typing as t\nif t.TYPE_CHECKING:\n    from agentrefine.typed import T\nelse:\n    T = 1\n", set()),
+        ("def f():\n    from agentrefine import lazy\n", {"lazy.py"}),
+        ("from . import lazy\nfrom .inner import b\nfrom .inner.c import C\n", {"lazy.py", "b.py", "c.py"}),
+        ("COMMAND = ['-m', 'agentrefine.worker']\n", {"worker.py"}),
+        ("import tasks.one\n", {"one.py"}),
+        ("from agentrefine.errors import UserError\nfrom tasks.tracking.runs import store\n", set()),
+        ("packaged_text('agentrefine', 'texts', 'one.md')\n", {"one.md"}),
+        ("from agentrefine import files\nfiles.packaged_text('agentrefine', 'texts', NAME)\n", {"one.md", "two.md"}),
+        ("def packaged_text(package):\n    return packaged_path(package)\n", set()),
+    ],
+)
+def test_a_closure_follows_what_runs(package: Path, text: str, expected: set[str]) -> None:
+    assert names_in_closure(package, text) == expected
+
+
+def test_relative_imports_are_followed_from_the_modules_own_package(package: Path) -> None:
+    assert names_in_closure(package, "from .. import lazy\nfrom .c import C\n", "inner/b") == {"lazy.py", "c.py"}
+
+
+def test_a_module_that_is_left_out_has_a_closure_of_its_own(package: Path) -> None:
+    assert names_in_closure(package, "from agentrefine import lazy\n", "errors") == {"lazy.py"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from agentrefine.files import packaged_text as read\n",
+        "TEXTS = map(packaged_text, NAMES)\n",
+        "read = files.packaged_path\n",
+        "packaged_text(PACKAGE, 'one.md')\n",
+        "packaged_text(package='agentrefine')\n",
+    ],
+)
+def test_a_way_to_read_data_that_cannot_be_followed_is_refused(package: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"a\.py, line 1: packaged_"):
+        names_in_closure(package, text)
 
 
 def test_no_two_classes_of_the_project_have_one_name() -> None:

@@ -181,9 +181,15 @@ def served(project: ProjectCopy) -> Iterator[str]:
     """Prefect server, worker and MLflow of the project; the address of Prefect's API."""
     prefect_port, mlflow_port = _free_port(), _free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.serve", "--prefect-port", str(prefect_port), "--mlflow-port", str(mlflow_port)],
-        cwd=project.folder, env=project.environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            *(sys.executable, "-m", "flows.cli", "serve"),
+            *("--prefect-port", str(prefect_port), "--mlflow-port", str(mlflow_port)),
+        ],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     printed = [process.stdout.readline() for _ in range(4)]
     assert f"127.0.0.1:{prefect_port}" in printed[0], printed

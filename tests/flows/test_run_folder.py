@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows import smollm
-from flows.run_folder import prepare
+from flows.smollm import prepare
 from tasks.params import write_resolved
 from tests.helpers.errors import refused
 from tests.helpers.gguf_files import write_gguf
@@ -168,7 +168,7 @@ def test_the_whole_pipeline_runs_in_its_folder_and_leaves_the_projects_results_a
     }
     options = [word for key, value in settings.items() for word in ("-S", f"{key}={value}")]
     project_params = (copy.folder / "params.yaml").read_bytes()
-    done = copy.run("python", "-m", "flows.smollm", "--base", "small.gguf", *options, seconds=1500)
+    done = copy.run("python", "-m", "flows.cli", "smollm", "--base", "small.gguf", *options, seconds=1500)
     assert done.returncode == 0, done.stderr[-3000:]
     run = copy.folder / "runs" / "smollm"
     card = json.loads((run / "models" / "base" / "card.json").read_text())
@@ -185,6 +185,6 @@ def test_the_whole_pipeline_runs_in_its_folder_and_leaves_the_projects_results_a
         names = {name for (name,) in store.execute("select name from registered_models").fetchall()}
     assert names == {"agentrefine-smollm2"}
     assert (copy.folder / "data" / "journal" / "answers.sqlite").is_file()
-    again = copy.run("python", "-m", "flows.smollm", "--base", "small.gguf", *options)
+    again = copy.run("python", "-m", "flows.cli", "smollm", "--base", "small.gguf", *options)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "Every stage is up to date" in again.stdout

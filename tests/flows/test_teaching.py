@@ -165,7 +165,7 @@ def test_a_second_run_asks_for_nothing_and_leaves_the_same_bytes(finished: tuple
 def test_the_forecast_by_itself_prints_its_sentence(finished: tuple[ProjectCopy, Witness]) -> None:
     project, witness = finished
     asked = len(witness.answered)
-    done = project.stage("forecast")
+    done = project.run("python", "-m", "flows.cli", "forecast")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("forecast for 12 personas from a pilot of 2")
     assert len(witness.answered) == asked

@@ -9,7 +9,8 @@ from mlflow.entities import Trace
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.params import Params
 from agentrefine.report.inputs import notable_episodes
-from tasks import traces, tracking
+from tasks.tracking import runs
+from tasks.tracking.traces import log_traces
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import episodes, params_for, step
 
@@ -25,6 +26,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts under the working folder
 
 
+def keep(run_id: str, played: list[Episode], params: Params) -> None:
+    with runs.store(params.tracking) as client:
+        log_traces(client, run_id, played, params.tracking.uri)
+
+
 def traces_of(run_id: str, params: Params) -> list[Trace]:
     client = MlflowClient(params.tracking.uri)
     experiment = client.get_run(run_id).info.experiment_id
@@ -33,8 +39,8 @@ def traces_of(run_id: str, params: Params) -> list[Trace]:
 
 
 def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
-    run_id = tracking.run_for("refinement", "d1", params.tracking)
-    traces.log_traces(run_id, notable_episodes(episodes("refinement", 1)), params.tracking)
+    run_id = runs.run_for("refinement", "d1", params.tracking)
+    keep(run_id, notable_episodes(episodes("refinement", 1)), params)
     solved, unsolved = traces_of(run_id, params)
     root, first, second = solved.data.spans
     assert (root.name, root.parent_id) == ("worlds_layouts", None)
@@ -64,8 +70,8 @@ def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
     failed = episodes("refinement", 0, of=1)[0].model_copy(
         update={"steps": [mumbled], "stop": "environment error", "error": "the simulator is gone"}
     )
-    run_id = tracking.run_for("refinement", "d2", params.tracking)
-    traces.log_traces(run_id, [failed], params.tracking)
+    run_id = runs.run_for("refinement", "d2", params.tracking)
+    keep(run_id, [failed], params)
     (trace,) = traces_of(run_id, params)
     root, turn = trace.data.spans
     assert trace.info.state.value == "ERROR"
@@ -75,10 +81,10 @@ def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
 
 
 def test_a_repeated_evaluation_replaces_its_traces_and_no_other_run_s(params: Params) -> None:
-    run_id, other = (tracking.run_for(model, "d3", params.tracking) for model in ("refinement", "base"))
+    run_id, other = (runs.run_for(model, "d3", params.tracking) for model in ("refinement", "base"))
     for model_run, model in ((run_id, "refinement"), (other, "base")):
-        traces.log_traces(model_run, notable_episodes(episodes(model, 3)), params.tracking)
-    traces.log_traces(run_id, notable_episodes(episodes("refinement", 5)), params.tracking)
+        keep(model_run, notable_episodes(episodes(model, 3)), params)
+    keep(run_id, notable_episodes(episodes("refinement", 5)), params)
     ids = [trace.info.tags["agentrefine.episode"] for trace in traces_of(run_id, params)]
     assert ids == ["worlds_layouts:worlds_layouts-000", "worlds_layouts:worlds_layouts-005"]
     assert len(traces_of(other, params)) == 2
@@ -87,12 +93,12 @@ def test_a_repeated_evaluation_replaces_its_traces_and_no_other_run_s(params: Pa
 def test_two_attempts_at_one_episode_are_two_traces(params: Params) -> None:
     solved, unsolved = episodes("refinement", 1, of=2)
     again: Episode = unsolved.model_copy(update={"id": solved.id})
-    run_id = tracking.run_for("refinement", "d4", params.tracking)
-    traces.log_traces(run_id, notable_episodes([solved, again]), params.tracking)
+    run_id = runs.run_for("refinement", "d4", params.tracking)
+    keep(run_id, notable_episodes([solved, again]), params)
     assert {trace.info.tags["outcome"] for trace in traces_of(run_id, params)} == {"solved", "step limit"}
 
 
 def test_a_store_without_the_run_is_one_sentence(params: Params) -> None:
     with refused("store_unusable", key="tracking.uri") as caught:
-        traces.log_traces("0" * 32, episodes("refinement", 1, of=1), params.tracking)
+        keep("0" * 32, episodes("refinement", 1, of=1), params)
     assert "not found" in str(caught.value)

@@ -10,16 +10,13 @@ import pytest
 from mlflow import MlflowClient
 
 from agentrefine.params import Params
-from agentrefine.report.figures import curves, flat_metrics
-from agentrefine.report.inputs import Project, model_summary
+from agentrefine.report.inputs import Project
 from agentrefine.tuning.results import ValidationPoint
-from tasks import registry, tracking
-from tasks.registry import Registration
-from tasks.runs import log_tuning_of
+from tasks.tracking import registry, runs
+from tasks.tracking.registry import Registration
 from tests.helpers.errors import refused
-from tests.helpers.results_tree import episodes, params_for, write_evaluation, write_model
+from tests.helpers.results_tree import episodes, params_for, step, write_evaluation, write_model, write_tuning
 
-CURVE = [ValidationPoint(step=step, tokens=1024 * step, loss=3.0 / step) for step in range(1, 6)]
 LOCK = """\
 schema: '2.0'
 stages:
@@ -57,34 +54,18 @@ def client(params: Params) -> MlflowClient:
 
 def tuned(params: Params, root: Path, digest: str, weights: bytes = b"w") -> str:
     """What the tuning stage does."""
-    folder = root / "models" / digest
-    if not folder.exists():
-        write_model(folder, weights)
-    run_id = tracking.run_for("refinement", digest, params.tracking)
-    tracking.log_tuning(
-        run_id,
-        params,
-        data_set=Path("data/dataset/train.jsonl"),
-        validation_curve=[],
-        curve=CURVE,
-        metrics={"trained_share": 0.31},
-        folder=folder,
-    )
+    shutil.rmtree(root / "models", ignore_errors=True)
+    write_model(root / "models/refinement", weights)
+    write_tuning(root / "reports/tuning/refinement", "refinement")
+    run_id = runs.run_for("refinement", digest, params.tracking)
+    runs.log_tuning("refinement", run_id, params)
     return run_id
 
 
 def evaluated(params: Params, root: Path, model: str, digest: str, solved: int) -> Path:
     """What the evaluation stage does; returns the episodes' file."""
     folder = write_evaluation(root / digest, model, episodes(model, solved))
-    summaries = model_summary(Project(root / digest), model)
-    tracking.log_evaluation(
-        tracking.run_for(model, digest, params.tracking),
-        params,
-        metrics=flat_metrics(summaries),
-        curves=curves(summaries),
-        folder=folder,
-        sample="# Episodes",
-    )
+    runs.log_evaluation(model, runs.run_for(model, digest, params.tracking), params, Project(root / digest))
     return folder / "episodes.jsonl"
 
 
@@ -96,7 +77,7 @@ def registered(params: Params, root: Path, digest: str, solved: int, baseline: i
     return registry.register("refinement", digest, run_id, params, episodes=played, baseline_episodes=plain)
 
 
-def runs(client: MlflowClient) -> list[str]:
+def models_of(client: MlflowClient) -> list[str]:
     experiment = client.get_experiment_by_name("agentrefine")
     return [run.data.tags["model"] for run in client.search_runs([experiment.experiment_id])]
 
@@ -107,13 +88,13 @@ def test_evaluation_finds_the_run_that_tuning_made(params: Params, client: Mlflo
     evaluated(params, tmp_path, "base", "d0", 1)
     run = client.get_run(run_id)
     assert run.data.params["tuning.learning_rate"] == str(params.tuning.learning_rate)
-    assert run.data.metrics["tuning/trained_share"] == 0.31
+    assert run.data.metrics["tuning/trained_token_share"] == 0.31
     assert run.data.metrics["worlds_layouts/success_rate"] == 0.65
     assert run.data.metrics["worlds_layouts/success_rate_low"] == pytest.approx(0.433, abs=1e-3)
     assert run.data.metrics["worlds_layouts/success_rate_n"] == 20
     assert run.data.tags["evaluation.max_steps"] == str(params.evaluation.max_steps)
     assert run.info.status == "FINISHED"
-    assert sorted(runs(client)) == ["base", "refinement"]
+    assert sorted(models_of(client)) == ["base", "refinement"]
     kept = {file.path for folder in ("model", "evaluation") for file in client.list_artifacts(run_id, folder)}
     assert kept >= {
         "model/model.safetensors", "evaluation/episodes.jsonl", "evaluation/details.json", "evaluation/sample.md"
@@ -124,15 +105,12 @@ def test_evaluation_finds_the_run_that_tuning_made(params: Params, client: Mlflo
 
 def test_a_shorter_evaluation_overwrites_the_whole_curve(params: Params, client: MlflowClient, tmp_path: Path) -> None:
     run_id = tuned(params, tmp_path, "d1")
-    for values in ([0.0, 0.2, 0.4, 0.6], [0.0, 0.1]):
-        tracking.log_evaluation(
-            run_id,
-            params,
-            metrics={},
-            curves={"babyai/progress_by_step": values, "babyai/success_by_step": []},
-            folder=write_evaluation(tmp_path, "refinement", episodes("refinement", 1)),
-            sample="",
-        )
+    for values in ([0.2, 0.4, 0.6], [0.1]):
+        (played,) = episodes("refinement", 0, of=1, benchmark="babyai")
+        steps = [step("fly", valid=True, progress=value) for value in values]
+        shown = played.model_copy(update={"steps": steps, "progress": values[-1]})
+        write_evaluation(tmp_path, "refinement", [shown])
+        runs.log_evaluation("refinement", run_id, params)
     latest = {metric.step: metric.value for metric in client.get_metric_history(run_id, "babyai/progress_by_step")}
     assert latest == {0: 0.0, 1: 0.1, 2: 0.1, 3: 0.1}
     assert client.get_run(run_id).data.metrics["babyai/progress_by_step"] == 0.1
@@ -149,9 +127,9 @@ def test_rerun_updates_its_run_and_a_new_model_opens_another(
     run = client.get_run(first)
     assert run.data.metrics["worlds_layouts/success_rate"] == 0.1
     assert run.data.tags["evaluation.max_steps"] == "7"
-    assert len(client.get_metric_history(first, "tuning/loss")) == len(CURVE)
+    assert len(client.get_metric_history(first, "tuning/loss")) == 30
     assert tuned(params, tmp_path, "d2") != first
-    assert len(runs(client)) == 2
+    assert len(models_of(client)) == 2
 
 
 def test_changed_settings_that_give_equal_bytes_do_not_break_the_run(params: Params, tmp_path: Path) -> None:
@@ -172,31 +150,32 @@ def test_data_set_is_an_input_with_the_hash_that_dvc_keeps(
 
 
 def test_live_curve_continues_in_the_finished_run(params: Params, client: MlflowClient, tmp_path: Path) -> None:
-    with tracking.live_run("refinement", params.tracking) as live:
-        tracking.log_points(live, params.tracking, CURVE[:3], tracking.LOSS)
+    curve = [ValidationPoint(step=step, tokens=1024 * step, loss=3.0 / step) for step in range(1, 4)]
+    with runs.live_run("refinement", params.tracking) as live:
+        runs.log_points(live, params.tracking, curve, runs.LOSS)
         assert client.get_run(live).info.status == "RUNNING"
-    assert tracking.adopt(live, "refinement", "d1", params.tracking) == live
+    assert runs.adopt(live, "refinement", "d1", params.tracking) == live
     assert tuned(params, tmp_path, "d1") == live
-    assert [metric.step for metric in client.get_metric_history(live, "tuning/loss")] == [1, 2, 3, 4, 5]
+    assert [metric.step for metric in client.get_metric_history(live, "tuning/loss")] == list(range(1, 31))
 
 
 def test_live_run_with_bytes_that_are_known_gives_way_to_the_earlier_run(
     params: Params, client: MlflowClient, tmp_path: Path
 ) -> None:
     first = tuned(params, tmp_path, "d1")
-    with tracking.live_run("refinement", params.tracking) as live:
+    with runs.live_run("refinement", params.tracking) as live:
         pass
-    assert tracking.adopt(live, "refinement", "d1", params.tracking) == first
-    assert len(runs(client)) == 1
+    assert runs.adopt(live, "refinement", "d1", params.tracking) == first
+    assert len(models_of(client)) == 1
 
 
 def test_missing_figures_of_tuning_name_the_stage_that_writes_them(params: Params) -> None:
     with refused("stage_not_run", file=Path("reports/tuning/refinement/metrics.json"), stage="tuning@refinement"):
-        log_tuning_of("refinement", "no run", params)
+        runs.log_tuning("refinement", "no run", params)
 
 
 def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient) -> None:
-    with pytest.raises(ZeroDivisionError), tracking.live_run("refinement", params.tracking) as live:
+    with pytest.raises(ZeroDivisionError), runs.live_run("refinement", params.tracking) as live:
         _ = 1 / 0
     assert client.get_run(live).info.status == "FAILED"
 
@@ -208,7 +187,7 @@ def test_failed_tuning_tells_its_own_reason_when_the_store_is_lost_too(
         raise OSError("the store is gone")
 
     monkeypatch.setattr(MlflowClient, "set_terminated", lost)
-    with pytest.raises(ZeroDivisionError), tracking.live_run("refinement", params.tracking):
+    with pytest.raises(ZeroDivisionError), runs.live_run("refinement", params.tracking):
         _ = 1 / 0
 
 
@@ -296,8 +275,10 @@ def test_champion_with_other_episodes_is_kept(params: Params, tmp_path: Path) ->
 
 def test_champion_comes_back_byte_for_byte(params: Params, tmp_path: Path) -> None:
     registered(params, tmp_path, "d1", solved=12)
-    folder = registry.download_model(params.tracking, tmp_path / "fetched")
-    source = tmp_path / "models" / "d1"
+    client = MlflowClient(params.tracking.uri)
+    version = client.get_model_version_by_alias("agentrefine-agent", "champion")
+    folder = Path(client.download_artifacts(version.run_id, "model", str(tmp_path)))
+    source = tmp_path / "models/refinement"
     names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     assert len(names) == 2
     assert sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()) == names
@@ -335,7 +316,7 @@ def test_store_that_cannot_be_used_is_one_sentence(
     }[kind]
     broken = params.tracking.model_copy(update={"uri": uri})
     with refused("store_unusable", key="tracking.uri") as caught:
-        tracking.run_for("base", "d0", broken)
+        runs.run_for("base", "d0", broken)
     assert "SECRET" not in str(caught.value)
 
 
@@ -343,17 +324,20 @@ def test_a_run_is_described_by_the_finding_and_names_what_it_was_compared_with(
     params: Params, client: MlflowClient, tmp_path: Path
 ) -> None:
     run_id = tuned(params, tmp_path, "d1")
-    tracking.describe(run_id, params.tracking, "Refinement tuning is better.", {"compared_with": "expert_only"})
+    text, tags = "Refinement tuning is better.", {"compared_with": "expert_only"}
+    runs.log_comparison(run_id, params.tracking, metrics={"worlds/against_base": 0.5}, text=text, tags=tags)
+    assert client.get_run(run_id).data.metrics["worlds/against_base"] == 0.5
     tags = client.get_run(run_id).data.tags
     assert (tags["mlflow.note.content"], tags["compared_with"]) == ("Refinement tuning is better.", "expert_only")
 
 
 def test_a_run_shows_its_last_evaluation_only(params: Params, client: MlflowClient, tmp_path: Path) -> None:
     run_id = tuned(params, tmp_path, "d1")
-    folder = write_evaluation(tmp_path / "d1", "refinement", episodes("refinement", 5))
-    for metrics in ({"babyai/success_rate": 0.5, "pddl/success_rate": 0.1}, {"pddl/success_rate": 0.2}):
-        tracking.log_evaluation(run_id, params, metrics=metrics, curves={}, folder=folder, sample="# Episodes")
+    for solved, benchmarks in ((2, ("babyai", "pddl")), (4, ("pddl",))):
+        played = [played for name in benchmarks for played in episodes("refinement", solved, benchmark=name)]
+        write_evaluation(tmp_path, "refinement", played)
+        runs.log_evaluation("refinement", run_id, params)
     found = client.get_run(run_id).data.metrics
     assert found["pddl/success_rate"] == 0.2
     assert math.isnan(found["babyai/success_rate"])
-    assert found["tuning/trained_share"] == 0.31
+    assert found["tuning/trained_token_share"] == 0.31

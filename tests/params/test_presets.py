@@ -176,7 +176,7 @@ def test_the_command_prints_what_changes(params: Path, tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
 
     def preset(name: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "flows.preset", name]
+        command = [sys.executable, "-m", "flows.cli", "preset", name]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     done = preset("llama-3-8b-lora")

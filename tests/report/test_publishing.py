@@ -346,7 +346,7 @@ def test_the_command_shows_what_it_would_upload_and_uploads_only_after_a_yes(tre
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN}
 
     def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        words = [sys.executable, "-m", "flows.push_to_hub", *arguments]
+        words = [sys.executable, "-m", "flows.cli", "push", *arguments]
         return subprocess.run(
             words, cwd=tree, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
         )

@@ -8,36 +8,36 @@ import torch
 from agentrefine.params import load_params
 from agentrefine.tuning import hardware
 from agentrefine.tuning.hardware import processor, usable_cores
-from flows import outlook
+from flows import estimate
 
 PARAMS = load_params(Path("params.yaml"))
-SPEED = outlook.REFERENCE_TOKENS_PER_SECOND
+SPEED = estimate.REFERENCE_TOKENS_PER_SECOND
 
 
 def test_an_estimate_counts_only_the_stages_that_run_and_follows_the_processors_speed(monkeypatch):
-    monkeypatch.setattr(outlook, "tunings_at_once", lambda _: 2)
+    monkeypatch.setattr(estimate, "tunings_at_once", lambda _: 2)
     all_stages = ["synthesis", "base_model", "tuning@a", "tuning@b", "evaluation@a", "report"]
-    whole = outlook.seconds(PARAMS, all_stages, SPEED)
-    assert outlook.seconds(PARAMS, all_stages[1:], SPEED) < whole
-    assert whole < outlook.seconds(PARAMS, all_stages, SPEED / 2) < 2 * whole
-    one, two, three = (outlook.seconds(PARAMS, [f"tuning@{i}" for i in range(n)], SPEED) for n in (1, 2, 3))
-    assert two - one == pytest.approx(outlook.SECONDS_PER_STAGE)
-    assert three - two > 10 * outlook.SECONDS_PER_STAGE
+    whole = estimate.seconds(PARAMS, all_stages, SPEED)
+    assert estimate.seconds(PARAMS, all_stages[1:], SPEED) < whole
+    assert whole < estimate.seconds(PARAMS, all_stages, SPEED / 2) < 2 * whole
+    one, two, three = (estimate.seconds(PARAMS, [f"tuning@{i}" for i in range(n)], SPEED) for n in (1, 2, 3))
+    assert two - one == pytest.approx(estimate.SECONDS_PER_STAGE)
+    assert three - two > 10 * estimate.SECONDS_PER_STAGE
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="estimates are for CPUs")
 def test_the_first_lines_name_the_processor_and_the_minutes(monkeypatch):
-    monkeypatch.setattr(outlook, "training_speed", lambda: SPEED)
-    lines = outlook.outlook(PARAMS, ["base_model", "report"])
+    monkeypatch.setattr(estimate, "training_speed", lambda: SPEED)
+    lines = estimate.estimate(PARAMS, ["base_model", "report"])
     assert f"{usable_cores()} core" in lines[0]
     assert "2 stages" in lines[-1]
     other = PARAMS.model_copy(update={"base_model": PARAMS.base_model.model_copy(update={"path": "some/model"})})
-    assert "some/model" in outlook.outlook(other, ["base_model"])[-1]
+    assert "some/model" in estimate.estimate(other, ["base_model"])[-1]
 
 
 def test_the_speed_is_measured_without_leaving_other_threads_behind():
     before = torch.get_num_threads()
-    assert outlook.training_speed() > 0
+    assert estimate.training_speed() > 0
     assert torch.get_num_threads() == before
 
 

@@ -9,25 +9,30 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
 from agentrefine.tuning.results import ValidationPoint
-from tasks.progress import Progress
-from tasks.tracking import LOSS, VALIDATION_LOSS, log_points
+from tasks.tracking.progress import Progress
+from tasks.tracking.runs import LOSS, VALIDATION_LOSS, log_points
 
 SECONDS_BETWEEN_BATCHES = 5.0
 
 
 class LiveCurve(TrainerCallback):  # type: ignore[misc]
-    """Sends the loss of every step, and the validation loss, to a run, a batch every few seconds.
+    """Moves a stage's progress, in percent of the steps, and sends losses to a run, a batch every few seconds.
 
     A tracking server that fails does not end hours of tuning: the curve is sent no further, which is logged once, and
-    what is missing is added when tuning is over (`tasks.tracking.log_tuning`).
+    what is missing is added when tuning is over (`tasks.tracking.runs.log_tuning`).
     """
 
-    def __init__(self, run_id: str, tracking: TrackingParams) -> None:
+    def __init__(self, run_id: str, tracking: TrackingParams, progress: Progress) -> None:
         self._run_id = run_id
         self._tracking = tracking
+        self._progress = progress
         self._waiting: dict[str, list[ValidationPoint]] = {LOSS: [], VALIDATION_LOSS: []}
         self._sent = time.monotonic()
         self._broken = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Move the progress."""
+        self._progress.reach(100 * state.global_step // state.max_steps)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Keep one point, and send those that wait when it is time."""
@@ -37,24 +42,19 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         tokens = int(state.num_input_tokens_seen)
         for key, name in (("loss", LOSS), ("eval_loss", VALIDATION_LOSS)):
             if key in logs:
-                self._waiting[name].append(
-                    ValidationPoint(step=state.global_step, tokens=tokens, loss=float(logs[key]))
-                )
+                point = ValidationPoint(step=state.global_step, tokens=tokens, loss=float(logs[key]))
+                self._waiting[name].append(point)
         if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self._send()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Send what still waits."""
         self._send()
 
     def _send(self) -> None:
-        if self._broken:
-            return
         try:
             for name, points in self._waiting.items():
-                if points:
+                if points and not self._broken:
                     log_points(self._run_id, self._tracking, points, name)
         except UserError as error:
             self._broken = True
@@ -62,16 +62,3 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         for points in self._waiting.values():
             points.clear()
         self._sent = time.monotonic()
-
-
-class LiveProgress(TrainerCallback):  # type: ignore[misc]
-    """Moves a stage's progress, counted in percent of the steps."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Tell how far it is."""
-        self._progress.reach(100 * state.global_step // state.max_steps)

@@ -1,4 +1,4 @@
-"""What `make run` says at its start: which processor it found, and about how long the stages will take on it.
+"""What `make run` prints at its start: which processor it found, and about how long the stages will take on it.
 
 The estimate multiplies what is to be done by what it took on one machine (two cores of an AMD EPYC, Zen 4), and by how
 much faster or slower this processor takes a training step of the tiny model. It is good to about a third.
@@ -6,42 +6,37 @@ much faster or slower this processor takes a training step of the tiny model. It
 
 import time
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from agentrefine.errors import UserError
-from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.tuning.hardware import multiplies_bf16, processor, tunings_at_once
+from tasks.synthesis import personas
 
 REFERENCE_TOKENS_PER_SECOND = 15_000.0
-"""Of `training_speed` on the machine whose seconds stand below."""
+"""What `training_speed` measured on the machine whose seconds stand below."""
 SECONDS_PER_STAGE = 8.0
-"""Its fixed cost: imports, Prefect, DVC."""
+"""The fixed cost of a stage: imports, Prefect, DVC."""
 SECONDS_PER_SAMPLE = {"synthesis": 0.012, "verification": 0.003, "refinement": 0.010, "quality_gate": 0.015}
-"""With the simulated teacher; another teacher's answers take their own time."""
+"""The further cost with the simulated teacher; another teacher's answers take their own time."""
 BASE_TOKENS_PER_SECOND = 10_000.0
 TUNING_TOKENS_PER_SECOND = 11_000.0
-"""Of one process with one thread."""
+"""The speeds of one process with one thread."""
 TOKENS_PER_GAME = 530
 KEPT_SHARE = 0.9
-"""Of the samples that are asked for."""
+"""The share of the samples that become a game of the data set."""
 SECONDS_PER_EPISODE = 0.3
 BENCHMARKS = 5
-"""About, of those that are played by default without a simulator."""
-COMPUTED = ("base_model", "tuning", "evaluation")
-"""Stages whose time follows the processor's speed in training."""
+"""About how many are played by default without a simulator."""
 
 
-def outlook(params: Params, addresses: Collection[str]) -> list[str]:
+def estimate(params: Params, addresses: Collection[str]) -> list[str]:
     """The lines to print before the stages `addresses` run."""
     found = processor()
-    lines = [f"Processor: {found.description}."]
-    if found.warning:
-        lines.append(found.warning)
+    lines = [f"Processor: {found.description}.", *filter(None, [found.warning])]
     if torch.cuda.is_available():
         return [*lines, f"GPU: {torch.cuda.get_device_name()}; tuning and playing use it."]
     if not params.base_model.is_tiny:
@@ -64,7 +59,11 @@ def seconds(params: Params, addresses: Collection[str], speed: float) -> float:
         addresses: the stages by DVC's names; those that are up to date left out.
         speed: what `training_speed` found here.
     """
-    samples = _personas(params) * params.synthesis.samples_per_persona
+    try:
+        count = sum(1 for _ in personas(params))
+    except UserError:  # the first stage reports it
+        count = 0
+    samples = count * params.synthesis.samples_per_persona
     slower = REFERENCE_TOKENS_PER_SECOND / speed
     total = 0.0
     tunings = 0
@@ -130,11 +129,3 @@ class _Layer(nn.Module):
         gate, up = self.up(values).chunk(2, dim=-1)
         result: torch.Tensor = values + self.down(silu(gate) * up)
         return result
-
-
-def _personas(params: Params) -> int:
-    """How many there are; 0 where the file cannot be read, which the first stage reports."""
-    try:
-        return sum(1 for _ in load_personas(Path(params.personas.path), params.personas.limit))
-    except UserError:
-        return 0

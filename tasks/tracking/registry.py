@@ -1,6 +1,7 @@
 """The registered model: a version per tuned model, and aliases that move by comparison only."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,19 +11,14 @@ from prefect import get_run_logger, task
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import Comparison, compare
-from agentrefine.evaluation.reference import ChancePolicy
 from agentrefine.files import read_jsonl
-from agentrefine.params import Params, TrackingParams
+from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.report.document import headline
 from agentrefine.report.figures import comparison_metrics
 from agentrefine.report.inputs import Project, Results
-from tasks import tracking
-from tasks.endpoint_evaluation import endpoint_identity
-from tasks.evaluation import weights_digest
-from tasks.provenance import flatten
-from tasks.runs import log_evaluation_of, log_tuning_of
-from tasks.tracking import EVALUATION, MODEL, quotable, store
+from tasks.tracking import runs
+from tasks.tracking.runs import EVALUATION, MODEL, flatten, quotable, store
 
 CHAMPION, CHALLENGER, BASELINE = "champion", "challenger", "baseline"
 
@@ -80,65 +76,46 @@ def register(
 
 
 @task(name="registry")
-def register_models(params: Params, results: Results) -> None:
+def register_models(params: Params, results: Results, digests: Mapping[str, str]) -> None:
     """Log how every evaluated tuned model compares, and enter it in the registry; comparisons decide on the champion.
 
     Each run has the differences with their intervals as metrics `<benchmark>/against_<other>/...`, the main finding as
     its description, and the baseline and its run as tags.
 
+    Args:
+        params: what is evaluated, and where runs are kept.
+        results: the report's.
+        digests: what identifies the baseline and each tuned model.
+
     Raises:
         UserError: a tracking store that cannot be used.
     """
-    project = Project()
-    baseline = params.baseline
-    baseline_run = tracking.run_for(baseline, _identity(baseline, params), params.tracking)
+    project, tracking, baseline = Project(), params.tracking, params.baseline
+    baseline_run = runs.run_for(baseline, digests[baseline], tracking)
     for model in params.evaluation.models:
         if model == BASE:
             continue
-        digest = weights_digest(model, params)
-        run_id = tracking.run_for(model, digest, params.tracking)
+        run_id = runs.run_for(model, digests[model], tracking)
         # A tracking store that is newer than the models holds an empty run.
-        if not tracking.holds(run_id, tracking.MODEL, params.tracking):
-            log_tuning_of(model, run_id, params)
-        if not tracking.holds(run_id, tracking.EVALUATION, params.tracking):
-            log_evaluation_of(model, run_id, params)
-        compared = {
+        if not runs.holds(run_id, MODEL, tracking):
+            runs.log_tuning(model, run_id, params)
+        if not runs.holds(run_id, EVALUATION, tracking):
+            runs.log_evaluation(model, run_id, params)
+        differences = {
             f"{found.benchmark}/against_{found.b}/{name}": value
             for found in results.comparisons
             if found.a == model
             for name, value in comparison_metrics(found).items()
         }
-        tracking.log_metrics(run_id, params.tracking, compared)
         tags = {} if model == baseline else {"compared_with": baseline, "compared_with_run": baseline_run}
-        tracking.describe(run_id, params.tracking, " ".join(headline(params, results)), tags)
-        tracking.log_plots(run_id, params.tracking, sorted(Path("reports/plots").glob("*.png")))
-        standing = register(
-            model, digest, run_id, params,
+        text = " ".join(headline(params, results))
+        runs.log_comparison(run_id, tracking, metrics=differences, text=text, tags=tags)
+        found = register(
+            model, digests[model], run_id, params,
             episodes=project.evaluation(model) / "episodes.jsonl",
             baseline_episodes=project.evaluation(baseline) / "episodes.jsonl",
         )  # fmt: skip
-        get_run_logger().info("%s is version %s, %s", model, standing.version, standing.alias)
-
-
-def _identity(model: str, params: Params) -> str:
-    """What identifies any model that is evaluated: its weights, its endpoint, or the rule of chance."""
-    if model in params.evaluation.references:
-        return ChancePolicy.digest(params.seed)
-    if model in params.evaluation.endpoints:
-        return endpoint_identity(params.evaluation.endpoints[model])
-    return weights_digest(model, params)
-
-
-def download_model(tracking: TrackingParams, target: Path, alias: str = CHAMPION) -> Path:
-    """Fetch the files of the registered model under an alias into `target`, byte for byte; returns their folder.
-
-    Raises:
-        UserError: the tracking store cannot be reached or used, or no version has the alias.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    with store(tracking) as client:
-        version = client.get_model_version_by_alias(tracking.registered_model, alias)
-        return Path(client.download_artifacts(version.run_id, MODEL, str(target)))
+        get_run_logger().info("%s is version %s, %s", model, found.version, found.alias)
 
 
 def _version(client: MlflowClient, name: str, model: str, digest: str, run_id: str) -> ModelVersion:
