@@ -31,7 +31,8 @@ from agentrefine.proxies import check_proxy
 from agentrefine.report.document import episodes_to_read
 from agentrefine.report.figures import curves, flat_metrics
 from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
-from agentrefine.tuning.results import LossPoint, TuningFigures, ValidationPoint, read_curve
+from agentrefine.tuning.cards import TuningFigures
+from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 from tasks.tracking.traces import log_traces
 
 BASE_SECTIONS = ("seed", "base_model")
