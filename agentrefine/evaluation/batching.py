@@ -20,16 +20,14 @@ class BatchQueue:
 
     Every episode that was answered takes its turn before the next step. Where environments answer at
     once, the dialogues of a batch and their order are therefore the same in every run.
+
+    Args:
+        advance: a step.
+        thread: one thread, in which the steps are taken; without it they block the event loop.
+        tasks: where the serving task belongs, so that its failure ends the play.
     """
 
     def __init__(self, advance: Advance, thread: Executor | None, tasks: asyncio.TaskGroup) -> None:
-        """Serve in a task.
-
-        Args:
-            advance: a step.
-            thread: one thread, in which the steps are taken; without it they block the event loop.
-            tasks: where the serving task belongs, so that its failure ends the play.
-        """
         self._advance = advance
         self._thread = thread
         self._tasks = tasks
@@ -83,7 +81,6 @@ class SeparateCalls:
     """Calls a policy for each dialogue by itself, each in a thread, so that nobody waits for the slowest reply."""
 
     def __init__(self, policy: Policy, calls: int) -> None:
-        """With so many calls at once."""
         self._policy = policy
         self._threads = ThreadPoolExecutor(calls)
 
@@ -97,7 +94,7 @@ class SeparateCalls:
         self._policy.forget([key])
 
     async def close(self) -> None:
-        """Calls that are under way end with the policy."""
+        """Calls that are in flight end with the policy."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

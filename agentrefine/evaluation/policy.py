@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from agentrefine.game.conversation import Message
@@ -101,7 +102,7 @@ class ReplyGenerator(Protocol):
 class GeneratingPolicy:
     """A policy that writes replies with generators, so that no reply waits for the longest one of its batch.
 
-    Attributes:
+    Args:
         name: the model's name in reports.
         generators: at least one. Several are used side by side.
         threads: one thread for each generator.
@@ -110,9 +111,7 @@ class GeneratingPolicy:
     batched = True
 
     def __init__(self, name: str, generators: Sequence[ReplyGenerator], threads: Sequence[ThreadPoolExecutor]) -> None:
-        self.name = name
-        self.generators = generators
-        self.threads = threads
+        self.name, self.generators, self.threads = name, generators, threads
         self._homes: dict[str, int] = {}
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
@@ -122,7 +121,7 @@ class GeneratingPolicy:
             shares[self._homes.setdefault(dialogue.key, len(self._homes) % len(shares))].append(dialogue)
         work = zip(self.threads, self.generators, shares, strict=True)
         answered = [thread.submit(_answers, generator, share) for thread, generator, share in work]
-        replies = {key: reply for found in answered for key, reply in found.result().items()}
+        replies = dict(chain.from_iterable(found.result() for found in answered))
         return [replies[dialogue.key] for dialogue in dialogues]
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -138,11 +137,10 @@ class GeneratingPolicy:
             thread.shutdown()
 
 
-def _answers(generator: ReplyGenerator, dialogues: Sequence[Dialogue]) -> dict[str, Reply]:
-    """The replies to dialogues that come at once, by their keys."""
+def _answers(generator: ReplyGenerator, dialogues: Sequence[Dialogue]) -> list[tuple[str, Reply]]:
     for dialogue in dialogues:
         generator.add(dialogue)
-    found: dict[str, Reply] = {}
+    found: list[tuple[str, Reply]] = []
     while generator.busy:
-        found.update(generator.step())
+        found += generator.step()
     return found

@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate
 from typing import NamedTuple, cast
 
 import torch
@@ -91,7 +91,7 @@ class RowCache:
         row = self.add_row()
         for layers in (self._keys, self._values):
             for number, stored in enumerate(layers):
-                layers[number] = self._grown(stored)
+                layers[number] = self._grow(stored)
                 layers[number][row.slot, :, : len(source.ids)] = stored[source.slot, :, : len(source.ids)]
         row.ids = list(source.ids)
         return row
@@ -113,19 +113,17 @@ class RowCache:
         """
         device = self.model.device
         placed = sorted(feeds, key=lambda feed: feed.row.prefix.slot if feed.row.prefix else -1)
-        self._capacity = max(self._capacity, self._needed(placed))
+        longest = max(len(feed.row.ids) + len(feed.ids) for feed in placed)
+        if longest > self._capacity:
+            self._capacity = -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
         self._plan = _Plan(placed, self._batched, self.model.dtype, device)
-        last, end = {}, 0
-        for feed in placed:
-            end += len(feed.ids)
-            last[feed.row.slot] = end - 1
+        ends = dict(zip((feed.row for feed in placed), accumulate(len(feed.ids) for feed in placed), strict=True))
+        last = [ends[feed.row] - 1 for feed in feeds if feed.predict]
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([[token for feed in placed for token in feed.ids]], device=device),
             position_ids=(self._plan.places + self._plan.starts)[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(
-                [last[feed.row.slot] for feed in feeds if feed.predict], dtype=torch.long, device=device
-            ),
+            logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
             row_cache=self,
         ).logits[0]
         for feed in placed:
@@ -153,37 +151,27 @@ class RowCache:
         parts = []
         if plan.singles is not None:
             parts.append(_attend_batched(queries[plan.singles.tokens], keys, values, plan.singles, scale))
-        for span in plan.spans:
-            read = slice(span.slot, span.slot + 1), slice(None), slice(0, span.length)
-            parts.append(_attend(queries[span.begin : span.end], keys[read], values[read], span.mask, scale))
+        parts += [_attend_span(queries, keys, values, span, scale) for span in plan.spans]
         outputs, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         if plan.order is not None:
             outputs, weights = outputs[plan.order], weights[plan.order]
         for group in plan.groups:
-            read = slice(group.slot, group.slot + 1), slice(None), slice(0, group.length)
             tokens = slice(group.begin, group.end)
-            before, before_weight = _attend(queries[tokens], keys[read], values[read], None, scale)
+            before, before_weight = _attend_span(queries, keys, values, group, scale)
             own_share = torch.sigmoid(weights[tokens] - before_weight)[..., None]
             outputs[tokens] = torch.lerp(before.float(), outputs[tokens].float(), own_share).to(outputs.dtype)
         return outputs.flatten(1, 2)
-
-    def _needed(self, feeds: Sequence[Feed]) -> int:
-        """Positions that a row must have room for."""
-        longest = max(len(feed.row.ids) + len(feed.ids) for feed in feeds)
-        if longest <= self._capacity:
-            return self._capacity
-        return -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
 
     def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor) -> torch.Tensor:
         """Write a layer's new keys or values, shape [KV heads, tokens, width]; all of them are returned, by slot."""
         plan = cast("_Plan", self._plan)
         if layer == len(layers):
             layers.append(new.new_empty(0, new.shape[0], 0, new.shape[2]))
-        stored = layers[layer] = self._grown(layers[layer])
+        stored = layers[layer] = self._grow(layers[layer])
         stored[plan.slots, :, plan.places] = new.transpose(0, 1)
         return stored
 
-    def _grown(self, stored: torch.Tensor) -> torch.Tensor:
+    def _grow(self, stored: torch.Tensor) -> torch.Tensor:
         """A layer's keys or values with room for all rows and the present capacity."""
         slots = max(self._rows) + 1
         if stored.shape[0] >= slots and stored.shape[2] >= self._capacity:
@@ -199,22 +187,16 @@ class RowCache:
 
 
 class _Span(NamedTuple):
-    """Tokens `begin` to `end` of a pass, of a row with `length` own tokens then; `mask` is for several of them."""
+    """Tokens `begin` to `end` of a pass, which attend to the first `length` positions of a slot.
+
+    `mask`, shape [tokens, positions], is added to their scores; None: each attends to all positions.
+    """
 
     begin: int
     end: int
     slot: int
     length: int
-    mask: torch.Tensor | None
-
-
-class _Group(NamedTuple):
-    """Tokens `begin` to `end` of a pass, whose rows have the prefix in `slot`, of `length` tokens."""
-
-    begin: int
-    end: int
-    slot: int
-    length: int
+    mask: torch.Tensor | None = None
 
 
 class _Singles(NamedTuple):
@@ -231,7 +213,7 @@ class _Singles(NamedTuple):
 
 
 class _Plan:
-    """Where the tokens of one forward pass lie and what they attend to.
+    """Where the tokens of one forward pass lie and what they attend to, of feeds in the order of their prefixes.
 
     Attributes:
         slots, places, starts: of each token its row's slot, its place among the row's own tokens, and the length of
@@ -243,28 +225,28 @@ class _Plan:
     """
 
     def __init__(self, feeds: Sequence[Feed], batched: bool, dtype: torch.dtype, device: torch.device) -> None:
-        """Of feeds that lie in the order of their prefixes."""
         slots: list[int] = []
         places: list[int] = []
         starts: list[int] = []
         spans: list[_Span] = []
+        prefixes: dict[Row, list[_Span]] = {}
         for feed in feeds:
-            begin, held, count = len(slots), len(feed.row.ids), len(feed.ids)
-            slots += [feed.row.slot] * count
+            row, begin, held, count = feed.row, len(slots), len(feed.row.ids), len(feed.ids)
+            slots += [row.slot] * count
             places += range(held, held + count)
-            starts += [feed.row.start] * count
-            mask = _causal(count, held + count, dtype, device) if count > 1 else None
-            spans.append(_Span(begin, begin + count, feed.row.slot, held + count, mask))
+            starts += [row.start] * count
+            # Added to the scores of the row's last tokens: each sees those before it, and itself.
+            hidden = torch.full((count, held + count), torch.finfo(dtype).min, dtype=dtype, device=device)
+            mask = hidden.triu(held + 1) if count > 1 else None
+            spans.append(_Span(begin, begin + count, row.slot, held + count, mask))
+            if row.prefix:
+                prefixes.setdefault(row.prefix, []).append(spans[-1])
         self.slots = torch.tensor(slots, device=device)
         self.places = torch.tensor(places, device=device)
         self.starts = torch.tensor(starts, device=device)
         self.groups = [
-            _Group(members[0][1].begin, members[-1][1].end, prefix.slot, len(prefix.ids))
-            for prefix, members in (
-                (prefix, list(found))
-                for prefix, found in groupby(zip(feeds, spans, strict=True), key=lambda pair: pair[0].row.prefix)
-            )
-            if prefix
+            _Span(members[0].begin, members[-1].end, prefix.slot, len(prefix.ids))
+            for prefix, members in prefixes.items()
         ]
         alone = [span for span in spans if batched and span.mask is None]
         self.spans = [span for span in spans if span not in alone] if alone else spans
@@ -284,31 +266,28 @@ def _singles(spans: Sequence[_Span], dtype: torch.dtype, device: torch.device) -
     return _Singles(torch.tensor([span.begin for span in spans], device=device), slots, mask)
 
 
-def _causal(tokens: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Added to the scores of the last `tokens` of a row of `length`: shape [tokens, length]."""
-    return torch.full((tokens, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(length - tokens + 1)
-
-
-def _attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+def _attend_span(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, span: _Span, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens that attend to the same keys.
+    """The attention of a span's tokens.
 
     Args:
-        queries: shape [tokens, KV heads, heads of each, width].
-        keys, values: shape [1, KV heads, positions, width].
-        mask: added to the scores, shape [tokens, positions].
+        queries: of the pass, shape [tokens, KV heads, heads of each, width].
+        keys, values: all that is stored, shape [slots, KV heads, positions, width].
+        span: the tokens, and what they attend to.
         scale: factor of the scores.
 
     Returns:
-        The outputs, shaped like the queries, and the log-sum-exp of the scores, shaped like them without the width.
+        The outputs, shaped like the span's queries, and the log-sum-exp of the scores, shaped like them without width.
     """
+    queries = queries[span.begin : span.end]
+    keys, values = (stored[span.slot : span.slot + 1, :, : span.length] for stored in (keys, values))
     tokens, kv_heads, heads, width = queries.shape
     if tokens == 1:
-        return _softmax_attention(queries, keys, values, mask, scale)
+        return _softmax_attention(queries, keys, values, span.mask, scale)
     # The heads of a KV head are further tokens of it, so that nothing is repeated.
     folded = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, heads * tokens, width)
-    folded_mask = None if mask is None else mask.repeat(heads, 1)
+    folded_mask = None if span.mask is None else span.mask.repeat(heads, 1)
     outputs, weights = _softmax_attention(folded, keys, values, folded_mask, scale)
     return (
         outputs.reshape(kv_heads, heads, tokens, -1).permute(2, 0, 1, 3),
@@ -319,7 +298,7 @@ def _attend(
 def _attend_batched(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, singles: _Singles, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_attend`, of tokens of different rows; `keys` and `values` are all that is stored."""
+    """As `_attend_span`, of tokens of different rows."""
     slots, _, _, longest = singles.mask.shape
     placed = queries.new_zeros(slots, *queries.shape[1:])
     placed[singles.slots] = queries
