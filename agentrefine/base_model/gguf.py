@@ -59,6 +59,8 @@ FILE_TYPES = {
 READABLE = frozenset({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS, *LLAMA_CPP_NAMES})
 """Architectures that transformers reads, by llama.cpp's names."""
 
+_SET_OTHER = "set base_model.path to another file, or to a folder or hub id of the same model"
+
 _BROKEN = (OSError, ValueError, KeyError, IndexError, OverflowError)
 """What the `gguf` package raises on bytes that are no GGUF file, or only a part of one."""
 
@@ -67,11 +69,7 @@ _UNREADABLE = (*_BROKEN, TypeError, AttributeError, RuntimeError)
 
 
 class GgufFile(NamedTuple):
-    """What a GGUF file says of itself, for example
-
-        GgufFile(path=Path("SmolLM2-135M-Instruct.Q4_1.gguf"), architecture="llama", name="Smollm2 135M",
-                 licence="apache-2.0", quantisation="Q4_1", tensor_types={"Q4_1": 210, "F32": 61, "Q8_0": 1},
-                 dtype=torch.bfloat16, pre_tokenizer="smollm", context=8192)
+    """What a GGUF file says of itself.
 
     Attributes:
         path: of the file.
@@ -110,11 +108,8 @@ def read_gguf(path: Path) -> GgufFile:
         raise UserError("file_missing", f"{path}: no such file; correct base_model.path in params.yaml.", file=path)
     with path.open("rb") as handle:
         if handle.read(4) != b"GGUF":
-            raise UserError(
-                "not_gguf",
-                f"{path}: is not a GGUF file, whatever its name says; set base_model.path to one that is.",
-                file=path,
-            )
+            sentence = "is not a GGUF file, whatever its name says; set base_model.path to one that is"
+            raise _refusal("not_gguf", path, sentence)
     try:
         reader = GGUFReader(path)
         fields = {
@@ -122,11 +117,8 @@ def read_gguf(path: Path) -> GgufFile:
         }
         tensors = reader.tensors
     except _BROKEN as error:
-        raise UserError(
-            "file_damaged",
-            f"{path}: this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again.",
-            file=path,
-        ) from error
+        sentence = f"this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again"
+        raise _refusal("file_damaged", path, sentence) from error
     _check_kind(path, fields, tensors)
     types = Counter(tensor.tensor_type.name for tensor in tensors)
     architecture = str(fields["general.architecture"])
@@ -153,11 +145,8 @@ def read_model(file: GgufFile) -> PreTrainedModel:
     folder, name = str(file.path.parent), file.path.name
     try:
         config = AutoConfig.from_pretrained(folder, gguf_file=name)
-    except _UNREADABLE as error:
-        raise _cannot_read(file, error) from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise _no_language_model(file.path, f"a model of the architecture {file.architecture}")
-    try:
+        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise _no_language_model(file.path, f"a model of the architecture {file.architecture}")
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=name,
@@ -168,24 +157,19 @@ def read_model(file: GgufFile) -> PreTrainedModel:
             trust_remote_code=False,
         )
     except _UNREADABLE as error:
-        raise _cannot_read(file, error) from error
+        sentence = (
+            f"transformers cannot read this model of the architecture {file.architecture} from GGUF "
+            f"({_reason(error)}); {_SET_OTHER}"
+        )
+        raise _refusal("model_unusable", file.path, sentence, architecture=file.architecture) from error
     missing = sorted(loading["missing_keys"])
     if missing:
-        raise UserError(
-            "model_unusable",
-            f"{file.path}: lacks {len(missing)} of its model's weights, such as {missing[0]}; fetch another file.",
-            file=file.path,
-            missing=len(missing),
-            weight=missing[0],
-        )
-    spoiled = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if spoiled:
-        raise UserError(
-            "file_damaged",
-            f"{file.path}: the weights {spoiled[0]} are not finite, so it is damaged; fetch it again.",
-            file=file.path,
-            weight=spoiled[0],
-        )
+        sentence = f"lacks {len(missing)} of its model's weights, such as {missing[0]}; fetch another file"
+        raise _refusal("model_unusable", file.path, sentence, missing=len(missing), weight=missing[0])
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            sentence = f"the weights {name} are not finite, so it is damaged; fetch it again"
+            raise _refusal("file_damaged", file.path, sentence, weight=name)
     return model
 
 
@@ -200,13 +184,8 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
             str(file.path.parent), gguf_file=file.path.name, trust_remote_code=False
         )
     except _UNREADABLE as error:
-        raise UserError(
-            "model_unusable",
-            f"{file.path}: holds no tokenizer that transformers can read ({_reason(error)}); set base_model.path to "
-            "another file, or to a folder or hub id of the same model.",
-            file=file.path,
-            part="tokenizer",
-        ) from error
+        sentence = f"holds no tokenizer that transformers can read ({_reason(error)}); {_SET_OTHER}"
+        raise _refusal("model_unusable", file.path, sentence, part="tokenizer") from error
     if file.pre_tokenizer in DIGITS_APART:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -233,34 +212,26 @@ def _check_kind(path: Path, fields: dict[str, object], tensors: list[ReaderTenso
     if kind != "model":
         raise _no_language_model(path, KINDS.get(kind, f"something of the type {kind}"))
     if "general.architecture" not in fields:
-        raise UserError(
-            "model_unusable",
-            f"{path}: this GGUF file names no architecture; set base_model.path to another file.",
-            file=path,
-            part="architecture",
-        )
+        sentence = "this GGUF file names no architecture; set base_model.path to another file"
+        raise _refusal("model_unusable", path, sentence, part="architecture")
     if not tensors:
         raise _no_language_model(path, "a vocabulary without weights")
     parts = fields.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
-        raise UserError(
-            "model_unusable",
-            f"{path}: is one of {parts} parts of a model, which transformers cannot read; join them with llama.cpp's "
-            "`llama-gguf-split --merge` and set base_model.path to the whole file.",
-            file=path,
-            parts=parts,
+        sentence = (
+            f"is one of {parts} parts of a model, which transformers cannot read; join them with llama.cpp's "
+            "`llama-gguf-split --merge` and set base_model.path to the whole file"
         )
+        raise _refusal("model_unusable", path, sentence, parts=parts)
     architecture = str(fields["general.architecture"])
     if architecture in NO_CAUSAL_MODELS:
         raise _no_language_model(path, f"a model of the architecture {architecture}")
     if architecture not in READABLE:
-        raise UserError(
-            "model_unusable",
-            f"{path}: holds a model of the architecture {architecture}, which transformers cannot read from GGUF; set "
-            "base_model.path to a folder or hub id of the same model.",
-            file=path,
-            architecture=architecture,
+        sentence = (
+            f"holds a model of the architecture {architecture}, which transformers cannot read from GGUF; set "
+            "base_model.path to a folder or hub id of the same model"
         )
+        raise _refusal("model_unusable", path, sentence, architecture=architecture)
 
 
 def _quantisation(file_type: object, tensors: list[ReaderTensor]) -> str:
@@ -280,22 +251,12 @@ def _dtype(tensors: list[ReaderTensor]) -> torch.dtype:
 
 
 def _no_language_model(path: Path, held: str) -> UserError:
-    return UserError(
-        "model_unusable",
-        f"{path}: holds {held}, no causal language model; set base_model.path to a file that does.",
-        file=path,
-        held=held,
-    )
+    sentence = f"holds {held}, no causal language model; set base_model.path to a file that does"
+    return _refusal("model_unusable", path, sentence, held=held)
 
 
-def _cannot_read(file: GgufFile, error: Exception) -> UserError:
-    return UserError(
-        "model_unusable",
-        f"{file.path}: transformers cannot read this model of the architecture {file.architecture} from GGUF "
-        f"({_reason(error)}); set base_model.path to another file, or to a folder or hub id of the same model.",
-        file=file.path,
-        architecture=file.architecture,
-    )
+def _refusal(code: str, path: Path, sentence: str, **values: object) -> UserError:
+    return UserError(code, f"{path}: {sentence}.", file=path, **values)
 
 
 def _reason(error: Exception) -> str:

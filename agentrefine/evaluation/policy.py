@@ -111,7 +111,9 @@ class GeneratingPolicy:
     batched = True
 
     def __init__(self, name: str, generators: Sequence[ReplyGenerator], threads: Sequence[ThreadPoolExecutor]) -> None:
-        self.name, self.generators, self.threads = name, generators, threads
+        self.name = name
+        self.generators = generators
+        self.threads = threads
         self._homes: dict[str, int] = {}
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:

@@ -21,11 +21,13 @@ class TimedEnvironment:
 
     Attributes:
         start_seconds: of making and resetting it.
-        step_seconds: of all its steps.
+        step_seconds: of all its steps; the search for possible actions is no part of it.
     """
 
     def __init__(self, environment: Environment, making_seconds: float) -> None:
         self._environment = environment
+        self.possible = environment.possible
+        self.close = environment.close
         self.start_seconds = making_seconds
         self.step_seconds = 0.0
 
@@ -53,14 +55,6 @@ class TimedEnvironment:
         self.step_seconds += time.perf_counter() - began
         return result
 
-    def possible(self) -> list[str]:
-        """Actions that are possible now; the search for them is no part of a step's time."""
-        return self._environment.possible()
-
-    def close(self) -> None:
-        """Free what the episode holds."""
-        self._environment.close()
-
 
 class TimedBenchmark:
     """A benchmark that keeps the environments it made.
@@ -72,29 +66,21 @@ class TimedBenchmark:
     def __init__(self, benchmark: Benchmark) -> None:
         self.name = benchmark.name
         self.progress_definition = benchmark.progress_definition
+        self.episodes = benchmark.episodes
+        self.gold = benchmark.gold
         self.environments: dict[str, TimedEnvironment] = {}
-        self._benchmark = benchmark
-
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """The benchmark's episodes."""
-        return self._benchmark.episodes(limit, seed)
+        self._make = benchmark.make
 
     def make(self, episode: EpisodeSpec) -> TimedEnvironment:
         """The environment of one episode, kept."""
         began = time.perf_counter()
-        environment = self._benchmark.make(episode)
+        environment = self._make(episode)
         self.environments[episode.key] = TimedEnvironment(environment, time.perf_counter() - began)
         return self.environments[episode.key]
-
-    def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The benchmark's solution."""
-        return self._benchmark.gold(episode)
 
 
 IDLE = "do nothing"
 """An action that no benchmark knows: it is refused, and nothing changes."""
-
-_THOUGHT = "-"
 
 
 class IdlePolicy:
@@ -106,12 +92,9 @@ class IdlePolicy:
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """One action for each dialogue."""
-        replies = []
-        for dialogue in dialogues:
-            action = self.action(dialogue)
-            text = reply_text(_THOUGHT, action) if self.style == "react" else f"Action: {action}"
-            replies.append(Reply(text, prompt_tokens=0, completion_tokens=0))
-        return replies
+        actions = [self.action(dialogue) for dialogue in dialogues]
+        texts = [reply_text("-", action) if self.style == "react" else f"Action: {action}" for action in actions]
+        return [Reply(text, prompt_tokens=0, completion_tokens=0) for text in texts]
 
     def action(self, dialogue: Dialogue) -> str:
         """The next action in a dialogue."""
@@ -121,7 +104,7 @@ class IdlePolicy:
         """Nothing is kept between calls."""
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Nothing is in flight."""
 
 
 class GoldPolicy(IdlePolicy):

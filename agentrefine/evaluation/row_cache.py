@@ -235,9 +235,10 @@ class _Plan:
             slots += [row.slot] * count
             places += range(held, held + count)
             starts += [row.start] * count
-            # Added to the scores of the row's last tokens: each sees those before it, and itself.
-            hidden = torch.full((count, held + count), torch.finfo(dtype).min, dtype=dtype, device=device)
-            mask = hidden.triu(held + 1) if count > 1 else None
+            mask = None
+            if count > 1:
+                hidden = torch.full((count, held + count), torch.finfo(dtype).min, dtype=dtype, device=device)
+                mask = hidden.triu(held + 1)  # a token sees those before it and itself
             spans.append(_Span(begin, begin + count, row.slot, held + count, mask))
             if row.prefix:
                 prefixes.setdefault(row.prefix, []).append(spans[-1])
