@@ -14,7 +14,7 @@ from agentrefine.benchmarks.catalogue import selected
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal, count_replies
 from agentrefine.evaluation.evaluate import Rules, Seat, benchmarks_played, in_order, journal_file, play_benchmark
-from agentrefine.evaluation.results import write_results
+from agentrefine.evaluation.metrics.summary import write_results
 from agentrefine.llm.spending import dollars
 from agentrefine.params import Params
 from agentrefine.report.inputs import Project

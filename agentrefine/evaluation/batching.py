@@ -11,9 +11,6 @@ from agentrefine.evaluation.policy import Dialogue, Policy, Reply, ReplyGenerato
 ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
 
-Advance = Callable[[Sequence[str], Sequence[Dialogue]], Sequence[tuple[str, Reply]]]
-"""One step of a batch: forget some episodes, add some dialogues, and return the replies that are finished by key."""
-
 
 class BatchQueue:
     """Serves all dialogues that wait, step by step; new ones join between two steps.
@@ -22,13 +19,13 @@ class BatchQueue:
     once, the dialogues of a batch and their order are therefore the same in every run.
 
     Args:
-        advance: a step.
+        generator: who writes the replies.
         thread: one thread, in which the steps are taken; without it they block the event loop.
         tasks: where the serving task belongs, so that its failure ends the play.
     """
 
-    def __init__(self, advance: Advance, thread: Executor | None, tasks: asyncio.TaskGroup) -> None:
-        self._advance = advance
+    def __init__(self, generator: ReplyGenerator, thread: Executor | None, tasks: asyncio.TaskGroup) -> None:
+        self._generator = generator
         self._thread = thread
         self._tasks = tasks
         self._asked: list[Dialogue] = []
@@ -65,20 +62,47 @@ class BatchQueue:
             await asyncio.sleep(0)  # those that were answered take their turn
 
     async def _step(self) -> Sequence[tuple[str, Reply]]:
+        # The lists change hands in the loop's thread, which appends to them.
         asked, self._asked = self._asked, []
         over, self._over = self._over, []
         return await run_in(self._thread, self._until_news, over, asked)
 
     def _until_news(self, over: Sequence[str], asked: Sequence[Dialogue]) -> Sequence[tuple[str, Reply]]:
         """Steps until a reply is finished or an episode has come or gone, so that the loop is not woken for nothing."""
-        replies = self._advance(over, asked)
+        for key in over:
+            self._generator.forget(key)
+        for dialogue in asked:
+            self._generator.add(dialogue)
+        replies = self._generator.step()
         while not (replies or self._asked or self._over) and self._waiting:
-            replies = self._advance([], [])
+            replies = self._generator.step()
         return replies
 
 
+class PolicyCalls:
+    """A policy that answers in batches, as a generator: each step calls it for all dialogues that were added."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._asked: list[Dialogue] = []
+
+    def add(self, dialogue: Dialogue) -> None:
+        """Ask for a reply."""
+        self._asked.append(dialogue)
+
+    def step(self) -> Sequence[tuple[str, Reply]]:
+        """All replies, each with its dialogue's key."""
+        asked, self._asked = self._asked, []
+        keys = [dialogue.key for dialogue in asked]
+        return list(zip(keys, self._policy.act(asked), strict=True)) if asked else []
+
+    def forget(self, key: str) -> None:
+        """An episode is over."""
+        self._policy.forget([key])
+
+
 class SeparateCalls:
-    """Calls a policy for each dialogue by itself, each in a thread, so that nobody waits for the slowest reply."""
+    """Calls a policy for each dialogue by itself, in one of `calls` threads, so that nobody waits for the slowest."""
 
     def __init__(self, policy: Policy, calls: int) -> None:
         self._policy = policy
@@ -102,35 +126,8 @@ Replies = BatchQueue | SeparateCalls
 """Where the episodes of a play get their replies."""
 
 
-def by_generator(generator: ReplyGenerator) -> Advance:
-    """Steps of a generator: at most one token of each reply."""
-
-    def advance(over: Sequence[str], asked: Sequence[Dialogue]) -> list[tuple[str, Reply]]:
-        for key in over:
-            generator.forget(key)
-        for dialogue in asked:
-            generator.add(dialogue)
-        return generator.step()
-
-    return advance
-
-
-def by_policy(policy: Policy) -> Advance:
-    """Steps of a policy that answers in batches: all replies."""
-
-    def advance(over: Sequence[str], asked: Sequence[Dialogue]) -> list[tuple[str, Reply]]:
-        policy.forget(over)
-        keys = [dialogue.key for dialogue in asked]
-        return list(zip(keys, policy.act(asked), strict=True)) if asked else []
-
-    return advance
-
-
 async def run_in(
-    executor: Executor | None,
-    work: Callable[ArgumentsT, ResultT],
-    *args: ArgumentsT.args,
-    **kwargs: ArgumentsT.kwargs,
+    executor: Executor | None, work: Callable[ArgumentsT, ResultT], *args: ArgumentsT.args, **kwargs: ArgumentsT.kwargs
 ) -> ResultT:
     """Call `work` in a thread of an executor; without an executor, here and now."""
     if executor is None:

@@ -4,15 +4,16 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.llm.thinking import without_thinking
+
+KeyT = TypeVar("KeyT")
 
 StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
 
@@ -133,6 +134,14 @@ def count_replies(episodes: Iterable[Episode]) -> ReplyCounts:
     return ReplyCounts(len(steps), sum(step.cut for step in steps), empty)
 
 
+def grouped(episodes: Iterable[Episode], key: Callable[[Episode], KeyT]) -> dict[KeyT, list[Episode]]:
+    """Episodes by a key, in their order; the groups come in the order of their first episodes."""
+    groups: dict[KeyT, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(key(episode), []).append(episode)
+    return groups
+
+
 def repeats(steps: Sequence[EpisodeStep]) -> int:
     """How often the failing action, or malformed reply, has come that came most often."""
     failing = Counter(step.reply if step.format_error else step.action for step in steps if step.failed)
@@ -211,9 +220,7 @@ class EpisodeJournal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _cannot(self, error: OSError) -> UserError:

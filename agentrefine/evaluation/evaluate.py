@@ -11,8 +11,8 @@ from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
+from agentrefine.evaluation.metrics.summary import BenchmarksPlayed
 from agentrefine.evaluation.policy import Policy
-from agentrefine.evaluation.results import BenchmarksPlayed
 from agentrefine.evaluation.rollout import play
 from agentrefine.files import short_hash
 from agentrefine.params.evaluation import BenchmarkData, EvaluationParams, Prompting, Sampling

@@ -55,7 +55,7 @@ class Reached(BaseModel):
 class GoldCheck(BaseModel):
     """The reference policies on one benchmark.
 
-    Example: `{"benchmark": "pddl", "episodes": 3, "no_solution": {}, "gold": {"episodes": 3, ...}, ..., "memory": null}`
+    Example: `{"benchmark": "pddl", "episodes": 3, "no_solution": {}, "gold": {...}, "chance": null, ...}`
 
     Attributes:
         benchmark: its name.

@@ -83,11 +83,6 @@ class BatchedGenerator:
         self._writing: list[_Writing] = []
         self._unanswered: list[tuple[str, Reply]] = []
 
-    @property
-    def busy(self) -> bool:
-        """Some dialogue has no reply yet."""
-        return bool(self._writing or self._unanswered)
-
     @torch.inference_mode()
     def add(self, dialogue: Dialogue) -> None:
         """Begin a reply; what the dialogue has in common with what is stored is not read again."""

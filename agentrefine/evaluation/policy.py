@@ -48,9 +48,14 @@ def without_oldest_turns(messages: list[Message], turns: int) -> list[Message]:
     return messages[:OPENING_MESSAGES] + messages[OPENING_MESSAGES + 2 * turns :]
 
 
+def turns_taken(messages: list[Message]) -> int:
+    """How many turns the agent has had."""
+    return (len(messages) - OPENING_MESSAGES) // 2
+
+
 def turns_that_can_be_cut(messages: list[Message]) -> int:
     """How many turns may go: all but the last, whose observation is what the agent answers."""
-    return max(0, (len(messages) - OPENING_MESSAGES) // 2 - 1)
+    return max(0, turns_taken(messages) - 1)
 
 
 class Policy(Protocol):
@@ -67,36 +72,25 @@ class Policy(Protocol):
 
     def act(self, dialogues: Sequence[Dialogue]) -> list[Reply]:
         """One reply per dialogue, in their order."""
-        ...
 
     def forget(self, keys: Sequence[str]) -> None:
         """These episodes are over: free what is kept for them."""
-        ...
 
     def close(self) -> None:
         """Nothing more is asked: end what is under way."""
-        ...
 
 
 class ReplyGenerator(Protocol):
     """Writes replies token by token in a batch that dialogues join at any time. One thread at a time uses it."""
 
-    @property
-    def busy(self) -> bool:
-        """Some dialogue has no reply yet."""
-        ...
-
     def add(self, dialogue: Dialogue) -> None:
         """Begin a reply. The dialogue's reply before this one is finished."""
-        ...
 
-    def step(self) -> list[tuple[str, Reply]]:
+    def step(self) -> Sequence[tuple[str, Reply]]:
         """Extend every reply by at most one token; returns those that are finished, each with its dialogue's key."""
-        ...
 
     def forget(self, key: str) -> None:
         """An episode is over: free what is kept for it."""
-        ...
 
 
 class GeneratingPolicy:
@@ -143,6 +137,6 @@ def _answers(generator: ReplyGenerator, dialogues: Sequence[Dialogue]) -> list[t
     for dialogue in dialogues:
         generator.add(dialogue)
     found: list[tuple[str, Reply]] = []
-    while generator.busy:
+    while len(found) < len(dialogues):
         found += generator.step()
     return found

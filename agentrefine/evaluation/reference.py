@@ -10,9 +10,9 @@ from typing import Literal
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.simulators import rng_of
-from agentrefine.evaluation.policy import OPENING_MESSAGES, Dialogue, Reply
+from agentrefine.evaluation.policy import Dialogue, Reply, turns_taken
 from agentrefine.files import short_hash
-from agentrefine.game.conversation import Message, reply_text
+from agentrefine.game.conversation import reply_text
 from agentrefine.params.evaluation import CHANCE
 
 
@@ -121,7 +121,7 @@ class GoldPolicy(IdlePolicy):
 
     def action(self, dialogue: Dialogue) -> str:
         """The next action of the solution."""
-        solution, turn = self._solutions[dialogue.key], _turn(dialogue.messages)
+        solution, turn = self._solutions[dialogue.key], turns_taken(dialogue.messages)
         return solution[turn] if turn < len(solution) else IDLE
 
 
@@ -156,10 +156,5 @@ class ChancePolicy(IdlePolicy):
             possible = self._timed.environments[dialogue.key].possible()
         except SimulatorError:  # the step that follows fails too, and says so
             return IDLE
-        rng = rng_of("random actions", self._seed, dialogue.key, _turn(dialogue.messages))
+        rng = rng_of("random actions", self._seed, dialogue.key, turns_taken(dialogue.messages))
         return rng.choice(possible) if possible else IDLE
-
-
-def _turn(messages: Sequence[Message]) -> int:
-    """How many turns the agent has had."""
-    return (len(messages) - OPENING_MESSAGES) // 2

@@ -6,13 +6,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
-from itertools import cycle
+from itertools import cycle, islice
 from typing import ParamSpec, TypeVar
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.catalogue import wording_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.evaluation.batching import BatchQueue, Replies, SeparateCalls, by_generator, by_policy, run_in
+from agentrefine.evaluation.batching import BatchQueue, PolicyCalls, Replies, SeparateCalls, run_in
 from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
 from agentrefine.evaluation.policy import Dialogue, GeneratingPolicy, Policy
 from agentrefine.evaluation.prompting import PlayPrompt
@@ -128,11 +128,11 @@ async def _play_all(policy: Policy, player: "_Player", episodes: Sequence[Episod
     try:
         async with asyncio.TaskGroup() as tasks:
             if isinstance(policy, GeneratingPolicy):
-                workers = list(zip(policy.generators, policy.threads, strict=True))
-                workers = workers[: max(1, min(batch_size, len(episodes)))]
-                sources += [BatchQueue(by_generator(generator), thread, tasks) for generator, thread in workers]
+                workers = zip(policy.generators, policy.threads, strict=True)
+                count = max(1, min(batch_size, len(episodes)))
+                sources += [BatchQueue(generator, thread, tasks) for generator, thread in islice(workers, count)]
             elif policy.batched:
-                sources.append(BatchQueue(by_policy(policy), None, tasks))
+                sources.append(BatchQueue(PolicyCalls(policy), None, tasks))
             else:
                 sources.append(SeparateCalls(policy, batch_size))
             shares = [iter(episodes[number :: len(sources)]) for number in range(len(sources))]
