@@ -10,11 +10,12 @@ attention").
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -78,7 +79,6 @@ class RowCache:
         self._rows: dict[int, Row] = {}
         self._free: list[int] = []
         self._capacity = 0
-        self._plan: _Plan | None = None
 
     def add_row(self, prefix: Row | None = None) -> Row:
         """A new, empty row; a prefix must hold all its tokens before such a row is fed."""
@@ -116,26 +116,27 @@ class RowCache:
         longest = max(len(feed.row.ids) + len(feed.ids) for feed in placed)
         if longest > self._capacity:
             self._capacity = -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
-        self._plan = _Plan(placed, self._batched, self.model.dtype, device)
+        plan = _Plan(placed, self._batched, self.model.dtype, device)
         ends = dict(zip((feed.row for feed in placed), accumulate(len(feed.ids) for feed in placed), strict=True))
         last = [ends[feed.row] - 1 for feed in feeds if feed.predict]
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([[token for feed in placed for token in feed.ids]], device=device),
-            position_ids=(self._plan.places + self._plan.starts)[None],
+            position_ids=(plan.places + plan.starts)[None],
             use_cache=False,
             logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
-            row_cache=self,
+            attend=partial(self._attend, plan),
         ).logits[0]
         for feed in placed:
             feed.row.ids.extend(feed.ids)
         return logits
 
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    def _attend(
+        self, plan: "_Plan", layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """One layer's attention in a forward pass: store the new keys and values, and read all that each token may see.
 
         Args:
+            plan: of the pass.
             layer: its number; the first pass goes through the layers in order.
             query: shape [heads, tokens, width].
             key, value: shape [KV heads, tokens, width].
@@ -144,13 +145,18 @@ class RowCache:
         Returns:
             Shape [tokens, heads, width of a value].
         """
-        plan = cast("_Plan", self._plan)
-        keys = self._store(self._keys, layer, key)
-        values = self._store(self._values, layer, value)
+        keys = self._store(self._keys, layer, key, plan)
+        values = self._store(self._values, layer, value, plan)
         queries = query.transpose(0, 1).reshape(query.shape[1], key.shape[0], -1, query.shape[2])
         parts = []
         if plan.singles is not None:
-            parts.append(_attend_batched(queries[plan.singles.tokens], keys, values, plan.singles, scale))
+            tokens, rows, mask = plan.singles
+            slots, _, _, longest = mask.shape
+            placed = queries.new_zeros(slots, *queries.shape[1:])
+            placed[rows] = queries[tokens]
+            read = slice(slots), slice(None), slice(longest)
+            found = _softmax_attention(placed, keys[read], values[read], mask, scale)
+            parts.append((found[0][rows], found[1][rows]))
         parts += [_attend_span(queries, keys, values, span, scale) for span in plan.spans]
         outputs, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         if plan.order is not None:
@@ -162,9 +168,8 @@ class RowCache:
             outputs[tokens] = torch.lerp(before.float(), outputs[tokens].float(), own_share).to(outputs.dtype)
         return outputs.flatten(1, 2)
 
-    def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor) -> torch.Tensor:
+    def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor, plan: "_Plan") -> torch.Tensor:
         """Write a layer's new keys or values, shape [KV heads, tokens, width]; all of them are returned, by slot."""
-        plan = cast("_Plan", self._plan)
         if layer == len(layers):
             layers.append(new.new_empty(0, new.shape[0], 0, new.shape[2]))
         stored = layers[layer] = self._grow(layers[layer])
@@ -199,19 +204,6 @@ class _Span(NamedTuple):
     mask: torch.Tensor | None = None
 
 
-class _Singles(NamedTuple):
-    """The tokens of a pass that are their row's only one.
-
-    Attributes:
-        tokens, slots: where each lies in the pass, and its row's slot.
-        mask: added to the scores of the first slots, shape [slots, 1, 1, longest row].
-    """
-
-    tokens: torch.Tensor
-    slots: torch.Tensor
-    mask: torch.Tensor
-
-
 class _Plan:
     """Where the tokens of one forward pass lie and what they attend to, of feeds in the order of their prefixes.
 
@@ -219,7 +211,9 @@ class _Plan:
         slots, places, starts: of each token its row's slot, its place among the row's own tokens, and the length of
             the prefix; shape [tokens].
         spans: what is attended to row by row.
-        singles: what is attended to in one operation; None: nothing.
+        singles: what is attended to in one operation, by the tokens that are their row's only one: where each lies in
+            the pass, its row's slot, and what is added to the scores of the first slots, shape [slots, 1, 1, longest
+            row]. None: nothing.
         order: puts the results of `singles` and then `spans` into the order of the tokens; None: they are.
         groups: what is attended to before the rows' own tokens.
     """
@@ -251,20 +245,20 @@ class _Plan:
         ]
         alone = [span for span in spans if batched and span.mask is None]
         self.spans = [span for span in spans if span not in alone] if alone else spans
-        self.singles = _singles(alone, dtype, device) if alone else None
+        self.singles = None
         self.order = None
         if alone:
+            begins, rows, stored = (
+                torch.tensor(found, device=device)
+                for found in zip(*((span.begin, span.slot, span.length) for span in alone), strict=True)
+            )
+            lengths = torch.zeros(int(rows.max()) + 1, dtype=torch.long, device=device)
+            lengths[rows] = stored
+            hidden = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
+            self.singles = begins, rows, mask
             computed = [span.begin for span in alone] + [t for span in self.spans for t in range(span.begin, span.end)]
             self.order = torch.tensor(computed, device=device).argsort()
-
-
-def _singles(spans: Sequence[_Span], dtype: torch.dtype, device: torch.device) -> _Singles:
-    slots = torch.tensor([span.slot for span in spans], device=device)
-    lengths = torch.zeros(int(slots.max()) + 1, dtype=torch.long, device=device)
-    lengths[slots] = torch.tensor([span.length for span in spans], device=device)
-    hidden = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
-    return _Singles(torch.tensor([span.begin for span in spans], device=device), slots, mask)
 
 
 def _attend_span(
@@ -296,19 +290,6 @@ def _attend_span(
     )
 
 
-def _attend_batched(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, singles: _Singles, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_attend_span`, of tokens of different rows."""
-    slots, _, _, longest = singles.mask.shape
-    placed = queries.new_zeros(slots, *queries.shape[1:])
-    placed[singles.slots] = queries
-    outputs, weights = _softmax_attention(
-        placed, keys[:slots, :, :longest], values[:slots, :, :longest], singles.mask, scale
-    )
-    return outputs[singles.slots], weights[singles.slots]
-
-
 def _softmax_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -333,7 +314,7 @@ def _row_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    row_cache: RowCache,
+    attend: Callable[..., torch.Tensor],
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
@@ -344,8 +325,7 @@ def _row_attention(
     if softcap is not None or s_aux is not None or position_bias is not None:
         raise _unsupported(type(module).__name__)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    outputs = row_cache.attend(cast("int", module.layer_idx), query[0], key[0], value[0], scale)
-    return outputs[None], None
+    return attend(module.layer_idx, query[0], key[0], value[0], scale)[None], None
 
 
 AttentionInterface.register(ATTENTION, _row_attention)

@@ -161,7 +161,7 @@ def test_observations_repeat_a_command_as_the_agent_gave_it(name, action, observ
 
 def test_an_example_is_shown_in_the_perturbation_of_the_episode():
     episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_perturbed", task="x", seed=1, wording="short")
-    shown = example("alfworld").reworded(wording_of(episode))
+    shown = example("alfworld").perturbed(wording_of(episode))
     usual = example("alfworld")
     turns = {turn.action: other for turn, other in zip(usual.turns, shown.turns, strict=True)}
     assert turns["go to drawer 1"].action == "go drawer 1"

@@ -171,7 +171,7 @@ def test_an_example_fits_the_games_that_a_user_brings():
 
 @every_wording
 def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
-    shown = example("worlds").reworded(paraphrase(wording_name))
+    shown = example("worlds").perturbed(paraphrase(wording_name))
     episode = shown.episode.model_copy(update={"id": f"{shown.episode.id}/{wording_name}", "wording": wording_name})
     results = replay(benchmark("worlds_perturbed").make(episode), shown)
     assert results[-1].success
