@@ -2,7 +2,7 @@
 
 from agentrefine.benchmarks.base import Benchmark
 from agentrefine.evaluation.evaluate import Rules, Seat
-from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
+from agentrefine.evaluation.reference import ChancePolicy
 from agentrefine.params import Params
 from agentrefine.sources import digest
 from tasks.playing import Player, evaluate, free
@@ -16,8 +16,7 @@ def evaluate_reference(name: str, params: Params) -> None:
     """
 
     def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
-        timed = TimedBenchmark(benchmark)
-        return Seat(ChancePolicy(timed, params.seed, rules.prompting.style), timed, 1)
+        return Seat(ChancePolicy(params.seed, rules.prompting.style), benchmark, 1)
 
     identity = ChancePolicy.digest(params.seed)
     evaluate(Player(name, identity, digest(__name__), take_seat, free, params.evaluation.max_new_tokens), params)

@@ -32,12 +32,6 @@ DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 transformers knows none of these names and joins digits to the spaces before them.
 """
 
-KNOWN_SPLITS = ("default", "gpt-2", *DIGITS_APART)
-"""Beside those that transformers knows itself."""
-
-LLAMA_CPP_NAMES = ("qwen2moe", "qwen3moe", "gpt-oss", "minimax-m2")
-"""Architectures that transformers reads and lists under another name."""
-
 NO_CAUSAL_MODELS = ("bert", "clip", "jina-bert-v2", "modern-bert", "nomic-bert", "t5", "t5encoder", "wavtokenizer-dec")
 """Architectures whose models read text, images or sounds and do not write on."""
 
@@ -56,8 +50,8 @@ FILE_TYPES = {
 }
 """Quantisations by the numbers of `general.file_type`."""
 
-READABLE = frozenset({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS, *LLAMA_CPP_NAMES})
-"""Architectures that transformers reads, by llama.cpp's names."""
+READABLE = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS, "qwen2moe", "qwen3moe", "gpt-oss", "minimax-m2"}
+"""Architectures that transformers reads, by llama.cpp's names; it lists the last four under others."""
 
 _SET_OTHER = "set base_model.path to another file, or to a folder or hub id of the same model"
 
@@ -119,9 +113,9 @@ def read_gguf(path: Path) -> GgufFile:
     except _BROKEN as error:
         sentence = f"this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again"
         raise _refusal("file_damaged", path, sentence) from error
-    _check_kind(path, fields, tensors)
+    architecture = _checked_architecture(path, fields, tensors)
     types = Counter(tensor.tensor_type.name for tensor in tensors)
-    architecture = str(fields["general.architecture"])
+    matrices = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
     context = fields.get(f"{architecture}.context_length")
     return GgufFile(
         path=path,
@@ -130,7 +124,8 @@ def read_gguf(path: Path) -> GgufFile:
         licence=str(fields.get("general.license", "")),
         quantisation=_quantisation(fields.get("general.file_type"), tensors),
         tensor_types=dict(types.most_common()),
-        dtype=_dtype(tensors),
+        # The file's own type where its matrices are not quantised and all of one type.
+        dtype=PLAIN_TYPES.get(matrices.pop(), DEQUANTISED) if len(matrices) == 1 else DEQUANTISED,
         pre_tokenizer=str(fields.get("tokenizer.ggml.pre", "")),
         context=context if isinstance(context, int) else None,
     )
@@ -198,7 +193,7 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
 
 def tokenizer_remarks(file: GgufFile) -> list[str]:
     """What is worth knowing of how the tokenizer splits text; nothing where it does as the model has learned it."""
-    if file.pre_tokenizer in (*KNOWN_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS, ""):
+    if file.pre_tokenizer in ("", "default", "gpt-2", *DIGITS_APART, *GGUF_PRE_TOKENIZER_SPLITS):
         return []
     return [
         f"The file splits text as {file.pre_tokenizer!r} does, which transformers does not know: it splits as GPT-2 "
@@ -206,8 +201,8 @@ def tokenizer_remarks(file: GgufFile) -> list[str]:
     ]
 
 
-def _check_kind(path: Path, fields: dict[str, object], tensors: list[ReaderTensor]) -> None:
-    """Refuse a file that is no whole language model, by what it says itself."""
+def _checked_architecture(path: Path, fields: dict[str, object], tensors: list[ReaderTensor]) -> str:
+    """The architecture that a file names; one that says that it holds no whole language model is refused."""
     kind = str(fields.get("general.type", "model"))
     if kind != "model":
         raise _no_language_model(path, KINDS.get(kind, f"something of the type {kind}"))
@@ -232,6 +227,7 @@ def _check_kind(path: Path, fields: dict[str, object], tensors: list[ReaderTenso
             "base_model.path to a folder or hub id of the same model"
         )
         raise _refusal("model_unusable", path, sentence, architecture=architecture)
+    return architecture
 
 
 def _quantisation(file_type: object, tensors: list[ReaderTensor]) -> str:
@@ -242,12 +238,6 @@ def _quantisation(file_type: object, tensors: list[ReaderTensor]) -> str:
     most = numbers.most_common(1)[0][0]
     stated = FILE_TYPES.get(file_type, most) if isinstance(file_type, int) else most
     return most if (most in PLAIN_TYPES) != (stated in PLAIN_TYPES) else stated
-
-
-def _dtype(tensors: list[ReaderTensor]) -> torch.dtype:
-    """The file's own type where its matrices are not quantised and all of one type."""
-    types = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
-    return PLAIN_TYPES.get(types.pop(), DEQUANTISED) if len(types) == 1 else DEQUANTISED
 
 
 def _no_language_model(path: Path, held: str) -> UserError:

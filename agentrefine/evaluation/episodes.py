@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -20,6 +21,8 @@ StopReason = Literal["solved", "step limit", "stuck", "environment over", "conte
 
 class EpisodeStep(BaseModel):
     """One turn of the agent and the answer to it.
+
+    Example: `{"thought": "I look.", "action": "look", ..., "valid": true, "format_error": false, "progress": 0.5, ...}`
 
     Attributes:
         thought, action: the parts of the reply; both empty on a format error.
@@ -55,6 +58,8 @@ class EpisodeStep(BaseModel):
 
 class Episode(BaseModel):
     """One episode as one model played it. Equal plays give equal bytes: how long it took is not written.
+
+    Example: `{"id": "assemble.harbor.69", "benchmark": "worlds_layouts", ..., "steps": [{...}], "success": true, ...}`
 
     Attributes:
         id, benchmark, task, seed, variant, difficulty, wording, attempt: the episode's specification (`EpisodeSpec`).
@@ -114,13 +119,7 @@ class Episode(BaseModel):
 
 
 class ReplyCounts(NamedTuple):
-    """Replies of some episodes, such as `ReplyCounts(replies=120, cut=31, empty=12)`.
-
-    Attributes:
-        replies: all of them.
-        cut: those that were cut at their limit of tokens.
-        empty: those without any text after the thoughts of a reasoning model.
-    """
+    """Replies of some episodes: all, those cut at their limit of tokens, and those empty but for a model's thoughts."""
 
     replies: int
     cut: int
@@ -149,7 +148,7 @@ def repeats(steps: Sequence[EpisodeStep]) -> int:
 
 
 class _Entry(BaseModel):
-    """A line of the file.
+    """A line of the file: `{"seconds": 3.2, "episode": {...}}`.
 
     Attributes:
         seconds: wall-clock time of the evaluation until this episode had ended, without pauses between runs.
@@ -184,16 +183,14 @@ class EpisodeJournal:
             raise self._cannot(error) from error
         self._file.seek(0)
         whole = 0
-        for line in self._file:
-            try:
+        with suppress(ValidationError):
+            for line in self._file:
                 entry = _Entry.model_validate_json(line)
-            except ValidationError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            self.episodes.append(entry.episode)
-            self.seconds = entry.seconds
-            whole += len(line)
+                if not line.endswith(b"\n"):
+                    break
+                self.episodes.append(entry.episode)
+                self.seconds = entry.seconds
+                whole += len(line)
         self._file.truncate(whole)
         self._began = time.monotonic() - self.seconds
 

@@ -58,7 +58,7 @@ class Seat(NamedTuple):
 
     Attributes:
         policy: who plays.
-        benchmark: whose environments it plays; it may be wrapped for this policy.
+        benchmark: whose environments it plays.
         at_once: how many episodes.
     """
 

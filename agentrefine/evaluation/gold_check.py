@@ -17,8 +17,8 @@ from agentrefine.benchmarks.catalogue import selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.policy import Policy
-from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
-from agentrefine.evaluation.rollout import play
+from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy
+from agentrefine.evaluation.rollout import Clock, play
 from agentrefine.files import write_json
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import INSTALLED
@@ -113,8 +113,7 @@ def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, ma
         max_steps: of chance and the idle policy; a solution is played to its end.
         seed: of chance.
     """
-    timed = TimedBenchmark(benchmark)
-    idle = _reached(IdlePolicy(), timed, episodes, max_steps)
+    idle = _reached(IdlePolicy(), benchmark, episodes, max_steps)
     solutions: dict[str, list[str]] = {}
     no_solution: dict[str, str] = {}
     for episode in episodes:
@@ -125,9 +124,9 @@ def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, ma
     gold = chance = None
     if solutions:
         solvable = [episode for episode in episodes if episode.id in solutions]
-        gold = _reached(GoldPolicy(solutions), timed, solvable, max(map(len, solutions.values())))
+        gold = _reached(GoldPolicy(solutions), benchmark, solvable, max(map(len, solutions.values())))
     with suppress(UnlistedActionsError):
-        chance = _reached(ChancePolicy(timed, seed), timed, episodes, max_steps)
+        chance = _reached(ChancePolicy(seed), benchmark, episodes, max_steps)
     return GoldCheck(
         benchmark=benchmark.name,
         episodes=len(episodes),
@@ -139,18 +138,18 @@ def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, ma
     )
 
 
-def _reached(policy: Policy, timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
-    played = list(play(policy, timed, episodes, max_steps=max_steps, batch_size=1))
+def _reached(policy: Policy, benchmark: Benchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
+    clock = Clock()
+    played = list(play(policy, benchmark, episodes, max_steps=max_steps, batch_size=1, clock=clock))
     steps = [step for episode in played for step in episode.steps]
-    environments = [timed.environments[episode.id] for episode in played]
     return Reached(
         episodes=len(played),
         success=mean(episode.success for episode in played),
         progress=mean(episode.progress for episode in played),
         valid=sum(step.valid for step in steps) / max(1, len(steps)),
         steps=len(steps) / len(played),
-        start_seconds=mean(environment.start_seconds for environment in environments),
-        step_seconds=sum(environment.step_seconds for environment in environments) / max(1, len(steps)),
+        start_seconds=sum(clock.starts) / max(1, len(clock.starts)),
+        step_seconds=sum(clock.steps) / max(1, len(steps)),
         unsolved={e.id: f"{e.stop}: {e.error}" if e.error else e.stop for e in played if not e.success},
     )
 

@@ -4,80 +4,15 @@ They play through the same dialogue and reply format as a model, so that what th
 the prompts and the player allow.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
+from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.evaluation.policy import Dialogue, Reply, turns_taken
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import reply_text
 from agentrefine.params.evaluation import CHANCE
-
-
-class TimedEnvironment:
-    """An environment with the time that it took.
-
-    Attributes:
-        start_seconds: of making and resetting it.
-        step_seconds: of all its steps; the search for possible actions is no part of it.
-    """
-
-    def __init__(self, environment: Environment, making_seconds: float) -> None:
-        self._environment = environment
-        self.possible = environment.possible
-        self.close = environment.close
-        self.start_seconds = making_seconds
-        self.step_seconds = 0.0
-
-    @property
-    def goal(self) -> str:
-        """The task in words."""
-        return self._environment.goal
-
-    @property
-    def actions(self) -> Mapping[str, str]:
-        """Templates and meanings of the actions."""
-        return self._environment.actions
-
-    def reset(self) -> str:
-        """Start the episode and return the first observation."""
-        began = time.perf_counter()
-        observation = self._environment.reset()
-        self.start_seconds += time.perf_counter() - began
-        return observation
-
-    def step(self, action: str) -> StepResult:
-        """Take one action."""
-        began = time.perf_counter()
-        result = self._environment.step(action)
-        self.step_seconds += time.perf_counter() - began
-        return result
-
-
-class TimedBenchmark:
-    """A benchmark that keeps the environments it made.
-
-    Attributes:
-        environments: by the episode's key, the last that was made for it.
-    """
-
-    def __init__(self, benchmark: Benchmark) -> None:
-        self.name = benchmark.name
-        self.progress_definition = benchmark.progress_definition
-        self.episodes = benchmark.episodes
-        self.gold = benchmark.gold
-        self.environments: dict[str, TimedEnvironment] = {}
-        self._make = benchmark.make
-
-    def make(self, episode: EpisodeSpec) -> TimedEnvironment:
-        """The environment of one episode, kept."""
-        began = time.perf_counter()
-        environment = self._make(episode)
-        self.environments[episode.key] = TimedEnvironment(environment, time.perf_counter() - began)
-        return self.environments[episode.key]
-
 
 IDLE = "do nothing"
 """An action that no benchmark knows: it is refused, and nothing changes."""
@@ -129,16 +64,14 @@ class ChancePolicy(IdlePolicy):
     """Draws uniformly from the actions that are possible now; `IDLE` where there is none. Same seed, same draws.
 
     Args:
-        timed: the benchmark that is played, whose environments list what is possible.
         seed: of the draws.
         style: the form of a reply (`Prompting.style`).
     """
 
     name = CHANCE
 
-    def __init__(self, timed: TimedBenchmark, seed: int, style: Literal["react", "act"] = "react") -> None:
+    def __init__(self, seed: int, style: Literal["react", "act"] = "react") -> None:
         self.style = style
-        self._timed = timed
         self._seed = seed
 
     @staticmethod
@@ -153,7 +86,7 @@ class ChancePolicy(IdlePolicy):
             UnlistedActionsError: the simulator does not list what is possible.
         """
         try:
-            possible = self._timed.environments[dialogue.key].possible()
+            possible = dialogue.environment.possible() if dialogue.environment else []
         except SimulatorError:  # the step that follows fails too, and says so
             return IDLE
         rng = rng_of("random actions", self._seed, dialogue.key, turns_taken(dialogue.messages))

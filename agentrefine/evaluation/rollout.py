@@ -1,20 +1,20 @@
 """Playing episodes: the ReAct loop between a policy and the environments of a benchmark, many episodes at once."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
-from itertools import cycle, islice
+from itertools import cycle
 from typing import ParamSpec, TypeVar
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.catalogue import wording_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.evaluation.batching import BatchQueue, PolicyCalls, Replies, SeparateCalls, run_in
 from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
-from agentrefine.evaluation.policy import Dialogue, GeneratingPolicy, Policy
+from agentrefine.evaluation.policy import Dialogue, Policy, Replies, reply_sources, run_in
 from agentrefine.evaluation.prompting import PlayPrompt
 from agentrefine.game.conversation import Message
 from agentrefine.llm.thinking import without_thinking
@@ -24,6 +24,15 @@ ArgumentsT = ParamSpec("ArgumentsT")
 ItemT = TypeVar("ItemT")
 
 REACT = Prompting()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds that environments took: to make and reset one, for each start; and for each step."""
+
+    starts: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+
 
 RESTARTS = 1
 """How often an episode is begun again after its simulator died; after that it is reported as an error."""
@@ -39,6 +48,7 @@ async def play_async(
     stop_on_repeats: int | None = None,
     prompting: Prompting = REACT,
     model_digest: str = "",
+    clock: Clock | None = None,
 ) -> AsyncGenerator[Episode]:
     """Play `episodes`, at most `batch_size` at once, and yield each when it ends.
 
@@ -62,6 +72,7 @@ async def play_async(
             None: it continues.
         prompting: what the agent is asked for.
         model_digest: what identifies the model's weights, for the record.
+        clock: what the environments' times are added to.
 
     Yields:
         Each finished episode, in the order of finishing. Environments that live in this process and a policy that
@@ -70,7 +81,9 @@ async def play_async(
     simulators = ThreadPoolExecutor(batch_size) if isinstance(benchmark, SimulatorBenchmark) else None
     prompt = PlayPrompt(benchmark.name, prompting)
     ended: asyncio.Queue[Episode | None] = asyncio.Queue()
-    player = _Player(benchmark, prompt, max_steps, stop_on_repeats, policy.name, model_digest, simulators, ended)
+    player = _Player(
+        benchmark, prompt, max_steps, stop_on_repeats, policy.name, model_digest, simulators, ended, clock or Clock()
+    )
     playing = asyncio.create_task(_play_all(policy, player, episodes, batch_size))
     playing.add_done_callback(lambda _: ended.put_nowait(None))
     try:
@@ -127,14 +140,7 @@ async def _play_all(policy: Policy, player: "_Player", episodes: Sequence[Episod
     sources: list[Replies] = []
     try:
         async with asyncio.TaskGroup() as tasks:
-            if isinstance(policy, GeneratingPolicy):
-                workers = zip(policy.generators, policy.threads, strict=True)
-                count = max(1, min(batch_size, len(episodes)))
-                sources += [BatchQueue(generator, thread, tasks) for generator, thread in islice(workers, count)]
-            elif policy.batched:
-                sources.append(BatchQueue(PolicyCalls(policy), None, tasks))
-            else:
-                sources.append(SeparateCalls(policy, batch_size))
+            sources += reply_sources(policy, min(batch_size, len(episodes)), tasks)
             shares = [iter(episodes[number :: len(sources)]) for number in range(len(sources))]
             for _, share, source in zip(range(batch_size), cycle(shares), cycle(sources), strict=False):
                 tasks.create_task(player.play_next(share, source))
@@ -162,6 +168,7 @@ class _Player:
     model_digest: str
     simulators: Executor | None
     ended: asyncio.Queue[Episode | None]
+    clock: Clock
 
     async def play_next(self, specs: Iterator[EpisodeSpec], replies: Replies) -> None:
         """Play one of the episodes after the other until there are none."""
@@ -173,10 +180,12 @@ class _Player:
         first_observation, error, restarts = "", "", 0
         try:
             while True:
+                began = time.perf_counter()
                 environment = self.benchmark.make(spec)
                 steps: list[EpisodeStep] = []
                 try:
                     first_observation = await run_in(self.simulators, environment.reset)
+                    self.clock.starts.append(time.perf_counter() - began)
                     stop = await self._turns(spec, environment, first_observation, replies, steps)
                     break
                 except SimulatorError as death:
@@ -214,14 +223,16 @@ class _Player:
         messages = self.prompt.opening(environment, observation, wording_of(spec))
         progress = 0.0
         while True:
-            reply = await replies.reply(Dialogue(spec.key, messages))
+            reply = await replies.reply(Dialogue(spec.key, messages, environment))
             if reply.context_full:
                 return "context full"
             turn = without_thinking(reply.text)
             parsed = self.prompt.read(turn)
             thought, action = parsed or ("", "")
             if parsed:
+                began = time.perf_counter()
                 result = await run_in(self.simulators, environment.step, action)
+                self.clock.steps.append(time.perf_counter() - began)
             else:  # the environment does not see a reply in the wrong form
                 result = StepResult(self.prompt.format_error(), progress, success=False, done=False, valid=False)
             progress = max(progress, result.progress)
