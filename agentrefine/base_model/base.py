@@ -58,7 +58,8 @@ def make_reference(params: BaseModelParams, out: Path) -> BaseResult:
         UserError: weights that do not fit the configuration, a token without an embedding, a chat template that cannot
             be trained on; a full disk.
     """
-    tokenizer = load_tokenizer(params.path, _template(params))
+    template = Path(params.chat_template) if params.chat_template else None
+    tokenizer = load_tokenizer(params.path, template)
     remarks = [*_template_remarks(params, tokenizer)]
     model = _load(params.path)
     remarks += _check_vocabulary(model, tokenizer, params.path)
@@ -77,7 +78,8 @@ def _make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
     """Write weights (safetensors), tokenizer and a card that names the file, its digest and its quantisation."""
     file = read_gguf(Path(params.path).expanduser())
     model = read_model(file)
-    tokenizer = usable_tokenizer(read_tokenizer(file), params.path, _template(params))
+    template = Path(params.chat_template) if params.chat_template else None
+    tokenizer = usable_tokenizer(read_tokenizer(file), params.path, template)
     remarks = [
         *tokenizer_remarks(file),
         *_template_remarks(params, tokenizer),
@@ -102,10 +104,6 @@ def _make_dequantised(params: BaseModelParams, out: Path) -> BaseResult:
     if file.is_quantised:
         remarks = [f"The weights are dequantised from {file.quantisation}.", *remarks]
     return BaseResult(parameters=model.num_parameters(), remarks=remarks)
-
-
-def _template(params: BaseModelParams) -> Path | None:
-    return Path(params.chat_template) if params.chat_template else None
 
 
 def _template_remarks(params: BaseModelParams, tokenizer: PreTrainedTokenizerBase) -> list[str]:

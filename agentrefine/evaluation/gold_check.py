@@ -169,17 +169,16 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
     """
     params = load_params()
     wanted = params.evaluation.model_copy(update={"benchmarks": list(benchmarks) or INSTALLED})
-    absent: list[NotInstalledError] = []
+    found = selected(wanted).values()
     checks: list[GoldCheck] = []
-    print(table_row(COLUMNS), table_row(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
-    for benchmark in selected(wanted).values():
+    print(_table_row(COLUMNS), _table_row(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
+    for benchmark in found:
         if isinstance(benchmark, NotInstalledError):
-            absent.append(benchmark)
             continue
         number = simulator_count if isinstance(benchmark, SimulatorBenchmark) else count
         episodes = benchmark.episodes(number, params.seed)
         checks.append(check_benchmark(benchmark, episodes, max_steps=max_steps, seed=params.seed))
-        print(table_row(cell(checks[-1]) for cell in COLUMNS.values()), flush=True)
+        print(_table_row(cell(checks[-1]) for cell in COLUMNS.values()), flush=True)
     for check in checks:
         for episode, reason in check.no_solution.items():
             print(f"no solution: {episode}: {reason}")
@@ -187,13 +186,13 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
             print(f"FAILED: the solution of {episode} does not solve it ({ending})")
         if check.gold is None:
             print(f"FAILED: {check.benchmark} has no solution of any episode")
-    for missing in absent:
-        print(f"not played: {missing}")
+    for missing in found:
+        if isinstance(missing, NotInstalledError):
+            print(f"not played: {missing}")
     if out:
         write_json(out, [check.model_dump() for check in checks])
     return all(check.sound for check in checks)
 
 
-def table_row(cells: Iterable[str]) -> str:
-    """A row of the table in Markdown."""
+def _table_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"

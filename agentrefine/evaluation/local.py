@@ -108,25 +108,22 @@ class BatchedGenerator:
             if len(writing.unread) == 1 or room:
                 read = writing.unread[: max(1, room)]
                 room -= len(read) if len(writing.unread) > 1 else 0
-                fed.append((writing, Feed(writing.row, read, predict=len(read) == len(writing.unread))))
+                del writing.unread[: len(read)]
+                fed.append((writing, Feed(writing.row, read, predict=not writing.unread)))
         if not fed:
             return finished
         logits = self._cache.forward([feed for _, feed in fed])
         extended = [writing for writing, feed in fed if feed.predict]
-        for writing, feed in fed:
-            del writing.unread[: len(feed.ids)]
         tokens = sample_tokens(logits, self._sampling, [writing.rng for writing in extended])
         for writing, token in zip(extended, tokens, strict=True):
             writing.unread = [token]
-            if token not in self._stop_ids:
-                writing.written.append(token)
-            if token in self._stop_ids or len(writing.written) >= self.max_new_tokens:
+            ended, ids = token in self._stop_ids, writing.written
+            if not ended:
+                ids.append(token)
+            if ended or len(ids) >= self.max_new_tokens:
                 self._writing.remove(writing)
-                text = self._tokenizer.decode(
-                    writing.written, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-                cut = token not in self._stop_ids
-                reply = Reply(text, writing.prompt_tokens, len(writing.written), writing.turns_cut, cut=cut)
+                text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                reply = Reply(text, writing.prompt_tokens, len(ids), writing.turns_cut, cut=not ended)
                 finished.append((writing.key, reply))
         return finished
 

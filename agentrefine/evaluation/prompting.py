@@ -77,12 +77,7 @@ class Example(BaseModel):
 
 
 class PlayPrompt(NamedTuple):
-    """The prompt of a benchmark's games.
-
-    Attributes:
-        benchmark: its name.
-        prompting: the form of a reply and the number of examples.
-    """
+    """The prompt of a benchmark's games: the benchmark by its name, the form of a reply and the number of examples."""
 
     benchmark: str
     prompting: Prompting

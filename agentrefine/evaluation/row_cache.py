@@ -30,13 +30,7 @@ GROWTH = 1.5
 
 @dataclass(eq=False)
 class Row:
-    """What one row of the cache holds.
-
-    Attributes:
-        slot: its place in the storage.
-        prefix: the row whose tokens come before its own; None: there are none.
-        ids: its own tokens, whose keys and values are stored.
-    """
+    """What the row in a slot of the storage holds: `ids`, its own tokens, after those of its prefix if it has one."""
 
     slot: int
     prefix: "Row | None" = None
@@ -49,13 +43,7 @@ class Row:
 
 
 class Feed(NamedTuple):
-    """The tokens that a row reads next.
-
-    Attributes:
-        row: the row.
-        ids: at least one token.
-        predict: the logits after the last of them are wanted.
-    """
+    """The tokens, at least one, that a row reads next; `predict`: the logits after the last of them are wanted."""
 
     row: Row
     ids: list[int]
@@ -108,8 +96,7 @@ class RowCache:
             feeds: of distinct rows, at least one.
 
         Returns:
-            The logits after the last token of each feed that asks for them, in their order,
-            shape [feeds with `predict`, vocabulary].
+            The logits after each feed with `predict`, in their order, shape [feeds with `predict`, vocabulary].
         """
         device = self.model.device
         placed = sorted(feeds, key=lambda feed: feed.row.prefix.slot if feed.row.prefix else -1)
@@ -121,7 +108,7 @@ class RowCache:
         last = [ends[feed.row] - 1 for feed in feeds if feed.predict]
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([[token for feed in placed for token in feed.ids]], device=device),
-            position_ids=(plan.places + plan.starts)[None],
+            position_ids=plan.positions[None],
             use_cache=False,
             logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
             attend=partial(self._attend, plan),
@@ -135,15 +122,8 @@ class RowCache:
     ) -> torch.Tensor:
         """One layer's attention in a forward pass: store the new keys and values, and read all that each token may see.
 
-        Args:
-            plan: of the pass.
-            layer: its number; the first pass goes through the layers in order.
-            query: shape [heads, tokens, width].
-            key, value: shape [KV heads, tokens, width].
-            scale: factor of the scores.
-
-        Returns:
-            Shape [tokens, heads, width of a value].
+        The first pass goes through the layers in order. Shapes: `query` [heads, tokens, width], `key` and `value` [KV
+        heads, tokens, width], the result [tokens, heads, width of a value].
         """
         keys = self._store(self._keys, layer, key, plan)
         values = self._store(self._values, layer, value, plan)
@@ -208,8 +188,8 @@ class _Plan:
     """Where the tokens of one forward pass lie and what they attend to, of feeds in the order of their prefixes.
 
     Attributes:
-        slots, places, starts: of each token its row's slot, its place among the row's own tokens, and the length of
-            the prefix; shape [tokens].
+        slots, places, positions: of each token its row's slot, its place among the row's own tokens, and its place
+            with the prefix counted; shape [tokens].
         spans: what is attended to row by row.
         singles: what is attended to in one operation, by the tokens that are their row's only one: where each lies in
             the pass, its row's slot, and what is added to the scores of the first slots, shape [slots, 1, 1, longest
@@ -221,14 +201,14 @@ class _Plan:
     def __init__(self, feeds: Sequence[Feed], batched: bool, dtype: torch.dtype, device: torch.device) -> None:
         slots: list[int] = []
         places: list[int] = []
-        starts: list[int] = []
+        positions: list[int] = []
         spans: list[_Span] = []
         prefixes: dict[Row, list[_Span]] = {}
         for feed in feeds:
             row, begin, held, count = feed.row, len(slots), len(feed.row.ids), len(feed.ids)
             slots += [row.slot] * count
             places += range(held, held + count)
-            starts += [row.start] * count
+            positions += range(row.start + held, row.start + held + count)
             mask = None
             if count > 1:
                 hidden = torch.full((count, held + count), torch.finfo(dtype).min, dtype=dtype, device=device)
@@ -238,7 +218,7 @@ class _Plan:
                 prefixes.setdefault(row.prefix, []).append(spans[-1])
         self.slots = torch.tensor(slots, device=device)
         self.places = torch.tensor(places, device=device)
-        self.starts = torch.tensor(starts, device=device)
+        self.positions = torch.tensor(positions, device=device)
         self.groups = [
             _Span(members[0].begin, members[-1].end, prefix.slot, len(prefix.ids))
             for prefix, members in prefixes.items()
@@ -264,16 +244,10 @@ class _Plan:
 def _attend_span(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, span: _Span, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The attention of a span's tokens.
+    """The attention of a span's tokens: the outputs, and the log-sum-exp of the scores.
 
-    Args:
-        queries: of the pass, shape [tokens, KV heads, heads of each, width].
-        keys, values: all that is stored, shape [slots, KV heads, positions, width].
-        span: the tokens, and what they attend to.
-        scale: factor of the scores.
-
-    Returns:
-        The outputs, shaped like the span's queries, and the log-sum-exp of the scores, shaped like them without width.
+    Shapes: `queries`, those of the pass, and the outputs [tokens, KV heads, heads of each, width]; the log-sum-exp the
+    same without width; `keys` and `values`, all that is stored, [slots, KV heads, positions, width].
     """
     queries = queries[span.begin : span.end]
     keys, values = (stored[span.slot : span.slot + 1, :, : span.length] for stored in (keys, values))

@@ -131,10 +131,6 @@ class Summaries(RootModel[dict[str, BenchmarkSummary]]):
     """details.json: a model's summary by benchmark, `{"babyai": {"episodes": 50, "success_rate": {...}, ...}}`."""
 
 
-class Values(RootModel[dict[str, dict[str, int | float]]]):
-    """metrics.json: one number a metric, which DVC shows and compares: `{"babyai": {"success_rate": 0.42, ...}}`."""
-
-
 class Seconds(RootModel[dict[str, float]]):
     """timing.json: wall-clock seconds that all episodes of a benchmark took together, `{"babyai": 31.4}`."""
 
@@ -165,7 +161,7 @@ def write_results(
     Args:
         folder: `data/evaluation/<model>`.
         episodes: all that were played.
-        benchmarks: which benchmarks were played.
+        benchmarks: those played, and those not.
         seconds: how long each of them took.
 
     Raises:
@@ -179,11 +175,13 @@ def write_results(
 
 
 def write_summaries(folder: Path, summaries: dict[str, BenchmarkSummary]) -> Summaries:
-    """Write `details.json`, which holds all, and `metrics.json`, one number a metric."""
+    """Write `details.json`, which holds all, and `metrics.json`, one number a metric, which DVC shows and compares.
+
+    Example of metrics.json: `{"babyai": {"success_rate": 0.42, ...}}`
+    """
     details = Summaries(summaries)
-    values = Values({name: summary.values() for name, summary in summaries.items()})
     write_json(folder / "details.json", details.model_dump())
-    write_json(folder / "metrics.json", values.model_dump())
+    write_json(folder / "metrics.json", {name: summary.values() for name, summary in summaries.items()})
     return details
 
 
