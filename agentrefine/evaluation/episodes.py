@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.llm.thinking import without_thinking
@@ -62,7 +62,7 @@ class Episode(BaseModel):
     Example: `{"id": "assemble.harbor.69", "benchmark": "worlds_layouts", ..., "steps": [{...}], "success": true, ...}`
 
     Attributes:
-        id, benchmark, task, seed, variant, difficulty, wording, attempt: the episode's specification (`EpisodeSpec`).
+        id, benchmark, task, seed, variant, difficulty, perturbation, attempt: the specification (`EpisodeSpec`).
         model: the model's name.
         model_digest: what identifies its weights; empty where that is unknown.
         goal: the task in words.
@@ -76,7 +76,7 @@ class Episode(BaseModel):
         restarts: how often it was begun again because the simulator died.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     id: str
     benchmark: str
@@ -94,7 +94,7 @@ class Episode(BaseModel):
     stop: StopReason
     error: str = ""
     restarts: int = 0
-    wording: str = ""
+    perturbation: str = Field("", alias="wording")
     attempt: int = 0
 
     @property
@@ -104,8 +104,8 @@ class Episode(BaseModel):
 
     @property
     def cluster(self) -> str:
-        """What was played under the same conditions: the attempts at an episode, and a world in all its wordings."""
-        return self.id.removesuffix(f"/{self.wording}") if self.wording else self.id
+        """What was played under the same conditions: attempts at an episode, a world with all its perturbations."""
+        return self.id.removesuffix(f"/{self.perturbation}") if self.perturbation else self.id
 
     @property
     def prompt_tokens(self) -> int:

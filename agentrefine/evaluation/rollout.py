@@ -11,7 +11,7 @@ from itertools import cycle
 from typing import ParamSpec, TypeVar
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
-from agentrefine.benchmarks.catalogue import wording_of
+from agentrefine.benchmarks.catalogue import perturbation_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
 from agentrefine.evaluation.policy import Dialogue, Policy, Replies, reply_sources, run_in
@@ -220,7 +220,7 @@ class _Player:
         steps: list[EpisodeStep],
     ) -> StopReason:
         """Take turns after the first observation, add each to `steps`, and return why they end."""
-        messages = self.prompt.opening(environment, observation, wording_of(spec))
+        messages = self.prompt.opening(environment, observation, perturbation_of(spec))
         progress = 0.0
         while True:
             reply = await replies.reply(Dialogue(spec.key, messages, environment))

@@ -93,7 +93,7 @@ def wording_bars(models: Models) -> list[WordingBar]:
         for benchmark, model, summary in played(models)
         if (found := summary.robustness) is not None and found.success_std is not None
         for mean, *_ in _measured(found.mean.success_rate)
-        for wording, reached in found.wordings.items()
+        for wording, reached in found.perturbations.items()
         for interval in _measured(reached.success_rate)
     ]
 
@@ -119,7 +119,7 @@ def flat_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:
             flat |= flat_rate(f"{benchmark}/{name}", rate)
         flat |= {f"{benchmark}/{name}": value for name, value in summary.figures().items()}
         flat |= {f"{benchmark}/stops/{reason}": float(number) for reason, number in summary.stops.items()}
-        reworded = {} if summary.robustness is None else summary.robustness.wordings
+        reworded = {} if summary.robustness is None else summary.robustness.perturbations
         for kind, groups in (("task", summary.by_task), ("difficulty", summary.by_difficulty), ("wording", reworded)):
             for group, reached in groups.items():
                 for name, rate in reached:

@@ -187,7 +187,7 @@ def wording_rows(results: Results) -> list[list[str]]:
         if found is None:
             continue
         start = [label(benchmark), label(model)]
-        for name, reached in found.wordings.items():
+        for name, reached in found.perturbations.items():
             rows.append([*start, label(name), percent(reached.success_rate), percent(reached.progress_rate)])
         spread = [
             percent(rate) + ("" if std is None else f" ± {100 * std:.1f}")

@@ -197,7 +197,7 @@ def test_comparisons_are_numbers_that_dvc_can_show(root: Path) -> None:
 def with_wordings(model: str, solved: dict[str, int]) -> list[Episode]:
     """Ten worlds in each wording, of which so many are solved."""
     return [
-        played.model_copy(update={"id": f"{played.id}/{wording}", "wording": wording})
+        played.model_copy(update={"id": f"{played.id}/{wording}", "perturbation": wording})
         for wording, number in solved.items()
         for played in episodes(model, number, of=10, benchmark="worlds_perturbed")
     ]

@@ -8,7 +8,7 @@ from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from agentrefine.evaluation.episodes import Episode, grouped, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
@@ -38,16 +38,16 @@ class Robustness(BaseModel):
 
     Attributes:
         worlds: worlds that were played with every perturbation; the others are left out here.
-        wordings: what was reached with each perturbation on these worlds.
+        perturbations: what was reached with each on these worlds; `wordings` in files.
         mean: the mean of the perturbations' rates. Its interval draws worlds with all their perturbations.
         success_std, progress_std: sample standard deviation (over k - 1) of the k perturbations' rates, in [0, 1]; None
             for one perturbation. It has no interval.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     worlds: int
-    wordings: dict[str, OutcomeRates]
+    perturbations: dict[str, OutcomeRates] = Field(alias="wordings")
     mean: OutcomeRates
     success_std: float | None
     progress_std: float | None
@@ -254,13 +254,13 @@ def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> 
 
 def _robustness(episodes: Sequence[Episode]) -> Robustness | None:
     """Perturbations compared on the same worlds; None without any, or where no world was played with all of them."""
-    names = {episode.wording for episode in episodes if episode.wording}
+    names = {episode.perturbation for episode in episodes if episode.perturbation}
     by_world = grouped(episodes, lambda e: e.cluster)
-    worlds = {world for world, plays in by_world.items() if names <= {play.wording for play in plays}}
+    worlds = {world for world, plays in by_world.items() if names <= {play.perturbation for play in plays}}
     if not names or not worlds:
         return None
     kept = [episode for episode in episodes if episode.cluster in worlds]
-    reached = {name: outcome([episode for episode in kept if episode.wording == name]) for name in sorted(names)}
+    reached = {name: outcome([episode for episode in kept if episode.perturbation == name]) for name in sorted(names)}
 
     def deviation(rates: Iterable[Rate]) -> float | None:
         values = [rate.value for rate in rates if rate.value is not None]
@@ -268,7 +268,7 @@ def _robustness(episodes: Sequence[Episode]) -> Robustness | None:
 
     return Robustness(
         worlds=len(worlds),
-        wordings=reached,
+        perturbations=reached,
         mean=outcome(kept),
         success_std=deviation(found.success_rate for found in reached.values()),
         progress_std=deviation(found.progress_rate for found in reached.values()),
