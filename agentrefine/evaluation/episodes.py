@@ -1,4 +1,4 @@
-"""The journal of an evaluation that is under way: an episode that has ended is not played again."""
+"""Episodes, and the journal of a running evaluation: an episode that has ended is not played again."""
 
 import errno
 import os

@@ -67,7 +67,7 @@ class Seat(NamedTuple):
     at_once: int
 
     def close(self) -> None:
-        """End what the policy has under way."""
+        """End what the policy has in flight."""
         self.policy.close()
 
 

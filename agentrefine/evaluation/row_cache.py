@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -104,8 +103,7 @@ class RowCache:
         if longest > self._capacity:
             self._capacity = -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
         plan = _Plan(placed, self._batched, self.model.dtype, device)
-        ends = dict(zip((feed.row for feed in placed), accumulate(len(feed.ids) for feed in placed), strict=True))
-        last = [ends[feed.row] - 1 for feed in feeds if feed.predict]
+        last = [plan.last[feed.row] for feed in feeds if feed.predict]
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([[token for feed in placed for token in feed.ids]], device=device),
             position_ids=plan.positions[None],
@@ -130,10 +128,10 @@ class RowCache:
         queries = query.transpose(0, 1).reshape(query.shape[1], key.shape[0], -1, query.shape[2])
         parts = []
         if plan.singles is not None:
-            tokens, rows, mask = plan.singles
+            singles, rows, mask = plan.singles
             slots, _, _, longest = mask.shape
             placed = queries.new_zeros(slots, *queries.shape[1:])
-            placed[rows] = queries[tokens]
+            placed[rows] = queries[singles]
             read = slice(slots), slice(None), slice(longest)
             found = _softmax_attention(placed, keys[read], values[read], mask, scale)
             parts.append((found[0][rows], found[1][rows]))
@@ -190,6 +188,7 @@ class _Plan:
     Attributes:
         slots, places, positions: of each token its row's slot, its place among the row's own tokens, and its place
             with the prefix counted; shape [tokens].
+        last: of each row its last token in the pass.
         spans: what is attended to row by row.
         singles: what is attended to in one operation, by the tokens that are their row's only one: where each lies in
             the pass, its row's slot, and what is added to the scores of the first slots, shape [slots, 1, 1, longest
@@ -203,6 +202,7 @@ class _Plan:
         places: list[int] = []
         positions: list[int] = []
         spans: list[_Span] = []
+        self.last: dict[Row, int] = {}
         prefixes: dict[Row, list[_Span]] = {}
         for feed in feeds:
             row, begin, held, count = feed.row, len(slots), len(feed.row.ids), len(feed.ids)
@@ -214,6 +214,7 @@ class _Plan:
                 hidden = torch.full((count, held + count), torch.finfo(dtype).min, dtype=dtype, device=device)
                 mask = hidden.triu(held + 1)  # a token sees those before it and itself
             spans.append(_Span(begin, begin + count, row.slot, held + count, mask))
+            self.last[row] = begin + count - 1
             if row.prefix:
                 prefixes.setdefault(row.prefix, []).append(spans[-1])
         self.slots = torch.tensor(slots, device=device)

@@ -149,10 +149,10 @@ def _mean_of(attempts: Sequence[Episode], name: Literal["success", "progress"]) 
 def _measure(differences: Sequence[Fraction], clusters: Sequence[str]) -> _Measure:
     """What follows from the differences between the models, one for each episode."""
     by_pair: defaultdict[str, Fraction] = defaultdict(Fraction)
-    for cluster, difference in zip(clusters, differences, strict=True):
-        by_pair[cluster] += difference
+    for cluster, ahead in zip(clusters, differences, strict=True):
+        by_pair[cluster] += ahead
     only_a, only_b = sum(total > 0 for total in by_pair.values()), sum(total < 0 for total in by_pair.values())
-    difference = mean([float(difference) for difference in differences], clusters)
+    difference = mean([float(ahead) for ahead in differences], clusters)
     p_value = mcnemar_exact(only_a, only_b)
     verdict: Verdict = "no difference shown"
     if only_a + only_b < MIN_DIFFERING:

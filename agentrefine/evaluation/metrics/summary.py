@@ -65,7 +65,7 @@ class BenchmarkSummary(BaseModel):
         episodes: episodes that are counted, each attempt as one.
         attempts: most attempts at one episode.
         environment_errors: episodes that the simulator failed in.
-        success_at_n: share of episodes that one attempt at least has solved; None where each was tried once.
+        success_at_n: share of episodes that any attempt solved (pass@n of n attempts); None where each was tried once.
         robustness: of a benchmark that plays the same worlds with several perturbations; else None.
         stops: episodes by why they ended.
         episodes_with_cut_history: episodes in which the model did not read all of its history.
@@ -197,6 +197,8 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
     steps = [len(episode.steps) for episode in episodes]
     recoveries = [_recoveries(episode) for episode in episodes]
     reached = outcome(episodes)
+    attempts = grouped(episodes, lambda e: e.id).values()
+    solved_ever = share([any(e.success for e in plays) for plays in attempts], [plays[0].cluster for plays in attempts])
     # An episode is over as soon as it is solved, so only its last step can have solved it.
     solved = [[0.0] * (len(e.steps) - 1) + [float(e.success)] if e.steps else [] for e in episodes]
     return BenchmarkSummary(
@@ -204,7 +206,7 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
         attempts=len({episode.attempt for episode in played}),
         environment_errors=len(played) - len(episodes),
         success_rate=reached.success_rate,
-        success_at_n=_success_at_n(episodes) if any(episode.attempt for episode in played) else None,
+        success_at_n=solved_ever if any(episode.attempt for episode in played) else None,
         progress_rate=reached.progress_rate,
         grounding=ratio([sum(s.valid for s in e.steps) for e in episodes], steps, clusters),
         grounding_per_episode=ratio(
@@ -239,12 +241,6 @@ def outcome(episodes: Sequence[Episode]) -> OutcomeRates:
 def is_stuck(episode: Episode) -> bool:
     """Whether the episode holds the same failing action, or the same malformed reply, three times or more."""
     return repeats(episode.steps) >= STUCK_REPEATS
-
-
-def _success_at_n(episodes: Sequence[Episode]) -> Rate:
-    """Share of episodes that any of their attempts solved (pass@n with n attempts)."""
-    attempts = grouped(episodes, lambda e: e.id).values()
-    return share([any(e.success for e in of_one) for of_one in attempts], [of_one[0].cluster for of_one in attempts])
 
 
 def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, OutcomeRates]:
