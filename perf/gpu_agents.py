@@ -16,7 +16,7 @@ from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.local import LocalPolicy
 from agentrefine.evaluation.metrics import Rate, summarise
 from agentrefine.evaluation.policy import Policy
-from agentrefine.evaluation.reference import ChancePolicy, TimedBenchmark
+from agentrefine.evaluation.reference import ChancePolicy
 from agentrefine.evaluation.rollout import play
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Sample
@@ -193,17 +193,17 @@ def play_all(
 
 def play_one(model: str, path: Path | None, name: str, rules: Rules, out: Path) -> None:
     """Play one benchmark, by chance where there is no model, and write the rates."""
-    timed = TimedBenchmark(benchmark(name))
+    games = benchmark(name)
     policy: Policy
     if path is None:
-        policy = ChancePolicy(timed, SEED)
+        policy = ChancePolicy(SEED)
     else:
         loaded = load_tuned(path)
         policy = LocalPolicy(loaded.model, loaded.tokenizer, name=model, max_new_tokens=rules.new_tokens)
     began = time.monotonic()
     with closing(policy):
-        specs = timed.episodes(rules.episodes, SEED)
-        episodes = list(play(policy, timed, specs, max_steps=rules.steps, batch_size=rules.episodes))
+        specs = games.episodes(rules.episodes, SEED)
+        episodes = list(play(policy, games, specs, max_steps=rules.steps, batch_size=rules.episodes))
     summary = summarise(episodes)[name]
     rates = {
         "success": summary.success_rate,

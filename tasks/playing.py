@@ -18,7 +18,7 @@ from agentrefine.benchmarks.catalogue import selected
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 from agentrefine.evaluation.evaluate import Rules, Seat, benchmarks_played, in_order, journal_file, play_benchmark
-from agentrefine.evaluation.results import write_results
+from agentrefine.evaluation.metrics.summary import write_results
 from agentrefine.files import short_hash, write_json
 from agentrefine.params import Params
 from agentrefine.params.evaluation import BenchmarkData

@@ -32,12 +32,6 @@ DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exao
 transformers knows none of these names and joins digits to the spaces before them.
 """
 
-KNOWN_SPLITS = ("default", "gpt-2", *DIGITS_APART)
-"""Beside those that transformers knows itself."""
-
-LLAMA_CPP_NAMES = ("qwen2moe", "qwen3moe", "gpt-oss", "minimax-m2")
-"""Architectures that transformers reads and lists under another name."""
-
 NO_CAUSAL_MODELS = ("bert", "clip", "jina-bert-v2", "modern-bert", "nomic-bert", "t5", "t5encoder", "wavtokenizer-dec")
 """Architectures whose models read text, images or sounds and do not write on."""
 
@@ -56,8 +50,10 @@ FILE_TYPES = {
 }
 """Quantisations by the numbers of `general.file_type`."""
 
-READABLE = frozenset({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS, *LLAMA_CPP_NAMES})
-"""Architectures that transformers reads, by llama.cpp's names."""
+READABLE = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS, "qwen2moe", "qwen3moe", "gpt-oss", "minimax-m2"}
+"""Architectures that transformers reads, by llama.cpp's names; it lists the last four under others."""
+
+_SET_OTHER = "set base_model.path to another file, or to a folder or hub id of the same model"
 
 _BROKEN = (OSError, ValueError, KeyError, IndexError, OverflowError)
 """What the `gguf` package raises on bytes that are no GGUF file, or only a part of one."""
@@ -67,11 +63,7 @@ _UNREADABLE = (*_BROKEN, TypeError, AttributeError, RuntimeError)
 
 
 class GgufFile(NamedTuple):
-    """What a GGUF file says of itself, for example
-
-        GgufFile(path=Path("SmolLM2-135M-Instruct.Q4_1.gguf"), architecture="llama", name="Smollm2 135M",
-                 licence="apache-2.0", quantisation="Q4_1", tensor_types={"Q4_1": 210, "F32": 61, "Q8_0": 1},
-                 dtype=torch.bfloat16, pre_tokenizer="smollm", context=8192)
+    """What a GGUF file says of itself.
 
     Attributes:
         path: of the file.
@@ -110,11 +102,8 @@ def read_gguf(path: Path) -> GgufFile:
         raise UserError("file_missing", f"{path}: no such file; correct base_model.path in params.yaml.", file=path)
     with path.open("rb") as handle:
         if handle.read(4) != b"GGUF":
-            raise UserError(
-                "not_gguf",
-                f"{path}: is not a GGUF file, whatever its name says; set base_model.path to one that is.",
-                file=path,
-            )
+            sentence = "is not a GGUF file, whatever its name says; set base_model.path to one that is"
+            raise _refusal("not_gguf", path, sentence)
     try:
         reader = GGUFReader(path)
         fields = {
@@ -122,14 +111,11 @@ def read_gguf(path: Path) -> GgufFile:
         }
         tensors = reader.tensors
     except _BROKEN as error:
-        raise UserError(
-            "file_damaged",
-            f"{path}: this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again.",
-            file=path,
-        ) from error
-    _check_kind(path, fields, tensors)
+        sentence = f"this GGUF file is damaged or was not fetched to its end ({_reason(error)}); fetch it again"
+        raise _refusal("file_damaged", path, sentence) from error
+    architecture = _checked_architecture(path, fields, tensors)
     types = Counter(tensor.tensor_type.name for tensor in tensors)
-    architecture = str(fields["general.architecture"])
+    matrices = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
     context = fields.get(f"{architecture}.context_length")
     return GgufFile(
         path=path,
@@ -138,7 +124,8 @@ def read_gguf(path: Path) -> GgufFile:
         licence=str(fields.get("general.license", "")),
         quantisation=_quantisation(fields.get("general.file_type"), tensors),
         tensor_types=dict(types.most_common()),
-        dtype=_dtype(tensors),
+        # The file's own type where its matrices are not quantised and all of one type.
+        dtype=PLAIN_TYPES.get(matrices.pop(), DEQUANTISED) if len(matrices) == 1 else DEQUANTISED,
         pre_tokenizer=str(fields.get("tokenizer.ggml.pre", "")),
         context=context if isinstance(context, int) else None,
     )
@@ -153,11 +140,8 @@ def read_model(file: GgufFile) -> PreTrainedModel:
     folder, name = str(file.path.parent), file.path.name
     try:
         config = AutoConfig.from_pretrained(folder, gguf_file=name)
-    except _UNREADABLE as error:
-        raise _cannot_read(file, error) from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise _no_language_model(file.path, f"a model of the architecture {file.architecture}")
-    try:
+        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise _no_language_model(file.path, f"a model of the architecture {file.architecture}")
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=name,
@@ -168,24 +152,19 @@ def read_model(file: GgufFile) -> PreTrainedModel:
             trust_remote_code=False,
         )
     except _UNREADABLE as error:
-        raise _cannot_read(file, error) from error
+        sentence = (
+            f"transformers cannot read this model of the architecture {file.architecture} from GGUF "
+            f"({_reason(error)}); {_SET_OTHER}"
+        )
+        raise _refusal("model_unusable", file.path, sentence, architecture=file.architecture) from error
     missing = sorted(loading["missing_keys"])
     if missing:
-        raise UserError(
-            "model_unusable",
-            f"{file.path}: lacks {len(missing)} of its model's weights, such as {missing[0]}; fetch another file.",
-            file=file.path,
-            missing=len(missing),
-            weight=missing[0],
-        )
-    spoiled = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if spoiled:
-        raise UserError(
-            "file_damaged",
-            f"{file.path}: the weights {spoiled[0]} are not finite, so it is damaged; fetch it again.",
-            file=file.path,
-            weight=spoiled[0],
-        )
+        sentence = f"lacks {len(missing)} of its model's weights, such as {missing[0]}; fetch another file"
+        raise _refusal("model_unusable", file.path, sentence, missing=len(missing), weight=missing[0])
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            sentence = f"the weights {name} are not finite, so it is damaged; fetch it again"
+            raise _refusal("file_damaged", file.path, sentence, weight=name)
     return model
 
 
@@ -200,13 +179,8 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
             str(file.path.parent), gguf_file=file.path.name, trust_remote_code=False
         )
     except _UNREADABLE as error:
-        raise UserError(
-            "model_unusable",
-            f"{file.path}: holds no tokenizer that transformers can read ({_reason(error)}); set base_model.path to "
-            "another file, or to a folder or hub id of the same model.",
-            file=file.path,
-            part="tokenizer",
-        ) from error
+        sentence = f"holds no tokenizer that transformers can read ({_reason(error)}); {_SET_OTHER}"
+        raise _refusal("model_unusable", file.path, sentence, part="tokenizer") from error
     if file.pre_tokenizer in DIGITS_APART:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -219,7 +193,7 @@ def read_tokenizer(file: GgufFile) -> PreTrainedTokenizerBase:
 
 def tokenizer_remarks(file: GgufFile) -> list[str]:
     """What is worth knowing of how the tokenizer splits text; nothing where it does as the model has learned it."""
-    if file.pre_tokenizer in (*KNOWN_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS, ""):
+    if file.pre_tokenizer in ("", "default", "gpt-2", *DIGITS_APART, *GGUF_PRE_TOKENIZER_SPLITS):
         return []
     return [
         f"The file splits text as {file.pre_tokenizer!r} does, which transformers does not know: it splits as GPT-2 "
@@ -227,40 +201,33 @@ def tokenizer_remarks(file: GgufFile) -> list[str]:
     ]
 
 
-def _check_kind(path: Path, fields: dict[str, object], tensors: list[ReaderTensor]) -> None:
-    """Refuse a file that is no whole language model, by what it says itself."""
+def _checked_architecture(path: Path, fields: dict[str, object], tensors: list[ReaderTensor]) -> str:
+    """The architecture that a file names; one that says that it holds no whole language model is refused."""
     kind = str(fields.get("general.type", "model"))
     if kind != "model":
         raise _no_language_model(path, KINDS.get(kind, f"something of the type {kind}"))
     if "general.architecture" not in fields:
-        raise UserError(
-            "model_unusable",
-            f"{path}: this GGUF file names no architecture; set base_model.path to another file.",
-            file=path,
-            part="architecture",
-        )
+        sentence = "this GGUF file names no architecture; set base_model.path to another file"
+        raise _refusal("model_unusable", path, sentence, part="architecture")
     if not tensors:
         raise _no_language_model(path, "a vocabulary without weights")
     parts = fields.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
-        raise UserError(
-            "model_unusable",
-            f"{path}: is one of {parts} parts of a model, which transformers cannot read; join them with llama.cpp's "
-            "`llama-gguf-split --merge` and set base_model.path to the whole file.",
-            file=path,
-            parts=parts,
+        sentence = (
+            f"is one of {parts} parts of a model, which transformers cannot read; join them with llama.cpp's "
+            "`llama-gguf-split --merge` and set base_model.path to the whole file"
         )
+        raise _refusal("model_unusable", path, sentence, parts=parts)
     architecture = str(fields["general.architecture"])
     if architecture in NO_CAUSAL_MODELS:
         raise _no_language_model(path, f"a model of the architecture {architecture}")
     if architecture not in READABLE:
-        raise UserError(
-            "model_unusable",
-            f"{path}: holds a model of the architecture {architecture}, which transformers cannot read from GGUF; set "
-            "base_model.path to a folder or hub id of the same model.",
-            file=path,
-            architecture=architecture,
+        sentence = (
+            f"holds a model of the architecture {architecture}, which transformers cannot read from GGUF; set "
+            "base_model.path to a folder or hub id of the same model"
         )
+        raise _refusal("model_unusable", path, sentence, architecture=architecture)
+    return architecture
 
 
 def _quantisation(file_type: object, tensors: list[ReaderTensor]) -> str:
@@ -273,29 +240,13 @@ def _quantisation(file_type: object, tensors: list[ReaderTensor]) -> str:
     return most if (most in PLAIN_TYPES) != (stated in PLAIN_TYPES) else stated
 
 
-def _dtype(tensors: list[ReaderTensor]) -> torch.dtype:
-    """The file's own type where its matrices are not quantised and all of one type."""
-    types = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
-    return PLAIN_TYPES.get(types.pop(), DEQUANTISED) if len(types) == 1 else DEQUANTISED
-
-
 def _no_language_model(path: Path, held: str) -> UserError:
-    return UserError(
-        "model_unusable",
-        f"{path}: holds {held}, no causal language model; set base_model.path to a file that does.",
-        file=path,
-        held=held,
-    )
+    sentence = f"holds {held}, no causal language model; set base_model.path to a file that does"
+    return _refusal("model_unusable", path, sentence, held=held)
 
 
-def _cannot_read(file: GgufFile, error: Exception) -> UserError:
-    return UserError(
-        "model_unusable",
-        f"{file.path}: transformers cannot read this model of the architecture {file.architecture} from GGUF "
-        f"({_reason(error)}); set base_model.path to another file, or to a folder or hub id of the same model.",
-        file=file.path,
-        architecture=file.architecture,
-    )
+def _refusal(code: str, path: Path, sentence: str, **values: object) -> UserError:
+    return UserError(code, f"{path}: {sentence}.", file=path, **values)
 
 
 def _reason(error: Exception) -> str:

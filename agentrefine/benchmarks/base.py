@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class SimulatorError(Exception):
@@ -28,12 +28,12 @@ class EpisodeSpec(BaseModel):
         seed: the layout's seed.
         variant: what else identifies it, such as a theme; empty when nothing does.
         difficulty: `easy`, `hard`, or empty where the benchmark does not say.
-        wording: which wording of the actions is played, where the same world is played in several to see how robust a
-            model is; `id` is then the world's, a slash and the wording. Empty elsewhere.
+        perturbation: how the actions are perturbed, where the same world is played with several perturbations to see
+            how robust a model is; `id` is then the world's, a slash and its name. Empty elsewhere. `wording` in files.
         attempt: which of several plays of the same episode; they differ where replies are drawn by chance.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     id: str
     benchmark: str
@@ -41,7 +41,7 @@ class EpisodeSpec(BaseModel):
     seed: int
     variant: str = ""
     difficulty: str = ""
-    wording: str = ""
+    perturbation: str = Field("", alias="wording")
     attempt: int = 0
 
     @property

@@ -38,11 +38,11 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "textworld": lambda _: TextWorld(),
     "hotpotqa": lambda data: HotpotQA(_path(data.hotpotqa)),
 }
-REWORDED: dict[str, Callable[[EpisodeSpec], Paraphrase | None]] = {
+PERTURBED: dict[str, Callable[[EpisodeSpec], Paraphrase | None]] = {
     "worlds_perturbed": world_perturbation,
     "alfworld_perturbed": game_perturbation,
 }
-"""The benchmarks whose episodes differ in the wording of their actions, and which wording an episode has."""
+"""The benchmarks that play the same game with several perturbations of its actions, and which one an episode has."""
 
 OURS = BenchmarkData()
 """Nothing of the published benchmarks: games of ours, or made here."""
@@ -75,9 +75,9 @@ def benchmark(name: str, data: BenchmarkData = OURS) -> Benchmark:
     return agentboard(name, labels, data) if labels else BENCHMARKS[name](data)
 
 
-def wording_of(episode: EpisodeSpec) -> Paraphrase | None:
-    """The wording of an episode's actions; None where it is the one that its benchmark is shown in."""
-    return REWORDED[episode.benchmark](episode) if episode.benchmark in REWORDED else None
+def perturbation_of(episode: EpisodeSpec) -> Paraphrase | None:
+    """How an episode's actions are perturbed; None where they are as in its benchmark's example."""
+    return PERTURBED[episode.benchmark](episode) if episode.benchmark in PERTURBED else None
 
 
 def selected(params: EvaluationParams) -> dict[str, Benchmark | NotInstalledError]:

@@ -11,7 +11,6 @@ from typing import Any
 from agentrefine.errors import UserError
 from agentrefine.evaluation.policy import Dialogue, Reply, turns_that_can_be_cut, without_oldest_turns
 from agentrefine.files import short_hash
-from agentrefine.game.conversation import Message
 from agentrefine.llm.completion import FILTERED, NO_ANSWER, REFUSED, TOO_LONG, TRUNCATED, Answer, ChatMessage, Request
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings
 from agentrefine.llm.journal import PAID, REPLAYED, Journal, PaidCalls, Question
@@ -62,12 +61,7 @@ class EndpointPolicy:
         section = f"evaluation.endpoints.{name}"
         price = load_prices(params.prices, section).known(params.model, params.max_cost, section)
         settings = EndpointSettings(
-            section=section,
-            base_url=params.base_url,
-            model=params.model,
-            api_key_env=params.api_key_env,
-            timeout_seconds=params.timeout_seconds,
-            max_retries=params.max_retries,
+            section, params.base_url, params.model, params.api_key_env, params.timeout_seconds, params.max_retries
         )
         self._journal = Journal(journal) if journal else None
         self._folder = tempfile.TemporaryDirectory(prefix="agentrefine-")
@@ -103,8 +97,8 @@ class EndpointPolicy:
         """Nothing is kept between calls."""
 
     def close(self) -> None:
-        """End the connections; calls that are under way are given up, and what was answered is on disk."""
-        asyncio.run_coroutine_threadsafe(self._wind_up(), self._loop).result()
+        """End the connections; calls in flight are given up, and what was answered is on disk."""
+        asyncio.run_coroutine_threadsafe(self._end_calls(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -113,7 +107,7 @@ class EndpointPolicy:
         self._numbers.close()
         self._folder.cleanup()
 
-    async def _wind_up(self) -> None:
+    async def _end_calls(self) -> None:
         self._endpoint.stop()
         for call in self._calls:
             call.cancel()
@@ -142,10 +136,10 @@ class EndpointPolicy:
         turns_cut = 0
         while True:
             messages = without_oldest_turns(dialogue.messages, turns_cut)
-            answer = await self._answer([_chat_message(message) for message in messages], dialogue)
+            answer = await self._answer([{"role": m.role, "content": m.content} for m in messages], dialogue)
             if answer.finish_reason == TOO_LONG:
                 if turns_cut == most:
-                    return Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=most, context_full=True)
+                    return Reply("", 0, 0, turns_cut, context_full=True)
                 turns_cut = min(most, max(1, 2 * turns_cut))
                 continue
             if answer.finish_reason in NO_ANSWER and answer.finish_reason != FILTERED:
@@ -191,7 +185,3 @@ class EndpointPolicy:
         if known is None:
             known = await self._paid.ask(key, request, partial(self._endpoint.ask, key, request))
         return known
-
-
-def _chat_message(message: Message) -> ChatMessage:
-    return {"role": message.role, "content": message.content}

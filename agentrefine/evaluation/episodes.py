@@ -1,24 +1,28 @@
-"""The journal of an evaluation that is under way: an episode that has ended is not played again."""
+"""Episodes, and the journal of a running evaluation: an episode that has ended is not played again."""
 
 import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.llm.thinking import without_thinking
+
+KeyT = TypeVar("KeyT")
 
 StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
 
 
 class EpisodeStep(BaseModel):
     """One turn of the agent and the answer to it.
+
+    Example: `{"thought": "I look.", "action": "look", ..., "valid": true, "format_error": false, "progress": 0.5, ...}`
 
     Attributes:
         thought, action: the parts of the reply; both empty on a format error.
@@ -55,8 +59,10 @@ class EpisodeStep(BaseModel):
 class Episode(BaseModel):
     """One episode as one model played it. Equal plays give equal bytes: how long it took is not written.
 
+    Example: `{"id": "assemble.harbor.69", "benchmark": "worlds_layouts", ..., "steps": [{...}], "success": true, ...}`
+
     Attributes:
-        id, benchmark, task, seed, variant, difficulty, wording, attempt: the episode's specification (`EpisodeSpec`).
+        id, benchmark, task, seed, variant, difficulty, perturbation, attempt: the specification (`EpisodeSpec`).
         model: the model's name.
         model_digest: what identifies its weights; empty where that is unknown.
         goal: the task in words.
@@ -70,7 +76,7 @@ class Episode(BaseModel):
         restarts: how often it was begun again because the simulator died.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     id: str
     benchmark: str
@@ -88,7 +94,7 @@ class Episode(BaseModel):
     stop: StopReason
     error: str = ""
     restarts: int = 0
-    wording: str = ""
+    perturbation: str = Field("", alias="wording")
     attempt: int = 0
 
     @property
@@ -98,8 +104,8 @@ class Episode(BaseModel):
 
     @property
     def cluster(self) -> str:
-        """What was played under the same conditions: the attempts at an episode, and a world in all its wordings."""
-        return self.id.removesuffix(f"/{self.wording}") if self.wording else self.id
+        """What was played under the same conditions: attempts at an episode, a world with all its perturbations."""
+        return self.id.removesuffix(f"/{self.perturbation}") if self.perturbation else self.id
 
     @property
     def prompt_tokens(self) -> int:
@@ -113,13 +119,7 @@ class Episode(BaseModel):
 
 
 class ReplyCounts(NamedTuple):
-    """Replies of some episodes, such as `ReplyCounts(replies=120, cut=31, empty=12)`.
-
-    Attributes:
-        replies: all of them.
-        cut: those that were cut at their limit of tokens.
-        empty: those without any text after the thoughts of a reasoning model.
-    """
+    """Replies of some episodes: all, those cut at their limit of tokens, and those empty but for a model's thoughts."""
 
     replies: int
     cut: int
@@ -133,6 +133,14 @@ def count_replies(episodes: Iterable[Episode]) -> ReplyCounts:
     return ReplyCounts(len(steps), sum(step.cut for step in steps), empty)
 
 
+def grouped(episodes: Iterable[Episode], key: Callable[[Episode], KeyT]) -> dict[KeyT, list[Episode]]:
+    """Episodes by a key, in their order; the groups come in the order of their first episodes."""
+    groups: dict[KeyT, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(key(episode), []).append(episode)
+    return groups
+
+
 def repeats(steps: Sequence[EpisodeStep]) -> int:
     """How often the failing action, or malformed reply, has come that came most often."""
     failing = Counter(step.reply if step.format_error else step.action for step in steps if step.failed)
@@ -140,7 +148,7 @@ def repeats(steps: Sequence[EpisodeStep]) -> int:
 
 
 class _Entry(BaseModel):
-    """A line of the file.
+    """A line of the file: `{"seconds": 3.2, "episode": {...}}`.
 
     Attributes:
         seconds: wall-clock time of the evaluation until this episode had ended, without pauses between runs.
@@ -175,16 +183,14 @@ class EpisodeJournal:
             raise self._cannot(error) from error
         self._file.seek(0)
         whole = 0
-        for line in self._file:
-            try:
+        with suppress(ValidationError):
+            for line in self._file:
                 entry = _Entry.model_validate_json(line)
-            except ValidationError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            self.episodes.append(entry.episode)
-            self.seconds = entry.seconds
-            whole += len(line)
+                if not line.endswith(b"\n"):
+                    break
+                self.episodes.append(entry.episode)
+                self.seconds = entry.seconds
+                whole += len(line)
         self._file.truncate(whole)
         self._began = time.monotonic() - self.seconds
 
@@ -211,9 +217,7 @@ class EpisodeJournal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _cannot(self, error: OSError) -> UserError:

@@ -11,8 +11,8 @@ from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
+from agentrefine.evaluation.metrics.summary import BenchmarksPlayed
 from agentrefine.evaluation.policy import Policy
-from agentrefine.evaluation.results import BenchmarksPlayed
 from agentrefine.evaluation.rollout import play
 from agentrefine.files import short_hash
 from agentrefine.params.evaluation import BenchmarkData, EvaluationParams, Prompting, Sampling
@@ -58,7 +58,7 @@ class Seat(NamedTuple):
 
     Attributes:
         policy: who plays.
-        benchmark: whose environments it plays; it may be wrapped for this policy.
+        benchmark: whose environments it plays.
         at_once: how many episodes.
     """
 
@@ -67,7 +67,7 @@ class Seat(NamedTuple):
     at_once: int
 
     def close(self) -> None:
-        """End what the policy has under way."""
+        """End what the policy has in flight."""
         self.policy.close()
 
 

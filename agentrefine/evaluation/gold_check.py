@@ -1,11 +1,12 @@
 """A check that the benchmarks can be played: solutions, chance and idleness through the interface that a model has.
 
 The table has, for each benchmark, what its own solutions reach (all of the episodes that have one, or something is
-broken), what chance and doing nothing reach, and what its simulator takes. Where a solution fails, the
-command ends with status 1.
+broken), what chance and doing nothing reach, and what its simulator costs. Where a solution fails, the command ends
+with status 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 
@@ -15,31 +16,18 @@ from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError,
 from agentrefine.benchmarks.catalogue import selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.errors import NotInstalledError
-from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.policy import Policy
-from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
-from agentrefine.evaluation.rollout import play
+from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy
+from agentrefine.evaluation.rollout import Clock, play
 from agentrefine.files import write_json
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import INSTALLED
 
-COLUMNS = (
-    "benchmark",
-    "episodes",
-    "solvable",
-    "gold success",
-    "gold steps",
-    "chance success / progress",
-    "idle success / progress",
-    "first start (s)",
-    "start (s)",
-    "step (s)",
-    "memory (MB)",
-)
-
 
 class Reached(BaseModel):
     """What one policy reached on a benchmark.
+
+    Example: `{"episodes": 3, "success": 0.67, "progress": 0.75, ..., "unsolved": {"key.house.71": "step limit"}}`
 
     Attributes:
         episodes: how many it played.
@@ -66,6 +54,8 @@ class Reached(BaseModel):
 
 class GoldCheck(BaseModel):
     """The reference policies on one benchmark.
+
+    Example: `{"benchmark": "pddl", "episodes": 3, "no_solution": {}, "gold": {...}, "chance": null, ...}`
 
     Attributes:
         benchmark: its name.
@@ -94,6 +84,26 @@ class GoldCheck(BaseModel):
         return self.gold is not None and self.gold.success == 1
 
 
+def _outcome(reached: Reached | None) -> str:
+    return f"{100 * reached.success:.0f}% / {100 * reached.progress:.0f}%" if reached else "-"
+
+
+COLUMNS: dict[str, Callable[[GoldCheck], str]] = {
+    "benchmark": lambda check: check.benchmark,
+    "episodes": lambda check: str(check.episodes),
+    "solvable": lambda check: str(check.episodes - len(check.no_solution)),
+    "gold success": lambda check: f"{100 * check.gold.success:.0f}%" if check.gold else "-",
+    "gold steps": lambda check: f"{check.gold.steps:.1f}" if check.gold else "-",
+    "chance success / progress": lambda check: _outcome(check.chance),
+    "idle success / progress": lambda check: _outcome(check.idle),
+    "first start (s)": lambda check: f"{check.idle.start_seconds:.2f}",
+    "start (s)": lambda check: f"{(check.chance or check.gold or check.idle).start_seconds:.2f}",
+    "step (s)": lambda check: f"{(check.gold or check.chance or check.idle).step_seconds:.4f}",
+    "memory (MB)": lambda check: f"{check.memory / 1e6:.0f}" if check.memory else "-",
+}
+"""The table's columns, each with its cell for a benchmark."""
+
+
 def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, max_steps: int, seed: int) -> GoldCheck:
     """Play episodes with the reference policies, one at a time.
 
@@ -103,8 +113,7 @@ def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, ma
         max_steps: of chance and the idle policy; a solution is played to its end.
         seed: of chance.
     """
-    timed = TimedBenchmark(benchmark)
-    idle = _reached(IdlePolicy(), timed, episodes, max_steps)
+    idle = _reached(IdlePolicy(), benchmark, episodes, max_steps)
     solutions: dict[str, list[str]] = {}
     no_solution: dict[str, str] = {}
     for episode in episodes:
@@ -112,64 +121,37 @@ def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, ma
             solutions[episode.id] = benchmark.gold(episode)
         except NoSolutionError as error:
             no_solution[episode.id] = str(error)
-    solvable = [episode for episode in episodes if episode.id in solutions]
-    longest = max(map(len, solutions.values()), default=0)
+    gold = chance = None
+    if solutions:
+        solvable = [episode for episode in episodes if episode.id in solutions]
+        gold = _reached(GoldPolicy(solutions), benchmark, solvable, max(map(len, solutions.values())))
+    with suppress(UnlistedActionsError):
+        chance = _reached(ChancePolicy(seed), benchmark, episodes, max_steps)
     return GoldCheck(
         benchmark=benchmark.name,
         episodes=len(episodes),
         no_solution=no_solution,
-        gold=_reached(GoldPolicy(solutions), timed, solvable, longest) if solvable else None,
-        chance=_by_chance(timed, episodes, max_steps, seed),
+        gold=gold,
+        chance=chance,
         idle=idle,
         memory=benchmark.workers.peak_memory() if isinstance(benchmark, SimulatorBenchmark) else None,
     )
 
 
-def _by_chance(timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int, seed: int) -> Reached | None:
-    try:
-        return _reached(ChancePolicy(timed, seed), timed, episodes, max_steps)
-    except UnlistedActionsError:
-        return None
-
-
-def _reached(policy: Policy, timed: TimedBenchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
-    played = list(play(policy, timed, episodes, max_steps=max_steps, batch_size=1))
+def _reached(policy: Policy, benchmark: Benchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
+    clock = Clock()
+    played = list(play(policy, benchmark, episodes, max_steps=max_steps, batch_size=1, clock=clock))
     steps = [step for episode in played for step in episode.steps]
-    environments = [timed.environments[episode.id] for episode in played]
     return Reached(
         episodes=len(played),
         success=mean(episode.success for episode in played),
         progress=mean(episode.progress for episode in played),
         valid=sum(step.valid for step in steps) / max(1, len(steps)),
         steps=len(steps) / len(played),
-        start_seconds=mean(environment.start_seconds for environment in environments),
-        step_seconds=sum(environment.step_seconds for environment in environments) / max(1, len(steps)),
-        unsolved={episode.id: _ending(episode) for episode in played if not episode.success},
+        start_seconds=sum(clock.starts) / max(1, len(clock.starts)),
+        step_seconds=sum(clock.steps) / max(1, len(steps)),
+        unsolved={e.id: f"{e.stop}: {e.error}" if e.error else e.stop for e in played if not e.success},
     )
-
-
-def _ending(episode: Episode) -> str:
-    return f"{episode.stop}: {episode.error}" if episode.error else episode.stop
-
-
-def row(check: GoldCheck) -> list[str]:
-    """A benchmark's cells of the table, in the order of `COLUMNS`."""
-    gold = check.gold
-    return [
-        check.benchmark,
-        str(check.episodes),
-        str(check.episodes - len(check.no_solution)),
-        f"{100 * gold.success:.0f}%" if gold else "-",
-        f"{gold.steps:.1f}" if gold else "-",
-        *(
-            f"{100 * floor.success:.0f}% / {100 * floor.progress:.0f}%" if floor else "-"
-            for floor in (check.chance, check.idle)
-        ),
-        f"{check.idle.start_seconds:.2f}",
-        f"{(check.chance or gold or check.idle).start_seconds:.2f}",
-        f"{(gold or check.chance or check.idle).step_seconds:.4f}",
-        f"{check.memory / 1e6:.0f}" if check.memory else "-",
-    ]
 
 
 def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_steps: int, out: Path | None) -> bool:
@@ -187,17 +169,16 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
     """
     params = load_params()
     wanted = params.evaluation.model_copy(update={"benchmarks": list(benchmarks) or INSTALLED})
-    absent: list[NotInstalledError] = []
+    found = selected(wanted).values()
     checks: list[GoldCheck] = []
-    print(_line(COLUMNS), _line(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
-    for benchmark in selected(wanted).values():
+    print(_table_row(COLUMNS), _table_row(["---", *["--:"] * (len(COLUMNS) - 1)]), sep="\n")
+    for benchmark in found:
         if isinstance(benchmark, NotInstalledError):
-            absent.append(benchmark)
             continue
         number = simulator_count if isinstance(benchmark, SimulatorBenchmark) else count
         episodes = benchmark.episodes(number, params.seed)
         checks.append(check_benchmark(benchmark, episodes, max_steps=max_steps, seed=params.seed))
-        print(_line(row(checks[-1])), flush=True)
+        print(_table_row(cell(checks[-1]) for cell in COLUMNS.values()), flush=True)
     for check in checks:
         for episode, reason in check.no_solution.items():
             print(f"no solution: {episode}: {reason}")
@@ -205,12 +186,13 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
             print(f"FAILED: the solution of {episode} does not solve it ({ending})")
         if check.gold is None:
             print(f"FAILED: {check.benchmark} has no solution of any episode")
-    for missing in absent:
-        print(f"not played: {missing}")
+    for missing in found:
+        if isinstance(missing, NotInstalledError):
+            print(f"not played: {missing}")
     if out:
         write_json(out, [check.model_dump() for check in checks])
     return all(check.sound for check in checks)
 
 
-def _line(cells: Sequence[str]) -> str:
+def _table_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"

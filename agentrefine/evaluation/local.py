@@ -51,10 +51,8 @@ class BatchedGenerator:
 
     Args:
         model: a model of `with_row_attention`.
-        tokenizer: its tokenizer, used by no other thread.
-        max_new_tokens: most tokens of one reply; a longer one is cut there.
-        sampling: how tokens are drawn.
-        seed: of the draws.
+        tokenizer: its tokenizer, of which a copy is used, as one serves one thread at a time.
+        max_new_tokens, sampling, seed: as in `LocalPolicy`.
     """
 
     def __init__(
@@ -68,32 +66,34 @@ class BatchedGenerator:
         self.max_new_tokens = max_new_tokens
         self._sampling = sampling
         self._seed = seed
-        self._tokenizer = tokenizer
-        self._stop_ids = _stop_ids(model, tokenizer)
-        self._context = _context_length(model)
+        self._tokenizer = deepcopy(tokenizer)
+        # No warnings of long dialogues: they are cut to the model's context here.
+        self._tokenizer.model_max_length = sys.maxsize
+        # The tokens that end a turn: the chat template's, and those of the model's own generation settings.
+        configured = model.generation_config.eos_token_id
+        stops = [*(configured if isinstance(configured, list) else [configured]), end_of_turn_id(tokenizer)]
+        self._stop_ids = frozenset(token for token in stops if token is not None)
+        # Within one attention window a windowed model attends to everything.
+        window = getattr(model.config, "sliding_window", None)
+        positions: int = model.config.max_position_embeddings
+        self._context = min(positions, window or positions)
         self._cache = RowCache(model)
         self._rows: dict[str, Row] = {}
         self._prefixes: dict[tuple[str, ...], Row | None] = {}
         self._writing: list[_Writing] = []
         self._unanswered: list[tuple[str, Reply]] = []
 
-    @property
-    def busy(self) -> bool:
-        """Some dialogue has no reply yet."""
-        return bool(self._writing or self._unanswered)
-
     @torch.inference_mode()
     def add(self, dialogue: Dialogue) -> None:
         """Begin a reply; what the dialogue has in common with what is stored is not read again."""
         ids, turns_cut = self._prompt(dialogue)
         if not ids:
-            full = Reply(text="", prompt_tokens=0, completion_tokens=0, turns_cut=turns_cut, context_full=True)
-            self._unanswered.append((dialogue.key, full))
+            self._unanswered.append((dialogue.key, Reply("", 0, 0, turns_cut, context_full=True)))
             return
         row = self._row(dialogue, ids)
         own = ids[row.start :]
         # The last token is always read, as its logits begin the reply.
-        held = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(row.ids, own[:-1], strict=False)))
+        held = len(_common_beginning(row.ids, own[:-1]))
         del row.ids[held:]
         rng = Random(short_hash("reply", str(self._seed), dialogue.key, str(len(dialogue.messages))))
         self._writing.append(_Writing(dialogue.key, row, own[held:], len(ids), turns_cut, rng))
@@ -108,21 +108,23 @@ class BatchedGenerator:
             if len(writing.unread) == 1 or room:
                 read = writing.unread[: max(1, room)]
                 room -= len(read) if len(writing.unread) > 1 else 0
-                fed.append((writing, Feed(writing.row, read, predict=len(read) == len(writing.unread))))
+                del writing.unread[: len(read)]
+                fed.append((writing, Feed(writing.row, read, predict=not writing.unread)))
         if not fed:
             return finished
         logits = self._cache.forward([feed for _, feed in fed])
         extended = [writing for writing, feed in fed if feed.predict]
-        for writing, feed in fed:
-            del writing.unread[: len(feed.ids)]
         tokens = sample_tokens(logits, self._sampling, [writing.rng for writing in extended])
         for writing, token in zip(extended, tokens, strict=True):
             writing.unread = [token]
-            if token not in self._stop_ids:
-                writing.written.append(token)
-            if token in self._stop_ids or len(writing.written) >= self.max_new_tokens:
+            ended, ids = token in self._stop_ids, writing.written
+            if not ended:
+                ids.append(token)
+            if ended or len(ids) >= self.max_new_tokens:
                 self._writing.remove(writing)
-                finished.append((writing.key, self._reply(writing, cut=token not in self._stop_ids)))
+                text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                reply = Reply(text, writing.prompt_tokens, len(ids), writing.turns_cut, cut=not ended)
+                finished.append((writing.key, reply))
         return finished
 
     def forget(self, key: str) -> None:
@@ -130,10 +132,6 @@ class BatchedGenerator:
         self._writing = [writing for writing in self._writing if writing.key != key]
         if key in self._rows:
             self._cache.remove_row(self._rows.pop(key))
-
-    def _reply(self, writing: _Writing, *, cut: bool) -> Reply:
-        text = self._tokenizer.decode(writing.written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Reply(text, writing.prompt_tokens, len(writing.written), writing.turns_cut, cut=cut)
 
     def _prompt(self, dialogue: Dialogue) -> tuple[list[int], int]:
         """The tokens to answer and how many of the oldest turns they leave out; no tokens when nothing fits."""
@@ -167,10 +165,8 @@ class BatchedGenerator:
             # Moved to the end: the one that was used longest ago is first.
             self._prefixes[key] = self._prefixes.pop(key)
             return self._prefixes[key]
-        one, other = (
-            prompt_ids(self._tokenizer, [*beginning, Message(role="user", content=text)]) for text in ("a", "?")
-        )
-        ids = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        goals = (Message(role="user", content=text) for text in ("a", "?"))
+        ids = _common_beginning(*(prompt_ids(self._tokenizer, [*beginning, goal]) for goal in goals))
         if not MIN_PREFIX <= len(ids) <= self._context - self.max_new_tokens:
             self._prefixes[key] = None
             return None
@@ -183,6 +179,10 @@ class BatchedGenerator:
         for begin in range(0, len(ids), READ_LIMIT):
             self._cache.forward([Feed(row, ids[begin : begin + READ_LIMIT], predict=False)])
         return row
+
+
+def _common_beginning(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 def sample_tokens(logits: torch.Tensor, sampling: Sampling, rngs: Sequence[Random]) -> list[int]:
@@ -205,20 +205,6 @@ def sample_tokens(logits: torch.Tensor, sampling: Sampling, rngs: Sequence[Rando
     places = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
     picked: list[int] = tokens.gather(1, places)[:, 0].tolist()
     return picked
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end a turn: the chat template's, and those of the model's own generation settings."""
-    configured = model.generation_config.eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (*several, end_of_turn_id(tokenizer)) if token is not None)
-
-
-def _context_length(model: PreTrainedModel) -> int:
-    """Most tokens of prompt and reply. Within one attention window a windowed model attends to everything."""
-    window = getattr(model.config, "sliding_window", None)
-    length: int = model.config.max_position_embeddings
-    return min(length, window) if window else length
 
 
 CPU_GENERATORS = 2
@@ -261,18 +247,7 @@ class LocalPolicy(GeneratingPolicy):
         self.max_new_tokens = max_new_tokens
         count = CPU_GENERATORS if model.device.type == "cpu" else 1
         shared = with_row_attention(model)
-        # A tokenizer serves one thread at a time.
-        generators = [
-            BatchedGenerator(shared, own, max_new_tokens, sampling, seed)
-            for own in (_copy_without_limit(tokenizer) for _ in range(count))
-        ]
+        generators = [BatchedGenerator(shared, tokenizer, max_new_tokens, sampling, seed) for _ in range(count)]
         cores = max(1, torch.get_num_threads() // count)
         threads = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(cores,)) for _ in range(count)]
         super().__init__(name, generators, threads)
-
-
-def _copy_without_limit(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer that does not warn of long dialogues, as the generator cuts them to the model's context itself."""
-    copy = deepcopy(tokenizer)
-    copy.model_max_length = sys.maxsize
-    return copy

@@ -18,21 +18,17 @@ from pydantic import BaseModel, ConfigDict
 from agentrefine.benchmarks.base import Environment, EpisodeSpec
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_path, packaged_text
-from agentrefine.game.conversation import (
-    Message,
-    ParsedReply,
-    listed_actions,
-    opening,
-    parse_action,
-    parse_reply,
-    prompt,
-)
+from agentrefine.game import conversation
+from agentrefine.game.conversation import Message, ParsedReply, listed_actions, parse_action, parse_reply
 from agentrefine.params.evaluation import Prompting
 from agentrefine.worlds.language import Paraphrase
 
 
 class ExampleTurn(BaseModel):
-    """One turn of an example."""
+    """One turn of an example.
+
+    Example: `{"thought": "The key opens the chest.", "action": "take key", "observation": "You hold the key."}`
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,17 +36,11 @@ class ExampleTurn(BaseModel):
     action: str
     observation: str
 
-    def reworded(self, wording: Paraphrase) -> "ExampleTurn":
-        """The turn with its action in a wording, also where the thought and the observation repeat it."""
-        return ExampleTurn(
-            thought=wording.repeat(self.thought, self.action),
-            action=wording.render(self.action),
-            observation=wording.repeat(self.observation, self.action),
-        )
-
 
 class Example(BaseModel):
-    """A solved game, shown before the game that is played.
+    """A solved game, shown before the game that is played: `example.yaml` in a benchmark's package.
+
+    Example: `{"episode": {"id": ..., ...}, "goal": "Open the chest.", "observation": "A hall.", "turns": [{...}, ...]}`
 
     Attributes:
         episode: what was played; evaluation never draws it.
@@ -65,50 +55,55 @@ class Example(BaseModel):
     observation: str
     turns: list[ExampleTurn]
 
-    def reworded(self, wording: Paraphrase) -> "Example":
-        """The example with its actions in a wording. The goal and what repeats it name no action, and stay."""
-        return self.model_copy(update={"turns": [turn.reworded(wording) for turn in self.turns]})
+    def perturbed(self, perturbation: Paraphrase) -> "Example":
+        """The example with its actions perturbed, also where thoughts and observations repeat them. The goal stays."""
+        turns = [
+            ExampleTurn(
+                thought=perturbation.repeat(turn.thought, turn.action),
+                action=perturbation.render(turn.action),
+                observation=perturbation.repeat(turn.observation, turn.action),
+            )
+            for turn in self.turns
+        ]
+        return self.model_copy(update={"turns": turns})
 
     def text(self, style: str) -> str:
         """The example as the agent reads it."""
-        said = [f"Goal: {self.goal}", self.observation]
+        lines = [f"Goal: {self.goal}", self.observation]
         for turn in self.turns:
             thought = [f"Thought: {turn.thought}"] if style == "react" else []
-            said += [*thought, f"Action: {turn.action}", turn.observation]
-        return "\n".join(said)
+            lines += [*thought, f"Action: {turn.action}", turn.observation]
+        return "\n".join(lines)
 
 
 class PlayPrompt(NamedTuple):
-    """The prompt of a benchmark's games.
-
-    Attributes:
-        benchmark: its name.
-        prompting: the form of a reply and the number of examples.
-    """
+    """The prompt of a benchmark's games: the benchmark by its name, the form of a reply and the number of examples."""
 
     benchmark: str
     prompting: Prompting
 
-    def opening(self, environment: Environment, observation: str, wording: Paraphrase | None = None) -> list[Message]:
+    def opening(
+        self, environment: Environment, observation: str, perturbation: Paraphrase | None = None
+    ) -> list[Message]:
         """The messages before the agent's first turn: instructions, acknowledgement, goal with the first observation.
 
         Args:
             environment: the game, after its `reset`.
             observation: what the agent sees first.
-            wording: how the game's actions are worded, where that is not as in the example.
+            perturbation: of the game's actions, where they are not as in the example.
 
         Raises:
             UserError: an example is asked for and the benchmark has none.
         """
+        form = play_prompt(f"{self.prompting.style}.md").rstrip("\n")
         introduction = Template(_introduction(self.benchmark)).substitute(
-            form=play_prompt(f"{self.prompting.style}.md").rstrip("\n"),
-            actions=listed_actions(environment.actions),
+            form=form, actions=listed_actions(environment.actions)
         )
         if self.prompting.shots:
             shown = example(self.benchmark)
-            shown = shown.reworded(wording) if wording else shown
+            shown = shown.perturbed(perturbation) if perturbation else shown
             introduction += play_prompt("example.md") + shown.text(self.prompting.style)
-        return opening(introduction.rstrip("\n"), environment.goal, observation)
+        return conversation.opening(introduction.rstrip("\n"), environment.goal, observation)
 
     def read(self, reply: str) -> ParsedReply | None:
         """The parts of a reply, or None for a format error."""
@@ -116,7 +111,11 @@ class PlayPrompt(NamedTuple):
 
     def format_error(self) -> str:
         """The answer to a reply in the wrong form."""
-        text = prompt("format_error.md") if self.prompting.style == "react" else play_prompt("act_format_error.md")
+        text = (
+            conversation.prompt("format_error.md")
+            if self.prompting.style == "react"
+            else play_prompt("act_format_error.md")
+        )
         return text.rstrip("\n")
 
 

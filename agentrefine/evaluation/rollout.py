@@ -1,28 +1,44 @@
 """Playing episodes: the ReAct loop between a policy and the environments of a benchmark, many episodes at once."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import wraps
+from itertools import cycle
+from typing import ParamSpec, TypeVar
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
-from agentrefine.benchmarks.catalogue import wording_of
+from agentrefine.benchmarks.catalogue import perturbation_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.evaluation.batching import BatchQueue, Replies, SeparateCalls, by_generator, by_policy, run_in
 from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
-from agentrefine.evaluation.policy import Dialogue, GeneratingPolicy, Policy
+from agentrefine.evaluation.policy import Dialogue, Policy, Replies, reply_sources, run_in
 from agentrefine.evaluation.prompting import PlayPrompt
 from agentrefine.game.conversation import Message
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.params.evaluation import Prompting
 
+ArgumentsT = ParamSpec("ArgumentsT")
+ItemT = TypeVar("ItemT")
+
 REACT = Prompting()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds that environments took: to make and reset one, for each start; and for each step."""
+
+    starts: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+
 
 RESTARTS = 1
 """How often an episode is begun again after its simulator died; after that it is reported as an error."""
 
 
-def play(
+async def play_async(
     policy: Policy,
     benchmark: Benchmark,
     episodes: Sequence[EpisodeSpec],
@@ -32,14 +48,15 @@ def play(
     stop_on_repeats: int | None = None,
     prompting: Prompting = REACT,
     model_digest: str = "",
-) -> Iterator[Episode]:
+    clock: Clock | None = None,
+) -> AsyncGenerator[Episode]:
     """Play `episodes`, at most `batch_size` at once, and yield each when it ends.
 
-    Each seat plays one episode after the other (`_Player.episode`). A policy of several generators has its seats and
-    its episodes dealt to them in turn, so that each generator sees the same dialogues in every run; one that answers in
-    batches is called for all episodes that wait for it, and any other one for each by itself, in a thread. Environments
-    that live in processes of their own (`SimulatorBenchmark`) step side by side, and nobody waits for the slowest of
-    them. All others step in this thread, one at a time, as some redirect the output of the whole process.
+    A policy of several generators has its episodes dealt to them in turn, so that each generator sees the same
+    dialogues in every run; one that answers in batches is called for all episodes that wait for it, and any other one
+    for each by itself, in a thread. Environments that live in processes of their own (`SimulatorBenchmark`) step side
+    by side, and nobody waits for the slowest of them. All others step in the event loop's thread, one at a time, as
+    some redirect the output of the whole process.
 
     The dialogue is `PlayPrompt.opening`, then the agent's replies, without what a reasoning model thinks before them
     (`without_thinking`), and the observations. A reply in the wrong form costs a step and is answered by the reply
@@ -55,6 +72,7 @@ def play(
             None: it continues.
         prompting: what the agent is asked for.
         model_digest: what identifies the model's weights, for the record.
+        clock: what the environments' times are added to.
 
     Yields:
         Each finished episode, in the order of finishing. Environments that live in this process and a policy that
@@ -62,49 +80,70 @@ def play(
     """
     simulators = ThreadPoolExecutor(batch_size) if isinstance(benchmark, SimulatorBenchmark) else None
     prompt = PlayPrompt(benchmark.name, prompting)
-    player = _Player(benchmark, prompt, max_steps, stop_on_repeats, policy.name, model_digest, simulators)
     ended: asyncio.Queue[Episode | None] = asyncio.Queue()
-    with asyncio.Runner() as runner:
-        playing = runner.get_loop().create_task(_play_all(policy, player, episodes, batch_size, ended))
-        playing.add_done_callback(lambda _: ended.put_nowait(None))
+    player = _Player(
+        benchmark, prompt, max_steps, stop_on_repeats, policy.name, model_digest, simulators, ended, clock or Clock()
+    )
+    playing = asyncio.create_task(_play_all(policy, player, episodes, batch_size))
+    playing.add_done_callback(lambda _: ended.put_nowait(None))
+    try:
+        while (episode := await ended.get()) is not None:
+            yield episode
+    finally:
+        playing.cancel()
+        await asyncio.wait({playing})
+        if simulators:
+            simulators.shutdown(cancel_futures=True)
+    playing.result()
+
+
+def _synchronous(generator: Callable[ArgumentsT, AsyncGenerator[ItemT]]) -> Callable[ArgumentsT, Generator[ItemT]]:
+    """An async generator for callers without `await`. Where their thread runs an event loop, it works in another."""
+
+    def in_own_loop(items: AsyncGenerator[ItemT]) -> Generator[ItemT]:
+        with asyncio.Runner() as runner:
+            try:
+                with suppress(StopAsyncIteration):
+                    while True:
+                        yield runner.run(items.__anext__())
+            finally:
+                runner.run(items.aclose())
+
+    @wraps(generator)
+    def iterate(*args: ArgumentsT.args, **kwargs: ArgumentsT.kwargs) -> Generator[ItemT]:
+        items = in_own_loop(generator(*args, **kwargs))
         try:
-            while (episode := runner.run(ended.get())) is not None:
-                yield episode
-        finally:
-            playing.cancel()
-            runner.run(_end(playing))
-            if simulators:
-                simulators.shutdown(cancel_futures=True)
-        playing.result()
+            asyncio.get_running_loop()
+        except RuntimeError:
+            loop_runs = False
+        else:
+            loop_runs = True
+        if not loop_runs:
+            yield from items
+            return
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                while (item := thread.submit(next, items, None).result()) is not None:
+                    yield item
+            finally:
+                thread.submit(items.close).result()
+
+    return iterate
 
 
-async def _end(playing: "asyncio.Task[None]") -> None:
-    await asyncio.wait({playing})
+play = _synchronous(play_async)
+"""`play_async` as an ordinary generator. Within a running event loop it works too, and blocks that loop meanwhile."""
 
 
-async def _play_all(
-    policy: Policy,
-    player: "_Player",
-    episodes: Sequence[EpisodeSpec],
-    batch_size: int,
-    ended: "asyncio.Queue[Episode | None]",
-) -> None:
-    """Play all episodes and put each into `ended`; the first error ends all and is raised."""
+async def _play_all(policy: Policy, player: "_Player", episodes: Sequence[EpisodeSpec], batch_size: int) -> None:
+    """Play all episodes; the first error ends all and is raised."""
     sources: list[Replies] = []
     try:
         async with asyncio.TaskGroup() as tasks:
-            if isinstance(policy, GeneratingPolicy):
-                count = max(1, min(len(policy.generators), batch_size, len(episodes)))
-                workers = list(zip(policy.generators, policy.threads, strict=True))[:count]
-                sources += [BatchQueue(by_generator(generator), thread, tasks) for generator, thread in workers]
-            elif policy.batched:
-                sources.append(BatchQueue(by_policy(policy), None, tasks))
-            else:
-                sources.append(SeparateCalls(policy, batch_size))
+            sources += reply_sources(policy, min(batch_size, len(episodes)), tasks)
             shares = [iter(episodes[number :: len(sources)]) for number in range(len(sources))]
-            for seat in range(batch_size):
-                number = seat % len(sources)
-                tasks.create_task(player.seat(shares[number], sources[number], ended))
+            for _, share, source in zip(range(batch_size), cycle(shares), cycle(sources), strict=False):
+                tasks.create_task(player.play_next(share, source))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     finally:
@@ -114,10 +153,11 @@ async def _play_all(
 
 @dataclass(frozen=True)
 class _Player:
-    """The rules that all episodes are played by, and whose they are.
+    """The rules that all episodes are played by, and who plays them.
 
     Attributes:
         simulators: the threads in which environments are waited for; None: they answer at once.
+        ended: where each episode is put when it ends.
     """
 
     benchmark: Benchmark
@@ -127,23 +167,25 @@ class _Player:
     model: str
     model_digest: str
     simulators: Executor | None
+    ended: asyncio.Queue[Episode | None]
+    clock: Clock
 
-    async def seat(
-        self, specs: Iterator[EpisodeSpec], replies: Replies, ended: "asyncio.Queue[Episode | None]"
-    ) -> None:
-        """Play the next of the episodes until there are none."""
+    async def play_next(self, specs: Iterator[EpisodeSpec], replies: Replies) -> None:
+        """Play one of the episodes after the other until there are none."""
         for spec in specs:
-            ended.put_nowait(await self.episode(spec, replies))
+            self.ended.put_nowait(await self.episode(spec, replies))
 
     async def episode(self, spec: EpisodeSpec, replies: Replies) -> Episode:
         """Play one episode; it is begun again when its simulator dies."""
         first_observation, error, restarts = "", "", 0
         try:
             while True:
+                began = time.perf_counter()
                 environment = self.benchmark.make(spec)
                 steps: list[EpisodeStep] = []
                 try:
                     first_observation = await run_in(self.simulators, environment.reset)
+                    self.clock.starts.append(time.perf_counter() - began)
                     stop = await self._turns(spec, environment, first_observation, replies, steps)
                     break
                 except SimulatorError as death:
@@ -177,18 +219,20 @@ class _Player:
         replies: Replies,
         steps: list[EpisodeStep],
     ) -> StopReason:
-        """Take the agent's turns after the first observation; each is added to `steps`. Why they end is returned."""
-        messages = self.prompt.opening(environment, observation, wording_of(spec))
+        """Take turns after the first observation, add each to `steps`, and return why they end."""
+        messages = self.prompt.opening(environment, observation, perturbation_of(spec))
         progress = 0.0
         while True:
-            reply = await replies.reply(Dialogue(spec.key, messages))
+            reply = await replies.reply(Dialogue(spec.key, messages, environment))
             if reply.context_full:
                 return "context full"
-            said = without_thinking(reply.text)
-            parsed = self.prompt.read(said)
+            turn = without_thinking(reply.text)
+            parsed = self.prompt.read(turn)
             thought, action = parsed or ("", "")
             if parsed:
+                began = time.perf_counter()
                 result = await run_in(self.simulators, environment.step, action)
+                self.clock.steps.append(time.perf_counter() - began)
             else:  # the environment does not see a reply in the wrong form
                 result = StepResult(self.prompt.format_error(), progress, success=False, done=False, valid=False)
             progress = max(progress, result.progress)
@@ -207,21 +251,13 @@ class _Player:
                     cut=reply.cut,
                 )
             )
-            stop = self._stop(result, steps)
-            if stop:
-                return stop
-            messages = [
-                *messages,
-                Message(role="assistant", content=said),
-                Message(role="user", content=result.observation),
-            ]
-
-    def _stop(self, result: StepResult, steps: Sequence[EpisodeStep]) -> StopReason | None:
-        """Why an episode ends after a step; None when it continues."""
-        if result.success:
-            return "solved"
-        if result.done:
-            return "environment over"
-        if self.stop_on_repeats and repeats(steps) >= self.stop_on_repeats:
-            return "stuck"
-        return "step limit" if len(steps) >= self.max_steps else None
+            if result.success:
+                return "solved"
+            if result.done:
+                return "environment over"
+            if self.stop_on_repeats and repeats(steps) >= self.stop_on_repeats:
+                return "stuck"
+            if len(steps) >= self.max_steps:
+                return "step limit"
+            answered = Message(role="assistant", content=turn), Message(role="user", content=result.observation)
+            messages = [*messages, *answered]

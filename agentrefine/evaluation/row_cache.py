@@ -10,11 +10,11 @@ attention").
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import NamedTuple, cast
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -29,13 +29,7 @@ GROWTH = 1.5
 
 @dataclass(eq=False)
 class Row:
-    """What one row of the cache holds.
-
-    Attributes:
-        slot: its place in the storage.
-        prefix: the row whose tokens come before its own; None: there are none.
-        ids: its own tokens, whose keys and values are stored.
-    """
+    """What the row in a slot of the storage holds: `ids`, its own tokens, after those of its prefix if it has one."""
 
     slot: int
     prefix: "Row | None" = None
@@ -48,13 +42,7 @@ class Row:
 
 
 class Feed(NamedTuple):
-    """The tokens that a row reads next.
-
-    Attributes:
-        row: the row.
-        ids: at least one token.
-        predict: the logits after the last of them are wanted.
-    """
+    """The tokens, at least one, that a row reads next; `predict`: the logits after the last of them are wanted."""
 
     row: Row
     ids: list[int]
@@ -78,7 +66,6 @@ class RowCache:
         self._rows: dict[int, Row] = {}
         self._free: list[int] = []
         self._capacity = 0
-        self._plan: _Plan | None = None
 
     def add_row(self, prefix: Row | None = None) -> Row:
         """A new, empty row; a prefix must hold all its tokens before such a row is fed."""
@@ -91,7 +78,7 @@ class RowCache:
         row = self.add_row()
         for layers in (self._keys, self._values):
             for number, stored in enumerate(layers):
-                layers[number] = self._grown(stored)
+                layers[number] = self._grow(stored)
                 layers[number][row.slot, :, : len(source.ids)] = stored[source.slot, :, : len(source.ids)]
         row.ids = list(source.ids)
         return row
@@ -108,82 +95,66 @@ class RowCache:
             feeds: of distinct rows, at least one.
 
         Returns:
-            The logits after the last token of each feed that asks for them, in their order,
-            shape [feeds with `predict`, vocabulary].
+            The logits after each feed with `predict`, in their order, shape [feeds with `predict`, vocabulary].
         """
         device = self.model.device
         placed = sorted(feeds, key=lambda feed: feed.row.prefix.slot if feed.row.prefix else -1)
-        self._capacity = max(self._capacity, self._needed(placed))
-        self._plan = _Plan(placed, self._batched, self.model.dtype, device)
-        last, end = {}, 0
-        for feed in placed:
-            end += len(feed.ids)
-            last[feed.row.slot] = end - 1
+        longest = max(len(feed.row.ids) + len(feed.ids) for feed in placed)
+        if longest > self._capacity:
+            self._capacity = -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
+        plan = _Plan(placed, self._batched, self.model.dtype, device)
+        last = [plan.last[feed.row] for feed in feeds if feed.predict]
         logits: torch.Tensor = self.model(
             input_ids=torch.tensor([[token for feed in placed for token in feed.ids]], device=device),
-            position_ids=(self._plan.places + self._plan.starts)[None],
+            position_ids=plan.positions[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(
-                [last[feed.row.slot] for feed in feeds if feed.predict], dtype=torch.long, device=device
-            ),
-            row_cache=self,
+            logits_to_keep=torch.tensor(last, dtype=torch.long, device=device),
+            attend=partial(self._attend, plan),
         ).logits[0]
         for feed in placed:
             feed.row.ids.extend(feed.ids)
         return logits
 
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    def _attend(
+        self, plan: "_Plan", layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """One layer's attention in a forward pass: store the new keys and values, and read all that each token may see.
 
-        Args:
-            layer: its number; the first pass goes through the layers in order.
-            query: shape [heads, tokens, width].
-            key, value: shape [KV heads, tokens, width].
-            scale: factor of the scores.
-
-        Returns:
-            Shape [tokens, heads, width of a value].
+        The first pass goes through the layers in order. Shapes: `query` [heads, tokens, width], `key` and `value` [KV
+        heads, tokens, width], the result [tokens, heads, width of a value].
         """
-        plan = cast("_Plan", self._plan)
-        keys = self._store(self._keys, layer, key)
-        values = self._store(self._values, layer, value)
+        keys = self._store(self._keys, layer, key, plan)
+        values = self._store(self._values, layer, value, plan)
         queries = query.transpose(0, 1).reshape(query.shape[1], key.shape[0], -1, query.shape[2])
         parts = []
         if plan.singles is not None:
-            parts.append(_attend_batched(queries[plan.singles.tokens], keys, values, plan.singles, scale))
-        for span in plan.spans:
-            read = slice(span.slot, span.slot + 1), slice(None), slice(0, span.length)
-            parts.append(_attend(queries[span.begin : span.end], keys[read], values[read], span.mask, scale))
+            singles, rows, mask = plan.singles
+            slots, _, _, longest = mask.shape
+            placed = queries.new_zeros(slots, *queries.shape[1:])
+            placed[rows] = queries[singles]
+            read = slice(slots), slice(None), slice(longest)
+            found = _softmax_attention(placed, keys[read], values[read], mask, scale)
+            parts.append((found[0][rows], found[1][rows]))
+        parts += [_attend_span(queries, keys, values, span, scale) for span in plan.spans]
         outputs, weights = (torch.cat(part) for part in zip(*parts, strict=True))
         if plan.order is not None:
             outputs, weights = outputs[plan.order], weights[plan.order]
         for group in plan.groups:
-            read = slice(group.slot, group.slot + 1), slice(None), slice(0, group.length)
             tokens = slice(group.begin, group.end)
-            before, before_weight = _attend(queries[tokens], keys[read], values[read], None, scale)
+            before, before_weight = _attend_span(queries, keys, values, group, scale)
             own_share = torch.sigmoid(weights[tokens] - before_weight)[..., None]
             outputs[tokens] = torch.lerp(before.float(), outputs[tokens].float(), own_share).to(outputs.dtype)
         return outputs.flatten(1, 2)
 
-    def _needed(self, feeds: Sequence[Feed]) -> int:
-        """Positions that a row must have room for."""
-        longest = max(len(feed.row.ids) + len(feed.ids) for feed in feeds)
-        if longest <= self._capacity:
-            return self._capacity
-        return -(-max(longest, int(GROWTH * self._capacity)) // BLOCK) * BLOCK
-
-    def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor) -> torch.Tensor:
+    def _store(self, layers: list[torch.Tensor], layer: int, new: torch.Tensor, plan: "_Plan") -> torch.Tensor:
         """Write a layer's new keys or values, shape [KV heads, tokens, width]; all of them are returned, by slot."""
-        plan = cast("_Plan", self._plan)
         if layer == len(layers):
             layers.append(new.new_empty(0, new.shape[0], 0, new.shape[2]))
-        stored = layers[layer] = self._grown(layers[layer])
+        stored = layers[layer] = self._grow(layers[layer])
         stored[plan.slots, :, plan.places] = new.transpose(0, 1)
         return stored
 
-    def _grown(self, stored: torch.Tensor) -> torch.Tensor:
+    def _grow(self, stored: torch.Tensor) -> torch.Tensor:
         """A layer's keys or values with room for all rows and the present capacity."""
         slots = max(self._rows) + 1
         if stored.shape[0] >= slots and stored.shape[2] >= self._capacity:
@@ -199,134 +170,99 @@ class RowCache:
 
 
 class _Span(NamedTuple):
-    """Tokens `begin` to `end` of a pass, of a row with `length` own tokens then; `mask` is for several of them."""
+    """Tokens `begin` to `end` of a pass, which attend to the first `length` positions of a slot.
 
-    begin: int
-    end: int
-    slot: int
-    length: int
-    mask: torch.Tensor | None
-
-
-class _Group(NamedTuple):
-    """Tokens `begin` to `end` of a pass, whose rows have the prefix in `slot`, of `length` tokens."""
-
-    begin: int
-    end: int
-    slot: int
-    length: int
-
-
-class _Singles(NamedTuple):
-    """The tokens of a pass that are their row's only one.
-
-    Attributes:
-        tokens, slots: where each lies in the pass, and its row's slot.
-        mask: added to the scores of the first slots, shape [slots, 1, 1, longest row].
+    `mask`, shape [tokens, positions], is added to their scores; None: each attends to all positions.
     """
 
-    tokens: torch.Tensor
-    slots: torch.Tensor
-    mask: torch.Tensor
+    begin: int
+    end: int
+    slot: int
+    length: int
+    mask: torch.Tensor | None = None
 
 
 class _Plan:
-    """Where the tokens of one forward pass lie and what they attend to.
+    """Where the tokens of one forward pass lie and what they attend to, of feeds in the order of their prefixes.
 
     Attributes:
-        slots, places, starts: of each token its row's slot, its place among the row's own tokens, and the length of
-            the prefix; shape [tokens].
+        slots, places, positions: of each token its row's slot, its place among the row's own tokens, and its place
+            with the prefix counted; shape [tokens].
+        last: of each row its last token in the pass.
         spans: what is attended to row by row.
-        singles: what is attended to in one operation; None: nothing.
+        singles: what is attended to in one operation, by the tokens that are their row's only one: where each lies in
+            the pass, its row's slot, and what is added to the scores of the first slots, shape [slots, 1, 1, longest
+            row]. None: nothing.
         order: puts the results of `singles` and then `spans` into the order of the tokens; None: they are.
         groups: what is attended to before the rows' own tokens.
     """
 
     def __init__(self, feeds: Sequence[Feed], batched: bool, dtype: torch.dtype, device: torch.device) -> None:
-        """Of feeds that lie in the order of their prefixes."""
         slots: list[int] = []
         places: list[int] = []
-        starts: list[int] = []
+        positions: list[int] = []
         spans: list[_Span] = []
+        self.last: dict[Row, int] = {}
+        prefixes: dict[Row, list[_Span]] = {}
         for feed in feeds:
-            begin, held, count = len(slots), len(feed.row.ids), len(feed.ids)
-            slots += [feed.row.slot] * count
+            row, begin, held, count = feed.row, len(slots), len(feed.row.ids), len(feed.ids)
+            slots += [row.slot] * count
             places += range(held, held + count)
-            starts += [feed.row.start] * count
-            mask = _causal(count, held + count, dtype, device) if count > 1 else None
-            spans.append(_Span(begin, begin + count, feed.row.slot, held + count, mask))
+            positions += range(row.start + held, row.start + held + count)
+            mask = None
+            if count > 1:
+                hidden = torch.full((count, held + count), torch.finfo(dtype).min, dtype=dtype, device=device)
+                mask = hidden.triu(held + 1)  # a token sees those before it and itself
+            spans.append(_Span(begin, begin + count, row.slot, held + count, mask))
+            self.last[row] = begin + count - 1
+            if row.prefix:
+                prefixes.setdefault(row.prefix, []).append(spans[-1])
         self.slots = torch.tensor(slots, device=device)
         self.places = torch.tensor(places, device=device)
-        self.starts = torch.tensor(starts, device=device)
+        self.positions = torch.tensor(positions, device=device)
         self.groups = [
-            _Group(members[0][1].begin, members[-1][1].end, prefix.slot, len(prefix.ids))
-            for prefix, members in (
-                (prefix, list(found))
-                for prefix, found in groupby(zip(feeds, spans, strict=True), key=lambda pair: pair[0].row.prefix)
-            )
-            if prefix
+            _Span(members[0].begin, members[-1].end, prefix.slot, len(prefix.ids))
+            for prefix, members in prefixes.items()
         ]
         alone = [span for span in spans if batched and span.mask is None]
         self.spans = [span for span in spans if span not in alone] if alone else spans
-        self.singles = _singles(alone, dtype, device) if alone else None
+        self.singles = None
         self.order = None
         if alone:
+            begins, rows, stored = (
+                torch.tensor(found, device=device)
+                for found in zip(*((span.begin, span.slot, span.length) for span in alone), strict=True)
+            )
+            lengths = torch.zeros(int(rows.max()) + 1, dtype=torch.long, device=device)
+            lengths[rows] = stored
+            hidden = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
+            self.singles = begins, rows, mask
             computed = [span.begin for span in alone] + [t for span in self.spans for t in range(span.begin, span.end)]
             self.order = torch.tensor(computed, device=device).argsort()
 
 
-def _singles(spans: Sequence[_Span], dtype: torch.dtype, device: torch.device) -> _Singles:
-    slots = torch.tensor([span.slot for span in spans], device=device)
-    lengths = torch.zeros(int(slots.max()) + 1, dtype=torch.long, device=device)
-    lengths[slots] = torch.tensor([span.length for span in spans], device=device)
-    hidden = torch.arange(int(lengths.max()), device=device) >= lengths[:, None, None, None]
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
-    return _Singles(torch.tensor([span.begin for span in spans], device=device), slots, mask)
-
-
-def _causal(tokens: int, length: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Added to the scores of the last `tokens` of a row of `length`: shape [tokens, length]."""
-    return torch.full((tokens, length), torch.finfo(dtype).min, dtype=dtype, device=device).triu(length - tokens + 1)
-
-
-def _attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+def _attend_span(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, span: _Span, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens that attend to the same keys.
+    """The attention of a span's tokens: the outputs, and the log-sum-exp of the scores.
 
-    Args:
-        queries: shape [tokens, KV heads, heads of each, width].
-        keys, values: shape [1, KV heads, positions, width].
-        mask: added to the scores, shape [tokens, positions].
-        scale: factor of the scores.
-
-    Returns:
-        The outputs, shaped like the queries, and the log-sum-exp of the scores, shaped like them without the width.
+    Shapes: `queries`, those of the pass, and the outputs [tokens, KV heads, heads of each, width]; the log-sum-exp the
+    same without width; `keys` and `values`, all that is stored, [slots, KV heads, positions, width].
     """
+    queries = queries[span.begin : span.end]
+    keys, values = (stored[span.slot : span.slot + 1, :, : span.length] for stored in (keys, values))
     tokens, kv_heads, heads, width = queries.shape
     if tokens == 1:
-        return _softmax_attention(queries, keys, values, mask, scale)
+        return _softmax_attention(queries, keys, values, span.mask, scale)
     # The heads of a KV head are further tokens of it, so that nothing is repeated.
     folded = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, heads * tokens, width)
-    folded_mask = None if mask is None else mask.repeat(heads, 1)
+    folded_mask = None if span.mask is None else span.mask.repeat(heads, 1)
     outputs, weights = _softmax_attention(folded, keys, values, folded_mask, scale)
     return (
         outputs.reshape(kv_heads, heads, tokens, -1).permute(2, 0, 1, 3),
         weights.reshape(kv_heads, heads, tokens).permute(2, 0, 1),
     )
-
-
-def _attend_batched(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, singles: _Singles, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_attend`, of tokens of different rows; `keys` and `values` are all that is stored."""
-    slots, _, _, longest = singles.mask.shape
-    placed = queries.new_zeros(slots, *queries.shape[1:])
-    placed[singles.slots] = queries
-    outputs, weights = _softmax_attention(
-        placed, keys[:slots, :, :longest], values[:slots, :, :longest], singles.mask, scale
-    )
-    return outputs[singles.slots], weights[singles.slots]
 
 
 def _softmax_attention(
@@ -353,7 +289,7 @@ def _row_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    row_cache: RowCache,
+    attend: Callable[..., torch.Tensor],
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
@@ -364,8 +300,7 @@ def _row_attention(
     if softcap is not None or s_aux is not None or position_bias is not None:
         raise _unsupported(type(module).__name__)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    outputs = row_cache.attend(cast("int", module.layer_idx), query[0], key[0], value[0], scale)
-    return outputs[None], None
+    return attend(module.layer_idx, query[0], key[0], value[0], scale)[None], None
 
 
 AttentionInterface.register(ATTENTION, _row_attention)

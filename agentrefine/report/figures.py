@@ -131,7 +131,7 @@ def perturbation_bars(models: Models) -> list[PerturbationBar]:
         for benchmark, model, summary in played(models)
         if (found := summary.robustness) is not None and found.success_std is not None
         for mean, *_ in _measured(found.mean.success_rate)
-        for name, reached in found.wordings.items()
+        for name, reached in found.perturbations.items()
         for interval in _measured(reached.success_rate)
     ]
 
@@ -157,7 +157,7 @@ def flat_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:
             flat |= flat_rate(f"{benchmark}/{name}", rate)
         flat |= {f"{benchmark}/{name}": value for name, value in summary.figures().items()}
         flat |= {f"{benchmark}/stops/{reason}": float(number) for reason, number in summary.stops.items()}
-        perturbed = {} if summary.robustness is None else summary.robustness.wordings
+        perturbed = {} if summary.robustness is None else summary.robustness.perturbations
         for kind, groups in (("task", summary.by_task), ("difficulty", summary.by_difficulty), ("wording", perturbed)):
             for group, reached in groups.items():
                 for name, rate in reached:

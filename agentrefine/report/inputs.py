@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
-from agentrefine.evaluation.results import BenchmarksPlayed, Seconds, Summaries
+from agentrefine.evaluation.metrics.summary import BenchmarksPlayed, Seconds, Summaries
 from agentrefine.files import read_jsonl, read_result
 from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params

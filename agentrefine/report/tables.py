@@ -164,7 +164,7 @@ def perturbation_rows(results: Results) -> list[list[str]]:
         if found is None:
             continue
         start = [label(benchmark), label(model)]
-        for name, reached in found.wordings.items():
+        for name, reached in found.perturbations.items():
             rows.append([*start, label(name), percent(reached.success_rate), percent(reached.progress_rate)])
         means = ((found.mean.success_rate, found.success_std), (found.mean.progress_rate, found.progress_std))
         spread = [percent(rate) + ("" if std is None else f" ± {100 * std:.1f}") for rate, std in means]

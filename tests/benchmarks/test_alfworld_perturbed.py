@@ -14,7 +14,7 @@ from agentrefine.benchmarks.alfworld.perturbed import (
     perturbation,
 )
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
-from agentrefine.benchmarks.catalogue import benchmark, wording_of
+from agentrefine.benchmarks.catalogue import benchmark, perturbation_of
 from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.prompting import example
 from agentrefine.worlds.catalogue import PARAPHRASES as OURS
@@ -96,7 +96,7 @@ def test_all_commands_of_living_games_come_back_with_all_perturbations():
 @pytest.mark.slow
 def test_a_game_is_the_same_with_all_perturbations_and_is_won_in_them():
     chosen, episodes = installed(10)
-    assert [episode.wording for episode in episodes] == [*PERTURBATIONS, *PERTURBATIONS]
+    assert [episode.perturbation for episode in episodes] == [*PERTURBATIONS, *PERTURBATIONS]
     assert len({episode.id for episode in episodes}) == 10
     games = [list(group) for _, group in groupby(episodes, lambda episode: (episode.task, episode.seed))]
     assert [len(group) for group in games] == [5, 5]
@@ -104,13 +104,13 @@ def test_a_game_is_the_same_with_all_perturbations_and_is_won_in_them():
     expected = benchmark("alfworld").gold(original)
     openings = set()
     for episode in games[0]:
-        assert episode.id == f"{original.id}/{episode.wording}"
+        assert episode.id == f"{original.id}/{episode.perturbation}"
         environment = chosen.make(episode)
         openings.add((environment.reset(), environment.goal))
         assert "go to {place}" not in environment.actions
         assert all(not environment.step(action).valid for action in expected)
         listed = environment.step("check available actions").observation.partition(": ")[2].split(", ")
-        assert listed == environment.possible() or episode.wording == "call"  # which has commas of its own
+        assert listed == environment.possible() or episode.perturbation == "call"  # which has commas of its own
         assert "help" not in listed
         assert not any(command.startswith("go to") for command in listed)
         results = [environment.step(action) for action in chosen.gold(episode)]
@@ -161,7 +161,7 @@ def test_observations_repeat_a_command_as_the_agent_gave_it(name, action, observ
 
 def test_an_example_is_shown_in_the_perturbation_of_the_episode():
     episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_perturbed", task="x", seed=1, wording="short")
-    shown = example("alfworld").reworded(wording_of(episode))
+    shown = example("alfworld").perturbed(perturbation_of(episode))
     usual = example("alfworld")
     turns = {turn.action: other for turn, other in zip(usual.turns, shown.turns, strict=True)}
     assert turns["go to drawer 1"].action == "go drawer 1"
@@ -173,6 +173,6 @@ def test_the_published_games_keep_their_folder(tmp_path):
     episode = PerturbedALFWorld().episodes(1, 1)[0] if installed(1) else None
     reworded = PerturbedALFWorld(tmp_path)
     game = reworded._game(
-        episode.model_copy(update={"id": "alfworld/a-b/trial/call", "variant": "valid_unseen", "wording": "call"})
+        episode.model_copy(update={"id": "alfworld/a-b/trial/call", "variant": "valid_unseen", "perturbation": "call"})
     )
     assert (game.id, game.variant, game.benchmark) == ("alfworld/a-b/trial", "valid_unseen", "alfworld")

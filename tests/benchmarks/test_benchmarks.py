@@ -61,11 +61,11 @@ def test_the_solution_wins_every_world_through_the_player(name):
 
 def test_each_world_is_played_in_every_wording_before_the_next():
     episodes = benchmark("worlds_perturbed").episodes(50, 7)
-    worlds = [episode.id.removesuffix(f"/{episode.wording}") for episode in episodes]
+    worlds = [episode.id.removesuffix(f"/{episode.perturbation}") for episode in episodes]
     assert len(set(worlds)) == 10
-    assert [episode.wording for episode in episodes] == [*PARAPHRASES] * 10
+    assert [episode.perturbation for episode in episodes] == [*PARAPHRASES] * 10
     assert all(len(set(worlds[start : start + 5])) == 1 for start in range(0, 50, 5))
-    assert not any(episode.wording for episode in benchmark("worlds_layouts").episodes(10, 7))
+    assert not any(episode.perturbation for episode in benchmark("worlds_layouts").episodes(10, 7))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -49,7 +49,7 @@ def test_reworded_worlds_are_the_first_of_the_unseen_layouts_in_every_wording():
 
 def test_every_wording_occurs_in_every_family():
     episodes = worlds_perturbed().episodes(13 * 5, 0)
-    assert {(e.task, e.wording) for e in episodes} == {
+    assert {(e.task, e.perturbation) for e in episodes} == {
         (f.name, wording) for f in catalogue.families("train") for wording in PARAPHRASES
     }
 

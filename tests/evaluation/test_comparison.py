@@ -78,13 +78,13 @@ def test_attempts_at_an_episode_are_one_pair():
     assert comparison.verdict == "better"
 
 
-def test_a_world_in_all_its_wordings_is_one_pair():
+def test_a_world_in_all_its_perturbations_is_one_pair():
     # Ten episodes differ, but in two worlds only: no verdict.
     def played(model, solved):
         return [
-            episode(world, step(), success=world in solved, model=model, wording=wording)
+            episode(world, step(), success=world in solved, model=model, perturbation=perturbation)
             for world in range(10)
-            for wording in "abcde"
+            for perturbation in "abcde"
         ]
 
     comparison = compare(played("a", {0, 1}), played("b", set()))

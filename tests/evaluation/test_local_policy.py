@@ -153,7 +153,7 @@ def test_a_dialogue_that_joins_while_others_are_written_gets_the_same_reply(mode
         generator.add(dialogue)
         for _ in range(3):
             found.update(generator.step())
-    while generator.busy:
+    while len(found) < len(asked):
         found.update(generator.step())
     for dialogue in asked:
         assert found[dialogue.key].text == uncached_reply(model, tokenizer, dialogue.messages, 10)
@@ -300,7 +300,7 @@ def test_an_error_in_one_thread_of_several_ends_the_play_and_closes_all_episodes
         list(play(policy, failing, failing.episodes(6, 0), max_steps=3, batch_size=4))
     assert str(caught.value) == "no such game"
     assert all(game.closed for game in failing.made)
-    assert not any(generator.busy for generator in policy.generators)
+    assert not any(generator._writing for generator in policy.generators)
 
 
 def test_a_play_that_is_given_up_closes_its_episodes(model, tokenizer):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.metrics.rates import mean, ratio, share, wilson
-from agentrefine.evaluation.results import write_summaries
+from agentrefine.evaluation.metrics.summary import write_summaries
 from tests.helpers.playing_by_hand import episode, step
 
 SINGLES = [f"e{number}" for number in range(1000)]
@@ -166,31 +166,31 @@ def test_attempts_at_one_episode_are_a_cluster_and_any_success_counts():
     assert summary.success_rate == ratio([1, 0, 2, 1], [2, 2, 2, 2], ["e1", "e2", "e3", "e4"])
 
 
-def test_wordings_are_compared_on_the_worlds_that_were_played_in_all_of_them():
+def test_perturbations_are_compared_on_the_worlds_that_were_played_in_all_of_them():
     solved = {"a": (1, 1, 1, 0), "b": (1, 0, 0, 0), "c": (1, 1, 0, 0)}
     episodes = [
-        episode(world, step(), success=bool(success), wording=wording)
-        for wording, successes in solved.items()
+        episode(world, step(), success=bool(success), perturbation=perturbation)
+        for perturbation, successes in solved.items()
         for world, success in enumerate(successes)
     ]
-    stray = episode(9, step(), success=True, wording="a")
+    stray = episode(9, step(), success=True, perturbation="a")
     summary = summarise([*episodes, stray])["push"]
     found = summary.robustness
     assert found.worlds == 4
-    assert {name: reached.success_rate.value for name, reached in found.wordings.items()} == {
+    assert {name: reached.success_rate.value for name, reached in found.perturbations.items()} == {
         "a": 0.75, "b": 0.25, "c": 0.5
     }  # fmt: skip
     assert found.mean.success_rate.value == 0.5
     assert found.success_std == found.progress_std == pytest.approx(0.25) == stdev([0.75, 0.25, 0.5])
     assert found.mean.success_rate == ratio([3, 2, 1, 0], [3, 3, 3, 3], ["e0", "e1", "e2", "e3"])
     assert summary.success_rate.value == pytest.approx(7 / 13)
-    # A world in three wordings is one cluster: Wilson's interval of 13 episodes would be too sure.
+    # A world in three perturbations is one cluster: Wilson's interval of 13 episodes would be too sure.
     own, sure = summary.success_rate, wilson(7, 13)
     assert own.high - own.low > 1.2 * (sure.high - sure.low)
 
 
-def test_one_wording_has_no_deviation():
-    found = summarise([episode(1, step(), wording="a"), episode(2, step(), success=True, wording="a")])[
+def test_one_perturbation_has_no_deviation():
+    found = summarise([episode(1, step(), perturbation="a"), episode(2, step(), success=True, perturbation="a")])[
         "push"
     ].robustness
     assert (found.success_std, found.mean.success_rate.value) == (None, 0.5)

@@ -9,7 +9,7 @@ import pytest
 
 from agentrefine import benchmarks
 from agentrefine.benchmarks.alfworld import benchmark as alfworld
-from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark, wording_of
+from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark, perturbation_of
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
 from agentrefine.benchmarks.jericho import benchmark as jericho
 from agentrefine.benchmarks.pddl.benchmark import Pddl
@@ -36,12 +36,14 @@ every_benchmark = pytest.mark.parametrize("name", BENCHMARKS)
 every_example = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SIMULATORS)) for name in EXAMPLES]
 )
-every_wording = pytest.mark.parametrize("wording_name", PARAPHRASES)
+every_perturbation = pytest.mark.parametrize("perturbation_name", PARAPHRASES)
 
 
-def first_message(name, style, shots, action_wording=None):
+def first_message(name, style, shots, action_perturbation=None):
     """What the agent reads before its first turn, as one text."""
-    return PlayPrompt(name, Prompting(style=style, shots=shots)).opening(GAME, "a button", action_wording)[0].content
+    return (
+        PlayPrompt(name, Prompting(style=style, shots=shots)).opening(GAME, "a button", action_perturbation)[0].content
+    )
 
 
 def drawn(name, number, seed):
@@ -173,30 +175,32 @@ def test_an_example_fits_the_games_that_a_user_brings():
     assert all(any(fits(turn.action, template) for template in known) for turn in example("jericho").turns)
 
 
-@every_wording
-def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
-    shown = example("worlds").reworded(paraphrase(wording_name))
-    episode = shown.episode.model_copy(update={"id": f"{shown.episode.id}/{wording_name}", "wording": wording_name})
+@every_perturbation
+def test_an_example_is_true_in_the_perturbation_of_the_episode(perturbation_name):
+    shown = example("worlds").perturbed(paraphrase(perturbation_name))
+    episode = shown.episode.model_copy(
+        update={"id": f"{shown.episode.id}/{perturbation_name}", "perturbation": perturbation_name}
+    )
     results = replay(benchmark("worlds_perturbed").make(episode), shown)
     assert results[-1].success
     for turn, usual in zip(shown.turns, example("worlds").turns, strict=True):
-        assert turn.action == paraphrase(wording_name).render(usual.action) != usual.action
+        assert turn.action == paraphrase(perturbation_name).render(usual.action) != usual.action
         assert (turn.thought, turn.observation) == (usual.thought, usual.observation)
 
 
-def test_a_reworded_episode_is_played_with_the_example_in_its_wording():
+def test_a_perturbed_episode_is_played_with_the_example_in_its_perturbation():
     chosen = benchmark("worlds_perturbed")
     episodes = chosen.episodes(5, 7)
     policy = ScriptedPolicy({episode.id: ["Action: dance"] for episode in episodes})
     prompting = Prompting(style="act", shots=1)
     list(play(policy, chosen, episodes, max_steps=1, batch_size=5, prompting=prompting))
     for episode in episodes:
-        reworded = wording_of(episode)
+        paraphrased = perturbation_of(episode)
         read = policy.read[episode.id][0].content
         for turn in example("worlds").turns:
-            assert f"\nAction: {reworded.render(turn.action)}\n" in read
+            assert f"\nAction: {paraphrased.render(turn.action)}\n" in read
             assert f"\nAction: {turn.action}\n" not in read
-    assert all(wording_of(episode) is None for episode in benchmark("worlds_layouts").episodes(5, 7))
+    assert all(perturbation_of(episode) is None for episode in benchmark("worlds_layouts").episodes(5, 7))
 
 
 def test_a_reply_that_is_no_single_action_is_answered_by_the_form_of_act():

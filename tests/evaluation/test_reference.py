@@ -13,7 +13,7 @@ from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation import gold_check
 from agentrefine.evaluation.gold_check import check_benchmark
 from agentrefine.evaluation.policy import Dialogue
-from agentrefine.evaluation.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy, TimedBenchmark
+from agentrefine.evaluation.reference import IDLE, ChancePolicy, GoldPolicy, IdlePolicy
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import opening, parse_reply
 from agentrefine.params import load_params
@@ -37,26 +37,26 @@ def test_the_solution_is_played_to_its_end_and_then_nothing():
 
 def test_random_actions_are_possible_and_the_same_for_the_same_seed():
     episodes = worlds_layouts().episodes(6, 3)
-    timed = TimedBenchmark(worlds_layouts())
-    drawn = actions_of(ChancePolicy(timed, 1), episodes, timed)
+    worlds = worlds_layouts()
+    drawn = actions_of(ChancePolicy(1), episodes, worlds)
     for episode in episodes:
         environment = worlds_layouts().make(episode)
         environment.reset()
         for action in drawn[episode.id]:
             assert action in environment.possible()
             assert environment.step(action).valid
-    assert actions_of(ChancePolicy(timed, 1), episodes[::-1], timed, batch_size=1) == drawn
-    assert actions_of(ChancePolicy(timed, 2), episodes, timed) != drawn
+    assert actions_of(ChancePolicy(1), episodes[::-1], worlds, batch_size=1) == drawn
+    assert actions_of(ChancePolicy(2), episodes, worlds) != drawn
 
 
 def test_chance_plays_in_the_form_that_replies_are_asked_for():
     episodes = worlds_layouts().episodes(2, 3)
-    timed = TimedBenchmark(worlds_layouts())
+    worlds = worlds_layouts()
     act = Prompting(style="act")
-    played = play(ChancePolicy(timed, 1, "act"), timed, episodes, max_steps=4, batch_size=2, prompting=act)
+    played = play(ChancePolicy(1, "act"), worlds, episodes, max_steps=4, batch_size=2, prompting=act)
     steps = {episode.id: episode.steps for episode in played}
     assert not any(step.format_error or step.thought for taken in steps.values() for step in taken)
-    drawn = actions_of(ChancePolicy(timed, 1), episodes, timed, max_steps=4)
+    drawn = actions_of(ChancePolicy(1), episodes, worlds, max_steps=4)
     assert {name: [step.action for step in taken] for name, taken in steps.items()} == drawn
 
 
@@ -102,8 +102,7 @@ class Stuck:
 
 
 def test_where_nothing_is_possible_or_the_simulator_died_chance_does_nothing():
-    timed = TimedBenchmark(Stuck())
-    played = list(play(ChancePolicy(timed, 1), timed, Stuck().episodes(3, 0), max_steps=2, batch_size=1))
+    played = list(play(ChancePolicy(1), Stuck(), Stuck().episodes(3, 0), max_steps=2, batch_size=1))
     assert [[step.action for step in episode.steps] for episode in played] == [[IDLE, IDLE], [IDLE, IDLE], []]
     assert played[2].error == "died"
 
@@ -122,12 +121,11 @@ def test_where_the_simulator_lists_no_actions_chance_is_absent():
         def possible(self):
             raise UnlistedActionsError("there is no list")
 
-    timed = TimedBenchmark(Unlisted())
     with pytest.raises(UnlistedActionsError, match=r"^there is no list$"):
-        list(play(ChancePolicy(timed, 1), timed, Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
+        list(play(ChancePolicy(1), Unlisted(), Unlisted().episodes(1, 0), max_steps=2, batch_size=1))
     found = check_benchmark(Unlisted(), Unlisted().episodes(2, 0), max_steps=4, seed=1)
     assert found.chance is None
-    assert "| - | 0% / 25% |" in f"| {' | '.join(gold_check.row(found))} |"
+    assert [gold_check.COLUMNS[f"{name} success / progress"](found) for name in ("chance", "idle")] == ["-", "0% / 25%"]
 
 
 def test_the_gold_check_of_a_sound_benchmark():
@@ -168,8 +166,7 @@ def test_what_is_said_to_be_possible_is_and_asking_changes_nothing(name, tmp_pat
         episodes = chosen.episodes(1, load_params().seed)
     except NotInstalledError as error:
         pytest.skip(str(error))
-    timed = TimedBenchmark(chosen)
-    [played] = play(ChancePolicy(timed, 3), timed, episodes, max_steps=6, batch_size=1)
+    [played] = play(ChancePolicy(3), chosen, episodes, max_steps=6, batch_size=1)
     assert all(step.valid for step in played.steps)
     environment = chosen.make(episodes[0])
     environment.reset()

@@ -1,6 +1,8 @@
 """The player: the dialogue is that of training, errors cost a step, episodes share one batch."""
 
+import asyncio
 import threading
+from contextlib import aclosing
 
 import pytest
 
@@ -10,7 +12,7 @@ from agentrefine.evaluation.episodes import Episode, count_replies
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.prompting import play_prompt
-from agentrefine.evaluation.rollout import play
+from agentrefine.evaluation.rollout import play, play_async
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import instructions, opening, parse_reply, prompt, reply_text
 from agentrefine.params.evaluation import Prompting
@@ -150,6 +152,40 @@ def test_stopping_in_the_middle_closes_what_runs():
     next(playing)
     playing.close()
     assert [game.closed for game in benchmark.made] == [1] * 6
+
+
+def test_a_program_with_a_running_event_loop_plays_too():
+    benchmark = PushBenchmark()
+    episodes = benchmark.episodes(5, 0)
+
+    def arguments():
+        return gold_policy(benchmark, episodes), benchmark, episodes
+
+    async def plays():
+        here = [episode async for episode in play_async(*arguments(), max_steps=5, batch_size=2)]
+        beside = list(play(*arguments(), max_steps=5, batch_size=2))
+        given_up = play(*arguments(), max_steps=5, batch_size=2)
+        next(given_up)
+        given_up.close()
+        async with aclosing(play_async(*arguments(), max_steps=5, batch_size=2)) as playing:
+            await anext(playing)
+        return here, beside
+
+    here, beside = asyncio.run(plays())
+    assert here == beside == list(play(*arguments(), max_steps=5, batch_size=2))
+    assert all(game.closed == 1 for game in benchmark.made)
+
+
+def test_an_error_reaches_a_caller_within_a_running_event_loop():
+    class Broken(PushBenchmark):
+        def make(self, episode):
+            raise UserError("file_missing", "no such game")
+
+    async def plays():
+        list(play(ScriptedPolicy({}), Broken(), Broken().episodes(2, 0), max_steps=5, batch_size=2))
+
+    with refused("file_missing"):
+        asyncio.run(plays())
 
 
 def test_two_plays_write_the_same_bytes_and_no_times(tmp_path):

@@ -1,10 +1,20 @@
 """Diversity of thoughts, against published values and counts by hand."""
 
 import random
+from collections import Counter
+from math import prod
 
+import numpy as np
 import pytest
 
-from agentrefine.evaluation.metrics.diversity import SAMPLE, bleu, distinct_n, self_bleu, thought_diversity
+from agentrefine.evaluation.metrics.diversity import (
+    BLEU_ORDER,
+    SAMPLE,
+    UNMATCHED,
+    distinct_n,
+    self_bleu,
+    thought_diversity,
+)
 from tests.helpers.playing_by_hand import episode, step
 
 # The example of Papineni et al. 2002; its scores are those of NLTK's documentation (`sentence_bleu`, the second one
@@ -21,6 +31,29 @@ GOOD = "It is a guide to action which ensures that the military always obeys the
 POOR = "It is to insure the troops forever hearing the activity guidebook that party direct"
 
 
+def ngrams(text, n):
+    return Counter(text[start : start + n] for start in range(len(text) - n + 1))
+
+
+def plain_bleu(text, others):
+    """BLEU of one text as its definition says."""
+    precisions = []
+    for n in range(1, min(BLEU_ORDER, len(text)) + 1):
+        largest = Counter()
+        for other in others:
+            largest |= ngrams(other, n)
+        hits = (ngrams(text, n) & largest).total()
+        if n == 1 and not hits:
+            return 0
+        precisions.append((hits or UNMATCHED) / (len(text) - n + 1))
+    closest = min((abs(len(other) - len(text)), len(other)) for other in others)[1]
+    return min(1, np.exp(1 - closest / len(text))) * prod(precisions) ** (1 / len(precisions))
+
+
+def bleu(text, others):
+    return self_bleu([text, *others])[0]
+
+
 def test_bleu_has_its_published_values():
     assert bleu(tuple(GOOD.split()), REFERENCES) == pytest.approx(0.5045666840058485, abs=1e-12)
     # 8 of 14 words, 1 of 13 pairs, no triple of 12, no quadruple of 11; two words shorter than the closest reference.
@@ -34,13 +67,12 @@ def test_bleu_of_a_short_text_uses_the_orders_that_it_has():
     assert bleu(("go", "on"), [("go", "on")]) == 1
     assert bleu(("go", "on"), [("go", "back")]) == pytest.approx((1 / 2 * 0.1 / 1) ** 0.5)
     assert bleu(("go",), [("stop",)]) == 0
-    assert bleu((), [("stop",)]) == 0
 
 
 def test_self_bleu_is_each_text_against_all_the_others():
     draw = random.Random(1)
     texts = [tuple(draw.choice("abcd") for _ in range(draw.randint(1, 9))) for _ in range(40)]
-    one_by_one = [bleu(text, [*texts[:place], *texts[place + 1 :]]) for place, text in enumerate(texts)]
+    one_by_one = [plain_bleu(text, [*texts[:place], *texts[place + 1 :]]) for place, text in enumerate(texts)]
     assert self_bleu(texts) == pytest.approx(one_by_one, abs=1e-12)
 
 

@@ -18,11 +18,11 @@ def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, 
     )
 
 
-def episode(number, *steps, success=False, model="m", failed=False, wording="", **fields):
-    """An episode of the benchmark `push`; `failed`: the simulator did. In a wording, `number` is the world's."""
+def episode(number, *steps, success=False, model="m", failed=False, perturbation="", **fields):
+    """An episode of the benchmark `push`; `failed`: the simulator did. In a perturbation, `number` is the world's."""
     return Episode.model_validate(
         {
-            "id": f"e{number}/{wording}" if wording else f"e{number}",
+            "id": f"e{number}/{perturbation}" if perturbation else f"e{number}",
             "benchmark": "push",
             "task": "t",
             "seed": 0,
@@ -36,7 +36,7 @@ def episode(number, *steps, success=False, model="m", failed=False, wording="", 
             "success": success,
             "progress": 1.0 if success else max((s.progress for s in steps), default=0.0),
             "stop": "environment error" if failed else "solved" if success else "step limit",
-            "wording": wording,
+            "perturbation": perturbation,
             **fields,
         }
     )

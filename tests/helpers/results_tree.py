@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
 from agentrefine.evaluation.metrics import summarise
-from agentrefine.evaluation.results import write_summaries
+from agentrefine.evaluation.metrics.summary import write_summaries
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.params import Params, load_params
 from tests.helpers.paths import ROOT

@@ -197,7 +197,7 @@ def test_comparisons_are_numbers_that_dvc_can_show(root: Path) -> None:
 def with_perturbations(model: str, solved: dict[str, int]) -> list[Episode]:
     """Ten worlds under each perturbation, of which so many are solved."""
     return [
-        played.model_copy(update={"id": f"{played.id}/{name}", "wording": name})
+        played.model_copy(update={"id": f"{played.id}/{name}", "perturbation": name})
         for name, number in solved.items()
         for played in episodes(model, number, of=10, benchmark="worlds_perturbed")
     ]

@@ -30,7 +30,7 @@ def perturbation(name: str, templates: Iterable[str]) -> Paraphrase:
 
 def game_perturbation(episode: EpisodeSpec) -> Paraphrase:
     """The perturbation of an episode, to render commands of games of any age."""
-    return perturbation(episode.wording, [*DATA["actions"], *DATA["older_wording"].values()])
+    return perturbation(episode.perturbation, [*DATA["actions"], *DATA["older_wording"].values()])
 
 
 class PerturbedEnvironment:
@@ -93,7 +93,7 @@ class PerturbedALFWorld(SimulatorBenchmark):
         """At most `limit` episodes: the games of `ALFWorld`, each with all perturbations before the next."""
         games = self._games.episodes(-(-limit // len(PERTURBATIONS)), seed)
         perturbed = (
-            game.model_copy(update={"id": f"{game.id}/{name}", "benchmark": self.name, "wording": name})
+            game.model_copy(update={"id": f"{game.id}/{name}", "benchmark": self.name, "perturbation": name})
             for game in games
             for name in PERTURBATIONS
         )
@@ -101,12 +101,12 @@ class PerturbedALFWorld(SimulatorBenchmark):
 
     def make(self, episode: EpisodeSpec) -> PerturbedEnvironment:
         """The environment of one episode."""
-        return PerturbedEnvironment(RemoteEnvironment(self.workers, self._game(episode)), episode.wording)
+        return PerturbedEnvironment(RemoteEnvironment(self.workers, self._game(episode)), episode.perturbation)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
         """The game's solution in the episode's perturbed commands."""
         return [game_perturbation(episode).render(action) for action in self._games.gold(self._game(episode))]
 
     def _game(self, episode: EpisodeSpec) -> EpisodeSpec:
-        game_id = episode.id.removesuffix(f"/{episode.wording}")
-        return episode.model_copy(update={"id": game_id, "benchmark": self._games.name, "wording": ""})
+        game_id = episode.id.removesuffix(f"/{episode.perturbation}")
+        return episode.model_copy(update={"id": game_id, "benchmark": self._games.name, "perturbation": ""})

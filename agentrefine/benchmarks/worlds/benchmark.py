@@ -64,7 +64,7 @@ class WorldsBenchmark:
         """At most `limit` episodes; fewer are the first of more. `variant` is the theme."""
         worlds = self._drawn(seed)
         perturbed = (
-            world.model_copy(update={"id": f"{world.id}/{name}", "wording": name})
+            world.model_copy(update={"id": f"{world.id}/{name}", "perturbation": name})
             for world in worlds
             for name in self._perturbations
         )
@@ -100,7 +100,7 @@ class WorldsBenchmark:
 
 def world_perturbation(episode: EpisodeSpec) -> Paraphrase | None:
     """The perturbation of an episode's actions; None where they are the world's own."""
-    return paraphrase(episode.wording) if episode.wording else None
+    return paraphrase(episode.perturbation) if episode.perturbation else None
 
 
 def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Paraphrase | None]:

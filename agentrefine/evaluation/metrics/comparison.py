@@ -1,14 +1,15 @@
 """Two models on the same episodes, paired: by how much they differ, and whether that can be chance."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import comb
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from agentrefine.errors import UserError
-from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.episodes import Episode, grouped
 from agentrefine.evaluation.metrics.rates import Rate, mean
 
 SIGNIFICANCE = 0.05
@@ -17,15 +18,14 @@ MIN_DIFFERING = 6
 
 Verdict = Literal["better", "worse", "no difference shown", "too few episodes differ"]
 
-Attempts = dict[tuple[str, str], list[Episode]]
-"""A model's attempts at each episode, by benchmark and id."""
-
 
 class Comparison(BaseModel):
     """Two models on the same episodes, paired: differences are `a` minus `b`.
 
     What was played under the same conditions (`Episode.cluster`) is one pair: an episode with all its attempts, a world
-    with all its wordings. Episodes in which the simulator failed with either model are left out.
+    with all its perturbations. Episodes in which the simulator failed with either model are left out.
+
+    Example: `{"benchmark": "babyai", "a": "refinement", "b": "base", "pairs": 50, ..., "verdict": "better", ...}`
 
     Attributes:
         benchmark: the benchmark's name; empty when the episodes are of several.
@@ -67,12 +67,6 @@ class Comparison(BaseModel):
         return "better" in (self.verdict, self.progress_verdict)
 
     @property
-    def interval_excludes_0(self) -> bool:
-        """Whether the interval of the success difference lies on one side of 0."""
-        low, high = self.success_difference.low, self.success_difference.high
-        return low is not None and high is not None and (low > 0 or high < 0)
-
-    @property
     def reason(self) -> str:
         """What the verdict rests on, as the end of a sentence."""
         test = f"the exact test's p is {self.p_value:.2g}"
@@ -82,9 +76,18 @@ class Comparison(BaseModel):
             return f"the interval excludes 0 and {test}"
         if self.p_value < SIGNIFICANCE:
             return f"{test}, but the interval includes 0"
-        return (
-            f"{test}, {'although the interval excludes' if self.interval_excludes_0 else 'and the interval includes'} 0"
-        )
+        excludes_0 = _side_of_0(self.success_difference) != 0
+        return f"{test}, {'although the interval excludes' if excludes_0 else 'and the interval includes'} 0"
+
+
+class _Measure(NamedTuple):
+    """Success or progress of two models: by how much they differ, in how many pairs each is ahead, what follows."""
+
+    difference: Rate
+    only_a: int
+    only_b: int
+    p_value: float
+    verdict: Verdict
 
 
 def compare(a: Iterable[Episode], b: Iterable[Episode]) -> Comparison:
@@ -93,45 +96,40 @@ def compare(a: Iterable[Episode], b: Iterable[Episode]) -> Comparison:
     Raises:
         UserError: the two have not played the same episodes, or none.
     """
-    of_a, of_b = _attempts(a), _attempts(b)
-    if not of_a or of_a.keys() != of_b.keys():
+    of_a, of_b = (grouped(episodes, lambda e: (e.benchmark, e.id)) for episodes in (a, b))
+    only_first, only_second, both = of_a.keys() - of_b.keys(), of_b.keys() - of_a.keys(), of_a.keys() & of_b.keys()
+    if not both or only_first or only_second:
         raise UserError(
             "not_paired",
-            f"two models cannot be paired: {len(of_a.keys() - of_b.keys())} episodes were played by the first only, "
-            f"{len(of_b.keys() - of_a.keys())} by the second only, {len(of_a.keys() & of_b.keys())} by both; "
-            "evaluate both with the same parameters.",
-            only_first=len(of_a.keys() - of_b.keys()),
-            only_second=len(of_b.keys() - of_a.keys()),
-            both=len(of_a.keys() & of_b.keys()),
+            f"two models cannot be paired: {len(only_first)} episodes were played by the first only, "
+            f"{len(only_second)} by the second only, {len(both)} by both; evaluate both with the same parameters.",
+            only_first=len(only_first),
+            only_second=len(only_second),
+            both=len(both),
         )
-    names = next(iter(of_a.values()))[0].model, next(iter(of_b.values()))[0].model
-    benchmarks = {benchmark for benchmark, _ in of_a}
-    judged = [(_evidence(of_a[key]), _evidence(of_b[key])) for key in sorted(of_a)]
-    both = [(first, second) for first, second in judged if first and second]
-    clusters = [f"{first[0].benchmark}/{first[0].cluster}" for first, _ in both]
-    differences = [_successes(first) - _successes(second) for first, second in both]
-    progress_differences = [_progress(first) - _progress(second) for first, second in both]
-    only_a, only_b = _ahead(differences, clusters)
-    more_a, more_b = _ahead(progress_differences, clusters)
-    success, progress = (
-        mean([float(difference) for difference in found], clusters) for found in (differences, progress_differences)
+    judged = [[[e for e in attempts[key] if e.is_evidence] for attempts in (of_a, of_b)] for key in sorted(both)]
+    pairs = [(first, second) for first, second in judged if first and second]
+    clusters = [f"{first[0].benchmark}/{first[0].cluster}" for first, _ in pairs]
+    benchmarks = {benchmark for benchmark, _ in both}
+    success = _measure([_mean_of(first, "success") - _mean_of(second, "success") for first, second in pairs], clusters)
+    progress = _measure(
+        [_mean_of(first, "progress") - _mean_of(second, "progress") for first, second in pairs], clusters
     )
-    p_value, progress_p_value = mcnemar_exact(only_a, only_b), mcnemar_exact(more_a, more_b)
     return Comparison(
         benchmark=benchmarks.pop() if len(benchmarks) == 1 else "",
-        a=names[0],
-        b=names[1],
-        success_difference=success,
-        progress_difference=progress,
+        a=next(iter(of_a.values()))[0].model,
+        b=next(iter(of_b.values()))[0].model,
+        success_difference=success.difference,
+        progress_difference=progress.difference,
         pairs=len(set(clusters)),
-        played_once=len(set(clusters)) == len(both) and all(len(first) == len(second) == 1 for first, second in both),
-        only_a=only_a,
-        only_b=only_b,
-        left_out=len(judged) - len(both),
-        p_value=p_value,
-        progress_p_value=progress_p_value,
-        verdict=_verdict(success, only_a + only_b, p_value),
-        progress_verdict=_verdict(progress, more_a + more_b, progress_p_value),
+        played_once=len(set(clusters)) == len(pairs) and all(len(first) == len(second) == 1 for first, second in pairs),
+        only_a=success.only_a,
+        only_b=success.only_b,
+        left_out=len(judged) - len(pairs),
+        p_value=success.p_value,
+        progress_p_value=progress.p_value,
+        verdict=success.verdict,
+        progress_verdict=progress.verdict,
     )
 
 
@@ -142,39 +140,28 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return min(1.0, float(2 * tail / 2**n))
 
 
-def _verdict(difference: Rate, differing: int, p_value: float) -> Verdict:
-    if differing < MIN_DIFFERING:
-        return "too few episodes differ"
-    if p_value < SIGNIFICANCE and difference.low is not None and difference.high is not None:
-        if difference.low > 0:
-            return "better"
-        if difference.high < 0:
-            return "worse"
-    return "no difference shown"
+def _mean_of(attempts: Sequence[Episode], name: Literal["success", "progress"]) -> Fraction:
+    """A fraction, so that equals differ by 0."""
+    values = [attempt.success if name == "success" else attempt.progress for attempt in attempts]
+    return sum(map(Fraction, values), Fraction()) / len(attempts)
 
 
-def _attempts(episodes: Iterable[Episode]) -> Attempts:
-    found: Attempts = {}
-    for episode in episodes:
-        found.setdefault((episode.benchmark, episode.id), []).append(episode)
-    return found
+def _measure(differences: Sequence[Fraction], clusters: Sequence[str]) -> _Measure:
+    """What follows from the differences between the models, one for each episode."""
+    by_pair: defaultdict[str, Fraction] = defaultdict(Fraction)
+    for cluster, ahead in zip(clusters, differences, strict=True):
+        by_pair[cluster] += ahead
+    only_a, only_b = sum(total > 0 for total in by_pair.values()), sum(total < 0 for total in by_pair.values())
+    difference = mean([float(ahead) for ahead in differences], clusters)
+    p_value = mcnemar_exact(only_a, only_b)
+    verdict: Verdict = "no difference shown"
+    if only_a + only_b < MIN_DIFFERING:
+        verdict = "too few episodes differ"
+    elif p_value < SIGNIFICANCE and _side_of_0(difference):
+        verdict = "better" if _side_of_0(difference) > 0 else "worse"
+    return _Measure(difference, only_a, only_b, p_value, verdict)
 
 
-def _evidence(attempts: Sequence[Episode]) -> list[Episode]:
-    return [attempt for attempt in attempts if attempt.is_evidence]
-
-
-def _successes(attempts: Sequence[Episode]) -> Fraction:
-    return Fraction(sum(attempt.success for attempt in attempts), len(attempts))
-
-
-def _progress(attempts: Sequence[Episode]) -> Fraction:
-    return sum((Fraction(attempt.progress) for attempt in attempts), Fraction()) / len(attempts)
-
-
-def _ahead(differences: Sequence[Fraction], clusters: Sequence[str]) -> tuple[int, int]:
-    """In how many pairs the first model is ahead, and in how many the second. Fractions, so that equals differ by 0."""
-    by_pair: dict[str, Fraction] = {}
-    for cluster, difference in zip(clusters, differences, strict=True):
-        by_pair[cluster] = by_pair.get(cluster, Fraction()) + difference
-    return sum(total > 0 for total in by_pair.values()), sum(total < 0 for total in by_pair.values())
+def _side_of_0(rate: Rate) -> int:
+    """1 or -1 where the whole interval is above or below 0, else 0."""
+    return (rate.low is not None and rate.low > 0) - (rate.high is not None and rate.high < 0)

@@ -28,6 +28,8 @@ Words = tuple[str, ...]
 class ThoughtDiversity(BaseModel):
     """How varied a sample of thoughts is.
 
+    Example: `{"thoughts": 200, "distinct_1": 0.08, ..., "self_bleu": {"value": 0.71, ..., "n": 200}}`
+
     Attributes:
         thoughts: thoughts in the sample.
         distinct_1, distinct_2, distinct_3: different n-grams over all n-grams of the sample (Li et al. 2016); None
@@ -48,16 +50,15 @@ class ThoughtDiversity(BaseModel):
 def thought_diversity(episodes: Sequence[Episode]) -> ThoughtDiversity:
     """The diversity of the well-formed thoughts of one benchmark's episodes, in whatever order these come."""
     ordered = sorted(episodes, key=lambda episode: (episode.id, episode.attempt))
-    spoken = [(episode.cluster, words(step.thought)) for episode in ordered for step in episode.steps]
-    thoughts = [(cluster, tuple(text)) for cluster, text in spoken if text]
+    spoken = [(episode.cluster, tuple(words(step.thought))) for episode in ordered for step in episode.steps]
+    thoughts = [(cluster, text) for cluster, text in spoken if text]
     drawn = Random(SAMPLE_SEED).sample(thoughts, min(SAMPLE, len(thoughts)))
     clusters, texts = [cluster for cluster, _ in drawn], [text for _, text in drawn]
-    distinct = [distinct_n(texts, n) for n in (1, 2, 3)]
     return ThoughtDiversity(
         thoughts=len(texts),
-        distinct_1=distinct[0],
-        distinct_2=distinct[1],
-        distinct_3=distinct[2],
+        distinct_1=distinct_n(texts, 1),
+        distinct_2=distinct_n(texts, 2),
+        distinct_3=distinct_n(texts, 3),
         self_bleu=NOTHING if len(texts) < 2 else ratio(self_bleu(texts), [1] * len(texts), clusters),
     )
 
@@ -68,54 +69,35 @@ def distinct_n(texts: Sequence[Words], n: int) -> float | None:
     return len(counts) / counts.total() if counts else None
 
 
-def bleu(hypothesis: Words, references: Sequence[Words]) -> float:
-    """Sentence BLEU of up to four-grams, in [0, 1] (Papineni et al. 2002), smoothed as `UNMATCHED` says.
-
-    A hypothesis of fewer than four words is scored by the orders that it has, as in sacreBLEU's `effective_order`.
-    """
-    matched, of = [], []
-    for n in _orders(hypothesis):
-        counts, most = _ngrams(hypothesis, n), Counter[Words]()
-        for reference in references:
-            most |= _ngrams(reference, n)
-        matched.append((counts & most).total())
-        of.append(counts.total())
-    return _score(matched, of, [len(reference) for reference in references])
-
-
 def self_bleu(texts: Sequence[Words]) -> list[float]:
-    """Each text's BLEU against all the others; each has one word at least."""
-    counts = [{n: _ngrams(text, n) for n in _orders(text)} for text in texts]
+    """Each text's BLEU of up to four-grams against all the others, in [0, 1]; each has one word at least.
+
+    Sentence BLEU (Papineni et al. 2002), smoothed as `UNMATCHED` says. A text of fewer than four words is scored by the
+    orders that it has, as in sacreBLEU's `effective_order`.
+    """
+    counts = [[_ngrams(text, n) for n in range(1, min(BLEU_ORDER, len(text)) + 1)] for text in texts]
     # The two largest counts of an n-gram in any text give its largest in all the others.
     largest: dict[Words, tuple[int, int]] = {}
-    for of_text in counts:
-        for ngram, count in (pair for of_order in of_text.values() for pair in of_order.items()):
-            first, second = largest.get(ngram, (0, 0))
-            largest[ngram] = (max(first, count), max(second, min(first, count)))
+    for ngram, count in (pair for orders in counts for of_order in orders for pair in of_order.items()):
+        first, second = largest.get(ngram, (0, 0))
+        largest[ngram] = (max(first, count), max(second, min(first, count)))
     lengths = Counter(len(text) for text in texts)
     scores = []
-    for text, of_text in zip(texts, counts, strict=True):
+    for text, orders in zip(texts, counts, strict=True):
         matched = [
             sum(min(count, largest[ngram][count == largest[ngram][0]]) for ngram, count in of_order.items())
-            for of_order in of_text.values()
+            for of_order in orders
         ]
         others = [length for length, number in lengths.items() if number > (length == len(text))]
-        scores.append(_score(matched, [of_order.total() for of_order in of_text.values()], others))
+        if not others or not matched[0]:
+            scores.append(0.0)
+            continue
+        closest = min(others, key=lambda other: (abs(other - len(text)), other))
+        precisions = [
+            log((hits or UNMATCHED) / of_order.total()) for hits, of_order in zip(matched, orders, strict=True)
+        ]
+        scores.append(min(1.0, exp(1 - closest / len(text))) * exp(sum(precisions) / len(precisions)))
     return scores
-
-
-def _score(matched: Sequence[int], of: Sequence[int], reference_lengths: Sequence[int]) -> float:
-    """BLEU from the n-grams matched and there, order by order; `of[0]` is the number of words."""
-    if not reference_lengths or not matched or matched[0] == 0:
-        return 0.0
-    length = of[0]
-    closest = min(reference_lengths, key=lambda other: (abs(other - length), other))
-    precisions = [log((hits or UNMATCHED) / total) for hits, total in zip(matched, of, strict=True)]
-    return min(1.0, exp(1 - closest / length)) * exp(sum(precisions) / len(precisions))
-
-
-def _orders(text: Words) -> range:
-    return range(1, min(BLEU_ORDER, len(text)) + 1)
 
 
 def _ngrams(text: Words, n: int) -> Counter[Words]:

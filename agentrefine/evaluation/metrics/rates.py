@@ -1,14 +1,13 @@
 """Rates with their 95% intervals: Wilson's for shares of independent episodes, a cluster bootstrap for the rest.
 
 What was played under the same conditions belongs together: the steps of an episode, the attempts at it, a world in
-several wordings. Such a cluster is drawn as a whole, because its members are not independent (Efron and Tibshirani
+several perturbations. Such a cluster is drawn as a whole, because its members are not independent (Efron and Tibshirani
 1993; Cameron, Gelbach and Miller 2008).
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 from math import sqrt
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,8 @@ NO_WIDTH = 1e-9
 class Rate(BaseModel):
     """A rate or mean with its 95% interval.
 
+    Example: `{"value": 0.42, "low": 0.29, "high": 0.56, "n": 50}`
+
     Attributes:
         value, low, high: the estimate and its interval; all None when n is 0.
         n: what it is a share or mean of: episodes, or steps.
@@ -40,7 +41,10 @@ class Rate(BaseModel):
 
 
 class Curve(BaseModel):
-    """Means after 0, 1, 2, ... steps with the bounds of their 95% bootstrap intervals; empty for no episodes."""
+    """Means after 0, 1, 2, ... steps with the bounds of their 95% bootstrap intervals; empty for no episodes.
+
+    Example: `{"value": [0.0, 0.5], "low": [0.0, 0.36], "high": [0.0, 0.64]}`
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,13 +55,6 @@ class Curve(BaseModel):
     def points(self) -> list[tuple[float, float, float]]:
         """Value, low and high, step by step."""
         return list(zip(self.value, self.low, self.high, strict=True))
-
-
-class _Clusters(NamedTuple):
-    """Sums within each cluster."""
-
-    top: NDArray[np.float64]
-    bottom: NDArray[np.float64]
 
 
 NOTHING = Rate(value=None, low=None, high=None, n=0)
@@ -92,11 +89,10 @@ def ratio(numerators: Sequence[float], denominators: Sequence[int], clusters: Se
     total = sum(denominators)
     if total == 0:
         return NOTHING
-    sums = _by_cluster(numerators, denominators, clusters)
-    value = float(sums.top.sum() / sums.bottom.sum())
-    low, high = _bootstrap(sums)
+    value, low, high = _bootstrap(numerators, denominators, clusters)
     if high - low < NO_WIDTH:
-        low, high = _wilson_bounds(value, int(np.count_nonzero(sums.bottom)))
+        counted = {cluster for cluster, denominator in zip(clusters, denominators, strict=True) if denominator}
+        low, high = _wilson_bounds(value, len(counted))
     return Rate(value=value, low=low, high=high, n=total)
 
 
@@ -107,9 +103,8 @@ def mean(values: Sequence[float], clusters: Sequence[str]) -> Rate:
     """
     if not values:
         return NOTHING
-    sums = _by_cluster(values, [1] * len(values), clusters)
-    low, high = _bootstrap(sums)
-    return Rate(value=float(sums.top.sum() / sums.bottom.sum()), low=low, high=high, n=len(values))
+    value, low, high = _bootstrap(values, [1] * len(values), clusters)
+    return Rate(value=value, low=low, high=high, n=len(values))
 
 
 def curve(rows: NDArray[np.float64], clusters: Sequence[str]) -> Curve:
@@ -138,21 +133,17 @@ def _wilson_bounds(p: float, n: int) -> tuple[float, float]:
     return 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half)
 
 
-def _by_cluster(numerators: Sequence[float], denominators: Sequence[int], clusters: Sequence[str]) -> _Clusters:
-    _, member = np.unique(np.asarray(clusters), return_inverse=True)
-    top, bottom = (
-        np.bincount(member, weights=np.asarray(parts, dtype=float)).astype(np.float64)
-        for parts in (numerators, denominators)
-    )
-    return _Clusters(top, bottom)
-
-
-def _bootstrap(sums: _Clusters) -> tuple[float, float]:
-    draws = _draws(len(sums.top))
-    bottom = draws @ sums.bottom
-    defined = bottom > 0
-    low, high = np.percentile((draws @ sums.top)[defined] / bottom[defined], [2.5, 97.5])
-    return float(low), float(high)
+def _bootstrap(
+    numerators: Sequence[float], denominators: Sequence[int], clusters: Sequence[str]
+) -> tuple[float, float, float]:
+    """Sum of numerators over sum of denominators, with its interval from draws of whole clusters."""
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    top, bottom = (np.bincount(member, weights=np.asarray(parts, float)) for parts in (numerators, denominators))
+    draws = _draws(len(names))
+    drawn = draws @ bottom
+    defined = drawn > 0
+    low, high = np.percentile((draws @ top)[defined] / drawn[defined], [2.5, 97.5])
+    return float(top.sum() / bottom.sum()), float(low), float(high)
 
 
 @lru_cache(maxsize=16)

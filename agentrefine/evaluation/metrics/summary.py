@@ -1,19 +1,56 @@
-"""What one model reached on each benchmark: every metric with its interval, and its breakdowns."""
+"""What one model reached on each benchmark: every metric with its interval, its breakdowns, and the files of both."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
+from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from agentrefine.evaluation.episodes import Episode, repeats
+from agentrefine.evaluation.episodes import Episode, grouped, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
-from agentrefine.evaluation.metrics.perturbation import OutcomeRates, Robustness, outcome, robustness
 from agentrefine.evaluation.metrics.rates import Curve, Rate, curve, mean, ratio, share
+from agentrefine.files import write_json, write_jsonl
 
 STUCK_REPEATS = 3
+"""From so many equal failing actions, or equal malformed replies, on an episode counts as stuck."""
+
+
+class OutcomeRates(BaseModel):
+    """Success and progress of some of a benchmark's episodes.
+
+    Example: `{"success_rate": {"value": 0.5, ...}, "progress_rate": {"value": 0.62, ...}}`
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    success_rate: Rate
+    progress_rate: Rate
+
+
+class Robustness(BaseModel):
+    """How much success and progress depend on how the actions are perturbed (paper, robustness study).
+
+    Example: `{"worlds": 10, "wordings": {"short": {"success_rate": ...}}, "mean": ..., "success_std": 0.1, ...}`
+
+    Attributes:
+        worlds: worlds that were played with every perturbation; the others are left out here.
+        perturbations: what was reached with each on these worlds; `wordings` in files.
+        mean: the mean of the perturbations' rates. Its interval draws worlds with all their perturbations.
+        success_std, progress_std: sample standard deviation (over k - 1) of the k perturbations' rates, in [0, 1]; None
+            for one perturbation. It has no interval.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    worlds: int
+    perturbations: dict[str, OutcomeRates] = Field(alias="wordings")
+    mean: OutcomeRates
+    success_std: float | None
+    progress_std: float | None
 
 
 class BenchmarkSummary(BaseModel):
@@ -22,12 +59,14 @@ class BenchmarkSummary(BaseModel):
     An episode that ended by an environment error says nothing of the model: it is in `environment_errors` and `stops`,
     and in nothing else. One that ended by a full context counts as it stood then.
 
+    Example: `{"episodes": 50, "attempts": 1, "success_rate": {"value": 0.42, ...}, "stops": {"solved": 21, ...}, ...}`
+
     Attributes:
         episodes: episodes that are counted, each attempt as one.
         attempts: most attempts at one episode.
         environment_errors: episodes that the simulator failed in.
-        success_at_n: share of episodes that one attempt at least has solved; None where each was tried once.
-        robustness: of a benchmark that plays the same worlds in several wordings; else None.
+        success_at_n: share of episodes that any attempt solved (pass@n of n attempts); None where each was tried once.
+        robustness: of a benchmark that plays the same worlds with several perturbations; else None.
         stops: episodes by why they ended.
         episodes_with_cut_history: episodes in which the model did not read all of its history.
         by_task, by_difficulty: success and progress; empty where there is only one.
@@ -62,27 +101,25 @@ class BenchmarkSummary(BaseModel):
 
     def rates(self) -> dict[str, Rate]:
         """What has an interval, by its name."""
-        own = {name: value for name, value in self if isinstance(value, Rate)}
-        reworded = self.robustness
-        return {
-            **own,
-            "thoughts_self_bleu": self.thoughts.self_bleu,
-            **({} if reworded is None else {"wordings_success_mean": reworded.mean.success_rate}),
-            **({} if reworded is None else {"wordings_progress_mean": reworded.mean.progress_rate}),
-        }
+        rates = {name: value for name, value in self if isinstance(value, Rate)}
+        rates["thoughts_self_bleu"] = self.thoughts.self_bleu
+        if self.robustness:
+            rates["wordings_success_mean"] = self.robustness.mean.success_rate
+            rates["wordings_progress_mean"] = self.robustness.mean.progress_rate
+        return rates
 
     def figures(self) -> dict[str, float]:
         """What has none, by its name; without what was not measured."""
-        reworded = self.robustness
-        figures = {
+        figures: dict[str, float | None] = {
             "episodes": self.episodes,
             "environment_errors": self.environment_errors,
             "thoughts_distinct_1": self.thoughts.distinct_1,
             "thoughts_distinct_2": self.thoughts.distinct_2,
             "thoughts_distinct_3": self.thoughts.distinct_3,
-            "wordings_success_std": None if reworded is None else reworded.success_std,
-            "wordings_progress_std": None if reworded is None else reworded.progress_std,
         }
+        if self.robustness:
+            figures["wordings_success_std"] = self.robustness.success_std
+            figures["wordings_progress_std"] = self.robustness.progress_std
         return {name: value for name, value in figures.items() if value is not None}
 
     def values(self) -> dict[str, float]:
@@ -90,64 +127,115 @@ class BenchmarkSummary(BaseModel):
         return {name: rate.value for name, rate in self.rates().items() if rate.value is not None} | self.figures()
 
 
+class Summaries(RootModel[dict[str, BenchmarkSummary]]):
+    """details.json: a model's summary by benchmark, `{"babyai": {"episodes": 50, "success_rate": {...}, ...}}`."""
+
+
+class Seconds(RootModel[dict[str, float]]):
+    """timing.json: wall-clock seconds that all episodes of a benchmark took together, `{"babyai": 31.4}`."""
+
+
+class BenchmarksPlayed(BaseModel):
+    """benchmarks.json: which benchmarks were played.
+
+    Example: `{"progress": {"babyai": "share of sub-goals"}, "absent": {"jericho": "..."}, "agentboard": []}`
+
+    Attributes:
+        progress: what the progress rate measures in each of them, in words.
+        absent: why the others were not played.
+        agentboard: those whose episodes and labels are AgentBoard's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    progress: dict[str, str]
+    absent: dict[str, str]
+    agentboard: list[str]
+
+
+def write_results(
+    folder: Path, episodes: Iterable[Episode], benchmarks: BenchmarksPlayed, seconds: Mapping[str, float]
+) -> Summaries:
+    """Write all files of an evaluation and return the summaries.
+
+    Args:
+        folder: `data/evaluation/<model>`.
+        episodes: all that were played.
+        benchmarks: those played, and those not.
+        seconds: how long each of them took.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    played = list(episodes)
+    write_jsonl(folder / "episodes.jsonl", played)
+    write_json(folder / "benchmarks.json", benchmarks.model_dump())
+    write_json(folder / "timing.json", Seconds({name: round(value, 1) for name, value in seconds.items()}).model_dump())
+    return write_summaries(folder, summarise(played))
+
+
+def write_summaries(folder: Path, summaries: dict[str, BenchmarkSummary]) -> Summaries:
+    """Write `details.json`, which holds all, and `metrics.json`, one number a metric, which DVC shows and compares.
+
+    Example of metrics.json: `{"babyai": {"success_rate": 0.42, ...}}`
+    """
+    details = Summaries(summaries)
+    write_json(folder / "details.json", details.model_dump())
+    write_json(folder / "metrics.json", {name: summary.values() for name, summary in summaries.items()})
+    return details
+
+
 def summarise(episodes: Iterable[Episode]) -> dict[str, BenchmarkSummary]:
     """The metrics of one model by benchmark, in the order in which the benchmarks were played."""
-    by_benchmark: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        by_benchmark.setdefault(episode.benchmark, []).append(episode)
-    return {name: _summary(played) for name, played in by_benchmark.items()}
+    return {name: _summary(played) for name, played in grouped(episodes, lambda e: e.benchmark).items()}
 
 
 def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
     episodes = [episode for episode in played if episode.is_evidence]
+    moved = [episode for episode in episodes if episode.steps]
     clusters = [episode.cluster for episode in episodes]
     steps = [len(episode.steps) for episode in episodes]
-    chances = [_recovery_chances(episode) for episode in episodes]
+    recoveries = [_recoveries(episode) for episode in episodes]
     reached = outcome(episodes)
+    attempts = grouped(episodes, lambda e: e.id).values()
+    solved_ever = share([any(e.success for e in plays) for plays in attempts], [plays[0].cluster for plays in attempts])
+    # An episode is over as soon as it is solved, so only its last step can have solved it.
+    solved = [[0.0] * (len(e.steps) - 1) + [float(e.success)] if e.steps else [] for e in episodes]
     return BenchmarkSummary(
         episodes=len(episodes),
         attempts=len({episode.attempt for episode in played}),
         environment_errors=len(played) - len(episodes),
         success_rate=reached.success_rate,
-        success_at_n=_success_at_n(episodes) if any(episode.attempt for episode in played) else None,
+        success_at_n=solved_ever if any(episode.attempt for episode in played) else None,
         progress_rate=reached.progress_rate,
         grounding=ratio([sum(s.valid for s in e.steps) for e in episodes], steps, clusters),
         grounding_per_episode=ratio(
-            [sum(s.valid for s in e.steps) / len(e.steps) for e in episodes if e.steps],
-            [1 for e in episodes if e.steps],
-            [e.cluster for e in episodes if e.steps],
+            [sum(s.valid for s in e.steps) / len(e.steps) for e in moved], [1] * len(moved), [e.cluster for e in moved]
         ),
         format_error_rate=ratio([sum(s.format_error for s in e.steps) for e in episodes], steps, clusters),
         stuck_rate=share([is_stuck(episode) for episode in episodes], clusters),
-        recovery_rate=ratio([sum(c) for c in chances], [len(c) for c in chances], clusters),
+        recovery_rate=ratio([sum(found) for found in recoveries], [len(found) for found in recoveries], clusters),
         mean_steps=mean(steps, clusters),
         mean_prompt_tokens=mean([episode.prompt_tokens for episode in episodes], clusters),
         mean_completion_tokens=mean([episode.completion_tokens for episode in episodes], clusters),
         thoughts=thought_diversity(episodes),
-        robustness=robustness(episodes),
+        robustness=_robustness(episodes),
         stops=dict(sorted(Counter(episode.stop for episode in played).items())),
         episodes_with_cut_history=sum(any(s.turns_cut for s in e.steps) for e in episodes),
         by_task=_breakdown(episodes, lambda episode: episode.task),
         by_difficulty=_breakdown(episodes, lambda episode: episode.difficulty),
-        success_by_step=curve(_by_step(episodes, _solved_after), clusters),
-        progress_by_step=curve(_by_step(episodes, _progress_after), clusters),
+        success_by_step=curve(_by_step(solved), clusters),
+        progress_by_step=curve(_by_step([[step.progress for step in e.steps] for e in episodes]), clusters),
     )
 
 
-def _success_at_n(episodes: Sequence[Episode]) -> Rate:
-    """Share of episodes that any of their attempts solved (pass@n with n attempts)."""
-    solved: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        solved.setdefault(episode.id, []).append(episode)
-    attempts = list(solved.values())
-    return share([any(e.success for e in of_one) for of_one in attempts], [of_one[0].cluster for of_one in attempts])
-
-
-def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, OutcomeRates]:
-    groups: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        groups.setdefault(label(episode), []).append(episode)
-    return {name: outcome(groups[name]) for name in sorted(groups)} if len(groups) > 1 else {}
+def outcome(episodes: Sequence[Episode]) -> OutcomeRates:
+    """Success and progress of episodes."""
+    clusters = [episode.cluster for episode in episodes]
+    return OutcomeRates(
+        success_rate=share([episode.success for episode in episodes], clusters),
+        progress_rate=ratio([episode.progress for episode in episodes], [1] * len(episodes), clusters),
+    )
 
 
 def is_stuck(episode: Episode) -> bool:
@@ -155,25 +243,41 @@ def is_stuck(episode: Episode) -> bool:
     return repeats(episode.steps) >= STUCK_REPEATS
 
 
-def _recovery_chances(episode: Episode) -> list[bool]:
+def _breakdown(episodes: Sequence[Episode], label: Callable[[Episode], str]) -> dict[str, OutcomeRates]:
+    groups = grouped(episodes, label)
+    return {name: outcome(groups[name]) for name in sorted(groups)} if len(groups) > 1 else {}
+
+
+def _robustness(episodes: Sequence[Episode]) -> Robustness | None:
+    """Perturbations compared on the same worlds; None without any, or where no world was played with all of them."""
+    names = {episode.perturbation for episode in episodes if episode.perturbation}
+    by_world = grouped(episodes, lambda e: e.cluster)
+    worlds = {world for world, plays in by_world.items() if names <= {play.perturbation for play in plays}}
+    if not names or not worlds:
+        return None
+    kept = [episode for episode in episodes if episode.cluster in worlds]
+    reached = {name: outcome([episode for episode in kept if episode.perturbation == name]) for name in sorted(names)}
+
+    def deviation(rates: Iterable[Rate]) -> float | None:
+        values = [rate.value for rate in rates if rate.value is not None]
+        return stdev(values) if len(values) > 1 else None
+
+    return Robustness(
+        worlds=len(worlds),
+        perturbations=reached,
+        mean=outcome(kept),
+        success_std=deviation(found.success_rate for found in reached.values()),
+        progress_std=deviation(found.progress_rate for found in reached.values()),
+    )
+
+
+def _recoveries(episode: Episode) -> list[bool]:
     """For each error that was followed by another turn: whether that turn was valid and different."""
     return [after.valid and after.action != before.action for before, after in pairwise(episode.steps) if before.failed]
 
 
-def _by_step(episodes: Sequence[Episode], after: Callable[[Episode], list[float]]) -> NDArray[np.float64]:
+def _by_step(reached: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """What each episode had reached after 0, 1, 2, ... steps; what has ended keeps it. Shape [episodes, steps + 1]."""
-    longest = max((len(episode.steps) for episode in episodes), default=0)
-    rows = np.zeros((len(episodes), longest + 1))
-    for row, episode in enumerate(episodes):
-        for column, reached in enumerate(after(episode), start=1):
-            rows[row, column:] = reached
-    return rows
-
-
-def _progress_after(episode: Episode) -> list[float]:
-    return [step.progress for step in episode.steps]
-
-
-def _solved_after(episode: Episode) -> list[float]:
-    """An episode is over as soon as it is solved, so only its last step can have solved it."""
-    return [0.0] * (len(episode.steps) - 1) + [float(episode.success)] if episode.steps else []
+    longest = max(map(len, reached), default=0)
+    rows = [[0.0, *values] + [values[-1] if values else 0.0] * (longest - len(values)) for values in reached]
+    return np.array(rows).reshape(len(reached), longest + 1)
