@@ -34,6 +34,11 @@ class NotInstalledError(UserError):
     """An optional package, or a program that it needs, is not installed; the message says how to get it."""
 
 
+def file_error(code: str, file: object, message: str, *, at: str = "", **values: object) -> UserError:
+    """An error in a file. The sentence begins with the file and where in it, such as `at="line 3"`."""
+    return UserError(code, f"{file}{', ' if at else ''}{at}: {message}", file=file, **values)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop, or its type where it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

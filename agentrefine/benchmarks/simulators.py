@@ -1,19 +1,20 @@
-"""What the benchmarks on installed simulators share: workers, data files, the form of an action."""
+"""What benchmarks share: how episodes are drawn, workers, data files, the form of an action."""
 
 import importlib.util
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, zip_longest
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import cycle, islice, zip_longest
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from string import Template
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
-from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec
-from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Simulator, Workers
 from agentrefine.errors import NotInstalledError
 from agentrefine.files import packaged_text, short_hash
 
@@ -31,26 +32,46 @@ _GAMES = 1_000_000
 ItemT = TypeVar("ItemT")
 
 
-class SimulatorBenchmark(ABC):
-    """A benchmark whose episodes run in worker processes. Its subclasses say which episodes there are.
+class DrawnBenchmark(Benchmark, Protocol):
+    """A benchmark whose episodes are drawn one after the other, so that fewer are the first of more."""
+
+    def check_installed(self) -> None:
+        """Make sure that the packages of the benchmark are installed; without more, it needs none.
+
+        Raises:
+            NotInstalledError: one is missing; says how to install it.
+        """
+
+    def drawn(self, seed: int) -> Iterable[EpisodeSpec]:
+        """The episodes, spread over the task types, in the order that the seed gives; there may be no end."""
+        ...
+
+    def episodes(self, limit: int, seed: int) -> list[EpisodeSpec]:
+        """At most `limit` episodes, the same ones for the same seed, spread over the task types."""
+        self.check_installed()
+        return list(islice(self.drawn(seed), limit))
+
+
+class SimulatorBenchmark(DrawnBenchmark):
+    """A benchmark whose episodes run in worker processes.
 
     Attributes:
-        name: the benchmark's name.
-        progress_definition: in words, what the progress rate measures here.
+        package: the simulator's Python package.
         at_once: how many of its episodes may be open at the same time, as each holds a process.
+        workers: the processes.
     """
 
-    progress_definition: str
+    package: str
+    at_once = 32
 
-    def __init__(self, name: str, simulator: str, limits: Limits, at_once: int) -> None:
-        """A benchmark of a simulator, given as `module:Class`."""
+    def __init__(self, name: str, simulator: type[Simulator], limits: Limits) -> None:
         self.name = name
-        self.at_once = at_once
-        self.workers = Workers(simulator, limits)
+        self.workers = Workers(f"{simulator.__module__}:{simulator.__name__}", limits)
 
-    @abstractmethod
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes, the same ones for the same seed, spread over the task types."""
+    def check_installed(self) -> None:
+        """Make sure that the simulator's package is installed, without importing it."""
+        if importlib.util.find_spec(self.package) is None:
+            raise not_installed(self.name, self.package)
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
@@ -63,6 +84,52 @@ class SimulatorBenchmark(ABC):
             NoSolutionError: it has none, or fails in the search for one.
         """
         return self.workers.gold(episode)
+
+
+class TextSimulator(ABC):
+    """Which actions reach a game in a worker, and the texts around its answers, for all simulators that speak.
+
+    Attributes:
+        texts: what is said where the game says nothing, by `over`, `available`, `unknown`, `won` and `lost`.
+    """
+
+    texts: Mapping[str, str]
+
+    @abstractmethod
+    def _standing(self) -> tuple[float, bool, bool]:
+        """The best progress so far, whether the game is won, and whether it is over."""
+
+    @abstractmethod
+    def _is_known(self, words: str) -> bool:
+        """Whether an action in the form of `command` is the game's, and not of the program that runs it."""
+
+    @abstractmethod
+    def _take(self, words: str) -> tuple[str, bool]:
+        """The game's answer to an action that is known, and whether the action was valid."""
+
+    @abstractmethod
+    def possible(self) -> list[str]:
+        """The actions that are possible now."""
+
+    def _listed(self) -> Iterable[str]:
+        """What the agent reads when it asks for the available actions."""
+        return self.possible()
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        words = command(action)
+        if self._standing()[2]:
+            answer, valid = self.texts["over"], False
+        elif words == LISTING:
+            answer, valid = filled(self.texts["available"], actions=", ".join(self._listed())), True
+        elif words is None or not self._is_known(words):
+            answer, valid = self.texts["unknown"], False
+        else:
+            answer, valid = self._take(words)
+            _, won, over = self._standing()
+            ending = self.texts["won" if won else "lost"] if over else ""
+            answer = "\n".join(filter(None, [answer, ending])) or self.texts["unknown"]
+        return StepResult(answer, *self._standing(), valid)
 
 
 def drawn_games(benchmark: str, tasks: Iterable[str], seed: int) -> Iterator[EpisodeSpec]:
@@ -90,25 +157,25 @@ def episodes_at_once(benchmark: Benchmark, wanted: int) -> int:
     return min(wanted, benchmark.at_once, max(4, 2 * (os.cpu_count() or 1)))
 
 
-def need(benchmark: str, package: str) -> None:
-    """Make sure that a benchmark's package is installed, without importing it.
-
-    Raises:
-        NotInstalledError: it is not.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise NotInstalledError(
-            "not_installed",
-            f"the benchmark {benchmark} needs the package {package}: pip install 'agentrefine[benchmarks]'.",
-            benchmark=benchmark,
-            name=package,
-        )
+def not_installed(benchmark: str, package: str, requirement: str = "agentrefine[benchmarks]") -> NotInstalledError:
+    """The error that a benchmark's package is missing; `requirement` is what pip has to install."""
+    return NotInstalledError(
+        "not_installed",
+        f"the benchmark {benchmark} needs the package {package}: pip install '{requirement}'.",
+        benchmark=benchmark,
+        name=package,
+    )
 
 
 def data_of(benchmark: str, name: str) -> dict[str, Any]:
     """A data file of a benchmark's package."""
     data: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.benchmarks", benchmark, name))
     return data
+
+
+def filled(text: str, /, **values: object) -> str:
+    """A text of a data file with its values in place of `$name`."""
+    return Template(text).substitute(values)
 
 
 def rng_of(*parts: object) -> Random:

@@ -6,7 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
-from agentrefine.benchmarks.catalogue import wording_of
+from agentrefine.benchmarks.catalogue import perturbation_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.evaluation.batching import BatchQueue, Replies, SeparateCalls, by_generator, by_policy, run_in
 from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
@@ -178,7 +178,7 @@ class _Player:
         steps: list[EpisodeStep],
     ) -> StopReason:
         """Take the agent's turns after the first observation; each is added to `steps`. Why they end is returned."""
-        messages = self.prompt.opening(environment, observation, wording_of(spec))
+        messages = self.prompt.opening(environment, observation, perturbation_of(spec))
         progress = 0.0
         while True:
             reply = await replies.reply(Dialogue(spec.key, messages))

@@ -10,34 +10,16 @@ from agentrefine.benchmarks import catalogue, simulators
 from agentrefine.benchmarks.agentboard.babyai import BabyAIGame
 from agentrefine.benchmarks.agentboard.benchmark import CASES, PROBLEMS, STORIES
 from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel
-from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.catalogue import benchmark, selected
-from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.rollout import play
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import BenchmarkData
 from tests.helpers.agentboard_data import RED_BALL, labelled
 from tests.helpers.alfworld_data import published
 from tests.helpers.errors import refused
-from tests.helpers.playing import JUNK, gold_policy
-
-
-@pytest.fixture(scope="module", autouse=True)
-def games(tmp_path_factory):
-    """Games are made anew, and those of a user's own folders are not played."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AGENTREFINE_GAMES", str(tmp_path_factory.mktemp("games")))
-        patch.delenv(alfworld.DATA_FOLDER, raising=False)
-        yield
-
-
-def installed(name, number=1):
-    chosen = benchmark(name)
-    try:
-        return chosen, chosen.episodes(number, 7)
-    except UserError as error:
-        pytest.skip(str(error))
+from tests.helpers.playing import JUNK, gold_policy, installed
 
 
 def played_by_gold(chosen, episodes, max_steps=60):

@@ -5,7 +5,6 @@ from random import Random
 
 import pytest
 
-from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.alfworld.perturbed import (
     PERTURBATIONS,
@@ -14,26 +13,13 @@ from agentrefine.benchmarks.alfworld.perturbed import (
     perturbation,
 )
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
-from agentrefine.benchmarks.catalogue import benchmark, wording_of
-from agentrefine.errors import NotInstalledError
+from agentrefine.benchmarks.catalogue import benchmark, perturbation_of
 from agentrefine.evaluation.prompting import example
-from agentrefine.worlds.paraphrase import PARAPHRASES as OURS
+from agentrefine.worlds.paraphrase import PARAPHRASES
+from tests.helpers.playing import installed
 
 OLDER = [DATA["older_wording"].get(template, template) for template in DATA["actions"]]
 VALUES = ("apple 1", "apple 11", "sinkbasin 1", "desk 2", "go 1", "in 3")
-
-
-@pytest.fixture(autouse=True)
-def games(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("AGENTREFINE_GAMES", str(tmp_path_factory.getbasetemp() / "games"))
-    monkeypatch.delenv(alfworld.DATA_FOLDER, raising=False)
-
-
-def installed(number, seed=7):
-    try:
-        return benchmark("alfworld_perturbed"), benchmark("alfworld_perturbed").episodes(number, seed)
-    except NotInstalledError as error:
-        pytest.skip(str(error))
 
 
 def filled(template):
@@ -64,12 +50,12 @@ def test_a_perturbation_rewords_every_command_but_looks(name):
 
 
 def test_the_perturbations_are_of_the_same_kinds_as_those_of_our_worlds():
-    assert tuple(PERTURBATIONS) == OURS
+    assert tuple(PERTURBATIONS) == PARAPHRASES
 
 
 @pytest.mark.slow
 def test_all_commands_of_living_games_come_back_with_all_perturbations():
-    installed(1)
+    installed("alfworld_perturbed")
     chosen = benchmark("alfworld")
     seen = set()
     for game in chosen.episodes(4, 11):
@@ -95,7 +81,7 @@ def test_all_commands_of_living_games_come_back_with_all_perturbations():
 
 @pytest.mark.slow
 def test_a_game_is_the_same_with_all_perturbations_and_is_won_in_them():
-    chosen, episodes = installed(10)
+    chosen, episodes = installed("alfworld_perturbed", 10)
     assert [episode.wording for episode in episodes] == [*PERTURBATIONS, *PERTURBATIONS]
     assert len({episode.id for episode in episodes}) == 10
     games = [list(group) for _, group in groupby(episodes, lambda episode: (episode.task, episode.seed))]
@@ -161,7 +147,7 @@ def test_observations_repeat_a_command_as_the_agent_gave_it(name, action, observ
 
 def test_an_example_is_shown_in_the_perturbation_of_the_episode():
     episode = EpisodeSpec(id="alfworld.x.1/short", benchmark="alfworld_perturbed", task="x", seed=1, wording="short")
-    shown = example("alfworld").reworded(wording_of(episode))
+    shown = example("alfworld").reworded(perturbation_of(episode))
     usual = example("alfworld")
     turns = {turn.action: other for turn, other in zip(usual.turns, shown.turns, strict=True)}
     assert turns["go to drawer 1"].action == "go drawer 1"
@@ -170,7 +156,7 @@ def test_an_example_is_shown_in_the_perturbation_of_the_episode():
 
 
 def test_the_published_games_keep_their_folder(tmp_path):
-    episode = PerturbedALFWorld().episodes(1, 1)[0] if installed(1) else None
+    episode = PerturbedALFWorld().episodes(1, 1)[0] if installed("alfworld_perturbed") else None
     reworded = PerturbedALFWorld(tmp_path)
     game = reworded._game(
         episode.model_copy(update={"id": "alfworld/a-b/trial/call", "variant": "valid_unseen", "wording": "call"})

@@ -4,23 +4,13 @@ import pytest
 
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import prompt
 from agentrefine.worlds.paraphrase import PARAPHRASES
 from tests.helpers.errors import refused
-from tests.helpers.playing import JUNK, gold_policy
-
-
-def episodes_of(name, number, seed):
-    """A benchmark and its episodes; a test of one whose simulator is not installed is skipped."""
-    chosen = benchmark(name)
-    try:
-        return chosen, chosen.episodes(number, seed)
-    except UserError as error:
-        pytest.skip(str(error))
+from tests.helpers.playing import JUNK, gold_policy, installed
 
 
 def few(name, number):
@@ -38,7 +28,7 @@ def test_an_unknown_benchmark_names_those_that_are_known():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_episodes_are_unique_stable_and_spread(name):
-    _, episodes = episodes_of(name, 12, 7)
+    _, episodes = installed(name, 12, 7)
     assert len(episodes) == len({episode.id for episode in episodes}) == 12
     assert episodes == benchmark(name).episodes(12, 7)
     assert {episode.benchmark for episode in episodes} == {name}
@@ -70,7 +60,7 @@ def test_each_world_is_played_in_every_wording_before_the_next():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_any_text_is_answered(name):
-    chosen, episodes = episodes_of(name, few(name, 10), 3)
+    chosen, episodes = installed(name, few(name, 10), 3)
     for episode in episodes:
         environment = chosen.make(episode)
         environment.reset()
@@ -98,7 +88,7 @@ def test_any_reply_is_played_on(name):
         def forget(self, keys):
             pass
 
-    chosen, episodes = episodes_of(name, few(name, 6), 1)
+    chosen, episodes = installed(name, few(name, 6), 1)
     played = list(play(Junk(), chosen, episodes, max_steps=20, batch_size=4))
     assert len(played) == len(episodes)
     for episode in played:

@@ -11,7 +11,6 @@ from typing import ClassVar
 import pytest
 
 from agentrefine.benchmarks import simulators
-from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.alfworld.benchmark import ALFWorld, progress, value_of
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import benchmark
@@ -19,30 +18,12 @@ from agentrefine.benchmarks.jericho.benchmark import Jericho, StorySimulator, je
 from agentrefine.benchmarks.sciworld import benchmark as sciworld
 from agentrefine.benchmarks.simulators import command, episodes_at_once, tidy, without_prompt
 from agentrefine.benchmarks.textworld import benchmark as textworld
-from agentrefine.errors import UserError
 from agentrefine.evaluation.rollout import play
 from tests.helpers.alfworld_data import published
 from tests.helpers.errors import refused
-from tests.helpers.playing import gold_policy
+from tests.helpers.playing import gold_policy, installed
 
 NAMES = ["alfworld", "sciworld", "textworld", "jericho"]
-
-
-def installed(name, number=1, seed=7):
-    chosen = benchmark(name)
-    try:
-        return chosen, chosen.episodes(number, seed)
-    except UserError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def games(tmp_path_factory):
-    """Games are made anew, and those of a user's own folders are not played."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AGENTREFINE_GAMES", str(tmp_path_factory.mktemp("games")))
-        patch.delenv(alfworld.DATA_FOLDER, raising=False)
-        yield
 
 
 def solved(chosen, episode):
@@ -278,7 +259,7 @@ def test_a_missing_package_is_said_in_one_sentence(name, monkeypatch):
 
 
 def test_missing_java_is_said_in_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(sciworld, "need", lambda *_: None)
+    monkeypatch.setattr(simulators.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused("not_installed", benchmark="sciworld", name="java"):
         benchmark("sciworld").episodes(3, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from agentrefine import benchmarks
 from agentrefine.benchmarks.alfworld import benchmark as alfworld
-from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark, wording_of
+from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark, perturbation_of
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
 from agentrefine.benchmarks.jericho import benchmark as jericho
 from agentrefine.benchmarks.pddl.benchmark import Pddl
@@ -170,7 +170,7 @@ def test_an_example_fits_the_games_that_a_user_brings():
 
 
 @every_wording
-def test_an_example_is_true_in_the_wording_of_the_episode(wording_name):
+def test_an_example_is_true_in_the_perturbation_of_the_episode(wording_name):
     shown = example("worlds").reworded(paraphrase(wording_name))
     episode = shown.episode.model_copy(update={"id": f"{shown.episode.id}/{wording_name}", "wording": wording_name})
     results = replay(benchmark("worlds_perturbed").make(episode), shown)
@@ -187,12 +187,12 @@ def test_a_reworded_episode_is_played_with_the_example_in_its_wording():
     prompting = Prompting(style="act", shots=1)
     list(play(policy, chosen, episodes, max_steps=1, batch_size=5, prompting=prompting))
     for episode in episodes:
-        reworded = wording_of(episode)
+        reworded = perturbation_of(episode)
         read = policy.read[episode.id][0].content
         for turn in example("worlds").turns:
             assert f"\nAction: {reworded.render(turn.action)}\n" in read
             assert f"\nAction: {turn.action}\n" not in read
-    assert all(wording_of(episode) is None for episode in benchmark("worlds_layouts").episodes(5, 7))
+    assert all(perturbation_of(episode) is None for episode in benchmark("worlds_layouts").episodes(5, 7))
 
 
 def test_a_reply_that_is_no_single_action_is_answered_by_the_form_of_act():

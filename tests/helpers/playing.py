@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import pytest
+
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, SimulatorError, StepResult
+from agentrefine.benchmarks.catalogue import benchmark
+from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.policy import Dialogue, Reply
 from agentrefine.game.conversation import reply_text
 
@@ -54,6 +58,15 @@ class ScriptedPolicy:
 
     def forget(self, keys: Sequence[str]) -> None:
         self.forgotten.extend(keys)
+
+
+def installed(name: str, number: int = 1, seed: int = 7) -> tuple[Benchmark, Sequence[EpisodeSpec]]:
+    """A benchmark and its episodes; the test is skipped where its simulator is not installed."""
+    chosen = benchmark(name)
+    try:
+        return chosen, chosen.episodes(number, seed)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
 
 
 def gold_policy(benchmark: Benchmark, episodes: Sequence[EpisodeSpec]) -> ScriptedPolicy:

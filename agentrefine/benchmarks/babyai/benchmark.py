@@ -11,15 +11,13 @@ download of their own, progress and success are the simulator's, and the mission
 import contextlib
 import io
 import random
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 from agentrefine.benchmarks.babyai.view import DATA, Act, Thing, View, name_of, text_of
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import LISTING, round_robin
-from agentrefine.errors import NotInstalledError
+from agentrefine.benchmarks.simulators import LISTING, DrawnBenchmark, not_installed, round_robin
 from agentrefine.files import short_hash
 
 LEVELS: dict[str, str] = DATA["levels"]
@@ -50,8 +48,6 @@ class BabyAIEnvironment:
         self.actions: dict[str, str] = DATA["actions"]
         self.goal = ""
         self._seed = seed
-        self._progress = 0.0
-        self._over = False
         self._simulation = _gymnasium().make(LEVELS[level], disable_env_checker=True).unwrapped
         self.view = View(self._simulation)
 
@@ -113,7 +109,7 @@ class BabyAIEnvironment:
         """The simulator's actions for an action of the agent.
 
         Raises:
-            Refusal: it is not known or not possible now.
+            CommandRefusedError: it is not known or not possible now.
         """
         for number, primitive in PRIMITIVES.items():
             if words == primitive:
@@ -126,13 +122,13 @@ class BabyAIEnvironment:
             "go through ": self._go_through,
             "toggle and go through ": self._toggle_and_go_through,
         }
-        for verb, macro in macros.items():
-            if words.startswith(verb):
-                thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
-                if thing is None:
-                    raise CommandRefusedError(text_of("not_seen"))
-                return macro(thing)
-        raise CommandRefusedError(text_of("unknown"))
+        verb = next((verb for verb in macros if words.startswith(verb)), None)
+        if verb is None:
+            raise CommandRefusedError(text_of("unknown"))
+        thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
+        if thing is None:
+            raise CommandRefusedError(text_of("not_seen"))
+        return macros[verb](thing)
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
@@ -160,7 +156,7 @@ class BabyAIEnvironment:
 
     def _go_to(self, thing: Thing) -> list[int]:
         # Who faces it already does nothing, but lets the simulator see that the goal is reached.
-        return self._way(thing) or [Act.DONE]
+        return self._path(thing) or [Act.DONE]
 
     def _pick_up(self, thing: Thing) -> list[int]:
         carried = self._simulation.carrying
@@ -168,24 +164,24 @@ class BabyAIEnvironment:
             raise CommandRefusedError(text_of("not_portable"))
         if carried is not None:
             raise CommandRefusedError(text_of("hands_full", name=thing.name, carried=name_of(carried)))
-        return [*self._way(thing), Act.PICK_UP]
+        return [*self._path(thing), Act.PICK_UP]
 
     def _go_through(self, thing: Thing) -> list[int]:
-        if not thing.is_door:
-            raise CommandRefusedError(text_of("not_a_door", name=thing.name))
-        if not thing.object.is_open:
-            raise CommandRefusedError(text_of("closed", name=thing.name))
-        return [*self._way(thing), Act.FORWARD]
+        self._check_door(thing, is_open=True)
+        return [*self._path(thing), Act.FORWARD]
 
     def _toggle_and_go_through(self, thing: Thing) -> list[int]:
+        self._check_door(thing, is_open=False)
+        self._check_key(thing)
+        return [*self._path(thing), Act.TOGGLE, Act.FORWARD]
+
+    def _check_door(self, thing: Thing, *, is_open: bool) -> None:
         if not thing.is_door:
             raise CommandRefusedError(text_of("not_a_door", name=thing.name))
-        if thing.object.is_open:
-            raise CommandRefusedError(text_of("already_open", name=thing.name))
-        self._check_key(thing)
-        return [*self._way(thing), Act.TOGGLE, Act.FORWARD]
+        if thing.object.is_open != is_open:
+            raise CommandRefusedError(text_of("closed" if is_open else "already_open", name=thing.name))
 
-    def _way(self, thing: Thing) -> list[int]:
+    def _path(self, thing: Thing) -> list[int]:
         path = self.view.path(thing)
         if path is None:
             raise CommandRefusedError(text_of("no_path", name=thing.name))
@@ -198,23 +194,23 @@ class BabyAIEnvironment:
             return False
 
 
-class BabyAI:
+class BabyAI(DrawnBenchmark):
     """AgentBoard's 112 BabyAI cases."""
 
     name = "babyai"
     progress_definition = "share of the mission's elementary instructions that the simulator's verifier counts as done"
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` of the 112 cases: each level once, in an order drawn by `seed`, then a second time, ..."""
+    def check_installed(self) -> None:
+        """Make sure that minigrid is installed."""
         _gymnasium()
-        drawn = random.Random(short_hash("babyai", str(seed)))
-        levels = drawn.sample(sorted(LEVELS), len(LEVELS))
-        seeds = {level: drawn.sample(SEEDS, len(SEEDS)) for level in levels}
-        cases = round_robin([(level, case_seed) for case_seed in seeds[level]] for level in levels)
-        return [
-            EpisodeSpec(id=f"babyai.{level}.{case_seed}", benchmark=self.name, task=level, seed=case_seed)
-            for level, case_seed in islice(cases, limit)
-        ]
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """The 112 cases: each level once, in an order drawn by `seed`, then each a second time, ..."""
+        rng = random.Random(short_hash("babyai", str(seed)))
+        levels = rng.sample(sorted(LEVELS), len(LEVELS))
+        seeds = {level: rng.sample(SEEDS, len(SEEDS)) for level in levels}
+        for level, case_seed in round_robin([(level, case_seed) for case_seed in seeds[level]] for level in levels):
+            yield EpisodeSpec(id=f"babyai.{level}.{case_seed}", benchmark=self.name, task=level, seed=case_seed)
 
     def make(self, episode: EpisodeSpec) -> BabyAIEnvironment:
         """The environment of one episode."""
@@ -252,10 +248,8 @@ def _bot_actions(environment: BabyAIEnvironment) -> list[str]:
         except AssertionError as error:
             raise NoSolutionError(f"minigrid's bot gave up after {len(actions)} actions") from error
         front = environment.view.front()
-        if taken == Act.PICK_UP and front is not None:
-            actions.append(f"pick up {front.name}")
-        elif taken == Act.DONE and front is not None:
-            actions.append(f"go to {front.name}")
+        if taken in (Act.PICK_UP, Act.DONE) and front is not None:
+            actions.append(f"{'pick up' if taken == Act.PICK_UP else 'go to'} {front.name}")
         elif taken in PRIMITIVES:
             actions.append(PRIMITIVES[taken])
         else:
@@ -292,11 +286,6 @@ def _gymnasium() -> ModuleType:
         import gymnasium
         import minigrid  # noqa: F401  registers its levels
     except ImportError as error:
-        raise NotInstalledError(
-            "not_installed",
-            "the benchmark babyai needs the package minigrid: pip install 'minigrid>=3.0'.",
-            benchmark="babyai",
-            name="minigrid",
-        ) from error
+        raise not_installed("babyai", "minigrid", "minigrid>=3.0") from error
     module: ModuleType = gymnasium
     return module

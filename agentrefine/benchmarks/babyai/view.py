@@ -1,14 +1,13 @@
-"""What the agent sees of a BabyAI level, in words, and the way to what it sees."""
+"""What the agent sees of a BabyAI level, in words, and the path to what it sees."""
 
 # The simulator's objects have no types that a checker could use.
 # ruff: noqa: ANN401
 
 from collections import Counter, deque
 from enum import IntEnum
-from string import Template
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.simulators import data_of
+from agentrefine.benchmarks.simulators import data_of, filled
 
 DATA = data_of("babyai", "babyai.yaml")
 """Levels, seeds, actions and texts."""
@@ -49,20 +48,19 @@ class View:
 
     def things(self) -> list[Thing]:
         """What the agent sees, nearest first, walls left out; equal names are numbered in that order."""
-        simulation = self._simulation
-        seen = []
-        for position in self._visible():
-            cell = simulation.grid.get(*position)
-            if cell is not None and cell.type != "wall" and position != _position(simulation.agent_pos):
-                forward, right = self._relative(position)
-                seen.append((cell, forward, right, position))
-        seen.sort(key=lambda item: (*self.order(item[1], item[2]), item[3]))
+        here, _ = self._place()
+        cells = {position: self._simulation.grid.get(*position) for position in self._visible() if position != here}
+        seen = [
+            (self._relative(position), position, cell)
+            for position, cell in cells.items()
+            if cell is not None and cell.type != "wall"
+        ]
         counts: Counter[str] = Counter()
         things = []
-        for cell, forward, right, position in seen:
+        for offset, position, cell in sorted(seen, key=lambda item: (*self.order(*item[0]), item[1])):
             kind = name_of(cell)
             counts[kind] += 1
-            things.append(Thing(f"{kind} {counts[kind]}", cell, position, forward, right))
+            things.append(Thing(f"{kind} {counts[kind]}", cell, position, *offset))
         return things
 
     def order(self, forward: int, right: int) -> tuple[int, ...]:
@@ -74,7 +72,7 @@ class View:
         return next((thing for thing in self.things() if (thing.forward, thing.right) == (1, 0)), None)
 
     def path(self, thing: Thing) -> list[int] | None:
-        """Fewest turns and steps to stand before `thing` and face it, over visible free cells; None if no way leads."""
+        """Fewest turns and steps to stand before `thing` and face it, over visible free cells; None if no path leads."""
         grid = self._simulation.grid
         free = {p for p in self._visible() if (cell := grid.get(*p)) is None or cell.can_overlap()} - {thing.position}
         start = self._place()
@@ -103,18 +101,24 @@ class View:
         things = self.things()
         listed = "; ".join(text_of("object", name=thing.name, where=_where(thing)) for thing in things)
         parts = [text_of("seen"), f"{listed}."] if things else [text_of("nothing")]
+        wall = self.barrier(("wall",))
+        if wall:
+            parts.append(text_of("wall", forward=_steps(wall[1])))
+        carried = self._simulation.carrying
+        parts.append(text_of("empty_handed") if carried is None else text_of("carrying", name=name_of(carried)))
+        return " ".join(parts)
+
+    def barrier(self, kinds: tuple[str, ...]) -> tuple[str, int] | None:
+        """The nearest object of these types straight ahead, and how many steps away it is."""
         visible = set(self._visible())
         (x, y), direction = self._place()
         dx, dy = DIRECTIONS[direction]
         for forward in range(1, self._simulation.agent_view_size):
             position = (x + dx * forward, y + dy * forward)
             cell = self._simulation.grid.get(*position) if position in visible else None
-            if cell is not None and cell.type == "wall":
-                parts.append(text_of("wall", forward=_steps(forward)))
-                break
-        carried = self._simulation.carrying
-        parts.append(text_of("empty_handed") if carried is None else text_of("carrying", name=name_of(carried)))
-        return " ".join(parts)
+            if cell is not None and cell.type in kinds:
+                return str(cell.type), forward
+        return None
 
     def _place(self) -> tuple[Position, int]:
         """Where the agent stands, and the direction that it faces."""
@@ -144,7 +148,7 @@ class View:
 
 def text_of(text: str, /, **values: object) -> str:
     """A text of babyai.yaml with its values."""
-    return Template(DATA["texts"][text]).substitute(values)
+    return filled(DATA["texts"][text], **values)
 
 
 def name_of(cell: Any) -> str:

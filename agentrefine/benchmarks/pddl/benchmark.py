@@ -17,19 +17,18 @@ Numbers (`:functions`) are played but not shown.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
-from agentrefine.benchmarks.pddl.gold import solution
+from agentrefine.benchmarks.pddl.planner import solution
 from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl.syntax import is_domain
 from agentrefine.benchmarks.pddl.words import DomainWords, Phrases, read_words
-from agentrefine.benchmarks.simulators import CHECK, round_robin
-from agentrefine.errors import UserError
+from agentrefine.benchmarks.simulators import CHECK, DrawnBenchmark, round_robin
+from agentrefine.errors import file_error
 from agentrefine.files import packaged_path, short_hash
 
 LOOK = "look around"
@@ -153,7 +152,7 @@ class PddlEnvironment:
         return StepResult(observation, self._progress, success=self._over, done=self._over, valid=valid)
 
 
-class Pddl:
+class Pddl(DrawnBenchmark):
     """Every problem of a folder of domains, of ours if none is given."""
 
     name = "pddl"
@@ -167,21 +166,23 @@ class Pddl:
         """The domains by name."""
         return domains(self._folder)
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` problems: one of each domain, in an order drawn by `seed`, then a second of each, ...
+    def check_installed(self) -> None:
+        """Make sure that `unified-planning` is installed."""
+        planning_library()
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """One problem of each domain, in an order drawn by `seed`, then a second of each, ...
 
         `task` is the domain, `variant` the problem; a problem has no layouts, so `seed` is its position in the domain.
         """
-        planning_library()
-        drawn = random.Random(short_hash("pddl", str(seed)))
+        rng = random.Random(short_hash("pddl", str(seed)))
         domain_cases = []
-        for name in drawn.sample(sorted(self.domains), len(self.domains)):
+        for name in rng.sample(sorted(self.domains), len(self.domains)):
             numbered = list(enumerate(self.domains[name].problems))
-            domain_cases.append([(name, *case) for case in drawn.sample(numbered, len(numbered))])
-        return [
-            EpisodeSpec(id=f"pddl.{name}.{problem}", benchmark=self.name, task=name, seed=position, variant=problem)
-            for name, position, problem in islice(round_robin(domain_cases), limit)
-        ]
+            domain_cases.append([(name, *case) for case in rng.sample(numbered, len(numbered))])
+        for name, position, problem in round_robin(domain_cases):
+            id_ = f"pddl.{name}.{problem}"
+            yield EpisodeSpec(id=id_, benchmark=self.name, task=name, seed=position, variant=problem)
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
@@ -195,13 +196,9 @@ class Pddl:
         """
         domain = self.domains.get(episode.task)
         if domain is None or episode.variant not in domain.problems:
-            raise UserError(
-                "episode_missing",
-                f"{self._folder}: there is no problem {episode.variant} of the domain {episode.task}.",
-                file=self._folder,
-                domain=episode.task,
-                name=episode.variant,
-            )
+            message = f"there is no problem {episode.variant} of the domain {episode.task}."
+            names = {"domain": episode.task, "name": episode.variant}
+            raise file_error("episode_missing", self._folder, message, **names)
         return PddlEnvironment(domain.path, domain.problems[episode.variant])
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
@@ -226,11 +223,8 @@ def domains(folder: Path) -> dict[str, Domain]:
         UserError: the folder is missing or has no domain with problems.
     """
     if not folder.is_dir():
-        raise UserError(
-            "file_missing",
-            f"{folder}: no such folder; let evaluation.data.pddl name a folder of domains and problems.",
-            file=folder,
-        )
+        message = "no such folder; let evaluation.data.pddl name a folder of domains and problems."
+        raise file_error("file_missing", folder, message)
     if (folder / "domain.pddl").is_file():
         found = {folder.resolve().name: (folder / "domain.pddl", folder)}
     else:
@@ -240,12 +234,11 @@ def domains(folder: Path) -> dict[str, Domain]:
     read = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
     problems = {name: domain for name, domain in read.items() if domain.problems}
     if not problems:
-        raise UserError(
-            "no_games",
-            f"{folder}: no domain with problems; expected domain.pddl with problems beside it, "
-            "or <name>.pddl with a folder <name> of problems.",
-            file=folder,
+        message = (
+            "no domain with problems; expected domain.pddl with problems beside it, or <name>.pddl with a folder "
+            "<name> of problems."
         )
+        raise file_error("no_games", folder, message)
     return problems
 
 

@@ -1,10 +1,10 @@
 """Held-out worlds: unseen layouts, unseen families and themes, and perturbed actions."""
 
-from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator
+from itertools import cycle
 
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
-from agentrefine.benchmarks.simulators import rng_of
+from agentrefine.benchmarks.simulators import DrawnBenchmark, rng_of
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
@@ -45,7 +45,7 @@ class WorldEnvironment:
         """Nothing to free."""
 
 
-class WorldsBenchmark:
+class WorldsBenchmark(DrawnBenchmark):
     """Episodes in worlds that no teacher draws, the same number in every family (within one).
 
     Where actions are perturbed, the worlds are those of `worlds_layouts`, and each is played with every perturbation,
@@ -59,28 +59,22 @@ class WorldsBenchmark:
         self._split: Split = split
         self._perturbations = perturbations
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes; fewer are the first of more. `variant` is the theme."""
-        worlds = self._drawn(seed)
-        perturbed = (
-            world.model_copy(update={"id": f"{world.id}/{name}", "wording": name})
-            for world in worlds
-            for name in self._perturbations
-        )
-        return list(islice(perturbed if self._perturbations else worlds, limit))
-
-    def _drawn(self, seed: int) -> Iterator[EpisodeSpec]:
-        families = catalogue.families(self._split)
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """A world of each family in turn, without end; `variant` is the theme."""
         themes = catalogue.themes(self._split)
         rng = rng_of("episodes", "worlds_layouts" if self._perturbations else self.name, seed)
         seen: set[str] = set()
-        for family in cycle(families):
+        for family in cycle(catalogue.families(self._split)):
             theme = rng.choice(themes).name
             layout = EVALUATION_SEEDS + rng.randrange(_SEEDS)
             world_id = f"{family.name}.{theme}.{layout}"
             if world_id not in seen:
                 seen.add(world_id)
-                yield EpisodeSpec(id=world_id, benchmark=self.name, task=family.name, seed=layout, variant=theme)
+                world = EpisodeSpec(id=world_id, benchmark=self.name, task=family.name, seed=layout, variant=theme)
+                yield from [
+                    world.model_copy(update={"id": f"{world_id}/{name}", "wording": name})
+                    for name in self._perturbations
+                ] or [world]
 
     def make(self, episode: EpisodeSpec) -> WorldEnvironment:
         """The environment of one episode."""
