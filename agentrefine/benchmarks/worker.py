@@ -28,6 +28,10 @@ from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorE
 MAX_ANSWER = 4 * 2**20
 """The most bytes of one answer; a longer one is junk."""
 
+GIB = 2**30
+REPORTED = {error.__name__: error for error in (NoSolutionError, UnlistedActionsError)}
+"""What a simulator may raise without an end of its process, by name."""
+
 
 class Opening(NamedTuple):
     """How an episode begins: what `Environment` shows the agent before its first turn."""
@@ -45,23 +49,15 @@ class Simulator(Protocol):
         ...
 
     def step(self, action: str) -> StepResult:
-        """Take one action of the episode. Any text is answered."""
+        """As `Environment.step`."""
         ...
 
     def possible(self) -> list[str]:
-        """Actions that are possible now.
-
-        Raises:
-            UnlistedActionsError: the simulator does not list them.
-        """
+        """As `Environment.possible`."""
         ...
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """Actions that solve an episode. Ends the episode that is played.
-
-        Raises:
-            NoSolutionError: there is no solution.
-        """
+        """As `Benchmark.gold`. Ends the episode that is played."""
         ...
 
 
@@ -98,7 +94,7 @@ class Worker:
         self.episodes = 0
         module = simulator.rpartition(":")[0].removesuffix(".benchmark")
         self._name = module.rpartition(".")[2]
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
         self._unread = b""
         # The worker finds its modules where its parent does.
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **limits.variables}
@@ -106,7 +102,7 @@ class Worker:
             [sys.executable, "-m", "agentrefine.benchmarks.worker", simulator, str(limits.memory or 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._errors,
             env=variables,
             start_new_session=True,
         )
@@ -127,12 +123,11 @@ class Worker:
         try:
             line = json.dumps({"method": method, "arguments": arguments}).encode() + b"\n"
             answer = json.loads(self._exchange(line, time.monotonic() + seconds))
-            result, no_solution, unlisted = answer["result"], answer.get("no_solution"), answer.get("unlisted")
+            result, raised = answer["result"], answer["raised"]
         except TimeoutError as error:
             self.kill()
-            raise SimulatorError(
-                f"{self._name} did not answer {method} within {seconds:g} s and was stopped"
-            ) from error
+            message = f"{self._name} did not answer {method} within {seconds:g} s and was stopped"
+            raise SimulatorError(message) from error
         except (BrokenPipeError, EOFError) as error:
             raise SimulatorError(f"{self._name} died in {method}: {self._cause_of_death()}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -141,10 +136,8 @@ class Worker:
         except BaseException:  # interrupted: its answer would be taken for that of the next call
             self.kill()
             raise
-        if no_solution is not None:
-            raise NoSolutionError(no_solution)
-        if unlisted is not None:
-            raise UnlistedActionsError(unlisted)
+        if raised is not None:
+            raise REPORTED[raised](result)
         return result
 
     def peak_memory(self) -> int:
@@ -163,7 +156,7 @@ class Worker:
         """End the process and all that it started."""
         self.stop()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._complaints):
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
@@ -195,14 +188,14 @@ class Worker:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             status = -signal.SIGKILL
-        size = self._complaints.seek(0, os.SEEK_END)
-        self._complaints.seek(max(0, size - 2000))
-        lines = self._complaints.read().decode(errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - 2000))
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
         self.kill()
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
-        return said[:500] or f"exit status {status}"
+        return last_line[:500] or f"exit status {status}"
 
 
 class Workers:
@@ -253,12 +246,7 @@ class Workers:
 
 
 class RemoteEnvironment:
-    """One episode, played in a worker.
-
-    Attributes:
-        actions: empty until `reset`.
-        goal: empty until `reset`.
-    """
+    """One episode, played in a worker; `actions` and `goal` are empty until `reset`."""
 
     def __init__(self, workers: Workers, episode: EpisodeSpec) -> None:
         self.actions: dict[str, str] = {}
@@ -271,11 +259,7 @@ class RemoteEnvironment:
         self._lock = threading.Lock()
 
     def reset(self) -> str:
-        """Start the episode, in the same worker if it is running, and return the first observation.
-
-        Raises:
-            SimulatorError: the worker died or hung.
-        """
+        """Start the episode, in the same worker if it is running, and return the first observation."""
         if self._worker is None:
             worker = self._workers.take()
             with self._lock:
@@ -298,12 +282,7 @@ class RemoteEnvironment:
         return StepResult(*self._call("step", self._workers.limits.step, action=action))
 
     def possible(self) -> list[str]:
-        """Actions that are possible now.
-
-        Raises:
-            SimulatorError: as for `step`.
-            UnlistedActionsError: the simulator does not list them.
-        """
+        """Actions that are possible now."""
         actions: list[str] = self._call("possible", self._workers.limits.step)
         return actions
 
@@ -376,11 +355,9 @@ def _serve(target: str, memory: int) -> None:
         if "episode" in arguments:
             arguments["episode"] = EpisodeSpec.model_validate(arguments["episode"])
         try:
-            answer = {"result": getattr(simulator, call["method"])(**arguments)}
-        except NoSolutionError as error:
-            answer = {"result": None, "no_solution": str(error)}
-        except UnlistedActionsError as error:
-            answer = {"result": None, "unlisted": str(error)}
+            answer = {"result": getattr(simulator, call["method"])(**arguments), "raised": None}
+        except (NoSolutionError, UnlistedActionsError) as error:
+            answer = {"result": str(error), "raised": type(error).__name__}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

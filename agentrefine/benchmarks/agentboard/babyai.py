@@ -6,7 +6,6 @@ has no effect.
 """
 
 # The simulator's objects have no types that a checker could use.
-# ruff: noqa: ANN401
 
 from collections import Counter, deque
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel, SubgoalPhrases, sentence_shows
 from agentrefine.benchmarks.babyai.benchmark import PRIMITIVES, BabyAIEnvironment
 from agentrefine.benchmarks.babyai.view import DIRECTIONS, Act, Position, Thing, View, name_of
-from agentrefine.benchmarks.base import StepResult
-from agentrefine.benchmarks.simulators import LISTING, filled
+from agentrefine.benchmarks.base import LISTING, StepResult, filled
 
 TEXTS: dict[str, Any] = DATA["babyai"]
 OBSTACLES = ("wall", "box", "lava", "ball", "key")

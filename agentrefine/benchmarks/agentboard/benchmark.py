@@ -28,12 +28,22 @@ from agentrefine.benchmarks.agentboard.labels import (
 )
 from agentrefine.benchmarks.alfworld.benchmark import GAME_FILE, UNSEEN, ALFWorld, unseen_folder
 from agentrefine.benchmarks.babyai.benchmark import LEVELS, SEEDS, BabyAI
-from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.base import (
+    CHECK,
+    LISTING,
+    Benchmark,
+    DrawnBenchmark,
+    Environment,
+    EpisodeSpec,
+    StepResult,
+    rng_of,
+    round_robin,
+)
 from agentrefine.benchmarks.jericho.benchmark import TEXTS as STORY_TEXTS
 from agentrefine.benchmarks.jericho.benchmark import Jericho, stories
 from agentrefine.benchmarks.pddl.benchmark import LOOK, Pddl, PddlEnvironment
 from agentrefine.benchmarks.sciworld.benchmark import VARIATIONS, AgentBoardSimulator, SciWorld
-from agentrefine.benchmarks.simulators import CHECK, LISTING, DrawnBenchmark, command, rng_of, round_robin
+from agentrefine.benchmarks.simulators import command
 from agentrefine.errors import NotInstalledError
 from agentrefine.params.evaluation import BenchmarkData
 
@@ -50,7 +60,7 @@ ItemT = TypeVar("ItemT")
 PlayedT = TypeVar("PlayedT", bound=Environment)
 
 
-class LabelledGame(Generic[PlayedT, LabelT]):
+class LabelledGame(Environment, Generic[PlayedT, LabelT]):
     """An environment of ours with a label over it: the goal is the label's, the actions are the environment's.
 
     Args:
@@ -58,6 +68,8 @@ class LabelledGame(Generic[PlayedT, LabelT]):
         label: what AgentBoard says of the episode.
         place: where the label stands, for errors in its expressions.
     """
+
+    goal = ""
 
     def __init__(self, played: PlayedT, label: LabelT, place: str) -> None:
         self.goal = label.goal
@@ -227,7 +239,7 @@ class AgentBoard(DrawnBenchmark, Generic[LabelT]):
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
         case = self._cases[episode.id]
-        played = super().make(episode)  # type: ignore[safe-super]  that of the benchmark behind this one
+        played = super().make(episode)  # type: ignore[safe-super]  # that of the benchmark behind this one
         return self.game(played, case.label, case.place)
 
     def _read(self, labels: Path, kind: type[LabelT]) -> None:

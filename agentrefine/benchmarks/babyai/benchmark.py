@@ -16,8 +16,15 @@ from types import ModuleType
 from typing import Any
 
 from agentrefine.benchmarks.babyai.view import DATA, Act, Thing, View, name_of, text_of
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import LISTING, DrawnBenchmark, not_installed, round_robin
+from agentrefine.benchmarks.base import (
+    LISTING,
+    DrawnBenchmark,
+    EpisodeSpec,
+    NoSolutionError,
+    StepResult,
+    not_installed,
+    round_robin,
+)
 from agentrefine.files import short_hash
 
 LEVELS: dict[str, str] = DATA["levels"]

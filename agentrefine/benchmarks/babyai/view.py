@@ -7,7 +7,7 @@ from collections import Counter, deque
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.simulators import data_of, filled
+from agentrefine.benchmarks.base import data_of, filled
 
 DATA = data_of("babyai", "babyai.yaml")
 """Levels, seeds, actions and texts."""
@@ -72,7 +72,7 @@ class View:
         return next((thing for thing in self.things() if (thing.forward, thing.right) == (1, 0)), None)
 
     def path(self, thing: Thing) -> list[int] | None:
-        """Fewest turns and steps to stand before `thing` and face it, over visible free cells; None if no path leads."""
+        """Fewest turns and steps to face `thing` from before it, over visible free cells; None if no path leads."""
         grid = self._simulation.grid
         free = {p for p in self._visible() if (cell := grid.get(*p)) is None or cell.can_overlap()} - {thing.position}
         start = self._place()

@@ -20,8 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import DrawnBenchmark, round_robin
+from agentrefine.benchmarks.base import DrawnBenchmark, EpisodeSpec, NoSolutionError, StepResult, round_robin
 from agentrefine.errors import UserError, file_error
 from agentrefine.files import first_problem, packaged_path, read_records, short_hash
 

@@ -12,18 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, UnlistedActionsError
-from agentrefine.benchmarks.simulators import (
-    GIB,
-    SimulatorBenchmark,
-    TextSimulator,
-    data_of,
-    filled,
-    rng_of,
-    without_prompt,
-)
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, UnlistedActionsError, data_of, filled, rng_of
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, without_prompt
 from agentrefine.benchmarks.textworld.benchmark import NOT_FOR_AGENTS, TextWorld
-from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.benchmarks.worker import GIB, Limits, Opening
 from agentrefine.errors import file_error
 
 STORIES = "AGENTREFINE_JERICHO"

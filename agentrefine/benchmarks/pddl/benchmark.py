@@ -22,12 +22,19 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
+from agentrefine.benchmarks.base import (
+    CHECK,
+    DrawnBenchmark,
+    Environment,
+    EpisodeSpec,
+    StepResult,
+    UnlistedActionsError,
+    round_robin,
+)
 from agentrefine.benchmarks.pddl.planner import solution
 from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl.syntax import is_domain
 from agentrefine.benchmarks.pddl.words import DomainWords, Phrases, read_words
-from agentrefine.benchmarks.simulators import CHECK, DrawnBenchmark, round_robin
 from agentrefine.errors import file_error
 from agentrefine.files import packaged_path, short_hash
 

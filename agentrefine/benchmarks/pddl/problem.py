@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from agentrefine.benchmarks.base import not_installed
 from agentrefine.benchmarks.pddl.syntax import fixed
-from agentrefine.benchmarks.simulators import not_installed
 from agentrefine.errors import file_error
 
 MAX_GROUND_ACTIONS = 100_000
@@ -50,8 +50,8 @@ class PddlProblem:
     def __init__(self, domain: Path, problem: Path) -> None:
         library = planning_library()
         self.path = problem
-        self.domain, *texts = fixed(domain, problem)
-        self._problem, self._simulator = _read(library, *texts, problem)
+        self.domain, domain_text, problem_text = fixed(domain, problem)
+        self._problem, self._simulator = _read(library, domain_text, problem_text, problem)
         self.actions: dict[str, Any] = {action.name: action for action in self._problem.actions}
         self.objects: list[str] = [item.name for item in self._problem.all_objects]
         self._evaluator = library.model.walkers.StateEvaluator(self._problem)

@@ -10,19 +10,18 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import (
+from agentrefine.benchmarks.base import (
     CHECK,
     LISTING,
-    SimulatorBenchmark,
-    TextSimulator,
-    command,
+    EpisodeSpec,
+    NoSolutionError,
+    StepResult,
     data_of,
     filled,
     rng_of,
     round_robin,
-    tidy,
 )
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, command, tidy
 from agentrefine.benchmarks.worker import Limits, Opening, Simulator
 from agentrefine.errors import NotInstalledError
 

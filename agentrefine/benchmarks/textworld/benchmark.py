@@ -8,19 +8,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError
-from agentrefine.benchmarks.simulators import (
-    GIB,
-    SimulatorBenchmark,
-    TextSimulator,
-    data_of,
-    drawn_games,
-    games_folder,
-    rng_of,
-    tidy,
-    without_prompt,
-)
-from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, data_of, drawn_games, rng_of
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, games_folder, tidy, without_prompt
+from agentrefine.benchmarks.worker import GIB, Limits, Opening
 from agentrefine.files import atomic_folder
 
 if TYPE_CHECKING:  # the simulator is optional

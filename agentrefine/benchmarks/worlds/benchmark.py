@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from itertools import cycle
 
-from agentrefine.benchmarks.base import EpisodeSpec, StepResult
-from agentrefine.benchmarks.simulators import DrawnBenchmark, rng_of
+from agentrefine.benchmarks.base import DrawnBenchmark, EpisodeSpec, StepResult, rng_of
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
