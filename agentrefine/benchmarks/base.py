@@ -44,9 +44,11 @@ class EpisodeSpec(BaseModel):
         seed: the layout's seed.
         variant: what else identifies it, such as a theme; empty when nothing does.
         difficulty: `easy`, `hard`, or empty where the benchmark does not say.
-        wording: which wording of the actions is played, where the same world is played in several to see how robust a
-            model is; `id` is then the world's, a slash and the wording. Empty elsewhere.
+        wording: the perturbation of the actions, where the same world is played with several to see how robust a model
+            is; `id` is then the world's, a slash and the perturbation. Empty elsewhere.
         attempt: which of several plays of the same episode; they differ where replies are drawn by chance.
+
+    Example: {"id": "babyai.GoToRedBall.1234", "benchmark": "babyai", "task": "GoToRedBall", "seed": 1234, ...}
     """
 
     model_config = ConfigDict(frozen=True)

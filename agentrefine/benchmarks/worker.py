@@ -10,8 +10,8 @@ import json
 import os
 import queue
 import resource
-import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,17 +95,21 @@ class Worker:
         module = simulator.rpartition(":")[0].removesuffix(".benchmark")
         self._name = module.rpartition(".")[2]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
+        self._socket, other_end = socket.socketpair()
         self._unread = b""
         # The worker finds its modules where its parent does.
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **limits.variables}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agentrefine.benchmarks.worker", simulator, str(limits.memory or 0)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            [sys.executable, "-m", __name__, simulator, str(limits.memory or 0), str(other_end.fileno())],
+            # What a simulator prints or reads must not be taken for a call or an answer.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=self._errors,
             env=variables,
             start_new_session=True,
+            pass_fds=[other_end.fileno()],
         )
+        other_end.close()
 
     @property
     def alive(self) -> bool:
@@ -128,7 +132,7 @@ class Worker:
             self.kill()
             message = f"{self._name} did not answer {method} within {seconds:g} s and was stopped"
             raise SimulatorError(message) from error
-        except (BrokenPipeError, EOFError) as error:
+        except (ConnectionError, EOFError) as error:
             raise SimulatorError(f"{self._name} died in {method}: {self._cause_of_death()}") from error
         except (ValueError, KeyError, TypeError) as error:
             self.kill()
@@ -156,26 +160,18 @@ class Worker:
         """End the process and all that it started."""
         self.stop()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+        self._socket.close()
+        self._errors.close()
 
     def _exchange(self, line: bytes, deadline: float) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         # A thread of the worker reads all the time, so that writing does not wait for the simulator.
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
-        descriptor = self._process.stdout.fileno()
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
+        self._socket.settimeout(None)
+        self._socket.sendall(line)
         while b"\n" not in self._unread:
             if len(self._unread) > MAX_ANSWER:
                 raise ValueError("the answer is too long")
-            if not poller.poll(1000 * max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            received = os.read(descriptor, 2**16)
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            received = self._socket.recv(2**16)
             if not received:
                 raise EOFError
             self._unread += received
@@ -183,7 +179,7 @@ class Worker:
         return answer
 
     def _cause_of_death(self) -> str:
-        """Why the process died: the last line of its standard error, else the signal or the status."""
+        """The signal that killed the process, else the last line of its standard error, else its status."""
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -334,19 +330,15 @@ def _kill_all(workers: list[Worker]) -> None:
         workers.pop().kill()
 
 
-def _serve(target: str, memory: int) -> None:
+def _serve(target: str, memory: int, descriptor: int) -> None:
     """The process: answer calls until the parent is gone."""
-    requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    # What a simulator prints or reads must not be taken for a call or an answer.
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
+    os.set_inheritable(descriptor, False)  # what the simulator starts must not keep it open
+    connection = socket.socket(fileno=descriptor)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests, calls), daemon=True).start()
+    threading.Thread(target=_listen, args=(connection.makefile("rb"), calls), daemon=True).start()
     module, _, name = target.partition(":")
     simulator: Simulator = getattr(importlib.import_module(module), name)()
     while True:
@@ -358,8 +350,7 @@ def _serve(target: str, memory: int) -> None:
             answer = {"result": getattr(simulator, call["method"])(**arguments), "raised": None}
         except (NoSolutionError, UnlistedActionsError) as error:
             answer = {"result": str(error), "raised": type(error).__name__}
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
+        connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def _listen(requests: IO[bytes], calls: "queue.SimpleQueue[bytes]") -> None:
@@ -370,4 +361,4 @@ def _listen(requests: IO[bytes], calls: "queue.SimpleQueue[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

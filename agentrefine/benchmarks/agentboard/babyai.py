@@ -11,8 +11,16 @@ from collections import Counter, deque
 from typing import Any
 
 from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel, SubgoalPhrases, sentence_shows
-from agentrefine.benchmarks.babyai.benchmark import PRIMITIVES, BabyAIEnvironment
-from agentrefine.benchmarks.babyai.view import DIRECTIONS, Act, Position, Thing, View, name_of
+from agentrefine.benchmarks.babyai.benchmark import (
+    DIRECTIONS,
+    PRIMITIVES,
+    Act,
+    BabyAIEnvironment,
+    Position,
+    Thing,
+    View,
+    name_of,
+)
 from agentrefine.benchmarks.base import LISTING, StepResult, filled
 
 TEXTS: dict[str, Any] = DATA["babyai"]

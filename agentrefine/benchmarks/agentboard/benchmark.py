@@ -2,8 +2,7 @@
 
 `evaluation.data.agentboard` names AgentBoard's folder `data`. Its `<task>/test.jsonl` says which episodes there are;
 the games are in the user's other folders, or else where AgentBoard's own download and repository have them. Progress,
-success and valid actions are found as AgentBoard finds them, task by task (docs/agentboard.md): an environment of ours,
-with a label over it.
+success and valid actions are found as AgentBoard finds them, task by task (docs/agentboard.md).
 """
 
 import re
@@ -61,12 +60,9 @@ PlayedT = TypeVar("PlayedT", bound=Environment)
 
 
 class LabelledGame(Environment, Generic[PlayedT, LabelT]):
-    """An environment of ours with a label over it: the goal is the label's, the actions are the environment's.
+    """An environment with AgentBoard's label over it: the goal is the label's, the actions are the environment's.
 
-    Args:
-        played: the environment.
-        label: what AgentBoard says of the episode.
-        place: where the label stands, for errors in its expressions.
+    `place` says where the label stands, for errors in its expressions.
     """
 
     goal = ""
@@ -358,38 +354,23 @@ class AgentBoardJericho(AgentBoard[JerichoLabel], Jericho):
 
 
 def agentboard(name: str, labels: Path, data: BenchmarkData) -> Benchmark:
-    """A benchmark by AgentBoard's labels.
-
-    Args:
-        name: our name of the benchmark, one of `labels.TASKS`.
-        labels: its file of labels.
-        data: where the games are.
+    """The benchmark of this name by AgentBoard's labels in a file, on the games that `data` names.
 
     Raises:
         NotInstalledError: the games that are labelled are not here.
         UserError: a label cannot be read, or is about a game that is not in its folder; names the line.
     """
-    match name:
-        case "alfworld":
-            return AgentBoardAlfWorld(labels, _games(name, labels, data.alfworld))
-        case "sciworld":
-            return AgentBoardSciWorld(labels)
-        case "babyai":
-            return AgentBoardBabyAI(labels)
-        case "pddl":
-            return AgentBoardPddl(labels, _games(name, labels, data.pddl))
-        case _:
-            return AgentBoardJericho(labels, _games(name, labels, data.jericho))
-
-
-def _games(name: str, labels: Path, given: str | None) -> Path:
-    """The folder of a benchmark's games: the user's, else AgentBoard's own."""
-    own = labels.parent.parent / DATA["games"][name]
+    if name == "sciworld":
+        return AgentBoardSciWorld(labels)
+    if name == "babyai":
+        return AgentBoardBabyAI(labels)
+    given, own = data.model_dump()[name], labels.parent.parent / DATA["games"][name]
     if given is None and not own.is_dir():
         key = f"evaluation.data.{name}"
         message = f"{labels} labels games that are not here, neither in {own}; let {key} name their folder."
         raise NotInstalledError("not_installed", message, file=labels, key=key)
-    return Path(given) if given else own
+    forms = {"alfworld": AgentBoardAlfWorld, "pddl": AgentBoardPddl, "jericho": AgentBoardJericho}
+    return forms[name](labels, Path(given) if given else own)
 
 
 def _numbered(items: Sequence[ItemT], number: int, place: str) -> ItemT:

@@ -10,6 +10,7 @@ start say no more than that each of them matches there, so that they are read as
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -256,44 +257,23 @@ def _compiled(expression: str, place: str) -> list[Any]:
         raise label_error("bad_expression", place, message, value=expression[:100]) from error
 
 
-def _parts(expression: str) -> Iterator[str]:
+def _parts(expression: str) -> list[str]:
     """`^(?=A)(?=B)C` as `^(?:A)`, `^(?:B)` and `^C`; any other expression as it is."""
-    rest = expression.removeprefix("^")
-    found = []
-    while expression.startswith("^") and rest.startswith(_LOOKAHEAD):
-        end = _end_of_group(rest)
-        if end is None:
-            break
-        found.append(f"^(?:{rest[len(_LOOKAHEAD) : end]})")
+    rest, parts = expression.removeprefix("^"), []
+    while expression.startswith("^") and rest.startswith(_LOOKAHEAD) and (end := _end_of_group(rest)):
+        parts.append(f"^(?:{rest[len(_LOOKAHEAD) : end]})")
         rest = rest[end + 1 :]
     # Lookaheads that repeat, are not closed or have an alternative are no conjunction: re2 refuses the whole.
-    if not found or rest.startswith(("*", "+", "?", "{", _LOOKAHEAD)) or "|" in rest:
-        yield expression
-        return
-    yield from found
-    if rest:
-        yield f"^{rest}"
+    if not parts or rest.startswith(("*", "+", "?", "{", _LOOKAHEAD)) or "|" in rest:
+        return [expression]
+    return [*parts, f"^{rest}"] if rest else parts
 
 
 def _end_of_group(expression: str) -> int | None:
     """Where the group ends that an expression begins with; None if it does not end."""
-    depth, place, in_class = 0, 0, False
-    while place < len(expression):
-        sign = expression[place]
-        if sign == "\\":
-            place += 1
-        elif in_class:
-            in_class = sign != "]"
-        elif sign == "[":
-            in_class = True
-            # A bracket at the start of a class is one of its members.
-            inside = expression[place + 1 :]
-            place += 1 if inside.startswith("]") else 2 if inside.startswith("^]") else 0
-        elif sign == "(":
-            depth += 1
-        elif sign == ")":
-            depth -= 1
-            if depth == 0:
-                return place
-        place += 1
+    for end, sign in enumerate(expression):
+        if sign == ")":
+            with suppress(re.error):
+                re.compile(expression[: end + 1])
+                return end
     return None

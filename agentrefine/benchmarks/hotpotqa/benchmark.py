@@ -69,6 +69,9 @@ def f1_score(answer: str, right: str) -> float:
 class HotpotQuestion(BaseModel):
     """One question with its paragraphs.
 
+    Example: {"_id": "5a8b...", "question": "...", "answer": "yes", "type": "comparison", "supporting_facts":
+    [["Ed Wood", 0], ...], "context": [["Ed Wood", ["Edward Davis Wood Jr. was ...", ...]], ...]}
+
     Attributes:
         id: the data set's id, or one made from the question where the file has none.
         question: the question.
