@@ -49,11 +49,7 @@ class SimulatorBenchmark(DrawnBenchmark):
         return RemoteEnvironment(self.workers, episode)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The simulator's own solution.
-
-        Raises:
-            NoSolutionError: it has none, or fails in the search for one.
-        """
+        """The simulator's own solution; as in `Workers.gold`."""
         return self.workers.gold(episode)
 
 

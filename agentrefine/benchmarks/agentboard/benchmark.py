@@ -8,7 +8,7 @@ success and valid actions are found as AgentBoard finds them, task by task (docs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from agentrefine.benchmarks.agentboard.babyai import BabyAIGame
 from agentrefine.benchmarks.agentboard.labels import (
@@ -207,25 +207,18 @@ class JerichoGame(LabelledGame[Environment, JerichoLabel]):
         return StepResult(observation, share, success=share == 1, done=share == 1 or result.done, valid=valid)
 
 
-class Case(NamedTuple, Generic[LabelT]):
-    """A label and the episode that it is about; `place` says where the label stands."""
-
-    spec: EpisodeSpec
-    label: LabelT
-    place: str
-
-
 class AgentBoard(DrawnBenchmark, Generic[LabelT]):
     """What a benchmark becomes by AgentBoard's labels; it stands before the benchmark among the bases of a class."""
 
     game: type[LabelledGame[Any, LabelT]]
-    _cases: dict[str, Case[LabelT]]
+    _specs: list[EpisodeSpec]
+    _labels: dict[str, tuple[LabelT, str]]
 
     def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
         """A labelled episode of each task, in an order drawn by `seed`, then a second of each, ..."""
         tasks: dict[str, list[EpisodeSpec]] = {}
-        for case in self._cases.values():
-            tasks.setdefault(case.spec.task, []).append(case.spec)
+        for spec in self._specs:
+            tasks.setdefault(spec.task, []).append(spec)
         rng = rng_of("agentboard", seed)
         order = rng.sample(sorted(tasks), len(tasks))
         for specs in tasks.values():
@@ -234,20 +227,20 @@ class AgentBoard(DrawnBenchmark, Generic[LabelT]):
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
-        case = self._cases[episode.id]
+        label, place = self._labels[episode.id]
         played = super().make(episode)  # type: ignore[safe-super]  # that of the benchmark behind this one
-        return self.game(played, case.label, case.place)
+        return self.game(played, label, place)
 
     def _read(self, labels: Path, kind: type[LabelT]) -> None:
         self.progress_definition = DATA["definitions"][self.name]
-        self._cases = {}
+        self._specs, self._labels = [], {}
         for place, label in read_labels(labels, kind):
             spec = self._episode(label, place).model_copy(update={"difficulty": label.difficulty})
-            if spec.id in self._cases:
-                earlier = self._cases[spec.id].place
+            _, earlier = self._labels.setdefault(spec.id, (label, place))
+            if earlier != place:
                 message = f"this episode is labelled before; {earlier} is about it."
                 raise label_error("duplicate_label", place, message, earlier=earlier)
-            self._cases[spec.id] = Case(spec, label, place)
+            self._specs.append(spec)
 
     def _episode(self, label: LabelT, place: str) -> EpisodeSpec:
         """The episode that a label is about."""
@@ -300,7 +293,7 @@ class AgentBoardBabyAI(AgentBoard[BabyAILabel], BabyAI):
 
     def make(self, episode: EpisodeSpec) -> BabyAIGame:
         """The environment of one episode."""
-        return BabyAIGame(episode.task, episode.seed, self._cases[episode.id].label)
+        return BabyAIGame(episode.task, episode.seed, self._labels[episode.id][0])
 
     def _episode(self, label: BabyAILabel, place: str) -> EpisodeSpec:
         level, seed = _numbered(CASES, label.id, place)
@@ -369,6 +362,7 @@ def agentboard(name: str, labels: Path, data: BenchmarkData) -> Benchmark:
         key = f"evaluation.data.{name}"
         message = f"{labels} labels games that are not here, neither in {own}; let {key} name their folder."
         raise NotInstalledError("not_installed", message, file=labels, key=key)
+    forms: dict[str, type[AgentBoardAlfWorld | AgentBoardPddl | AgentBoardJericho]]
     forms = {"alfworld": AgentBoardAlfWorld, "pddl": AgentBoardPddl, "jericho": AgentBoardJericho}
     return forms[name](labels, Path(given) if given else own)
 

@@ -36,13 +36,7 @@ def label_error(code: str, place: str, message: str, **values: object) -> UserEr
 
 
 class Label(BaseModel):
-    """What every line holds.
-
-    Attributes:
-        id: the line's number from 0; for BabyAI, PDDL and Jericho it says which episode the line is about.
-        goal: the task in words.
-        difficulty: `easy` or `hard`.
-    """
+    """What every line holds; `id`, from 0, says for BabyAI, PDDL and Jericho which episode the line is about."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -193,24 +193,19 @@ class Pddl(DrawnBenchmark):
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
-        return self.problem(episode)
+        return self._problem(episode)
 
-    def problem(self, episode: EpisodeSpec) -> PddlEnvironment:
-        """The problem of one episode.
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """A planner's actions."""
+        return self._problem(episode).solution()
 
-        Raises:
-            UserError: the folder has no such problem, or it cannot be read.
-        """
+    def _problem(self, episode: EpisodeSpec) -> PddlEnvironment:
         domain = self.domains.get(episode.task)
         if domain is None or episode.variant not in domain.problems:
             message = f"there is no problem {episode.variant} of the domain {episode.task}."
             names = {"domain": episode.task, "name": episode.variant}
             raise file_error("episode_missing", self._folder, message, **names)
         return PddlEnvironment(domain.path, domain.problems[episode.variant])
-
-    def gold(self, episode: EpisodeSpec) -> list[str]:
-        """A planner's actions."""
-        return self.problem(episode).solution()
 
 
 def read_problem(domain: Path, problem: Path) -> PddlProblem:

@@ -22,13 +22,7 @@ BOOST = 1_000
 
 
 class PddlAction(NamedTuple):
-    """An action with its objects.
-
-    Attributes:
-        needs: facts that have to hold.
-        adds: facts that hold afterwards.
-        deletes: facts that hold no more, unless they are added.
-    """
+    """An action with its objects: facts that have to hold, that hold afterwards, and that hold no more unless added."""
 
     needs: frozenset[int]
     adds: frozenset[int]

@@ -62,32 +62,25 @@ class Phrases:
     Attributes:
         templates: by action, such as `stack {block} on {other}`.
         described: what each action does, by its template.
+
+    Raises:
+        UserError: a name that the domain does not have, a parameter that is missing or not there, or two actions that
+            are written alike; names the file of the words.
     """
 
     def __init__(self, problem: PddlProblem, given: DomainWords, source: Path | None = None) -> None:
-        """Check the words against the domain.
-
-        Raises:
-            UserError: a name that the domain does not have, a parameter that is missing or not there, or two actions
-                that are written alike; names `source`.
-        """
         self._path = problem.path
         self._facts = {name: given.facts.get(name, _plain(name, names)) for name, names in problem.predicates}
         self._parameters = dict(problem.predicates)
-        self.templates = {
-            name: given.actions[name].say if name in given.actions else _plain(name, _names(action))
-            for name, action in problem.actions.items()
-        }
+        self.templates = {name: _plain(name, _names(action)) for name, action in problem.actions.items()}
+        self.templates |= {name: words.say for name, words in given.actions.items() if name in problem.actions}
         self._check(problem, given, source)
-        self._patterns = {
-            name: (_pattern(template), SLOT.findall(template), _names(problem.actions[name]))
-            for name, template in self.templates.items()
-        }
-        does = {name: words.does for name, words in given.actions.items()}
-        self.described = {
-            template: does.get(name) or self._effects(problem.actions[name])
-            for name, template in self.templates.items()
-        }
+        self.described, self._patterns = {}, {}
+        for name, template in self.templates.items():
+            action = problem.actions[name]
+            self._patterns[name] = _pattern(template), SLOT.findall(template), _names(action)
+            does = given.actions[name].does if name in given.actions else ""
+            self.described[template] = does or self._effects(action)
 
     def action(self, name: str, objects: Sequence[str]) -> str:
         """An action as an agent writes it."""
