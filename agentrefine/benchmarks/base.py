@@ -1,9 +1,11 @@
 """The contract between benchmarks and the agent that plays them, and what the benchmarks share."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from itertools import cycle, islice, zip_longest
 from random import Random
 from string import Template
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import yaml
@@ -207,6 +209,19 @@ def not_installed(benchmark: str, package: str, requirement: str = "agentrefine[
         benchmark=benchmark,
         name=package,
     )
+
+
+def imported(benchmark: str, package: str, *modules: str, requirement: str = "agentrefine[benchmarks]") -> ModuleType:
+    """The first of a package's modules, with all of them imported.
+
+    Raises:
+        NotInstalledError: the package is not installed.
+    """
+    try:
+        first, *_ = map(import_module, modules)
+    except ImportError as error:
+        raise not_installed(benchmark, package, requirement) from error
+    return first
 
 
 def data_of(benchmark: str, name: str) -> dict[str, Any]:

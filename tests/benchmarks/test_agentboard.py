@@ -13,18 +13,12 @@ from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.catalogue import benchmark, selected
 from agentrefine.errors import NotInstalledError
-from agentrefine.evaluation.rollout import play
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import BenchmarkData
 from tests.helpers.agentboard_data import RED_BALL, labelled
 from tests.helpers.alfworld_data import published
 from tests.helpers.errors import refused
-from tests.helpers.playing import JUNK, gold_policy, installed
-
-
-def played_by_gold(chosen, episodes, max_steps=60):
-    return list(play(gold_policy(chosen, episodes), chosen, episodes, max_steps=max_steps, batch_size=8))
-
+from tests.helpers.playing import JUNK, installed, play_gold
 
 # Which benchmark is played.
 
@@ -125,7 +119,7 @@ def test_babyais_gold_play_is_success_by_its_labels(tmp_path):
     ]
     chosen = labelled(tmp_path, "babyai", *labels)
     episodes = chosen.episodes(10, 1)
-    played = played_by_gold(chosen, episodes)
+    played = play_gold(chosen, episodes)
     assert {(episode.stop, episode.progress) for episode in played} == {("solved", 1.0)}
     assert {episode.difficulty for episode in played if episode.task == "GoToRedBall"} == {"hard"}
 
@@ -231,7 +225,7 @@ def test_sciworld_ends_by_its_labels_and_not_by_the_simulator(tmp_path):
     chosen = labelled(tmp_path, "sciworld", label)
     [episode] = chosen.episodes(5, 1)
     assert (episode.task, episode.seed, episode.difficulty) == ("lifespan-longest-lived", 93, "easy")
-    [played] = played_by_gold(chosen, [episode])
+    [played] = play_gold(chosen, [episode])
     assert (played.success, played.progress, played.goal) == (True, 1.0, label["goal"])
     environment = chosen.make(episode)
     first = environment.reset()
@@ -284,7 +278,7 @@ def test_pddls_progress_begins_with_the_first_change(tmp_path):
         "problem10": (0, "easy"),
         "problem2": (1, "hard"),
     }
-    played = played_by_gold(chosen, list(episodes.values()))
+    played = play_gold(chosen, list(episodes.values()))
     assert {(episode.success, episode.progress, episode.goal) for episode in played} == {(True, 1.0, info["goal"])}
     environment = chosen.make(episodes["problem10"])
     environment.reset()

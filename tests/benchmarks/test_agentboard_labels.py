@@ -61,7 +61,7 @@ def test_expressions_match_where_pythons_own_do(expression):
     "expression",
     [r"(a)\1", "(?=.*a)b", "^(?=a)*b", "^(?=a", "^(?=(?=a)b)c", "^(?=a)b|c", "(?<=a)b", "(", "a{1,9999}", "(?!x)y"],
 )
-def test_an_expression_that_re2_cannot_match_is_told_with_its_line(tmp_path, expression):
+def test_an_expression_that_re2_cannot_match_is_reported_with_its_line(tmp_path, expression):
     label = {
         "id": 0,
         "goal": "x",
@@ -110,6 +110,10 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
 # Labels that cannot be used.
 
 
+def info(**values):
+    return {"additional_info": values}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "code", "values", "said"),
     [
@@ -120,31 +124,13 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
         ("babyai", {"difficulty": "medium"}, "bad_record", {"key": "difficulty"}, ""),
         ("babyai", {"subgoals": []}, "bad_record", {"key": "subgoals.0"}, ""),
         ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "bad_record", {}, "different numbers of sub-goals"),
-        ("babyai", {"additional_info": {}}, "bad_record", {"key": "additional_info.subtask"}, ""),
-        ("sciworld", {"additional_info": {"env_name": "cook", "var": 1}}, "unknown_name", {"name": "cook"}, "'cook'"),
-        (
-            "sciworld",
-            {"additional_info": {"env_name": "boil", "var": -1}},
-            "bad_record",
-            {"key": "additional_info.var"},
-            "",
-        ),
-        (
-            "alfworld",
-            {"additional_info": {"description": "../../etc"}},
-            "bad_record",
-            {"key": "additional_info.description"},
-            "",
-        ),
-        ("alfworld", {"additional_info": {"description": "pick-1/trial"}}, "file_missing", {}, "pick-1/trial"),
+        ("babyai", info(), "bad_record", {"key": "additional_info.subtask"}, ""),
+        ("sciworld", info(env_name="cook", var=1), "unknown_name", {"name": "cook"}, "'cook'"),
+        ("sciworld", info(env_name="boil", var=-1), "bad_record", {"key": "additional_info.var"}, ""),
+        ("alfworld", info(description="../../etc"), "bad_record", {"key": "additional_info.description"}, ""),
+        ("alfworld", info(description="pick-1/trial"), "file_missing", {}, "pick-1/trial"),
         ("jericho", {"id": 0}, "file_missing", {"name": "905"}, "905.z5 or .z8"),
-        (
-            "pddl",
-            {"additional_info": {"subtask": "gripper"}},
-            "episode_missing",
-            {"domain": "gripper", "found": 0},
-            "gripper",
-        ),
+        ("pddl", info(subtask="gripper"), "episode_missing", {"domain": "gripper", "found": 0}, "gripper"),
     ],
 )
 def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, change, code, values, said):
@@ -161,7 +147,7 @@ def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, c
     assert said in str(caught.value)
 
 
-def test_what_is_labelled_twice_is_told(tmp_path):
+def test_what_is_labelled_twice_is_reported(tmp_path):
     line_1, line_2 = (f"{tmp_path}/data/babyai/test.jsonl, line {line}" for line in (1, 2))
     with refused("duplicate_id", place=line_2, id=3, earlier=line_1):
         labelled(tmp_path, "babyai", RED_BALL, RED_BALL)
@@ -181,7 +167,7 @@ def test_a_byte_order_mark_a_blank_line_and_a_list_are_read(tmp_path):
     assert [place for place, _ in read_labels(file, BabyAILabel)] == [f"{file}, element 1", f"{file}, element 2"]
 
 
-def test_a_line_that_is_no_json_is_told(tmp_path):
+def test_a_line_that_is_no_json_is_reported(tmp_path):
     labelled(tmp_path, "babyai", RED_BALL)
     file = tmp_path / "data" / "babyai" / "test.jsonl"
     file.write_bytes(file.read_bytes() + b"\xff{\n")

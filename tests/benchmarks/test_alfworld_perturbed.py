@@ -16,7 +16,7 @@ from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.catalogue import benchmark, perturbation_of
 from agentrefine.evaluation.prompting import example
 from agentrefine.worlds.paraphrase import PARAPHRASES
-from tests.helpers.playing import installed
+from tests.helpers.playing import installed, opened
 
 OLDER = [DATA["older_wording"].get(template, template) for template in DATA["actions"]]
 VALUES = ("apple 1", "apple 11", "sinkbasin 1", "desk 2", "go 1", "in 3")
@@ -59,23 +59,23 @@ def test_all_commands_of_living_games_come_back_with_all_perturbations():
     chosen = benchmark("alfworld")
     seen = set()
     for game in chosen.episodes(4, 11):
-        environment = chosen.make(game)
-        environment.reset()
-        rng = Random(game.id)
-        for _ in range(12):
-            possible = environment.possible()
-            assert "help" in possible
-            for name in PERTURBATIONS:
-                other = perturbation(name, environment.actions)
-                described = [command for command in possible if command != "help"]
-                rendered = [other.render(command) for command in described]
-                assert [other.parse(command) for command in rendered] == described
-                assert len(set(rendered)) == len(described)
-            seen.update(command.split()[0] for command in possible)
-            # Taking and opening leads to more commands than walking about.
-            rarer = [command for command in possible if command.split()[0] in ("take", "open", "heat", "cool", "clean")]
-            environment.step(rng.choice(rarer or [command for command in possible if command.startswith("go")]))
-        environment.close()
+        with opened(chosen, game) as environment:
+            rng = Random(game.id)
+            for _ in range(12):
+                possible = environment.possible()
+                assert "help" in possible
+                for name in PERTURBATIONS:
+                    other = perturbation(name, environment.actions)
+                    described = [command for command in possible if command != "help"]
+                    rendered = [other.render(command) for command in described]
+                    assert [other.parse(command) for command in rendered] == described
+                    assert len(set(rendered)) == len(described)
+                seen.update(command.split()[0] for command in possible)
+                # Taking and opening leads to more commands than walking about.
+                rarer = [
+                    command for command in possible if command.split()[0] in ("take", "open", "heat", "cool", "clean")
+                ]
+                environment.step(rng.choice(rarer or [command for command in possible if command.startswith("go")]))
     assert seen >= {"go", "open", "close", "take", "move", "examine", "inventory", "look"}
 
 

@@ -10,7 +10,7 @@ from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import prompt
 from agentrefine.worlds.paraphrase import PARAPHRASES
 from tests.helpers.errors import refused
-from tests.helpers.playing import JUNK, gold_policy, installed
+from tests.helpers.playing import JUNK, assert_won, installed, opened, play_gold
 
 
 def few(name, number):
@@ -39,17 +39,15 @@ def test_episodes_are_unique_stable_and_spread(name):
 def test_the_solution_wins_every_world_through_the_player(name):
     chosen = benchmark(name)
     episodes = chosen.episodes(36, 7)
-    played = list(play(gold_policy(chosen, episodes), chosen, episodes, max_steps=100, batch_size=10))
+    played = play_gold(chosen, episodes)
     assert len(played) == 36
-    for episode in played:
-        assert (episode.stop, episode.success, episode.progress) == ("solved", True, 1.0)
-        assert all(step.valid for step in episode.steps)
+    assert_won(played)
     summary = summarise(played)[name]
     assert summary.success_rate.value == summary.grounding.value == 1
     assert summary.recovery_rate.value is None
 
 
-def test_each_world_is_played_in_every_wording_before_the_next():
+def test_each_world_is_played_with_every_perturbation_before_the_next():
     episodes = benchmark("worlds_perturbed").episodes(50, 7)
     worlds = [episode.id.removesuffix(f"/{episode.wording}") for episode in episodes]
     assert len(set(worlds)) == 10
@@ -62,13 +60,11 @@ def test_each_world_is_played_in_every_wording_before_the_next():
 def test_any_text_is_answered(name):
     chosen, episodes = installed(name, few(name, 10), 3)
     for episode in episodes:
-        environment = chosen.make(episode)
-        environment.reset()
-        for action in JUNK:
-            result = environment.step(action)
-            assert 0 < len(result.observation) < 3000
-            assert (result.valid, result.success, result.done) == (False, False, False)
-        environment.close()
+        with opened(chosen, episode) as environment:
+            for action in JUNK:
+                result = environment.step(action)
+                assert 0 < len(result.observation) < 3000
+                assert (result.valid, result.success, result.done) == (False, False, False)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -17,7 +17,7 @@ from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.catalogue import BENCHMARKS
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.benchmarks.worker import group
-from tests.helpers.playing import JUNK, installed
+from tests.helpers.playing import JUNK, installed, opened
 from tests.helpers.processes import end
 
 SAME_SIMULATOR = ("alfworld_perturbed", "jericho")
@@ -85,30 +85,28 @@ def test_a_thousand_actions_are_answered_and_leave_nothing(name):
     Java opens a connection once), and less memory than 64 MiB here and 192 MiB in the simulator's processes (a Java
     machine takes its heap in large pieces)."""
     chosen, [episode] = installed(name)
-    environment = chosen.make(episode)
-    environment.reset()
-    rng = Random(1)
-    actions = 200 if name in SAME_SIMULATOR else 1_000
-    for number in range(actions):
-        if number == actions * 3 // 10:
-            before = here(), there(chosen, environment)
-        if number % 10 == 0:
-            possible = environment.possible()
-        action = rng.choice(possible) if number % 2 else rng.choice((*JUNK, *spoiled(rng.choice(possible))))
-        result = environment.step(action)
-        assert 0 < len(result.observation) < 20_000
-        assert 0 <= result.progress <= 1
-        if result.done:
-            environment.reset()
-            possible = environment.possible()
-    after = here(), there(chosen, environment)
-    for earlier, later, allowed in zip(before, after, (64 * MIB, 192 * MIB), strict=True):
-        assert later.files <= earlier.files + 2
-        assert later.processes == earlier.processes
-        assert later.memory - earlier.memory < allowed
-        assert later.memory < 1500 * MIB
-    processes = process_group(chosen, environment)
-    environment.close()
+    with opened(chosen, episode) as environment:
+        rng = Random(1)
+        actions = 200 if name in SAME_SIMULATOR else 1_000
+        for number in range(actions):
+            if number == actions * 3 // 10:
+                before = here(), there(chosen, environment)
+            if number % 10 == 0:
+                possible = environment.possible()
+            action = rng.choice(possible) if number % 2 else rng.choice((*JUNK, *spoiled(rng.choice(possible))))
+            result = environment.step(action)
+            assert 0 < len(result.observation) < 20_000
+            assert 0 <= result.progress <= 1
+            if result.done:
+                environment.reset()
+                possible = environment.possible()
+        after = here(), there(chosen, environment)
+        for earlier, later, allowed in zip(before, after, (64 * MIB, 192 * MIB), strict=True):
+            assert later.files <= earlier.files + 2
+            assert later.processes == earlier.processes
+            assert later.memory - earlier.memory < allowed
+            assert later.memory < 1500 * MIB
+        processes = process_group(chosen, environment)
     if isinstance(chosen, SimulatorBenchmark):
         chosen.workers.close()
     assert end(*processes)

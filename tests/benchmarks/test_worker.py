@@ -119,7 +119,7 @@ def test_memory_is_bounded_and_variables_are_set():
     workers.close()
 
 
-def test_why_there_is_no_solution_is_reported_be_it_none_or_a_dead_simulator(workers):
+def test_why_there_is_no_solution_is_reported_also_by_a_dead_simulator(workers):
     assert workers.gold(spec(7)) == ["win fake.7"]
     with pytest.raises(NoSolutionError, match=r"^lost for good$"):
         workers.gold(spec(8, task="unsolvable"))
@@ -218,8 +218,8 @@ PARENT = """
 """
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_when_the_evaluation_is_killed_or_interrupted(blow):
+@pytest.mark.parametrize("sent_signal", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_when_the_evaluation_is_killed_or_interrupted(sent_signal):
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT)],
@@ -229,19 +229,19 @@ def test_workers_end_when_the_evaluation_is_killed_or_interrupted(blow):
     )
     worker, child = int(parent.stdout.readline()), int(parent.stdout.readline())
     assert runs(worker)
-    parent.send_signal(blow)
+    parent.send_signal(sent_signal)
     parent.wait(timeout=10)
     parent.stdout.close()
     assert end(worker, child)
 
 
 def test_an_episode_that_is_closed_while_its_worker_starts_does_not_keep_it(workers, monkeypatch):
-    starting, go_on = threading.Event(), threading.Event()
+    starting, proceed = threading.Event(), threading.Event()
     take = workers.take
 
     def slow():
         starting.set()
-        assert go_on.wait(timeout=20)
+        assert proceed.wait(timeout=20)
         return take()
 
     monkeypatch.setattr(workers, "take", slow)
@@ -258,7 +258,7 @@ def test_an_episode_that_is_closed_while_its_worker_starts_does_not_keep_it(work
     thread.start()
     assert starting.wait(timeout=20)
     environment.close()
-    go_on.set()
+    proceed.set()
     thread.join(timeout=20)
     assert outcome == ["the episode was closed"]
     assert len(workers._idle) == 1

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ class ALFWorld(SimulatorBenchmark):
 
     def __init__(self, folder: Path | None = None) -> None:
         # The worker finds the folder where ALFWorld's own programs do.
-        limits = replace(LIMITS, variables={DATA_FOLDER: str(folder.resolve())}) if folder else LIMITS
+        limits = LIMITS._replace(variables={DATA_FOLDER: str(folder.resolve())}) if folder else LIMITS
         super().__init__("alfworld", ALFWorldSimulator, limits)
         self._folder = folder
 

@@ -25,7 +25,7 @@ from agentrefine.benchmarks.base import (
     StepResult,
     data_of,
     filled,
-    not_installed,
+    imported,
     round_robin,
 )
 from agentrefine.files import short_hash
@@ -457,10 +457,5 @@ def _done_of(instruction: Any) -> tuple[int, int]:
 
 
 def _gymnasium() -> ModuleType:
-    try:
-        import gymnasium
-        import minigrid  # noqa: F401  registers its levels
-    except ImportError as error:
-        raise not_installed("babyai", "minigrid", "minigrid>=3.0") from error
-    module: ModuleType = gymnasium
-    return module
+    """The package that makes minigrid's levels."""
+    return imported("babyai", "minigrid", "gymnasium", "minigrid", requirement="minigrid>=3.0")

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ class Jericho(SimulatorBenchmark):
     package = "jericho"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("jericho", StorySimulator, replace(LIMITS, variables={STORIES: str(folder.resolve())}))
+        super().__init__("jericho", StorySimulator, LIMITS._replace(variables={STORIES: str(folder.resolve())}))
         self._folder = folder
 
     def drawn(self, seed: int) -> Iterator[EpisodeSpec]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import not_installed
+from agentrefine.benchmarks.base import imported
 from agentrefine.benchmarks.pddl.syntax import fixed
 from agentrefine.errors import file_error
 
@@ -193,15 +193,8 @@ def planning_library() -> ModuleType:
     Raises:
         NotInstalledError: it is not installed.
     """
-    try:
-        import unified_planning
-        import unified_planning.engines
-        import unified_planning.io
-        import unified_planning.model.walkers
-    except ImportError as error:
-        raise not_installed("pddl", "unified-planning") from error
-    module: ModuleType = unified_planning
-    return module
+    modules = ("unified_planning", *(f"unified_planning.{part}" for part in ("engines", "io", "model.walkers")))
+    return imported("pddl", "unified-planning", *modules)
 
 
 def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ words for the fact are `{b} is in {room}`.
 # ruff: noqa: ANN401
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ class Phrases:
             UserError: a part of it has no words here.
         """
         names = _called(effect.forall, {}) if effect.is_forall() else {}
-        every = f"for {_every(effect.forall, names, 'every')}, " if effect.is_forall() else ""
+        every = f"for {_kinds(effect.forall, names, 'every')}, " if effect.is_forall() else ""
         if_ = f"if {self.listed(conjuncts([effect.condition]), names)}, then " if effect.is_conditional() else ""
         if effect.value.is_true() or effect.value.is_false():
             fact = self._fact(effect.fluent, names)
@@ -154,13 +154,14 @@ class Phrases:
             return " is not the same as ".join(self._value(value, names) for value in condition.args)
         if condition.is_exists():
             inner = _called(condition.variables(), names)
-            return f"for no {_kinds(condition.variables(), inner, names)}, {self._part(condition.arg(0), inner)}"
+            kinds = _kinds((variable for variable in condition.variables() if variable not in names), inner)
+            return f"for no {kinds}, {self._part(condition.arg(0), inner)}"
         return f"it is not true that {self._part(condition, names)}"
 
     def _quantified(self, condition: Any, names: Names) -> str:
         inner = _called(condition.variables(), names)
         word = "every" if condition.is_forall() else "at least one"
-        return f"for {_every(condition.variables(), inner, word)}, {self.condition(condition.arg(0), inner)}"
+        return f"for {_kinds(condition.variables(), inner, word)}, {self.condition(condition.arg(0), inner)}"
 
     def _part(self, condition: Any, names: Names) -> str:
         """A condition inside another one, in parentheses where its end would not be clear."""
@@ -270,14 +271,11 @@ def _called(variables: Sequence[Any], outer: Names) -> dict[Any, str]:
     return names
 
 
-def _every(variables: Sequence[Any], names: Names, word: str) -> str:
-    return " and ".join(f"{word} {_kind(variable, names)}" for variable in variables)
-
-
-def _kinds(variables: Sequence[Any], names: Names, outer: Names) -> str:
-    return " and ".join(_kind(variable, names) for variable in variables if variable not in outer)
-
-
-def _kind(variable: Any, names: Names) -> str:
-    name = names[variable]
-    return name.removeprefix("that ") if name.startswith("that ") else f"{variable.type.name} (here {name})"
+def _kinds(variables: Iterable[Any], names: Names, word: str = "") -> str:
+    """The kinds of variables behind a word such as `every`, with what one is called where that is not `that <kind>`."""
+    kinds = []
+    for variable in variables:
+        name = names[variable]
+        kind = name.removeprefix("that ") if name.startswith("that ") else f"{variable.type.name} (here {name})"
+        kinds.append(f"{word} {kind}".lstrip())
+    return " and ".join(kinds)

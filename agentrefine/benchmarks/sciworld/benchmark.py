@@ -35,9 +35,6 @@ JAVA_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"  # one identity hash for all
 )
 LIMITS = Limits(start=180, step=60, gold=300, episodes=50, variables={"JAVA_TOOL_OPTIONS": JAVA_OPTIONS})
-AT_ONCE = 8
-"""Each open episode holds a Java machine of up to 1 GB."""
-
 NO_STEP_LIMIT = 1_000_000
 MAX_LISTING = 2_000
 """Characters of the list of objects."""
@@ -48,7 +45,7 @@ class SciWorld(SimulatorBenchmark):
 
     progress_definition = "the simulator's score, best so far; it is negative after a failure and counted as 0 there"
     package = "scienceworld"
-    at_once = AT_ONCE
+    at_once = 8  # each holds a Java machine of up to 1 GB
 
     def __init__(self, simulator: "type[Simulator] | None" = None) -> None:
         super().__init__("sciworld", simulator or SciWorldSimulator, LIMITS)
