@@ -7,17 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from agentrefine.benchmarks.base import (
-    LISTING,
-    Benchmark,
-    DrawnBenchmark,
-    Environment,
-    EpisodeSpec,
-    StepResult,
-    filled,
-    not_installed,
-)
-from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Simulator, Workers
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.common import LISTING, DrawnBenchmark, filled, not_installed
+from agentrefine.benchmarks.worker import Limits, Opening, RemoteEnvironment, Workers
 
 MAX_ACTION = 200
 """The most characters of an action that a simulator gets to see."""
@@ -35,7 +27,7 @@ class SimulatorBenchmark(DrawnBenchmark):
     package: str
     at_once = 32
 
-    def __init__(self, name: str, simulator: type[Simulator], limits: Limits) -> None:
+    def __init__(self, name: str, simulator: "type[TextSimulator]", limits: Limits) -> None:
         self.name = name
         self.workers = Workers(f"{simulator.__module__}:{simulator.__name__}", limits)
 
@@ -54,13 +46,21 @@ class SimulatorBenchmark(DrawnBenchmark):
 
 
 class TextSimulator(ABC):
-    """Which actions reach a game in a worker, and the texts around its answers, for all simulators that speak.
+    """What runs in a worker: which actions reach the game, and the texts around its answers.
 
     Attributes:
         texts: what is said where the game says nothing, by `over`, `available`, `unknown`, `won` and `lost`.
     """
 
     texts: Mapping[str, str]
+
+    @abstractmethod
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Begin an episode; one that was being played is dropped."""
+
+    @abstractmethod
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """Actions that solve an episode, as in `Benchmark`. Ends the episode that is played."""
 
     @abstractmethod
     def _standing(self) -> tuple[float, bool, bool]:

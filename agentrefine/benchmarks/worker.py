@@ -1,7 +1,8 @@
 """A simulator in a process of its own: it may hang, crash, print or grow without touching the evaluation.
 
 The parent sends one JSON line per call and reads one JSON line back. `Workers` keeps the processes and lends them to
-`RemoteEnvironment`, one episode at a time; the same file, run as a module, is the process.
+`RemoteEnvironment`, one episode at a time; the same file, run as a module, is the process. It makes one simulator, of a
+class such as `agentrefine.benchmarks.simulators.TextSimulator`, which plays one episode after the other.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 
@@ -39,26 +40,6 @@ class Opening(NamedTuple):
     actions: dict[str, str]
     goal: str
     observation: str
-
-
-class Simulator(Protocol):
-    """What runs in the process. Made once, without arguments; plays one episode after the other."""
-
-    def start(self, episode: EpisodeSpec) -> Opening:
-        """Begin an episode; one that was being played is dropped."""
-        ...
-
-    def step(self, action: str) -> StepResult:
-        """As `Environment.step`."""
-        ...
-
-    def possible(self) -> list[str]:
-        """As `Environment.possible`."""
-        ...
-
-    def gold(self, episode: EpisodeSpec) -> list[str]:
-        """As `Benchmark.gold`. Ends the episode that is played."""
-        ...
 
 
 class Limits(NamedTuple):
@@ -148,7 +129,12 @@ class Worker:
 
         0 where the system does not say (without Linux's `/proc`).
         """
-        return sum(map(_peak_of, group(self._process.pid)))
+        peak = 0
+        for process in group(self._process.pid):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+                peak += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        return peak
 
     def stop(self) -> None:
         """End the process and all that it started, while another thread waits for an answer: that one cleans up."""
@@ -316,14 +302,6 @@ def group(leader: int) -> list[int]:
     return members
 
 
-def _peak_of(process: int) -> int:
-    try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:  # it has ended meanwhile
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-
-
 def _kill_all(workers: list[Worker]) -> None:
     while workers:
         workers.pop().kill()
@@ -339,7 +317,7 @@ def _serve(target: str, memory: int, descriptor: int) -> None:
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection.makefile("rb"), calls), daemon=True).start()
     module, _, name = target.partition(":")
-    simulator: Simulator = getattr(importlib.import_module(module), name)()
+    simulator = getattr(importlib.import_module(module), name)()
     while True:
         call = json.loads(calls.get())
         arguments = call["arguments"]

@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult, rng_of
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
+from agentrefine.benchmarks.common import rng_of
 from agentrefine.evaluation.policy import OPENING_MESSAGES, Dialogue, Reply
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import Message, reply_text

@@ -21,7 +21,8 @@ from agentrefine.benchmarks.babyai.benchmark import (
     View,
     name_of,
 )
-from agentrefine.benchmarks.base import LISTING, StepResult, filled
+from agentrefine.benchmarks.base import StepResult
+from agentrefine.benchmarks.common import LISTING, filled
 
 TEXTS: dict[str, Any] = DATA["babyai"]
 OBSTACLES = ("wall", "box", "lava", "ball", "key")

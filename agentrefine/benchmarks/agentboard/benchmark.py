@@ -27,17 +27,8 @@ from agentrefine.benchmarks.agentboard.labels import (
 )
 from agentrefine.benchmarks.alfworld.benchmark import GAME_FILE, UNSEEN, ALFWorld, unseen_folder
 from agentrefine.benchmarks.babyai.benchmark import LEVELS, SEEDS, BabyAI
-from agentrefine.benchmarks.base import (
-    CHECK,
-    LISTING,
-    Benchmark,
-    DrawnBenchmark,
-    Environment,
-    EpisodeSpec,
-    StepResult,
-    rng_of,
-    round_robin,
-)
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.common import CHECK, LISTING, DrawnBenchmark, rng_of, round_robin
 from agentrefine.benchmarks.jericho.benchmark import TEXTS as STORY_TEXTS
 from agentrefine.benchmarks.jericho.benchmark import Jericho, stories
 from agentrefine.benchmarks.pddl.benchmark import LOOK, Pddl, PddlEnvironment

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agentrefine.benchmarks.base import data_of
+from agentrefine.benchmarks.common import data_of
 from agentrefine.errors import UserError, file_error
 from agentrefine.files import first_problem, problem_key, read_records
 from agentrefine.game.actions import linear_regex

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentrefine.benchmarks.alfworld.house import DATA, LIGHT, TASKS, TWO, game_of
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, drawn_games, rng_of, round_robin
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError
+from agentrefine.benchmarks.common import drawn_games, rng_of, round_robin
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, games_folder, tidy
 from agentrefine.benchmarks.worker import GIB, Limits, Opening
 from agentrefine.errors import file_error

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agentrefine.benchmarks.base import data_of, rng_of
+from agentrefine.benchmarks.common import data_of, rng_of
 
 DATA = data_of("alfworld", "alfworld.yaml")
 TASKS: dict[str, dict[str, Any]] = DATA["tasks"]

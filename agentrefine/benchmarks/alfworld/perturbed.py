@@ -10,7 +10,8 @@ from pathlib import Path
 
 from agentrefine.benchmarks.alfworld.benchmark import TEXTS, ALFWorld
 from agentrefine.benchmarks.alfworld.house import DATA
-from agentrefine.benchmarks.base import LISTING, Environment, EpisodeSpec, StepResult, data_of, filled
+from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.common import LISTING, data_of, filled
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, command
 from agentrefine.benchmarks.worker import RemoteEnvironment
 from agentrefine.worlds.paraphrase import Paraphrase

@@ -17,17 +17,8 @@ from enum import IntEnum
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import (
-    LISTING,
-    DrawnBenchmark,
-    EpisodeSpec,
-    NoSolutionError,
-    StepResult,
-    data_of,
-    filled,
-    imported,
-    round_robin,
-)
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.common import LISTING, DrawnBenchmark, data_of, filled, imported, round_robin
 from agentrefine.files import short_hash
 
 DATA = data_of("babyai", "babyai.yaml")

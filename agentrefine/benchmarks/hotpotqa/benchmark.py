@@ -5,7 +5,7 @@ understood too. Nothing is fetched from Wikipedia: a question brings its paragra
 
 The questions are those of the user's file (`evaluation.data.hotpotqa`): JSON in the form of the
 official `hotpot_dev_distractor_v1.json`, or with lists for columns as in the hub's `hotpotqa/hotpot_qa`. Without one
-they are twelve of ours, about islands that do not exist.
+they are twelve of this package, about islands that do not exist.
 """
 
 import random
@@ -20,7 +20,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agentrefine.benchmarks.base import DrawnBenchmark, EpisodeSpec, NoSolutionError, StepResult, round_robin
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.common import DrawnBenchmark, round_robin
 from agentrefine.errors import UserError, file_error
 from agentrefine.files import first_problem, packaged_path, read_records, short_hash
 
@@ -195,7 +196,7 @@ class HotpotEnvironment:
 
 
 class HotpotQA(DrawnBenchmark):
-    """The questions of a file, of ours if none is given."""
+    """The questions of a file, of this package's if none is given."""
 
     name = "hotpotqa"
     progress_definition = "F1 of the answer's words, by HotpotQA's normalisation; success is an exact match"

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, UnlistedActionsError, data_of, filled, rng_of
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, UnlistedActionsError
+from agentrefine.benchmarks.common import data_of, filled, rng_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, without_prompt
 from agentrefine.benchmarks.textworld.benchmark import NOT_FOR_AGENTS, TextWorld
 from agentrefine.benchmarks.worker import GIB, Limits, Opening

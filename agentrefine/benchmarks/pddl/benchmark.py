@@ -1,6 +1,6 @@
 """Planning problems in PDDL as games: any domain and its problems, through `unified-planning`.
 
-The folder is the user's (`evaluation.data.pddl`), else ours. It holds, for each domain,
+The folder is the user's (`evaluation.data.pddl`), else the one of this package. It holds, for each domain,
 
 - `<name>.pddl` beside a folder `<name>/` of problems (AgentBoard's layout), or
 - `<name>/domain.pddl` beside its problems in the same folder, or
@@ -22,15 +22,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import (
-    CHECK,
-    DrawnBenchmark,
-    Environment,
-    EpisodeSpec,
-    StepResult,
-    UnlistedActionsError,
-    round_robin,
-)
+from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
+from agentrefine.benchmarks.common import CHECK, DrawnBenchmark, round_robin
 from agentrefine.benchmarks.pddl.planner import solution
 from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl.syntax import is_domain
@@ -160,7 +153,7 @@ class PddlEnvironment:
 
 
 class Pddl(DrawnBenchmark):
-    """Every problem of a folder of domains, of ours if none is given."""
+    """Every problem of a folder of domains, of this package's if none is given."""
 
     name = "pddl"
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
@@ -255,8 +248,8 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 
 def _words(domain: Path, name: str) -> tuple[DomainWords, Path | None]:
-    """The words beside a domain's file, else ours for domains of that name, else none."""
-    ours = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
+    """The words beside a domain's file, else this package's for domains of that name, else none."""
+    packaged = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
     beside = domain.with_suffix(".yaml")
-    path = beside if beside.is_file() else ours.get(name)
+    path = beside if beside.is_file() else packaged.get(name)
     return (read_words(path), path) if path else (DomainWords(), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.base import imported
+from agentrefine.benchmarks.common import imported
 from agentrefine.benchmarks.pddl.syntax import fixed
 from agentrefine.errors import file_error
 

@@ -7,22 +7,12 @@ before each load, and the Java machine gives every object the same identity hash
 import math
 import shutil
 from collections.abc import Iterable, Iterator
-from random import Random
 from typing import Any
 
-from agentrefine.benchmarks.base import (
-    CHECK,
-    LISTING,
-    EpisodeSpec,
-    NoSolutionError,
-    StepResult,
-    data_of,
-    filled,
-    rng_of,
-    round_robin,
-)
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
+from agentrefine.benchmarks.common import CHECK, LISTING, data_of, filled, rng_of, round_robin
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, command, tidy
-from agentrefine.benchmarks.worker import Limits, Opening, Simulator
+from agentrefine.benchmarks.worker import Limits, Opening
 from agentrefine.errors import NotInstalledError
 
 DATA = data_of("sciworld", "sciworld.yaml")
@@ -47,7 +37,7 @@ class SciWorld(SimulatorBenchmark):
     package = "scienceworld"
     at_once = 8  # each holds a Java machine of up to 1 GB
 
-    def __init__(self, simulator: "type[Simulator] | None" = None) -> None:
+    def __init__(self, simulator: type[TextSimulator] | None = None) -> None:
         super().__init__("sciworld", simulator or SciWorldSimulator, LIMITS)
 
     def check_installed(self) -> None:
@@ -66,7 +56,12 @@ class SciWorld(SimulatorBenchmark):
         """Each task's first variation, in an order drawn by `seed`, then each task's second, ..."""
         rng = rng_of("episodes", self.name, seed)
         tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))
-        drawn = [[(task, number) for number in _shuffled(rng, *VARIATIONS[task])] for task in tasks]
+        drawn = []
+        for task in tasks:
+            first, last = VARIATIONS[task]
+            numbers = list(range(first, last + 1))
+            rng.shuffle(numbers)
+            drawn.append([(task, number) for number in numbers])
         for task, number in round_robin(drawn):
             yield EpisodeSpec(id=f"{self.name}.{task}.{number}", benchmark=self.name, task=task, seed=number)
 
@@ -170,9 +165,3 @@ class AgentBoardSimulator(SciWorldSimulator):
 
     def _shown(self, observation: str, *, valid: bool) -> StepResult:
         return StepResult(observation, 0.0, success=False, done=False, valid=valid)
-
-
-def _shuffled(rng: Random, first: int, last: int) -> list[int]:
-    numbers = list(range(first, last + 1))
-    rng.shuffle(numbers)
-    return numbers

@@ -8,7 +8,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, data_of, drawn_games, rng_of
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError
+from agentrefine.benchmarks.common import data_of, drawn_games, rng_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, games_folder, tidy, without_prompt
 from agentrefine.benchmarks.worker import GIB, Limits, Opening
 from agentrefine.files import atomic_folder

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from itertools import cycle
 
-from agentrefine.benchmarks.base import DrawnBenchmark, EpisodeSpec, StepResult, rng_of
+from agentrefine.benchmarks.base import EpisodeSpec, StepResult
+from agentrefine.benchmarks.common import DrawnBenchmark, rng_of
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
