@@ -51,18 +51,14 @@ PlayedT = TypeVar("PlayedT", bound=Environment)
 
 
 class LabelledGame(Environment, Generic[PlayedT, LabelT]):
-    """An environment with AgentBoard's label over it: the goal is the label's, the actions are the environment's.
-
-    `place` says where the label stands, for errors in its expressions.
-    """
+    """An environment with AgentBoard's label over it: the goal is the label's, the actions are the environment's."""
 
     goal = ""
 
-    def __init__(self, played: PlayedT, label: LabelT, place: str) -> None:
+    def __init__(self, played: PlayedT, label: LabelT) -> None:
         self.goal = label.goal
         self._played = played
         self._label = label
-        self._place = place
 
     @property
     def actions(self) -> Mapping[str, str]:
@@ -94,7 +90,7 @@ class AlfWorldGame(LabelledGame[Environment, AlfWorldLabel]):
 
     def reset(self) -> str:
         """Start the game and return the first observation."""
-        self._subgoals = Expressions(self._label.subgoals, self._place)
+        self._subgoals = Expressions(self._label.subgoals)
         self._seen = self._played.reset()
         self._newer = "move {object} to {place}" in self._played.actions
         return self._seen
@@ -130,7 +126,7 @@ class SciWorldGame(LabelledGame[Environment, SciWorldLabel]):
 
     def reset(self) -> str:
         """Start the variation and return the first observation, the inventory with it."""
-        self._subgoals = Expressions(self._label.subgoals, self._place)
+        self._subgoals = Expressions(self._label.subgoals)
         return self._played.reset()
 
     def step(self, action: str) -> StepResult:
@@ -181,7 +177,7 @@ class JerichoGame(LabelledGame[Environment, JerichoLabel]):
         """Start the story and return the first observation: the label's, where it has one."""
         self._subgoals = SubgoalPhrases([self._label.subgoals], passage_shows)
         own = self._played.reset()
-        return self._label.additional_info.init_obs or _on_one_line(own)
+        return self._label.first_observation or _on_one_line(own)
 
     def step(self, action: str) -> StepResult:
         """Take one action."""
@@ -203,7 +199,7 @@ class AgentBoard(DrawnBenchmark, Generic[LabelT]):
 
     game: type[LabelledGame[Any, LabelT]]
     _specs: list[EpisodeSpec]
-    _labels: dict[str, tuple[LabelT, str]]
+    _labels: dict[str, LabelT]
 
     def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
         """A labelled episode of each task, in an order drawn by `seed`, then a second of each, ..."""
@@ -218,20 +214,21 @@ class AgentBoard(DrawnBenchmark, Generic[LabelT]):
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
-        label, place = self._labels[episode.id]
         played = super().make(episode)  # type: ignore[safe-super]  # that of the benchmark behind this one
-        return self.game(played, label, place)
+        return self.game(played, self._labels[episode.id])
 
     def _read(self, labels: Path, kind: type[LabelT]) -> None:
         self.progress_definition = DATA["definitions"][self.name]
         self._specs, self._labels = [], {}
+        places: dict[str, str] = {}
         for place, label in read_labels(labels, kind):
             spec = self._episode(label, place).model_copy(update={"difficulty": label.difficulty})
-            _, earlier = self._labels.setdefault(spec.id, (label, place))
+            earlier = places.setdefault(spec.id, place)
             if earlier != place:
                 message = f"this episode is labelled before; {earlier} is about it."
                 raise label_error("duplicate_label", place, message, earlier=earlier)
             self._specs.append(spec)
+            self._labels[spec.id] = label
 
     def _episode(self, label: LabelT, place: str) -> EpisodeSpec:
         """The episode that a label is about."""
@@ -249,7 +246,7 @@ class AgentBoardAlfWorld(AgentBoard[AlfWorldLabel], ALFWorld):
         self._read(labels, AlfWorldLabel)
 
     def _episode(self, label: AlfWorldLabel, place: str) -> EpisodeSpec:
-        game = label.additional_info.description
+        game = label.game
         file = self._unseen / game / GAME_FILE
         if not file.is_file():
             raise label_error("file_missing", place, f"there is no game {file}; let the folder hold it.", file=file)
@@ -268,7 +265,7 @@ class AgentBoardSciWorld(AgentBoard[SciWorldLabel], SciWorld):
         self._read(labels, SciWorldLabel)
 
     def _episode(self, label: SciWorldLabel, place: str) -> EpisodeSpec:
-        task, variation = label.additional_info.env_name, label.additional_info.var
+        task, variation = label.task, label.variation
         if task not in VARIATIONS:
             message = f"ScienceWorld has no task {task!r}; known are {', '.join(VARIATIONS)}."
             raise label_error("unknown_name", place, message, name=task)
@@ -284,11 +281,11 @@ class AgentBoardBabyAI(AgentBoard[BabyAILabel], BabyAI):
 
     def make(self, episode: EpisodeSpec) -> BabyAIGame:
         """The environment of one episode."""
-        return BabyAIGame(episode.task, episode.seed, self._labels[episode.id][0])
+        return BabyAIGame(episode.task, episode.seed, self._labels[episode.id])
 
     def _episode(self, label: BabyAILabel, place: str) -> EpisodeSpec:
         level, seed = _numbered(CASES, label.id, place)
-        subtask = label.additional_info.subtask.removeprefix("BabyAI-").rpartition("-v")[0]
+        subtask = label.subtask.removeprefix("BabyAI-").rpartition("-v")[0]
         _check_subtask(place, label.id, level, subtask)
         return EpisodeSpec(id=f"{self.name}.{level}.{seed}", benchmark=self.name, task=level, seed=seed)
 
@@ -304,7 +301,7 @@ class AgentBoardPddl(AgentBoard[PddlLabel], Pddl):
 
     def _episode(self, label: PddlLabel, place: str) -> EpisodeSpec:
         name, number = _numbered(PROBLEMS, label.id, place)
-        _check_subtask(place, label.id, name, label.additional_info.subtask)
+        _check_subtask(place, label.id, name, label.subtask)
         domain = self.domains.get(name)
         # AgentBoard's engine sorts the names of files as text: problem10 comes before problem2.
         problems = sorted(domain.problems, key=lambda stem: f"{stem}.pddl") if domain else []

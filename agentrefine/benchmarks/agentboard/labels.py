@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.benchmarks.common import data_of
 from agentrefine.errors import UserError, file_error
@@ -27,6 +27,10 @@ TASKS: dict[str, str] = DATA["tasks"]
 
 Text = Annotated[str, Field(min_length=1)]
 Patterns = Annotated[list[Text], Field(min_length=1)]
+INFO = "additional_info"
+"""The key that holds the level or the domain, the folder of the game, ..."""
+
+Subtask = Annotated[Text, Field(validation_alias=AliasPath(INFO, "subtask"))]
 _LOOKAHEAD = "(?="
 
 
@@ -52,13 +56,8 @@ class AlfWorldLabel(Label):
     "additional_info": {"description": "pick_heat_then_place_in_recep-Mug-.../trial_..."}}
     """
 
-    class Info(BaseModel):
-        """The game's folder in `valid_unseen`."""
-
-        description: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+$")]
-
     subgoals: Patterns
-    additional_info: Info
+    game: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+$", validation_alias=AliasPath(INFO, "description"))]
 
 
 class SciWorldLabel(Label):
@@ -68,20 +67,9 @@ class SciWorldLabel(Label):
     "additional_info": {"env_name": "lifespan-longest-lived", "var": 93}}
     """
 
-    class Info(BaseModel):
-        """The task and its variation."""
-
-        env_name: Text
-        var: Annotated[int, Field(ge=0)]
-
     subgoals: Patterns
-    additional_info: Info
-
-
-class SubtaskInfo(BaseModel):
-    """`additional_info` of BabyAI and PDDL: the level or the domain."""
-
-    subtask: Text
+    task: Annotated[Text, Field(validation_alias=AliasPath(INFO, "env_name"))]
+    variation: Annotated[int, Field(ge=0, validation_alias=AliasPath(INFO, "var"))]
 
 
 class BabyAILabel(Label):
@@ -96,7 +84,7 @@ class BabyAILabel(Label):
     """
 
     subgoals: Annotated[list[Patterns], Field(min_length=1)]
-    additional_info: SubtaskInfo
+    subtask: Subtask
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +110,7 @@ class PddlLabel(Label):
     Example: {"id": 0, "goal": "...", "difficulty": "easy", "additional_info": {"subtask": "gripper"}}
     """
 
-    additional_info: SubtaskInfo
+    subtask: Subtask
 
 
 class JerichoLabel(Label):
@@ -131,13 +119,8 @@ class JerichoLabel(Label):
     Example: {"id": 11, "goal": "...", "subgoals": ["You open the mailbox.", ...], "difficulty": "hard"}
     """
 
-    class Info(BaseModel):
-        """AgentBoard's words for the first observation, where the line has them."""
-
-        init_obs: str = ""
-
     subgoals: Patterns
-    additional_info: Info = Info()
+    first_observation: Annotated[str, Field(validation_alias=AliasPath(INFO, "init_obs"))] = ""
 
 
 LabelT = TypeVar("LabelT", bound=Label)
@@ -200,7 +183,7 @@ class Expressions(Subgoals):
         UserError: google-re2 cannot take one; names `place`.
     """
 
-    def __init__(self, expressions: Sequence[str], place: str) -> None:
+    def __init__(self, expressions: Sequence[str], place: str = "") -> None:
         super().__init__(_compiled(expression, place) for expression in expressions)
 
     def read(self, observation: str) -> None:
