@@ -1,12 +1,9 @@
 """BabyAI as text: AgentBoard's cases, winnable by the actions that the agent has, and deaf to junk."""
 
-import sys
-
 import pytest
 
 from agentrefine.benchmarks.babyai.benchmark import BabyAI, BabyAIEnvironment
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError
-from tests.helpers.errors import refused
 from tests.helpers.playing import JUNK, assert_won, play_gold
 
 
@@ -145,10 +142,3 @@ def test_nothing_happens_after_the_end():
     assert result.done
     after = environment.step("move forward")
     assert (after.done, after.valid, after.success, after.progress) == (True, False, False, 1.0)
-
-
-def test_a_missing_simulator_is_reported_in_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "minigrid", None)
-    with refused("not_installed", benchmark="babyai", name="minigrid") as caught:
-        BabyAI().episodes(5, 0)
-    assert "pip install 'minigrid" in str(caught.value)

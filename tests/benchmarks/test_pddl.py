@@ -1,7 +1,6 @@
 """Planning problems as games: any domain reads, a planner's plan wins, refusals give reasons, bad files are named."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -378,13 +377,6 @@ def test_a_solution_does_not_depend_on_what_was_read_before():
     forth = [benchmark.gold(episode) for episode in episodes]
     back = [benchmark.gold(episode) for episode in reversed(episodes)]
     assert forth == back[::-1]
-
-
-def test_a_missing_package_is_said_in_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "unified_planning", None)
-    with refused("not_installed", benchmark="pddl", name="unified-planning") as caught:
-        Pddl().episodes(5, 0)
-    assert "pip install 'agentrefine[benchmarks]'" in str(caught.value)
 
 
 def test_a_thousand_actions_at_random_are_answered_without_growth():

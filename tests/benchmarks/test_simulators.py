@@ -227,14 +227,21 @@ def test_a_story_file_is_played_by_jerichos_interpreter(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["house.z8"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_package_is_reported_in_one_sentence(name, monkeypatch):
-    package = {"sciworld": "scienceworld", "jericho": "textworld"}.get(name, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(simulators.importlib.util, "find_spec", lambda _: None)
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        *((name, name, name) for name in ("alfworld", "textworld")),
+        ("sciworld", "scienceworld", "scienceworld"),
+        ("jericho", "textworld", "textworld"),
+        ("pddl", "unified_planning", "unified-planning"),
+        ("babyai", "minigrid", "minigrid"),
+    ],
+)
+def test_a_missing_package_is_reported_in_one_sentence(name, module, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
     with refused("not_installed", benchmark=name, name=package) as caught:
         benchmark(name).episodes(3, 1)
-    assert "pip install 'agentrefine[benchmarks]'" in str(caught.value)
+    assert f"pip install '{'minigrid>=3.0' if name == 'babyai' else 'agentrefine[benchmarks]'}'" in str(caught.value)
 
 
 def test_missing_java_is_reported_in_one_sentence(monkeypatch, tmp_path):

@@ -47,7 +47,8 @@ class PddlEnvironment:
     """One problem being played. Valid: the action was possible and changed something, or was a look."""
 
     def __init__(self, domain: Path, problem: Path) -> None:
-        self._problem = read_problem(domain, problem)
+        changed = (path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem))
+        self._problem = _read_problem(domain, problem, *changed)
         words, source = _words(domain, self._problem.domain)
         self._phrases = Phrases(self._problem, words, source)
         self._only_changes = words.observe == "changes"
@@ -201,13 +202,9 @@ class Pddl(DrawnBenchmark):
         return PddlEnvironment(domain.path, domain.problems[episode.variant])
 
 
-def read_problem(domain: Path, problem: Path) -> PddlProblem:
-    """A problem, kept in memory as long as its files do not change."""
-    return _kept(domain, problem, *(path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem)))
-
-
 @lru_cache(maxsize=32)
-def _kept(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
+def _read_problem(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
+    """A problem, kept in memory as long as its files do not change."""
     return PddlProblem(domain, problem)
 
 

@@ -1,6 +1,7 @@
 """Held-out worlds: unseen layouts, unseen families and themes, and perturbed actions."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
@@ -100,16 +101,11 @@ def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Paraphrase | N
     return world_from_id(episode.id.partition("/")[0]), world_perturbation(episode)
 
 
-def worlds_layouts() -> WorldsBenchmark:
-    """Families and themes that were tuned on, in layouts that were not."""
-    return WorldsBenchmark("worlds_layouts", "train")
+worlds_layouts = partial(WorldsBenchmark, "worlds_layouts", "train")
+"""Families and themes that were tuned on, in layouts that were not."""
 
+worlds_families = partial(WorldsBenchmark, "worlds_families", "held_out")
+"""Families and themes that were never tuned on."""
 
-def worlds_families() -> WorldsBenchmark:
-    """Families and themes that were never tuned on."""
-    return WorldsBenchmark("worlds_families", "held_out")
-
-
-def worlds_perturbed() -> WorldsBenchmark:
-    """Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
-    return WorldsBenchmark("worlds_perturbed", "train", PARAPHRASES)
+worlds_perturbed = partial(WorldsBenchmark, "worlds_perturbed", "train", PARAPHRASES)
+"""Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
