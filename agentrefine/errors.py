@@ -40,6 +40,11 @@ def not_named(section: str, name: str, remedy: str = "add it there") -> UserErro
     return UserError("unknown_name", sentence, key=section, name=name)
 
 
+def file_error(code: str, file: object, message: str, *, at: str = "", **values: object) -> UserError:
+    """An error in a file. The sentence begins with the file and where in it, such as `at="line 3"`."""
+    return UserError(code, f"{file}{', ' if at else ''}{at}: {message}", file=file, **values)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop, or its type where it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -31,6 +31,8 @@ class EpisodeSpec(BaseModel):
         perturbation: how the actions are perturbed, where the same world is played with several perturbations to see
             how robust a model is; `id` is then the world's, a slash and its name. Empty elsewhere. `wording` in files.
         attempt: which of several plays of the same episode; they differ where replies are drawn by chance.
+
+    Example: {"id": "babyai.GoToRedBall.1234", "benchmark": "babyai", "task": "GoToRedBall", "seed": 1234, ...}
     """
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)

@@ -42,41 +42,32 @@ PERTURBED: dict[str, Callable[[EpisodeSpec], Paraphrase | None]] = {
     "worlds_perturbed": world_perturbation,
     "alfworld_perturbed": game_perturbation,
 }
-"""The benchmarks that play the same game with several perturbations of its actions, and which one an episode has."""
+"""The benchmarks that play the same games with perturbed actions, and how an episode's are perturbed."""
 
-OURS = BenchmarkData()
-"""Nothing of the published benchmarks: games of ours, or made here."""
+NO_DATA = BenchmarkData()
+"""A user without the published benchmarks, who plays the games of this project."""
 
 
-def benchmark(name: str, data: BenchmarkData = OURS) -> Benchmark:
+def benchmark(name: str, data: BenchmarkData = NO_DATA) -> Benchmark:
     """The benchmark of this name, on the user's data where there is some; by AgentBoard's labels where those are.
 
     Raises:
         UserError: there is none, with a list of those that there are; or AgentBoard's labels cannot be used.
     """
+    key = "evaluation.benchmarks"
+    if name in RENAMED:
+        message = f"{key}: {name} is now called {RENAMED[name]}; correct it."
+        raise UserError("old_name", message, key=key, name=name, new=RENAMED[name])
     if name not in BENCHMARKS:
-        if name in RENAMED:
-            raise UserError(
-                "old_name",
-                f"evaluation.benchmarks: {name} is now called {RENAMED[name]}; correct it.",
-                key="evaluation.benchmarks",
-                name=name,
-                new=RENAMED[name],
-            )
-        raise UserError(
-            "unknown_name",
-            f"evaluation.benchmarks: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}.",
-            key="evaluation.benchmarks",
-            name=name,
-            known=list(BENCHMARKS),
-        )
+        message = f"{key}: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}."
+        raise UserError("unknown_name", message, key=key, name=name, known=list(BENCHMARKS))
     data = data.model_copy(update={"alfworld": alfworld_folder(data)})
     labels = labels_file(Path(data.agentboard), name) if data.agentboard else None
     return agentboard(name, labels, data) if labels else BENCHMARKS[name](data)
 
 
 def perturbation_of(episode: EpisodeSpec) -> Paraphrase | None:
-    """How an episode's actions are perturbed; None where they are as in its benchmark's example."""
+    """How an episode's actions are perturbed; None where they are as its benchmark's examples show them."""
     return PERTURBED[episode.benchmark](episode) if episode.benchmark in PERTURBED else None
 
 
@@ -86,18 +77,16 @@ def selected(params: EvaluationParams) -> dict[str, Benchmark | NotInstalledErro
     Raises:
         UserError: params.yaml names a benchmark that there is not, or one that is not installed.
     """
-    names = BENCHMARKS if params.benchmarks == INSTALLED else params.benchmarks
-    return {name: _usable(name, params.data, named=names is not BENCHMARKS) for name in names}
-
-
-def _usable(name: str, data: BenchmarkData, *, named: bool) -> Benchmark | NotInstalledError:
-    try:
-        found = benchmark(name, data)
-        found.episodes(1, 0)
-    except NotInstalledError as error:
-        if named:
-            raise
-        return error
+    found: dict[str, Benchmark | NotInstalledError] = {}
+    for name in BENCHMARKS if params.benchmarks == INSTALLED else params.benchmarks:
+        try:
+            usable = benchmark(name, params.data)
+            usable.episodes(1, 0)
+            found[name] = usable
+        except NotInstalledError as error:
+            if params.benchmarks != INSTALLED:
+                raise
+            found[name] = error
     return found
 
 

@@ -1,85 +1,102 @@
-"""What the benchmarks on installed simulators share: workers, data files, the form of an action."""
+"""What the benchmarks on installed simulators share: workers, and how actions and texts are cleaned."""
 
 import importlib.util
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, zip_longest
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from random import Random
-from typing import Any, TypeVar
 
-import yaml
-
-from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec
-from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
-from agentrefine.errors import NotInstalledError
-from agentrefine.files import packaged_text, short_hash
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, StepResult
+from agentrefine.benchmarks.common import LISTING, DrawnBenchmark, filled, not_installed
+from agentrefine.benchmarks.worker import Limits, Opening, RemoteEnvironment, Workers
 
 MAX_ACTION = 200
 """The most characters of an action that a simulator gets to see."""
 
-LISTING = "check available actions"
-"""The agent's question for what it can do now; it costs a step."""
 
-CHECK = "check valid actions"
-"""AgentBoard's words for it."""
-
-GIB = 2**30
-_GAMES = 1_000_000
-ItemT = TypeVar("ItemT")
-
-
-class SimulatorBenchmark(ABC):
-    """A benchmark whose episodes run in worker processes. Its subclasses say which episodes there are.
+class SimulatorBenchmark(DrawnBenchmark):
+    """A benchmark whose episodes run in worker processes.
 
     Attributes:
-        name: the benchmark's name.
-        progress_definition: in words, what the progress rate measures here.
+        package: the simulator's Python package.
         at_once: how many of its episodes may be open at the same time, as each holds a process.
+        workers: the processes.
     """
 
-    progress_definition: str
+    package: str
+    at_once = 32
 
-    def __init__(self, name: str, simulator: str, limits: Limits, at_once: int) -> None:
-        """A benchmark of a simulator, given as `module:Class`."""
+    def __init__(self, name: str, simulator: "type[TextSimulator]", limits: Limits) -> None:
         self.name = name
-        self.at_once = at_once
-        self.workers = Workers(simulator, limits)
+        self.workers = Workers(f"{simulator.__module__}:{simulator.__name__}", limits)
 
-    @abstractmethod
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes, the same ones for the same seed, spread over the task types."""
+    def check_installed(self) -> None:
+        """Make sure that the simulator's package is installed, without importing it."""
+        if importlib.util.find_spec(self.package) is None:
+            raise not_installed(self.name, self.package)
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
         return RemoteEnvironment(self.workers, episode)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
-        """The simulator's own solution.
-
-        Raises:
-            NoSolutionError: it has none, or fails in the search for one.
-        """
+        """The simulator's own solution; as in `Workers.gold`."""
         return self.workers.gold(episode)
 
 
-def drawn_games(benchmark: str, tasks: Iterable[str], seed: int) -> Iterator[EpisodeSpec]:
-    """Games that are made from a task and a number: one of each task in turn, without end and each only once."""
-    rng = rng_of("episodes", benchmark, seed)
-    seen: set[str] = set()
-    for task in cycle(tasks):
-        game = rng.randrange(_GAMES)
-        name = f"{benchmark}.{task}.{game}"
-        if name not in seen:
-            seen.add(name)
-            yield EpisodeSpec(id=name, benchmark=benchmark, task=task, seed=game)
+class TextSimulator(ABC):
+    """What runs in a worker: which actions reach the game, and the texts around its answers.
 
+    Attributes:
+        texts: what is said where the game says nothing, by `over`, `available`, `unknown`, `won` and `lost`.
+    """
 
-def round_robin(groups: Iterable[Iterable[ItemT]]) -> Iterator[ItemT]:
-    """The first item of each group, then the second of each, and so on; groups may differ in length."""
-    return (item for turn in zip_longest(*groups) for item in turn if item is not None)
+    texts: Mapping[str, str]
+
+    @abstractmethod
+    def start(self, episode: EpisodeSpec) -> Opening:
+        """Begin an episode; one that was being played is dropped."""
+
+    @abstractmethod
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """Actions that solve an episode, as in `Benchmark`. Ends the episode that is played."""
+
+    @abstractmethod
+    def _standing(self) -> tuple[float, bool, bool]:
+        """The best progress so far, whether the game is won, and whether it is over."""
+
+    @abstractmethod
+    def _is_known(self, words: str) -> bool:
+        """Whether an action in the form of `command` is the game's, and not of the program that runs it."""
+
+    @abstractmethod
+    def _take(self, words: str) -> tuple[str, bool]:
+        """The game's answer to an action that is known, and whether the action was valid."""
+
+    @abstractmethod
+    def possible(self) -> list[str]:
+        """The actions that are possible now."""
+
+    def _listed(self) -> Iterable[str]:
+        """What the agent reads when it asks for the available actions."""
+        return self.possible()
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        words = command(action)
+        if self._standing()[2]:
+            answer, valid = self.texts["over"], False
+        elif words == LISTING:
+            answer, valid = filled(self.texts["available"], actions=", ".join(self._listed())), True
+        elif words is None or not self._is_known(words):
+            answer, valid = self.texts["unknown"], False
+        else:
+            answer, valid = self._take(words)
+            _, won, over = self._standing()
+            ending = self.texts["won" if won else "lost"] if over else ""
+            answer = "\n".join(filter(None, [answer, ending])) or self.texts["unknown"]
+        return StepResult(answer, *self._standing(), valid)
 
 
 def episodes_at_once(benchmark: Benchmark, wanted: int) -> int:
@@ -88,32 +105,6 @@ def episodes_at_once(benchmark: Benchmark, wanted: int) -> int:
         return wanted
     # More processes than a core can serve while the others wait for the agent only take memory.
     return min(wanted, benchmark.at_once, max(4, 2 * (os.cpu_count() or 1)))
-
-
-def need(benchmark: str, package: str) -> None:
-    """Make sure that a benchmark's package is installed, without importing it.
-
-    Raises:
-        NotInstalledError: it is not.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise NotInstalledError(
-            "not_installed",
-            f"the benchmark {benchmark} needs the package {package}: pip install 'agentrefine[benchmarks]'.",
-            benchmark=benchmark,
-            name=package,
-        )
-
-
-def data_of(benchmark: str, name: str) -> dict[str, Any]:
-    """A data file of a benchmark's package."""
-    data: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.benchmarks", benchmark, name))
-    return data
-
-
-def rng_of(*parts: object) -> Random:
-    """A random generator that is the same for the same parts, on every machine."""
-    return Random(int(short_hash(*map(str, parts)), 16))
 
 
 def games_folder(simulator: str) -> Path:

@@ -1,7 +1,8 @@
 """A simulator in a process of its own: it may hang, crash, print or grow without touching the evaluation.
 
 The parent sends one JSON line per call and reads one JSON line back. `Workers` keeps the processes and lends them to
-`RemoteEnvironment`, one episode at a time; the same file, run as a module, is the process.
+`RemoteEnvironment`, one episode at a time; the same file, run as a module, is the process. It makes one simulator, of a
+class such as `agentrefine.benchmarks.simulators.TextSimulator`, which plays one episode after the other.
 """
 
 import contextlib
@@ -10,8 +11,8 @@ import json
 import os
 import queue
 import resource
-import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,14 +20,18 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import IO, Any, NamedTuple
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 
 MAX_ANSWER = 4 * 2**20
 """The most bytes of one answer; a longer one is junk."""
+
+GIB = 2**30
+REPORTED = {error.__name__: error for error in (NoSolutionError, UnlistedActionsError)}
+"""What a simulator may raise without an end of its process, by name."""
 
 
 class Opening(NamedTuple):
@@ -37,36 +42,7 @@ class Opening(NamedTuple):
     observation: str
 
 
-class Simulator(Protocol):
-    """What runs in the process. Made once, without arguments; plays one episode after the other."""
-
-    def start(self, episode: EpisodeSpec) -> Opening:
-        """Begin an episode; one that was being played is dropped."""
-        ...
-
-    def step(self, action: str) -> StepResult:
-        """Take one action of the episode. Any text is answered."""
-        ...
-
-    def possible(self) -> list[str]:
-        """Actions that are possible now.
-
-        Raises:
-            UnlistedActionsError: the simulator does not list them.
-        """
-        ...
-
-    def gold(self, episode: EpisodeSpec) -> list[str]:
-        """Actions that solve an episode. Ends the episode that is played.
-
-        Raises:
-            NoSolutionError: there is no solution.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What a worker may take.
 
     Attributes:
@@ -83,7 +59,7 @@ class Limits:
     gold: float = 120
     episodes: int = 100
     memory: int | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = MappingProxyType({})
 
 
 class Worker:
@@ -98,18 +74,22 @@ class Worker:
         self.episodes = 0
         module = simulator.rpartition(":")[0].removesuffix(".benchmark")
         self._name = module.rpartition(".")[2]
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the worker
+        self._socket, other_end = socket.socketpair()
         self._unread = b""
         # The worker finds its modules where its parent does.
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **limits.variables}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agentrefine.benchmarks.worker", simulator, str(limits.memory or 0)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            [sys.executable, "-m", __name__, simulator, str(limits.memory or 0), str(other_end.fileno())],
+            # What a simulator prints or reads must not be taken for a call or an answer.
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
             env=variables,
             start_new_session=True,
+            pass_fds=[other_end.fileno()],
         )
+        other_end.close()
 
     @property
     def alive(self) -> bool:
@@ -127,13 +107,12 @@ class Worker:
         try:
             line = json.dumps({"method": method, "arguments": arguments}).encode() + b"\n"
             answer = json.loads(self._exchange(line, time.monotonic() + seconds))
-            result, no_solution, unlisted = answer["result"], answer.get("no_solution"), answer.get("unlisted")
+            result, raised = answer["result"], answer["raised"]
         except TimeoutError as error:
             self.kill()
-            raise SimulatorError(
-                f"{self._name} did not answer {method} within {seconds:g} s and was stopped"
-            ) from error
-        except (BrokenPipeError, EOFError) as error:
+            message = f"{self._name} did not answer {method} within {seconds:g} s and was stopped"
+            raise SimulatorError(message) from error
+        except (ConnectionError, EOFError) as error:
             raise SimulatorError(f"{self._name} died in {method}: {self._cause_of_death()}") from error
         except (ValueError, KeyError, TypeError) as error:
             self.kill()
@@ -141,10 +120,8 @@ class Worker:
         except BaseException:  # interrupted: its answer would be taken for that of the next call
             self.kill()
             raise
-        if no_solution is not None:
-            raise NoSolutionError(no_solution)
-        if unlisted is not None:
-            raise UnlistedActionsError(unlisted)
+        if raised is not None:
+            raise REPORTED[raised](result)
         return result
 
     def peak_memory(self) -> int:
@@ -152,7 +129,12 @@ class Worker:
 
         0 where the system does not say (without Linux's `/proc`).
         """
-        return sum(map(_peak_of, group(self._process.pid)))
+        peak = 0
+        for process in group(self._process.pid):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+                peak += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        return peak
 
     def stop(self) -> None:
         """End the process and all that it started, while another thread waits for an answer: that one cleans up."""
@@ -163,26 +145,18 @@ class Worker:
         """End the process and all that it started."""
         self.stop()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._complaints):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+        self._socket.close()
+        self._errors.close()
 
     def _exchange(self, line: bytes, deadline: float) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         # A thread of the worker reads all the time, so that writing does not wait for the simulator.
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
-        descriptor = self._process.stdout.fileno()
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
+        self._socket.settimeout(None)
+        self._socket.sendall(line)
         while b"\n" not in self._unread:
             if len(self._unread) > MAX_ANSWER:
                 raise ValueError("the answer is too long")
-            if not poller.poll(1000 * max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
-            received = os.read(descriptor, 2**16)
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            received = self._socket.recv(2**16)
             if not received:
                 raise EOFError
             self._unread += received
@@ -190,19 +164,19 @@ class Worker:
         return answer
 
     def _cause_of_death(self) -> str:
-        """Why the process died: the last line of its standard error, else the signal or the status."""
+        """The signal that killed the process, else the last line of its standard error, else its status."""
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             status = -signal.SIGKILL
-        size = self._complaints.seek(0, os.SEEK_END)
-        self._complaints.seek(max(0, size - 2000))
-        lines = self._complaints.read().decode(errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - 2000))
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
         self.kill()
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
-        return said[:500] or f"exit status {status}"
+        return last_line[:500] or f"exit status {status}"
 
 
 class Workers:
@@ -253,12 +227,7 @@ class Workers:
 
 
 class RemoteEnvironment:
-    """One episode, played in a worker.
-
-    Attributes:
-        actions: empty until `reset`.
-        goal: empty until `reset`.
-    """
+    """One episode, played in a worker; `actions` and `goal` are empty until `reset`."""
 
     def __init__(self, workers: Workers, episode: EpisodeSpec) -> None:
         self.actions: dict[str, str] = {}
@@ -271,11 +240,7 @@ class RemoteEnvironment:
         self._lock = threading.Lock()
 
     def reset(self) -> str:
-        """Start the episode, in the same worker if it is running, and return the first observation.
-
-        Raises:
-            SimulatorError: the worker died or hung.
-        """
+        """Start the episode, in the same worker if it is running, and return the first observation."""
         if self._worker is None:
             worker = self._workers.take()
             with self._lock:
@@ -298,12 +263,7 @@ class RemoteEnvironment:
         return StepResult(*self._call("step", self._workers.limits.step, action=action))
 
     def possible(self) -> list[str]:
-        """Actions that are possible now.
-
-        Raises:
-            SimulatorError: as for `step`.
-            UnlistedActionsError: the simulator does not list them.
-        """
+        """Actions that are possible now."""
         actions: list[str] = self._call("possible", self._workers.limits.step)
         return actions
 
@@ -342,47 +302,32 @@ def group(leader: int) -> list[int]:
     return members
 
 
-def _peak_of(process: int) -> int:
-    try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:  # it has ended meanwhile
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-
-
 def _kill_all(workers: list[Worker]) -> None:
     while workers:
         workers.pop().kill()
 
 
-def _serve(target: str, memory: int) -> None:
+def _serve(target: str, memory: int, descriptor: int) -> None:
     """The process: answer calls until the parent is gone."""
-    requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    # What a simulator prints or reads must not be taken for a call or an answer.
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
+    os.set_inheritable(descriptor, False)  # what the simulator starts must not keep it open
+    connection = socket.socket(fileno=descriptor)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests, calls), daemon=True).start()
+    threading.Thread(target=_listen, args=(connection.makefile("rb"), calls), daemon=True).start()
     module, _, name = target.partition(":")
-    simulator: Simulator = getattr(importlib.import_module(module), name)()
+    simulator = getattr(importlib.import_module(module), name)()
     while True:
         call = json.loads(calls.get())
         arguments = call["arguments"]
         if "episode" in arguments:
             arguments["episode"] = EpisodeSpec.model_validate(arguments["episode"])
         try:
-            answer = {"result": getattr(simulator, call["method"])(**arguments)}
-        except NoSolutionError as error:
-            answer = {"result": None, "no_solution": str(error)}
-        except UnlistedActionsError as error:
-            answer = {"result": None, "unlisted": str(error)}
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
+            answer = {"result": getattr(simulator, call["method"])(**arguments), "raised": None}
+        except (NoSolutionError, UnlistedActionsError) as error:
+            answer = {"result": str(error), "raised": type(error).__name__}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def _listen(requests: IO[bytes], calls: "queue.SimpleQueue[bytes]") -> None:
@@ -393,4 +338,4 @@ def _listen(requests: IO[bytes], calls: "queue.SimpleQueue[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

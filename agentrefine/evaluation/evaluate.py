@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine.benchmarks.agentboard.benchmark import AGENTBOARD, STEPS
+from agentrefine.benchmarks.agentboard.benchmark import STEPS, AgentBoard
 from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
@@ -98,7 +98,7 @@ def play_benchmark(
         seat.policy,
         seat.benchmark,
         [spec for spec in rules.episodes_of(benchmark, seed) if (spec.id, spec.attempt) not in known],
-        max_steps=STEPS if isinstance(benchmark, AGENTBOARD) else rules.max_steps,
+        max_steps=STEPS if isinstance(benchmark, AgentBoard) else rules.max_steps,
         batch_size=seat.at_once,
         stop_on_repeats=rules.stop_on_repeats,
         prompting=rules.prompting,
@@ -119,5 +119,5 @@ def benchmarks_played(played: Mapping[str, Benchmark], absent: dict[str, str]) -
     return BenchmarksPlayed(
         progress={name: benchmark.progress_definition for name, benchmark in played.items()},
         absent=absent,
-        agentboard=[name for name, benchmark in played.items() if isinstance(benchmark, AGENTBOARD)],
+        agentboard=[name for name, benchmark in played.items() if isinstance(benchmark, AgentBoard)],
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agentrefine.benchmarks.base import SimulatorError
-from agentrefine.benchmarks.simulators import rng_of
+from agentrefine.benchmarks.common import rng_of
 from agentrefine.evaluation.policy import Dialogue, Reply, turns_taken
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import reply_text

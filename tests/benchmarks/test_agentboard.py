@@ -10,39 +10,15 @@ from agentrefine.benchmarks import catalogue, simulators
 from agentrefine.benchmarks.agentboard.babyai import BabyAIGame
 from agentrefine.benchmarks.agentboard.benchmark import CASES, PROBLEMS, STORIES
 from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel
-from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.catalogue import benchmark, selected
-from agentrefine.errors import NotInstalledError, UserError
-from agentrefine.evaluation.rollout import play
+from agentrefine.errors import NotInstalledError
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import BenchmarkData
 from tests.helpers.agentboard_data import RED_BALL, labelled
 from tests.helpers.alfworld_data import published
 from tests.helpers.errors import refused
-from tests.helpers.playing import JUNK, gold_policy
-
-
-@pytest.fixture(scope="module", autouse=True)
-def games(tmp_path_factory):
-    """Games are made anew, and those of a user's own folders are not played."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AGENTREFINE_GAMES", str(tmp_path_factory.mktemp("games")))
-        patch.delenv(alfworld.DATA_FOLDER, raising=False)
-        yield
-
-
-def installed(name, number=1):
-    chosen = benchmark(name)
-    try:
-        return chosen, chosen.episodes(number, 7)
-    except UserError as error:
-        pytest.skip(str(error))
-
-
-def played_by_gold(chosen, episodes, max_steps=60):
-    return list(play(gold_policy(chosen, episodes), chosen, episodes, max_steps=max_steps, batch_size=8))
-
+from tests.helpers.playing import JUNK, installed, play_gold
 
 # Which benchmark is played.
 
@@ -143,7 +119,7 @@ def test_babyais_gold_play_is_success_by_its_labels(tmp_path):
     ]
     chosen = labelled(tmp_path, "babyai", *labels)
     episodes = chosen.episodes(10, 1)
-    played = played_by_gold(chosen, episodes)
+    played = play_gold(chosen, episodes)
     assert {(episode.stop, episode.progress) for episode in played} == {("solved", 1.0)}
     assert {episode.difficulty for episode in played if episode.task == "GoToRedBall"} == {"hard"}
 
@@ -249,7 +225,7 @@ def test_sciworld_ends_by_its_labels_and_not_by_the_simulator(tmp_path):
     chosen = labelled(tmp_path, "sciworld", label)
     [episode] = chosen.episodes(5, 1)
     assert (episode.task, episode.seed, episode.difficulty) == ("lifespan-longest-lived", 93, "easy")
-    [played] = played_by_gold(chosen, [episode])
+    [played] = play_gold(chosen, [episode])
     assert (played.success, played.progress, played.goal) == (True, 1.0, label["goal"])
     environment = chosen.make(episode)
     first = environment.reset()
@@ -302,7 +278,7 @@ def test_pddls_progress_begins_with_the_first_change(tmp_path):
         "problem10": (0, "easy"),
         "problem2": (1, "hard"),
     }
-    played = played_by_gold(chosen, list(episodes.values()))
+    played = play_gold(chosen, list(episodes.values()))
     assert {(episode.success, episode.progress, episode.goal) for episode in played} == {(True, 1.0, info["goal"])}
     environment = chosen.make(episodes["problem10"])
     environment.reset()

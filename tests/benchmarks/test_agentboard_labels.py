@@ -7,8 +7,15 @@ import time
 import pytest
 
 from agentrefine.benchmarks.agentboard.benchmark import AgentBoardBabyAI
-from agentrefine.benchmarks.agentboard.labels import TASKS, BabyAILabel, read_labels
-from agentrefine.benchmarks.agentboard.subgoals import Expressions, SubgoalPhrases, passage_shows, sentence_shows
+from agentrefine.benchmarks.agentboard.labels import (
+    TASKS,
+    BabyAILabel,
+    Expressions,
+    SubgoalPhrases,
+    passage_shows,
+    read_labels,
+    sentence_shows,
+)
 from tests.helpers.agentboard_data import RED_BALL, labelled
 from tests.helpers.errors import refused
 
@@ -17,11 +24,12 @@ from tests.helpers.errors import refused
 
 def test_expressions_count_in_any_order_and_many_at_once():
     subgoals = Expressions(["You pick up the mug", r"^(?=.* you see)(?=.*a mug \d+)", "You heat the mug"], "here")
-    reached = []
+    shares = []
     for said in ("You heat the mug 1.", "On the desk 1, you see a mug 1. You pick up the mug.", "You heat the mug 1."):
         subgoals.read(said)
-        reached.append(subgoals.reached)
-    assert (reached, subgoals.total) == ([1, 3, 3], 3)
+        shares.append(subgoals.share())
+    assert shares == [1 / 3, 1, 1]
+    assert subgoals.share(further=1) == 3 / 4
 
 
 @pytest.mark.parametrize(
@@ -46,14 +54,14 @@ def test_expressions_match_where_pythons_own_do(expression):
     ):
         subgoals = Expressions([expression], "here")
         subgoals.read(said)
-        assert subgoals.reached == bool(re.search(expression, said)), said
+        assert subgoals.share() == bool(re.search(expression, said)), said
 
 
 @pytest.mark.parametrize(
     "expression",
     [r"(a)\1", "(?=.*a)b", "^(?=a)*b", "^(?=a", "^(?=(?=a)b)c", "^(?=a)b|c", "(?<=a)b", "(", "a{1,9999}", "(?!x)y"],
 )
-def test_an_expression_that_re2_cannot_match_is_told_with_its_line(tmp_path, expression):
+def test_an_expression_that_re2_cannot_match_is_reported_with_its_line(tmp_path, expression):
     label = {
         "id": 0,
         "goal": "x",
@@ -71,23 +79,23 @@ def test_an_expression_that_takes_others_forever_is_matched_at_once():
     subgoals = Expressions(["(a+)+$", "(x+x+)+y", "^(?=(a|a)*c)"], "here")
     began = time.monotonic()
     subgoals.read("a" * 100_000 + "b" + "x" * 100_000)
-    assert (subgoals.reached, time.monotonic() - began < 2) == (0, True)
+    assert (subgoals.share(), time.monotonic() - began < 2) == (0, True)
 
 
 def test_phrases_count_once_an_observation_in_the_order_of_the_label():
     subgoals = SubgoalPhrases([["You see a **", "You see a **", "key"]], sentence_shows)
-    reached = []
+    shares = []
     for said in ("You see a key.", "You see a key.", "Nothing.", "You see a key."):
         subgoals.read(said)
-        reached.append(subgoals.reached)
-    assert reached == [1, 2, 2, 3]
+        shares.append(subgoals.share())
+    assert shares == [1 / 3, 2 / 3, 2 / 3, 1]
 
 
 def test_phrases_of_several_ways_are_the_same_sub_goals():
     subgoals = SubgoalPhrases([["red door", "blue ball"], ["green door", "blue ball"]], sentence_shows)
-    for said, reached in (("a green door", 1), ("a red door", 1), ("a blue ball", 2), ("a blue ball", 2)):
+    for said, share in (("a green door", 1 / 2), ("a red door", 1 / 2), ("a blue ball", 1), ("a blue ball", 1)):
         subgoals.read(said)
-        assert subgoals.reached == reached
+        assert subgoals.share() == share
 
 
 def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation():
@@ -102,6 +110,10 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
 # Labels that cannot be used.
 
 
+def info(**values):
+    return {"additional_info": values}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "code", "values", "said"),
     [
@@ -112,31 +124,13 @@ def test_a_phrase_is_met_within_one_sentence_and_a_passage_without_punctuation()
         ("babyai", {"difficulty": "medium"}, "bad_record", {"key": "difficulty"}, ""),
         ("babyai", {"subgoals": []}, "bad_record", {"key": "subgoals.0"}, ""),
         ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "bad_record", {}, "different numbers of sub-goals"),
-        ("babyai", {"additional_info": {}}, "bad_record", {"key": "additional_info.subtask"}, ""),
-        ("sciworld", {"additional_info": {"env_name": "cook", "var": 1}}, "unknown_name", {"name": "cook"}, "'cook'"),
-        (
-            "sciworld",
-            {"additional_info": {"env_name": "boil", "var": -1}},
-            "bad_record",
-            {"key": "additional_info.var"},
-            "",
-        ),
-        (
-            "alfworld",
-            {"additional_info": {"description": "../../etc"}},
-            "bad_record",
-            {"key": "additional_info.description"},
-            "",
-        ),
-        ("alfworld", {"additional_info": {"description": "pick-1/trial"}}, "file_missing", {}, "pick-1/trial"),
+        ("babyai", info(), "bad_record", {"key": "additional_info.subtask"}, ""),
+        ("sciworld", info(env_name="cook", var=1), "unknown_name", {"name": "cook"}, "'cook'"),
+        ("sciworld", info(env_name="boil", var=-1), "bad_record", {"key": "additional_info.var"}, ""),
+        ("alfworld", info(description="../../etc"), "bad_record", {"key": "additional_info.description"}, ""),
+        ("alfworld", info(description="pick-1/trial"), "file_missing", {}, "pick-1/trial"),
         ("jericho", {"id": 0}, "file_missing", {"name": "905"}, "905.z5 or .z8"),
-        (
-            "pddl",
-            {"additional_info": {"subtask": "gripper"}},
-            "episode_missing",
-            {"domain": "gripper", "found": 0},
-            "gripper",
-        ),
+        ("pddl", info(subtask="gripper"), "episode_missing", {"domain": "gripper", "found": 0}, "gripper"),
     ],
 )
 def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, change, code, values, said):
@@ -153,7 +147,7 @@ def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, c
     assert said in str(caught.value)
 
 
-def test_what_is_labelled_twice_is_told(tmp_path):
+def test_what_is_labelled_twice_is_reported(tmp_path):
     line_1, line_2 = (f"{tmp_path}/data/babyai/test.jsonl, line {line}" for line in (1, 2))
     with refused("duplicate_id", place=line_2, id=3, earlier=line_1):
         labelled(tmp_path, "babyai", RED_BALL, RED_BALL)
@@ -173,7 +167,7 @@ def test_a_byte_order_mark_a_blank_line_and_a_list_are_read(tmp_path):
     assert [place for place, _ in read_labels(file, BabyAILabel)] == [f"{file}, element 1", f"{file}, element 2"]
 
 
-def test_a_line_that_is_no_json_is_told(tmp_path):
+def test_a_line_that_is_no_json_is_reported(tmp_path):
     labelled(tmp_path, "babyai", RED_BALL)
     file = tmp_path / "data" / "babyai" / "test.jsonl"
     file.write_bytes(file.read_bytes() + b"\xff{\n")

@@ -5,7 +5,6 @@ from random import Random
 
 import pytest
 
-from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.alfworld.perturbed import (
     PERTURBATIONS,
@@ -15,25 +14,12 @@ from agentrefine.benchmarks.alfworld.perturbed import (
 )
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.catalogue import benchmark, perturbation_of
-from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.prompting import example
-from agentrefine.worlds.catalogue import PARAPHRASES as OURS
+from agentrefine.worlds.catalogue import PARAPHRASES
+from tests.helpers.playing import installed, opened
 
 OLDER = [DATA["older_wording"].get(template, template) for template in DATA["actions"]]
 VALUES = ("apple 1", "apple 11", "sinkbasin 1", "desk 2", "go 1", "in 3")
-
-
-@pytest.fixture(autouse=True)
-def games(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("AGENTREFINE_GAMES", str(tmp_path_factory.getbasetemp() / "games"))
-    monkeypatch.delenv(alfworld.DATA_FOLDER, raising=False)
-
-
-def installed(number, seed=7):
-    try:
-        return benchmark("alfworld_perturbed"), benchmark("alfworld_perturbed").episodes(number, seed)
-    except NotInstalledError as error:
-        pytest.skip(str(error))
 
 
 def filled(template):
@@ -64,38 +50,38 @@ def test_a_perturbation_rewords_every_command_but_looks(name):
 
 
 def test_the_perturbations_are_of_the_same_kinds_as_those_of_our_worlds():
-    assert tuple(PERTURBATIONS) == OURS
+    assert tuple(PERTURBATIONS) == PARAPHRASES
 
 
 @pytest.mark.slow
 def test_all_commands_of_living_games_come_back_with_all_perturbations():
-    installed(1)
+    installed("alfworld_perturbed")
     chosen = benchmark("alfworld")
     seen = set()
     for game in chosen.episodes(4, 11):
-        environment = chosen.make(game)
-        environment.reset()
-        rng = Random(game.id)
-        for _ in range(12):
-            possible = environment.possible()
-            assert "help" in possible
-            for name in PERTURBATIONS:
-                other = perturbation(name, environment.actions)
-                described = [command for command in possible if command != "help"]
-                rendered = [other.render(command) for command in described]
-                assert [other.parse(command) for command in rendered] == described
-                assert len(set(rendered)) == len(described)
-            seen.update(command.split()[0] for command in possible)
-            # Taking and opening leads to more commands than walking about.
-            rarer = [command for command in possible if command.split()[0] in ("take", "open", "heat", "cool", "clean")]
-            environment.step(rng.choice(rarer or [command for command in possible if command.startswith("go")]))
-        environment.close()
+        with opened(chosen, game) as environment:
+            rng = Random(game.id)
+            for _ in range(12):
+                possible = environment.possible()
+                assert "help" in possible
+                for name in PERTURBATIONS:
+                    other = perturbation(name, environment.actions)
+                    described = [command for command in possible if command != "help"]
+                    rendered = [other.render(command) for command in described]
+                    assert [other.parse(command) for command in rendered] == described
+                    assert len(set(rendered)) == len(described)
+                seen.update(command.split()[0] for command in possible)
+                # Taking and opening leads to more commands than walking about.
+                rarer = [
+                    command for command in possible if command.split()[0] in ("take", "open", "heat", "cool", "clean")
+                ]
+                environment.step(rng.choice(rarer or [command for command in possible if command.startswith("go")]))
     assert seen >= {"go", "open", "close", "take", "move", "examine", "inventory", "look"}
 
 
 @pytest.mark.slow
 def test_a_game_is_the_same_with_all_perturbations_and_is_won_in_them():
-    chosen, episodes = installed(10)
+    chosen, episodes = installed("alfworld_perturbed", 10)
     assert [episode.perturbation for episode in episodes] == [*PERTURBATIONS, *PERTURBATIONS]
     assert len({episode.id for episode in episodes}) == 10
     games = [list(group) for _, group in groupby(episodes, lambda episode: (episode.task, episode.seed))]
@@ -170,7 +156,7 @@ def test_an_example_is_shown_in_the_perturbation_of_the_episode():
 
 
 def test_the_published_games_keep_their_folder(tmp_path):
-    episode = PerturbedALFWorld().episodes(1, 1)[0] if installed(1) else None
+    episode = PerturbedALFWorld().episodes(1, 1)[0] if installed("alfworld_perturbed") else None
     reworded = PerturbedALFWorld(tmp_path)
     game = reworded._game(
         episode.model_copy(update={"id": "alfworld/a-b/trial/call", "variant": "valid_unseen", "perturbation": "call"})

@@ -4,23 +4,13 @@ import pytest
 
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import prompt
 from agentrefine.worlds.catalogue import PARAPHRASES
 from tests.helpers.errors import refused
-from tests.helpers.playing import JUNK, gold_policy
-
-
-def episodes_of(name, number, seed):
-    """A benchmark and its episodes; a test of one whose simulator is not installed is skipped."""
-    chosen = benchmark(name)
-    try:
-        return chosen, chosen.episodes(number, seed)
-    except UserError as error:
-        pytest.skip(str(error))
+from tests.helpers.playing import JUNK, assert_won, installed, opened, play_gold
 
 
 def few(name, number):
@@ -38,7 +28,7 @@ def test_an_unknown_benchmark_names_those_that_are_known():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_episodes_are_unique_stable_and_spread(name):
-    _, episodes = episodes_of(name, 12, 7)
+    _, episodes = installed(name, 12, 7)
     assert len(episodes) == len({episode.id for episode in episodes}) == 12
     assert episodes == benchmark(name).episodes(12, 7)
     assert {episode.benchmark for episode in episodes} == {name}
@@ -49,17 +39,15 @@ def test_episodes_are_unique_stable_and_spread(name):
 def test_the_solution_wins_every_world_through_the_player(name):
     chosen = benchmark(name)
     episodes = chosen.episodes(36, 7)
-    played = list(play(gold_policy(chosen, episodes), chosen, episodes, max_steps=100, batch_size=10))
+    played = play_gold(chosen, episodes)
     assert len(played) == 36
-    for episode in played:
-        assert (episode.stop, episode.success, episode.progress) == ("solved", True, 1.0)
-        assert all(step.valid for step in episode.steps)
+    assert_won(played)
     summary = summarise(played)[name]
     assert summary.success_rate.value == summary.grounding.value == 1
     assert summary.recovery_rate.value is None
 
 
-def test_each_world_is_played_in_every_wording_before_the_next():
+def test_each_world_is_played_with_every_perturbation_before_the_next():
     episodes = benchmark("worlds_perturbed").episodes(50, 7)
     worlds = [episode.id.removesuffix(f"/{episode.perturbation}") for episode in episodes]
     assert len(set(worlds)) == 10
@@ -70,15 +58,13 @@ def test_each_world_is_played_in_every_wording_before_the_next():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_any_text_is_answered(name):
-    chosen, episodes = episodes_of(name, few(name, 10), 3)
+    chosen, episodes = installed(name, few(name, 10), 3)
     for episode in episodes:
-        environment = chosen.make(episode)
-        environment.reset()
-        for action in JUNK:
-            result = environment.step(action)
-            assert 0 < len(result.observation) < 3000
-            assert (result.valid, result.success, result.done) == (False, False, False)
-        environment.close()
+        with opened(chosen, episode) as environment:
+            for action in JUNK:
+                result = environment.step(action)
+                assert 0 < len(result.observation) < 3000
+                assert (result.valid, result.success, result.done) == (False, False, False)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -98,7 +84,7 @@ def test_any_reply_is_played_on(name):
         def forget(self, keys):
             pass
 
-    chosen, episodes = episodes_of(name, few(name, 6), 1)
+    chosen, episodes = installed(name, few(name, 6), 1)
     played = list(play(Junk(), chosen, episodes, max_steps=20, batch_size=4))
     assert len(played) == len(episodes)
     for episode in played:

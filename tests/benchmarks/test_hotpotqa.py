@@ -2,17 +2,15 @@
 
 import json
 import random
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from agentrefine.benchmarks.base import NoSolutionError
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA, exact_match, f1_score, normalize_answer
-from agentrefine.evaluation.rollout import play
 from tests.helpers.errors import refused
 from tests.helpers.paths import SHARED
-from tests.helpers.playing import JUNK, gold_policy
+from tests.helpers.playing import JUNK, assert_won, memory_growth, play_gold
 
 PUBLISHED = SHARED / "data" / "hotpotqa_distractor_60.json"
 
@@ -29,6 +27,10 @@ RIVER = {
         ["Long", [f"Sentence {n}." for n in range(1, 9)]],
     ],
 }
+
+
+def without(key):
+    return {name: value for name, value in RIVER.items() if name != key}
 
 
 @pytest.fixture
@@ -56,9 +58,7 @@ def test_the_solution_wins_every_question_of_ours_through_the_player():
     episodes = benchmark.episodes(100, 7)
     assert len(episodes) == 12
     assert {episode.task for episode in episodes} == {"bridge", "comparison"}
-    played = list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=5, batch_size=12))
-    assert {(episode.stop, episode.success, episode.progress) for episode in played} == {("solved", True, 1.0)}
-    assert all(step.valid for episode in played for step in episode.steps)
+    assert_won(play_gold(benchmark, episodes, max_steps=5))
 
 
 def test_the_answers_of_ours_stand_in_their_supporting_paragraphs():
@@ -77,7 +77,7 @@ def test_published_questions_are_won_by_their_own_answers():
     episodes = benchmark.episodes(100, 7)
     assert len(episodes) == 60
     assert [episode.task for episode in episodes[:6]] == ["bridge", "comparison"] * 3
-    played = list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=10, batch_size=20))
+    played = play_gold(benchmark, episodes, max_steps=10)
     assert {(episode.stop, episode.success) for episode in played} == {("solved", True)}
 
 
@@ -147,24 +147,14 @@ def test_a_question_without_its_paragraph_has_no_solution(questions):
         ("[]", "empty_file", {}, ""),
         ("[3]", "bad_record", {"question": 1}, ""),
         (
-            json.dumps([{**RIVER, "answer": ""}]),
+            json.dumps([RIVER | {"answer": ""}]),
             "missing_key",
             {"question": 1, "key": "answer"},
             "HotpotQA's test split",
         ),
-        (
-            json.dumps([{k: v for k, v in RIVER.items() if k != "answer"}]),
-            "missing_key",
-            {"question": 1, "key": "answer"},
-            "",
-        ),
-        (
-            json.dumps([{key: value for key, value in RIVER.items() if key != "context"}]),
-            "bad_record",
-            {"question": 1},
-            "'context'",
-        ),
-        (json.dumps([{**RIVER, "context": [["a"]]}]), "bad_record", {"question": 1}, ""),
+        (json.dumps([without("answer")]), "missing_key", {"question": 1, "key": "answer"}, ""),
+        (json.dumps([without("context")]), "bad_record", {"question": 1}, "'context'"),
+        (json.dumps([RIVER | {"context": [["a"]]}]), "bad_record", {"question": 1}, ""),
     ],
 )
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, code, values, said):
@@ -193,18 +183,10 @@ def test_a_missing_file_and_another_file_are_refused(questions):
 
 
 def test_a_thousand_actions_at_random_are_answered_without_growth():
-    drawn = random.Random(5)
+    rng = random.Random(5)
     benchmark = HotpotQA()
     environment = benchmark.make(benchmark.episodes(1, 0)[0])
     verbs = ["search ", "lookup ", "search[", "LOOKUP [", "seek "]
     words = ["Skerrow", "the", "Dunstan Oke", "lamp]", "]", "", *JUNK]
-    sizes = []
-    tracemalloc.start()
-    for number in range(1_000):
-        if number in (200, 999):
-            sizes.append(tracemalloc.get_traced_memory()[0])
-        result = environment.step(drawn.choice(verbs) + drawn.choice(words))
-        assert 0 < len(result.observation) < 3000
-        assert not result.done
-    tracemalloc.stop()
-    assert sizes[1] - sizes[0] < 50_000
+    actions = (rng.choice(verbs) + rng.choice(words) for _ in range(1_000))
+    assert memory_growth(environment, actions, settled=200) < 50_000

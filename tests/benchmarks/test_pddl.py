@@ -1,8 +1,6 @@
 """Planning problems as games: any domain reads, a planner's plan wins, refusals give reasons, bad files are named."""
 
 import random
-import sys
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,10 +9,9 @@ from agentrefine.benchmarks.base import NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.pddl import problem as pddl_problem
 from agentrefine.benchmarks.pddl.benchmark import Pddl, PddlEnvironment, domains
 from agentrefine.errors import UserError
-from agentrefine.evaluation.rollout import play
 from tests.helpers.errors import refused
 from tests.helpers.paths import SHARED
-from tests.helpers.playing import JUNK, gold_policy
+from tests.helpers.playing import JUNK, assert_won, memory_growth, play_gold
 
 PUBLISHED = SHARED / "data" / "agentboard_pddl"
 
@@ -57,9 +54,8 @@ def test_a_planner_wins_every_problem_of_ours_through_the_player(count):
     assert len(benchmark.episodes(100, 7)) == 30
     episodes = benchmark.episodes(count, 7)
     assert {episode.task for episode in episodes[:3]} == {"crates", "porter", "teahouse"}
-    played = list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=60, batch_size=10))
-    assert {(episode.stop, episode.success, episode.progress) for episode in played} == {("solved", True, 1.0)}
-    assert all(step.valid for episode in played for step in episode.steps)
+    played = play_gold(benchmark, episodes, max_steps=60)
+    assert_won(played)
     assert sum(len(episode.steps) > 30 for episode in played) <= 2
 
 
@@ -70,7 +66,7 @@ def test_agentboards_domains_are_read_and_won_as_they_are_published():
     episodes = benchmark.episodes(100, 7)
     assert len(episodes) == 40
     assert {episode.task for episode in episodes} == {"blockworld", "gripper", "tyreworld"}
-    played = list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=100, batch_size=10))
+    played = play_gold(benchmark, episodes)
     assert {(episode.stop, episode.success) for episode in played} == {("solved", True)}
     tyres = [step.observation for episode in played if episode.task == "tyreworld" for step in episode.steps]
     assert "You have wrench. No longer: wrench is in boot." in tyres
@@ -172,12 +168,7 @@ def test_a_domain_may_show_only_changes(folder):
     [
         ("actions: {jump: {say: jump}}", "unknown_name", {"key": "actions.jump"}, ""),
         ("facts: {lit: '{l} shines on {r}'}", "bad_value", {"key": "facts.lit", "value": "{l} shines on {r}"}, ""),
-        (
-            "actions: {light: {say: 'light {l}'}}",
-            "bad_value",
-            {"key": "actions.light.say", "parameters": ["l", "r"]},
-            "",
-        ),
+        ("actions: {light: {say: '{l}'}}", "bad_value", {"key": "actions.light.say", "parameters": ["l", "r"]}, ""),
         ("actions: {douse: {say: 'touch {l}'}}", "duplicate_words", {}, ""),
         ("observe: nothing", "bad_value", {"key": "observe"}, "Input should be 'state' or 'changes'"),
         ("speed: 3", "unknown_key", {"key": "speed"}, ""),
@@ -189,6 +180,16 @@ def test_bad_words_are_named(folder, text, code, values, said):
     with refused(code, file=folder / "domain.yaml", **values) as caught:
         started(folder)
     assert said in str(caught.value)
+
+
+DURATIVE = LAMPS.replace("(:action douse", "(:durative-action douse").replace(
+    ":precondition (lit ?l) :effect (not (lit ?l))",
+    ":duration (= ?duration 3) :condition (at start (lit ?l)) :effect (at end (not (lit ?l)))",
+)
+EITHER = LAMPS.replace("?l - lamp ?r", "?l - (either lamp room) ?r")
+DERIVED = LAMPS[:-2] + "(:derived (dark ?l - lamp) (not (lit ?l))))"
+PREFERRED = EVENING.replace("(lit red)", "(preference p (lit red))")
+CONSTRAINED = EVENING[:-2] + "(:constraints (always (lit red))))"
 
 
 @pytest.mark.parametrize(
@@ -206,44 +207,11 @@ def test_bad_words_are_named(folder, text, code, values, said):
         (LAMPS.replace(":effect (lit ?l)", ":effect (when"), EVENING, "domain.pddl", "unclosed_parentheses", {}),
         (LAMPS.replace(":effect (lit ?l)", ":effect lit"), EVENING, "evening.pddl", "problem_refused", {}),
         (LAMPS.replace("(not (broken ?l))", "(= ?l)"), EVENING, "evening.pddl", "problem_refused", {}),
-        (
-            LAMPS.replace("(:action douse", "(:durative-action douse").replace(
-                ":precondition (lit ?l) :effect (not (lit ?l))",
-                ":duration (= ?duration 3) :condition (at start (lit ?l)) :effect (at end (not (lit ?l)))",
-            ),
-            EVENING,
-            "domain.pddl",
-            "not_played",
-            {"found": "an action with a duration"},
-        ),
-        (
-            LAMPS.replace("?l - lamp ?r", "?l - (either lamp room) ?r"),
-            EVENING,
-            "domain.pddl",
-            "not_played",
-            {"found": "a choice of types, `(either ...)`"},
-        ),
-        (
-            LAMPS[:-2] + "(:derived (dark ?l - lamp) (not (lit ?l))))",
-            EVENING,
-            "domain.pddl",
-            "not_played",
-            {"found": "a derived predicate"},
-        ),
-        (
-            LAMPS,
-            EVENING.replace("(lit red)", "(preference p (lit red))"),
-            "evening.pddl",
-            "not_played",
-            {"found": "a preference"},
-        ),
-        (
-            LAMPS,
-            EVENING[:-2] + "(:constraints (always (lit red))))",
-            "evening.pddl",
-            "not_played",
-            {"found": "constraints on the whole plan"},
-        ),
+        (DURATIVE, EVENING, "domain.pddl", "not_played", {"found": "an action with a duration"}),
+        (EITHER, EVENING, "domain.pddl", "not_played", {"found": "a choice of types, `(either ...)`"}),
+        (DERIVED, EVENING, "domain.pddl", "not_played", {"found": "a derived predicate"}),
+        (LAMPS, PREFERRED, "evening.pddl", "not_played", {"found": "a preference"}),
+        (LAMPS, CONSTRAINED, "evening.pddl", "not_played", {"found": "constraints on the whole plan"}),
         (LAMPS, EVENING.replace("old", "3"), "evening.pddl", "bad_name", {"name": "3"}),
         (LAMPS.replace("(domain lamps)", "(domain)"), EVENING, "domain.pddl", "missing_name", {"kind": "domain"}),
     ],
@@ -316,14 +284,14 @@ def test_a_byte_order_mark_is_read_and_another_encoding_is_named(folder):
 
 
 def test_mangled_files_never_raise_anything_else(folder):
-    drawn = random.Random(3)
+    rng = random.Random(3)
     refused = 0
     for _ in range(60):
         texts = [LAMPS, EVENING]
-        which = drawn.randrange(2)
+        which = rng.randrange(2)
         words = texts[which].split(" ")
-        for _ in range(drawn.randint(1, 3)):
-            words[drawn.randrange(len(words))] = drawn.choice(["", "(", ")", "-", "?l", "and", "red", ":init", "lamp"])
+        for _ in range(rng.randint(1, 3)):
+            words[rng.randrange(len(words))] = rng.choice(["", "(", ")", "-", "?l", "and", "red", ":init", "lamp"])
         texts[which] = " ".join(words)
         try:
             started(folder, *texts)
@@ -411,25 +379,8 @@ def test_a_solution_does_not_depend_on_what_was_read_before():
     assert forth == back[::-1]
 
 
-def test_a_missing_package_is_said_in_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "unified_planning", None)
-    with refused("not_installed", benchmark="pddl", name="unified-planning") as caught:
-        Pddl().episodes(5, 0)
-    assert "pip install 'agentrefine[benchmarks]'" in str(caught.value)
-
-
 def test_a_thousand_actions_at_random_are_answered_without_growth():
-    drawn = random.Random(5)
+    rng = random.Random(5)
     environment = PddlEnvironment(*_porter())
-    sizes = []
-    tracemalloc.start()
-    for number in range(1_000):
-        if number in (500, 999):
-            sizes.append(tracemalloc.get_traced_memory()[0])
-        action = drawn.choice(JUNK) if number % 3 else drawn.choice(environment.possible())
-        result = environment.step(action)
-        assert 0 < len(result.observation) < 3000
-        if result.done:
-            environment.reset()
-    tracemalloc.stop()
-    assert sizes[1] - sizes[0] < 100_000
+    actions = (rng.choice(JUNK if number % 3 else environment.possible()) for number in range(1_000))
+    assert memory_growth(environment, actions, settled=500) < 100_000

@@ -1,46 +1,29 @@
 """Every benchmark under bad actions: each is answered, and nothing is left open, started or kept that grows."""
 
-import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import pytest
 
-from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.alfworld.perturbed import PerturbedEnvironment
 from agentrefine.benchmarks.base import SimulatorError
-from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
+from agentrefine.benchmarks.catalogue import BENCHMARKS
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.benchmarks.worker import group
-from agentrefine.errors import NotInstalledError
-from tests.helpers.playing import JUNK
+from tests.helpers.playing import JUNK, installed, opened
+from tests.helpers.processes import end
 
 SAME_SIMULATOR = ("alfworld_perturbed", "jericho")
 """Here a fifth of the actions does, as the simulator is that of another benchmark."""
 
 MIB = 2**20
-
-
-@pytest.fixture(autouse=True)
-def games(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("AGENTREFINE_GAMES", str(tmp_path_factory.getbasetemp() / "games"))
-    monkeypatch.delenv(alfworld.DATA_FOLDER, raising=False)
-
-
-def installed(name, number=1, seed=7):
-    chosen = benchmark(name)
-    try:
-        return chosen, chosen.episodes(number, seed)
-    except NotInstalledError as error:
-        pytest.skip(str(error))
 
 
 def spoiled(action):
@@ -102,33 +85,31 @@ def test_a_thousand_actions_are_answered_and_leave_nothing(name):
     Java opens a connection once), and less memory than 64 MiB here and 192 MiB in the simulator's processes (a Java
     machine takes its heap in large pieces)."""
     chosen, [episode] = installed(name)
-    environment = chosen.make(episode)
-    environment.reset()
-    rng = Random(1)
-    actions = 200 if name in SAME_SIMULATOR else 1_000
-    for number in range(actions):
-        if number == actions * 3 // 10:
-            before = here(), there(chosen, environment)
-        if number % 10 == 0:
-            possible = environment.possible()
-        action = rng.choice(possible) if number % 2 else rng.choice((*JUNK, *spoiled(rng.choice(possible))))
-        result = environment.step(action)
-        assert 0 < len(result.observation) < 20_000
-        assert 0 <= result.progress <= 1
-        if result.done:
-            environment.reset()
-            possible = environment.possible()
-    after = here(), there(chosen, environment)
-    for earlier, later, allowed in zip(before, after, (64 * MIB, 192 * MIB), strict=True):
-        assert later.files <= earlier.files + 2
-        assert later.processes == earlier.processes
-        assert later.memory - earlier.memory < allowed
-        assert later.memory < 1500 * MIB
-    processes = process_group(chosen, environment)
-    environment.close()
+    with opened(chosen, episode) as environment:
+        rng = Random(1)
+        actions = 200 if name in SAME_SIMULATOR else 1_000
+        for number in range(actions):
+            if number == actions * 3 // 10:
+                before = here(), there(chosen, environment)
+            if number % 10 == 0:
+                possible = environment.possible()
+            action = rng.choice(possible) if number % 2 else rng.choice((*JUNK, *spoiled(rng.choice(possible))))
+            result = environment.step(action)
+            assert 0 < len(result.observation) < 20_000
+            assert 0 <= result.progress <= 1
+            if result.done:
+                environment.reset()
+                possible = environment.possible()
+        after = here(), there(chosen, environment)
+        for earlier, later, allowed in zip(before, after, (64 * MIB, 192 * MIB), strict=True):
+            assert later.files <= earlier.files + 2
+            assert later.processes == earlier.processes
+            assert later.memory - earlier.memory < allowed
+            assert later.memory < 1500 * MIB
+        processes = process_group(chosen, environment)
     if isinstance(chosen, SimulatorBenchmark):
         chosen.workers.close()
-    assert ended(processes)
+    assert end(*processes)
 
 
 @pytest.mark.slow
@@ -143,7 +124,7 @@ def test_a_simulator_whose_java_machine_is_killed_ends_its_episode_and_no_other(
     with pytest.raises(SimulatorError, match="sciworld"):
         environment.step("look around")
     environment.close()
-    assert ended(members)
+    assert end(*members)
     again = chosen.make(episode)
     assert again.reset() == first
     again.close()
@@ -156,7 +137,7 @@ PLAYING = """
     from agentrefine.evaluation.reference import IdlePolicy
     from agentrefine.benchmarks.catalogue import benchmark
 
-    class Telling(IdlePolicy):
+    class Reporting(IdlePolicy):
         def act(self, dialogues):
             print(made[0]._worker._process.pid, flush=True)
             return super().act(dialogues)
@@ -165,7 +146,7 @@ PLAYING = """
     chosen, made = benchmark("sciworld"), []
     make = chosen.make
     chosen.make = lambda episode: made.append(make(episode)) or made[-1]
-    for _ in play(Telling(), chosen, chosen.episodes(1, 7), max_steps=100_000, batch_size=1):
+    for _ in play(Reporting(), chosen, chosen.episodes(1, 7), max_steps=100_000, batch_size=1):
         pass
 """
 
@@ -184,19 +165,4 @@ def test_an_interrupted_evaluation_leaves_no_simulator():
     parent.send_signal(signal.SIGINT)
     parent.wait(timeout=30)
     parent.stdout.close()
-    assert ended(members)
-
-
-def ended(processes, seconds=10):
-    """Whether processes end in time; one that waits to be collected has."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        running = []
-        for process in processes:
-            with contextlib.suppress(FileNotFoundError):
-                if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                    running.append(process)
-        if not running:
-            return True
-        time.sleep(0.05)
-    return False
+    assert end(*members)

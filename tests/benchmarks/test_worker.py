@@ -8,34 +8,19 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, UnlistedActionsError
 from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import end, runs
 
 FAKE = "tests.helpers.fake_simulator:FakeSimulator"
 
 
 def spec(number=1, task="any"):
     return EpisodeSpec(id=f"fake.{number}", benchmark="fake", task=task, seed=number)
-
-
-def runs(pid):
-    """Whether a process runs; one that ended and waits to be collected does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def ends(pid, seconds=10):
-    deadline = time.monotonic() + seconds
-    while runs(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not runs(pid)
 
 
 def begun(workers, number=1):
@@ -74,8 +59,7 @@ def test_fifty_episodes_share_a_process_and_two_at_once_do_not(workers):
     first.close()
     second.close()
     workers.close()
-    assert ends(one)
-    assert ends(other)
+    assert end(one, other)
 
 
 def test_a_worker_is_replaced_after_its_episodes():
@@ -86,7 +70,7 @@ def test_a_worker_is_replaced_after_its_episodes():
         environment.close()
         pids.append(pid)
     assert pids[0] == pids[1] != pids[2] == pids[3]
-    assert ends(pids[0])
+    assert end(pids[0])
     workers.close()
 
 
@@ -106,7 +90,7 @@ def test_a_failing_simulator_ends_its_episode_and_no_other(workers, action, said
     sound, _ = begun(workers)
     with pytest.raises(SimulatorError, match=said):
         broken.step(action)
-    assert ends(pid)
+    assert end(pid)
     with pytest.raises(SimulatorError, match="not running"):
         broken.step("say hello")
     broken.close()
@@ -135,7 +119,7 @@ def test_memory_is_bounded_and_variables_are_set():
     workers.close()
 
 
-def test_why_there_is_no_solution_is_reported_be_it_none_or_a_dead_simulator(workers):
+def test_why_there_is_no_solution_is_reported_also_by_a_dead_simulator(workers):
     assert workers.gold(spec(7)) == ["win fake.7"]
     with pytest.raises(NoSolutionError, match=r"^lost for good$"):
         workers.gold(spec(8, task="unsolvable"))
@@ -178,8 +162,7 @@ def test_what_a_simulator_started_ends_when_it_fails(workers, action):
     with pytest.raises(SimulatorError):
         environment.step(action)
     environment.close()
-    assert ends(pid)
-    assert ends(child)
+    assert end(pid, child)
 
 
 def test_what_a_simulator_started_ends_with_it(workers):
@@ -189,8 +172,7 @@ def test_what_a_simulator_started_ends_with_it(workers):
     environment.close()
     assert runs(pid)
     workers.close()
-    assert ends(pid)
-    assert ends(child)
+    assert end(pid, child)
 
 
 def test_workers_end_with_their_benchmark():
@@ -199,7 +181,7 @@ def test_workers_end_with_their_benchmark():
     environment.close()
     del environment, workers
     gc.collect()
-    assert ends(pid)
+    assert end(pid)
 
 
 def test_an_interrupted_call_is_not_answered_by_the_next(workers):
@@ -215,7 +197,7 @@ def test_an_interrupted_call_is_not_answered_by_the_next(workers):
             environment.step("hang")
     finally:
         signal.signal(signal.SIGALRM, earlier)
-    assert ends(pid)
+    assert end(pid)
     environment.close()
     again, other = begun(workers)
     assert other != pid
@@ -236,8 +218,8 @@ PARENT = """
 """
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_when_the_evaluation_is_killed_or_interrupted(blow):
+@pytest.mark.parametrize("sent_signal", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_when_the_evaluation_is_killed_or_interrupted(sent_signal):
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT)],
@@ -247,20 +229,19 @@ def test_workers_end_when_the_evaluation_is_killed_or_interrupted(blow):
     )
     worker, child = int(parent.stdout.readline()), int(parent.stdout.readline())
     assert runs(worker)
-    parent.send_signal(blow)
+    parent.send_signal(sent_signal)
     parent.wait(timeout=10)
     parent.stdout.close()
-    assert ends(worker)
-    assert ends(child)
+    assert end(worker, child)
 
 
 def test_an_episode_that_is_closed_while_its_worker_starts_does_not_keep_it(workers, monkeypatch):
-    starting, go_on = threading.Event(), threading.Event()
+    starting, proceed = threading.Event(), threading.Event()
     take = workers.take
 
     def slow():
         starting.set()
-        assert go_on.wait(timeout=20)
+        assert proceed.wait(timeout=20)
         return take()
 
     monkeypatch.setattr(workers, "take", slow)
@@ -277,7 +258,7 @@ def test_an_episode_that_is_closed_while_its_worker_starts_does_not_keep_it(work
     thread.start()
     assert starting.wait(timeout=20)
     environment.close()
-    go_on.set()
+    proceed.set()
     thread.join(timeout=20)
     assert outcome == ["the episode was closed"]
     assert len(workers._idle) == 1

@@ -42,15 +42,15 @@ def test_splits_are_those_that_the_names_promise():
             assert catalogue.all_themes()[world.theme].split == splits[benchmark_.name]
 
 
-def test_reworded_worlds_are_the_first_of_the_unseen_layouts_in_every_wording():
+def test_perturbed_worlds_are_the_first_of_the_unseen_layouts_with_every_perturbation():
     worlds = [episode.id for episode in worlds_layouts().episodes(4, 7)]
     assert [e.id for e in worlds_perturbed().episodes(20, 7)] == [f"{w}/{name}" for w in worlds for name in PARAPHRASES]
 
 
-def test_every_wording_occurs_in_every_family():
+def test_every_perturbation_occurs_in_every_family():
     episodes = worlds_perturbed().episodes(13 * 5, 0)
     assert {(e.task, e.perturbation) for e in episodes} == {
-        (f.name, wording) for f in catalogue.families("train") for wording in PARAPHRASES
+        (f.name, name) for f in catalogue.families("train") for name in PARAPHRASES
     }
 
 
@@ -79,7 +79,7 @@ def test_instructions_are_those_of_a_training_conversation():
         assert environment.goal == script.goal
 
 
-def test_reworded_instructions_differ_and_speak_the_vocabulary():
+def test_perturbed_instructions_differ_and_speak_the_vocabulary():
     for episode in worlds_perturbed().episodes(65, 2):
         environment = worlds_perturbed().make(episode)
         script = script_of(world_from_id(episode.id.partition("/")[0]))

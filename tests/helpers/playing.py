@@ -1,10 +1,18 @@
 """Policies and junk for tests of the player and the environments."""
 
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
-from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, SimulatorError, StepResult
+import pytest
+
+from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
+from agentrefine.benchmarks.catalogue import benchmark
+from agentrefine.errors import NotInstalledError
+from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.policy import Dialogue, Reply
+from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import reply_text
 
 JUNK = (
@@ -54,6 +62,51 @@ class ScriptedPolicy:
 
     def forget(self, keys: Sequence[str]) -> None:
         self.forgotten.extend(keys)
+
+
+def installed(name: str, number: int = 1, seed: int = 7) -> tuple[Benchmark, Sequence[EpisodeSpec]]:
+    """A benchmark and its episodes; the test is skipped where its simulator is not installed."""
+    chosen = benchmark(name)
+    try:
+        return chosen, chosen.episodes(number, seed)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
+def opened(benchmark: Benchmark, episode: EpisodeSpec) -> Iterator[Environment]:
+    """An episode's environment, started, and closed at the end."""
+    environment = benchmark.make(episode)
+    environment.reset()
+    yield environment
+    environment.close()
+
+
+def play_gold(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], max_steps: int = 100) -> list[Episode]:
+    """The episodes, each played with its solution."""
+    return list(play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=max_steps, batch_size=8))
+
+
+def assert_won(episodes: Sequence[Episode]) -> None:
+    """All are solved, by valid actions only."""
+    assert {(episode.stop, episode.success, episode.progress) for episode in episodes} == {("solved", True, 1.0)}
+    assert all(step.valid for episode in episodes for step in episode.steps)
+
+
+def memory_growth(environment: Environment, actions: Iterable[str], settled: int) -> int:
+    """By how many bytes memory grows from the `settled`-th of the actions to the last; each has to be answered."""
+    tracemalloc.start()
+    start = 0
+    for number, action in enumerate(actions):
+        if number == settled:
+            start = tracemalloc.get_traced_memory()[0]
+        result = environment.step(action)
+        assert 0 < len(result.observation) < 3000
+        if result.done:
+            environment.reset()
+    end = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return end - start
 
 
 def gold_policy(benchmark: Benchmark, episodes: Sequence[EpisodeSpec]) -> ScriptedPolicy:

@@ -1,1 +1,0 @@
-"""AgentBoard's labels over the other benchmarks."""

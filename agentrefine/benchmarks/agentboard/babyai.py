@@ -1,28 +1,35 @@
 """BabyAI as AgentBoard shows and plays it, with its labels (agentboard/environment/babyai_env.py).
 
 Its labels match on the words of its observations, down to the numbers of equal objects, so that those are rendered here
-as AgentBoard renders them. Its actions are a list that is made anew at each step; an action is valid when it is listed,
-be it in vain.
+as AgentBoard renders them. It lists the actions again at each step; an action is valid when it is listed, even where it
+has no effect.
 """
 
 # The simulator's objects have no types that a checker could use.
-# ruff: noqa: ANN401
 
 from collections import Counter, deque
-from collections.abc import Iterator
-from string import Template
 from typing import Any
 
-from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel
-from agentrefine.benchmarks.agentboard.subgoals import SubgoalPhrases, sentence_shows
-from agentrefine.benchmarks.babyai.benchmark import PRIMITIVES, BabyAIEnvironment
-from agentrefine.benchmarks.babyai.view import DIRECTIONS, Act, Position, Thing, View, name_of
+from agentrefine.benchmarks.agentboard.labels import DATA, BabyAILabel, SubgoalPhrases, sentence_shows
+from agentrefine.benchmarks.babyai.benchmark import (
+    DIRECTIONS,
+    PRIMITIVES,
+    Act,
+    BabyAIEnvironment,
+    Position,
+    Thing,
+    View,
+    name_of,
+)
 from agentrefine.benchmarks.base import StepResult
-from agentrefine.benchmarks.simulators import LISTING
+from agentrefine.benchmarks.common import LISTING, filled
 
 TEXTS: dict[str, Any] = DATA["babyai"]
 OBSTACLES = ("wall", "box", "lava", "ball", "key")
 """What cannot be walked through. Doors are no obstacle in AgentBoard's paths, not even closed ones."""
+
+BARRIERS = ("wall", "box")
+"""What an agent is said to face."""
 
 
 class AgentBoardView(View):
@@ -38,7 +45,7 @@ class AgentBoardView(View):
         objects = "".join([_text("seen"), *seen]) if self.cells() else _text("nothing")
         carried = self._simulation.carrying
         held = _text("empty_handed") if carried is None else _text("carrying", name=name_of(carried))
-        barrier = self.barrier()
+        barrier = self.barrier(BARRIERS)
         facing = _text("barrier", name=barrier[0], forward=barrier[1]) if barrier else ""
         return f"{objects}{_text('walls')}{facing}{held}"
 
@@ -49,23 +56,8 @@ class AgentBoardView(View):
         found = ((position, grid.get(*position)) for position in self._visible() if position != here)
         return {position: cell.type for position, cell in found if cell is not None and cell.type != "floor"}
 
-    def barrier(self) -> tuple[str, int] | None:
-        """The nearest wall or box straight ahead, and how many steps away it is."""
-        cells = self.cells()
-        (x, y), direction = self._place()
-        dx, dy = DIRECTIONS[direction]
-        for forward in range(1, self._simulation.agent_view_size):
-            kind = cells.get((x + dx * forward, y + dy * forward))
-            if kind in ("wall", "box"):
-                return kind, forward
-        return None
-
-    def path(self, thing: Thing) -> list[int] | None:
-        """The way to stand before `thing` and face it; None if there is none."""
-        return self.way(thing.position, arrive=False)
-
-    def way(self, target: Position, *, arrive: bool) -> list[int] | None:
-        """AgentBoard's way to a position, onto it or to face it.
+    def path(self, thing: Thing, *, arrive: bool = False) -> list[int] | None:
+        """AgentBoard's path to face a thing, or to stand where it is; None if there is none.
 
         It leads over everything that is not seen to be an obstacle, also where the agent does not see, and is not
         always the shortest: a place is reached from the last one that was looked at, not from the first.
@@ -79,8 +71,12 @@ class AgentBoardView(View):
             place = (x, y), direction = queue.popleft()
             known.add(place)
             ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
-            if target == ((x, y) if arrive else ahead):
-                return list(_back(came, place, start))
+            if thing.position == ((x, y) if arrive else ahead):
+                actions = []
+                while place != start:
+                    place, action = came[place]
+                    actions.append(action)
+                return actions[::-1]
             turns: list[tuple[int, tuple[Position, int]]] = [(Act.FORWARD, (ahead, direction))]
             turns += [(Act.LEFT, ((x, y), (direction - 1) % 4)), (Act.RIGHT, ((x, y), (direction + 1) % 4))]
             for action, following in turns:
@@ -91,7 +87,7 @@ class AgentBoardView(View):
         return None
 
     def _bounds(self) -> tuple[range, range]:
-        """The columns and rows in which AgentBoard looks for a way; they are not quite those that are seen."""
+        """The columns and rows in which AgentBoard looks for a path; they are not quite those that are seen."""
         simulation = self._simulation
         size = simulation.agent_view_size
         corner = simulation.agent_pos + simulation.dir_vec * (size - 1) - simulation.right_vec * (size // 2)
@@ -131,12 +127,12 @@ class BabyAIGame(BabyAIEnvironment):
             self._valid = False
             return self._unchanged("unknown")
         if not plan:
-            # AgentBoard leaves it at what it found of the action before.
+            # AgentBoard keeps the validity of the action before.
             return self._unchanged("unchanged")
         self._valid = True
         observation, done = self._carry_out_plan(plan)
         self._subgoals.read(observation)
-        share = self._subgoals.reached / self._subgoals.total
+        share = self._subgoals.share()
         # The mission's end counts with more than half of the sub-goals; all of them are an end.
         over = done and share > 1 / 2
         if share == 1 and not over:
@@ -151,7 +147,7 @@ class BabyAIGame(BabyAIEnvironment):
     def listed(self) -> dict[str, list[int]]:
         """The actions that AgentBoard lists now, each with those of the simulator."""
         things = self.view.things()
-        barrier = self.view.barrier()
+        barrier = self.view.barrier(BARRIERS)
         acts: list[int] = [Act.LEFT, Act.RIGHT]
         if barrier is None or barrier[1] > 1:
             acts.append(Act.FORWARD)
@@ -169,26 +165,26 @@ class BabyAIGame(BabyAIEnvironment):
         return plans | self._numbered("go to", things, [])
 
     def _numbered(self, verb: str, things: list[Thing], then: list[int]) -> dict[str, list[int]]:
-        """An action for each of the things that a way leads to; AgentBoard numbers equal ones among those only."""
+        """An action for each of the things that a path leads to; AgentBoard numbers equal ones among those only."""
         plans: dict[str, list[int]] = {}
         counts: Counter[str] = Counter()
         for thing in things:
-            way = self.view.path(thing)
-            if way is not None:
+            path = self.view.path(thing)
+            if path is not None:
                 kind = name_of(thing.object)
                 counts[kind] += 1
-                plans[f"{verb} {kind} {counts[kind]}"] = [*way, *then]
+                plans[f"{verb} {kind} {counts[kind]}"] = [*path, *then]
         return plans
 
     def _through(self, door: Thing) -> dict[str, list[int]]:
         if door.object.is_open:
-            way = self.view.way(door.position, arrive=True)
-            return {} if way is None else {f"go through {door.name}": way}
+            path = self.view.path(door, arrive=True)
+            return {} if path is None else {f"go through {door.name}": path}
         if not self.opens(door.object):
             return {}
-        way = self.view.path(door)
-        plans = {} if way is None else {f"toggle and go through {door.name}": [*way, Act.TOGGLE, Act.FORWARD]}
-        return plans | ({PRIMITIVES[Act.TOGGLE]: [Act.TOGGLE]} if way == [] else {})
+        path = self.view.path(door)
+        plans = {} if path is None else {f"toggle and go through {door.name}": [*path, Act.TOGGLE, Act.FORWARD]}
+        return plans | ({PRIMITIVES[Act.TOGGLE]: [Act.TOGGLE]} if path == [] else {})
 
     def _carry_out_plan(self, plan: list[int]) -> tuple[str, bool]:
         """Take the simulator's actions until one changes nothing that is seen. Whether the mission ended with it."""
@@ -202,22 +198,13 @@ class BabyAIGame(BabyAIEnvironment):
 
     def _unchanged(self, text: str, **values: object) -> StepResult:
         """An answer that shows nothing of the game."""
-        share = self._subgoals.reached / self._subgoals.total
-        return StepResult(_text(text, **values), share, success=False, done=False, valid=self._valid)
+        return StepResult(_text(text, **values), self._subgoals.share(), success=False, done=False, valid=self._valid)
 
 
 def _text(text: str, /, **values: object) -> str:
-    return Template(TEXTS[text]).substitute(values)
+    return filled(TEXTS[text], **values)
 
 
 def _where(thing: Thing) -> str:
     side = "ahead" if thing.right == 0 else "right" if thing.right > 0 else "left"
     return _text(side, forward=thing.forward, side=abs(thing.right))
-
-
-def _back(came: dict[Any, tuple[Any, int]], place: Any, start: Any) -> Iterator[int]:
-    actions = []
-    while place != start:
-        place, action = came[place]
-        actions.append(action)
-    return reversed(actions)

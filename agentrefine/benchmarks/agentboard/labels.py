@@ -2,17 +2,24 @@
 
 The keys are those of AgentBoard's README (Data Fields); of `additional_info` only what AgentBoard's own loader of the
 task reads, and what says which episode a line is about. The files are a download of their own, under the GPL-2.
+
+The expressions of labels are from outside: they are matched by google-re2, in time linear in the observation. re2 has
+no lookahead, but AgentBoard's labels of AlfWorld begin with some, as in `^(?=.* you see)(?=.*a mug)`. Lookaheads at the
+start say no more than that each of them matches there, so that they are read as one expression each.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agentrefine.benchmarks.simulators import data_of
-from agentrefine.errors import UserError
+from agentrefine.benchmarks.common import data_of
+from agentrefine.errors import UserError, file_error
 from agentrefine.files import first_problem, problem_key, read_records
+from agentrefine.game.actions import linear_regex
 
 DATA = data_of("agentboard", "agentboard.yaml")
 TASKS: dict[str, str] = DATA["tasks"]
@@ -20,16 +27,20 @@ TASKS: dict[str, str] = DATA["tasks"]
 
 Text = Annotated[str, Field(min_length=1)]
 Patterns = Annotated[list[Text], Field(min_length=1)]
+INFO = "additional_info"
+"""The key that holds the level or the domain, the folder of the game, ..."""
+
+Subtask = Annotated[Text, Field(validation_alias=AliasPath(INFO, "subtask"))]
+_LOOKAHEAD = "(?="
+
+
+def label_error(code: str, place: str, message: str, **values: object) -> UserError:
+    """An error in a label. The sentence begins with the place, such as `data/babyai/test.jsonl, line 3`."""
+    return UserError(code, f"{place}: {message}", place=place, **values)
 
 
 class Label(BaseModel):
-    """What every line holds.
-
-    Attributes:
-        id: the line's number from 0; for BabyAI, PDDL and Jericho it says which episode the line is about.
-        goal: the task in words.
-        difficulty: `easy` or `hard`.
-    """
+    """What every line holds; `id`, from 0, says for BabyAI, PDDL and Jericho which episode the line is about."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,38 +50,33 @@ class Label(BaseModel):
 
 
 class AlfWorldLabel(Label):
-    """agentboard/environment/alfworld/alfworld_env.py; `subgoals` are regular expressions."""
+    """agentboard/environment/alfworld/alfworld_env.py; `subgoals` are regular expressions.
 
-    class Info(BaseModel):
-        """The game's folder in `valid_unseen`."""
-
-        description: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+$")]
+    Example: {"id": 0, "goal": "put a mug ...", "subgoals": ["You heat the mug"], "difficulty": "hard",
+    "additional_info": {"description": "pick_heat_then_place_in_recep-Mug-.../trial_..."}}
+    """
 
     subgoals: Patterns
-    additional_info: Info
+    game: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+$", validation_alias=AliasPath(INFO, "description"))]
 
 
 class SciWorldLabel(Label):
-    """agentboard/environment/legacy/scienceworld/scienceworld_env.py; `subgoals` are regular expressions."""
+    """agentboard/environment/legacy/scienceworld/scienceworld_env.py; `subgoals` are regular expressions.
 
-    class Info(BaseModel):
-        """The task and its variation."""
-
-        env_name: Text
-        var: Annotated[int, Field(ge=0)]
+    Example: {"id": 0, "goal": "...", "subgoals": ["You focus on the crocodile"], "difficulty": "easy",
+    "additional_info": {"env_name": "lifespan-longest-lived", "var": 93}}
+    """
 
     subgoals: Patterns
-    additional_info: Info
-
-
-class SubtaskInfo(BaseModel):
-    """`additional_info` of BabyAI and PDDL: the level or the domain."""
-
-    subtask: Text
+    task: Annotated[Text, Field(validation_alias=AliasPath(INFO, "env_name"))]
+    variation: Annotated[int, Field(ge=0, validation_alias=AliasPath(INFO, "var"))]
 
 
 class BabyAILabel(Label):
     """agentboard/tasks/babyai.py.
+
+    Example: {"id": 3, "goal": "go to the red ball", "subgoals": ["There is a red ball **", ...], "difficulty": "easy",
+    "additional_info": {"subtask": "BabyAI-GoToRedBallGrey-v0"}}
 
     Attributes:
         subgoals: one or more ways to the goal, of equal length, each a list of phrases; in the file a plain list, a
@@ -78,7 +84,7 @@ class BabyAILabel(Label):
     """
 
     subgoals: Annotated[list[Patterns], Field(min_length=1)]
-    additional_info: SubtaskInfo
+    subtask: Subtask
 
     @model_validator(mode="before")
     @classmethod
@@ -99,21 +105,22 @@ class BabyAILabel(Label):
 
 
 class PddlLabel(Label):
-    """agentboard/tasks/pddl.py, which takes nothing but the difficulty from the line."""
+    """agentboard/tasks/pddl.py, which takes nothing but the difficulty from the line.
 
-    additional_info: SubtaskInfo
+    Example: {"id": 0, "goal": "...", "difficulty": "easy", "additional_info": {"subtask": "gripper"}}
+    """
+
+    subtask: Subtask
 
 
 class JerichoLabel(Label):
-    """agentboard/tasks/jericho.py; `subgoals` are passages of the story."""
+    """agentboard/tasks/jericho.py; `subgoals` are passages of the story.
 
-    class Info(BaseModel):
-        """AgentBoard's words for the first observation, where the line has them."""
-
-        init_obs: str = ""
+    Example: {"id": 11, "goal": "...", "subgoals": ["You open the mailbox.", ...], "difficulty": "hard"}
+    """
 
     subgoals: Patterns
-    additional_info: Info = Info()
+    first_observation: Annotated[str, Field(validation_alias=AliasPath(INFO, "init_obs"))] = ""
 
 
 LabelT = TypeVar("LabelT", bound=Label)
@@ -127,13 +134,10 @@ def labels_file(folder: Path, benchmark: str) -> Path | None:
     """
     files = {name: folder / task / "test.jsonl" for name, task in TASKS.items()}
     if not any(file.is_file() for file in files.values()):
-        raise UserError(
-            "file_missing",
-            f"{folder}: there is none of {', '.join(f'{task}/test.jsonl' for task in TASKS.values())}; let "
-            "evaluation.data.agentboard name AgentBoard's folder data.",
-            file=folder,
-            key="evaluation.data.agentboard",
-        )
+        key = "evaluation.data.agentboard"
+        names = ", ".join(f"{task}/test.jsonl" for task in TASKS.values())
+        message = f"there is none of {names}; let {key} name AgentBoard's folder data."
+        raise file_error("file_missing", folder, message, key=key)
     return files[benchmark] if benchmark in files and files[benchmark].is_file() else None
 
 
@@ -144,20 +148,109 @@ def read_labels(file: Path, kind: type[LabelT]) -> Iterator[tuple[str, LabelT]]:
         UserError: a line is no label of this kind, or has the id of an earlier one.
     """
     places: dict[int, str] = {}
-    for record in read_records(file, "let evaluation.data.agentboard name AgentBoard's folder data"):
+    for place, value in read_records(file, "let evaluation.data.agentboard name AgentBoard's folder data"):
         try:
-            label = kind.model_validate(record.value)
+            label = kind.model_validate(value)
         except ValidationError as error:
-            raise UserError(
-                "bad_record", f"{record.place}: {first_problem(error)}", place=record.place, key=problem_key(error)
-            ) from error
-        if label.id in places:
-            raise UserError(
-                "duplicate_id",
-                f"{record.place}: id {label.id} is that of {places[label.id]} too; number them apart.",
-                place=record.place,
-                id=label.id,
-                earlier=places[label.id],
-            )
-        places[label.id] = record.place
-        yield record.place, label
+            raise label_error("bad_record", place, first_problem(error), key=problem_key(error)) from error
+        earlier = places.setdefault(label.id, place)
+        if earlier != place:
+            message = f"id {label.id} is that of {earlier} too; number them apart."
+            raise label_error("duplicate_id", place, message, id=label.id, earlier=earlier)
+        yield place, label
+
+
+class Subgoals:
+    """The sub-goals of an episode, some of them still open.
+
+    Attributes:
+        total: how many there are.
+    """
+
+    def __init__(self, subgoals: Iterable[Any]) -> None:
+        self._open = list(subgoals)
+        self.total = len(self._open)
+
+    def share(self, further: int = 0) -> float:
+        """The share that has been reached so far, where `further` ones are reached in another way, and not yet."""
+        return (self.total - len(self._open)) / (self.total + further)
+
+
+class Expressions(Subgoals):
+    """Sub-goals as regular expressions, in any order, as many at once as an observation matches (AlfWorld, SciWorld).
+
+    Raises:
+        UserError: google-re2 cannot take one; names `place`.
+    """
+
+    def __init__(self, expressions: Sequence[str], place: str = "") -> None:
+        super().__init__(_compiled(expression, place) for expression in expressions)
+
+    def read(self, observation: str) -> None:
+        """Count what an observation matches."""
+        self._open = [parts for parts in self._open if not all(part.search(observation) for part in parts)]
+
+
+class SubgoalPhrases(Subgoals):
+    """Sub-goals as phrases, at most one an observation (BabyAI, Jericho).
+
+    There may be several ways to the goal: lists of equal length, whose phrases at the same place are the same sub-goal
+    in other words. An observation meets a phrase where `shows(observation, phrase)` is true.
+    """
+
+    def __init__(self, ways: Sequence[Sequence[str]], shows: Callable[[str, str], bool]) -> None:
+        super().__init__(zip(*ways, strict=True))
+        self._shows = shows
+
+    def read(self, observation: str) -> None:
+        """Count the first open sub-goal that an observation meets."""
+        for phrases in self._open:
+            if any(self._shows(observation, phrase) for phrase in phrases):
+                self._open.remove(phrases)
+                return
+
+
+def sentence_shows(observation: str, phrase: str) -> bool:
+    """Whether a sentence holds all parts of a phrase, split at `**` or else `*` (`match_style` of babyai_env.py)."""
+    parts = [part.strip(".") for part in phrase.strip().split("**" if "**" in phrase else "*")]
+    return any(all(part in sentence for part in parts) for sentence in observation.split("."))
+
+
+def passage_shows(observation: str, phrase: str) -> bool:
+    """Whether a text holds a phrase, punctuation left out (`match_style` of agentboard/environment/jericho_env.py)."""
+    plain_phrase, plain_text = (re.sub(r"[^a-zA-Z0-9\s]", "", text) for text in (phrase, observation))
+    return plain_phrase in plain_text
+
+
+def _compiled(expression: str, place: str) -> list[Any]:
+    """The expressions that have to match together for a sub-goal."""
+    try:
+        return [linear_regex(part) for part in _parts(expression)]
+    except ValueError as error:
+        message = (
+            f"the sub-goal {expression[:100]!r} is no expression that google-re2 can match ({error}); write it "
+            "without backreferences, and lookaheads only behind a ^ at its start."
+        )
+        raise label_error("bad_expression", place, message, value=expression[:100]) from error
+
+
+def _parts(expression: str) -> list[str]:
+    """`^(?=A)(?=B)C` as `^(?:A)`, `^(?:B)` and `^C`; any other expression as it is."""
+    rest, parts = expression.removeprefix("^"), []
+    while expression.startswith("^") and rest.startswith(_LOOKAHEAD) and (end := _end_of_group(rest)):
+        parts.append(f"^(?:{rest[len(_LOOKAHEAD) : end]})")
+        rest = rest[end + 1 :]
+    # Lookaheads that repeat, are not closed or have an alternative are no conjunction: re2 refuses the whole.
+    if not parts or rest.startswith(("*", "+", "?", "{", _LOOKAHEAD)) or "|" in rest:
+        return [expression]
+    return [*parts, f"^{rest}"] if rest else parts
+
+
+def _end_of_group(expression: str) -> int | None:
+    """Where the group ends that an expression begins with; None if it does not end."""
+    for end, sign in enumerate(expression):
+        if sign == ")":
+            with suppress(re.error):
+                re.compile(expression[: end + 1])
+                return end
+    return None

@@ -8,29 +8,16 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from agentrefine.benchmarks.alfworld.house import DATA, LIGHT, TASKS, TWO, game_of
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult
-from agentrefine.benchmarks.simulators import (
-    GIB,
-    LISTING,
-    SimulatorBenchmark,
-    command,
-    drawn_games,
-    games_folder,
-    need,
-    rng_of,
-    round_robin,
-    tidy,
-)
-from agentrefine.benchmarks.worker import Limits, Opening
-from agentrefine.errors import UserError
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError
+from agentrefine.benchmarks.common import drawn_games, rng_of, round_robin
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, games_folder, tidy
+from agentrefine.benchmarks.worker import GIB, Limits, Opening
+from agentrefine.errors import file_error
 from agentrefine.files import write_json
 from agentrefine.params.evaluation import BenchmarkData
 
@@ -43,8 +30,7 @@ DATA_FOLDER = "ALFWORLD_DATA"
 UNSEEN = "valid_unseen"
 GAME_FILE = "game.tw-pddl"
 LIMITS = Limits(start=120, step=30, gold=120, memory=4 * GIB)
-AT_ONCE = 32
-_REACHED = {
+_CHANGED = {
     "pick_clean_then_place_in_recep": "isclean",
     "pick_heat_then_place_in_recep": "ishot",
     "pick_cool_then_place_in_recep": "iscool",
@@ -61,18 +47,19 @@ class ALFWorld(SimulatorBenchmark):
 
     progress_definition = "best share of the goal's conditions that hold at the same time for one choice of objects"
 
+    package = "alfworld"
+
     def __init__(self, folder: Path | None = None) -> None:
         # The worker finds the folder where ALFWorld's own programs do.
-        limits = replace(LIMITS, variables={DATA_FOLDER: str(folder.resolve())}) if folder else LIMITS
-        super().__init__("alfworld", "agentrefine.benchmarks.alfworld.benchmark:ALFWorldSimulator", limits, AT_ONCE)
+        limits = LIMITS._replace(variables={DATA_FOLDER: str(folder.resolve())}) if folder else LIMITS
+        super().__init__("alfworld", ALFWorldSimulator, limits)
         self._folder = folder
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes; fewer are the first of more. The data set's have the `variant` `valid_unseen`."""
-        need(self.name, "alfworld")
-        if not self._folder:
-            return list(islice(drawn_games(self.name, TASKS, seed), limit))
-        return list(islice(self._published(unseen_folder(self._folder), seed), limit))
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """The data set's games, with the `variant` `valid_unseen`; games that are made here where there are none."""
+        if self._folder:
+            return self._published(unseen_folder(self._folder), seed)
+        return drawn_games(self.name, TASKS, seed)
 
     def _published(self, folder: Path, seed: int) -> Iterator[EpisodeSpec]:
         games: dict[str, list[str]] = {task: [] for task in TASKS}
@@ -81,11 +68,8 @@ class ALFWorld(SimulatorBenchmark):
             if task in games and not re.search("Sliced|movable", str(file.relative_to(folder))):
                 games[task].append(file.parent.relative_to(folder).as_posix())
         if not any(games.values()):
-            raise UserError(
-                "no_games",
-                f"{folder}: there is no game; expected {GAME_FILE} files, as alfworld-download writes.",
-                file=folder,
-            )
+            message = f"there is no game; expected {GAME_FILE} files, as alfworld-download writes."
+            raise file_error("no_games", folder, message)
         rng = rng_of("episodes", self.name, seed)
         for names in games.values():
             rng.shuffle(names)
@@ -94,15 +78,16 @@ class ALFWorld(SimulatorBenchmark):
             yield EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
 
 
-class ALFWorldSimulator:
+class ALFWorldSimulator(TextSimulator):
     """Plays ALFWorld's games. Valid: the rules allow the action now."""
+
+    texts = TEXTS
+    _engine: "PddlEnv"
+    _game: dict[str, Any]
+    _state: "GameState"
 
     def __init__(self) -> None:
         _evaluate_without_eval()
-        self._engine: PddlEnv | None = None
-        self._game: dict[str, Any] = {}
-        self._state: GameState = {}
-        self._progress = 0.0
 
     def start(self, episode: EpisodeSpec) -> Opening:
         """Begin an episode, whose game is made where there is none yet."""
@@ -113,23 +98,18 @@ class ALFWorldSimulator:
         _, observation, task = tidy(self._state["feedback"]).split("\n", 2)
         return Opening(_actions(self._game), task.removeprefix("Your task is to: ").strip(), observation)
 
-    def step(self, action: str) -> StepResult:
-        """Take one action."""
-        assert self._engine is not None
-        if self._state["won"]:
-            return self._result(TEXTS["over"], valid=False)
-        words = command(action)
-        possible = self._state["admissible_commands"]
-        if words == LISTING:
-            listed = ", ".join(possible)
-            return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
-        # So does the engine answer, but only after it has searched for all that is possible once more.
-        if words not in possible:
-            return self._result(TEXTS["refused"], valid=False)
+    def _standing(self) -> tuple[float, bool, bool]:
+        won = bool(self._state["won"])
+        return 1.0 if won else self._progress, won, won
+
+    def _is_known(self, words: str) -> bool:
+        """Whether an action is possible now: the engine would search for all that is possible to refuse the others."""
+        return words in self._state["admissible_commands"]
+
+    def _take(self, words: str) -> tuple[str, bool]:
         self._state, _, _ = self._engine.step(words)
         self._progress = max(self._progress, progress(self._game, self._state["_facts"]))
-        ending = [TEXTS["won"]] if self._state["won"] else []
-        return self._result("\n".join([tidy(self._state["feedback"]), *ending]), valid=True)
+        return tidy(self._state["feedback"]), True
 
     def possible(self) -> list[str]:
         """The commands that the game admits now."""
@@ -142,10 +122,6 @@ class ALFWorldSimulator:
             raise NoSolutionError("the game's file holds no walkthrough: the planner found none")
         return actions
 
-    def _result(self, observation: str, *, valid: bool) -> StepResult:
-        won = bool(self._state["won"])
-        return StepResult(observation, 1.0 if won else self._progress, won, won, valid)
-
 
 def unseen_folder(root: Path) -> Path:
     """The folder of unseen games in a data set's folder.
@@ -155,13 +131,11 @@ def unseen_folder(root: Path) -> Path:
     """
     found = [root] if root.name == UNSEEN else sorted(root.glob(f"*/{UNSEEN}")) + sorted(root.glob(UNSEEN))
     if not found or not found[-1].is_dir():
-        raise UserError(
-            "file_missing",
-            f"{root}: there is no folder {UNSEEN}; let evaluation.data.alfworld (or {DATA_FOLDER}) name the folder "
-            "that alfworld-download wrote, or none to play games that are made here.",
-            file=root,
-            name=UNSEEN,
+        message = (
+            f"there is no folder {UNSEEN}; let evaluation.data.alfworld (or {DATA_FOLDER}) name the folder that "
+            "alfworld-download wrote, or none to play games that are made here."
         )
+        raise file_error("file_missing", root, message, name=UNSEEN)
     return found[-1]
 
 
@@ -187,9 +161,9 @@ def progress(game: Mapping[str, Any], facts: Iterable[Any]) -> float:
         held = any(thing in targets for _, thing in holds.get("holds", ()))
         lit = any(lamp in lamps for (lamp,) in holds.get("istoggled", ()))
         return (held + lit) / 2
-    if task not in _REACHED:
+    if task not in _CHANGED:
         return float(bool(inside))
-    changed = {thing for (thing,) in holds.get(_REACHED[task], ())} & targets
+    changed = {thing for (thing,) in holds.get(_CHANGED[task], ())} & targets
     placed = {thing for thing, _ in inside}
     return max((((thing in changed) + (thing in placed)) / 2 for thing in targets), default=0.0)
 

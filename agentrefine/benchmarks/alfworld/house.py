@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agentrefine.benchmarks.simulators import data_of, rng_of
+from agentrefine.benchmarks.common import data_of, rng_of
 
 DATA = data_of("alfworld", "alfworld.yaml")
 TASKS: dict[str, dict[str, Any]] = DATA["tasks"]
@@ -21,14 +21,12 @@ _ABILITIES = ("Cleanable", "Heatable", "Coolable", "Sliceable", "Toggleable")
 
 @dataclass
 class House:
-    """One room and the goal in it. Things are named as in ALFWorld's problems, places by their index.
+    """One room and the goal in it.
 
     Attributes:
-        receptacles: name and kind, in the order of their locations.
+        receptacles: name (as in ALFWorld's problems) and kind, in the order of their locations.
         objects: name, kind and the index of the receptacle that each lies in.
-        target: the kind of object that the goal is about.
-        place: the kind of receptacle that the goal is about, empty where there is none.
-        lamp: the kind of lamp that the goal is about, empty where there is none.
+        target, place, lamp: the kinds of object, receptacle and lamp that the goal is about, empty where there is none.
     """
 
     receptacles: list[tuple[str, str]] = field(default_factory=list)

@@ -5,15 +5,14 @@ The descriptions of the actions, the list of those that are possible and the obs
 the perturbation; everything else is the game's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from string import Template
 
 from agentrefine.benchmarks.alfworld.benchmark import TEXTS, ALFWorld
 from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
-from agentrefine.benchmarks.simulators import LISTING, SimulatorBenchmark, command, data_of
+from agentrefine.benchmarks.common import LISTING, data_of, filled
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, command
 from agentrefine.benchmarks.worker import RemoteEnvironment
 from agentrefine.worlds.language import Paraphrase
 
@@ -63,8 +62,7 @@ class PerturbedEnvironment:
         if not result.valid:
             return result
         if known == LISTING:
-            listed = ", ".join(self.possible())
-            return result._replace(observation=Template(TEXTS["available"]).substitute(actions=listed))
+            return result._replace(observation=filled(TEXTS["available"], actions=", ".join(self.possible())))
         return result._replace(observation=self._perturbation.repeat(result.observation, known))
 
     def possible(self) -> list[str]:
@@ -87,17 +85,17 @@ class PerturbedALFWorld(SimulatorBenchmark):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._games = ALFWorld(folder)
-        self.workers, self.at_once = self._games.workers, self._games.at_once
+        self.workers = self._games.workers
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes: the games of `ALFWorld`, each with all perturbations before the next."""
-        games = self._games.episodes(-(-limit // len(PERTURBATIONS)), seed)
-        perturbed = (
-            game.model_copy(update={"id": f"{game.id}/{name}", "benchmark": self.name, "perturbation": name})
-            for game in games
-            for name in PERTURBATIONS
-        )
-        return list(islice(perturbed, limit))
+    def check_installed(self) -> None:
+        """Make sure that ALFWorld is installed."""
+        self._games.check_installed()
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """The games of `ALFWorld`, each with all perturbations before the next."""
+        for game in self._games.drawn(seed):
+            for name in PERTURBATIONS:
+                yield game.model_copy(update={"id": f"{game.id}/{name}", "benchmark": self.name, "perturbation": name})
 
     def make(self, episode: EpisodeSpec) -> PerturbedEnvironment:
         """The environment of one episode."""

@@ -11,22 +11,21 @@ download of their own, progress and success are the simulator's, and the mission
 import contextlib
 import io
 import random
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from enum import IntEnum
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from agentrefine.benchmarks.babyai.view import DATA, Act, Thing, View, name_of, text_of
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import LISTING, round_robin
-from agentrefine.errors import NotInstalledError
+from agentrefine.benchmarks.common import LISTING, DrawnBenchmark, data_of, filled, imported, round_robin
 from agentrefine.files import short_hash
+
+DATA = data_of("babyai", "babyai.yaml")
+"""Levels, seeds, actions and texts."""
 
 LEVELS: dict[str, str] = DATA["levels"]
 SEEDS: list[int] = DATA["seeds"]
-PRIMITIVES: dict[int, str] = {
-    Act.LEFT: "turn left", Act.RIGHT: "turn right", Act.FORWARD: "move forward", Act.DROP: "drop", Act.TOGGLE: "toggle",
-}  # fmt: skip
 NO_STEP_LIMIT = 1_000_000
 """The simulator's own limit counts single cells; the player's limit counts the agent's turns and decides."""
 
@@ -35,8 +34,176 @@ GOLD_SEARCHES = 300
 """Path searches that the bot may make for one action; it needs at most 50, and hangs for good on some levels."""
 
 
+class Act(IntEnum):
+    """The simulator's actions, by its own numbers."""
+
+    LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE, DONE = range(7)
+
+
+PRIMITIVES: dict[int, str] = {
+    Act.LEFT: "turn left", Act.RIGHT: "turn right", Act.FORWARD: "move forward", Act.DROP: "drop", Act.TOGGLE: "toggle",
+}  # fmt: skip
+
+DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+"""One cell ahead, by the simulator's number of the direction that the agent faces."""
+
+Position = tuple[int, int]
+
+
+class Thing(NamedTuple):
+    """An object in the field of view, by the name that the agent uses, such as `red ball 1`."""
+
+    name: str
+    object: Any
+    position: Position
+    forward: int
+    right: int
+
+    @property
+    def is_door(self) -> bool:
+        """Whether it is a door, open or not."""
+        return bool(self.object.type == "door")
+
+
+class View:
+    """The field of view in a running level: 7 x 7 cells before the agent, as far as walls and doors let it see."""
+
+    def __init__(self, simulation: Any) -> None:
+        self._simulation = simulation
+
+    def things(self) -> list[Thing]:
+        """What the agent sees, nearest first, walls left out; equal names are numbered in that order."""
+        here, _ = self._place()
+        cells = {position: self._simulation.grid.get(*position) for position in self._visible() if position != here}
+        seen = [
+            (self._relative(position), position, cell)
+            for position, cell in cells.items()
+            if cell is not None and cell.type != "wall"
+        ]
+        counts: Counter[str] = Counter()
+        things = []
+        for offset, position, cell in sorted(seen, key=lambda item: (*self.order(*item[0]), item[1])):
+            kind = name_of(cell)
+            counts[kind] += 1
+            things.append(Thing(f"{kind} {counts[kind]}", cell, position, *offset))
+        return things
+
+    def order(self, forward: int, right: int) -> tuple[int, ...]:
+        """What decides who comes first, for an object so far before the agent and so far to its right."""
+        return forward + abs(right), forward, right
+
+    def front(self) -> Thing | None:
+        """What stands on the cell before the agent."""
+        return next((thing for thing in self.things() if (thing.forward, thing.right) == (1, 0)), None)
+
+    def path(self, thing: Thing) -> list[int] | None:
+        """Fewest turns and steps to face `thing` from before it, over visible free cells; None if no path leads."""
+        grid = self._simulation.grid
+        free = {p for p in self._visible() if (cell := grid.get(*p)) is None or cell.can_overlap()} - {thing.position}
+        start = self._place()
+        came: dict[tuple[Position, int], list[int]] = {start: []}
+        queue = deque([start])
+        while queue:
+            (x, y), direction = place = queue.popleft()
+            ahead = (x + DIRECTIONS[direction][0], y + DIRECTIONS[direction][1])
+            if ahead == thing.position:
+                return came[place]
+            following = [(Act.LEFT, ((x, y), (direction - 1) % 4)), (Act.RIGHT, ((x, y), (direction + 1) % 4))]
+            for action, target in [(Act.FORWARD, (ahead, direction))] * (ahead in free) + following:
+                if target not in came:
+                    came[target] = [*came[place], action]
+                    queue.append(target)
+        return None
+
+    def state(self) -> tuple[object, ...]:
+        """What an action can change."""
+        cell = self._simulation.grid.get(*self._simulation.front_pos)
+        held = self._simulation.carrying
+        return *self._place(), None if held is None else name_of(held), None if cell is None else name_of(cell)
+
+    def describe(self) -> str:
+        """The observation: what the agent sees and where, the wall ahead, and what it carries."""
+        things = self.things()
+        listed = "; ".join(text_of("object", name=thing.name, where=_where(thing)) for thing in things)
+        parts = [text_of("seen"), f"{listed}."] if things else [text_of("nothing")]
+        wall = self.barrier(("wall",))
+        if wall:
+            parts.append(text_of("wall", forward=_steps(wall[1])))
+        carried = self._simulation.carrying
+        parts.append(text_of("empty_handed") if carried is None else text_of("carrying", name=name_of(carried)))
+        return " ".join(parts)
+
+    def barrier(self, kinds: tuple[str, ...]) -> tuple[str, int] | None:
+        """The nearest object of these types straight ahead, and how many steps away it is."""
+        visible = set(self._visible())
+        (x, y), direction = self._place()
+        dx, dy = DIRECTIONS[direction]
+        for forward in range(1, self._simulation.agent_view_size):
+            position = (x + dx * forward, y + dy * forward)
+            cell = self._simulation.grid.get(*position) if position in visible else None
+            if cell is not None and cell.type in kinds:
+                return str(cell.type), forward
+        return None
+
+    def _place(self) -> tuple[Position, int]:
+        """Where the agent stands, and the direction that it faces."""
+        return _position(self._simulation.agent_pos), int(self._simulation.agent_dir)
+
+    def _visible(self) -> list[Position]:
+        """The cells that the agent sees, its own included."""
+        simulation = self._simulation
+        _, mask = simulation.gen_obs_grid()
+        size = simulation.agent_view_size
+        ahead, right = simulation.dir_vec, simulation.right_vec
+        cells = [
+            _position(simulation.agent_pos + ahead * (size - 1 - j) + right * (i - size // 2))
+            for i in range(size)
+            for j in range(size)
+            if mask[i, j]
+        ]
+        grid = simulation.grid
+        return [(x, y) for x, y in cells if 0 <= x < grid.width and 0 <= y < grid.height]
+
+    def _relative(self, position: Position) -> tuple[int, int]:
+        """How far before the agent and how far to its right."""
+        offset = [position[axis] - int(self._simulation.agent_pos[axis]) for axis in (0, 1)]
+        ahead, right = self._simulation.dir_vec, self._simulation.right_vec
+        return int(offset[0] * ahead[0] + offset[1] * ahead[1]), int(offset[0] * right[0] + offset[1] * right[1])
+
+
+def text_of(text: str, /, **values: object) -> str:
+    """A text of babyai.yaml with its values."""
+    return filled(DATA["texts"][text], **values)
+
+
+def name_of(cell: Any) -> str:
+    """What the agent calls an object: its color, a door's state, its type."""
+    if cell.type != "door":
+        return f"{cell.color} {cell.type}"
+    state = "open" if cell.is_open else "locked" if cell.is_locked else "closed"
+    return f"{cell.color} {state} door"
+
+
+def _position(vector: Any) -> Position:
+    return int(vector[0]), int(vector[1])
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _where(thing: Thing) -> str:
+    parts = [text_of("ahead", forward=_steps(thing.forward))] if thing.forward else []
+    if thing.right:
+        parts.append(text_of("beside", side=_steps(abs(thing.right)), direction="right" if thing.right > 0 else "left"))
+    return " and ".join(parts)
+
+
 class CommandRefusedError(Exception):
-    """Why an action is not possible now, in words for the agent."""
+    """Why an action is not possible now, as a text of babyai.yaml with its values."""
+
+    def __init__(self, text: str, **values: object) -> None:
+        super().__init__(text_of(text, **values))
 
 
 class BabyAIEnvironment:
@@ -50,8 +217,6 @@ class BabyAIEnvironment:
         self.actions: dict[str, str] = DATA["actions"]
         self.goal = ""
         self._seed = seed
-        self._progress = 0.0
-        self._over = False
         self._simulation = _gymnasium().make(LEVELS[level], disable_env_checker=True).unwrapped
         self.view = View(self._simulation)
 
@@ -100,20 +265,19 @@ class BabyAIEnvironment:
             if self._over or blocked:
                 break
         success = self._over and reward > 0
-        earlier = self._progress
         done, total = _done_of(self._simulation.instrs)
-        self._progress = max(earlier, 1.0 if success else done / total)
+        earlier, self._progress = self._progress, max(self._progress, 1.0 if success else done / total)
         changed = changed or self._progress > earlier
-        ending = [text_of("completed" if success else "failed")] if self._over else []
-        beginning = [] if changed else [text_of("nothing_changes")]
-        observation = " ".join([*beginning, self.view.describe(), *ending])
-        return self._result(observation, success=success, valid=changed)
+        parts = [] if changed else [text_of("nothing_changes")]
+        parts.append(self.view.describe())
+        parts += [text_of("completed" if success else "failed")] if self._over else []
+        return self._result(" ".join(parts), success=success, valid=changed)
 
     def _plan(self, words: str) -> list[int]:
         """The simulator's actions for an action of the agent.
 
         Raises:
-            Refusal: it is not known or not possible now.
+            CommandRefusedError: it is not known or not possible now.
         """
         for number, primitive in PRIMITIVES.items():
             if words == primitive:
@@ -126,31 +290,29 @@ class BabyAIEnvironment:
             "go through ": self._go_through,
             "toggle and go through ": self._toggle_and_go_through,
         }
-        for verb, macro in macros.items():
-            if words.startswith(verb):
-                thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
-                if thing is None:
-                    raise CommandRefusedError(text_of("not_seen"))
-                return macro(thing)
-        raise CommandRefusedError(text_of("unknown"))
+        verb = next((verb for verb in macros if words.startswith(verb)), None)
+        if verb is None:
+            raise CommandRefusedError("unknown")
+        thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
+        if thing is None:
+            raise CommandRefusedError("not_seen")
+        return macros[verb](thing)
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
         if action == Act.FORWARD and cell is not None and not cell.can_overlap():
-            raise CommandRefusedError(text_of("blocked"))
-        if action == Act.DROP and self._simulation.carrying is None:
-            raise CommandRefusedError(text_of("nothing_to_drop"))
-        if action == Act.DROP and cell is not None:
-            raise CommandRefusedError(text_of("no_room"))
+            raise CommandRefusedError("blocked")
+        if action == Act.DROP and (self._simulation.carrying is None or cell is not None):
+            raise CommandRefusedError("nothing_to_drop" if self._simulation.carrying is None else "no_room")
         if action == Act.TOGGLE:
             front = self.view.front()
             if front is None or front.object.type not in ("door", "box"):
-                raise CommandRefusedError(text_of("no_door"))
+                raise CommandRefusedError("no_door")
             self._check_key(front)
 
     def _check_key(self, thing: Thing) -> None:
         if thing.is_door and not self.opens(thing.object):
-            raise CommandRefusedError(text_of("needs_key", name=thing.name, color=thing.object.color))
+            raise CommandRefusedError("needs_key", name=thing.name, color=thing.object.color)
 
     def opens(self, door: Any) -> bool:
         """Whether the agent can open a door: it is not locked, or the agent carries its key."""
@@ -160,35 +322,35 @@ class BabyAIEnvironment:
 
     def _go_to(self, thing: Thing) -> list[int]:
         # Who faces it already does nothing, but lets the simulator see that the goal is reached.
-        return self._way(thing) or [Act.DONE]
+        return self._path(thing) or [Act.DONE]
 
     def _pick_up(self, thing: Thing) -> list[int]:
         carried = self._simulation.carrying
         if thing.is_door:
-            raise CommandRefusedError(text_of("not_portable"))
+            raise CommandRefusedError("not_portable")
         if carried is not None:
-            raise CommandRefusedError(text_of("hands_full", name=thing.name, carried=name_of(carried)))
-        return [*self._way(thing), Act.PICK_UP]
+            raise CommandRefusedError("hands_full", name=thing.name, carried=name_of(carried))
+        return [*self._path(thing), Act.PICK_UP]
 
     def _go_through(self, thing: Thing) -> list[int]:
-        if not thing.is_door:
-            raise CommandRefusedError(text_of("not_a_door", name=thing.name))
-        if not thing.object.is_open:
-            raise CommandRefusedError(text_of("closed", name=thing.name))
-        return [*self._way(thing), Act.FORWARD]
+        self._check_door(thing, is_open=True)
+        return [*self._path(thing), Act.FORWARD]
 
     def _toggle_and_go_through(self, thing: Thing) -> list[int]:
-        if not thing.is_door:
-            raise CommandRefusedError(text_of("not_a_door", name=thing.name))
-        if thing.object.is_open:
-            raise CommandRefusedError(text_of("already_open", name=thing.name))
+        self._check_door(thing, is_open=False)
         self._check_key(thing)
-        return [*self._way(thing), Act.TOGGLE, Act.FORWARD]
+        return [*self._path(thing), Act.TOGGLE, Act.FORWARD]
 
-    def _way(self, thing: Thing) -> list[int]:
+    def _check_door(self, thing: Thing, *, is_open: bool) -> None:
+        if not thing.is_door:
+            raise CommandRefusedError("not_a_door", name=thing.name)
+        if thing.object.is_open != is_open:
+            raise CommandRefusedError("closed" if is_open else "already_open", name=thing.name)
+
+    def _path(self, thing: Thing) -> list[int]:
         path = self.view.path(thing)
         if path is None:
-            raise CommandRefusedError(text_of("no_path", name=thing.name))
+            raise CommandRefusedError("no_path", name=thing.name)
         return path
 
     def _is_possible(self, words: str) -> bool:
@@ -198,23 +360,23 @@ class BabyAIEnvironment:
             return False
 
 
-class BabyAI:
+class BabyAI(DrawnBenchmark):
     """AgentBoard's 112 BabyAI cases."""
 
     name = "babyai"
     progress_definition = "share of the mission's elementary instructions that the simulator's verifier counts as done"
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` of the 112 cases: each level once, in an order drawn by `seed`, then a second time, ..."""
+    def check_installed(self) -> None:
+        """Make sure that minigrid is installed."""
         _gymnasium()
-        drawn = random.Random(short_hash("babyai", str(seed)))
-        levels = drawn.sample(sorted(LEVELS), len(LEVELS))
-        seeds = {level: drawn.sample(SEEDS, len(SEEDS)) for level in levels}
-        cases = round_robin([(level, case_seed) for case_seed in seeds[level]] for level in levels)
-        return [
-            EpisodeSpec(id=f"babyai.{level}.{case_seed}", benchmark=self.name, task=level, seed=case_seed)
-            for level, case_seed in islice(cases, limit)
-        ]
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """The 112 cases: each level once, in an order drawn by `seed`, then each a second time, ..."""
+        rng = random.Random(short_hash("babyai", str(seed)))
+        levels = rng.sample(sorted(LEVELS), len(LEVELS))
+        seeds = {level: rng.sample(SEEDS, len(SEEDS)) for level in levels}
+        for level, case_seed in round_robin([(level, case_seed) for case_seed in seeds[level]] for level in levels):
+            yield EpisodeSpec(id=f"babyai.{level}.{case_seed}", benchmark=self.name, task=level, seed=case_seed)
 
     def make(self, episode: EpisodeSpec) -> BabyAIEnvironment:
         """The environment of one episode."""
@@ -252,10 +414,8 @@ def _bot_actions(environment: BabyAIEnvironment) -> list[str]:
         except AssertionError as error:
             raise NoSolutionError(f"minigrid's bot gave up after {len(actions)} actions") from error
         front = environment.view.front()
-        if taken == Act.PICK_UP and front is not None:
-            actions.append(f"pick up {front.name}")
-        elif taken == Act.DONE and front is not None:
-            actions.append(f"go to {front.name}")
+        if taken in (Act.PICK_UP, Act.DONE) and front is not None:
+            actions.append(f"{'pick up' if taken == Act.PICK_UP else 'go to'} {front.name}")
         elif taken in PRIMITIVES:
             actions.append(PRIMITIVES[taken])
         else:
@@ -288,15 +448,5 @@ def _done_of(instruction: Any) -> tuple[int, int]:
 
 
 def _gymnasium() -> ModuleType:
-    try:
-        import gymnasium
-        import minigrid  # noqa: F401  registers its levels
-    except ImportError as error:
-        raise NotInstalledError(
-            "not_installed",
-            "the benchmark babyai needs the package minigrid: pip install 'minigrid>=3.0'.",
-            benchmark="babyai",
-            name="minigrid",
-        ) from error
-    module: ModuleType = gymnasium
-    return module
+    """The package that makes minigrid's levels."""
+    return imported("babyai", "minigrid", "gymnasium", "minigrid", requirement="minigrid>=3.0")

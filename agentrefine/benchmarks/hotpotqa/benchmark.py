@@ -5,25 +5,24 @@ understood too. Nothing is fetched from Wikipedia: a question brings its paragra
 
 The questions are those of the user's file (`evaluation.data.hotpotqa`): JSON in the form of the
 official `hotpot_dev_distractor_v1.json`, or with lists for columns as in the hub's `hotpotqa/hotpot_qa`. Without one
-they are twelve of ours, about islands that do not exist.
+they are twelve of this package, about islands that do not exist.
 """
 
 import random
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from difflib import SequenceMatcher
-from functools import lru_cache
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import round_robin
-from agentrefine.errors import UserError
+from agentrefine.benchmarks.common import DrawnBenchmark, round_robin
+from agentrefine.errors import UserError, file_error
 from agentrefine.files import first_problem, packaged_path, read_records, short_hash
 
 ACTIONS = {
@@ -37,7 +36,7 @@ SENTENCES = 5
 SIMILAR = 5
 """Titles that a search names where it finds none."""
 
-_OURS = packaged_path("agentrefine.benchmarks", "hotpotqa", "merrow_isles.json")
+_OWN_QUESTIONS = packaged_path("agentrefine.benchmarks", "hotpotqa", "merrow_isles.json")
 _REMEDY = "let evaluation.data.hotpotqa name HotpotQA's distractor JSON"
 _ACTION = re.compile(r"(search|lookup|finish)(?:\s*\[(.*)\]|\s+(.*))", re.IGNORECASE | re.DOTALL)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -70,6 +69,9 @@ def f1_score(answer: str, right: str) -> float:
 
 class HotpotQuestion(BaseModel):
     """One question with its paragraphs.
+
+    Example: {"_id": "5a8b...", "question": "...", "answer": "yes", "type": "comparison", "supporting_facts":
+    [["Ed Wood", 0], ...], "context": [["Ed Wood", ["Edward Davis Wood Jr. was ...", ...]], ...]}
 
     Attributes:
         id: the data set's id, or one made from the question where the file has none.
@@ -193,33 +195,30 @@ class HotpotEnvironment:
         return StepResult(observation, self._progress, success=self._success, done=self._over, valid=valid)
 
 
-class HotpotQA:
-    """The questions of a file, of ours if none is given."""
+class HotpotQA(DrawnBenchmark):
+    """The questions of a file, of this package's if none is given."""
 
     name = "hotpotqa"
     progress_definition = "F1 of the answer's words, by HotpotQA's normalisation; success is an exact match"
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file = file or _OURS
+        self._file = file or _OWN_QUESTIONS
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` questions: one of each type, in an order drawn by `seed`, then a second of each, ...
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """One question of each type, in an order drawn by `seed`, then a second of each, ...
 
         `task` is the question's type, `seed` its position in the file.
         """
         by_type: dict[str, list[int]] = {}
-        for position, given in enumerate(_rows(self._file)):
+        for position, given in enumerate(self._rows):
             kind = given.get("type") if isinstance(given, dict) else None
             by_type.setdefault(str(kind), []).append(position)
-        drawn = random.Random(short_hash("hotpotqa", str(seed)))
+        rng = random.Random(short_hash("hotpotqa", str(seed)))
         for positions in by_type.values():
-            drawn.shuffle(positions)
-        drawn_positions = islice(round_robin(by_type[kind] for kind in sorted(by_type)), limit)
-        questions = [(position, _question(self._file, position)) for position in drawn_positions]
-        return [
-            EpisodeSpec(id=f"hotpotqa.{question.id}", benchmark=self.name, task=question.type, seed=position)
-            for position, question in questions
-        ]
+            rng.shuffle(positions)
+        for position in round_robin(by_type[kind] for kind in sorted(by_type)):
+            question = self._question(position)
+            yield EpisodeSpec(id=f"hotpotqa.{question.id}", benchmark=self.name, task=question.type, seed=position)
 
     def make(self, episode: EpisodeSpec) -> HotpotEnvironment:
         """The environment of one episode."""
@@ -234,50 +233,36 @@ class HotpotQA:
         return [*(f"search {title}" for title in question.supporting), f"finish {question.answer}"]
 
     def _asked(self, episode: EpisodeSpec) -> HotpotQuestion:
-        if episode.seed < len(_rows(self._file)):
-            question = _question(self._file, episode.seed)
+        if episode.seed < len(self._rows):
+            question = self._question(episode.seed)
             if episode.id == f"hotpotqa.{question.id}":
                 return question
-        raise UserError(
-            "episode_missing",
-            f"{self._file}: the question {episode.id} is not in place {episode.seed}; name the file that had it.",
-            file=self._file,
-            name=episode.id,
-        )
+        message = f"the question {episode.id} is not in place {episode.seed}; name the file that had it."
+        raise file_error("episode_missing", self._file, message, name=episode.id)
 
+    @cached_property
+    def _rows(self) -> list[Any]:
+        """The questions of the file as they are."""
+        rows = [record.value for record in read_records(self._file, _REMEDY)]
+        if not rows:
+            raise file_error("empty_file", self._file, "holds no question; give HotpotQA's distractor JSON.")
+        return rows
 
-def _rows(path: Path) -> list[Any]:
-    """The questions of a file as they are."""
-    return _parsed(path, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=1)
-def _parsed(path: Path, changed: int) -> list[Any]:
-    """The values of a file that was last changed then (the time is there to read it again after a change)."""
-    rows = [record.value for record in read_records(path, _REMEDY)]
-    if not rows:
-        raise UserError("empty_file", f"{path}: holds no question; give HotpotQA's distractor JSON.", file=path)
-    return rows
-
-
-def _question(path: Path, position: int) -> HotpotQuestion:
-    given = _rows(path)[position]
-    if isinstance(given, dict) and not given.get("answer"):
-        raise UserError(
-            "missing_key",
-            f"{path}, question {position + 1}: has no answer, as in HotpotQA's test split; give the development split "
-            "(hotpot_dev_distractor_v1.json).",
-            file=path,
-            question=position + 1,
-            key="answer",
-        )
-    try:
-        return HotpotQuestion.model_validate(given)
-    except ValidationError as error:
-        problem = first_problem(error)
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"a key is missing or has another form ({error})."
-    raise UserError("bad_record", f"{path}, question {position + 1}: {problem}", file=path, question=position + 1)
+    def _question(self, position: int) -> HotpotQuestion:
+        given, number = self._rows[position], position + 1
+        if isinstance(given, dict) and not given.get("answer"):
+            message = (
+                f"{self._file}, question {number}: has no answer, as in HotpotQA's test split; give the development "
+                "split (hotpot_dev_distractor_v1.json)."
+            )
+            raise UserError("missing_key", message, file=self._file, question=number, key="answer")
+        try:
+            return HotpotQuestion.model_validate(given)
+        except ValidationError as error:
+            problem = first_problem(error)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"a key is missing or has another form ({error})."
+        raise UserError("bad_record", f"{self._file}, question {number}: {problem}", file=self._file, question=number)
 
 
 def _plain(title: str) -> str:

@@ -7,33 +7,22 @@ folder of them (`evaluation.data.jericho`), TextWorld's games, for the same inte
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult, UnlistedActionsError
-from agentrefine.benchmarks.simulators import (
-    GIB,
-    LISTING,
-    SimulatorBenchmark,
-    command,
-    data_of,
-    need,
-    rng_of,
-    without_prompt,
-)
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, UnlistedActionsError
+from agentrefine.benchmarks.common import data_of, filled, rng_of
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, without_prompt
 from agentrefine.benchmarks.textworld.benchmark import NOT_FOR_AGENTS, TextWorld
-from agentrefine.benchmarks.worker import Limits, Opening
-from agentrefine.errors import UserError
+from agentrefine.benchmarks.worker import GIB, Limits, Opening
+from agentrefine.errors import file_error
 
 STORIES = "AGENTREFINE_JERICHO"
 DATA = data_of("jericho", "jericho.yaml")
 TEXTS: dict[str, str] = DATA["texts"]
 REFUSALS: tuple[str, ...] = tuple(DATA["refusals"])
 LIMITS = Limits(start=60, step=20, gold=120, memory=4 * GIB)
-AT_ONCE = 32
 
 
 def jericho(folder: Path | None = None) -> SimulatorBenchmark:
@@ -49,32 +38,30 @@ class Jericho(SimulatorBenchmark):
     """The stories of a folder, each played once."""
 
     progress_definition = "best share of the story's points that are scored"
+    package = "jericho"
 
     def __init__(self, folder: Path) -> None:
-        limits = replace(LIMITS, variables={STORIES: str(folder.resolve())})
-        super().__init__("jericho", "agentrefine.benchmarks.jericho.benchmark:StorySimulator", limits, AT_ONCE)
+        super().__init__("jericho", StorySimulator, LIMITS._replace(variables={STORIES: str(folder.resolve())}))
         self._folder = folder
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` of the stories, in an order drawn by `seed`."""
-        need(self.name, "jericho")
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """The stories whose score Jericho knows, in an order drawn by `seed`."""
         names = [file.name for file in stories(self._folder) if _is_supported(file)]
         if not names:
-            raise UserError(
-                "no_games",
-                f"{self._folder}: there is no story whose score Jericho knows; let evaluation.data.jericho name a "
-                "folder of such .z3, .z5 or .z8 files, or none to play TextWorld's games.",
-                file=self._folder,
+            message = (
+                "there is no story whose score Jericho knows; let evaluation.data.jericho name a folder of such "
+                ".z3, .z5 or .z8 files, or none to play TextWorld's games."
             )
+            raise file_error("no_games", self._folder, message)
         rng_of("episodes", self.name, seed).shuffle(names)
-        return [
-            EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=Path(name).stem, seed=0)
-            for name in names[:limit]
-        ]
+        for name in names:
+            yield EpisodeSpec(id=f"{self.name}/{name}", benchmark=self.name, task=Path(name).stem, seed=0)
 
 
-class StorySimulator:
-    """Plays a story. Valid: the story understood the action, be it in vain."""
+class StorySimulator(TextSimulator):
+    """Plays a story. Valid: the story understood the action, even where it had no effect."""
+
+    texts = TEXTS
 
     def __init__(self) -> None:
         self._story: Any = None
@@ -90,26 +77,26 @@ class StorySimulator:
         self._story = FrotzEnv(str(Path(os.environ[STORIES]) / episode.id.partition("/")[2]))
         observation, _ = self._story.reset()
         self._score, self._over = 0, False
-        goal = Template(DATA["goal"]).substitute(name=episode.task)
-        return Opening(DATA["actions"], goal, without_prompt(observation))
+        return Opening(DATA["actions"], filled(DATA["goal"], name=episode.task), without_prompt(observation))
 
-    def step(self, action: str) -> StepResult:
-        """Take one action."""
-        if self._over:
-            return self._result(TEXTS["over"], valid=False)
-        words = command(action)
-        if words == LISTING:
-            # Where Jericho cannot look for actions, the templates of all are listed.
-            listed = ", ".join(self.possible() if self._searchable else DATA["actions"])
-            return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
-        if words is None or words.split()[0] in NOT_FOR_AGENTS:
-            return self._result(TEXTS["unknown"], valid=False)
-        said, _, self._over, _ = self._story.step(words)
+    def _standing(self) -> tuple[float, bool, bool]:
+        won = self._over and bool(self._story.victory())
+        points = self._story.get_max_score()
+        progress = 1.0 if won else max(0.0, min(1.0, self._score / points)) if points else 0.0
+        return progress, won, self._over
+
+    def _listed(self) -> Iterable[str]:
+        """The possible actions; the templates of all where Jericho cannot look for them."""
+        return self.possible() if self._searchable else DATA["actions"]
+
+    def _is_known(self, words: str) -> bool:
+        return words.split()[0] not in NOT_FOR_AGENTS
+
+    def _take(self, words: str) -> tuple[str, bool]:
+        answer, _, self._over, _ = self._story.step(words)
         self._score = max(self._score, self._story.get_score())
-        text = without_prompt(said)
-        ending = [TEXTS["won" if self._story.victory() else "lost"]] if self._over else []
-        valid = bool(text) and not any(refusal in text for refusal in REFUSALS)
-        return self._result("\n".join([text or TEXTS["unknown"], *ending]), valid=valid)
+        text = without_prompt(answer)
+        return text or TEXTS["unknown"], bool(text) and not any(refusal in text for refusal in REFUSALS)
 
     def possible(self) -> list[str]:
         """The actions that Jericho finds to change something."""
@@ -138,12 +125,6 @@ class StorySimulator:
         """Whether Jericho can look for actions; without spaCy's model of English it would download it."""
         return importlib.util.find_spec("en_core_web_sm") is not None and bool(self._story.is_fully_supported)
 
-    def _result(self, observation: str, *, valid: bool) -> StepResult:
-        won = self._over and bool(self._story.victory())
-        most = self._story.get_max_score()
-        progress = 1.0 if won else max(0.0, min(1.0, self._score / most)) if most else 0.0
-        return StepResult(observation, progress, won, self._over, valid)
-
 
 def stories(folder: Path) -> list[Path]:
     """The story files of a folder.
@@ -152,11 +133,8 @@ def stories(folder: Path) -> list[Path]:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(
-            "file_missing",
-            f"{folder}: no such folder; let evaluation.data.jericho name the folder of the stories.",
-            file=folder,
-        )
+        message = "no such folder; let evaluation.data.jericho name the folder of the stories."
+        raise file_error("file_missing", folder, message)
     return sorted(folder.glob("*.z[1-8]"))
 
 

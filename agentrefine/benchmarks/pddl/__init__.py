@@ -1,1 +1,0 @@
-"""Planning problems in PDDL."""

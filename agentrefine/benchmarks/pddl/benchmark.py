@@ -1,6 +1,6 @@
 """Planning problems in PDDL as games: any domain and its problems, through `unified-planning`.
 
-The folder is the user's (`evaluation.data.pddl`), else ours. It holds, for each domain,
+The folder is the user's (`evaluation.data.pddl`), else the one of this package. It holds, for each domain,
 
 - `<name>.pddl` beside a folder `<name>/` of problems (AgentBoard's layout), or
 - `<name>/domain.pddl` beside its problems in the same folder, or
@@ -17,19 +17,18 @@ Numbers (`:functions`) are played but not shown.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult, UnlistedActionsError
-from agentrefine.benchmarks.pddl.gold import solution
+from agentrefine.benchmarks.common import CHECK, DrawnBenchmark, round_robin
+from agentrefine.benchmarks.pddl.planner import solution
 from agentrefine.benchmarks.pddl.problem import PddlProblem, planning_library
 from agentrefine.benchmarks.pddl.syntax import is_domain
 from agentrefine.benchmarks.pddl.words import DomainWords, Phrases, read_words
-from agentrefine.benchmarks.simulators import CHECK, round_robin
-from agentrefine.errors import UserError
+from agentrefine.errors import file_error
 from agentrefine.files import packaged_path, short_hash
 
 LOOK = "look around"
@@ -48,7 +47,8 @@ class PddlEnvironment:
     """One problem being played. Valid: the action was possible and changed something, or was a look."""
 
     def __init__(self, domain: Path, problem: Path) -> None:
-        self._problem = read_problem(domain, problem)
+        changed = (path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem))
+        self._problem = _read_problem(domain, problem, *changed)
         words, source = _words(domain, self._problem.domain)
         self._phrases = Phrases(self._problem, words, source)
         self._only_changes = words.observe == "changes"
@@ -153,8 +153,8 @@ class PddlEnvironment:
         return StepResult(observation, self._progress, success=self._over, done=self._over, valid=valid)
 
 
-class Pddl:
-    """Every problem of a folder of domains, of ours if none is given."""
+class Pddl(DrawnBenchmark):
+    """Every problem of a folder of domains, of this package's if none is given."""
 
     name = "pddl"
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
@@ -167,55 +167,44 @@ class Pddl:
         """The domains by name."""
         return domains(self._folder)
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` problems: one of each domain, in an order drawn by `seed`, then a second of each, ...
+    def check_installed(self) -> None:
+        """Make sure that `unified-planning` is installed."""
+        planning_library()
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """One problem of each domain, in an order drawn by `seed`, then a second of each, ...
 
         `task` is the domain, `variant` the problem; a problem has no layouts, so `seed` is its position in the domain.
         """
-        planning_library()
-        drawn = random.Random(short_hash("pddl", str(seed)))
+        rng = random.Random(short_hash("pddl", str(seed)))
         domain_cases = []
-        for name in drawn.sample(sorted(self.domains), len(self.domains)):
+        for name in rng.sample(sorted(self.domains), len(self.domains)):
             numbered = list(enumerate(self.domains[name].problems))
-            domain_cases.append([(name, *case) for case in drawn.sample(numbered, len(numbered))])
-        return [
-            EpisodeSpec(id=f"pddl.{name}.{problem}", benchmark=self.name, task=name, seed=position, variant=problem)
-            for name, position, problem in islice(round_robin(domain_cases), limit)
-        ]
+            domain_cases.append([(name, *case) for case in rng.sample(numbered, len(numbered))])
+        for name, position, problem in round_robin(domain_cases):
+            id_ = f"pddl.{name}.{problem}"
+            yield EpisodeSpec(id=id_, benchmark=self.name, task=name, seed=position, variant=problem)
 
     def make(self, episode: EpisodeSpec) -> Environment:
         """The environment of one episode."""
-        return self.problem(episode)
-
-    def problem(self, episode: EpisodeSpec) -> PddlEnvironment:
-        """The problem of one episode.
-
-        Raises:
-            UserError: the folder has no such problem, or it cannot be read.
-        """
-        domain = self.domains.get(episode.task)
-        if domain is None or episode.variant not in domain.problems:
-            raise UserError(
-                "episode_missing",
-                f"{self._folder}: there is no problem {episode.variant} of the domain {episode.task}.",
-                file=self._folder,
-                domain=episode.task,
-                name=episode.variant,
-            )
-        return PddlEnvironment(domain.path, domain.problems[episode.variant])
+        return self._problem(episode)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
         """A planner's actions."""
-        return self.problem(episode).solution()
+        return self._problem(episode).solution()
 
-
-def read_problem(domain: Path, problem: Path) -> PddlProblem:
-    """A problem, kept in memory as long as its files do not change."""
-    return _kept(domain, problem, *(path.stat().st_mtime_ns if path.is_file() else 0 for path in (domain, problem)))
+    def _problem(self, episode: EpisodeSpec) -> PddlEnvironment:
+        domain = self.domains.get(episode.task)
+        if domain is None or episode.variant not in domain.problems:
+            message = f"there is no problem {episode.variant} of the domain {episode.task}."
+            names = {"domain": episode.task, "name": episode.variant}
+            raise file_error("episode_missing", self._folder, message, **names)
+        return PddlEnvironment(domain.path, domain.problems[episode.variant])
 
 
 @lru_cache(maxsize=32)
-def _kept(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
+def _read_problem(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
+    """A problem, kept in memory as long as its files do not change."""
     return PddlProblem(domain, problem)
 
 
@@ -226,11 +215,8 @@ def domains(folder: Path) -> dict[str, Domain]:
         UserError: the folder is missing or has no domain with problems.
     """
     if not folder.is_dir():
-        raise UserError(
-            "file_missing",
-            f"{folder}: no such folder; let evaluation.data.pddl name a folder of domains and problems.",
-            file=folder,
-        )
+        message = "no such folder; let evaluation.data.pddl name a folder of domains and problems."
+        raise file_error("file_missing", folder, message)
     if (folder / "domain.pddl").is_file():
         found = {folder.resolve().name: (folder / "domain.pddl", folder)}
     else:
@@ -240,12 +226,11 @@ def domains(folder: Path) -> dict[str, Domain]:
     read = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
     problems = {name: domain for name, domain in read.items() if domain.problems}
     if not problems:
-        raise UserError(
-            "no_games",
-            f"{folder}: no domain with problems; expected domain.pddl with problems beside it, "
-            "or <name>.pddl with a folder <name> of problems.",
-            file=folder,
+        message = (
+            "no domain with problems; expected domain.pddl with problems beside it, or <name>.pddl with a folder "
+            "<name> of problems."
         )
+        raise file_error("no_games", folder, message)
     return problems
 
 
@@ -260,8 +245,8 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 
 def _words(domain: Path, name: str) -> tuple[DomainWords, Path | None]:
-    """The words beside a domain's file, else ours for domains of that name, else none."""
-    ours = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
+    """The words beside a domain's file, else this package's for domains of that name, else none."""
+    packaged = {path.stem: path for path in packaged_path("agentrefine.benchmarks", "pddl", "phrases").glob("*.yaml")}
     beside = domain.with_suffix(".yaml")
-    path = beside if beside.is_file() else ours.get(name)
+    path = beside if beside.is_file() else packaged.get(name)
     return (read_words(path), path) if path else (DomainWords(), None)

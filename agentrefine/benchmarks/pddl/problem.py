@@ -12,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from agentrefine.benchmarks.common import imported
 from agentrefine.benchmarks.pddl.syntax import fixed
-from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.errors import file_error
 
 MAX_GROUND_ACTIONS = 100_000
 """Actions with objects put in for parameters, possible or not; more are neither listed nor planned with."""
@@ -48,10 +49,9 @@ class PddlProblem:
 
     def __init__(self, domain: Path, problem: Path) -> None:
         library = planning_library()
-        texts = fixed(domain, problem)
         self.path = problem
-        self.domain = texts.name
-        self._problem, self._simulator = _read(library, texts.domain, texts.problem, problem)
+        self.domain, domain_text, problem_text = fixed(domain, problem)
+        self._problem, self._simulator = _read(library, domain_text, problem_text, problem)
         self.actions: dict[str, Any] = {action.name: action for action in self._problem.actions}
         self.objects: list[str] = [item.name for item in self._problem.all_objects]
         self._evaluator = library.model.walkers.StateEvaluator(self._problem)
@@ -62,7 +62,7 @@ class PddlProblem:
         self._never_changing: dict[Any, bool | None] = {}
         self._static = self._problem.get_static_fluents()
         if not self.goals:
-            raise UserError("empty_goal", f"{problem}: the goal is empty; name what has to be true.", file=problem)
+            raise file_error("empty_goal", problem, "the goal is empty; name what has to be true.")
 
     @property
     def predicates(self) -> list[tuple[str, list[str]]]:
@@ -193,20 +193,8 @@ def planning_library() -> ModuleType:
     Raises:
         NotInstalledError: it is not installed.
     """
-    try:
-        import unified_planning
-        import unified_planning.engines
-        import unified_planning.io
-        import unified_planning.model.walkers
-    except ImportError as error:
-        raise NotInstalledError(
-            "not_installed",
-            "the benchmark pddl needs the package unified-planning: pip install 'agentrefine[benchmarks]'.",
-            benchmark="pddl",
-            name="unified-planning",
-        ) from error
-    module: ModuleType = unified_planning
-    return module
+    modules = ("unified_planning", *(f"unified_planning.{part}" for part in ("engines", "io", "model.walkers")))
+    return imported("pddl", "unified-planning", *modules)
 
 
 def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[Any, Any]:
@@ -223,9 +211,5 @@ def _read(library: ModuleType, domain: str, problem: str, path: Path) -> tuple[A
             return read, library.engines.UPSequentialSimulator(read)
     except (ParseBaseException, SyntaxError, library.exceptions.UPException, *malformed) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            "problem_refused",
-            f"{path}: unified-planning cannot play it with its domain ({reason}); fix the files.",
-            file=path,
-            reason=reason,
-        ) from error
+        message = f"unified-planning cannot play it with its domain ({reason}); fix the files."
+        raise file_error("problem_refused", path, message, reason=reason) from error

@@ -6,10 +6,10 @@ all of these). The reader of `unified-planning` 1.3 fails on each.
 """
 
 import re
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-from agentrefine.errors import UserError
+from agentrefine.errors import file_error
 from agentrefine.files import read_text
 
 Expression = str | list["Expression"]
@@ -36,17 +36,10 @@ _DOMAIN_ORDER = (":requirements", ":types", ":constants", ":predicates", ":funct
 _PROBLEM_ORDER = (":domain", ":requirements", ":objects", ":init", ":goal")
 
 
-class Fixed(NamedTuple):
-    """The texts of a domain and a problem that `unified-planning` can read, and the domain's own name."""
+def fixed(domain: Path, problem: Path) -> tuple[str, str, str]:
+    """The domain's own name, and the texts of both files as `unified-planning` can read them.
 
-    domain: str
-    problem: str
-    name: str
-
-
-def fixed(domain: Path, problem: Path) -> Fixed:
-    """The texts of both files in lower case, with the domain's parts in order and every object declared once.
-
+    They are in lower case, with the domain's parts in order and every object declared once.
     Predicates take objects of any type; the types of the actions' parameters stay.
 
     Raises:
@@ -57,11 +50,9 @@ def fixed(domain: Path, problem: Path) -> Fixed:
     sections = [_any_type(section) if section[0] == ":predicates" else section for section in sections]
     constants = {name for section in sections if section[0] == ":constants" for name in _declared(section)}
     facts = [_without(section, constants) if section[0] == ":objects" else section for section in facts]
-    return Fixed(
-        domain=_written(["define", head, *_sorted(sections, _DOMAIN_ORDER)]),
-        problem=_written(["define", problem_head, *_sorted(facts, _PROBLEM_ORDER)]),
-        name=str(head[1]),
-    )
+    domain_text = _written(["define", head, *_sorted(sections, _DOMAIN_ORDER)])
+    problem_text = _written(["define", problem_head, *_sorted(facts, _PROBLEM_ORDER)])
+    return str(head[1]), domain_text, problem_text
 
 
 def is_domain(path: Path) -> bool:
@@ -74,38 +65,30 @@ def _definition(path: Path, kind: str) -> list[list[Expression]]:
     expression = _parsed(_text(path), path)
     parts = [part for part in expression[1:] if isinstance(part, list) and part and isinstance(part[0], str)]
     if expression[:1] != ["define"] or len(parts) != len(expression) - 1 or not parts or parts[0][0] != kind:
-        raise UserError(
-            "not_pddl", f"{path}: expected '(define ({kind} name) ...)'; give a PDDL {kind} file.", file=path, kind=kind
-        )
+        message = f"expected '(define ({kind} name) ...)'; give a PDDL {kind} file."
+        raise file_error("not_pddl", path, message, kind=kind)
     if len(parts[0]) != 2 or not isinstance(parts[0][1], str):
-        raise UserError("missing_name", f"{path}: the {kind} has no name; write '({kind} name)'.", file=path, kind=kind)
+        raise file_error("missing_name", path, f"the {kind} has no name; write '({kind} name)'.", kind=kind)
     _refuse_what_is_not_played(expression, path)
     for section in parts:
         for name in _declared(section) if section[0] in (":objects", ":constants") else ():
             if not _NAME.fullmatch(name):
-                raise UserError(
-                    "bad_name",
-                    f"{path}: the name {name!r} in {section[0]} has to begin with a letter and continue with letters, "
-                    "digits, - and _; rename the object.",
-                    file=path,
-                    name=name,
+                message = (
+                    f"the name {name!r} in {section[0]} has to begin with a letter and continue with letters, "
+                    "digits, - and _; rename the object."
                 )
+                raise file_error("bad_name", path, message, name=name)
     return parts
 
 
-def _refuse_what_is_not_played(expression: Expression, path: Path) -> None:
-    if isinstance(expression, str):
-        return
+def _refuse_what_is_not_played(expression: list[Expression], path: Path) -> None:
     first = expression[0] if expression else ""
     if isinstance(first, str) and first in _NOT_PLAYED:
-        raise UserError(
-            "not_played",
-            f"{path}: has {_NOT_PLAYED[first]}, which is not played here; write it without.",
-            file=path,
-            found=_NOT_PLAYED[first],
-        )
+        found = _NOT_PLAYED[first]
+        raise file_error("not_played", path, f"has {found}, which is not played here; write it without.", found=found)
     for part in expression:
-        _refuse_what_is_not_played(part, path)
+        if isinstance(part, list):
+            _refuse_what_is_not_played(part, path)
 
 
 def _parsed(text: str, path: Path) -> list[Expression]:
@@ -121,38 +104,24 @@ def _parsed(text: str, path: Path) -> list[Expression]:
         elif len(open_lists) > 1:
             open_lists.pop()
         else:
-            raise UserError(
-                "unopened_parenthesis", f"{path}: a closing parenthesis has no opening one; fix the file.", file=path
-            )
+            message = "a closing parenthesis has no opening one; fix the file."
+            raise file_error("unopened_parenthesis", path, message)
         if len(open_lists) > MAX_DEPTH:
-            raise UserError(
-                "nested_too_deep",
-                f"{path}: more than {MAX_DEPTH} parentheses are open at once; give a smaller definition.",
-                file=path,
-                limit=MAX_DEPTH,
-            )
-    if len(open_lists) > 1:
-        raise UserError(
-            "unclosed_parentheses",
-            f"{path}: {len(open_lists) - 1} parentheses are not closed; fix the file.",
-            file=path,
-            count=len(open_lists) - 1,
-        )
+            message = f"more than {MAX_DEPTH} parentheses are open at once; give a smaller definition."
+            raise file_error("nested_too_deep", path, message, limit=MAX_DEPTH)
+    unclosed = len(open_lists) - 1
+    if unclosed:
+        message = f"{unclosed} parentheses are not closed; fix the file."
+        raise file_error("unclosed_parentheses", path, message, count=unclosed)
     if len(root) != 1 or not isinstance(root[0], list):
-        raise UserError(
-            "not_pddl", f"{path}: expected one '(define ...)' and nothing else; give a PDDL file.", file=path
-        )
+        raise file_error("not_pddl", path, "expected one '(define ...)' and nothing else; give a PDDL file.")
     return root[0]
 
 
 def _text(path: Path) -> str:
     if path.is_file() and path.stat().st_size > MAX_CHARACTERS:
-        raise UserError(
-            "file_too_large",
-            f"{path}: larger than {MAX_CHARACTERS:,} characters; give a smaller PDDL file.",
-            file=path,
-            limit=MAX_CHARACTERS,
-        )
+        message = f"larger than {MAX_CHARACTERS:,} characters; give a smaller PDDL file."
+        raise file_error("file_too_large", path, message, limit=MAX_CHARACTERS)
     return read_text(path, "give a PDDL file")
 
 
@@ -163,12 +132,7 @@ def _sorted(sections: list[list[Expression]], order: tuple[str, ...]) -> list[li
 
 def _declared(section: list[Expression]) -> list[str]:
     """The names in a typed list such as `:objects a b - ball c`."""
-    names: list[str] = []
-    words = section[1:]
-    for position, word in enumerate(words):
-        if isinstance(word, str) and word != "-" and (position == 0 or words[position - 1] != "-"):
-            names.append(word)
-    return names
+    return [word for before, word in pairwise(section) if isinstance(word, str) and "-" not in (before, word)]
 
 
 def _without(section: list[Expression], names: set[str]) -> list[Expression]:
@@ -195,6 +159,4 @@ def _any_type(predicates: list[Expression]) -> list[Expression]:
 
 
 def _written(expression: Expression) -> str:
-    if isinstance(expression, str):
-        return expression
-    return f"({' '.join(map(_written, expression))})"
+    return expression if isinstance(expression, str) else f"({' '.join(map(_written, expression))})"

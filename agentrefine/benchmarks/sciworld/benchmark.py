@@ -6,24 +6,12 @@ before each load, and the Java machine gives every object the same identity hash
 
 import math
 import shutil
-from collections.abc import Sequence
-from itertools import islice
-from random import Random
-from string import Template
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import (
-    CHECK,
-    LISTING,
-    SimulatorBenchmark,
-    command,
-    data_of,
-    need,
-    rng_of,
-    round_robin,
-    tidy,
-)
+from agentrefine.benchmarks.common import CHECK, LISTING, data_of, filled, rng_of, round_robin
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, command, tidy
 from agentrefine.benchmarks.worker import Limits, Opening
 from agentrefine.errors import NotInstalledError
 
@@ -37,9 +25,6 @@ JAVA_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockExperimentalVMOptions -XX:hashCode=2"  # one identity hash for all
 )
 LIMITS = Limits(start=180, step=60, gold=300, episodes=50, variables={"JAVA_TOOL_OPTIONS": JAVA_OPTIONS})
-AT_ONCE = 8
-"""Each open episode holds a Java machine of up to 1 GB."""
-
 NO_STEP_LIMIT = 1_000_000
 MAX_LISTING = 2_000
 """Characters of the list of objects."""
@@ -49,13 +34,15 @@ class SciWorld(SimulatorBenchmark):
     """The test variations of ScienceWorld's 30 tasks."""
 
     progress_definition = "the simulator's score, best so far; it is negative after a failure and counted as 0 there"
+    package = "scienceworld"
+    at_once = 8  # each holds a Java machine of up to 1 GB
 
-    def __init__(self, simulator: str = "SciWorldSimulator") -> None:
-        super().__init__("sciworld", f"agentrefine.benchmarks.sciworld.benchmark:{simulator}", LIMITS, AT_ONCE)
+    def __init__(self, simulator: type[TextSimulator] | None = None) -> None:
+        super().__init__("sciworld", simulator or SciWorldSimulator, LIMITS)
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` variations: each task once, in an order drawn by `seed`, then each a second time, ..."""
-        need(self.name, "scienceworld")
+    def check_installed(self) -> None:
+        """Make sure that the simulator's package and Java are installed."""
+        super().check_installed()
         if shutil.which("java") is None:
             raise NotInstalledError(
                 "not_installed",
@@ -64,17 +51,25 @@ class SciWorld(SimulatorBenchmark):
                 benchmark=self.name,
                 name="java",
             )
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """Each task's first variation, in an order drawn by `seed`, then each task's second, ..."""
         rng = rng_of("episodes", self.name, seed)
         tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))
-        drawn = [[(task, number) for number in _shuffled(rng, *VARIATIONS[task])] for task in tasks]
-        return [
-            EpisodeSpec(id=f"{self.name}.{task}.{number}", benchmark=self.name, task=task, seed=number)
-            for task, number in islice(round_robin(drawn), limit)
-        ]
+        drawn = []
+        for task in tasks:
+            first, last = VARIATIONS[task]
+            numbers = list(range(first, last + 1))
+            rng.shuffle(numbers)
+            drawn.append([(task, number) for number in numbers])
+        for task, number in round_robin(drawn):
+            yield EpisodeSpec(id=f"{self.name}.{task}.{number}", benchmark=self.name, task=task, seed=number)
 
 
-class SciWorldSimulator:
-    """Plays ScienceWorld. Valid: the simulator took the action, be it in vain."""
+class SciWorldSimulator(TextSimulator):
+    """Plays ScienceWorld. Valid: the simulator took the action, even where it had no effect."""
+
+    texts = TEXTS
 
     def __init__(self) -> None:
         from scienceworld import ScienceWorldEnv  # the simulator is optional
@@ -89,24 +84,23 @@ class SciWorldSimulator:
         observation = self._load(episode, solve=False)
         return Opening(DATA["actions"], tidy(self._simulation.get_task_description()), tidy(observation))
 
-    def step(self, action: str) -> StepResult:
-        """Take one action."""
-        if self._over:
-            return self._result(TEXTS["over"], valid=False)
-        words = command(action)
-        if words == LISTING:
-            objects = ", ".join(sorted(set(self._simulation.get_possible_objects())))[:MAX_LISTING]
-            return self._result(Template(TEXTS["available"]).substitute(objects=objects), valid=True)
-        if words is None or words.startswith(NOT_FOR_AGENTS):
-            return self._result(TEXTS["unknown"], valid=False)
+    def _standing(self) -> tuple[float, bool, bool]:
+        return min(1.0, self._score), self._over and math.isclose(self._score, 1.0), self._over
+
+    def _listed(self) -> Iterable[str]:
+        return [", ".join(sorted(set(self._simulation.get_possible_objects())))[:MAX_LISTING]]
+
+    def _is_known(self, words: str) -> bool:
+        return not words.startswith(NOT_FOR_AGENTS)
+
+    def _take(self, words: str) -> tuple[str, bool]:
         # The package's own step lists all possible actions each time, which takes longer than the action.
-        said = tidy(self._simulation.server.step(words))
+        answer = tidy(self._simulation.server.step(words))
         score = float(self._simulation.server.getScore())
         self._score = max(self._score, score)
         # A negative score is a failure for good: the package's step ends the task there too.
         self._over = bool(self._simulation.server.getCompleted()) or score < 0
-        ending = [TEXTS["won" if self._won else "lost"]] if self._over else []
-        return self._result("\n".join([said or TEXTS["unknown"], *ending]), valid=not said.startswith(REFUSALS))
+        return answer or TEXTS["unknown"], not answer.startswith(REFUSALS)
 
     def possible(self) -> list[str]:
         """The simulator's valid actions with their objects: some hundreds to thousands."""
@@ -121,7 +115,7 @@ class SciWorldSimulator:
         path = list(self._simulation.get_gold_action_sequence())
         self._load(episode, solve=False)
         for number, action in enumerate(path, start=1):
-            result = SciWorldSimulator.step(self, action)  # whatever a subclass makes of a step
+            result = TextSimulator.step(self, action)  # whatever a subclass makes of a step
             if result.success:
                 return path[:number]
             if result.done:
@@ -129,10 +123,6 @@ class SciWorldSimulator:
         raise NoSolutionError(
             f"the simulator's gold path of {len(path)} steps ends with a score of {100 * self._score:.0f} of 100"
         )
-
-    @property
-    def _won(self) -> bool:
-        return self._over and math.isclose(self._score, 1.0)
 
     def _load(self, episode: EpisodeSpec, *, solve: bool) -> str:
         simplifications = list(DATA["simplifications"])
@@ -144,9 +134,6 @@ class SciWorldSimulator:
         observation, _ = self._simulation.reset()
         self._score, self._over = 0.0, False
         return str(observation)
-
-    def _result(self, observation: str, *, valid: bool) -> StepResult:
-        return StepResult(observation, min(1.0, self._score), self._won, self._over, valid)
 
 
 class AgentBoardSimulator(SciWorldSimulator):
@@ -169,18 +156,12 @@ class AgentBoardSimulator(SciWorldSimulator):
         words = command(action)
         if words == CHECK:
             templates = ", ".join(form for form in self._simulation.get_possible_actions() if "reset" not in form)
-            return self._shown(Template(TEXTS["valid"]).substitute(actions=f"{templates}, {CHECK}"), valid=True)
+            return self._shown(filled(TEXTS["valid"], actions=f"{templates}, {CHECK}"), valid=True)
         if words is None or words.startswith(NOT_FOR_AGENTS):
             return self._shown(TEXTS["unknown"], valid=False)
-        said = str(self._simulation.server.step(words))
+        answer = str(self._simulation.server.step(words))
         possible = self._simulation.get_valid_action_object_combinations_with_templates()
-        return self._shown(said, valid=any(form["action"].lower() == words for form in possible))
+        return self._shown(answer, valid=any(form["action"].lower() == words for form in possible))
 
     def _shown(self, observation: str, *, valid: bool) -> StepResult:
         return StepResult(observation, 0.0, success=False, done=False, valid=valid)
-
-
-def _shuffled(rng: Random, first: int, last: int) -> list[int]:
-    numbers = list(range(first, last + 1))
-    rng.shuffle(numbers)
-    return numbers

@@ -3,28 +3,15 @@
 The games are those of TextWorld's four challenges. One is made when it is first played and kept in the cache folder.
 """
 
-from collections.abc import Sequence
-from contextlib import closing
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
-from agentrefine.benchmarks.simulators import (
-    GIB,
-    LISTING,
-    SimulatorBenchmark,
-    command,
-    data_of,
-    drawn_games,
-    games_folder,
-    need,
-    rng_of,
-    tidy,
-    without_prompt,
-)
-from agentrefine.benchmarks.worker import Limits, Opening
+from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError
+from agentrefine.benchmarks.common import data_of, drawn_games, rng_of
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, games_folder, tidy, without_prompt
+from agentrefine.benchmarks.worker import GIB, Limits, Opening
 from agentrefine.files import atomic_folder
 
 if TYPE_CHECKING:  # the simulator is optional
@@ -36,64 +23,58 @@ CHALLENGES: dict[str, dict[str, list[Any]]] = DATA["challenges"]
 TEXTS: dict[str, str] = DATA["texts"]
 NOT_FOR_AGENTS = frozenset(DATA["not_for_agents"])
 LIMITS = Limits(start=180, step=20, gold=180, memory=4 * GIB)
-AT_ONCE = 32
 
 
 class TextWorld(SimulatorBenchmark):
     """Games of TextWorld's challenges, the same number of each (within one)."""
 
     progress_definition = "share of the game's points that are scored"
+    package = "textworld"
 
     def __init__(self, name: str = "textworld") -> None:
-        super().__init__(name, "agentrefine.benchmarks.textworld.benchmark:TextWorldSimulator", LIMITS, AT_ONCE)
+        super().__init__(name, TextWorldSimulator, LIMITS)
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes; fewer are the first of more."""
-        need(self.name, "textworld")
-        return list(islice(drawn_games(self.name, CHALLENGES, seed), limit))
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """Games of the challenges in turn, without end."""
+        return drawn_games(self.name, CHALLENGES, seed)
 
 
-class TextWorldSimulator:
+class TextWorldSimulator(TextSimulator):
     """Plays TextWorld's games. Valid: TextWorld lists the action as possible now, or it changed the game."""
 
+    texts = TEXTS
+    _game: "Game"
+    _state: "GameState"
+
     def __init__(self) -> None:
-        self._game: Game | None = None
-        self._state: GameState | None = None
-        self._progress = 0.0
+        self._started_games = ExitStack()
 
     def start(self, episode: EpisodeSpec) -> Opening:
         """Begin an episode, whose game is made where there is none yet."""
-        if self._game is not None:
-            self._game.close()
+        self._started_games.close()
         self._game, self._state = _started(episode)
+        self._started_games.enter_context(closing(self._game))
         self._progress = 0.0
         return Opening(DATA["actions"], tidy(self._state.objective), tidy(self._state.description))
 
-    def step(self, action: str) -> StepResult:
-        """Take one action."""
+    def _standing(self) -> tuple[float, bool, bool]:
+        won = bool(self._state.won)
+        return 1.0 if won else self._progress, won, bool(self._state.done)
+
+    def _is_known(self, words: str) -> bool:
+        return words.split()[0] not in NOT_FOR_AGENTS and not words.startswith("tw-")
+
+    def _take(self, words: str) -> tuple[str, bool]:
         before = self._state
-        assert self._game is not None
-        assert before is not None
-        if before.done:
-            return self._result(TEXTS["over"], valid=False)
-        words = command(action)
-        if words == LISTING:
-            listed = ", ".join(before.admissible_commands)
-            return self._result(Template(TEXTS["available"]).substitute(actions=listed), valid=True)
-        if words is None or words.split()[0] in NOT_FOR_AGENTS or words.startswith("tw-"):
-            return self._result(TEXTS["unknown"], valid=False)
         after, _, done = self._game.step(words)
         after["done"] = done
         self._state = after
         self._progress = max(self._progress, min(1.0, after.score / after.max_score))
         valid = words in before.admissible_commands or set(after.facts) != set(before.facts)
-        said, ended, _ = after.feedback.partition("*** The End ***")
-        ending = [TEXTS["won" if after.won else "lost"]] if done or ended else []
-        return self._result("\n".join(filter(None, [without_prompt(said), *ending])) or TEXTS["unknown"], valid=valid)
+        return without_prompt(after.feedback.partition("*** The End ***")[0]), valid
 
     def possible(self) -> list[str]:
         """The commands that TextWorld admits now."""
-        assert self._state is not None
         return list(self._state.admissible_commands)
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
@@ -103,11 +84,6 @@ class TextWorldSimulator:
             if not state.policy_commands:
                 raise NoSolutionError("TextWorld's own policy knows no commands that win the game")
             return list(state.policy_commands)
-
-    def _result(self, observation: str, *, valid: bool) -> StepResult:
-        assert self._state is not None
-        won = bool(self._state.won)
-        return StepResult(observation, 1.0 if won else self._progress, won, bool(self._state.done), valid)
 
 
 def _started(episode: EpisodeSpec) -> "tuple[Game, GameState]":

@@ -1,1 +1,0 @@
-"""The held-out worlds."""

@@ -1,10 +1,11 @@
 """Held-out worlds: unseen layouts, unseen families and themes, and perturbed actions."""
 
-from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle
 
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
-from agentrefine.benchmarks.simulators import rng_of
+from agentrefine.benchmarks.common import DrawnBenchmark, rng_of
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.engine import Game
@@ -46,7 +47,7 @@ class WorldEnvironment:
         """Nothing to free."""
 
 
-class WorldsBenchmark:
+class WorldsBenchmark(DrawnBenchmark):
     """Episodes in worlds that no teacher draws, the same number in every family (within one).
 
     Where actions are perturbed, the worlds are those of `worlds_layouts`, and each is played with every perturbation,
@@ -60,28 +61,22 @@ class WorldsBenchmark:
         self._split: Split = split
         self._perturbations = perturbations
 
-    def episodes(self, limit: int, seed: int) -> Sequence[EpisodeSpec]:
-        """At most `limit` episodes; fewer are the first of more. `variant` is the theme."""
-        worlds = self._drawn(seed)
-        perturbed = (
-            world.model_copy(update={"id": f"{world.id}/{name}", "perturbation": name})
-            for world in worlds
-            for name in self._perturbations
-        )
-        return list(islice(perturbed if self._perturbations else worlds, limit))
-
-    def _drawn(self, seed: int) -> Iterator[EpisodeSpec]:
-        families = catalogue.families(self._split)
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """A world of each family in turn, without end; `variant` is the theme."""
         themes = catalogue.themes(self._split)
         rng = rng_of("episodes", "worlds_layouts" if self._perturbations else self.name, seed)
         seen: set[str] = set()
-        for family in cycle(families):
+        for family in cycle(catalogue.families(self._split)):
             theme = rng.choice(themes).name
             layout = EVALUATION_SEEDS + rng.randrange(_SEEDS)
             world_id = f"{family.name}.{theme}.{layout}"
             if world_id not in seen:
                 seen.add(world_id)
-                yield EpisodeSpec(id=world_id, benchmark=self.name, task=family.name, seed=layout, variant=theme)
+                world = EpisodeSpec(id=world_id, benchmark=self.name, task=family.name, seed=layout, variant=theme)
+                yield from [
+                    world.model_copy(update={"id": f"{world_id}/{name}", "perturbation": name})
+                    for name in self._perturbations
+                ] or [world]
 
     def make(self, episode: EpisodeSpec) -> WorldEnvironment:
         """The environment of one episode."""
@@ -107,16 +102,11 @@ def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Paraphrase | N
     return world_from_id(episode.id.partition("/")[0]), world_perturbation(episode)
 
 
-def worlds_layouts() -> WorldsBenchmark:
-    """Families and themes that were tuned on, in layouts that were not."""
-    return WorldsBenchmark("worlds_layouts", "train")
+worlds_layouts = partial(WorldsBenchmark, "worlds_layouts", "train")
+"""Families and themes that were tuned on, in layouts that were not."""
 
+worlds_families = partial(WorldsBenchmark, "worlds_families", "held_out")
+"""Families and themes that were never tuned on."""
 
-def worlds_families() -> WorldsBenchmark:
-    """Families and themes that were never tuned on."""
-    return WorldsBenchmark("worlds_families", "held_out")
-
-
-def worlds_perturbed() -> WorldsBenchmark:
-    """Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
-    return WorldsBenchmark("worlds_perturbed", "train", PARAPHRASES)
+worlds_perturbed = partial(WorldsBenchmark, "worlds_perturbed", "train", PARAPHRASES)
+"""Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
