@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_write
+from agentrefine.files import atomic_write, file_missing
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
 from flows.workspace import PARAMS, PRESETS, set_params
@@ -49,7 +49,7 @@ def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> N
             or a folder that cannot be written.
     """
     if not PARAMS.is_file():
-        raise UserError("file_missing", f"{PARAMS}: no such file; run from the project's folder.", file=PARAMS)
+        raise file_missing(PARAMS, "run from the project's folder")
     root = Path.cwd()
     try:
         JOURNAL.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_HOME
 
 from agentrefine.errors import UserError
+from agentrefine.files import file_missing
 from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
@@ -59,12 +60,7 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
             endpoint = params.evaluation.endpoints[key]
             _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
         if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
-            raise UserError(
-                "file_missing",
-                f"mix.{key}.chat: {params.mix[key].chat}: no such file; correct it in params.yaml.",
-                key=f"mix.{key}.chat",
-                file=params.mix[key].chat,
-            )
+            raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
@@ -157,12 +153,7 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
         return
     path, template = params.base_model.path, params.base_model.chat_template
     if template is not None and not Path(template).is_file():
-        raise UserError(
-            "file_missing",
-            f"base_model.chat_template: {template}: no such file; correct it in params.yaml.",
-            key="base_model.chat_template",
-            file=template,
-        )
+        raise file_missing(template, "correct it in params.yaml", "base_model.chat_template")
     place = Path(path).expanduser()
     if place.is_dir():
         if not (place / "config.json").is_file() or not any(place.glob("*.safetensors")):

@@ -12,7 +12,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_write
+from agentrefine.files import atomic_write, read_text
 from agentrefine.params import Params, parse_params
 from agentrefine.params.base import Section
 
@@ -102,14 +102,7 @@ _Representer.add_representer(type(None), _Representer.represent_none)
 
 def _read(yaml: YAML, file: Path) -> Values:
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        code = "file_missing" if isinstance(error, FileNotFoundError) else "file_unreadable"
-        raise UserError(
-            code, f"{file}: cannot be read ({error.strerror}); run from the project's folder.", file=file
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError("not_utf8", f"{file}: not UTF-8; save the file as UTF-8.", file=file) from error
+        values = yaml.load(read_text(file, "run from the project's folder"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         place = f"line {line}: " if line else ""

@@ -16,7 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, problem_code, problem_key
+from agentrefine.files import invalid_value
 from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
 from agentrefine.simulation.batches import WINDOW_SECONDS
 from agentrefine.simulation.server import Server, Settings, stop_with_parent
@@ -83,9 +83,7 @@ def _params(text: str) -> OfflineTeacher:
     except json.JSONDecodeError as error:
         raise UserError("not_json", f"--params: this is no JSON ({error}).", option="--params") from error
     except ValidationError as error:
-        raise UserError(
-            problem_code(error), f"--params: {first_problem(error)}", option="--params", key=problem_key(error)
-        ) from error
+        raise invalid_value(error, "--params", option="--params") from error
 
 
 async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:

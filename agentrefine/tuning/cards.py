@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, problem_key
+from agentrefine.files import invalid_value
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.results import TuningFigures
 
@@ -144,12 +144,8 @@ def read_card(folder: Path) -> TinyCard | ReferenceCard | GgufCard | TunedCard |
     try:
         return AnyCard.model_validate(card).root
     except ValidationError as error:
-        raise UserError(
-            "stage_file_broken",
-            f"{file}: {first_problem(error)} Run the stage that writes it again.",
-            file=file,
-            key=problem_key(error),
-        ) from error
+        remedy = "Run the stage that writes it again."
+        raise invalid_value(error, file, remedy, code="stage_file_broken", file=file) from error
 
 
 def quantisation_of(card: TinyCard | ReferenceCard | GgufCard | TunedCard | None) -> str | None:

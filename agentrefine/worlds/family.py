@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, packaged_path, problem_code, problem_key
+from agentrefine.files import invalid_value, packaged_path
 from agentrefine.game.actions import PLACEHOLDER
 
 _FIRST_PERSON = {"you are": "I am", "you": "I", "your": "my"}
@@ -380,10 +380,7 @@ def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Fam
     try:
         return Family.model_validate({"name": name, **merged})
     except ValidationError as error:
-        code, key = problem_code(error), problem_key(error)
-        raise UserError(
-            code, f"family `{name}`: {first_problem(error)} Correct the key.", family=name, key=key
-        ) from error
+        raise invalid_value(error, f"family `{name}`", "Correct the key.", family=name) from error
 
 
 def load_theme(name: str, text: str) -> Theme:
@@ -391,10 +388,7 @@ def load_theme(name: str, text: str) -> Theme:
     try:
         return Theme.model_validate({"name": name, **read_mapping(text, f"theme `{name}`")})
     except ValidationError as error:
-        code, key = problem_code(error), problem_key(error)
-        raise UserError(
-            code, f"theme `{name}`: {first_problem(error)} Correct the key.", theme=name, key=key
-        ) from error
+        raise invalid_value(error, f"theme `{name}`", "Correct the key.", theme=name) from error
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agentrefine.benchmarks.simulators import data_of
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, problem_key, read_records
+from agentrefine.files import invalid_value, read_records
 
 DATA = data_of("agentboard", "agentboard.yaml")
 TASKS: dict[str, str] = DATA["tasks"]
@@ -148,9 +148,7 @@ def read_labels(file: Path, kind: type[LabelT]) -> Iterator[tuple[str, LabelT]]:
         try:
             label = kind.model_validate(record.value)
         except ValidationError as error:
-            raise UserError(
-                "bad_record", f"{record.place}: {first_problem(error)}", place=record.place, key=problem_key(error)
-            ) from error
+            raise invalid_value(error, record.place, code="bad_record", place=record.place) from error
         if label.id in places:
             raise UserError(
                 "duplicate_id",
