@@ -22,8 +22,7 @@ from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
 from agentrefine.verification.reading import load_list, parse_turns
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.text_rules import has_suspicious_texts
-from agentrefine.verification.trajectory_rules import verify_trajectory
+from agentrefine.verification.trajectory_rules import has_suspicious_texts, verify_trajectory
 from tests.helpers.offline_games import DEMANDS, games
 
 DISTINCT = 400

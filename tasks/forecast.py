@@ -8,8 +8,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from agentrefine.errors import UserError
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import load_personas
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts

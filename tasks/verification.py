@@ -7,9 +7,8 @@ from pathlib import Path
 from prefect import task
 
 from agentrefine.files import read_jsonl, write_json, write_jsonl
-from agentrefine.game.attempt import Attempt, by_sample
 from agentrefine.game.counts import VerificationCounts
-from agentrefine.game.verdict import Verdict
+from agentrefine.game.verdict import Attempt, Verdict, by_sample
 from agentrefine.params import Params, VerificationParams
 from agentrefine.verification.trajectory_rules import verify_attempts
 from tasks.caching import source_and_inputs

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import chain
@@ -10,8 +11,7 @@ from typing import Any, NamedTuple
 import re2
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentrefine.game.characters import skeleton
-from agentrefine.game.verdict import Rule, RuleBrokenError, quoted
+from agentrefine.game.text import skeleton
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 """A placeholder of an action template, such as `{path}` in `cd {path}`."""
@@ -36,10 +36,6 @@ _QUIET.never_capture = True
 _QUIET.max_mem = 512 * 1024
 """Bytes for a compiled code and its cache: enough for a list of all values, too few for a hundred times any letter."""
 
-_NONLINEAR = re.compile(
-    r"invalid perl operator: \(\?([=!>(]|<[=!]|P$)|invalid escape sequence: \\([1-9]|[kg])|bad repetition operator: .\+"
-)
-
 
 class ActionSpec(BaseModel):
     """One action that the player may take.
@@ -58,14 +54,15 @@ class ActionSpec(BaseModel):
     parameters: dict[str, list[str]]
 
 
-class Command(NamedTuple):
+@dataclass(frozen=True)
+class Command:
     """One action, ready to be compared with what a player writes.
 
     Attributes:
         template: the action's template.
         names: the template's placeholders, in order.
         literals: the template's text before, between and after its placeholders (one more than there are names).
-        values, lengths: for each placeholder, its valid values and their lengths in characters.
+        values: for each placeholder, its valid values.
         code: the compiled verification code.
 
     Example: `take {item}` has names `("item",)`, literals `("take ", "")` and values `(frozenset({"lamp", "rope"}),)`.
@@ -75,8 +72,12 @@ class Command(NamedTuple):
     names: tuple[str, ...]
     literals: tuple[str, ...]
     values: tuple[frozenset[str], ...]
-    lengths: tuple[frozenset[int], ...]
     code: Any
+
+    @cached_property
+    def lengths(self) -> tuple[frozenset[int], ...]:
+        """The lengths of each placeholder's values, in characters."""
+        return tuple(frozenset(map(len, known)) for known in self.values)
 
     def is_filled_as(self, action: str) -> bool:
         """Whether `action` is the template with each placeholder replaced by one of its valid values."""
@@ -107,7 +108,7 @@ class Command(NamedTuple):
 
     def _rewritten(self, literals: Iterable[str], rewrite: Callable[[str], str]) -> "Command":
         values = tuple(frozenset(map(rewrite, known)) for known in self.values)
-        return self._replace(literals=tuple(literals), values=values, lengths=_lengths(values))
+        return replace(self, literals=tuple(literals), values=values)
 
     def accepts(self, action: str) -> bool:
         """Whether the verification code matches `action` from start to end."""
@@ -217,7 +218,7 @@ class ActionSet:
     """The available actions of a script, compiled once.
 
     Raises:
-        RuleBrokenError: a verification code is no regular expression of the linear-time engine.
+        ValueError: a verification code is no regular expression of the linear-time engine.
     """
 
     def __init__(self, actions: Mapping[str, ActionSpec]) -> None:
@@ -254,20 +255,7 @@ class ActionSet:
 def _command(template: str, spec: ActionSpec) -> Command:
     parts = PLACEHOLDER.split(template)
     values = tuple(frozenset(spec.parameters.get(name, ())) for name in parts[1::2])
-    try:
-        code = linear_regex(spec.verification_code)
-    except ValueError as error:
-        of, reason = f"The verification_code of {quoted(template)}", str(error)
-        if _NONLINEAR.search(reason):
-            message = f"{of} uses lookaround, a backreference or an atomic group ({quoted(reason)}); write it without."
-            raise RuleBrokenError(Rule.NONLINEAR_REGEX, message) from None
-        message = f"{of} is no valid RE2 regular expression ({quoted(reason)}); fix it."
-        raise RuleBrokenError(Rule.INVALID_REGEX, message) from None
-    return Command(template, tuple(parts[1::2]), tuple(parts[::2]), values, _lengths(values), code)
-
-
-def _lengths(values: tuple[frozenset[str], ...]) -> tuple[frozenset[int], ...]:
-    return tuple(frozenset(map(len, known)) for known in values)
+    return Command(template, tuple(parts[1::2]), tuple(parts[::2]), values, linear_regex(spec.verification_code))
 
 
 def linear_regex(pattern: str) -> Any:  # noqa: ANN401

@@ -4,7 +4,6 @@ A reply is `Thought: ...` newline `Action: ...` (ReAct, Yao et al. 2023; paper, 
 """
 
 from collections.abc import Mapping
-from functools import cache
 from string import Template
 from typing import Literal, NamedTuple
 
@@ -88,7 +87,6 @@ def reply_text(thought: str, action: str) -> str:
     return f"Thought: {thought}\nAction: {action}"
 
 
-@cache
 def prompt(name: str) -> str:
     """A prompt file's text."""
     return packaged_text("agentrefine.game", "prompts", name)

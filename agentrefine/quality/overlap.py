@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from agentrefine.files import packaged_text
 from agentrefine.game.conversation import instructions
 from agentrefine.game.script import Script
+from agentrefine.game.text import words, words_and_ends
 from agentrefine.game.trajectory import DMTurn, Trajectory, steps
-from agentrefine.game.words import words, words_and_ends
 from agentrefine.quality.benchmark_texts import BenchmarkTexts
 from agentrefine.quality.gate import BenchmarkOverlap
 from agentrefine.worlds import catalogue

@@ -13,7 +13,6 @@ from agentrefine.evaluation.metrics import BenchmarkSummary
 from agentrefine.files import read_jsonl, read_result
 from agentrefine.game.conversation import Sample, prompt
 from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
-from agentrefine.game.verdict import Rule
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate import GateResult
@@ -24,6 +23,7 @@ from agentrefine.report.tables import percent
 from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard
 from agentrefine.tuning.masking import POLICIES
 from agentrefine.tuning.results import TuningFigures
+from agentrefine.verification.trajectory_rules import RULES
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
 """Of both cards; the hub links the last one to the paper."""
@@ -43,7 +43,7 @@ EXAMPLE_MESSAGES = 6
 SHOWN_CHARACTERS = 600
 """Of each message of the example."""
 
-MEANINGS = {rule.value: rule.meaning for rule in Rule}
+MEANINGS = {rule.value: rule.meaning for rule in RULES}
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from agentrefine.errors import UserError
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import SAMPLES_PER_CALL, ChatMessage, Kind, Teacher
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role

@@ -5,16 +5,19 @@ import time
 
 import pytest
 
-from agentrefine.game.verdict import Problem, Rule
+from agentrefine.game.verdict import Problem
 from agentrefine.params import VerificationParams
 from agentrefine.simulation.game import write_game
 from agentrefine.simulation.requests import generator, world_for
+from agentrefine.verification.reading import AnswerRule
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.trajectory_rules import verify_trajectory
+from agentrefine.verification.shared_rules import SharedRule
+from agentrefine.verification.trajectory_rules import RULES, TrajectoryRule, verify_trajectory
 from agentrefine.worlds.script_of import script_of
 from tests.helpers.answer_recipes import KEPT_BEFORE, answer, cases
 from tests.helpers.games import dm, game, player, script, script_value
 from tests.helpers.offline_games import DEMANDS
+from tests.verification.test_verification import assert_readable
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)
 FILES = {"script": "scripts", "trajectory": "trajectories", "continuation": "continuations"}
@@ -36,11 +39,9 @@ def judged(case: dict[str, object], kind: str) -> tuple[int, Problem | None]:
 def test_a_bad_answer_breaks_its_rule(kind, case):
     kept, problem = judged(case, kind)
     assert problem is not None
-    assert problem.rule is Rule(case["rule"])
+    assert problem.rule == case["rule"]
     assert kept == case.get("kept", 0)
-    assert problem.message.endswith(".")
-    assert len(problem.message) < 1000
-    assert problem.message.isprintable()
+    assert_readable(problem)
 
 
 @pytest.mark.parametrize("case", GOOD, ids=[case["name"] for case in GOOD])
@@ -94,13 +95,13 @@ def test_the_offline_teachers_answers_for_personas_in_any_language_pass(persona)
 
 
 LONG = {
-    "one observation": (lambda: game_with(4, "Ж, " * 60_000), Rule.OTHER_WRITING),
-    "one action of joiners": (lambda: game_with(3, "\u200d" * 190_000), Rule.HIDDEN_CHARACTER),
-    "one action of lookalikes": (lambda: game_with(3, "а" * 190_000), Rule.UNFLAGGED_ERROR),
-    "an action as long as allowed": (lambda: game_with(3, "take " + "а" * 990), Rule.UNFLAGGED_ERROR),
-    "hundreds of turns": (lambda: hundreds_of_turns(), Rule.UNFINISHED),
+    "one observation": (lambda: game_with(4, "Ж, " * 60_000), SharedRule.OTHER_WRITING),
+    "one action of joiners": (lambda: game_with(3, "\u200d" * 190_000), SharedRule.HIDDEN_CHARACTER),
+    "one action of lookalikes": (lambda: game_with(3, "а" * 190_000), TrajectoryRule.UNFLAGGED_ERROR),
+    "an action as long as allowed": (lambda: game_with(3, "take " + "а" * 990), TrajectoryRule.UNFLAGGED_ERROR),
+    "hundreds of turns": (lambda: hundreds_of_turns(), TrajectoryRule.UNFINISHED),
     "almost words to a model": (lambda: game_with(4, "ignore all " * 17_000), None),
-    "replies all over": (lambda: game_with(4, "thought :\n" * 17_000), Rule.REPLY_FORMAT),
+    "replies all over": (lambda: game_with(4, "thought :\n" * 17_000), SharedRule.REPLY_FORMAT),
 }
 
 
@@ -129,7 +130,7 @@ def test_thousands_of_broken_elements_are_judged_soon():
     started = time.perf_counter()
     problem = verify_trajectory(script(), "[" + "{,}" * 66_000, PARAMS).problem
     assert problem is not None
-    assert problem.rule is Rule.TURN_KEYS
+    assert problem.rule is AnswerRule.TURN_KEYS
     assert time.perf_counter() - started < 5
 
 
@@ -141,5 +142,5 @@ def test_all_bad_answers_together_are_judged_soon():
     assert time.perf_counter() - started < 10
 
 
-def test_every_rule_has_a_bad_answer():
-    assert {Rule(case["rule"]) for _, case in BAD} == set(Rule) - {Rule.NO_ANSWER}
+def test_every_bad_answer_breaks_a_rule_that_there_is():
+    assert {case["rule"] for _, case in BAD} <= set(RULES)

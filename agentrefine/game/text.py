@@ -1,4 +1,4 @@
-"""Characters: hidden ones, ones that look alike, and the writing systems that a text uses.
+"""Texts: their words, and their characters: hidden ones, ones that look alike, and the writing systems.
 
 Writing systems are recognised, languages are not: that needs no model and is never wrong about a name.
 """
@@ -35,7 +35,9 @@ _JOINED_WRITING = frozenset(
 )
 """Writing systems in which a joiner between two letters changes how they are drawn, and so can be needed."""
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"\w+")
+_WORD_OR_END = re.compile(r"\w+|[.!?](?!\w)|\n")
+_LETTERS_AND_DIGITS = re.compile(r"[^\W_]+")
 _BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
 _ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
 """Alphabets whose letters are easily confused; a word of a person's language holds those of one of them only."""
@@ -118,7 +120,7 @@ def mixed_word(text: str) -> str | None:
     """
     if text.isascii():
         return None
-    return next((word for word in _WORD.findall(text) if not word.isascii() and _is_mixed(word)), None)
+    return next((word for word in _LETTERS_AND_DIGITS.findall(text) if not word.isascii() and _is_mixed(word)), None)
 
 
 def _is_mixed(word: str) -> bool:
@@ -169,3 +171,27 @@ def _letters(text: str) -> Counter[str]:
             system = _ONE_WRITING.get(name, name)
             count[system] += times * (_LETTERS_OF_A_SIGN if system in _SYLLABIC else 1)
     return count
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def words_and_ends(text: str) -> list[str]:
+    """The words of a text in lower case, and what ends its sentences: a full stop, `!`, `?` or a new line."""
+    return _WORD_OR_END.findall(text.lower())
+
+
+def three_word_runs(text: str) -> set[str]:
+    """What games and scripts are compared by; a text of fewer words is one run of its own, an empty text is none."""
+    found = words(text)
+    return {" ".join(found[i : i + 3]) for i in range(max(1, len(found) - 2))} - {""}
+
+
+def five_letter_runs(text: str) -> set[str]:
+    """What single sentences are compared by, in any language: they have too few words, or none between spaces.
+
+    Five characters: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.2.
+    """
+    return {text[i : i + 5] for i in range(max(1, len(text) - 4))} - {""}
