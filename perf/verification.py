@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
-from agentrefine.verification.reading import load_list, parse_turns
+from agentrefine.verification.reading import list_elements, parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import has_suspicious_texts, verify_trajectory
 from tests.helpers.offline_games import DEMANDS, games
@@ -59,7 +59,7 @@ def made(count: int) -> list[Game]:
 
 def read_json(game: Game) -> None:
     """The JSON alone."""
-    load_list(game.text)
+    list(list_elements(game.text))
 
 
 def read_turns(game: Game) -> None:

@@ -14,34 +14,22 @@ import yaml
 
 from agentrefine.files import packaged_text
 
-_HIDDEN = re2.compile(
-    "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and newline
-    "\xad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # zero-width, joiners, direction
-    "\u2028\u2029"  # line and paragraph separators
-    "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # letters and symbols that are drawn as nothing
-    "\ufe00-\ufe0f\ufff0-\ufffc\ufffe\uffff"  # variation selectors, annotations, no characters
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # format of scores, tags
-    "\ue000-\uf8ff\U000f0000-\U0010ffff"  # private use
-    "]"
-)
-_JOINERS = "\u200c\u200d\u180b\u180c\u180d\u180f"
+_TABLES: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.game", "characters.yaml"))
+_HIDDEN = re2.compile("[" + "".join(_TABLES["hidden"]) + "]")
+_JOINERS: str = _TABLES["joiners"]
 _ZERO_WIDTH_JOINER = "\u200d"
-_EMOJI_STYLES = "\ufe0e\ufe0f"
+_EMOJI_STYLES: str = _TABLES["emoji_styles"]
 _KEYCAPS = "0123456789#*"
-_JOINED_WRITING = frozenset(
-    {"ARABIC", "SYRIAC", "MANDAIC", "NKO", "MONGOLIAN", "ADLAM", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI"}
-    | {"ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE"}
-)
-"""Writing systems in which a joiner between two letters changes how they are drawn, and so can be needed."""
+_JOINED_WRITING = frozenset(_TABLES["joined_writing"])
+_LOOKALIKES: dict[int, str] = {ord(other): plain for plain, those in _TABLES["lookalikes"].items() for other in those}
+_ANY_LOOKALIKE = re2.compile("[" + "".join(map(chr, _LOOKALIKES)) + "]")
+_ALPHABETS = frozenset(_TABLES["alphabets"])
+_ONE_WRITING: dict[str, str] = _TABLES["one_writing"]
 
 _WORD = re.compile(r"\w+")
 _WORD_OR_END = re.compile(r"\w+|[.!?](?!\w)|\n")
 _LETTERS_AND_DIGITS = re.compile(r"[^\W_]+")
 _BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
-_ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
-"""Alphabets whose letters are easily confused; a word of a person's language holds those of one of them only."""
-_ONE_WRITING = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK", "FULLWIDTH": "LATIN"}
 _SYLLABIC = frozenset({"CJK", "HANGUL"})
 _LETTERS_OF_A_SIGN = 3
 """The letters that say about as much as a Chinese, Japanese or Korean sign."""
@@ -98,18 +86,7 @@ def skeleton(text: str) -> str:
         return text
     plain = unicodedata.normalize("NFKC", text)
     # The search is fast, and most texts hold nothing to replace.
-    return plain.translate(_lookalikes()) if _any_lookalike().search(plain) else plain
-
-
-@cache
-def _any_lookalike() -> Any:  # noqa: ANN401
-    return re2.compile("[" + "".join(map(chr, _lookalikes())) + "]")
-
-
-@cache
-def _lookalikes() -> dict[int, str]:
-    table: dict[str, str] = yaml.safe_load(packaged_text("agentrefine.game", "lookalikes.yaml"))
-    return {ord(other): plain for plain, others in table.items() for other in others}
+    return plain.translate(_LOOKALIKES) if _ANY_LOOKALIKE.search(plain) else plain
 
 
 def mixed_word(text: str) -> str | None:
@@ -126,7 +103,7 @@ def mixed_word(text: str) -> str | None:
 def _is_mixed(word: str) -> bool:
     alphabets = {first_word_of_name(letter) for letter in word if letter.isalpha()} & _ALPHABETS
     if alphabets == {"LATIN", "GREEK"}:
-        return any(ord(letter) in _lookalikes() for letter in word)
+        return any(ord(letter) in _LOOKALIKES for letter in word)
     return len(alphabets) > 1
 
 

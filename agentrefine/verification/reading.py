@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
@@ -57,13 +58,6 @@ class AnswerRule(Rule):
     TURN_KEYS = "turn_keys", "a turn's keys are not the required ones, or a value has the wrong type"
 
 
-class Elements(NamedTuple):
-    """The leading elements of a list that could be read, and why the next one could not."""
-
-    values: list[Any]
-    problem: Problem | None
-
-
 def load_object(text: str) -> dict[str, Any]:
     """The JSON object in a text.
 
@@ -83,19 +77,36 @@ def load_object(text: str) -> dict[str, Any]:
     return value
 
 
-def load_list(text: str) -> Elements:
-    """The JSON list in a text, or the list in a JSON object that wraps it: its leading elements that can be read."""
-    try:
-        text = _answer(text, "one JSON list of turns")
-        values = _whole_list(text)
-        if values is not None:
-            return Elements(values, None)
-        start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
-        if start is None:
-            raise _no_json(text, "holds no JSON list", "JSON list")
-    except RuleBrokenError as error:
-        return Elements([], error.problem)
-    return _elements(text, start.start() + 1)
+def list_elements(text: str) -> Iterator[Any]:
+    """The elements of the JSON list in a text, or of the list in a JSON object that wraps it.
+
+    Raises:
+        RuleBrokenError: there is no list, or its next element cannot be read; `turn` counts the elements from 1.
+    """
+    text = _answer(text, "one JSON list of turns")
+    values = _whole_list(text)
+    if values is not None:
+        yield from values
+        return
+    start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
+    if start is None:
+        raise _no_json(text, "holds no JSON list", "JSON list")
+    position = start.start() + 1
+    for number in range(1, MAX_ELEMENTS + 1):
+        gap = _GAP.match(text, position)
+        position = gap.end() if gap else position
+        if position == len(text):
+            message = f"The answer ends after element {number - 1} without closing the list; write it whole."
+            raise AnswerRule.CUT_OFF.broken(message, number)
+        if text[position] == "]":
+            return
+        try:
+            value, position = _value_at(text, position, f"element {number} of the list")
+        except RuleBrokenError as error:
+            raise RuleBrokenError(error.problem._replace(turn=number)) from None
+        yield value
+    message = f"The list has more than {MAX_ELEMENTS} elements; write a game of fewer turns."
+    raise AnswerRule.TOO_LONG.broken(message, MAX_ELEMENTS)
 
 
 def check_values(value: Any) -> list[str]:  # noqa: ANN401
@@ -129,8 +140,9 @@ def _answer(text: str, expected: str) -> str:
     if not text or text.isspace():
         raise AnswerRule.EMPTY_ANSWER.broken(f"The answer is empty; answer with {expected}.")
     if len(text) > MAX_ANSWER:
-        message = f"The answer has {len(text)} characters, {MAX_ANSWER} are the most; write less."
-        raise AnswerRule.TOO_LONG.broken(message)
+        raise AnswerRule.TOO_LONG.broken(
+            f"The answer has {len(text)} characters, {MAX_ANSWER} are the most; write less."
+        )
     _check_unicode(text)
     return text
 
@@ -160,26 +172,6 @@ def _whole_list(text: str) -> list[Any] | None:
     if not isinstance(value, list):
         raise _no_json(text, "is JSON but not a list of turns", "JSON list of turns")
     return value
-
-
-def _elements(text: str, position: int) -> Elements:
-    found: list[Any] = []
-    while len(found) < MAX_ELEMENTS:
-        gap = _GAP.match(text, position)
-        position = gap.end() if gap else position
-        number = len(found) + 1
-        if position == len(text):
-            message = f"The answer ends after element {len(found)} without closing the list; write it whole."
-            return Elements(found, Problem(AnswerRule.CUT_OFF, message, number))
-        if text[position] == "]":
-            return Elements(found, None)
-        try:
-            value, position = _value_at(text, position, f"element {number} of the list")
-        except RuleBrokenError as error:
-            return Elements(found, error.problem._replace(turn=number))
-        found.append(value)
-    message = f"The list has more than {MAX_ELEMENTS} elements; write a game of fewer turns."
-    return Elements(found, Problem(AnswerRule.TOO_LONG, message, len(found)))
 
 
 def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
@@ -304,17 +296,17 @@ def parse_turns(text: str) -> ParsedTurns:
     Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the list are accepted. Of
     JSON that is cut off, the complete turns before the cut are read.
     """
-    values, problem = load_list(text)
     has_escapes = "\\u" in text
     turns: list[Turn] = []
-    for number, value in enumerate(values, start=1):
-        try:
+    number = 0
+    try:
+        for number, value in enumerate(list_elements(text), start=1):
             turns.append(_turn(value, number, has_escapes))
-        except RuleBrokenError as error:
-            return ParsedTurns(turns, error.problem._replace(turn=number))
-    if not values and problem is None:
-        problem = Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns.")
-    return ParsedTurns(turns, problem)
+    except RuleBrokenError as error:
+        return ParsedTurns(turns, error.problem._replace(turn=error.problem.turn or number or None))
+    if turns:
+        return ParsedTurns(turns, None)
+    return ParsedTurns([], Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns."))
 
 
 def _turn(value: Any, number: int, has_escapes: bool) -> Turn:  # noqa: ANN401
@@ -330,9 +322,8 @@ def _turn(value: Any, number: int, has_escapes: bool) -> Turn:  # noqa: ANN401
     except ValidationError as error:
         check_values(value)
         message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
-        raise AnswerRule.TURN_KEYS.broken(
-            f"{message}{legible(first_problem(error))} Write the keys as asked."
-        ) from None
+        message = f"{message}{legible(first_problem(error))} Write the keys as asked."
+        raise AnswerRule.TURN_KEYS.broken(message) from None
 
 
 def legible(sentence: str, max_characters: int = 500) -> str:

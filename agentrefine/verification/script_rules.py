@@ -6,7 +6,7 @@ writing; only hidden characters are refused there, because values and leaks are 
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, product, zip_longest
 from math import prod
 from typing import NamedTuple
@@ -15,16 +15,9 @@ from agentrefine.game.actions import MAX_ACTION, MAX_STEPS_OF_A_MATCH, PLACEHOLD
 from agentrefine.game.script import Script
 from agentrefine.game.text import first_word_of_name, own_writing, skeleton
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
+from agentrefine.verification import shared_rules
 from agentrefine.verification.reading import check_values, parse_script
-from agentrefine.verification.shared_rules import (
-    SharedRule,
-    check_hidden,
-    check_mixed,
-    check_one_line,
-    check_reply_format,
-    check_words,
-    check_writing,
-)
+from agentrefine.verification.shared_rules import SharedRule
 
 # Bounds of a script: far above what a player can use, low enough that every check stays fast.
 MAX_ACTIONS = 100
@@ -115,9 +108,8 @@ def verify_script(text: str) -> ScriptFinding:
 
 def _check_sizes(script: Script) -> None:
     if len(script.available_actions) > MAX_ACTIONS:
-        raise ScriptRule.TOO_LARGE.broken(
-            f"There are {len(script.available_actions)} actions; write {MAX_ACTIONS} at most."
-        )
+        message = f"There are {len(script.available_actions)} actions; write {MAX_ACTIONS} at most."
+        raise ScriptRule.TOO_LARGE.broken(message)
     for template, spec in script.available_actions.items():
         name = quoted(template)
         if len(template) > MAX_TEMPLATE:
@@ -163,16 +155,16 @@ def _check_texts(script: Script) -> None:
     commands = list(dict.fromkeys([*script.available_actions, *values]))
     prose = [script.goal, *script.completion_conditions]
     prose += [spec.description for spec in script.available_actions.values()]
-    check_hidden("The script", "\n".join([*check_values(script.environment), *commands, *prose]))
+    shared_rules.check_hidden("The script", "\n".join([*check_values(script.environment), *commands, *prose]))
     for text in commands:
-        check_mixed("The script", text)
+        shared_rules.check_mixed("The script", text)
     _check_no_lookalikes(commands)
-    check_words("The script", "\n".join([*prose, *commands]))
+    shared_rules.check_words("The script", "\n".join([*prose, *commands]))
     for text in commands:
-        check_one_line("The script", text)
+        shared_rules.check_one_line("The script", text)
     for text in [*prose, *commands]:
-        check_reply_format("The script", text)
-    check_writing("The goal", script.goal, own_writing([*commands, *prose[1:]]))
+        shared_rules.check_reply_format("The script", text)
+    shared_rules.check_writing("The goal", script.goal, own_writing([*commands, *prose[1:]]))
 
 
 def _check_no_lookalikes(commands: Sequence[str]) -> None:
@@ -202,7 +194,7 @@ def _check_code(template: str, spec: ActionSpec) -> None:
 def _check_commands(script: Script) -> None:
     """Whether each action matches its own code and no other action; the work is bounded before it begins."""
     commands = script.actions.commands
-    filled = [list(_filled(command, script.available_actions[command.template])) for command in commands]
+    filled = [_filled(command, script.available_actions[command.template]) for command in commands]
     _check_work(commands, filled)
     for command, texts in zip(commands, filled, strict=True):
         code = script.available_actions[command.template].verification_code
@@ -276,17 +268,15 @@ def _check_codes_apart(script: Script, filled: Sequence[Sequence[str]]) -> None:
                     )
 
 
-def _filled(command: Command, spec: ActionSpec) -> Iterator[str]:
+def _filled(command: Command, spec: ActionSpec) -> list[str]:
     """The command with all values where that is few; else with first values and one parameter at each of its others."""
     values = [spec.parameters[name] for name in command.names]
-    if prod(map(len, values)) <= MAX_COMBINATIONS:
-        yield from (_fill(command, choice) for choice in product(*values))
-        return
-    base = [known[0] for known in values]
-    yield _fill(command, base)
-    for position, known in enumerate(values):
-        for value in known[1:]:
-            yield _fill(command, [*base[:position], value, *base[position + 1 :]])
+    choices: Iterable[Sequence[str]] = product(*values)
+    if prod(map(len, values)) > MAX_COMBINATIONS:
+        first = [known[0] for known in values]
+        others = ((place, value) for place, known in enumerate(values) for value in known[1:])
+        choices = [first, *([*first[:place], value, *first[place + 1 :]] for place, value in others)]
+    return [_fill(command, choice) for choice in choices]
 
 
 def _fill(command: Command, values: Sequence[str]) -> str:

@@ -16,19 +16,10 @@ from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_t
 from agentrefine.game.verdict import Attempt, Problem, Rule, RuleBrokenError, Verdict, quoted
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
+from agentrefine.verification import shared_rules
 from agentrefine.verification.reading import AnswerRule, parse_turns
 from agentrefine.verification.script_rules import ScriptRule, verify_script
-from agentrefine.verification.shared_rules import (
-    SharedRule,
-    check_hidden,
-    check_mixed,
-    check_one_line,
-    check_reply_format,
-    check_words,
-    check_writing,
-    reply_line,
-    words_to_a_model,
-)
+from agentrefine.verification.shared_rules import SharedRule
 
 _QUOTED_KEY = re.compile(r"""["']([^"'\n]{1,100})["']\s*:""")
 
@@ -186,8 +177,8 @@ def has_suspicious_texts(script: Script, turns: Sequence[Turn]) -> bool:
         not actions.isascii()
         or "\n" in actions
         or hidden_character(text) is not None
-        or words_to_a_model(text) is not None
-        or reply_line(text) is not None
+        or shared_rules.words_to_a_model(text) is not None
+        or shared_rules.reply_line(text) is not None
         or not is_free_of_others(text, script.writing)
     )
 
@@ -199,13 +190,14 @@ def check_turn_texts(script: Script, turn: Turn, number: int) -> None:
         RuleBrokenError: a text of the turn breaks one.
     """
     where, text = f"Turn {number}", f"{turn.thought}\n{_shown(turn)}"
-    check_hidden(where, text)
+    shared_rules.check_hidden(where, text)
     if isinstance(turn, PlayerTurn):
-        check_mixed(where, turn.action)
-        check_one_line(where, turn.action)
-    check_words(where, text)
-    check_reply_format(where, text if isinstance(turn, PlayerTurn) else turn.observation)
-    check_writing(where, turn.thought if isinstance(turn, PlayerTurn) else turn.observation, script.writing)
+        shared_rules.check_mixed(where, turn.action)
+        shared_rules.check_one_line(where, turn.action)
+    shared_rules.check_words(where, text)
+    shared_rules.check_reply_format(where, text if isinstance(turn, PlayerTurn) else turn.observation)
+    prose = turn.thought if isinstance(turn, PlayerTurn) else turn.observation
+    shared_rules.check_writing(where, prose, script.writing)
 
 
 def _shown(turn: Turn) -> str:
