@@ -33,13 +33,8 @@ CHUNK = 1 << 20
 MAX_ELEMENT = 64 << 20
 """Characters of the longest element of a JSON list; what is longer is a broken file."""
 
-_OTHER_ENCODINGS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-"""Byte order marks of encodings that are not read; those of UTF-32 first, as one of UTF-16 begins another of them."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 @contextmanager
@@ -98,14 +93,10 @@ def _remove(path: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
-        return UserError(
-            "disk_full", f"{path}: the disk is full; free some space and run the same command again.", file=path
-        )
-    return UserError(
-        "not_writable",
-        f"{path}: cannot be written ({error.strerror or error}); make the folder writable and run again.",
-        file=path,
-    )
+        message = f"{path}: the disk is full; free some space and run the same command again."
+        return UserError("disk_full", message, file=path)
+    message = f"{path}: cannot be written ({error.strerror or error}); make the folder writable and run again."
+    return UserError("not_writable", message, file=path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -132,11 +123,8 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
         UserError: the file is missing, or a line is not a `model`; names the line and the key.
     """
     if not path.is_file():
-        raise UserError(
-            "stage_not_run",
-            f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml.",
-            file=path,
-        )
+        message = f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml."
+        raise UserError("stage_not_run", message, file=path)
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             if line.isspace():
@@ -157,12 +145,8 @@ def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(
-            "stage_not_run",
-            f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).",
-            file=path,
-            stage=stage,
-        ) from error
+        message = f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`)."
+        raise UserError("stage_not_run", message, file=path, stage=stage) from error
     except ValidationError as error:
         remedy = f"Run the stage {stage} again."
         raise invalid_value(error, path, remedy, code="stage_file_broken", file=path, stage=stage) from error
@@ -171,7 +155,7 @@ def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
 def invalid_value(
     error: ValidationError, place: object, remedy: str = "", /, *, code: str = "", **values: object
 ) -> UserError:
-    """A pydantic error for the user: `params.yaml: seed: Input should be ...; found 'x'. Correct the key.`
+    """A pydantic error for the user: `prices.yaml: models.m.input: Input should be ...; found 'x'. Correct the key.`
 
     Args:
         error: what pydantic found.
@@ -237,9 +221,8 @@ def user_path(given: str | Path) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError as error:
-        raise UserError(
-            "unknown_home", f"{given}: the home folder of `~` is not known here; write the whole path.", path=given
-        ) from error
+        message = f"{given}: the home folder of `~` is not known here; write the whole path."
+        raise UserError("unknown_home", message, path=given) from error
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -262,12 +245,7 @@ def read_text(path: Path, remedy: str) -> str:
 
 
 def read_yaml(path: Path, remedy: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401 (any YAML value)
-    """The value in a user's YAML file.
-
-    Args:
-        path: the file.
-        remedy: what to do where there is no such file.
-        loader: one that makes no objects but those of YAML itself.
+    """The value in a user's YAML file; `remedy` is that of `read_text`, and `loader` makes no objects but YAML's own.
 
     Raises:
         UserError: as in `read_text`, or the text is not YAML.
@@ -289,9 +267,8 @@ def parse_yaml(text: str, source: str | Path, loader: type[yaml.BaseLoader | yam
             reason = error.problem or reason
             line = error.problem_mark.line + 1 if error.problem_mark else None
         place = f"line {line}: " if line else ""
-        raise UserError(
-            "not_yaml", f"{source}: not valid YAML ({place}{reason}); correct it.", file=source, line=line
-        ) from error
+        message = f"{source}: not valid YAML ({place}{reason}); correct it."
+        raise UserError("not_yaml", message, file=source, line=line) from error
 
 
 class Record(NamedTuple):
@@ -304,11 +281,7 @@ class Record(NamedTuple):
 def read_records(path: Path, remedy: str) -> Iterator[Record]:
     """The values of a user's file of JSON: the elements of a list, or one value a line. Blank lines are skipped.
 
-    Memory holds one element, however large the file.
-
-    Args:
-        path: the file.
-        remedy: what to do where there is no such file.
+    Memory holds one element, however large the file. `remedy` is that of `read_text`.
 
     Raises:
         UserError: the file is missing, cannot be read, or is not JSON in UTF-8; names the line or the element.
@@ -340,8 +313,8 @@ def _open(path: Path, remedy: str) -> Iterator[IO[bytes]]:
     with handle:
         start = handle.read(4)
         handle.seek(0)
-        name = next((name for mark, name in _OTHER_ENCODINGS.items() if start.startswith(mark)), None)
-        if name:
+        if start.startswith(_UTF16 + _UTF32):
+            name = "UTF-32" if start.startswith(_UTF32) else "UTF-16"  # a mark of UTF-32 begins with one of UTF-16
             raise UserError("not_utf8", f"{path}: is {name}; save the file as UTF-8.", file=path, encoding=name)
         yield handle
 
@@ -357,9 +330,8 @@ def _first_byte(handle: IO[bytes]) -> bytes:
 def _not_utf8(path: Path, line: int | None, error: UnicodeDecodeError) -> UserError:
     place = f"{path}, line {line}" if line else f"{path}"
     byte = f"0x{error.object[error.start]:02x}"
-    return UserError(
-        "not_utf8", f"{place}: not UTF-8 (byte {byte}); save the file as UTF-8.", file=path, line=line, byte=byte
-    )
+    message = f"{place}: not UTF-8 (byte {byte}); save the file as UTF-8."
+    return UserError("not_utf8", message, file=path, line=line, byte=byte)
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
@@ -389,9 +361,8 @@ def _list_elements(path: Path) -> Iterator[Record]:
             yield Record(f"{path}, element {number}", elements.element(number))
         elements.skip("]")
         if found := elements.next_character():
-            raise UserError(
-                "not_json", f"{path}: expected nothing after the list; fix the file.", file=path, found=found
-            )
+            message = f"{path}: expected nothing after the list; fix the file."
+            raise UserError("not_json", message, file=path, found=found)
 
 
 class _Elements:
@@ -423,13 +394,8 @@ class _Elements:
         found = self.next_character()
         if found != character:
             shown = repr(found) if found else "the end of the file"
-            raise UserError(
-                "not_json",
-                f"{self.path}: expected {character!r} between the list's elements, found {shown}; fix the file.",
-                file=self.path,
-                expected=character,
-                found=found,
-            )
+            message = f"{self.path}: expected {character!r} between the list's elements, found {shown}; fix the file."
+            raise UserError("not_json", message, file=self.path, expected=character, found=found)
         self.position += 1
 
     def next_character(self) -> str:

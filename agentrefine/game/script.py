@@ -13,6 +13,9 @@ from agentrefine.game.text import own_writing
 class Script(BaseModel):
     """A synthetic game: hidden environment, goal and the actions that the player may take.
 
+    Example: `{"environment": {"hall": {"items": ["lamp"]}}, "goal": "Fetch the lamp.", "completion_conditions": ["The
+    player holds the lamp."], "available_actions": {"take {item}": {"description": ...}}}`
+
     Attributes:
         environment: places, items and the player, nested so that containment is visible; never shown to the player.
         goal: one clear task.

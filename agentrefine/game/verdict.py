@@ -18,15 +18,10 @@ class Attempt(BaseModel):
 
     Attributes:
         id: the answer's key in the journal.
-        persona_id, persona: who it was written for.
         sample: which of the persona's samples, from 0. A persona's sample is the unit that is kept or dropped.
         call: which call of the sample's budget, from 1.
-        kind: what was asked for.
         script_call: for a trajectory, the call whose answer holds its script.
-        text: the answer, raw.
-        usage: tokens as the endpoint counted them.
-        finish_reason: as the endpoint reports it.
-        teacher: the model that answered.
+        usage, finish_reason: as the endpoint reports them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,11 +94,9 @@ class Verdict(BaseModel):
     "turn": null, "message": "The game ends ...", "turns_kept": 7}`
 
     Attributes:
-        attempt_id: the answer judged (`Attempt.id`).
-        persona_id, sample, call: whose it is.
+        attempt_id, persona_id, sample, call: the answer judged, an `Attempt`.
         passed: sound and complete.
-        rule: the name of the first rule that it broke; empty when it passed.
-        turn, message: as in `Problem`; None and empty when it passed.
+        rule, message, turn: as in `Problem`; empty and None when it passed.
         turns_kept: how many leading turns are sound and stay (0: start again).
     """
 

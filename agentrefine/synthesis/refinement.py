@@ -103,7 +103,7 @@ class _Sample:
         elif not unanswered:
             self._take_turns(attempt)
         self.attempts.append(attempt)
-        self.verdicts.append(verdict(attempt, unanswered or self.problem, turns_kept=len(self.turns)))
+        self.verdicts.append(verdict(attempt, self.problem, turns_kept=len(self.turns)))
 
     def _take_turns(self, attempt: Attempt) -> None:
         if self.script is None:

@@ -199,7 +199,7 @@ def _check_commands(script: Script) -> None:
     for command, texts in zip(commands, filled, strict=True):
         code = script.available_actions[command.template].verification_code
         _check_own_strings(command, code, texts, commands)
-    _check_codes_apart(script, filled)
+    _check_codes_apart(commands, filled)
 
 
 def _check_work(commands: Sequence[Command], filled: Sequence[Sequence[str]]) -> None:
@@ -242,26 +242,25 @@ def _check_own_strings(command: Command, code: str, texts: Sequence[str], comman
             raise ScriptRule.AMBIGUOUS_ACTIONS.broken(message)
 
 
-def _check_codes_apart(script: Script, filled: Sequence[Sequence[str]]) -> None:
+def _check_codes_apart(commands: Sequence[Command], filled: Sequence[Sequence[str]]) -> None:
     """Whether no code takes another action's strings with valid values.
 
     The first string of every action comes first, then the second ones; where the codes would have too much to do, the
     last strings are left out.
     """
-    commands = script.actions.loose_commands
-    steps_a_character = sum(loose.command.code.programsize for loose in commands)
+    steps_a_character = sum(command.code.programsize for command in commands)
     steps = readings = 0
     for texts in zip_longest(*filled):
         for command, text in zip(commands, texts, strict=True):
             steps += steps_a_character * len(text or "")
             for other in commands:
-                if text is None or other is command or not other.command.accepts(text):
+                if text is None or other is command or not other.accepts(text):
                     continue
                 readings += 1
                 if steps > MAX_MATCHING_STEPS or readings > MAX_READINGS_OF_CODES:
                     return
                 if other.takes(text):
-                    own, name = quoted(command.command.template), quoted(other.command.template)
+                    own, name = quoted(command.template), quoted(other.template)
                     raise ScriptRule.AMBIGUOUS_ACTIONS.broken(
                         f"{quoted(text)} is {own}, and the verification_code of {name} accepts it too, with valid "
                         f"values of {name}; write a code that only its own action matches."

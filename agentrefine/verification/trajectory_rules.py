@@ -75,7 +75,6 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
     for attempt in attempts:
         if attempt.kind == "script":
             script, problem = verify_script(attempt.text)
-            problem = no_answer(attempt) or problem
             script_of = (attempt.persona_id, attempt.sample, attempt.call)
             yield verdict(attempt, problem, turns_kept=0)
         elif script is None or script_of != (attempt.persona_id, attempt.sample, attempt.script_call):
@@ -88,7 +87,7 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
             )
         else:
             kept, problem = verify_trajectory(script, attempt.text, params)
-            yield verdict(attempt, no_answer(attempt) or problem, turns_kept=len(kept))
+            yield verdict(attempt, problem, turns_kept=len(kept))
 
 
 def no_answer(attempt: Attempt) -> Problem | None:
@@ -99,7 +98,8 @@ def no_answer(attempt: Attempt) -> Problem | None:
 
 
 def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdict:
-    """A finding on an attempt as a record."""
+    """A finding on an attempt as a record; that the attempt is no answer comes before what was found in it."""
+    problem = no_answer(attempt) or problem
     return Verdict(
         attempt_id=attempt.id,
         persona_id=attempt.persona_id,
