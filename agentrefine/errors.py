@@ -34,6 +34,12 @@ class NotInstalledError(UserError):
     """An optional package, or a program that it needs, is not installed; the message says how to get it."""
 
 
+def package_missing(benchmark: str, package: str, install: str = "'agentrefine[benchmarks]'") -> NotInstalledError:
+    """A benchmark's package is not installed; `install` is what pip is given."""
+    message = f"the benchmark {benchmark} needs the package {package}: pip install {install}."
+    return NotInstalledError("not_installed", message, benchmark=benchmark, name=package)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop, or its type where it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -23,7 +23,7 @@ from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
 from agentrefine.verification.reading import list_elements, parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import has_suspicious_texts, verify_trajectory
-from tests.helpers.offline_games import DEMANDS, games
+from tests.helpers.offline_games import VERIFICATION, games
 
 DISTINCT = 400
 ROUNDS = 3
@@ -89,7 +89,7 @@ def check_texts(game: Game) -> None:
 
 def verify(game: Game) -> None:
     """All of it."""
-    if verify_trajectory(game.script, game.text, DEMANDS).problem is not None:
+    if verify_trajectory(game.script, game.text, VERIFICATION).problem is not None:
         raise SystemExit("a game of the simulated teacher is not sound")
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec
 from agentrefine.benchmarks.worker import Limits, RemoteEnvironment, Workers
-from agentrefine.errors import NotInstalledError
+from agentrefine.errors import package_missing
 from agentrefine.files import packaged_text, short_hash
 
 MAX_ACTION = 200
@@ -97,12 +97,7 @@ def need(benchmark: str, package: str) -> None:
         NotInstalledError: it is not.
     """
     if importlib.util.find_spec(package) is None:
-        raise NotInstalledError(
-            "not_installed",
-            f"the benchmark {benchmark} needs the package {package}: pip install 'agentrefine[benchmarks]'.",
-            benchmark=benchmark,
-            name=package,
-        )
+        raise package_missing(benchmark, package)
 
 
 def data_of(benchmark: str, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agentrefine import files
 from agentrefine.errors import UserError
-from agentrefine.exchange.flags import PICTURES, read_keys, refuse_flag_of_chat
+from agentrefine.exchange.flags import PICTURES, read_keys, refuse_flag_of_chat, unexpected_value
 from agentrefine.files import Record, read_yaml, short_hash
 from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.game.text import is_unicode
@@ -264,23 +264,11 @@ def _beside_the_messages(record: Record, layout: Layout, ignored: frozenset[str]
             left_out[f"{key}: a key to ignore"] += 1
         elif key in SYSTEM_KEYS:
             if not isinstance(value, str):
-                raise UserError(
-                    "bad_value",
-                    f"{record.place}: expected a text under {key!r}, found {repr(value)[:80]}.",
-                    place=record.place,
-                    key=key,
-                    found=repr(value)[:80],
-                )
+                raise unexpected_value(record.place, "a text", key, value)
             system.append(value)
         elif key == MASK_HISTORY:
             if not isinstance(value, bool):
-                raise UserError(
-                    "bad_value",
-                    f"{record.place}: expected true or false under {key!r}, found {repr(value)[:80]}.",
-                    place=record.place,
-                    key=key,
-                    found=repr(value)[:80],
-                )
+                raise unexpected_value(record.place, "true or false", key, value)
         elif key in ("label", "kto_tag") and value is False:
             raise _DroppedError("an answer that is not wanted (label false)")
         elif key in PICTURES:

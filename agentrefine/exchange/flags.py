@@ -129,13 +129,14 @@ def refuse_flag_of_chat(key: str, place: str) -> None:
 def _flag(key: str, value: object, place: str) -> bool:
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
-    raise UserError(
-        "bad_value",
-        f"{place}: expected true, false, 0, 1 or null under {key!r}, found {repr(value)[:80]}.",
-        place=place,
-        key=key,
-        found=repr(value)[:80],
-    )
+    raise unexpected_value(place, "true, false, 0, 1 or null", key, value)
+
+
+def unexpected_value(place: str, expected: str, key: str, value: object) -> UserError:
+    """A key of a chat or message holds something else than what was `expected`."""
+    found = repr(value)[:80]
+    message = f"{place}: expected {expected} under {key!r}, found {found}."
+    return UserError("bad_value", message, place=place, key=key, found=found)
 
 
 def _trained_share(key: str, ranges: object, text: str, place: str) -> float:

@@ -1,4 +1,4 @@
-"""Hostile and broken answers, each by name: every one ends as a verdict with its rule, and odd ones pass."""
+"""Hostile and broken answers, each by name: every one ends as a verdict with its rule, and valid edge cases pass."""
 
 import json
 import time
@@ -16,13 +16,13 @@ from agentrefine.verification.trajectory_rules import RULES, TrajectoryRule, ver
 from agentrefine.worlds.script_of import script_of
 from tests.helpers.answer_recipes import KEPT_BEFORE, answer, cases
 from tests.helpers.games import dm, game, player, script, script_value
-from tests.helpers.offline_games import DEMANDS
+from tests.helpers.offline_games import VERIFICATION
 from tests.verification.test_verification import assert_readable
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)
 FILES = {"script": "scripts", "trajectory": "trajectories", "continuation": "continuations"}
 BAD = [(kind, case) for kind, name in FILES.items() for case in cases(name)]
-GOOD = cases("odd_but_good")
+GOOD = cases("valid_edge_cases")
 
 
 def judged(case: dict[str, object], kind: str) -> tuple[int, Problem | None]:
@@ -45,7 +45,7 @@ def test_a_bad_answer_breaks_its_rule(kind, case):
 
 
 @pytest.mark.parametrize("case", GOOD, ids=[case["name"] for case in GOOD])
-def test_an_odd_answer_passes(case):
+def test_a_valid_edge_case_passes(case):
     assert judged(case, case["kind"])[1] is None
 
 
@@ -91,7 +91,7 @@ def test_the_offline_teachers_answers_for_personas_in_any_language_pass(persona)
         found, problem = verify_script(script_of(world).model_dump_json())
         assert problem is None
         turns = write_game(world, [], (2, 3), generator(persona, str(sample)))
-        assert verify_trajectory(found, json.dumps(turns, ensure_ascii=False), DEMANDS).problem is None
+        assert verify_trajectory(found, json.dumps(turns, ensure_ascii=False), VERIFICATION).problem is None
 
 
 LONG = {

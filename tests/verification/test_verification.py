@@ -360,13 +360,13 @@ def test_a_finding_names_the_turn_and_keeps_those_before_it(rule, turn, kept):
     assert [t.model_dump() for t in finding.kept] == json.loads(GAMES[rule][0])[:kept]
 
 
-def test_a_game_that_ends_with_the_player_goes_on_after_the_last_dm_turn():
+def test_of_a_game_that_ends_with_the_player_the_turns_up_to_the_last_dm_turn_are_kept():
     kept, problem = verify_trajectory(script(), json.dumps(game(completed=False)[:-1]), PARAMS)
     assert problem.rule is TrajectoryRule.UNFINISHED
     assert len(kept) == len(game()) - 2
 
 
-def test_no_room_to_go_on_means_to_start_again():
+def test_without_room_for_another_turn_the_game_starts_again():
     long = game([*GOOD_STEPS, *LOOKS[:4]], completed=False)
     assert len(long) == 19
     kept, problem = verify_trajectory(script(), json.dumps(long), PARAMS)

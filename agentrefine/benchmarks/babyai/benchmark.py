@@ -19,7 +19,7 @@ from typing import Any
 from agentrefine.benchmarks.babyai.view import DATA, Act, Thing, View, name_of, text_of
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
 from agentrefine.benchmarks.simulators import LISTING, round_robin
-from agentrefine.errors import NotInstalledError
+from agentrefine.errors import package_missing
 from agentrefine.files import short_hash
 
 LEVELS: dict[str, str] = DATA["levels"]
@@ -292,11 +292,6 @@ def _gymnasium() -> ModuleType:
         import gymnasium
         import minigrid  # noqa: F401  registers its levels
     except ImportError as error:
-        raise NotInstalledError(
-            "not_installed",
-            "the benchmark babyai needs the package minigrid: pip install 'minigrid>=3.0'.",
-            benchmark="babyai",
-            name="minigrid",
-        ) from error
+        raise package_missing("babyai", "minigrid", "'minigrid>=3.0'") from error
     module: ModuleType = gymnasium
     return module

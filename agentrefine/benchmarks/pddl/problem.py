@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from agentrefine.benchmarks.pddl.syntax import fixed
-from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.errors import UserError, package_missing
 
 MAX_GROUND_ACTIONS = 100_000
 """Actions with objects put in for parameters, possible or not; more are neither listed nor planned with."""
@@ -199,12 +199,7 @@ def planning_library() -> ModuleType:
         import unified_planning.io
         import unified_planning.model.walkers
     except ImportError as error:
-        raise NotInstalledError(
-            "not_installed",
-            "the benchmark pddl needs the package unified-planning: pip install 'agentrefine[benchmarks]'.",
-            benchmark="pddl",
-            name="unified-planning",
-        ) from error
+        raise package_missing("pddl", "unified-planning") from error
     module: ModuleType = unified_planning
     return module
 
