@@ -225,6 +225,21 @@ def user_path(given: str | Path) -> Path:
         raise UserError("unknown_home", message, path=given) from error
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder of a user to fill, as `atomic_folder`, but what is there already is never replaced.
+
+    Raises:
+        UserError: there is something at `path`, the disk is full, or the folder cannot be written.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(
+            "already_exists", f"{path}: exists already; name another folder, or remove it first.", file=path
+        )
+    with atomic_folder(path) as folder:
+        yield folder
+
+
 def read_text(path: Path, remedy: str) -> str:
     """The text of a user's file in UTF-8, with or without a byte order mark, with `\\n` for every line end.
 

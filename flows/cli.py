@@ -264,7 +264,7 @@ def _serve(given: argparse.Namespace) -> None:
 
 def _params(given: argparse.Namespace) -> None:
     from agentrefine.params import Params, load_params
-    from agentrefine.params.commented import commented
+    from agentrefine.params.base import commented
 
     print(commented(Params() if given.defaults else load_params()))
 

@@ -31,7 +31,7 @@ import psutil
 import yaml
 
 from agentrefine.game.personas import Persona, load_personas
-from agentrefine.params import load_params
+from agentrefine.params import VerificationParams, load_params
 from agentrefine.proxies import keep_loopback_direct
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
@@ -143,14 +143,14 @@ def write_workload(folder: Path, personas: int) -> None:
             people.write(json.dumps({"persona": text}) + "\n")
         people.close()
         for persona in load_personas(folder / "personas.jsonl"):
-            calls.write(json.dumps(_prompts(persona, params.min_error_refine_turns, params.max_turns)) + "\n")
+            calls.write(json.dumps(_prompts(persona, params)) + "\n")
 
 
-def _prompts(persona: Persona, mistakes: int, max_turns: int) -> dict[str, str]:
+def _prompts(persona: Persona, params: VerificationParams) -> dict[str, str]:
     prompt = script_messages(persona)[0]["content"]
     script = verify_script(canned_answer(prompt)).script
     assert script is not None
-    game = trajectory_messages(persona, script, mistakes=mistakes, max_turns=max_turns)
+    game = trajectory_messages(persona, script, params)
     return {"script_prompt": prompt, "trajectory_prompt": game[0]["content"]}
 
 

@@ -23,13 +23,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from agentrefine.errors import UserError
-from agentrefine.llm.journal import Journal
-from agentrefine.llm.paid import PAID, REPLAYED
+from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.llm.spending import BudgetSpentError, dollars
 from agentrefine.llm.throttle import STOPPED, SharedNumbers
 from agentrefine.params import Params
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.sources import digest
 from agentrefine.synthesis.accounts import Account
 from agentrefine.synthesis.client import DONE, SIMULATED, JournaledTeacher, OfflineAddress, offline_name, run_numbers
@@ -77,7 +76,7 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="agentrefine-") as folder,
-        offline_teacher(params.offline) if params.uses_offline else nullcontext() as address,
+        simulated_teacher(params.offline) if params.uses_offline else nullcontext() as address,
     ):
         offline = OfflineAddress(address, offline_name(params, digest(SIMULATED))) if address else None
         access = Access(params, offline, Path(folder) / "numbers", os.getpid())

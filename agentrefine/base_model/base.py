@@ -41,7 +41,8 @@ def make_base(params: BaseModelParams, seed: int, out: Path, progress: Progress 
         UserError: a file, path or hub id that holds no usable model; a full disk.
     """
     if params.is_tiny:
-        return BaseResult(*make_tiny_base(params.tiny, seed, out, progress))
+        card = make_tiny_base(params.tiny, seed, out, progress)
+        return BaseResult(card.parameters, card.tokens, card.loss)
     if is_gguf(params.path):
         return make_dequantised(params, out)
     return make_reference(params, out)

@@ -23,7 +23,7 @@ from agentrefine.benchmarks.worlds.benchmark import (
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params import RENAMED
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
-from agentrefine.worlds.paraphrase import Paraphrase
+from agentrefine.worlds.language import Paraphrase
 
 BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "worlds_layouts": lambda _: worlds_layouts(),

@@ -12,10 +12,9 @@ from agentrefine.errors import UserError
 from agentrefine.evaluation.policy import Dialogue, Reply, turns_that_can_be_cut, without_oldest_turns
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import Message
-from agentrefine.llm.completion import CUT, FILTERED, NO_ANSWER, REFUSED, TOO_LONG, Answer, ChatMessage, Request
+from agentrefine.llm.completion import FILTERED, NO_ANSWER, REFUSED, TOO_LONG, TRUNCATED, Answer, ChatMessage, Request
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings
-from agentrefine.llm.journal import Journal, Question
-from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
+from agentrefine.llm.journal import PAID, REPLAYED, Journal, PaidCalls, Question
 from agentrefine.llm.spending import SPENDING_NUMBERS, SPENT, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
 from agentrefine.params.evaluation import GREEDY, EndpointParams, Sampling
@@ -153,14 +152,14 @@ class EndpointPolicy:
                 raise UserError(
                     "endpoint_refused" if answer.finish_reason == REFUSED else "call_unanswered",
                     f"evaluation.endpoints.{self.name}.base_url {self._params.base_url}: a call is "
-                    f"{answer.finish_reason} ({answer.said}), and others are answered; correct the section, or run "
+                    f"{answer.finish_reason} ({answer.error}), and others are answered; correct the section, or run "
                     "again later: replies so far are kept.",
                     key=f"evaluation.endpoints.{self.name}.base_url",
-                    reason=answer.said,
+                    reason=answer.error,
                 )
             # A filtered dialogue has no reply, which is a format error.
             usage = answer.usage
-            cut = answer.finish_reason == CUT
+            cut = answer.finish_reason == TRUNCATED
             return Reply(answer.text, usage.prompt_tokens, usage.completion_tokens, turns_cut, cut=cut)
 
     async def _answer(self, messages: list[ChatMessage], dialogue: Dialogue) -> Answer:
@@ -191,7 +190,7 @@ class EndpointPolicy:
         known = self._paid.find(key, request)
         if known is None:
             known = await self._paid.ask(key, request, partial(self._endpoint.ask, key, request))
-        return known.answer
+        return known
 
 
 def _chat_message(message: Message) -> ChatMessage:

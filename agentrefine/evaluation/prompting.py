@@ -28,7 +28,7 @@ from agentrefine.game.conversation import (
     prompt,
 )
 from agentrefine.params.evaluation import Prompting
-from agentrefine.worlds.paraphrase import Paraphrase
+from agentrefine.worlds.language import Paraphrase
 
 
 class ExampleTurn(BaseModel):

@@ -6,7 +6,7 @@ Two spellings are in use: ShareGPT's `{"conversations": [{"from": "human", "valu
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agentrefine import files
 from agentrefine.errors import UserError
-from agentrefine.exchange.flags import PICTURES, read_keys, refuse_flag_of_chat, unexpected_value
+from agentrefine.exchange.flags import PICTURES, bad_value, read_keys, refuse_flag_of_chat
 from agentrefine.files import Record, read_yaml, short_hash
 from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.game.text import is_unicode
@@ -90,14 +90,6 @@ class ChatCounts:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-class _Chat(NamedTuple):
-    """A sample, what was left out of it, and whether it trains its last message only."""
-
-    sample: Sample
-    left_out: Counter[str]
-    only_last_trained: bool
-
-
 def read_records(file: Path) -> Iterator[Record]:
     """The records of a `.parquet` file, a JSON list, or a file with one JSON value a line.
 
@@ -106,12 +98,9 @@ def read_records(file: Path) -> Iterator[Record]:
     Raises:
         UserError: the file is missing, or not what its ending or its first character says; names line or element.
     """
-    if file.suffix == ".parquet" and file.is_file():
-        return _parquet(file)
-    return files.read_records(file, "correct the path")
-
-
-def _parquet(file: Path) -> Iterator[Record]:
+    if file.suffix != ".parquet" or not file.is_file():
+        yield from files.read_records(file, "correct the path")
+        return
     try:
         with pq.ParquetFile(file) as opened:
             rows = chain.from_iterable(batch.to_pylist() for batch in opened.iter_batches(batch_size=64))
@@ -142,39 +131,31 @@ def read_chats(
     if _masks_history(file.parent / "llamafactory.yaml"):
         layouts = [layout._replace(only_last_trained=True) for layout in layouts]
     held: Sample | None = None
-    for chat in _chats(read_records(file), layouts, counts, frozenset(ignored)):
-        joined = _joined_records(held, chat.sample) if held and chat.only_last_trained else None
-        if joined is not None:
-            counts.joined += 1
-        elif held is not None:
-            yield held
-        held = joined or chat.sample
-        counts.left_out += chat.left_out
-        if not chat.only_last_trained:
-            yield held
-            held = None
-    if held is not None:
-        yield held
-
-
-def _chats(
-    records: Iterable[Record], layouts: Sequence[Layout], counts: ChatCounts, ignored: frozenset[str]
-) -> Iterator[_Chat]:
-    for record in records:
+    for record in read_records(file):
         counts.read += 1
+        left_out: Counter[str] = Counter()
         try:
-            chat = _chat(record, layouts, ignored)
+            sample, only_last_trained = _sample(record, layouts, frozenset(ignored), left_out)
         except _DroppedError as dropped:
             counts.dropped[str(dropped)] += 1
-        else:
-            yield chat
+            continue
+        counts.left_out += left_out
+        joined = _joined_records(held, sample) if held and only_last_trained else None
+        if joined:
+            counts.joined += 1
+        elif held:
+            yield held
+        held = joined or sample
+        if not only_last_trained:
+            yield held
+            held = None
+    if held:
+        yield held
 
 
 def _masks_history(settings: Path) -> bool:
     """Whether LLaMA-Factory's settings beside a file train the last message of its records only."""
-    if not settings.is_file():
-        return False
-    given = read_yaml(settings, "correct the path")
+    given = read_yaml(settings, "correct the path") if settings.is_file() else None
     return isinstance(given, dict) and given.get(MASK_HISTORY) is True
 
 
@@ -190,8 +171,10 @@ def _joined_records(first: Sample, second: Sample) -> Sample | None:
     return second.model_copy(update={"conversations": [*flagged, *second.conversations[len(flagged) :]]})
 
 
-def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) -> _Chat:
-    """A record as a sample.
+def _sample(
+    record: Record, layouts: Sequence[Layout], ignored: frozenset[str], left_out: Counter[str]
+) -> tuple[Sample, bool]:
+    """A record as a sample, and whether only its last message is trained. What is left out is counted in `left_out`.
 
     - A system message is written before the first human message, with an empty line between: many chat templates
       refuse a system role, and a sample has human and gpt only. So is a system text beside the messages.
@@ -202,7 +185,6 @@ def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) ->
     - The id is the record's own, or a hash of its texts; `persona_id` is empty where the record has none.
     """
     layout = _layout(record, layouts)
-    left_out: Counter[str] = Counter()
     only_last_trained = record.value.get(MASK_HISTORY, layout.only_last_trained) is True
     system = _beside_the_messages(record, layout, ignored, left_out)
     turns = _turns(record, layout, ignored, left_out)
@@ -225,7 +207,7 @@ def _chat(record: Record, layouts: Sequence[Layout], ignored: frozenset[str]) ->
         persona_id=persona_id if isinstance(persona_id, str) else "",
         conversations=conversations,
     )
-    return _Chat(sample, left_out, only_last_trained)
+    return sample, only_last_trained
 
 
 def _layout(record: Record, layouts: Sequence[Layout]) -> Layout:
@@ -238,20 +220,15 @@ def _layout(record: Record, layouts: Sequence[Layout]) -> Layout:
         if having:
             return having[0]
         if "input_ids" in record.value:
-            raise UserError(
-                "bad_record",
-                f"{record.place}: holds tokens ('input_ids') and no messages, so that its turns cannot be read; import "
-                "the data set that they were made of.",
-                place=record.place,
-                key="input_ids",
-            )
+            problem = "holds tokens ('input_ids') and no messages, so that its turns cannot be read"
+            raise _bad_record(record.place, f"{problem}; import the data set that they were made of.", key="input_ids")
     keys = " or ".join(dict.fromkeys(repr(layout.messages) for layout in layouts))
-    raise UserError(
-        "bad_record",
-        f"{record.place}: expected an object with a list {keys}; choose the format of the file.",
-        place=record.place,
-        expected=keys,
-    )
+    problem = f"expected an object with a list {keys}; choose the format of the file."
+    raise _bad_record(record.place, problem, expected=keys)
+
+
+def _bad_record(place: str, problem: str, **values: object) -> UserError:
+    return UserError("bad_record", f"{place}: {problem}", place=place, **values)
 
 
 def _beside_the_messages(record: Record, layout: Layout, ignored: frozenset[str], left_out: Counter[str]) -> str:
@@ -264,11 +241,11 @@ def _beside_the_messages(record: Record, layout: Layout, ignored: frozenset[str]
             left_out[f"{key}: a key to ignore"] += 1
         elif key in SYSTEM_KEYS:
             if not isinstance(value, str):
-                raise unexpected_value(record.place, "a text", key, value)
+                raise bad_value(record.place, key, "a text", value)
             system.append(value)
         elif key == MASK_HISTORY:
             if not isinstance(value, bool):
-                raise unexpected_value(record.place, "true or false", key, value)
+                raise bad_value(record.place, key, "true or false", value)
         elif key in ("label", "kto_tag") and value is False:
             raise _DroppedError("an answer that is not wanted (label false)")
         elif key in PICTURES:
@@ -283,28 +260,15 @@ def _turns(record: Record, layout: Layout, ignored: frozenset[str], left_out: Co
     turns: list[Turn] = []
     prompt = record.value.get(layout.prompt) or []
     if not isinstance(prompt, list):
-        raise UserError(
-            "bad_value",
-            f"{record.place}: expected a list of messages under {layout.prompt!r}.",
-            place=record.place,
-            key=layout.prompt,
-        )
+        raise bad_value(record.place, layout.prompt, "a list of messages", prompt)
     for number, message in enumerate([*prompt, *record.value[layout.messages]], start=1):
         place = f"{record.place}, message {number}"
         if not isinstance(message, dict):
-            raise UserError(
-                "bad_record",
-                f"{place}: expected an object with {layout.role!r} and {layout.text!r}.",
-                place=place,
-                expected="object",
-            )
+            problem = f"expected an object with {layout.role!r} and {layout.text!r}."
+            raise _bad_record(place, problem, expected="object")
         if not isinstance(message.get(layout.role), str) or layout.text not in message:
-            raise UserError(
-                "bad_record",
-                f"{place}: expected a role under {layout.role!r} and a text under {layout.text!r}.",
-                place=place,
-                keys=[layout.role, layout.text],
-            )
+            problem = f"expected a role under {layout.role!r} and a text under {layout.text!r}."
+            raise _bad_record(place, problem, keys=[layout.role, layout.text])
         sender = SENDERS.get(message[layout.role].lower())
         if sender is None:
             raise _DroppedError("a role other than human, gpt and system")

@@ -76,21 +76,15 @@ def read_keys(
     for key, value in given.items():
         if key in left_out:
             continue
-        if key in FLAGS:
-            says[key] = _flag(key, value, place)
-        elif key in OPPOSITE_FLAGS:
-            says[key] = not _flag(key, value, place)
+        if key in FLAGS or key in OPPOSITE_FLAGS:
+            if not isinstance(value, bool | int | float) or value not in (0, 1):
+                raise bad_value(place, key, "true, false, 0, 1 or null", value)
+            says[key] = bool(value) == (key in FLAGS)
         elif key in DETAILS:
             trained = _trained_share(key, value, text, place)
             says[key], in_part = trained > 0, 0 < trained < 1
         elif key not in CALLS and key not in PICTURES:
-            raise UserError(
-                "unknown_key",
-                f"{place}: the key {key!r} is not known, and it may say what is trained; if so, write it as 'loss' "
-                f"with true or false, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml).",
-                place=place,
-                key=key,
-            )
+            raise _unknown_key(place, key, "is not known", "write it as 'loss' with true or false")
     flags = {key: value for key, value in says.items() if key not in DETAILS}
     if len(set(flags.values())) > 1:
         raise UserError(
@@ -117,26 +111,25 @@ def refuse_flag_of_chat(key: str, place: str) -> None:
     """
     words = set(key.lower().replace("-", "_").split("_"))
     if key in (*FLAGS, *OPPOSITE_FLAGS, *DETAILS) or words & _WORDS_OF_FLAGS:
-        raise UserError(
-            "unknown_key",
-            f"{place}: the key {key!r} of a whole chat is not read, and it may say what is trained; if so, write "
-            f"'loss' into its messages, else have it ignored (--ignore {key}; for a mix, ignore_keys in params.yaml).",
-            place=place,
-            key=key,
-        )
+        raise _unknown_key(place, key, "of a whole chat is not read", "write 'loss' into its messages")
 
 
-def _flag(key: str, value: object, place: str) -> bool:
-    if isinstance(value, bool | int | float) and value in (0, 1):
-        return bool(value)
-    raise unexpected_value(place, "true, false, 0, 1 or null", key, value)
-
-
-def unexpected_value(place: str, expected: str, key: str, value: object) -> UserError:
-    """A key of a chat or message holds something else than what was `expected`."""
+def bad_value(place: str, key: str, expected: str, value: object) -> UserError:
+    """The error of a key that holds something else than `expected`."""
     found = repr(value)[:80]
-    message = f"{place}: expected {expected} under {key!r}, found {found}."
-    return UserError("bad_value", message, place=place, key=key, found=found)
+    return UserError(
+        "bad_value", f"{place}: expected {expected} under {key!r}, found {found}.", place=place, key=key, found=found
+    )
+
+
+def _unknown_key(place: str, key: str, problem: str, remedy: str) -> UserError:
+    return UserError(
+        "unknown_key",
+        f"{place}: the key {key!r} {problem}, and it may say what is trained; if so, {remedy}, else have it ignored "
+        f"(--ignore {key}; for a mix, ignore_keys in params.yaml).",
+        place=place,
+        key=key,
+    )
 
 
 def _trained_share(key: str, ranges: object, text: str, place: str) -> float:
@@ -149,12 +142,7 @@ def _trained_share(key: str, ranges: object, text: str, place: str) -> float:
         given = item if isinstance(item, dict) else {}
         begin, end, is_trained = (given.get(name) for name in ("begin_offset", "end_offset", "train"))
         if not (isinstance(begin, int) and isinstance(end, int) and isinstance(is_trained, bool)):
-            raise UserError(
-                "bad_value",
-                f"{place}: expected a list of objects with 'begin_offset', 'end_offset' and 'train' under {key!r}.",
-                place=place,
-                key=key,
-            )
+            raise bad_value(place, key, "a list of objects with 'begin_offset', 'end_offset' and 'train'", ranges)
         if is_trained:
             trained.update(range(max(begin, 0), min(end + 1, len(text))))
     letters = [index for index, letter in enumerate(text) if not letter.isspace()]

@@ -25,11 +25,12 @@ class Format(NamedTuple):
 
     Attributes:
         records: the records of a sample, given its messages with the flags of the loss.
-        settings: the name and text of each further file, given the folder and the names of the data files in it.
+        settings: the name and text of each further file, given the folder and the names of the data files in it;
+            without it there are none.
     """
 
     records: Callable[[Sample, Sequence[Message]], Iterator[Record]]
-    settings: Callable[[Path, Sequence[str]], dict[str, str]]
+    settings: Callable[[Path, Sequence[str]], dict[str, str]] = lambda folder, files: {}
 
 
 def published(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]:
@@ -83,10 +84,6 @@ def openai_chat(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]
     yield {"messages": [{"role": m.role, "content": m.content} | weight for m, weight in weighed]}
 
 
-def _no_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    return {}
-
-
 def _llamafactory_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """The registry of data sets that LLaMA-Factory looks for, and the keys of its training file."""
     names = {file: NAME if file == files[0] else f"{NAME}_{Path(file).stem}" for file in files}
@@ -98,46 +95,39 @@ def _llamafactory_settings(folder: Path, files: Sequence[str]) -> dict[str, str]
 
 
 def _llamafactory_v1_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    keys = ("train_dataset", "eval_dataset")
-    return {"llamafactory.yaml": _yaml(dict(zip(keys, _paths(folder, files), strict=False)))}
+    paths = (str(folder / file) for file in files)
+    return {"llamafactory.yaml": _yaml(dict(zip(("train_dataset", "eval_dataset"), paths, strict=False)))}
 
 
 def _axolotl_settings(folder: Path, files: Sequence[str]) -> dict[str, str]:
     """The data sets' block: `train` decides, no role is trained by itself, the end of a trained turn is trained."""
-    common = {
-        "ds_type": "json",
-        "type": "chat_template",
-        "field_messages": "messages",
-        "message_property_mappings": {"role": "role", "content": "content"},
-        "message_field_training": "train",
-        "roles_to_train": [],
-        "train_on_eos": "turn",
-    }
-    blocks = [[{"path": path, "split": "train", **common}] for path in _paths(folder, files)]
-    return {"axolotl.yaml": _yaml(dict(zip(("datasets", "test_datasets"), blocks, strict=False)))}
-
-
-def _paths(folder: Path, files: Sequence[str]) -> list[str]:
-    return [str(folder / file) for file in files]
+    blocks = [
+        {
+            "path": str(folder / file),
+            "split": "train",
+            "ds_type": "json",
+            "type": "chat_template",
+            "field_messages": "messages",
+            "message_property_mappings": {"role": "role", "content": "content"},
+            "message_field_training": "train",
+            "roles_to_train": [],
+            "train_on_eos": "turn",
+        }
+        for file in files
+    ]
+    lists = zip(("datasets", "test_datasets"), ([block] for block in blocks), strict=False)
+    return {"axolotl.yaml": _yaml(dict(lists))}
 
 
 def _yaml(value: object) -> str:
-    return yaml.dump(value, Dumper=_WithoutAnchors, sort_keys=False)
-
-
-class _WithoutAnchors(yaml.SafeDumper):
-    """Writes what occurs twice in full."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """Whether to write `data` in full: always."""
-        return True
+    return yaml.safe_dump(value, sort_keys=False)
 
 
 FORMATS: dict[str, Format] = {
-    "published": Format(published, _no_settings),
+    "published": Format(published),
     "llamafactory": Format(llamafactory, _llamafactory_settings),
     "llamafactory-v1": Format(llamafactory_v1, _llamafactory_v1_settings),
     "axolotl": Format(axolotl, _axolotl_settings),
-    "openai": Format(openai_chat, _no_settings),
+    "openai": Format(openai_chat),
 }
 """The formats of one JSON object a line, by their names in the command; `trl` is in `agentrefine.exchange.write`."""

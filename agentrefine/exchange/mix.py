@@ -19,6 +19,8 @@ TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 class MixCounts(BaseModel):
     """What a mixed data set holds (its metrics.json).
 
+    Example: `{"games": 2685, "chats": 671, ..., "chats_left_out": {"nothing is trained": 3}, "chat_share": 0.2, ...}`
+
     Attributes:
         games: training samples that are games, all of the data set's.
         chats: training samples that are chats.
@@ -58,31 +60,25 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
     Raises:
         UserError: a file is missing or broken, there are no games, or too few chats; nothing is written.
     """
-    games, validation = (_lines(data_set / file) for file in (TRAIN, VALIDATION))
+    train = data_set / TRAIN
+    games, validation = _lines(train), _lines(data_set / VALIDATION)
     if not games:
         raise UserError(
-            "no_samples",
-            f"{data_set / TRAIN}: holds no game to mix with; run the stage that writes it again.",
-            file=data_set / TRAIN,
+            "no_samples", f"{train}: holds no game to mix with; run the stage that writes it again.", file=train
         )
     chat_counts = ChatCounts()
     available = sum(1 for _ in read_chats(chat, counts=chat_counts, ignored=ignored))
     wanted = max(1, round(games * share / (1 - share)))
     if available < wanted:
-        raise UserError(
-            "too_few_samples",
-            _too_few(chat, available, wanted, share, games),
-            file=chat,
-            found=available,
-            expected=wanted,
-        )
+        problem = _too_few(chat, available, wanted, share, games)
+        raise UserError("too_few_samples", problem, file=chat, found=available, expected=wanted)
     draw = random.Random(seed)
     drawn = bytearray(available)
     for index in draw.sample(range(available), wanted):
         drawn[index] = 1
     chats = compress(read_chats(chat, ignored=ignored), drawn)
     with atomic_folder(out) as folder:
-        write_jsonl(folder / TRAIN, _interleaved(read_jsonl(data_set / TRAIN, Sample), games, chats, wanted, draw))
+        write_jsonl(folder / TRAIN, _interleaved(read_jsonl(train, Sample), games, chats, wanted, draw))
         shutil.copyfile(data_set / VALIDATION, folder / VALIDATION)
         counts = MixCounts(
             games=games,
@@ -124,10 +120,10 @@ def _lines(file: Path) -> int:
 
 
 def _too_few(chat: Path, available: int, wanted: int, share: float, games: int) -> str:
-    found = f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games "
-    found += f"needs {wanted}; "
-    if not available:
-        return found + "name a file that holds some in the section mix of params.yaml."
     possible = int(1000 * available / (available + games)) / 1000
     lower = f", or lower share to at most {possible:g}" if possible else ""
-    return found + f"name a larger file in the section mix of params.yaml{lower}."
+    return (
+        f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games needs "
+        f"{wanted}; name {'a larger file' if available else 'a file that holds some'} in the section mix of "
+        f"params.yaml{lower}."
+    )

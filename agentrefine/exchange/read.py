@@ -12,9 +12,7 @@ from pydantic import BaseModel
 
 from agentrefine.errors import UserError
 from agentrefine.exchange.chats import SHAREGPT, ChatCounts, Layout, read_chats
-from agentrefine.exchange.folders import new_folder
-from agentrefine.files import short_hash, write_json
-from agentrefine.game.conversation import Sample
+from agentrefine.files import new_folder, short_hash, write_json
 from agentrefine.quality.data_set import SPLITS
 
 SOURCES: dict[str, tuple[Layout, ...]] = {
@@ -35,7 +33,10 @@ REPORT = "import.json"
 
 
 class ImportReport(BaseModel):
-    """What became of the chats of a data set.
+    """What became of the chats of a data set (its import.json).
+
+    Example: `{"files": ["a.jsonl"], "read": 3, "joined": 0, "dropped": {"nothing is trained": 1}, ...,
+    "samples": {"train": 2, "validation": 0}, "trained_turns": 9, "untrained_turns": 4}`
 
     Attributes:
         files: that were read.
@@ -118,7 +119,9 @@ def import_chats(
                     counts.dropped["the same chat again"] += 1
                     continue
                 seen.add(digest)
-                split = "validation" if _is_held_out(sample, validation_share, seed) else "train"
+                digits = short_hash("validation", str(seed), sample.id)
+                held_out = int(digits, 16) < validation_share * 16 ** len(digits)
+                split = "validation" if held_out else "train"
                 handles[split].write(line + "\n")
                 samples[split] += 1
                 turns.update(bool(m.loss) for m in sample.conversations if m.from_ == "gpt")
@@ -140,8 +143,3 @@ def import_chats(
             )
         write_json(folder / REPORT, report.model_dump())
     return report
-
-
-def _is_held_out(sample: Sample, share: float, seed: int) -> bool:
-    digits = short_hash("validation", str(seed), sample.id)
-    return bool(int(digits, 16) < share * 16 ** len(digits))

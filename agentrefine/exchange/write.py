@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from agentrefine.errors import UserError
-from agentrefine.exchange.folders import new_folder
 from agentrefine.exchange.formats import Format
-from agentrefine.files import read_jsonl
+from agentrefine.files import new_folder, read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.quality.data_set import SPLITS

@@ -18,9 +18,8 @@ from openai.types import Batch
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import Answer, Request
 from agentrefine.llm.endpoint import Endpoint
-from agentrefine.llm.failures import CallError, read_refusal
 from agentrefine.llm.journal import Journal
-from agentrefine.llm.reply import read_reply
+from agentrefine.llm.reply import CallError, read_refusal, read_reply
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +125,7 @@ class BatchTransport:
         """
         self._max_calls = max_calls
         self._endpoint = endpoint
+        self._sleep = endpoint.throttle.numbers.sleep
         self._journal = journal
         self._ledger = BatchLedger(journal.path, name)
         self._open = self._ledger.open_batches()
@@ -178,7 +178,7 @@ class BatchTransport:
         """Wait until no more calls come."""
         while self._added.is_set():
             self._added.clear()
-            await self._endpoint.sleep(GATHER_SECONDS)
+            await self._sleep(GATHER_SECONDS)
 
     def _portions(self) -> Iterator[dict[str, Request]]:
         portion: dict[str, Request] = {}
@@ -186,7 +186,7 @@ class BatchTransport:
         for key, (request, _) in list(self._waiting.items()):
             kept = self._journal.find(key, request.max_tokens)  # collected since the call was added
             if kept:
-                self._hand_over(key, kept.answer)
+                self._hand_over(key, kept)
                 continue
             length = len(self._line(key, request))
             if portion and (len(portion) == self._max_calls or size + length > MAX_BYTES):
@@ -234,9 +234,8 @@ class BatchTransport:
                     raise
             else:
                 return made.id
-            await self._endpoint.sleep(min(2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
-            found = await _find_by_token(client, token)
-            if found is not None:
+            await self._sleep(min(2.0**failures, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1.0))
+            if found := await _find_by_token(client, token):
                 return found
 
     async def _collect(self, client: AsyncOpenAI, batch: OpenBatch) -> None:
@@ -244,14 +243,15 @@ class BatchTransport:
         ended = await self._ended(client, batch)
         answered = 0
         learned: set[str] = set()
-        for file in (ended.output_file_id, ended.error_file_id) if ended else ():
-            if file is not None:
-                kept, refused = await self._take_results(batch, (await client.files.content(file)).content)
-                answered += kept
-                learned |= refused
+        for file in filter(None, (ended.output_file_id, ended.error_file_id) if ended else ()):
+            kept, refused = await self._take_results(batch, (await client.files.content(file)).content)
+            answered += kept
+            learned |= refused
         self._ledger.forget(batch)
         self._open.remove(batch)
-        if ended and ended.status == "failed":
+        if ended is None:
+            return
+        if ended.status == "failed":
             problems = ended.errors.data if ended.errors and ended.errors.data else []
             reasons = "; ".join(str(problem.message) for problem in problems[:3]) or "it does not say why"
             raise UserError(
@@ -260,7 +260,7 @@ class BatchTransport:
                 key="teacher.transport",
                 batch=ended.id,
             )
-        if ended and ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MAX_UNANSWERED:
+        if ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MAX_UNANSWERED:
             raise UserError(
                 "batch_unanswered",
                 f"teacher.transport: none of the {len(batch.calls)} calls of batch {ended.id} was answered, so they "
@@ -269,10 +269,9 @@ class BatchTransport:
                 batch=ended.id,
                 calls=len(batch.calls),
             )
-        if ended:
-            logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))
-            for key in batch.calls.keys() - learned:
-                self._hand_over(key, None)
+        logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))
+        for key in batch.calls.keys() - learned:
+            self._hand_over(key, None)
 
     async def _ended(self, client: AsyncOpenAI, batch: OpenBatch) -> Batch | None:
         """The batch when it has ended; None when it never came into being or is gone: then its calls are new ones."""
@@ -286,7 +285,7 @@ class BatchTransport:
                 return None
             if state.status in _ENDED:
                 return state
-            await self._endpoint.sleep(pause)
+            await self._sleep(pause)
             pause = min(pause * 1.5, _MAX_POLL_SECONDS)
         return None
 
@@ -312,7 +311,7 @@ class BatchTransport:
         return len(answers), learned
 
     async def _keep(self, key: str, max_tokens: int, answer: Answer) -> None:
-        self._hand_over(key, (await self._journal.keep(key, max_tokens, answer)).answer)
+        self._hand_over(key, await self._journal.keep(key, max_tokens, answer))
 
     def _hand_over(self, key: str, answer: Answer | None) -> None:
         """Give a call its answer, or None when it is to be asked by itself; it waits no more."""

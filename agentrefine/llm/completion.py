@@ -24,7 +24,9 @@ class ChatMessage(TypedDict):
 
 
 class Usage(BaseModel):
-    """Tokens of one call, such as `Usage(prompt_tokens=900, completion_tokens=250, cached_tokens=512)`.
+    """Tokens of one call.
+
+    Example: `{"prompt_tokens": 900, "completion_tokens": 250, "cached_tokens": 512, ...}`
 
     Attributes:
         prompt_tokens, completion_tokens: as the endpoint counted them, thoughts included.
@@ -80,13 +82,17 @@ class Answer(NamedTuple):
         usage: tokens of the call.
         finish_reason: `stop`, `length` (cut at the limit), `content_filter`, ... by OpenAI's names; `only_in(field)`;
             or one of `NO_ANSWER`.
-        said: why there is no answer, in the endpoint's words. Not kept in the journal.
+        error: why there is no answer, in the endpoint's words. Not kept in the journal.
+        id: `journal.answer_id`; empty until the answer has passed the journal.
+        model: who answered; the journal does not say it.
     """
 
     text: str
     usage: Usage
     finish_reason: str
-    said: str = ""
+    error: str = ""
+    id: str = ""
+    model: str = ""
 
 
 UNANSWERED = "unanswered"
@@ -98,8 +104,11 @@ FILTERED = "filtered"
 TOO_LONG = "too long"
 """The finish reason of a call that does not fit into the model's context."""
 NO_ANSWER = (UNANSWERED, REFUSED, FILTERED, TOO_LONG)
+ASKED_AGAIN = (UNANSWERED, TOO_LONG)
+"""Finish reasons of calls that the next run makes again, as are answers without content: the endpoint may be well, have
+a longer context or other settings by then."""
 
-CUT = "length"
+TRUNCATED = "length"
 """The finish reason of an answer that was cut at `max_tokens`."""
 _ONLY_IN = "only in "
 
@@ -114,28 +123,10 @@ def field_of_thoughts(finish_reason: str) -> str | None:
     return finish_reason.removeprefix(_ONLY_IN) if finish_reason.startswith(_ONLY_IN) else None
 
 
-class Completion(BaseModel):
-    """One answer, as the stages see it.
-
-    Attributes:
-        id: the answer's key in the journal.
-        model: who answered.
-        text, usage, finish_reason: as in `Answer`.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    model: str
-    text: str
-    usage: Usage
-    finish_reason: str
-
-
 class Teacher(Protocol):
     """What completes a chat: journaled OpenAI-compatible endpoints, or a double in a test."""
 
-    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Answer:
         """One answer to a prompt.
 
         Args:

@@ -13,10 +13,8 @@ from openai import HttpxBinaryResponseContent
 
 from agentrefine.errors import UserError
 from agentrefine.llm.completion import FILTERED, REFUSED, TOO_LONG, UNANSWERED, Answer, ChatMessage, Request
-from agentrefine.llm.failures import MAX_SAID, CallError, read_failure
-from agentrefine.llm.parameters import Parameters
-from agentrefine.llm.quirks import make_client
-from agentrefine.llm.reply import NO_USAGE, read_reply
+from agentrefine.llm.quirks import LIMIT, OPTIONAL, OTHER_LIMIT, OUT_OF_RANGE, make_client, refused_parameter
+from agentrefine.llm.reply import NO_USAGE, CallError, read_failure, read_reply
 from agentrefine.llm.throttle import StoppedError, Throttle
 from agentrefine.proxies import is_loopback
 
@@ -34,9 +32,28 @@ SECONDS_BETWEEN_CHECKS = 5.0
 """Seconds between two health checks of an endpoint that is down."""
 LONG_PAUSE_SECONDS = 30.0
 """Seconds of a pause from which on a warning states why nothing happens."""
+MAX_QUOTED = 300
+"""Characters of a server's words that are repeated to the user."""
 _CHECK_TOKENS = 16
 _FIRST_BACKOFF_SECONDS = 0.5
 _MAX_BACKOFF_SECONDS = 8.0
+
+
+_SENTENCES = {
+    "answer_too_late": "no answer within {seconds:g} seconds, retries included; "
+    "raise {section}.timeout_seconds or lower {section}.concurrency and run again.",
+    "not_chat_api": "answers without any choice; "
+    "is this the address of an OpenAI-compatible chat completions API (it mostly ends in /v1)?",
+    "endpoint_unreachable": "cannot be reached; check the address and that the server runs, then run again.",
+    "key_refused": "refuses the key in ${variable} ({quoted}); set it to a valid key that may use this model.",
+    "unknown_model_or_path": "knows no model {name!r} or no such path ({quoted}); correct {section}.model or the URL.",
+    "rate_limited": "still over its rate limit or quota after {retries} retries ({quoted}); "
+    "lower {section}.concurrency, and run again later: answers so far are kept.",
+    "quota_spent": "its quota is spent ({quoted}); add to it, or wait, and run again: answers so far are kept.",
+    "endpoint_failing": "still fails after {retries} retries ({quoted}); run again later: answers so far are kept.",
+    "endpoint_refused": "refuses the call ({quoted}); correct the section {section} of params.yaml.",
+}
+"""What a user reads of a failure, by its code."""
 
 
 class EndpointSettings(NamedTuple):
@@ -79,6 +96,50 @@ class Transport(Protocol):
         """Close what is held open."""
 
 
+class Parameters:
+    """What a model takes of the parameters that this program sends.
+
+    A limit that has another name gets it; a temperature, seed or `top_p` that the model refuses is left out, and so its
+    own holds. What the user has set by `extra_body` is never changed.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._limit = LIMIT
+        self._left_out: set[str] = set()
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a call as the model takes it."""
+        body = request.body()
+        body[self._limit] = body.pop(LIMIT)
+        for name in self._left_out - request.extra_body.keys():
+            body.pop(name, None)
+        return body
+
+    def learn(self, error: CallError, sent: dict[str, Any], request: Request) -> bool:
+        """Whether a refusal of the body `sent` is for a parameter, so that the call may be sent again without it."""
+        if error.status not in (400, 422) or error.is_too_long:
+            return False
+        if LIMIT in sent and OTHER_LIMIT in error.message:
+            if self._limit == LIMIT:
+                self._warn(f"{OTHER_LIMIT} takes the place of {LIMIT}", error)
+            self._limit = OTHER_LIMIT
+            return True
+        names = [name for name in OPTIONAL if name in sent and name not in request.extra_body]
+        name = error.parameter if error.parameter in names else refused_parameter(error.message, names)
+        if name is None:
+            return False
+        if name == "temperature" and sent[name] > 0 and OUT_OF_RANGE.search(error.message):
+            return False  # another value is taken, and the user has to say which
+        if name not in self._left_out:
+            self._warn(f"{name} is left out of its calls, so the model's own holds", error)
+        self._left_out.add(name)
+        return True
+
+    def _warn(self, consequence: str, error: CallError) -> None:
+        logger.warning("%s: %s (%s)", self._model, consequence, error.message[:200])
+
+
 class Endpoint:
     """Sends calls one by one, as many at once as its throttle allows. Use it within one event loop.
 
@@ -94,6 +155,7 @@ class Endpoint:
     Attributes:
         client: the HTTP client, also for the rest of the API.
         parameters: which parameters the model takes.
+        throttle: when its calls may go out.
         calls_out: the tasks whose call is at the endpoint now.
     """
 
@@ -106,7 +168,7 @@ class Endpoint:
         """
         self._settings = settings
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"  # whole: not to be joined for each call
-        self._throttle = throttle
+        self.throttle = throttle
         self.parameters = Parameters(settings.model)
         self._answered = 0
         self._tokens_per_answer = 0.0
@@ -136,8 +198,8 @@ class Endpoint:
                 answer = await self._try(request, held)
             except CallError as error:
                 if error.is_too_long:
-                    return Answer("", NO_USAGE, TOO_LONG, self._said(error))
-                if not error.may_pass:
+                    return Answer("", NO_USAGE, TOO_LONG, self._quoted(error))
+                if not error.is_transient:
                     return await self._refused(key, request, error)
                 # A busy endpoint that still answers others will come to this call too.
                 failures += not (error.status == 429 and self._answered > answered)
@@ -148,13 +210,13 @@ class Endpoint:
                 self._refused_in_a_row = 0
                 return answer
             if last_try:
-                return Answer("", NO_USAGE, UNANSWERED, self._said(problem))
+                return Answer("", NO_USAGE, UNANSWERED, self._quoted(problem))
             if failures > self._settings.max_retries:
                 if not await self._is_up_again(request):
                     raise self.to_user_error(problem) from problem
                 last_try = True
             else:
-                await self._throttle.sleep(_backoff(failures))
+                await self.throttle.numbers.sleep(_backoff(failures))
 
     async def _check(self, request: Request) -> CallError | None:
         """A health check: a short call with the settings of another. Why it is not answered, None when it is.
@@ -173,21 +235,21 @@ class Endpoint:
     async def _refused(self, key: str, request: Request, error: CallError) -> Answer:
         """No answer, where it is this call that the endpoint will not take; else the error is raised."""
         self._refused_in_a_row += 1
-        own = error.is_own or error.is_filtered
+        own = error.status in (400, 413, 422, 451) or error.is_filtered  # 401 and the like concern all calls
         if not own or self._refused_in_a_row > MAX_REFUSED_IN_A_ROW:
             raise self.to_user_error(error) from error
         if not error.is_filtered:
             check = await self._check(request)
             for failures in range(self._settings.max_retries):
-                if check is None or not check.may_pass:
+                if check is None or not check.is_transient:
                     break
-                await self._throttle.sleep(_backoff(failures))
+                await self.throttle.numbers.sleep(_backoff(failures))
                 check = await self._check(request)
-            if check is not None and (check.may_pass or (not self._answered and check.said == error.said)):
+            if check is not None and (check.is_transient or (not self._answered and check.message == error.message)):
                 raise self.to_user_error(error) from error
         if key != PROBE:
-            logger.warning("%s refuses a call: %s", self._settings.base_url, self._said(error))
-        return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._said(error))
+            logger.warning("%s refuses a call: %s", self._settings.base_url, self._quoted(error))
+        return Answer("", NO_USAGE, FILTERED if error.is_filtered else REFUSED, self._quoted(error))
 
     async def _is_up_again(self, request: Request) -> bool:
         """Whether the endpoint is up, or, when it has answered before, comes back soon enough."""
@@ -196,11 +258,11 @@ class Endpoint:
         async with self._checking:  # one call waits for all
             while self._answered == answered:
                 check = await self._check(request)
-                if check is None or not check.may_pass:
+                if check is None or not check.is_transient:
                     return True
                 if time.monotonic() >= deadline:
                     return False
-                await self._throttle.sleep(SECONDS_BETWEEN_CHECKS)
+                await self.throttle.numbers.sleep(SECONDS_BETWEEN_CHECKS)
         return True
 
     async def _try(self, request: Request, held: AsyncExitStack | None = None) -> Answer:
@@ -212,7 +274,7 @@ class Endpoint:
         while True:
             expected = request.prompt_tokens + (self._tokens_per_answer or request.max_tokens / 4)
             async with AsyncExitStack() as slot:
-                sent = await slot.enter_async_context(self._throttle.slot(expected))
+                sent = await slot.enter_async_context(self.throttle.slot(expected))
                 if self._closing:
                     raise StoppedError("stopped", "The calls of this shard were given up.")
                 body = self.parameters.body(request)
@@ -223,8 +285,8 @@ class Endpoint:
                         continue
                     self._slow_down(error, sent)
                     raise
-                self._throttle.answered()
-                self._throttle.used(answer.usage.prompt_tokens + answer.usage.completion_tokens - expected)
+                self.throttle.answered()
+                self.throttle.used(answer.usage.prompt_tokens + answer.usage.completion_tokens - expected)
                 weight = 0.05 if self._tokens_per_answer else 1.0
                 self._tokens_per_answer += weight * (answer.usage.completion_tokens - self._tokens_per_answer)
                 if held:
@@ -254,102 +316,48 @@ class Endpoint:
     def _slow_down(self, error: CallError, sent: float) -> None:
         """Fewer calls after a sign of overload, and none in a pause that the endpoint asks for."""
         if error.timed_out:
-            self._throttle.overloaded(sent)
+            self.throttle.overloaded(sent)
         elif error.status == 429 or error.is_spent_quota or error.pause is not None:
             pause = error.pause or 0.0
             if pause > MAX_WAIT_SECONDS or error.is_spent_quota:
-                raise UserError(
-                    "quota_spent",
-                    f"{self._where}: its quota is spent ({self._said(error)}); add to it, or wait, and run again: "
-                    "answers so far are kept.",
-                    key=self._key,
-                    status=error.status,
-                ) from error
+                raise self._user_error("quota_spent", error) from error
             if error.is_too_long:
                 return
             ends = time.monotonic() + pause
             if pause >= LONG_PAUSE_SECONDS and ends > self._pause_ends + LONG_PAUSE_SECONDS:
                 self._pause_ends = ends
-                logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", self._where, pause)
-            self._throttle.overloaded(sent, pause)
+                where = f"{self._settings.section}.base_url {self._settings.base_url}"
+                logger.warning("%s asks for a pause of %.0f seconds; calls go out again after it", where, pause)
+            self.throttle.overloaded(sent, pause)
 
-    @property
-    def _key(self) -> str:
-        return f"{self._settings.section}.base_url"
-
-    @property
-    def _where(self) -> str:
-        return f"{self._key} {self._settings.base_url}"
-
-    def _said(self, error: CallError) -> str:
-        status = f"{error.status}: " if error.status is not None and error.said else str(error.status or "")
-        return f"{status}{error.said}".replace(self._api_key, "***")[:MAX_SAID]
+    def _quoted(self, error: CallError) -> str:
+        status = f"{error.status}: " if error.status is not None and error.message else str(error.status or "")
+        return f"{status}{error.message}".replace(self._api_key, "***")[:MAX_QUOTED]
 
     def to_user_error(self, error: CallError | openai.OpenAIError) -> UserError:
         """An error as one sentence with what to do, without the key."""
         failure = error if isinstance(error, CallError) else read_failure(error)
-        advice = self._advice(failure)
-        return UserError(advice.code, f"{self._where}: {advice}", **advice.values | {"key": self._key})
+        return self._user_error(_code(failure), failure)
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait; raise `StoppedError` as soon as the run is ending."""
-        await self._throttle.sleep(seconds)
+    def _user_error(self, code: str, error: CallError) -> UserError:
+        section, base_url, name, variable, seconds, retries = self._settings
+        values = {"name": name, "variable": variable, "seconds": seconds, "retries": retries, "status": error.status}
+        sentence = _SENTENCES[code].format(section=section, quoted=self._quoted(error), **values)
+        return UserError(code, f"{section}.base_url {base_url}: {sentence}", key=f"{section}.base_url", **values)
 
-    def _advice(self, error: CallError) -> UserError:
-        section, retries, said = self._settings.section, self._settings.max_retries, self._said(error)
-        if error.timed_out:
-            return UserError(
-                "answer_too_late",
-                f"no answer within {self._settings.timeout_seconds:g} seconds, retries included; "
-                f"raise {section}.timeout_seconds or lower {section}.concurrency and run again.",
-                seconds=self._settings.timeout_seconds,
-            )
-        if error.status is None and not error.said:
-            return UserError(
-                "not_chat_api",
-                "answers without any choice; is this the address of an OpenAI-compatible chat completions API "
-                "(it mostly ends in /v1)?",
-            )
-        if error.status is None:
-            return UserError(
-                "endpoint_unreachable",
-                "cannot be reached; check the address and that the server runs, then run again.",
-            )
-        if error.status in (401, 403):
-            key = self._settings.api_key_env
-            return UserError(
-                "key_refused",
-                f"refuses the key in ${key} ({said}); set it to a valid key that may use this model.",
-                variable=key,
-                status=error.status,
-            )
-        if error.status in (404, 405):
-            model = self._settings.model
-            return UserError(
-                "unknown_model_or_path",
-                f"knows no model {model!r} or no such path ({said}); correct {section}.model or the URL.",
-                name=model,
-                status=error.status,
-            )
-        if error.status == 429:
-            return UserError(
-                "rate_limited",
-                f"still over its rate limit or quota after {retries} retries ({said}); lower {section}.concurrency, "
-                "and run again later: answers so far are kept.",
-                retries=retries,
-            )
-        if error.may_pass:
-            return UserError(
-                "endpoint_failing",
-                f"still fails after {retries} retries ({said}); run again later: answers so far are kept.",
-                retries=retries,
-                status=error.status,
-            )
-        return UserError(
-            "endpoint_refused",
-            f"refuses the call ({said}); correct the section {section} of params.yaml.",
-            status=error.status,
-        )
+
+def _code(error: CallError) -> str:
+    if error.timed_out:
+        return "answer_too_late"
+    if error.status is None:
+        return "endpoint_unreachable" if error.message else "not_chat_api"
+    if error.status in (401, 403):
+        return "key_refused"
+    if error.status in (404, 405):
+        return "unknown_model_or_path"
+    if error.status == 429:
+        return "rate_limited"
+    return "endpoint_failing" if error.is_transient else "endpoint_refused"
 
 
 def _api_key(settings: EndpointSettings) -> str:

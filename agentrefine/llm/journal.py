@@ -1,15 +1,29 @@
-"""The journal of paid answers: each is on disk before it is used, and a rerun pays nothing for it again."""
+"""Paid answers: each is in the journal, on disk, before it is used, and a rerun pays nothing for it again."""
 
 import asyncio
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
-from agentrefine.llm.completion import CUT, Answer, ChatMessage, Usage
+from agentrefine.llm.completion import ASKED_AGAIN, TRUNCATED, Answer, ChatMessage, Request, Usage, field_of_thoughts
+from agentrefine.llm.reply import complete_usage
+from agentrefine.llm.spending import Price, Spending
+from agentrefine.llm.throttle import SharedNumbers
+
+logger = logging.getLogger(__name__)
+
+PAID, REPLAYED = "paid", "replayed"
+"""The shared numbers of calls that went to an endpoint, and of calls that the journal answered."""
+
+_WORST_BYTES_PER_TOKEN = 2
+"""Bytes of a prompt for each token, for the most that it may cost; texts have three to five."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -28,12 +42,11 @@ CREATE TABLE IF NOT EXISTS answers (
 _VERSION = 3
 """The version of the file's form, which SQLite keeps in the file as `user_version`."""
 _FROM_VERSION_2 = "ALTER TABLE answers ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0"
-_SELECT = """
-SELECT max_tokens, text, prompt_tokens, completion_tokens, cached_tokens, batch, finish_reason, estimated
-FROM answers WHERE key = ? ORDER BY max_tokens
+_SELECT = "SELECT * FROM answers WHERE key = ? ORDER BY max_tokens"
+_INSERT = """
+INSERT OR IGNORE INTO answers VALUES (:key, :max_tokens, :text, :prompt_tokens, :completion_tokens, :cached_tokens,
+    :batch, :finish_reason, :estimated)
 """
-_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_Row = tuple[str, int, str, int, int, int, int, str, int]
 _BUSY_SECONDS = 60
 _SECONDS_BETWEEN_WRITES = 0.02
 """Seconds for which answers that come in quick succession are gathered; one alone is written at once."""
@@ -75,14 +88,7 @@ class Question(NamedTuple):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-class KeptAnswer(NamedTuple):
-    """An answer with its id, which is derived from its question and the limit that it was made under."""
-
-    id: str
-    answer: Answer
-
-
-class Journal:
+class Journal(AbstractContextManager["Journal", None]):
     """A file of answers that several processes may use at once (SQLite, write-ahead log).
 
     An answer is found again when the endpoint could have given it under the limit that is now asked for: one that
@@ -97,52 +103,45 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._reader = self._connect()
-            self._writer = self._connect()
+            self._reader, self._writer = self._connect(), self._connect()
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._create()
         except (OSError, sqlite3.Error) as error:
             raise self._cannot(error) from error
-        self._pending: list[tuple[_Row, asyncio.Future[None]]] = []
+        self._pending: list[tuple[dict[str, Any], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
     def _create(self) -> None:
-        self._writer.execute("BEGIN IMMEDIATE")  # another process may be about to do the same
-        tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-        if tables and version == 2:
-            self._writer.execute(_FROM_VERSION_2)
-        elif tables and version != _VERSION:
-            self._writer.execute("ROLLBACK")
-            raise UserError(
-                "journal_version",
-                f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
-                "file away to begin a new one, or use the program that wrote it.",
-                file=self.path,
-                found=version,
-                expected=_VERSION,
-            )
-        self._writer.execute(_SCHEMA)
-        self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-        self._writer.execute("COMMIT")
+        with self._writer:  # a transaction, as another process may be about to do the same
+            self._writer.execute("BEGIN IMMEDIATE")
+            tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+            if tables and version == 2:
+                self._writer.execute(_FROM_VERSION_2)
+            elif tables and version != _VERSION:
+                sentence = (
+                    f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
+                    "file away to begin a new one, or use the program that wrote it."
+                )
+                raise UserError("journal_version", sentence, file=self.path, found=version, expected=_VERSION)
+            self._writer.execute(_SCHEMA)
+            self._writer.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Close the file, after `flush`."""
         self._reader.close()
         self._writer.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def find(self, key: str, max_tokens: int) -> KeptAnswer | None:
+    def find(self, key: str, max_tokens: int) -> Answer | None:
         """The answer to a question that the endpoint could give within `max_tokens`; None when there is none yet.
 
         Raises:
@@ -152,22 +151,21 @@ class Journal:
             rows = self._reader.execute(_SELECT, (key,)).fetchall()
         except sqlite3.Error as error:
             raise self._cannot(error) from error
-        for asked, text, prompt, completion, cached, batch, finish_reason, estimated in rows:
-            if _fits(asked, 0 if estimated else completion, finish_reason, max_tokens):
-                counts = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached}
-                usage = Usage(**counts, batch=bool(batch), estimated=bool(estimated))
-                return KeptAnswer(answer_id(key, asked), Answer(text, usage, finish_reason))
+        for row in rows:
+            usage = Usage.model_validate({name: row[name] for name in Usage.model_fields})
+            answer = Answer(row["text"], usage, row["finish_reason"], id=answer_id(key, row["max_tokens"]))
+            if _fits(answer, row["max_tokens"], max_tokens):
+                return answer
         return None
 
-    async def keep(self, key: str, max_tokens: int, answer: Answer) -> KeptAnswer:
+    async def keep(self, key: str, max_tokens: int, answer: Answer) -> Answer:
         """Write an answer and return it as the journal holds it: another process's, when that was faster.
 
         Raises:
             UserError: the file cannot be written; the disk may be full.
         """
-        usage = answer.usage
-        counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, int(usage.batch))
-        row = (key, max_tokens, answer.text, *counts, answer.finish_reason, int(usage.estimated))
+        row = {"key": key, "max_tokens": max_tokens, "text": answer.text, "finish_reason": answer.finish_reason}
+        row |= answer.usage.model_dump()
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((row, written))
         if self._writing is None or self._writing.done():
@@ -175,11 +173,8 @@ class Journal:
         await written
         kept = self.find(key, max_tokens)
         if kept is None:
-            raise UserError(
-                "answer_gone",
-                f"{self.path}: an answer that was just written is gone; is another program changing it?",
-                file=self.path,
-            )
+            sentence = f"{self.path}: an answer that was just written is gone; is another program changing it?"
+            raise UserError("answer_gone", sentence, file=self.path)
         return kept
 
     async def flush(self) -> None:
@@ -202,38 +197,110 @@ class Journal:
                     written.set_exception(problem)
             await asyncio.sleep(_SECONDS_BETWEEN_WRITES)
 
-    def _write(self, rows: list[_Row]) -> None:
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with self._writer:  # a transaction
+            self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany(_INSERT, rows)
-            self._writer.execute("COMMIT")
-        except (sqlite3.Error, UnicodeEncodeError, OverflowError):
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise
 
     def _cannot(self, error: Exception) -> UserError:
+        code, problem = "journal_unusable", f"the journal of answers cannot be used ({error})"
+        remedy = "make its folder writable, or move the file away to begin a new one"
         if "full" in str(error):
-            return UserError(
-                "disk_full",
-                f"{self.path}: the disk is full; free some space and run the same command again.",
-                file=self.path,
-            )
-        return UserError(
-            "journal_unusable",
-            f"{self.path}: the journal of answers cannot be used ({error}); "
-            "make its folder writable, or move the file away to begin a new one.",
-            file=self.path,
-        )
+            code, problem = "disk_full", "the disk is full"
+            remedy = "free some space and run the same command again"
+        return UserError(code, f"{self.path}: {problem}; {remedy}.", file=self.path)
 
 
-def _fits(asked: int, completion_tokens: int, finish_reason: str, max_tokens: int) -> bool:
+def _fits(answer: Answer, asked: int, max_tokens: int) -> bool:
     """Whether the endpoint could have given an answer, made under the limit `asked`, under the limit `max_tokens`."""
-    was_cut = finish_reason == CUT or completion_tokens == asked  # some endpoints say `stop` of a cut answer
-    # Some endpoints count nothing.
-    return asked == max_tokens or (not was_cut and max_tokens >= (completion_tokens or asked))
+    tokens = 0 if answer.usage.estimated else answer.usage.completion_tokens  # some endpoints count nothing
+    was_cut = answer.finish_reason == TRUNCATED or tokens == asked  # some endpoints say `stop` of a cut answer
+    return asked == max_tokens or (not was_cut and max_tokens >= (tokens or asked))
 
 
 def answer_id(key: str, max_tokens: int) -> str:
     """Identifies an answer by its question and the limit that it was made under."""
     return hashlib.sha256(f"{key} {max_tokens}".encode()).hexdigest()[:16]
+
+
+@dataclass
+class PaidCalls:
+    """Calls to one model whose answers are on disk before anyone sees them, and whose cost is reserved before they go.
+
+    Tokens that the endpoint does not count are estimated, for fresh answers and for those of the journal alike.
+
+    Attributes:
+        model: its name, for warnings.
+        journal: where answers are kept; None keeps none.
+        numbers: made with `PAID` and `REPLAYED` among its names.
+        spending: the budget.
+        price: of the model; None where it is not known, so that nothing is counted.
+    """
+
+    model: str
+    journal: Journal | None
+    numbers: SharedNumbers
+    spending: Spending
+    price: Price | None
+    _has_warned: bool = False
+
+    def find(self, key: str, request: Request) -> Answer | None:
+        """The journal's answer to a call; None when there is none yet. What it cost counts towards the budget."""
+        kept = self.journal.find(key, request.max_tokens) if self.journal else None
+        if kept is None:
+            return None
+        self.numbers.add(REPLAYED, 1)
+        kept = complete_usage(kept, request)
+        self.count(kept.usage)
+        return kept
+
+    async def ask(self, key: str, request: Request, send: Callable[[AsyncExitStack], Awaitable[Answer]]) -> Answer:
+        """A new answer.
+
+        Args:
+            key: of the call in the journal.
+            request: the call.
+            send: sends it; the call stays in flight until the stack is closed, which is when the answer is on disk.
+
+        Raises:
+            UserError: the endpoint refuses for good, the budget is spent, or the journal cannot be written.
+        """
+        self.numbers.check_stopped()
+        reserved = self._cost(_worst(request))
+        await self.spending.reserve(reserved)
+        cost = 0.0
+        try:
+            async with AsyncExitStack() as in_flight:
+                answer = self._counted(await send(in_flight), request)
+                cost = self._cost(answer.usage)
+                is_paid = answer.finish_reason not in ASKED_AGAIN
+                self.numbers.add(PAID, is_paid)
+                if self.journal and is_paid and not field_of_thoughts(answer.finish_reason):
+                    return await self.journal.keep(key, request.max_tokens, answer)
+                return answer._replace(id=answer_id(key, request.max_tokens))
+        finally:
+            self.spending.settle(reserved, cost)
+
+    def count(self, usage: Usage) -> None:
+        """Count what was paid without a reservation: now for a probe, or earlier for an answer of the journal."""
+        self.spending.settle(0.0, self._cost(usage))
+
+    def _cost(self, usage: Usage) -> float:
+        return self.price.cost(usage) if self.price else 0.0
+
+    def _counted(self, answer: Answer, request: Request) -> Answer:
+        counted = complete_usage(answer, request)
+        if counted.usage.estimated and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: the endpoint does not count all tokens (`usage`); they, and what they cost, are estimated from "
+                "the length of the texts",
+                self.model,
+            )
+        return counted
+
+
+def _worst(request: Request) -> Usage:
+    """More tokens than a call takes, unless its prompt is of characters that tokenizers hardly know."""
+    size = sum(len(message["content"].encode()) for message in request.messages)
+    return Usage(prompt_tokens=size // _WORST_BYTES_PER_TOKEN, completion_tokens=request.max_tokens)

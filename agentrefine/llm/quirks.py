@@ -11,7 +11,7 @@ from typing import Any
 
 from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
 
-from agentrefine.llm.completion import CUT, Usage
+from agentrefine.llm.completion import TRUNCATED, Usage
 from agentrefine.proxies import check_proxy, is_loopback
 
 # Connections.
@@ -53,6 +53,14 @@ OUT_OF_RANGE = re.compile(
 )
 """How servers say that they take another value of a parameter."""
 
+
+def refused_parameter(message: str, names: list[str]) -> str | None:
+    """Which of the parameters a refusal names by its words; FastAPI's say `body.seed`."""
+    if REFUSES.search(message) is None:
+        return None
+    return next((name for name in names if re.search(rf"(?<![\w.]){name}(?!\w)|\bbody\.{name}\b", message)), None)
+
+
 # Replies.
 
 MAX_TOKENS = 100_000_000
@@ -61,7 +69,7 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that hold what a model thinks before its answer."""
 _THOUGHT_PARTS = ("thinking", "reasoning")
 """Types of a content's parts that hold thoughts."""
-_CUT = (CUT, "max_tokens", "max_output_tokens", "model_length", "length_limit", "token_limit")
+_TRUNCATED = (TRUNCATED, "max_tokens", "max_output_tokens", "model_length", "length_limit", "token_limit")
 """Finish reasons of an answer that was cut at the limit."""
 _FILTERED = ("safety", "prohibited_content", "blocklist", "sensitive")
 """Other names of OpenAI's finish reason `content_filter`."""
@@ -71,8 +79,8 @@ FAILED = ("error", "abort", "aborted", "cancelled")
 
 def finish_reason(reason: str) -> str:
     """A finish reason by OpenAI's name."""
-    if reason.lower() in _CUT:
-        return CUT
+    if reason.lower() in _TRUNCATED:
+        return TRUNCATED
     return "content_filter" if reason.lower() in _FILTERED else reason
 
 
@@ -149,7 +157,7 @@ def _detail(counts: Mapping[str, Any], name: str, *places: str) -> int:
 
 
 def _first_count(counts: Mapping[str, Any], *names: str) -> int:
-    """The first of these that is a number of tokens, be it a text or with a decimal point; 0 where none is."""
+    """The first of these that is a number of tokens, also as a text or with a decimal point; 0 where none is."""
     for name in names:
         value = counts.get(name)
         if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
@@ -179,7 +187,7 @@ TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 """The codes by which OpenAI and llama.cpp say the same."""
 ANSWER_LIMIT = re.compile(r"completion tokens|output tokens", re.IGNORECASE)
 """How servers say that the limit on the answer is too high for the model, however short the dialogue."""
-LARGER_THAN_A_MINUTE = re.compile(r"request too large", re.IGNORECASE)
+OVER_MINUTE_LIMIT = re.compile(r"request too large", re.IGNORECASE)
 """How servers say that one call is larger than the tokens of a minute: it does not pass later either."""
 FILTER = re.compile(
     r"content[ _-]?(?:filter|policy|management|moderation)|moderation|flagged|usage polic|safety|prohibited_content"
@@ -192,9 +200,9 @@ SPENT_QUOTA = "insufficient_quota"
 """The code by which OpenAI says, with the status of a rate limit, that no money is left."""
 MAX_READ = 4000
 """Characters of an error that are looked at."""
-_WORDS = ("message", "msg", "detail", "error", "errors", "error_msg", "error_description", "reason", "title", "raw")
+_TEXT_KEYS = ("message", "msg", "detail", "error", "errors", "error_msg", "error_description", "reason", "title", "raw")
 """Keys of an error's texts."""
-_PLACES = ("metadata", "innererror", "body", "response")
+_WRAPPER_KEYS = ("metadata", "innererror", "body", "response")
 """Keys under which gateways put the error of the server behind them."""
 
 
@@ -211,17 +219,17 @@ def error_texts(value: object, depth: int = 0) -> Iterator[str]:
     elif isinstance(value, dict):
         place = value.get("loc")
         prefix = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-        for key in _WORDS:
+        for key in _TEXT_KEYS:
             if key in value:
                 yield from (prefix + text for text in error_texts(value[key], depth + 1))
-        for key in _PLACES:
+        for key in _WRAPPER_KEYS:
             if isinstance(value.get(key), dict | list):
                 yield from error_texts(value[key], depth + 1)
 
 
 def error_names(error: Mapping[str, Any]) -> tuple[str, str]:
     """The code and the parameter that an error names; empty where it names none."""
-    codes = [error.get(key) for key in ("code", "status", "error_type", "type")]  # the first one says most
+    codes = [error.get(key) for key in ("code", "status", "error_type", "type")]  # from the most to the least exact
     code = next((code for code in codes if isinstance(code, str) and code), "")
     parameter = error.get("param")
     if isinstance(parameter, str) and parameter:

@@ -1,6 +1,7 @@
 """The money of a run: what models cost, what calls have cost, and a limit that no call may take it beyond."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentrefine.errors import UserError
 from agentrefine.files import invalid_value, packaged_path, read_yaml
 from agentrefine.llm.completion import Usage
-from agentrefine.llm.throttle import SharedNumbers, sleep_unless_stopped
+from agentrefine.llm.throttle import SharedNumbers
 
 SPENT = "spent"
 """The shared number of US dollars that calls have cost."""
@@ -21,6 +22,8 @@ _DOLLARS = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class Price(BaseModel):
     """One model's prices.
+
+    Example: `{input: 2.5, output: 10.0, cached_input: 1.25, batch: 0.5}`
 
     Attributes:
         input, output: US dollars per million tokens of prompts and of answers.
@@ -45,7 +48,10 @@ class Price(BaseModel):
 
 
 class Prices(BaseModel):
-    """A table of prices: when they were listed, and each model's, by the name that calls give it."""
+    """A table of prices: when they were listed, and each model's, by the name that calls give it.
+
+    Example: `{listed: "2026-10", models: {gpt-4o: {input: 2.5, output: 10.0}}}`
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,6 +104,7 @@ class BudgetSpentError(UserError):
     """The next call could cost more than is left of `max_cost`."""
 
 
+@dataclass
 class Spending:
     """What the calls of all processes have cost, in US dollars, kept below a limit.
 
@@ -105,23 +112,18 @@ class Spending:
     So the limit is not passed as long as the endpoint bills no more than it counts, or than is estimated where it does
     not count, and bills no call that timed out or broke.
     Answers from the journal count too: the limit is one for the data set, and a rerun does not begin at zero.
+
+    Attributes:
+        numbers: made with `SPENDING_NUMBERS` among its names.
+        max_cost: the limit; None for no limit.
+        patience: seconds in which some call ends as long as any is in flight.
+        section: of params.yaml, whose `max_cost` it is.
     """
 
-    def __init__(
-        self, numbers: SharedNumbers, max_cost: float | None, patience: float, section: str = "teacher"
-    ) -> None:
-        """Join the other processes.
-
-        Args:
-            numbers: made with `SPENDING_NUMBERS` among its names.
-            max_cost: the limit; None for no limit.
-            patience: seconds in which some call ends as long as any is in flight.
-            section: of params.yaml, whose `max_cost` it is.
-        """
-        self._numbers = numbers
-        self._max_cost = max_cost
-        self._patience = patience
-        self._setting = f"{section}.max_cost"
+    numbers: SharedNumbers
+    max_cost: float | None
+    patience: float
+    section: str = "teacher"
 
     async def reserve(self, most: float) -> None:
         """Wait until `most` US dollars are free, which calls in flight may set free.
@@ -131,30 +133,29 @@ class Spending:
                 is reserved must be that of a process that died.
             StoppedError: the run is ending.
         """
-        while not self._try_to_reserve(most):
-            await sleep_unless_stopped(self._numbers, _SECONDS_BETWEEN_LOOKS)
+        while True:
+            with self.numbers.locked() as numbers:
+                spent, reserved = numbers["spent"], numbers["reserved"]
+                if self.max_cost is None or spent + reserved + most <= self.max_cost:
+                    numbers["reserved"] = reserved + most
+                    return
+                idle = time.monotonic() - (numbers["settled_at"] or time.monotonic())
+            if reserved <= 1e-9 or idle >= self.patience:  # what rounding leaves is no call
+                break
+            await self.numbers.sleep(_SECONDS_BETWEEN_LOOKS)
+        setting = f"{self.section}.max_cost"
+        raise BudgetSpentError(
+            "budget_spent",
+            f"{setting}: {spent:.2f} of {self.max_cost:.2f} US dollars are spent, and the next call could cost "
+            f"{most:.2f}; raise {setting} and run the same command again: no answer is paid for twice.",
+            key=setting,
+            spent=spent,
+            limit=self.max_cost,
+        )
 
     def settle(self, reserved: float, cost: float) -> None:
         """Count a call's `cost` in place of what was reserved for it."""
-        with self._numbers.locked() as numbers:
+        with self.numbers.locked() as numbers:
             numbers["reserved"] = max(0.0, numbers["reserved"] - reserved)
             numbers["spent"] += cost
             numbers["settled_at"] = time.monotonic()
-
-    def _try_to_reserve(self, most: float) -> bool:
-        with self._numbers.locked() as numbers:
-            spent, reserved = numbers["spent"], numbers["reserved"]
-            if self._max_cost is None or spent + reserved + most <= self._max_cost:
-                numbers["reserved"] = reserved + most
-                return True
-            idle = time.monotonic() - (numbers["settled_at"] or time.monotonic())
-        if reserved > 1e-9 and idle < self._patience:  # what rounding leaves is no call
-            return False
-        raise BudgetSpentError(
-            "budget_spent",
-            f"{self._setting}: {spent:.2f} of {self._max_cost:.2f} US dollars are spent, and the next call could cost "
-            f"{most:.2f}; raise {self._setting} and run the same command again: no answer is paid for twice.",
-            key=self._setting,
-            spent=spent,
-            limit=self._max_cost,
-        )

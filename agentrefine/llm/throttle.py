@@ -7,7 +7,8 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,10 +16,10 @@ from agentrefine.errors import UserError
 
 STOPPED = "stopped"
 """The shared number that is not zero once the run is to end: calls in flight are waited for, no other goes out."""
-CUT = 0.5
+DECREASE = 0.5
 """The share of the calls in flight that is left after a sign of overload."""
-SECONDS_BETWEEN_CUTS = 1.0
-"""Seconds: one overload is answered to many calls at once, and is one reason to cut back."""
+SECONDS_BETWEEN_DECREASES = 1.0
+"""Seconds: one overload is answered to many calls at once, and is one reason for a decrease."""
 BURST_SECONDS = 1.0
 """How many seconds calls may run ahead of an even flow below a ceiling per minute."""
 _MINUTE = 60 + BURST_SECONDS
@@ -27,7 +28,11 @@ _MAX_SLEEP_SECONDS = 1.0
 _BYTES = 8
 
 
-class SharedNumbers:
+class StoppedError(UserError):
+    """The run is ending, so no more calls go out."""
+
+
+class SharedNumbers(AbstractContextManager["SharedNumbers", None]):
     """A file of named float64 numbers, zero at first, that several processes of this machine read and change.
 
     A change is made under a lock on the file, which the system releases when its holder dies.
@@ -48,9 +53,6 @@ class SharedNumbers:
         self._values.release()
         self._map.close()
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -76,26 +78,21 @@ class SharedNumbers:
         with self.locked():
             self[name] += amount
 
+    def check_stopped(self) -> None:
+        """Raise `StoppedError` when the run is ending (`STOPPED`)."""
+        if self[STOPPED]:
+            raise StoppedError("stopped", "The run was stopped; run the same command again: answers so far are kept.")
 
-class StoppedError(UserError):
-    """The run is ending, so no more calls go out."""
-
-
-def check_stopped(numbers: SharedNumbers) -> None:
-    """Raise `StoppedError` when the run is ending."""
-    if numbers[STOPPED]:
-        raise StoppedError("stopped", "The run was stopped; run the same command again: answers so far are kept.")
-
-
-async def sleep_unless_stopped(numbers: SharedNumbers, seconds: float) -> None:
-    """Wait; raise `StoppedError` as soon as the run is ending."""
-    until = time.monotonic() + seconds
-    check_stopped(numbers)
-    while (left := until - time.monotonic()) > 0:
-        await asyncio.sleep(min(left, _MAX_SLEEP_SECONDS))
-        check_stopped(numbers)
+    async def sleep(self, seconds: float) -> None:
+        """Wait; raise `StoppedError` as soon as the run is ending."""
+        until = time.monotonic() + seconds
+        self.check_stopped()
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _MAX_SLEEP_SECONDS))
+            self.check_stopped()
 
 
+@dataclass(eq=False)
 class Throttle:
     """Calls to one endpoint: additive increase, multiplicative decrease (Chiu and Jain 1989), and ceilings per minute.
 
@@ -103,48 +100,38 @@ class Throttle:
     each round of answers. The ceilings hold by the generic cell rate algorithm: each call books the time that its
     share of the ceiling takes, so that no minute, its burst included, holds more. `Retry-After` pauses all calls. All
     of it is shared through `numbers`; each process has its share of the calls in flight.
+
+    Attributes:
+        numbers: what the processes of the run share, made with `throttle_numbers` among its names.
+        endpoint: which of the run's endpoints, from 0.
+        max_in_flight: of all processes together.
+        processes: how many there are.
+        requests_per_minute, tokens_per_minute: the ceilings; None for no ceiling.
+        in_flight: calls of this process that are out.
     """
 
-    def __init__(
-        self,
-        numbers: SharedNumbers,
-        endpoint: int,
-        *,
-        max_in_flight: int,
-        processes: int,
-        requests_per_minute: int | None,
-        tokens_per_minute: int | None,
-    ) -> None:
-        """Join the other processes of the run.
+    numbers: SharedNumbers
+    endpoint: int
+    _: KW_ONLY
+    max_in_flight: int
+    processes: int
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    in_flight: int = 0
 
-        Args:
-            numbers: made with `throttle_numbers` among its names.
-            endpoint: which of the run's endpoints, from 0.
-            max_in_flight: of all processes together.
-            processes: how many there are.
-            requests_per_minute, tokens_per_minute: the ceilings; None for no ceiling.
-        """
-        self._numbers = numbers
-        names = throttle_numbers(endpoint)
-        self._window, self._cut_at, self._paused_until, self._next_request, self._next_token = names
-        self._max_in_flight = max_in_flight
-        self._processes = processes
-        self._seconds_per_request = _MINUTE / requests_per_minute if requests_per_minute else 0.0
-        self._seconds_per_token = _MINUTE / tokens_per_minute if tokens_per_minute else 0.0
-        self._in_flight = 0
+    def __post_init__(self) -> None:
+        names = throttle_numbers(self.endpoint)
+        self._window, self._decreased_at, self._paused_until, self._next_request, self._next_token = names
+        self._seconds_per_request = _MINUTE / self.requests_per_minute if self.requests_per_minute else 0.0
+        self._seconds_per_token = _MINUTE / self.tokens_per_minute if self.tokens_per_minute else 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        with numbers.locked():
-            numbers[self._window] = numbers[self._window] or float(max_in_flight)
-
-    @property
-    def in_flight(self) -> int:
-        """Calls of this process that are out."""
-        return self._in_flight
+        with self.numbers.locked() as numbers:
+            numbers[self._window] = numbers[self._window] or float(self.max_in_flight)
 
     @property
     def share(self) -> int:
         """How many calls this process may have in flight now."""
-        return max(1, int(self._numbers[self._window]) // self._processes)
+        return max(1, int(self.numbers[self._window]) // self.processes)
 
     @asynccontextmanager
     async def slot(self, tokens: float) -> AsyncIterator[float]:
@@ -155,7 +142,7 @@ class Throttle:
         Raises:
             StoppedError: the run is ending.
         """
-        while self._in_flight >= self.share:
+        while self.in_flight >= self.share:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -165,57 +152,55 @@ class Throttle:
                     self._waiting.remove(turn)
                 self._wake()  # a turn that had come already is the next one's
                 raise
-        self._in_flight += 1
+        self.in_flight += 1
         try:
             await self._book(tokens)
             yield time.monotonic()
         finally:
-            self._in_flight -= 1
+            self.in_flight -= 1
             self._wake()
 
     def used(self, tokens: float) -> None:
         """A call took so many tokens more than its slot was booked for, or fewer if negative."""
         if self._seconds_per_token:
-            self._numbers.add(self._next_token, tokens * self._seconds_per_token)
+            self.numbers.add(self._next_token, tokens * self._seconds_per_token)
 
     def answered(self) -> None:
         """A call was answered: more may be in flight."""
-        with self._numbers.locked() as numbers:
+        with self.numbers.locked() as numbers:
             window = numbers[self._window]
-            numbers[self._window] = min(float(self._max_in_flight), window + 1 / window)
+            numbers[self._window] = min(float(self.max_in_flight), window + 1 / window)
         self._wake()
 
     def overloaded(self, sent: float, retry_after: float = 0.0) -> None:
         """The endpoint could not keep up: fewer calls in flight, and none for `retry_after` seconds.
 
-        Calls that were sent before the last cut are signs of the overload that it was made for.
+        Calls that were sent before the last decrease are signs of the overload that it was made for.
         """
         now = time.monotonic()
-        with self._numbers.locked() as numbers:
+        with self.numbers.locked() as numbers:
             numbers[self._paused_until] = max(numbers[self._paused_until], now + retry_after)
-            cut_at = numbers[self._cut_at]
-            if sent > cut_at and now - cut_at >= SECONDS_BETWEEN_CUTS:
-                numbers[self._cut_at] = now
-                numbers[self._window] = max(1.0, numbers[self._window] * CUT)
+            decreased_at = numbers[self._decreased_at]
+            if sent > decreased_at and now - decreased_at >= SECONDS_BETWEEN_DECREASES:
+                numbers[self._decreased_at] = now
+                numbers[self._window] = max(1.0, numbers[self._window] * DECREASE)
 
     async def _book(self, tokens: float) -> None:
         """Book a call below the ceilings and wait until its time has come."""
-        with self._numbers.locked() as numbers:
-            now = time.monotonic()
-            start = max(
-                _booked(numbers, self._next_request, self._seconds_per_request, now),
-                _booked(numbers, self._next_token, self._seconds_per_token * tokens, now),
-            )
-        while (now := time.monotonic()) < (start := max(start, self._numbers[self._paused_until])):
-            await sleep_unless_stopped(self._numbers, min(start - now, _MAX_SLEEP_SECONDS))
-        check_stopped(self._numbers)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait; raise `StoppedError` as soon as the run is ending."""
-        await sleep_unless_stopped(self._numbers, seconds)
+        with self.numbers.locked() as numbers:
+            start = now = time.monotonic()
+            shares = {self._next_request: self._seconds_per_request, self._next_token: self._seconds_per_token * tokens}
+            for name, seconds in shares.items():
+                if seconds:
+                    free = max(numbers[name], now - max(0.0, BURST_SECONDS - seconds))
+                    numbers[name] = free + seconds
+                    start = max(start, free)
+        while (now := time.monotonic()) < (start := max(start, self.numbers[self._paused_until])):
+            await self.numbers.sleep(min(start - now, _MAX_SLEEP_SECONDS))
+        self.numbers.check_stopped()
 
     def _wake(self) -> None:
-        free = self.share - self._in_flight
+        free = self.share - self.in_flight
         while free > 0 and self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -223,16 +208,7 @@ class Throttle:
                 free -= 1
 
 
-def _booked(numbers: SharedNumbers, name: str, seconds: float, now: float) -> float:
-    """Book `seconds` of a ceiling; the time at which the call may go out."""
-    if not seconds:
-        return now
-    free = max(numbers[name], now - max(0.0, BURST_SECONDS - seconds))
-    numbers[name] = free + seconds
-    return free
-
-
 def throttle_numbers(endpoint: int) -> list[str]:
     """The names of an endpoint's shared numbers; times are seconds of the machine's monotonic clock."""
-    kinds = ("window", "cut_at", "paused_until", "next_request", "next_token")
+    kinds = ("window", "decreased_at", "paused_until", "next_request", "next_token")
     return [f"{kind}_{endpoint}" for kind in kinds]

@@ -1,8 +1,9 @@
 """Typed `params.yaml`: one section per stage, every key with its default; unknown keys and wrong types are refused."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -11,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem, parse_yaml, problem_code, problem_key, read_text
-from agentrefine.params.base import Section, TrackedPath
+from agentrefine.params.base import Section, TrackedPath, param
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.quality_gate import QualityGateParams
 from agentrefine.params.teacher import TeacherParams
@@ -21,66 +22,49 @@ from agentrefine.params.tuning import BASE, PLAIN, BaseModelParams, Mix, Name, T
 class Personas(Section):
     """Who the games are written for."""
 
-    path: TrackedPath = Field(
-        "data/personas.jsonl", description='lines of {"persona": "..."}; a Persona Hub file works as it is'
-    )
-    limit: PositiveInt | None = Field(None, description="use only the first N; null: all")
+    path: TrackedPath = param("data/personas.jsonl", 'lines of {"persona": "..."}; a Persona Hub file works as it is')
+    limit: PositiveInt | None = param(None, "use only the first N; null: all")
 
 
 class SynthesisParams(Section):
     """How many games are asked for."""
 
-    samples_per_persona: PositiveInt = Field(6, description="scripts (and games) asked for per persona")
-    shard_size: PositiveInt = Field(400, description="samples per Prefect task, at least (docs/teacher.md)")
+    samples_per_persona: PositiveInt = param(6, "scripts (and games) asked for per persona")
+    shard_size: PositiveInt = param(400, "samples per Prefect task, at least (docs/teacher.md)")
 
 
 class VerificationParams(Section):
     """What the rules demand of a trajectory."""
 
-    min_error_refine_turns: NonNegativeInt = Field(2, description="mistakes with a correction, at least")
-    max_turns: Annotated[int, Field(gt=2)] = Field(60, description="DM and player turns together")
+    min_error_refine_turns: NonNegativeInt = param(2, "mistakes with a correction, at least")
+    max_turns: Annotated[int, Field(gt=2)] = param(60, "DM and player turns together")
 
 
 class RefinementParams(Section):
     """How many calls a rejected game may cost."""
 
-    call_budget: Annotated[int, Field(ge=2)] = Field(
-        4, description="teacher calls per sample, script and trajectory together"
-    )
+    call_budget: Annotated[int, Field(ge=2)] = param(4, "teacher calls per sample, script and trajectory together")
 
 
 class ReportParams(Section):
     """What the report decides by. Where no variant has the baseline's name, `Params.baseline` names another."""
 
-    champion_benchmark: str = Field(
-        "worlds_layouts", description="the paired comparison on it decides which model is champion"
-    )
-    baseline: Name = Field("expert_only", description="the model that the tuned ones are compared with")
+    champion_benchmark: str = param("worlds_layouts", "the paired comparison on it decides which model is champion")
+    baseline: Name = param("expert_only", "the model that the tuned ones are compared with")
 
 
 class TrackingParams(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str = Field("sqlite:///mlflow.db", description="a file, or the address of a server")
-    experiment: str = Field("agentrefine", description="the runs' experiment")
-    registered_model: str = Field("agentrefine-agent", description="whose versions get the aliases")
-
-
-class _OldNameError(ValueError):
-    """A benchmark that is no longer known by this name."""
-
-    def __init__(self, old: str, new: str) -> None:
-        super().__init__(f"the benchmark {old} is now called {new}; write that")
-        self.old = old
-        self.new = new
+    uri: str = param("sqlite:///mlflow.db", "a file, or the address of a server")
+    experiment: str = param("agentrefine", "the runs' experiment")
+    registered_model: str = param("agentrefine-agent", "whose versions get the aliases")
 
 
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: int = Field(
-        7, description="weights, order of samples, split, episodes; games follow from persona and sample number"
-    )
+    seed: int = param(7, "weights, order of samples, split, episodes; games follow from persona and sample number")
     personas: Personas = Personas()
     teacher: TeacherParams = TeacherParams()
     synthesis: SynthesisParams = SynthesisParams()
@@ -88,16 +72,14 @@ class Params(Section):
     refinement: RefinementParams = RefinementParams()
     quality_gate: QualityGateParams = QualityGateParams()
     base_model: BaseModelParams = BaseModelParams()
-    mix: dict[Name, Mix] = Field(
-        {}, description="data sets with general chat among the games; docs/tuning.md shows how"
-    )
+    mix: dict[Name, Mix] = param({}, "data sets with general chat among the games; docs/tuning.md shows how")
     tuning: TuningParams = TuningParams()
     evaluation: EvaluationParams = EvaluationParams()
     report: ReportParams = ReportParams()
     tracking: TrackingParams = TrackingParams()
 
     @model_validator(mode="after")
-    def _models_are_tuned(self) -> Self:
+    def _sections_fit_together(self) -> Self:
         if BASE not in self.evaluation.models:
             raise ValueError("evaluation.models must hold base, which shows what tuning adds")
         if BASE in self.tuning.variants:
@@ -111,16 +93,13 @@ class Params(Section):
         compared = self.quality_gate.overlap_benchmarks
         named = [self.report.champion_benchmark, *([] if compared == INSTALLED else compared)]
         for old in (name for name in named if name in RENAMED):
-            raise _OldNameError(old, RENAMED[old])
+            sentence = f"the benchmark {old} is now called {RENAMED[old]}; write that"
+            raise ValueError(sentence) from UserError("old_name", sentence, name=old, new=RENAMED[old])
         if played != INSTALLED and self.report.champion_benchmark not in played:
             raise ValueError(
                 f"report.champion_benchmark is {self.report.champion_benchmark}, which evaluation.benchmarks does not "
                 "name; add it there, or let one of those decide"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _baseline_is_evaluated(self) -> Self:
         wanted, players = self.report.baseline, self.evaluation.players
         if wanted in (*self.tuning.variants, CHANCE) and wanted not in players:
             raise ValueError(
@@ -164,27 +143,28 @@ DVC_KEYS = (
 )
 """The keys that dvc.yaml draws its graph from. DVC reads them itself, so they must stand in params.yaml."""
 
-RENAMED = {"loss": "train_on", "worlds_wording": "worlds_perturbed", "alfworld_wording": "alfworld_perturbed"}
-"""The new name of a key, or of a benchmark, that is no longer known by the old one."""
+RENAMED = {"worlds_wording": "worlds_perturbed", "alfworld_wording": "alfworld_perturbed"}
+"""The new name of a benchmark that is no longer known by the old one."""
+
+RENAMED_KEYS = {"tuning.variants.*.loss": "train_on"}
+"""The new name of a dotted key that is no longer known by the old one; `*` is any name."""
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
 
     Raises:
-        UserError: the file is missing, is not YAML, lacks one of `DVC_KEYS`, has an unknown key, or a value of a wrong
-            type.
+        UserError: the file is missing, or as in `parse_params`.
     """
     return parse_params(read_text(path, "run from the project's folder, or restore it from git"), path)
 
 
-def parse_params(text: str, source: str | Path, renamed: Mapping[str, str] = RENAMED) -> Params:
+def parse_params(text: str, source: str | Path) -> Params:
     """Check the text of params.yaml; a key that it leaves out has its default.
 
     Args:
         text: YAML.
         source: where it is from, for messages.
-        renamed: old names of keys to the new ones.
 
     Raises:
         UserError: the text is not YAML, lacks one of `DVC_KEYS`, has an unknown key, or a value of a wrong type.
@@ -193,9 +173,9 @@ def parse_params(text: str, source: str | Path, renamed: Mapping[str, str] = REN
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
-        problem = _problem(error, renamed)
+        code, problem, named = _problem(error)
         remedy = "Correct it; `agentrefine params --defaults` shows every key."
-        raise UserError(problem.code, f"{source}: {problem} {remedy}", **problem.values | {"file": source}) from error
+        raise UserError(code, f"{source}: {problem} {remedy}", **named | {"file": source}) from error
     for name in DVC_KEYS:
         if not _holds(values, name):
             raise UserError(
@@ -230,8 +210,8 @@ def _section(keys: Sequence[str]) -> type[Section] | None:
     return section
 
 
-def _problem(error: ValidationError, renamed: Mapping[str, str]) -> UserError:
-    """What is wrong, without the file: an unknown key before all else, as a misspelt one may be a missing one too.
+def _problem(error: ValidationError) -> tuple[str, str, dict[str, object]]:
+    """The code, sentence and names of what is wrong: an unknown key first, as a misspelt one may be a missing one too.
 
     Values are left out: an API key may stand in one.
     """
@@ -240,26 +220,16 @@ def _problem(error: ValidationError, renamed: Mapping[str, str]) -> UserError:
         if finding["type"] == "extra_forbidden":
             *sections, name = map(str, finding["loc"])
             key = ".".join([*sections, name])
-            if name in renamed:
-                return UserError(
-                    "old_name", f"{key}: the key is now called {renamed[name]}.", key=key, new=renamed[name]
-                )
+            for new in (new for old, new in RENAMED_KEYS.items() if fnmatch(key, old)):
+                return "old_name", f"{key}: the key is now called {new}.", {"key": key, "new": new}
             known = _section(sections)
             missing = [str(f["loc"][-1]) for f in findings if f["type"] == "missing"]
-            meant = get_close_matches(name, known.model_fields if known else missing, n=1)
-            return UserError(
-                "unknown_key",
-                f"{key}: there is no such key{f'; did you mean {meant[0]}' if meant else ''}.",
-                key=key,
-                meant=meant[0] if meant else None,
-            )
-    if findings[0]["type"] == "value_error":
-        fault = findings[0]["ctx"]["error"]
-        place = problem_key(error)
-        sentence = f"{place}: {fault}." if place else f"{fault}."
-        if isinstance(fault, _OldNameError):
-            return UserError("old_name", sentence, name=fault.old, new=fault.new)
-        if isinstance(fault.__cause__, UserError):
-            return UserError(fault.__cause__.code, sentence, **{**fault.__cause__.values, "key": place})
-        return UserError("bad_value", sentence, key=place)
-    return UserError(problem_code(error), first_problem(error, with_value=False), key=problem_key(error))
+            meant = next(iter(get_close_matches(name, known.model_fields if known else missing, n=1)), None)
+            hint = f"; did you mean {meant}" if meant else ""
+            return "unknown_key", f"{key}: there is no such key{hint}.", {"key": key, "meant": meant}
+    place = problem_key(error)
+    if findings[0]["type"] != "value_error":
+        return problem_code(error), first_problem(error, with_value=False), {"key": place}
+    fault = findings[0]["ctx"]["error"]
+    cause = fault.__cause__ if isinstance(fault.__cause__, UserError) else UserError("bad_value", "")
+    return cause.code, f"{place}: {fault}." if place else f"{fault}.", cause.values | {"key": place}

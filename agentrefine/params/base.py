@@ -1,13 +1,16 @@
-"""What the sections of params.yaml share: the form of a section, kinds of values, addresses."""
+"""What the sections of params.yaml share: the form of a section, comments, kinds of values, addresses."""
 
 from inspect import isclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from agentrefine.errors import UserError
 from agentrefine.files import user_path
+
+ValueT = TypeVar("ValueT")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["critical", "warning"]
@@ -67,16 +70,54 @@ class Section(BaseModel):
         }
 
 
-OURS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"})
+def param(default: ValueT, comment: str) -> ValueT:
+    """A key of a section: its default and its comment, which `agentrefine params` prints."""
+    return Field(default, description=comment)
+
+
+COMMENT_COLUMN = 27
+"""Where comments begin, in characters from the left; further right behind a long value."""
+
+
+def commented(section: Section, indent: str = "") -> str:
+    """Every parameter of a section as YAML for a reader, each with its comment."""
+    lines: list[str] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        head, comment, body = f"{indent}{name}:", field.description, []
+        if isinstance(value, Section) and any(inner.description for inner in type(value).model_fields.values()):
+            body = [commented(value, f"{indent}  ")]
+            comment = comment or (type(value).__doc__ or "").splitlines()[0]
+        elif isinstance(value, dict) and value:
+            body = [f"{indent}  {key}: {_inline(item)}" for key, item in value.items()]
+        else:
+            head += f" {_inline(value)}"
+        before = [""] if body and not indent else []
+        lines += [*before, f"{head:<{COMMENT_COLUMN}}  # {comment}" if comment else head, *body]
+    return "\n".join(lines)
+
+
+def _inline(value: Any) -> str:  # noqa: ANN401 (any value of a parameter)
+    plain = value.model_dump(mode="json") if isinstance(value, Section) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("...\n").strip()
+
+
+RESERVED_KEYS = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "response_format"}
+)
 """Keys of a request's body that decide what is asked and what it costs."""
 
 
-def extra_keys(body: dict[str, Any]) -> dict[str, Any]:
+def _extra_keys(body: dict[str, Any]) -> dict[str, Any]:
     """Refuse an `extra_body` that changes what is asked or what it costs."""
-    ours = sorted(OURS & body.keys())
-    if ours:
-        raise ValueError(f"extra_body must not hold {ours[0]}, which has a place of its own in params.yaml")
+    reserved = sorted(RESERVED_KEYS & body.keys())
+    if reserved:
+        raise ValueError(f"extra_body must not hold {reserved[0]}, which has a place of its own in params.yaml")
     return body
+
+
+ExtraBody = Annotated[dict[str, Any], AfterValidator(_extra_keys)]
+"""Further keys of a request's body."""
 
 
 def bare_address(address: str) -> str:
@@ -94,3 +135,7 @@ def bare_address(address: str) -> str:
             "api_key_env names, and leave scheme, host, port and path"
         )
     return address
+
+
+Address = Annotated[str, AfterValidator(bare_address)]
+"""An address of an endpoint, without a key in it."""

@@ -1,18 +1,10 @@
 """The section `evaluation` of params.yaml: who plays what, by which rules, and what the user has of the benchmarks."""
 
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from agentrefine.params.base import KeyName, Section, UserPath, bare_address, extra_keys
+from agentrefine.params.base import Address, ExtraBody, KeyName, Section, UserPath, param
 from agentrefine.params.tuning import BASE, Name
 
 CHANCE: Final = "chance"
@@ -25,38 +17,32 @@ INSTALLED: Final = "installed"
 class EndpointParams(Section):
     """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
 
-    base_url: Annotated[str, AfterValidator(bare_address)]
+    base_url: Address
     model: str
     api_key_env: KeyName
-    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field(
-        {}, description="further keys of each request, such as {reasoning_effort: low}; null leaves a key of ours out"
+    extra_body: ExtraBody = param(
+        {}, "keys of each request, such as {reasoning_effort: low}; null leaves a key of ours out"
     )
-    max_new_tokens: PositiveInt | None = Field(
-        None, description="of one reply, thoughts included; null: evaluation.max_new_tokens"
-    )
-    timeout_seconds: PositiveFloat = Field(120.0, description="of one try, from the request to the last byte")
-    max_retries: NonNegativeInt = Field(6, description="of one call, on 429, 5xx, time-outs and broken connections")
-    concurrency: PositiveInt | None = Field(
-        None, description="calls in flight at the most; null: evaluation.batch_size"
-    )
-    requests_per_minute: PositiveInt | None = Field(None, description="the provider's limit, if known")
-    tokens_per_minute: PositiveInt | None = Field(None, description="the provider's limit, if known")
-    max_cost: PositiveFloat | None = Field(None, description="US dollars that one evaluation may cost")
-    prices: UserPath | None = Field(None, description="your own file in the form of agentrefine/llm/prices.yaml")
+    max_new_tokens: PositiveInt | None = param(None, "of one reply, thoughts included; null: evaluation.max_new_tokens")
+    timeout_seconds: PositiveFloat = param(120.0, "of one try, from the request to the last byte")
+    max_retries: NonNegativeInt = param(6, "of one call, on 429, 5xx, time-outs and broken connections")
+    concurrency: PositiveInt | None = param(None, "calls in flight at most; null: evaluation.batch_size")
+    requests_per_minute: PositiveInt | None = param(None, "the provider's limit, if known")
+    tokens_per_minute: PositiveInt | None = param(None, "the provider's limit, if known")
+    max_cost: PositiveFloat | None = param(None, "US dollars that one evaluation may cost")
+    prices: UserPath | None = param(None, "your own file in the form of agentrefine/llm/prices.yaml")
 
 
 class BenchmarkData(Section):
     """Files of the published benchmarks that a user has; where there is none, games of ours or made here are played."""
 
-    agentboard: UserPath | None = Field(
-        None, description="AgentBoard's data folder (<task>/test.jsonl): its episodes, goals, sub-goals and difficulty"
+    agentboard: UserPath | None = param(
+        None, "AgentBoard's data folder (<task>/test.jsonl): its episodes, goals, sub-goals and difficulty"
     )
-    alfworld: UserPath | None = Field(
-        None, description="the folder that alfworld-download wrote; else games are made here"
-    )
-    jericho: UserPath | None = Field(None, description="a folder of story files; else TextWorld's games")
-    pddl: UserPath | None = Field(None, description="a folder of domains and problems; else ours")
-    hotpotqa: UserPath | None = Field(None, description="the official distractor JSON; else questions of ours")
+    alfworld: UserPath | None = param(None, "the folder that alfworld-download wrote; else games are made here")
+    jericho: UserPath | None = param(None, "a folder of story files; else TextWorld's games")
+    pddl: UserPath | None = param(None, "a folder of domains and problems; else ours")
+    hotpotqa: UserPath | None = param(None, "the official distractor JSON; else questions of ours")
 
 
 class Prompting(Section):
@@ -80,49 +66,39 @@ GREEDY = Sampling()
 class EvaluationParams(Section):
     """Who plays what, and by which rules."""
 
-    references: list[Literal["chance"]] = Field(
-        [CHANCE], description="without a model: chance draws uniformly from the possible actions; []: none"
+    references: list[Literal["chance"]] = param(
+        [CHANCE], "without a model: chance draws uniformly from the possible actions; []: none"
     )
-    models: Annotated[list[Name], Field(min_length=1)] = Field(
-        [BASE, "expert_only", "refinement"], description="base and any of tuning.variants"
+    models: Annotated[list[Name], Field(min_length=1)] = param(
+        [BASE, "expert_only", "refinement"], "base and any of tuning.variants"
     )
-    endpoints: dict[Name, EndpointParams] = Field(
+    endpoints: dict[Name, EndpointParams] = param(
         {},
-        description="to compare with: gpt-4o: {base_url: ..., model: gpt-4o, api_key_env: OPENAI_API_KEY}; further "
+        "to compare with: gpt-4o: {base_url: ..., model: gpt-4o, api_key_env: OPENAI_API_KEY}; further "
         'keys in docs/teacher.md, "Players"',
     )
-    benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)] = Field(
-        INSTALLED, description="all that are installed; or a list, such as [worlds_layouts, babyai, alfworld]"
+    benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)] = param(
+        INSTALLED, "all that are installed; or a list, such as [worlds_layouts, babyai, alfworld]"
     )
-    data: BenchmarkData = Field(
-        BenchmarkData(), description="files of the published benchmarks, if you have them; docs/benchmarks.md"
+    data: BenchmarkData = param(BenchmarkData(), "files of published benchmarks, if you have them; docs/benchmarks.md")
+    episodes: PositiveInt = param(50, "of a benchmark")
+    simulator_episodes: PositiveInt = param(5, "of one whose simulator takes seconds to start an episode")
+    attempts: PositiveInt = param(1, 'at each episode; with more, "any success" is reported too (needs a temperature)')
+    max_steps: PositiveInt = param(20, "of an episode")
+    stop_on_repeats: Annotated[int, Field(gt=1)] | None = param(
+        None, "3 ends an episode at the third identical failing action"
     )
-    episodes: PositiveInt = Field(50, description="of a benchmark")
-    simulator_episodes: PositiveInt = Field(5, description="of one whose simulator takes seconds to start an episode")
-    attempts: PositiveInt = Field(
-        1, description='at each episode; with more, "any success" is reported too (needs a temperature)'
-    )
-    max_steps: PositiveInt = Field(20, description="of an episode")
-    stop_on_repeats: Annotated[int, Field(gt=1)] | None = Field(
-        None, description="3 ends an episode at the third identical failing action"
-    )
-    prompting: Prompting = Field(
-        Prompting(), description="style react or act; shots 0 or 1 played examples in the instructions"
-    )
-    sampling: Sampling = Field(GREEDY, description="temperature 0: the likeliest token each time")
-    max_new_tokens: PositiveInt = Field(48, description="of a reply; the longest of the tiny model's games has 38")
-    batch_size: PositiveInt = Field(50, description="episodes played side by side")
+    prompting: Prompting = param(Prompting(), "style react or act; shots 0 or 1 played examples in the instructions")
+    sampling: Sampling = param(GREEDY, "temperature 0: the likeliest token each time")
+    max_new_tokens: PositiveInt = param(48, "of a reply; the longest of the tiny model's games has 38")
+    batch_size: PositiveInt = param(50, "episodes played side by side")
 
     @model_validator(mode="after")
-    def _attempts_differ(self) -> Self:
+    def _attempts_and_names_differ(self) -> Self:
         if self.attempts > 1 and self.sampling.temperature == 0:
             raise ValueError(
                 "attempts: at temperature 0 every attempt is the same; set sampling.temperature, or attempts to 1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
         if CHANCE in self.models:
             raise ValueError("models names chance, which has no model; move it to references")
         if clash := [name for name in self.endpoints if name in (*self.models, CHANCE)]:

@@ -13,11 +13,8 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_text
-from agentrefine.params import Params, parse_params
+from agentrefine.params import Params, load_params, parse_params
 from agentrefine.params.base import Section
-
-EMPTY = "{}"
-"""An empty map: what is added to it or removed from it says enough."""
 
 Values = MutableMapping[str, Any]
 
@@ -58,27 +55,24 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
         UserError: there is no such preset, it is not valid YAML, it has an unknown key, or
             params.yaml would not be valid with it.
     """
-    if name not in preset_names(folder):
-        known = preset_names(folder)
-        raise UserError(
-            "unknown_name",
-            f"{folder}: there is no preset {name!r}; there are {', '.join(known) or 'none'}.",
-            name=name,
-            known=known,
-        )
+    known = preset_names(folder)
+    if name not in known:
+        sentence = f"{folder}: there is no preset {name!r}; there are {', '.join(known) or 'none'}."
+        raise UserError("unknown_name", sentence, name=name, known=known)
     file = folder / f"{name}.yaml"
     yaml = _round_trip()
     preset, values = _read(yaml, file), _read(yaml, params_file)
-    before = _resolved(yaml, values, str(params_file))
+    before = dict(_leaves(load_params(params_file).model_dump(), ""))
     _merge(values, preset, Params, "", file)
-    after = _resolved(yaml, values, f"{params_file} with {file}")
     text = io.StringIO()
     yaml.dump(values, text)
+    after = dict(_leaves(parse_params(text.getvalue(), f"{params_file} with {file}").model_dump(), ""))
     with atomic_write(params_file) as handle:
         handle.write(text.getvalue())
     keys = [*after, *(key for key in before if key not in after)]
     changes = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-    return [change for change in changes if EMPTY not in (change.old, change.new)]
+    # What is added to an empty map, or removed from one, says enough.
+    return [change for change in changes if "{}" not in (change.old, change.new)]
 
 
 def _round_trip() -> YAML:
@@ -103,20 +97,15 @@ _Representer.add_representer(type(None), _Representer.represent_none)
 def _read(yaml: YAML, file: Path) -> Values:
     try:
         values = yaml.load(read_text(file, "run from the project's folder"))
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        place = f"line {line}: " if line else ""
-        raise UserError(
-            "not_yaml", f"{file}: not valid YAML ({place}{error.problem}); correct it.", file=file, line=line
-        ) from error
     except YAMLError as error:
-        raise UserError(
-            "not_yaml", f"{file}: not valid YAML ({' '.join(str(error).split())}); correct it.", file=file
-        ) from error
+        line, problem = None, " ".join(str(error).split())
+        if isinstance(error, MarkedYAMLError) and error.problem_mark:
+            line = error.problem_mark.line + 1
+            problem = f"line {line}: {error.problem}"
+        raise UserError("not_yaml", f"{file}: not valid YAML ({problem}); correct it.", file=file, line=line) from error
     if not isinstance(values, MutableMapping):
-        raise UserError(
-            "not_a_mapping", f"{file}: expected sections with keys, as params.yaml has them; correct it.", file=file
-        )
+        sentence = f"{file}: expected sections with keys, as params.yaml has them; correct it."
+        raise UserError("not_a_mapping", sentence, file=file)
     return values
 
 
@@ -131,19 +120,8 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
         elif isinstance(new, MutableMapping):
             _merge(values.setdefault(key, {}), new, part, name, file)
         else:
-            raise UserError(
-                "not_a_mapping",
-                f"{file}: {name} is a section of params.yaml; list the keys that change under it.",
-                file=file,
-                key=name,
-            )
-
-
-def _resolved(yaml: YAML, values: Values, source: str) -> dict[str, str]:
-    """Every parameter by its dotted key, as JSON."""
-    text = io.StringIO()
-    yaml.dump(values, text)
-    return dict(_leaves(parse_params(text.getvalue(), source).model_dump(), ""))
+            sentence = f"{file}: {name} is a section of params.yaml; list the keys that change under it."
+            raise UserError("not_a_mapping", sentence, file=file, key=name)
 
 
 def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from agentrefine.params.base import Section, Severity, Share
+from agentrefine.params.base import Section, Severity, Share, param
 
 
 class Requirement(Section):
@@ -36,21 +36,13 @@ class MostlyBand(Band):
     mostly: Share = 1.0
 
 
-def _all(comment: str | None = None, mostly: float = 1.0) -> Any:  # noqa: ANN401 (as pydantic's Field)
-    return Field(Requirement(mostly=mostly), description=comment)
+def _all(comment: str, mostly: float = 1.0) -> Requirement:
+    return param(Requirement(mostly=mostly), comment)
 
 
-def _band(
-    comment: str | None = None,
-    *,
-    min: float | None = None,
-    max: float | None = None,
-    mostly: float | None = None,
-    severity: Severity = "critical",
-) -> Any:  # noqa: ANN401 (as pydantic's Field)
-    if mostly is None:
-        return Field(Band(min=min, max=max, severity=severity), description=comment)
-    return Field(MostlyBand(min=min, max=max, severity=severity, mostly=mostly), description=comment)
+def _band(comment: str, **limits: Any) -> Any:  # noqa: ANN401 (either band)
+    """A band's default: of all trajectories where `mostly` is given, else of the data set."""
+    return param(MostlyBand(**limits) if "mostly" in limits else Band(**limits), comment)
 
 
 class TrajectoryThresholds(Section):
@@ -95,38 +87,33 @@ class DataSetThresholds(Section):
     common_goal_share: Band = _band("trajectories whose goals differ in names alone", max=0.5)
 
 
+Similarity = Annotated[float, Field(ge=0.5, le=0.98)]
+
+
 class Thresholds(Section):
     """What the gate demands of each trajectory and of the data set as a whole."""
 
-    trajectory: TrajectoryThresholds = Field(
+    trajectory: TrajectoryThresholds = param(
         TrajectoryThresholds(),
-        description="critical stops the pipeline, warning is printed; mostly: the share of the trajectories to meet it",
+        "critical stops the pipeline, warning is printed; mostly: the share of the trajectories to meet it",
     )
-    data_set: DataSetThresholds = Field(DataSetThresholds(), description="null leaves an end of a band open")
+    data_set: DataSetThresholds = param(DataSetThresholds(), "null leaves an end of a band open")
 
 
 class QualityGateParams(Section):
     """What a data set must be before a model is tuned on it."""
 
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.03, description="of the games; no persona is in both sets"
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = param(0.03, "of the games; no persona is in both sets")
+    tokenizer: str = param("base_model", 'counts tokens: "base_model" is the tuned model, else a path or hub id')
+    near_duplicate_similarity: Similarity = param(
+        0.9, "Jaccard similarity of two games' or scripts' three-word shingles"
     )
-    tokenizer: str = Field(
-        "base_model", description='counts tokens: "base_model" is the model that is tuned, else a path or hub id'
+    persona_similarity: Similarity = param(0.7, "the same of two personas' runs of five letters")
+    overlap_words: Annotated[int, Field(ge=4, le=50)] = param(
+        8, "a run of so many words that also stands in a benchmark is an overlap with it"
     )
-    near_duplicate_similarity: Annotated[float, Field(ge=0.5, le=0.98)] = Field(
-        0.9, description="Jaccard similarity of two games' (or scripts') three-word shingles"
+    overlap_benchmarks: Literal["installed"] | list[str] = param(
+        "installed", "compared with, besides those that are evaluated; or a list"
     )
-    persona_similarity: Annotated[float, Field(ge=0.5, le=0.98)] = Field(
-        0.7, description="the same of two personas' runs of five letters"
-    )
-    overlap_words: Annotated[int, Field(ge=4, le=50)] = Field(
-        8, description="a run of so many words that also stands in a benchmark is an overlap with it"
-    )
-    overlap_benchmarks: Literal["installed"] | list[str] = Field(
-        "installed", description="compared with, besides those that are evaluated; or a list"
-    )
-    overlap_episodes: PositiveInt = Field(
-        20, description="of each of them are solved and their texts looked for; of a simulator's fewer"
-    )
+    overlap_episodes: PositiveInt = param(20, "of each are solved and their texts looked for; of a simulator's fewer")
     thresholds: Thresholds = Thresholds()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from agentrefine.params.base import KeyName, Section, Share, UserPath, bare_address, extra_keys
+from agentrefine.params.base import ExtraBody, KeyName, Section, Share, UserPath, bare_address, param
 
 WireFaultKind = Literal[
     "too_many_requests",
@@ -34,6 +34,9 @@ def _teacher_address(address: str) -> str:
     return address if address == OFFLINE else bare_address(address)
 
 
+_TeacherAddress = Annotated[str, AfterValidator(_teacher_address)]
+
+
 def _none_or_several(count: int) -> int:
     if count < 0 or count == 1:
         raise ValueError("one persona does not show how personas differ; write 0 or at least 2")
@@ -49,11 +52,11 @@ class RoleParams(Section):
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     max_tokens: PositiveInt = 8192
-    base_url: Annotated[str, AfterValidator(_teacher_address)] | None = None
+    base_url: _TeacherAddress | None = None
     model: str | None = None
     api_key_env: KeyName | None = None
     structured_output: StructuredOutput | None = None
-    extra_body: Annotated[dict[str, Any], AfterValidator(extra_keys)] = Field({})
+    extra_body: ExtraBody = Field({})
 
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:
@@ -62,21 +65,19 @@ class RoleParams(Section):
         return self
 
 
-class OfflineTeacher(Section):
+class SimulatedTeacher(Section):
     """How often the simulated teacher answers badly, as shares of its answers."""
 
-    script_faults: Share = Field(
-        0.18, description="a regex that rejects its own action, missing keys, broken JSON, ..."
+    script_faults: Share = param(0.18, "a regex that rejects its own action, missing keys, broken JSON, ...")
+    trajectory_faults: Share = param(
+        0.36, "unflagged or invented errors, missing keys, cut off, unfinished, too few mistakes, ..."
     )
-    trajectory_faults: Share = Field(
-        0.36, description="unflagged or invented errors, missing keys, cut off, unfinished, too few mistakes, ..."
+    wire_faults: Share = param(0.01, "answers that fail or break on their way, in one of these kinds")
+    wire_fault_kinds: Annotated[list[WireFaultKind], Field(min_length=1)] = param(
+        [kind for kind in get_args(WireFaultKind) if kind != "hang"], '"hang" is another one'
     )
-    wire_faults: Share = Field(0.01, description="answers that fail or break on their way, in one of these kinds")
-    wire_fault_kinds: Annotated[list[WireFaultKind], Field(min_length=1)] = Field(
-        [kind for kind in get_args(WireFaultKind) if kind != "hang"], description='"hang" is another one'
-    )
-    mistakes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = Field(
-        [2, 3], description="corrected mistakes of a game, at least and at most; some take two or three tries"
+    mistakes: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = param(
+        [2, 3], "corrected mistakes of a game, at least and at most; some take two or three tries"
     )
 
     @model_validator(mode="after")
@@ -89,49 +90,37 @@ class OfflineTeacher(Section):
 class TeacherParams(Section):
     """Who writes scripts and trajectories, how the calls are sent, and what they may cost."""
 
-    base_url: Annotated[str, AfterValidator(_teacher_address)] = Field(
-        OFFLINE, description='"offline" starts the simulated teacher; else any OpenAI-compatible URL'
+    base_url: _TeacherAddress = param(OFFLINE, '"offline" starts the simulated teacher; else any OpenAI-compatible URL')
+    model: str = param("offline-teacher", "its name there")
+    api_key_env: KeyName = param("OPENAI_API_KEY", "the environment variable that holds the key; never the key itself")
+    structured_output: StructuredOutput = param(
+        "auto", "json_schema, json_object or text; auto: the first of them that the endpoint honours"
     )
-    model: str = Field("offline-teacher", description="its name there")
-    api_key_env: KeyName = Field(
-        "OPENAI_API_KEY", description="the environment variable that holds the key; never the key itself"
-    )
-    structured_output: StructuredOutput = Field(
-        "auto", description="json_schema, json_object or text; auto: the first of them that the endpoint honours"
-    )
-    script: RoleParams = Field(
+    script: RoleParams = param(
         RoleParams(max_tokens=4096),
-        description="the first script of a sample; each role may name an endpoint of its own (docs/teacher.md)",
+        "the first script of a sample; each role may name an endpoint of its own (docs/teacher.md)",
     )
-    trajectory: RoleParams = Field(RoleParams(), description="its first game")
-    refinement: RoleParams = Field(RoleParams(), description="every call after a rejected answer")
-    transport: Literal["chat", "batch"] = Field(
-        "chat", description="or batch: the Batch API, at half the price and within 24 hours"
+    trajectory: RoleParams = param(RoleParams(), "its first game")
+    refinement: RoleParams = param(RoleParams(), "every call after a rejected answer")
+    transport: Literal["chat", "batch"] = param("chat", "or batch: the Batch API, within 24 hours at half the price")
+    batch_calls: Annotated[int, Field(gt=0, le=50_000)] = param(
+        20_000, "of one batch at most; fewer where the provider limits the tokens in its queue"
     )
-    batch_calls: Annotated[int, Field(gt=0, le=50_000)] = Field(
-        20_000, description="of one batch at the most; fewer where the provider limits the tokens in its queue"
+    timeout_seconds: PositiveFloat = param(120.0, "of one try, from the request to the last byte")
+    max_retries: NonNegativeInt = param(6, "of one call, on 429, 5xx, time-outs and broken connections")
+    concurrency: PositiveInt = param(16, "calls in flight at most, per endpoint; fewer after 429 and time-outs")
+    requests_per_minute: PositiveInt | None = param(None, "limit of each endpoint, if known, of all processes together")
+    tokens_per_minute: PositiveInt | None = param(None, "the same, prompts and answers together")
+    processes: PositiveInt = param(1, "that ask side by side; more when one core cannot send fast enough")
+    task_runner: Literal["prefect", "dask"] = param(
+        "prefect", "runs the processes; or dask (pip install 'agentrefine[dask]')"
     )
-    timeout_seconds: PositiveFloat = Field(120.0, description="of one try, from the request to the last byte")
-    max_retries: NonNegativeInt = Field(6, description="of one call, on 429, 5xx, time-outs and broken connections")
-    concurrency: PositiveInt = Field(
-        16, description="calls in flight at the most, per endpoint; fewer after 429 and time-outs"
+    pilot_personas: Annotated[int, AfterValidator(_none_or_several)] = param(
+        8, "of which the cost of all is forecast before the rest is asked; 0: no forecast"
     )
-    requests_per_minute: PositiveInt | None = Field(
-        None, description="limit of each endpoint, if known, for all processes together"
-    )
-    tokens_per_minute: PositiveInt | None = Field(None, description="the same, prompts and answers together")
-    processes: PositiveInt = Field(1, description="that ask side by side; more when one core cannot send fast enough")
-    task_runner: Literal["prefect", "dask"] = Field(
-        "prefect", description="runs the processes; or dask (pip install 'agentrefine[dask]')"
-    )
-    pilot_personas: Annotated[int, AfterValidator(_none_or_several)] = Field(
-        8, description="of which the cost of all is forecast before the rest is asked; 0: no forecast"
-    )
-    max_cost: PositiveFloat | None = Field(
-        None, description="US dollars; the stage stops before a call could take it beyond"
-    )
-    prices: UserPath | None = Field(None, description="your own file in the form of agentrefine/llm/prices.yaml")
-    offline: OfflineTeacher = OfflineTeacher()
+    max_cost: PositiveFloat | None = param(None, "US dollars; the stage stops before a call could take it beyond")
+    prices: UserPath | None = param(None, "your own file in the form of agentrefine/llm/prices.yaml")
+    offline: SimulatedTeacher = SimulatedTeacher()
 
     @model_validator(mode="after")
     def _processes_have_calls_to_make(self) -> Self:
@@ -144,15 +133,8 @@ class TeacherParams(Section):
     def role(self, role: Role) -> "TeacherRole":
         """A role with all that it does not name itself taken from the teacher."""
         own: RoleParams = {"script": self.script, "trajectory": self.trajectory, "refinement": self.refinement}[role]
-        return TeacherRole(
-            base_url=own.base_url or self.base_url,
-            model=own.model or self.model,
-            api_key_env=own.api_key_env or self.api_key_env,
-            structured_output=own.structured_output or self.structured_output,
-            temperature=own.temperature,
-            max_tokens=own.max_tokens,
-            extra_body=own.extra_body,
-        )
+        shared = self.model_dump(include={"base_url", "model", "api_key_env", "structured_output"})
+        return TeacherRole(**shared | {name: value for name, value in own if value not in (None, "")})
 
     @property
     def roles(self) -> "dict[Role, TeacherRole]":

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from agentrefine.params.base import Section, Share, TrackedPath, UserPath
+from agentrefine.params.base import Section, Share, TrackedPath, UserPath, param
 
 MaskPolicy = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """Which turns are trained (paper, section 3.3 and the ablations of section 4; `agentrefine.tuning.masking`)."""
@@ -22,15 +22,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class TinyModel(Section):
     """The base model that is made here: a Llama with tied embeddings, by transformers' names where it has one."""
 
-    hidden_size: PositiveInt = Field(128, description="width of the residual stream")
-    intermediate_size: PositiveInt = Field(704, description="width of the feed-forward layers")
-    layers: PositiveInt = Field(2, description="transformer layers")
-    heads: PositiveInt = Field(2, description="attention heads of a layer")
-    max_length: PositiveInt = Field(2048, description="context, tokens")
-    pretraining_tokens: PositiveInt = Field(1_000_000, description="of games and thoughts, made here")
-    batch_tokens: PositiveInt = Field(1024, description="per step")
-    learning_rate: PositiveFloat = Field(2e-3, description="AdamW: embeddings and norms")
-    muon_learning_rate: PositiveFloat = Field(0.01, description="Muon: hidden matrices")
+    hidden_size: PositiveInt = param(128, "width of the residual stream")
+    intermediate_size: PositiveInt = param(704, "width of the feed-forward layers")
+    layers: PositiveInt = param(2, "transformer layers")
+    heads: PositiveInt = param(2, "attention heads of a layer")
+    max_length: PositiveInt = param(2048, "context, tokens")
+    pretraining_tokens: PositiveInt = param(1_000_000, "of games and thoughts, made here")
+    batch_tokens: PositiveInt = param(1024, "per step")
+    learning_rate: PositiveFloat = param(2e-3, "AdamW: embeddings and norms")
+    muon_learning_rate: PositiveFloat = param(0.01, "Muon: hidden matrices")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -42,11 +42,9 @@ class TinyModel(Section):
 class BaseModelParams(Section):
     """The model that is tuned."""
 
-    path: UserPath = Field(
-        "tiny", description='"tiny" makes a Llama of 0.9 M parameters here; else a folder, a GGUF file or a hub id'
-    )
-    chat_template: UserPath | None = Field(
-        None, description="a jinja file instead of the tokenizer's own chat template, or of ours where there is none"
+    path: UserPath = param("tiny", '"tiny" makes a Llama of 0.9 M parameters here; else a folder, GGUF file or hub id')
+    chat_template: UserPath | None = param(
+        None, "a jinja file instead of the tokenizer's own chat template, or of ours where there is none"
     )
     tiny: TinyModel = TinyModel()
 
@@ -103,66 +101,54 @@ class EarlyStopping(Section):
 class TuningParams(Section):
     """How variants are tuned, by TRL's and transformers' names where they have one."""
 
-    variants: Annotated[dict[Name, Variant], Field(min_length=1)] = Field(
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)] = param(
         {
             "expert_only": Variant(train_on=PLAIN, data_set="data/dataset"),
             "refinement": Variant(train_on="refinement", data_set="data/dataset"),
         },
-        description="the models to tune: a name, a mask policy, a data set; presets/ablations.yaml has more",
+        "the models to tune: a name, a mask policy, a data set; presets/ablations.yaml has more",
     )
-    launcher: str = Field(
-        "python", description="of the processes; on several GPUs accelerate launch --config_file configs/fsdp.yaml"
+    launcher: str = param("python", "of processes; on several GPUs accelerate launch --config_file configs/fsdp.yaml")
+    method: Literal["full", "lora", "qlora"] = param("full", "full, lora or qlora (pip install 'agentrefine[qlora]')")
+    lora: LoraParams = param(LoraParams(), "by the names of PEFT's LoraConfig")
+    epochs: PositiveInt = param(2, "passes over the data set")
+    learning_rate: PositiveFloat = param(
+        2e-3, "AdamW; for a pretrained model of billions of parameters rather 1e-5 (full) or 1e-4 (lora)"
     )
-    method: Literal["full", "lora", "qlora"] = Field(
-        "full", description="full, lora or qlora (pip install 'agentrefine[qlora]')"
+    muon_learning_rate: PositiveFloat | None = param(0.01, "Muon on the hidden matrices; null: AdamW on everything")
+    weight_decay: NonNegativeFloat = param(0.0, "AdamW's")
+    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"] = param(
+        "warmup_stable_decay", "or linear, cosine, constant_with_warmup"
     )
-    lora: LoraParams = Field(LoraParams(), description="by the names of PEFT's LoraConfig")
-    epochs: PositiveInt = Field(2, description="passes over the data set")
-    learning_rate: PositiveFloat = Field(
-        2e-3, description="AdamW; for a pretrained model of billions of parameters rather 1e-5 (full) or 1e-4 (lora)"
+    decay_share: Share = param(0.5, "of the steps, for warmup_stable_decay")
+    warmup_steps: NonNegativeInt = param(30, "optimizer steps")
+    max_grad_norm: PositiveFloat = param(1.0, "gradients are clipped to this norm")
+    batch_tokens: PositiveInt = param(2100, "per step, about: four games")
+    gradient_accumulation_steps: PositiveInt = param(1, "forward passes per step")
+    cpu_processes: PositiveInt = param(1, "without a GPU: processes that share the steps; another number, other bytes")
+    cpu_threads: PositiveInt = param(
+        1, "of each; more for a model of 100 M parameters and up; another number, other bytes"
     )
-    muon_learning_rate: PositiveFloat | None = Field(
-        0.01, description="Muon on the hidden matrices; null: AdamW on everything"
+    activation_checkpointing: bool = param(False, "less memory, more time")
+    packing: bool = param(
+        False, "several games in one row (bfd); off: rows of similar length together, faster on a CPU"
     )
-    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's")
-    lr_scheduler_type: Literal["warmup_stable_decay", "linear", "cosine", "constant_with_warmup"] = Field(
-        "warmup_stable_decay", description="or linear, cosine, constant_with_warmup"
+    padding_free: bool = param(False, "a batch as one row without padding; for flash_attention_2 and _3")
+    max_length: PositiveInt = param(1024, "tokens; whole turns are dropped from the end of a longer game")
+    precision: Literal["auto", "fp32", "bf16"] = param("auto", "bf16 where the hardware has it; or fp32, bf16")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = param(
+        "sdpa", "or eager, flash_attention_2, flash_attention_3 (on a GPU that has it)"
     )
-    decay_share: Share = Field(0.5, description="of the steps, for warmup_stable_decay")
-    warmup_steps: NonNegativeInt = Field(30, description="optimizer steps")
-    max_grad_norm: PositiveFloat = Field(1.0, description="gradients are clipped to this norm")
-    batch_tokens: PositiveInt = Field(2100, description="per step, about: four games")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="forward passes per step")
-    cpu_processes: PositiveInt = Field(
-        1, description="without a GPU: processes that share the steps of one tuning; another number, other bytes"
+    liger_kernel: bool = param(False, "fused kernels on a GPU (pip install 'agentrefine[gpu]')")
+    eval_steps: PositiveInt = param(100, "optimizer steps between two masked validation losses")
+    early_stopping: EarlyStopping | None = param(
+        None, "or {patience: 3, min_delta: 0.0}: losses without improvement; the best model is kept"
     )
-    cpu_threads: PositiveInt = Field(
-        1, description="of each; more for a model of hundreds of millions of parameters; another number, other bytes"
+    keep_best: bool = param(False, "the weights of the lowest masked validation loss instead of the last ones")
+    checkpoint_steps: PositiveInt = param(
+        100, "optimizer steps between checkpoints; the same command resumes at the last"
     )
-    activation_checkpointing: bool = Field(False, description="less memory, more time")
-    packing: bool = Field(
-        False, description="several games in one row (bfd); off: rows of similar length together (faster on a CPU)"
-    )
-    padding_free: bool = Field(False, description="a batch as one row without padding; for flash_attention_2 and _3")
-    max_length: PositiveInt = Field(1024, description="tokens; whole turns are dropped from the end of a longer game")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 where the hardware has it; or fp32, bf16"
-    )
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
-        "sdpa", description="or eager, flash_attention_2, flash_attention_3 (on a GPU that has it)"
-    )
-    liger_kernel: bool = Field(False, description="fused kernels on a GPU (pip install 'agentrefine[gpu]')")
-    eval_steps: PositiveInt = Field(100, description="optimizer steps between two masked validation losses")
-    early_stopping: EarlyStopping | None = Field(
-        None, description="or {patience: 3, min_delta: 0.0}: losses without improvement; the best model is kept"
-    )
-    keep_best: bool = Field(
-        False, description="the weights of the lowest masked validation loss, the last step's among them, not the last"
-    )
-    checkpoint_steps: PositiveInt = Field(
-        100, description="optimizer steps between two checkpoints; the same command resumes at the last one"
-    )
-    checkpoints_kept: PositiveInt = Field(2, description="the newest ones")
+    checkpoints_kept: PositiveInt = param(2, "the newest ones")
 
     @property
     def chooses_by_validation(self) -> bool:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
@@ -15,10 +14,10 @@ from agentrefine.game.conversation import Sample, prompt
 from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
-from agentrefine.quality.gate import GateResult
-from agentrefine.report.document import OFFLINE_TEACHER, caveats, render
+from agentrefine.quality.data_set import SPLITS
+from agentrefine.report.document import caveats, render
+from agentrefine.report.figures import label
 from agentrefine.report.inputs import Project, base_quantisation, model_summary
-from agentrefine.report.plots import label
 from agentrefine.report.tables import percent
 from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard
 from agentrefine.tuning.masking import POLICIES
@@ -26,7 +25,7 @@ from agentrefine.tuning.results import TuningFigures
 from agentrefine.verification.trajectory_rules import RULES
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
-"""Of both cards; the hub links the last one to the paper."""
+"""The tags of both cards; the hub links the last one to the paper."""
 
 OWN_PERSONAS = "data/personas.jsonl"
 DATA_SET = Path("data/dataset")
@@ -37,13 +36,11 @@ HYPERPARAMETERS = (
     "warmup_steps", "max_grad_norm", "batch_tokens", "gradient_accumulation_steps", "max_length", "packing",
     "precision",
 )  # fmt: skip
-"""Of the section `tuning`: what decides the weights, and nothing that could name a place on the machine."""
+"""Keys of the section `tuning` that decide the weights; none of them can name a place on the machine."""
 
 EXAMPLE_MESSAGES = 6
 SHOWN_CHARACTERS = 600
-"""Of each message of the example."""
-
-MEANINGS = {rule.value: rule.meaning for rule in RULES}
+"""Characters of each message that the example shows."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -86,49 +83,33 @@ def model_card(
         tags=TAGS,
         eval_results=list(_eval_results(results)) or None,
     )
-    base_results = _results(project, BASE)
     mix = next((mix for name, mix in params.mix.items() if Path(card.data_set) == MIXES / name), None)
-    games = Path(mix.data_set if mix else card.data_set)
+    known = caveats(params, base_quantisation(project))
+    if Path(mix.data_set if mix else card.data_set) != DATA_SET:
+        known.pop("simulated_teacher", None)
     values = {
-        "front": _front_matter(front, licence),
-        "title": repo_id.partition("/")[2],
-        "variant": variant,
+        "front": _front_matter(front),
+        "title": front.model_name,
         "repo_id": repo_id,
         "is_adapter": is_adapter,
         "base": base,
         "is_tiny": params.base_model.is_tiny,
-        "train_on": card.train_on,
+        "card": card,
         "policy": POLICIES[card.train_on].__doc__,
         "figures": figures,
-        "data_set": shown_path(card.data_set),
-        "data_set_id": data_set_id,
-        "train_sha256": card.data_set_sha256["train.jsonl"],
-        "seed": card.seed,
+        "data_set": data_set_id or f"`{shown_path(card.data_set)}`",
         "hyperparameters": {
             key: card.params[key]
             for key in HYPERPARAMETERS
             if key in card.params and (key != "lora" or card.params.get("method") != "full")
         },
-        "results": [
-            {
-                "benchmark": label(name),
-                "n": summary.episodes,
-                "base": percent(base_results[name].success_rate) if name in base_results else "-",
-                "success": percent(summary.success_rate),
-                "progress": percent(summary.progress_rate),
-                "recovery": percent(summary.recovery_rate),
-            }
-            for name, summary in results.items()
-        ],
+        "results": results,
+        "base_results": _results(project, BASE),
         "max_steps": params.evaluation.max_steps,
         "instructions": prompt("instructions.md").rstrip("\n"),
         "acknowledgement": prompt("acknowledgement.md"),
         "mix": mix,
-        "caveats": [
-            caveat
-            for caveat in caveats(params, base_quantisation(project))
-            if caveat != OFFLINE_TEACHER or games == DATA_SET
-        ],
+        "caveats": known.values(),
     }
     return render("model_card.md.jinja", values)
 
@@ -147,49 +128,40 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
     """
     data = project.root / "data"
     refinement = read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement")
-    gate = read_result(project.root / "reports" / "quality_gate" / "result.json", GateResult, "quality_gate")
+    gate = project.gate()
     if not gate.passed:
         raise UserError(
             "gate_failed",
             "reports/quality_gate/result.json: the data set did not pass the gate, so it has no card.",
             file="reports/quality_gate/result.json",
         )
-    train, validation = (_samples(project.root / DATA_SET / f"{split}.jsonl") for split in ("train", "validation"))
+    files = [project.root / DATA_SET / f"{split}.jsonl" for split in SPLITS]
+    train, validation = (sum(1 for _ in read_jsonl(file, Sample)) for file in files)
     front = DatasetCardData(
         license=licence,
         pretty_name=repo_id.partition("/")[2],
         size_categories=next((name for limit, name in SIZES if train + validation < limit), "n>1M"),
         task_categories=["text-generation"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": s, "path": f"{s}.jsonl"} for s in ("train", "validation")],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": [{"split": s, "path": f"{s}.jsonl"} for s in SPLITS]}],
         tags=[*TAGS, "synthetic"],
     )
     values = {
-        "front": _front_matter(front, licence),
-        "title": repo_id.partition("/")[2],
+        "front": _front_matter(front),
+        "title": front.pretty_name,
         "repo_id": repo_id,
         "train": train,
         "validation": validation,
-        "offline": params.teacher.uses_offline,
+        "simulated": params.teacher.uses_offline,
         "teachers": sorted({role.model for role in params.teacher.roles.values() if not role.is_offline}),
         "own_personas": params.personas.path == OWN_PERSONAS,
         "personas_file": shown_path(params.personas.path),
         "synthesis": read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         "verification": read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
         "refinement": refinement,
-        "dropped": [
-            {"rule": rule, "meaning": MEANINGS.get(rule, ""), "count": count}
-            for rule, count in sorted(refinement.dropped_by_rule.items(), key=lambda item: (-item[1], item[0]))
-        ],
-        "features": gate.data_set,
+        "meanings": {rule.value: rule.meaning for rule in RULES},
+        "gate": gate,
         "overlap": {name: found for name, found in gate.overlap.items() if not found.missing},
-        "met": sum(finding.success for finding in gate.findings),
-        "expectations": len(gate.findings),
-        "example": _example(project.root / DATA_SET / "train.jsonl"),
+        "example": _example(files[0]),
         "shown_characters": SHOWN_CHARACTERS,
     }
     return render("data_set_card.md.jinja", values)
@@ -215,15 +187,14 @@ def shown_path(path: str) -> str:
     return Path(path).as_posix() if inside else Path(path).name
 
 
-def _front_matter(front: ModelCardData | DatasetCardData, licence: str | None) -> str:
+def _front_matter(front: ModelCardData | DatasetCardData) -> str:
     """The hub's metadata, with a reminder where the licence is still to be chosen."""
-    return front.to_yaml() + ("" if licence else "\n# license: choose one that base model, teacher and personas allow")
+    reminder = "\n# license: choose one that base model, teacher and personas allow"
+    return f"{front.to_yaml()}{'' if front.license else reminder}"
 
 
 def _results(project: Project, model: str) -> dict[str, BenchmarkSummary]:
-    if not (project.evaluation(model) / "details.json").is_file():
-        return {}
-    return model_summary(project, model)
+    return model_summary(project, model) if (project.evaluation(model) / "details.json").is_file() else {}
 
 
 def _eval_results(results: dict[str, BenchmarkSummary]) -> Iterator[EvalResult]:
@@ -242,20 +213,14 @@ def _eval_results(results: dict[str, BenchmarkSummary]) -> Iterator[EvalResult]:
                 )
 
 
-def _samples(file: Path) -> int:
-    return sum(1 for _ in read_jsonl(file, Sample))
-
-
 def _example(file: Path) -> list[str]:
     """The first messages of the first sample, up to its second turn, as JSON."""
     sample = next(read_jsonl(file, Sample), None)
     if sample is None:
         raise UserError("no_samples", f"{file}: holds no sample; run the stage quality_gate again.", file=file)
-    return [
-        json.dumps({"from": m.from_, "value": _shortened(m.value), "loss": m.loss}, ensure_ascii=False)
-        for m in islice(sample.conversations, EXAMPLE_MESSAGES)
-    ]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
+    lines = []
+    for message in sample.conversations[:EXAMPLE_MESSAGES]:
+        cut = " ..." if len(message.value) > SHOWN_CHARACTERS else ""
+        shown = {"from": message.from_, "value": message.value[:SHOWN_CHARACTERS] + cut, "loss": message.loss}
+        lines.append(json.dumps(shown, ensure_ascii=False))
+    return lines

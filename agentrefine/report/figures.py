@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
 from agentrefine.report.inputs import benchmarks
+from agentrefine.tuning.results import LossPoint
 
 Models = Mapping[str, Mapping[str, BenchmarkSummary]]
 """What each model reached, by benchmark."""
 
 
 class Bar(NamedTuple):
-    """A rate of one model on one benchmark, with its 95% interval, all in [0, 1]."""
+    """A line of success.csv or recovery.csv: a rate of one model on one benchmark, with its 95% interval, in [0, 1].
+
+    Example: `Bar("babyai", "refinement", value=0.42, low=0.29, high=0.56, n=50)`
+    """
 
     benchmark: str
     model: str
@@ -23,7 +27,10 @@ class Bar(NamedTuple):
 
 
 class StepPoint(NamedTuple):
-    """Mean best progress and share of solved episodes after so many steps, with their 95% intervals, in [0, 1]."""
+    """A line of progress.csv: mean best progress and share of solved episodes after so many steps, with 95% intervals.
+
+    Example: `StepPoint("babyai", "refinement", step=3, progress=0.5, progress_low=0.4, ..., success=0.1, ...)`
+    """
 
     benchmark: str
     model: str
@@ -36,8 +43,12 @@ class StepPoint(NamedTuple):
     success_high: float
 
 
-class WordingBar(NamedTuple):
-    """Success in one wording of the actions with its 95% interval; beside it mean and standard deviation of all."""
+class PerturbationBar(NamedTuple):
+    """A line of wordings.csv: success under one perturbation of the actions (its name is `wording`) with its 95%
+    interval; beside it mean and standard deviation over all perturbations.
+
+    Example: `PerturbationBar("worlds_perturbed", "refinement", "short", 0.6, 0.31, 0.83, mean=0.3, std=0.42)`
+    """
 
     benchmark: str
     model: str
@@ -50,7 +61,11 @@ class WordingBar(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Success and progress of one model minus those of another on the same episodes, with 95% intervals, in [-1, 1]."""
+    """A line of differences.csv: success and progress of one model minus those of another on the same episodes, with
+    95% intervals, in [-1, 1].
+
+    Example: `Difference("babyai", "refinement", "expert_only", 0.45, 0.25, 0.65, ..., 0.0039, "better")`
+    """
 
     benchmark: str
     model: str
@@ -63,6 +78,29 @@ class Difference(NamedTuple):
     progress_high: float
     p_value: float
     verdict: str
+
+
+class LossRow(NamedTuple):
+    """A line of loss.csv: `LossRow("refinement", step=14, tokens=37771, loss=6.4848)`."""
+
+    model: str
+    step: int
+    tokens: int
+    loss: float
+
+
+Row: TypeAlias = Bar | StepPoint | PerturbationBar | Difference | LossRow
+"""A row of a figure's numbers."""
+
+
+def label(name: str) -> str:
+    """A model's or benchmark's name as people read it."""
+    return name.replace("_", " ")
+
+
+def loss_rows(curves: Mapping[str, Sequence[LossPoint]]) -> list[LossRow]:
+    """The loss curves of several models as one table."""
+    return [LossRow(model, p.step, p.tokens, p.loss) for model, points in curves.items() for p in points]
 
 
 def rate_bars(models: Models, name: Literal["success_rate", "recovery_rate"]) -> list[Bar]:
@@ -86,14 +124,14 @@ def step_points(models: Models) -> list[StepPoint]:
     ]
 
 
-def wording_bars(models: Models) -> list[WordingBar]:
-    """Success in each wording, of the benchmarks that play the same worlds in several."""
+def perturbation_bars(models: Models) -> list[PerturbationBar]:
+    """Success under each perturbation, of the benchmarks that play the same worlds with several."""
     return [
-        WordingBar(benchmark, model, wording, *interval, mean, found.success_std)
+        PerturbationBar(benchmark, model, name, *interval, mean, found.success_std)
         for benchmark, model, summary in played(models)
         if (found := summary.robustness) is not None and found.success_std is not None
         for mean, *_ in _measured(found.mean.success_rate)
-        for wording, reached in found.wordings.items()
+        for name, reached in found.wordings.items()
         for interval in _measured(reached.success_rate)
     ]
 
@@ -119,8 +157,8 @@ def flat_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:
             flat |= flat_rate(f"{benchmark}/{name}", rate)
         flat |= {f"{benchmark}/{name}": value for name, value in summary.figures().items()}
         flat |= {f"{benchmark}/stops/{reason}": float(number) for reason, number in summary.stops.items()}
-        reworded = {} if summary.robustness is None else summary.robustness.wordings
-        for kind, groups in (("task", summary.by_task), ("difficulty", summary.by_difficulty), ("wording", reworded)):
+        perturbed = {} if summary.robustness is None else summary.robustness.wordings
+        for kind, groups in (("task", summary.by_task), ("difficulty", summary.by_difficulty), ("wording", perturbed)):
             for group, reached in groups.items():
                 for name, rate in reached:
                     if rate.value is not None:

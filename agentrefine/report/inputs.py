@@ -39,6 +39,14 @@ class Project:
         """
         return read_jsonl(self.evaluation(model) / "episodes.jsonl", Episode)
 
+    def gate(self) -> GateResult:
+        """The quality gate's result.
+
+        Raises:
+            UserError: the gate has not run or its file is broken.
+        """
+        return read_result(self.root / "reports" / "quality_gate" / "result.json", GateResult, "quality_gate")
+
 
 @dataclass(frozen=True)
 class Results:
@@ -89,31 +97,32 @@ def load_results(params: Params, project: Project) -> Results:
     Raises:
         UserError: a file is missing or is not what its stage writes; names it.
     """
-    data, reports = project.root / "data", project.root / "reports"
-    variants = [model for model in params.evaluation.models if model != BASE]
+    data = project.root / "data"
     players = params.evaluation.players
     models = {model: model_summary(project, model) for model in players}
     comparisons = _comparisons(project, params)
-    decides = params.report.champion_benchmark
+    tunings = {model: project.tuning(model) for model in params.evaluation.models if model != BASE}
     played = [read_result(project.evaluation(m) / "benchmarks.json", BenchmarksPlayed, "evaluation") for m in players]
     return Results(
         synthesis=read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         verification=read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
         refinement=read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
-        gate=read_result(reports / "quality_gate" / "result.json", GateResult, "quality_gate"),
-        tuning={v: read_result(project.tuning(v) / "metrics.json", TuningFigures, "tuning") for v in variants},
-        curves={v: read_curve(project.tuning(v) / "loss_curve.csv", LossPoint) for v in variants},
+        gate=project.gate(),
+        tuning={v: read_result(folder / "metrics.json", TuningFigures, "tuning") for v, folder in tunings.items()},
+        curves={v: read_curve(folder / "loss_curve.csv", LossPoint) for v, folder in tunings.items()},
         validation_curves={
-            v: read_curve(project.tuning(v) / "validation_curve.csv", ValidationPoint) for v in variants
+            v: read_curve(folder / "validation_curve.csv", ValidationPoint) for v, folder in tunings.items()
         },
         models=models,
         seconds={model: seconds_per_episode(project, model) for model in players},
         baseline=params.baseline,
         comparisons=comparisons,
-        at_chance=[name for name in nobody_above_chance(models, comparisons) if name != decides],
+        at_chance=[
+            name for name in nobody_above_chance(models, comparisons) if name != params.report.champion_benchmark
+        ],
         agentboard=list(dict.fromkeys(name for found in played for name in found.agentboard)),
-        progress={name: told for found in played for name, told in found.progress.items()},
-        absent={name: told for found in played for name, told in found.absent.items()},
+        progress={name: measure for found in played for name, measure in found.progress.items()},
+        absent={name: reason for found in played for name, reason in found.absent.items()},
         quantisation=base_quantisation(project),
     )
 
@@ -189,9 +198,9 @@ def nobody_above_chance(
     """
     found = []
     for name in benchmarks(models):
-        with_chance = [pair.is_ahead for pair in comparisons if pair.b == CHANCE and pair.benchmark == name]
-        reached = [played[name].progress_rate.value for model, played in models.items() if name in played]
-        if not any(with_chance or reached):
+        ahead = [pair.is_ahead for pair in comparisons if pair.b == CHANCE and pair.benchmark == name]
+        reached = [played[name].progress_rate.value for played in models.values() if name in played]
+        if not any(ahead or reached):
             found.append(name)
     return found
 

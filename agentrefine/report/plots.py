@@ -4,10 +4,12 @@ import csv
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import matplotlib as mpl
+import yaml
 
 mpl.use("Agg")
 
@@ -16,56 +18,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from agentrefine.files import atomic_write
-from agentrefine.params.evaluation import CHANCE
-from agentrefine.params.tuning import BASE
-from agentrefine.report.figures import Bar, Difference, StepPoint, WordingBar
-from agentrefine.tuning.results import LossPoint, ValidationPoint
+from agentrefine.files import atomic_write, packaged_text
+from agentrefine.report.figures import Bar, Difference, LossRow, PerturbationBar, Row, StepPoint, label
+from agentrefine.tuning.results import ValidationPoint
 
-COLOURS = {
-    CHANCE: "#BDBDBD",
-    BASE: "#6E6E6E",
-    "expert_only": "#E69F00",
-    "refinement": "#0072B2",
-    "with_erroneous_loss": "#D55E00",
-    "without_refinement_loss": "#009E73",
-}
-"""One colour per model, distinct also to colour-blind readers (Okabe and Ito); what is not tuned is grey."""
-
-STYLE: dict[str, Any] = {
-    "figure.dpi": 160,
-    "savefig.dpi": 160,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.7,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "text.color": "#222222",
-    "axes.labelcolor": "#222222",
-    "xtick.color": "#222222",
-    "ytick.color": "#222222",
-}
-"""Of every figure, by matplotlib's names."""
+_LOOK = yaml.safe_load(packaged_text("agentrefine.report", "plots.yaml"))
+"""`colours` of the models and `style`, matplotlib's settings."""
 
 PANELS_PER_ROW = 4
-"""Benchmarks side by side in the figure of the steps."""
+"""How many benchmarks the figure of the steps shows side by side."""
 
 LABEL_CHARACTERS = 18
-"""A benchmark's name is broken into lines of at most so many characters."""
+"""Characters in each line of a benchmark's name, at most."""
 
 
 def rate_bars(path: Path, bars: Sequence[Bar], name: str) -> None:
@@ -96,14 +60,8 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
             for model in models:
                 line = [p for p in points if p.benchmark == benchmark and p.model == model]
                 steps, colour = [p.step for p in line], _colour(model, models)
-                axes.fill_between(
-                    steps,
-                    [100 * p.progress_low for p in line],
-                    [100 * p.progress_high for p in line],
-                    color=colour,
-                    alpha=0.15,
-                    linewidth=0,
-                )
+                low, high = [100 * p.progress_low for p in line], [100 * p.progress_high for p in line]
+                axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.plot(steps, [100 * p.progress for p in line], color=colour, linewidth=1.8)
                 axes.plot(steps, [100 * p.success for p in line], "--", color=colour, linewidth=1.0)
             axes.set_title(label(benchmark))
@@ -119,30 +77,30 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
         _legend(figure, models)
 
 
-def wording_bars(path: Path, bars: Sequence[WordingBar]) -> None:
-    """Success in each wording with 95% intervals, and their mean with its standard deviation: one panel a benchmark."""
+def perturbation_bars(path: Path, bars: Sequence[PerturbationBar]) -> None:
+    """Success under each perturbation with its 95% interval, and mean and standard deviation: one panel a benchmark."""
     benchmarks, models = _order(bar.benchmark for bar in bars), _order(bar.model for bar in bars)
-    most = max(len({bar.wording for bar in bars if bar.benchmark == benchmark}) for benchmark in benchmarks)
-    size = (max(4.4, 1.0 + (most + 1) * (0.35 + 0.25 * len(models))), 0.5 + 2.3 * len(benchmarks))
+    perturbations = max(len({bar.wording for bar in bars if bar.benchmark == benchmark}) for benchmark in benchmarks)
+    size = (max(4.4, 1.0 + (perturbations + 1) * (0.35 + 0.25 * len(models))), 0.5 + 2.3 * len(benchmarks))
     with _figure(path, size) as figure:
         for axes, benchmark in zip(figure.subplots(len(benchmarks), squeeze=False).flatten(), benchmarks, strict=True):
             shown = [bar for bar in bars if bar.benchmark == benchmark]
-            wordings = _order(bar.wording for bar in shown)
+            names = _order(bar.wording for bar in shown)
             width = 0.72 / len(models)
             for bar in shown:
-                place = _place(wordings.index(bar.wording), models.index(bar.model), len(models))
+                place = _place(names.index(bar.wording), models.index(bar.model), len(models))
                 axes.bar(place, 100 * bar.value, width, color=_colour(bar.model, models))
                 _whisker(axes, place, bar.value, bar.low, bar.high, upright=True)
             for model, bar in {bar.model: bar for bar in shown}.items():
-                place, colour = _place(len(wordings), models.index(model), len(models)), _colour(model, models)
+                place, colour = _place(len(names), models.index(model), len(models)), _colour(model, models)
                 axes.bar(place, 100 * bar.mean, width, color="white", edgecolor=colour, hatch="////", linewidth=1)
                 _whisker(axes, place, bar.mean, bar.mean - bar.std, bar.mean + bar.std, upright=True)
                 text = f"{100 * bar.mean:.0f}\n±{100 * bar.std:.0f}"
                 axes.text(place, min(100, 100 * (bar.mean + bar.std)) + 2, text, ha="center", va="bottom", fontsize=7)
-            axes.axvline(len(wordings) - 0.5, color="#999999", linewidth=0.8)
-            axes.set_xticks(range(len(wordings) + 1), [*(_wrapped(name, 12) for name in wordings), "mean ± std"])
+            axes.axvline(len(names) - 0.5, color="#999999", linewidth=0.8)
+            axes.set_xticks(range(len(names) + 1), [*(_wrapped(name, 12) for name in names), "mean ± std"])
             axes.set_title(label(benchmark))
-            axes.set_xlim(-0.55, len(wordings) + 0.55)
+            axes.set_xlim(-0.55, len(names) + 0.55)
             axes.set_ylim(0, 112)
             axes.set_yticks(range(0, 101, 25))
             axes.set_ylabel("success rate (%)")
@@ -158,16 +116,16 @@ def difference_points(path: Path, points: Sequence[Difference]) -> None:
     against = _order(point.against for point in points)
     left = min(-0.1, *(min(point.low, point.progress_low) for point in points)) - 0.05
     right = max(0.1, *(max(point.high, point.progress_high) for point in points)) + 0.05
+    fields = {
+        "success": attrgetter("value", "low", "high"),
+        "progress": attrgetter("progress", "progress_low", "progress_high"),
+    }
     with _figure(path, (7.4, 1.0 + len(benchmarks) * (0.16 + 0.19 * len(models)))) as figure:
-        for axes, name in zip(figure.subplots(1, 2, sharey=True), ("success", "progress"), strict=True):
+        for axes, (name, interval) in zip(figure.subplots(1, 2, sharey=True), fields.items(), strict=True):
             for point in points:
                 place = _place(benchmarks.index(point.benchmark), models.index(point.model), len(models))
                 colour = _colour(point.model, [*against, *models])
-                value, low, high = (
-                    (point.value, point.low, point.high)
-                    if name == "success"
-                    else (point.progress, point.progress_low, point.progress_high)
-                )
+                value, low, high = interval(point)
                 axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.6)
                 decided = name == "success" and point.verdict in ("better", "worse")
                 face = colour if decided else "white"
@@ -179,34 +137,18 @@ def difference_points(path: Path, points: Sequence[Difference]) -> None:
         _legend(figure, models, before=against)
 
 
-class LossRow(NamedTuple):
-    """A line of loss.csv: `LossRow("refinement", step=14, tokens=37771, loss=6.4848)`."""
-
-    model: str
-    step: int
-    tokens: int
-    loss: float
-
-
-def loss_rows(curves: Mapping[str, Sequence[LossPoint]]) -> list[LossRow]:
-    """The loss curves of several models as one table."""
-    return [LossRow(model, p.step, p.tokens, p.loss) for model, points in curves.items() for p in points]
-
-
-def loss_curves(
-    path: Path, curves: Mapping[str, Sequence[LossPoint]], validation: Mapping[str, Sequence[ValidationPoint]]
-) -> None:
+def loss_curves(path: Path, rows: Sequence[LossRow], validation: Mapping[str, Sequence[ValidationPoint]]) -> None:
     """Loss over tokens read: in training, faint, with its running mean, and on the validation samples, dotted."""
-    models = list(curves)
-    unit, divisor = ("million", 1e6) if max(p.tokens for c in curves.values() for p in c) >= 1e6 else ("thousand", 1e3)
+    models = _order(row.model for row in rows)
+    unit, divisor = ("million", 1e6) if max(row.tokens for row in rows) >= 1e6 else ("thousand", 1e3)
     with _figure(path, (4.8, 3.0)) as figure:
         axes = figure.subplots()
         for model in models:
-            line = curves[model]
-            tokens = [point.tokens / divisor for point in line]
+            line = [row for row in rows if row.model == model]
+            tokens, losses = [row.tokens / divisor for row in line], [row.loss for row in line]
             colour = _colour(model, models)
-            axes.plot(tokens, [point.loss for point in line], color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(tokens, _running_mean([point.loss for point in line]), color=colour)
+            axes.plot(tokens, losses, color=colour, linewidth=0.8, alpha=0.3)
+            axes.plot(tokens, _running_mean(losses), color=colour)
             looks = validation[model]
             axes.plot([p.tokens / divisor for p in looks], [p.loss for p in looks], "o:", color=colour, markersize=3)
         axes.set_xlabel(f"tokens read ({unit})")
@@ -214,10 +156,6 @@ def loss_curves(
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         _legend(figure, models)
-
-
-Row: TypeAlias = Bar | StepPoint | WordingBar | Difference | LossRow
-"""A row of a figure's numbers."""
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
@@ -228,15 +166,10 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows([[f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows])
 
 
-def label(name: str) -> str:
-    """A model's or benchmark's name as people read it."""
-    return name.replace("_", " ")
-
-
 @contextmanager
 def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": "agg"}):
+    with plt.rc_context({**mpl.rcParamsDefault, **_LOOK["style"], "backend": "agg"}):
         figure = plt.figure(figsize=size, layout="constrained")
         yield figure
         figure.savefig(path, metadata={"Software": None})
@@ -260,10 +193,8 @@ def _whisker(axes: Axes, place: float, value: float, low: float, high: float, *,
     """An interval around a bar's end, from shares to percent."""
     reach = [[100 * (value - low)], [100 * (high - value)]]
     line: dict[str, Any] = {"fmt": "none", "ecolor": "#333333", "elinewidth": 0.9, "capsize": 2.2, "capthick": 0.9}
-    if upright:
-        axes.errorbar([place], [100 * value], yerr=reach, **line)
-    else:
-        axes.errorbar([100 * value], [place], xerr=reach, **line)
+    line["yerr" if upright else "xerr"] = reach
+    axes.errorbar(*(([place], [100 * value]) if upright else ([100 * value], [place])), **line)
 
 
 def _benchmarks_down(axes: Axes, benchmarks: Sequence[str]) -> None:
@@ -276,8 +207,7 @@ def _benchmarks_down(axes: Axes, benchmarks: Sequence[str]) -> None:
 
 def _colour(model: str, models: Sequence[str]) -> str:
     """A known model's colour, the same in every figure; any other gets a colour by its place."""
-    spare: Mapping[str, str] = {name: f"C{place}" for place, name in enumerate(models)}
-    return COLOURS.get(model, spare[model])
+    return str(_LOOK["colours"].get(model, f"C{models.index(model)}"))
 
 
 def _order(names: Iterator[str]) -> list[str]:

@@ -72,8 +72,7 @@ def model_upload(
         _check_id(data_set_id)
     card = model_card(variant, params, project, repo_id=repo_id, licence=licence, data_set_id=data_set_id)
     folder = project.root / "models" / variant
-    files: dict[str, Path | bytes] = {CARD: card.encode()}
-    files |= {file.name: file for file in _matching(folder, MODEL_FILES)}
+    files = {CARD: card.encode(), **_matching(folder, MODEL_FILES)}
     if not any(name.endswith(".safetensors") for name in files):
         raise UserError(
             "stage_not_run",
@@ -96,8 +95,7 @@ def data_set_upload(
     """
     _check_id(repo_id)
     card = data_set_card(params, project, repo_id=repo_id, licence=licence)
-    files: dict[str, Path | bytes] = {CARD: card.encode()}
-    files |= {file.name: file for file in _matching(project.root / DATA_SET, DATA_SET_FILES)}
+    files = {CARD: card.encode(), **_matching(project.root / DATA_SET, DATA_SET_FILES)}
     return HubUpload(repo_id, "dataset", private, files)
 
 
@@ -146,48 +144,28 @@ def push(upload: HubUpload, token: str) -> str:
     except HfHubHTTPError as error:
         raise _refusal(upload.repo_id, error) from error
     except OfflineModeIsEnabled as error:
-        raise UserError(
-            "hub_unreachable",
-            "HF_HUB_OFFLINE: is set, so nothing can be uploaded; unset it and run again.",
-            variable="HF_HUB_OFFLINE",
-        ) from error
+        problem = "HF_HUB_OFFLINE: is set, so nothing can be uploaded; unset it and run again."
+        raise UserError("hub_unreachable", problem, variable="HF_HUB_OFFLINE") from error
     except HTTPError as error:
-        raise UserError(
-            "hub_unreachable",
-            f"{api.endpoint}: cannot be reached ({first_line(error)}); check the network and run again.",
-        ) from error
+        problem = f"{api.endpoint}: cannot be reached ({first_line(error)}); check the network and run again."
+        raise UserError("hub_unreachable", problem) from error
     except (RuntimeError, ValueError) as error:  # a large file's upload broke off; a card that the hub cannot read
-        raise UserError(
-            "upload_failed",
-            f"{upload.repo_id}: the upload failed ({first_line(error)}); run again.",
-            name=upload.repo_id,
-        ) from error
+        problem = f"{upload.repo_id}: the upload failed ({first_line(error)}); run again."
+        raise UserError("upload_failed", problem, name=upload.repo_id) from error
     return str(commit.commit_url)
 
 
 def _refusal(repo_id: str, error: HfHubHTTPError) -> UserError:
     status = error.response.status_code
-    if status == 401:
-        return UserError(
-            "key_refused",
-            f"{repo_id}: the hub does not know the token in {TOKEN} (401); export a valid one with write access.",
-            variable=TOKEN,
-            status=status,
-        )
-    if status == 403:
-        return UserError(
-            "key_refused",
-            f"{repo_id}: the token in {TOKEN} may not write there (403); use one with write access to it.",
-            variable=TOKEN,
-            status=status,
-        )
-    said = error.server_message or first_line(error)
-    return UserError(
-        "hub_refused",
-        f"{repo_id}: the hub refused ({status}: {' '.join(said.split())}); nothing was committed.",
-        name=repo_id,
-        status=status,
-    )
+    refused = {
+        401: f"the hub does not know the token in {TOKEN} (401); export a valid one with write access.",
+        403: f"the token in {TOKEN} may not write there (403); use one with write access to it.",
+    }
+    if status in refused:
+        return UserError("key_refused", f"{repo_id}: {refused[status]}", variable=TOKEN, status=status)
+    reason = " ".join((error.server_message or first_line(error)).split())
+    problem = f"{repo_id}: the hub refused ({status}: {reason}); nothing was committed."
+    return UserError("hub_refused", problem, name=repo_id, status=status)
 
 
 def _check_id(repo_id: str) -> None:
@@ -199,10 +177,10 @@ def _check_id(repo_id: str) -> None:
         )
 
 
-def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, Path | bytes]:
     """The files of a folder that match, by name."""
     found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
-    return sorted(found)
+    return {file.name: file for file in sorted(found)}
 
 
 def _adapter_config(file: Path, base: str | None) -> bytes:

@@ -1,6 +1,6 @@
 """The tables of the report: metrics as rows of text, in percent where they are shares."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -11,16 +11,24 @@ from rich.table import Table
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
 from agentrefine.files import packaged_text
 from agentrefine.params.evaluation import CHANCE
-from agentrefine.report.figures import played
+from agentrefine.report.figures import label, played
 from agentrefine.report.inputs import Results
-from agentrefine.report.plots import label
 
 NOT_COMPARABLE = "not comparable"
 """The cell of a result that does not stand beside the published ones."""
 
+TEXTS: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.report", "texts.yaml"))
+"""Sentences, headings and titles of the report and of the cards."""
+
+COLUMNS: dict[str, tuple[str, str]] = TEXTS["columns"]
+"""Rates by their names in `BenchmarkSummary`: heading and meaning."""
+
+NARROW = {"grounding": "ground-\ning", "recovery": "recov-\nery", "format errors": "format\nerrors"}
+"""Headings that the terminal's table breaks, so that it fits 80 columns."""
+
 
 class Score(NamedTuple):
-    """Success and progress in percent."""
+    """Success and progress in percent: `Score(61.9, 76.9)`."""
 
     success: float
     progress: float
@@ -28,6 +36,9 @@ class Score(NamedTuple):
 
 class Published(BaseModel):
     """`published.yaml`.
+
+    Example: `{"source": "AgentRefine ...", "episodes": {"pddl": 60, ...}, "held_out": ["pddl", ...],
+    "models": {"GPT-4o": {"pddl": [61.7, 69.8], ...}}, "held_in": {"Agent-FLAN (8B)": ["alfworld"]}}`
 
     Attributes:
         source: where the figures are from.
@@ -62,62 +73,31 @@ class Published(BaseModel):
 @cache
 def published() -> Published:
     """The published results."""
-    text = packaged_text("agentrefine.report", "published.yaml")
-    return Published.model_validate(yaml.safe_load(text))
+    return Published.model_validate(yaml.safe_load(packaged_text("agentrefine.report", "published.yaml")))
 
 
-def comparable(summaries: Mapping[str, BenchmarkSummary], agentboard: Iterable[str]) -> dict[str, Score]:
-    """What a model reached on the benchmarks of which it has played all of AgentBoard's episodes, each once."""
-    own = set(agentboard)
-    found = {}
-    for name, number in published().episodes.items():
-        summary = summaries.get(name)
-        if name in own and summary is not None and summary.attempts == 1 and summary.episodes == number:
-            success, progress = summary.success_rate.value, summary.progress_rate.value
-            assert success is not None
-            assert progress is not None
-            found[name] = Score(100 * success, 100 * progress)
-    return found
-
-
-def why_not_comparable(name: str, summaries: Mapping[str, BenchmarkSummary], agentboard: Iterable[str]) -> str:
-    """Why a model's result on a benchmark does not stand beside the published ones."""
-    if name not in summaries:
+def comparable_score(name: str, summaries: Mapping[str, BenchmarkSummary], agentboard: Collection[str]) -> Score | str:
+    """What a model reached on a benchmark if it has played all of AgentBoard's episodes, each once; else why it does
+    not stand beside the published results.
+    """
+    summary = summaries.get(name)
+    if summary is None:
         return "not played"
-    if name not in set(agentboard):
+    if name not in agentboard:
         return "other episodes than AgentBoard's"
-    if summaries[name].attempts > 1:
-        return f"{summaries[name].attempts} attempts at each episode"
-    return f"{summaries[name].episodes} of {published().episodes[name]} episodes"
+    if summary.attempts > 1:
+        return f"{summary.attempts} attempts at each episode"
+    if summary.episodes != published().episodes[name]:
+        return f"{summary.episodes} of {published().episodes[name]} episodes"
+    success, progress = summary.success_rate.value, summary.progress_rate.value
+    assert success is not None
+    assert progress is not None
+    return Score(100 * success, 100 * progress)
 
 
-COLUMNS = {
-    "success_rate": ("success", "share of episodes that were fully solved."),
-    "progress_rate": ("progress", "mean of the best share of sub-goals that an episode reached."),
-    "grounding": ("grounding", "share of steps whose action was known, well-formed and possible."),
-    "format_error_rate": ("format errors", "share of steps whose reply was not a thought and an action."),
-    "stuck_rate": ("stuck", "share of episodes that repeat one failing action three times or more."),
-    "recovery_rate": ("recovery", "share of errors after which the next action is valid and different."),
-}
-"""Rates by their names in `BenchmarkSummary`: heading and meaning."""
-
-NARROW = {"grounding": "ground-\ning", "recovery": "recov-\nery", "format errors": "format\nerrors"}
-"""Headings that the terminal's table breaks, so that it fits 80 columns."""
-
-EFFORT_COLUMNS = ("steps", "prompt tokens", "completion tokens", "seconds")
-THOUGHT_COLUMNS = ("thoughts", "distinct-1", "distinct-2", "distinct-3", "self-BLEU")
-EFFORT_MEANINGS = (
-    "steps, prompt tokens, completion tokens: mean of an episode.",
-    "seconds: wall-clock time of the benchmark over its episodes, which are played side by side.",
-    "thoughts: how many the next columns look at; of more thoughts a sample.",
-    "distinct-n: different runs of n words over all of them.",
-    "self-BLEU: how much of a thought stands in the other thoughts; 1 means that all are alike.",
-)
-
-
-def shown(results: Results) -> Iterator[tuple[str, str, BenchmarkSummary]]:
-    """Benchmark, model and summary, without the benchmarks on which nobody is above chance."""
-    return (found for found in played(results.models) if found[0] not in results.at_chance)
+def shown(results: Results, *, at_chance: bool = False) -> Iterator[tuple[str, str, BenchmarkSummary]]:
+    """Benchmark, model and summary, without the benchmarks on which nobody is above chance, or of these alone."""
+    return (found for found in played(results.models) if (found[0] in results.at_chance) == at_chance)
 
 
 def terminal_table(results: Results) -> Table:
@@ -142,16 +122,15 @@ def terminal_table(results: Results) -> Table:
     return table
 
 
-def result_rows(results: Results, *, at_chance: bool = False) -> list[dict[str, Any]]:
-    """The main table: a row per benchmark and model with `COLUMNS`, each with its interval.
+def result_rows(results: Results, *, at_chance: bool = False) -> list[list[str]]:
+    """The main table: benchmark, model, `COLUMNS` with their intervals and episodes.
 
     With `at_chance`, the same rows of the benchmarks on which nobody is above chance, which it leaves out.
     """
-    return _grouped(
-        (benchmark, model, [*(percent(summary.rates()[name]) for name in COLUMNS), count(summary.episodes)])
-        for benchmark, model, summary in played(results.models)
-        if (benchmark in results.at_chance) == at_chance
-    )
+    return [
+        [label(benchmark), label(model), *(percent(summary.rates()[name]) for name in COLUMNS), count(summary.episodes)]
+        for benchmark, model, summary in shown(results, at_chance=at_chance)
+    ]
 
 
 def at_chance_line(results: Results) -> str:
@@ -160,27 +139,25 @@ def at_chance_line(results: Results) -> str:
     return f"Nobody above chance: {names}." if names else ""
 
 
-def effort_rows(results: Results) -> list[dict[str, Any]]:
+def effort_rows(results: Results) -> list[list[str]]:
     """What an episode cost, and how varied the thoughts are: a row per benchmark and model."""
     rows = []
     for benchmark, model, summary in shown(results):
-        seconds = results.seconds[model].get(benchmark)
         thoughts = summary.thoughts
-        cells = [
+        cost = [
             number(summary.mean_steps),
             number(summary.mean_prompt_tokens, digits=0),
             number(summary.mean_completion_tokens, digits=0),
-            _plain(seconds),
-            count(thoughts.thoughts),
-            *(_plain(share) for share in (thoughts.distinct_1, thoughts.distinct_2, thoughts.distinct_3)),
-            number(thoughts.self_bleu, digits=2),
+            _plain(results.seconds[model].get(benchmark)),
         ]
-        rows.append((benchmark, model, cells))
-    return _grouped(rows)
+        distinct = (_plain(share) for share in (thoughts.distinct_1, thoughts.distinct_2, thoughts.distinct_3))
+        variety = [count(thoughts.thoughts), *distinct, number(thoughts.self_bleu, digits=2)]
+        rows.append([label(benchmark), label(model), *cost, *variety])
+    return rows
 
 
-def wording_rows(results: Results) -> list[list[str]]:
-    """Success and progress in each wording on the same worlds, and their mean and standard deviation."""
+def perturbation_rows(results: Results) -> list[list[str]]:
+    """Success and progress under each perturbation on the same worlds, and their mean and standard deviation."""
     rows = []
     for benchmark, model, summary in shown(results):
         found = summary.robustness
@@ -189,13 +166,8 @@ def wording_rows(results: Results) -> list[list[str]]:
         start = [label(benchmark), label(model)]
         for name, reached in found.wordings.items():
             rows.append([*start, label(name), percent(reached.success_rate), percent(reached.progress_rate)])
-        spread = [
-            percent(rate) + ("" if std is None else f" ± {100 * std:.1f}")
-            for rate, std in (
-                (found.mean.success_rate, found.success_std),
-                (found.mean.progress_rate, found.progress_std),
-            )
-        ]
+        means = ((found.mean.success_rate, found.success_std), (found.mean.progress_rate, found.progress_std))
+        spread = [percent(rate) + ("" if std is None else f" ± {100 * std:.1f}") for rate, std in means]
         rows.append([*start, f"mean ± standard deviation, {found.worlds} worlds", *spread])
     return rows
 
@@ -213,44 +185,33 @@ def breakdown_rows(results: Results, kind: str) -> list[list[str]]:
 
 def notes(results: Results) -> list[str]:
     """What the main table does not show: failures of simulators, several attempts, what was not played and why."""
-    failures = [
-        sentence
-        for benchmark, model, summary in played(results.models)
-        for sentence in _notes(f"{label(benchmark)}, {label(model)}", summary)
-    ]
-    return [*failures, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]
-
-
-def _notes(of: str, summary: BenchmarkSummary) -> Iterator[str]:
-    if summary.environment_errors:
-        episodes = summary.episodes + summary.environment_errors
-        failed = f"{summary.environment_errors} of {episodes}"
-        yield f"{of}: the simulator failed in {failed} episodes, which are in no rate."
-    if summary.success_at_n is not None:
-        yield (
-            f"{of}: {summary.attempts} attempts at each episode, of which n counts every one; "
-            f"{percent(summary.success_at_n)}% of the episodes are solved by one of them at least."
-        )
+    sentences = []
+    for benchmark, model, summary in played(results.models):
+        of, failed = f"{label(benchmark)}, {label(model)}", summary.environment_errors
+        if failed:
+            episodes = f"{failed} of {summary.episodes + failed} episodes"
+            sentences.append(f"{of}: the simulator failed in {episodes}, which are in no rate.")
+        if summary.success_at_n is not None:
+            sentences.append(
+                f"{of}: {summary.attempts} attempts at each episode, of which n counts every one; "
+                f"{percent(summary.success_at_n)}% of the episodes are solved by one of them at least."
+            )
+    return [*sentences, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]
 
 
 def verdicts(results: Results) -> list[str]:
     """The paired comparisons with the baseline and with the base in words, and who is above chance."""
-    sentences = [
-        verdict_sentence(found)
-        for found in results.comparisons
-        if found.b != CHANCE and found.benchmark not in results.at_chance
-    ]
+    sentences = []
     above: dict[str, list[str]] = {}
-    for found in results.against(CHANCE):
-        if found.benchmark not in results.at_chance:
+    for found in results.comparisons:
+        if found.benchmark in results.at_chance:
+            continue
+        if found.b == CHANCE:
             above.setdefault(found.benchmark, []).extend([label(found.a)] if found.is_ahead else [])
+        else:
+            sentences.append(verdict_sentence(found))
     ahead = (f"{label(name)}: above chance: {', '.join(models) or 'nobody'}." for name, models in above.items())
     return [*sentences, *ahead]
-
-
-def published_columns() -> list[str]:
-    """The columns of `published_rows` behind the model's name."""
-    return [*(label(name) for name in published().episodes), "held-out score"]
 
 
 def published_rows(results: Results) -> list[list[str]]:
@@ -258,36 +219,38 @@ def published_rows(results: Results) -> list[list[str]]:
     known = published()
     rows = []
     for model, scores in known.models.items():
-        stars = known.held_in.get(model, [])
-        cells = [_score(scores[name], starred=name in stars) for name in known.episodes]
-        mixed = any(name in stars for name in known.held_out)
-        rows.append([f"{model}, published", *cells, _score(known.held_out_score(scores), starred=mixed)])
+        rows.append(_score_row(f"{model}, published", scores, known.held_in.get(model, ())))
     for model, summaries in results.models.items():
-        scores = comparable(summaries, results.agentboard)
-        cells = [_score(scores.get(name)) for name in known.episodes]
-        rows.append([label(model), *cells, _score(known.held_out_score(scores))])
+        found = {name: comparable_score(name, summaries, results.agentboard) for name in known.episodes}
+        own = {name: score for name, score in found.items() if isinstance(score, Score)}
+        rows.append(_score_row(label(model), own, ()))
     return rows
+
+
+def _score_row(model: str, scores: Mapping[str, Score], held_in: Collection[str]) -> list[str]:
+    """A model's row; a star marks what it was tuned on (`held_in`)."""
+    known = published()
+    cells = [(scores.get(name), name in held_in) for name in known.episodes]
+    cells.append((known.held_out_score(scores), any(name in held_in for name in known.held_out)))
+    row = [model]
+    for score, starred in cells:
+        star = "*" if starred else ""
+        row.append(f"{score.success:.1f} / {score.progress:.1f}{star}" if score else NOT_COMPARABLE)
+    return row
 
 
 def published_notes(results: Results) -> list[str]:
     """Why results of ours are not comparable with the published ones: a sentence per benchmark and reason."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for model, summaries in results.models.items():
-        scores = comparable(summaries, results.agentboard)
         for name in published().episodes:
-            if name not in scores:
-                reason = why_not_comparable(name, summaries, results.agentboard)
+            reason = comparable_score(name, summaries, results.agentboard)
+            if isinstance(reason, str):
                 reasons.setdefault((name, reason), []).append(label(model))
     return [
         f"{label(name)} is {NOT_COMPARABLE} for {', '.join(models)}: {reason}."
         for (name, reason), models in reasons.items()
     ]
-
-
-def _score(score: Score | None, *, starred: bool = False) -> str:
-    if score is None:
-        return NOT_COMPARABLE
-    return f"{score.success:.1f} / {score.progress:.1f}{'*' if starred else ''}"
 
 
 def verdict_sentence(comparison: Comparison) -> str:
@@ -319,13 +282,13 @@ def number(rate: Rate, digits: int = 1) -> str:
     return _interval(rate, 1, f",.{digits}f")
 
 
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def count(value: int) -> str:
     """A number with its thousands apart."""
     return f"{value:,}"
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _interval(rate: Rate, unit: float, form: str) -> str:
@@ -333,12 +296,3 @@ def _interval(rate: Rate, unit: float, form: str) -> str:
         return "-"
     value, low, high = (format(unit * part, form) for part in (rate.value, rate.low, rate.high))
     return f"{value} [{low}, {high}]"
-
-
-def _grouped(rows: Iterable[tuple[str, str, list[str]]]) -> list[dict[str, Any]]:
-    """Rows of benchmark, model and cells; `first` marks a benchmark's first."""
-    found: list[dict[str, Any]] = []
-    for benchmark, model, cells in rows:
-        first = not found or found[-1]["benchmark"] != label(benchmark)
-        found.append({"benchmark": label(benchmark), "model": label(model), "first": first, "cells": cells})
-    return found

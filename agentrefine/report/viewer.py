@@ -9,7 +9,7 @@ import base64
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from markupsafe import Markup
@@ -31,6 +31,9 @@ ErrorKind = Literal["none", "format error", "invalid action", "stuck"]
 
 class ViewedTurn(BaseModel):
     """One turn as the page shows it.
+
+    Example: `{"thought": "look", "action": "take lamp", "reply": "", "observation": "...", "flags": ["recovered"],
+    "progress": 0.5, "gained": 0.5, "turns_cut": 0}`
 
     Attributes:
         thought, action: the parts of the reply; both empty on a format error.
@@ -56,6 +59,9 @@ class ViewedTurn(BaseModel):
 
 class ViewedEpisode(BaseModel):
     """One episode as the page shows and filters it.
+
+    Example: `{"benchmark": "babyai", "id": "goto-000", "attempt": 0, "task": "goto", ..., "stop": "step limit",
+    "outcomes": ["step limit", "stuck"], "errors": ["invalid action", "stuck"], "error": "", "turns": [...]}`
 
     Attributes:
         benchmark, id, task, variant, difficulty, seed, goal, first_observation, progress: as in `Episode`.
@@ -88,6 +94,8 @@ class ViewedEpisode(BaseModel):
 
 class ViewedModel(BaseModel):
     """All episodes of one model, in the order of their file.
+
+    Example: `{"name": "refinement", "digest": "3f2a...", "episodes": [...]}`
 
     Attributes:
         name: the model's name.
@@ -127,7 +135,9 @@ def page(model: str, packed: dict[str, str]) -> str:
         model: whose page it is.
         packed: this and all other models' episodes (`ViewedModel.packed`), by name.
     """
-    style, script = _source("style.css"), "\n".join(_source(name) for name in SCRIPTS)
+    files = ("style.css", *SCRIPTS)
+    style, *scripts = (packaged_text("agentrefine.report", "templates", "viewer", name) for name in files)
+    script = "\n".join(scripts)
     policy = (
         f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -154,60 +164,30 @@ def viewed_model(name: str, episodes: Iterable[Episode]) -> ViewedModel:
 def viewed_episode(episode: Episode, attempt: int = 0) -> ViewedEpisode:
     """An episode as the page shows it."""
     stuck = is_stuck(episode)
-    return ViewedEpisode(
-        benchmark=episode.benchmark,
-        id=episode.id,
-        attempt=attempt,
-        task=episode.task,
-        variant=episode.variant,
-        difficulty=episode.difficulty,
-        seed=episode.seed,
-        goal=episode.goal,
-        first_observation=episode.first_observation,
-        progress=episode.progress,
-        stop=episode.stop,
-        outcomes=[episode.stop, *(["stuck"] if stuck and not episode.success else [])],
-        errors=_error_kinds(episode.steps, stuck),
-        error=episode.error,
-        turns=[_turn(before, step) for before, step in zip([None, *episode.steps], episode.steps, strict=False)],
-    )
-
-
-def _error_kinds(steps: Sequence[EpisodeStep], stuck: bool) -> list[ErrorKind]:
-    kinds: list[ErrorKind] = []
-    if any(step.format_error for step in steps):
-        kinds.append("format error")
-    if any(step.failed and not step.format_error for step in steps):
-        kinds.append("invalid action")
-    if stuck:
-        kinds.append("stuck")
-    return kinds or ["none"]
+    turns = [_turn(before, step) for before, step in zip([None, *episode.steps], episode.steps, strict=False)]
+    flags = {flag for turn in turns for flag in turn.flags}
+    kinds = [kind for kind in ("format error", "invalid action") if kind in flags] + ["stuck"] * stuck
+    values = {
+        "attempt": attempt,
+        "outcomes": [episode.stop, *(["stuck"] if stuck and not episode.success else [])],
+        "errors": kinds or ["none"],
+        "turns": turns,
+    }
+    return ViewedEpisode.model_validate(episode.model_dump(include=set(ViewedEpisode.model_fields)) | values)
 
 
 def _turn(before: EpisodeStep | None, step: EpisodeStep) -> ViewedTurn:
-    return ViewedTurn(
-        thought=step.thought,
-        action=step.action,
-        reply=step.reply if step.format_error else "",
-        observation=step.observation,
-        flags=_flags(before, step),
-        progress=step.progress,
-        gained=step.progress - (before.progress if before else 0.0),
-        turns_cut=step.turns_cut,
-    )
-
-
-def _flags(before: EpisodeStep | None, step: EpisodeStep) -> list[Flag]:
-    if step.format_error:
-        return ["format error"]
+    flags: list[Flag] = []
     if step.failed:
-        return ["invalid action"]
-    recovers = before is not None and before.failed and step.action != before.action
-    return ["recovered"] if recovers else []
-
-
-def _source(name: str) -> str:
-    return packaged_text("agentrefine.report", "templates", "viewer", name)
+        flags.append("format error" if step.format_error else "invalid action")
+    elif before is not None and before.failed and step.action != before.action:
+        flags.append("recovered")
+    values = {
+        "reply": step.reply if step.format_error else "",
+        "flags": flags,
+        "gained": step.progress - (before.progress if before else 0.0),
+    }
+    return ViewedTurn.model_validate(step.model_dump(include=set(ViewedTurn.model_fields)) | values)
 
 
 def _csp_hash(text: str) -> str:

@@ -7,32 +7,30 @@ It answers well unless the parameters say otherwise, such as `--params '{"script
 import argparse
 import asyncio
 import json
+import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import uvicorn
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import invalid_value
-from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
+from agentrefine.files import first_problem, problem_code, problem_key
+from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation.batches import WINDOW_SECONDS
-from agentrefine.simulation.server import Server, Settings, stop_with_parent
+from agentrefine.simulation.server import Server, Settings
 from agentrefine.simulation.wire import HANG_SECONDS, WireProtocol
 
-_KINDS = [kind for kind in get_args(WireFaultKind) if kind != "hang"]
-FAULTLESS = OfflineTeacher(
-    script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0, wire_fault_kinds=_KINDS, mistakes=[2, 3]
-)
+FAULTLESS = SimulatedTeacher(script_faults=0.0, trajectory_faults=0.0, wire_faults=0.0)
 
 
 def main() -> None:
     """Read the arguments and serve until SIGTERM, SIGINT or the end of the parent process."""
     parser = argparse.ArgumentParser(prog="python -m agentrefine.simulation", description=__doc__)
     add = parser.add_argument
-    add("--port", type=_port, default=0, help="0: any free port")
+    add("--port", type=int, default=0, help="0: any free port")
     add("--params", default="{}", help="keys of teacher.offline in params.yaml, as JSON")
     add("--parent", type=int, default=None, help="end when this parent process has ended")
     add("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="each chat completion waits that long")
@@ -47,17 +45,11 @@ def main() -> None:
     try:
         server = Server(_params(arguments.params), settings)
         listening = socket.create_server(("127.0.0.1", arguments.port))
-    except OSError as error:
-        sys.exit(f"Port {arguments.port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port.")
+    except (OSError, OverflowError) as error:
+        sys.exit(f"Port {arguments.port} of 127.0.0.1 cannot be used ({error}); choose another --port.")
     except UserError as error:
         sys.exit(str(error))
     asyncio.run(_serve(server, listening, arguments.parent))
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**16:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; they go from 0 to {2**16 - 1}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -70,39 +62,40 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _params(text: str) -> OfflineTeacher:
+def _params(text: str) -> SimulatedTeacher:
     try:
-        given = json.loads(text)
-        if not isinstance(given, dict):
-            raise UserError(
-                "not_a_mapping",
-                "--params: a JSON object was expected, such as '{\"wire_faults\": 0.1}'.",
-                option="--params",
-            )
-        return OfflineTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
-    except json.JSONDecodeError as error:
-        raise UserError("not_json", f"--params: this is no JSON ({error}).", option="--params") from error
+        given = TypeAdapter(dict[str, Any]).validate_json(text)
+        return SimulatedTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
     except ValidationError as error:
-        raise invalid_value(error, "--params", option="--params") from error
+        raise UserError(
+            problem_code(error), f"--params: {first_problem(error)}", option="--params", key=problem_key(error)
+        ) from error
 
 
-async def _serve(offline: Server, listening: socket.socket, parent: int | None) -> None:
-    options: dict[str, Any] = {
-        "log_level": "warning",
-        "access_log": False,
-        "lifespan": "off",
-        "timeout_graceful_shutdown": 2,
-    }
-    server = uvicorn.Server(uvicorn.Config(offline.application(), http=WireProtocol, **options))
-    offline.resume()
-    port = listening.getsockname()[1]
+async def _serve(teacher: Server, listening: socket.socket, parent: int | None) -> None:
+    config = uvicorn.Config(
+        teacher.application(),
+        http=WireProtocol,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    teacher.batches.resume()
     # The socket listens already: a client that connects now waits in its queue until the loop runs.
-    sys.stdout.write(f"http://127.0.0.1:{port}/v1\n")
+    sys.stdout.write(f"http://127.0.0.1:{listening.getsockname()[1]}/v1\n")
     sys.stdout.flush()
-    watch = None if parent is None else asyncio.create_task(stop_with_parent(server, parent))
+    watch = asyncio.create_task(_stop_with_parent(server, parent))
     await server.serve(sockets=[listening])
-    if watch is not None:
-        watch.cancel()
+    watch.cancel()
+
+
+async def _stop_with_parent(server: uvicorn.Server, parent: int | None) -> None:
+    """End the server once the process that started it has ended: it then belongs to another parent."""
+    while parent is None or os.getppid() == parent:
+        await asyncio.sleep(0.5)
+    server.should_exit = True
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from email.message import Message
 from email.parser import BytesParser
 from email.policy import HTTP
+from itertools import filterfalse
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,9 @@ from openai.types.batch import Errors
 from pydantic import BaseModel, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_write, first_problem, short_hash
+from agentrefine.files import atomic_write, first_problem, problem_code, problem_key, short_hash
+from agentrefine.simulation.answers import share
 from agentrefine.simulation.chat import MODEL, ApiError, Strict
-from agentrefine.simulation.requests import share
 
 PURPOSE = "batch"
 ENDPOINT = "/v1/chat/completions"
@@ -75,133 +76,12 @@ def _content(part: Message) -> bytes:
 
 
 class BatchRequest(Strict):
-    """The body of a request for a batch."""
+    """The body of a request for a batch; what is kept of a batch is `openai.types.Batch`."""
 
     input_file_id: str
     endpoint: Literal["/v1/chat/completions"]
     completion_window: Literal["24h"]
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-
-
-class BatchStore:
-    """All files and batches. What a method has returned from is in the folder, if there is one."""
-
-    def __init__(self, folder: Path | None) -> None:
-        """Read what the folder holds; it is made if it is not there. None: all is kept in memory only.
-
-        Raises:
-            UserError: the folder cannot be used, or holds what no server has written.
-        """
-        self._folder = folder
-        self._files: dict[str, tuple[FileObject, bytes]] = {}
-        self._batches: dict[str, Batch] = {}
-        self._results: dict[str, list[bytes]] = {}
-        if folder is not None:
-            try:
-                self._read(folder)
-            except OSError as error:
-                raise UserError(
-                    "state_unusable",
-                    f"{folder}: cannot be used ({error.strerror}); choose another --state.",
-                    file=folder,
-                ) from error
-            except ValidationError as error:
-                problem = first_problem(error)
-                raise UserError(
-                    "state_damaged", f"{folder}: holds a damaged file ({problem}); choose another --state.", file=folder
-                ) from error
-
-    def add_file(self, filename: str, purpose: Literal["batch", "batch_output"], content: bytes) -> FileObject:
-        """Keep a file under a new id."""
-        # An id is a random number: a client that comes back to a server without its memory must not find another's.
-        file = FileObject(
-            id=f"file-{secrets.token_hex(12)}",
-            bytes=len(content),
-            created_at=int(time.time()),
-            filename=filename,
-            object="file",
-            purpose=purpose,
-            status="processed",
-        )
-        if self._folder is not None:
-            # A file whose description is there is complete.
-            (self._folder / "files" / f"{file.id}.jsonl").write_bytes(content)
-            _write(self._folder / "files" / f"{file.id}.json", file)
-        self._files[file.id] = (file, content)
-        return file
-
-    def file(self, file_id: str) -> tuple[FileObject, bytes]:
-        """A file's description and its bytes. Raises ApiError (404) where there is none."""
-        if file_id not in self._files:
-            raise ApiError(404, f"No such File object: {file_id}", param="id")
-        return self._files[file_id]
-
-    def add_batch(self, asked: BatchRequest, seconds: float) -> Batch:
-        """A new batch, to be validated; it expires after so many seconds."""
-        created = int(time.time())
-        batch = Batch(
-            # The number keeps batches in the order in which they were created.
-            id=f"batch_{len(self._batches):06d}{secrets.token_hex(9)}",
-            **asked.model_dump(),
-            created_at=created,
-            expires_at=created + int(seconds),
-            object="batch",
-            request_counts=BatchRequestCounts(total=0, completed=0, failed=0),
-            status="validating",
-        )
-        self.save(batch)
-        return batch
-
-    def save(self, batch: Batch) -> None:
-        """Keep a batch as it is now."""
-        if self._folder is not None:
-            _write(self._folder / "batches" / f"{batch.id}.json", batch)
-        self._batches[batch.id] = batch
-
-    def batch(self, batch_id: str) -> Batch:
-        """A batch. Raises ApiError (404) where there is none."""
-        if batch_id not in self._batches:
-            raise ApiError(404, f"No such Batch object: {batch_id}", param="id")
-        return self._batches[batch_id]
-
-    def batches(self) -> list[Batch]:
-        """All batches, the newest first."""
-        return [self._batches[batch_id] for batch_id in sorted(self._batches, reverse=True)]
-
-    def add_result(self, batch_id: str, line: bytes) -> None:
-        """Keep a line of a batch's output or error file, before the batch has ended."""
-        if self._folder is not None:
-            with (self._folder / "results" / f"{batch_id}.jsonl").open("ab", buffering=0) as handle:
-                handle.write(line + b"\n")
-        self._results.setdefault(batch_id, []).append(line)
-        self._count(batch_id, [line])
-
-    def results(self, batch_id: str) -> list[bytes]:
-        """The lines kept so far, in their order."""
-        return self._results.get(batch_id, [])
-
-    def _read(self, folder: Path) -> None:
-        for name in ("files", "batches", "results"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for path in sorted((folder / "files").glob("file-*.json")):
-            file = FileObject.model_validate_json(path.read_bytes())
-            self._files[file.id] = (file, path.with_suffix(".jsonl").read_bytes())
-        for path in sorted((folder / "batches").glob("batch_*.json")):
-            batch = Batch.model_validate_json(path.read_bytes())
-            self._batches[batch.id] = batch
-            results = folder / "results" / f"{batch.id}.jsonl"
-            self._results[batch.id] = results.read_bytes().splitlines() if results.is_file() else []
-            if batch.status in UNFINISHED:
-                self._count(batch.id, self._results[batch.id])
-
-    def _count(self, batch_id: str, results: list[bytes]) -> None:
-        # Counts are written with the batch when its status changes, and follow from its results until then.
-        batch = self._batches[batch_id]
-        counts = batch.request_counts
-        assert counts is not None
-        good = sum(map(is_good, results))
-        added = {"completed": counts.completed + good, "failed": counts.failed + len(results) - good}
-        self._batches[batch_id] = batch.model_copy(update={"request_counts": counts.model_copy(update=added)})
 
 
 def is_good(line: bytes) -> bool:
@@ -216,7 +96,10 @@ def _write(path: Path, record: BaseModel) -> None:
 
 
 class InputLine(Strict):
-    """One request of a batch."""
+    """One request of a batch.
+
+    Example: `{"custom_id": "baker-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": ...}}`
+    """
 
     custom_id: str
     method: Literal["POST"]
@@ -235,13 +118,19 @@ def read_input(content: bytes) -> tuple[list[InputLine], list[BatchError]]:
     for number, text in enumerate(content.splitlines(), start=1):
         if not text.strip():
             continue
-        read = _read_line(text, number)
-        if isinstance(read, BatchError):
-            errors.append(read)
-            continue
-        errors.extend(_problems(read, number, known))
-        known.add(read.custom_id)
-        lines.append(read)
+        try:
+            line = InputLine.model_validate(orjson.loads(text))
+        except orjson.JSONDecodeError:
+            message = "This line is not parseable as valid JSON."
+            errors.append(BatchError(code="invalid_json_line", message=message, line=number))
+        except ValidationError as error:
+            code = "missing_required_parameter" if problem_code(error) == "missing_key" else "invalid_value"
+            param = problem_key(error) or None
+            errors.append(BatchError(code=code, message=first_problem(error), param=param, line=number))
+        else:
+            errors.extend(_problems(line, number, known))
+            known.add(line.custom_id)
+            lines.append(line)
     if not lines and not errors:
         errors.append(BatchError(code="empty_file", message="The input file holds no request."))
     if len(lines) > MAX_LINES:
@@ -250,31 +139,13 @@ def read_input(content: bytes) -> tuple[list[InputLine], list[BatchError]]:
     return sorted(lines, key=lambda line: share("batch order", line.custom_id)), errors[:MAX_ERRORS]
 
 
-def executed(batch_id: str, custom_id: str, status: int, body: dict[str, object]) -> bytes:
-    """The line of a request that was answered, well or badly."""
-    number = short_hash(batch_id, custom_id)
-    response = {"status_code": status, "request_id": f"req_{number}", "body": body}
-    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": None})
-
-
-def not_executed(batch_id: str, custom_id: str, code: str) -> bytes:
-    """The line of a request that the batch's end came before; `code` is one of NOT_EXECUTED."""
-    number, error = short_hash(batch_id, custom_id), {"code": code, "message": NOT_EXECUTED[code]}
-    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": None, "error": error})
-
-
-def _read_line(text: bytes, number: int) -> InputLine | BatchError:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return BatchError(code="invalid_json_line", message="This line is not parseable as valid JSON.", line=number)
-    try:
-        return InputLine.model_validate(value)
-    except ValidationError as error:
-        finding = error.errors()[0]
-        code = "missing_required_parameter" if finding["type"] == "missing" else "invalid_value"
-        param = ".".join(str(part) for part in finding["loc"]) or None
-        return BatchError(code=code, message=first_problem(error), param=param, line=number)
+def _result(
+    batch: Batch, custom_id: str, answer: tuple[int, dict[str, object]] | None, error: dict[str, object] | None
+) -> bytes:
+    """The line of a request: `answer` (status, body) if it was answered, well or badly; `error` if the batch ended."""
+    number = short_hash(batch.id, custom_id)
+    response = {"status_code": answer[0], "request_id": f"req_{number}", "body": answer[1]} if answer else None
+    return orjson.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": error})
 
 
 def _problems(line: InputLine, number: int, known: set[str]) -> Iterator[BatchError]:
@@ -290,34 +161,134 @@ def _problems(line: InputLine, number: int, known: set[str]) -> Iterator[BatchEr
 
 
 class Batches:
-    """All batches of a server; each unfinished one has a task that works on it."""
+    """All files and batches of a server; each unfinished batch has a task that works on it.
 
-    def __init__(self, store: BatchStore, answer: AnswerLine, seconds: float, window_seconds: float) -> None:
-        """Prepare the work.
+    What a method has returned from is in the folder, if there is one.
+    """
+
+    def __init__(self, folder: Path | None, answer: AnswerLine, seconds: float, window_seconds: float) -> None:
+        """Read what the folder holds; it is made if it is not there. None: all is kept in memory only.
 
         Args:
-            store: keeps files and batches.
+            folder: holds the files, the batches and their results.
             answer: answers one request.
             seconds: how long a batch is in progress at least; its requests are spread evenly over that time.
             window_seconds: how long after its creation a batch expires.
+
+        Raises:
+            UserError: the folder cannot be used, or holds what no server has written.
         """
-        self._store = store
+        self._folder = folder
         self._answer = answer
         self._seconds = seconds
         self._window_seconds = window_seconds
+        self._files: dict[str, tuple[FileObject, bytes]] = {}
+        self._batches: dict[str, Batch] = {}
+        self._results: dict[str, list[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        if folder is None:
+            return
+        try:
+            self._read(folder)
+        except OSError as error:
+            raise UserError(
+                "state_unusable", f"{folder}: cannot be used ({error.strerror}); choose another --state.", file=folder
+            ) from error
+        except ValidationError as error:
+            problem = first_problem(error)
+            raise UserError(
+                "state_damaged", f"{folder}: holds a damaged file ({problem}); choose another --state.", file=folder
+            ) from error
+
+    def _read(self, folder: Path) -> None:
+        for name in ("files", "batches", "results"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in sorted((folder / "files").glob("file-*.json")):
+            file = FileObject.model_validate_json(path.read_bytes())
+            self._files[file.id] = (file, path.with_suffix(".jsonl").read_bytes())
+        for path in sorted((folder / "batches").glob("batch_*.json")):
+            batch = self._batches[path.stem] = Batch.model_validate_json(path.read_bytes())
+            results = folder / "results" / f"{batch.id}.jsonl"
+            self._results[batch.id] = results.read_bytes().splitlines() if results.is_file() else []
+            counts, good = batch.request_counts, sum(map(is_good, self._results[batch.id]))
+            assert counts is not None
+            counts.completed, counts.failed = good, len(self._results[batch.id]) - good
+
+    def add_file(self, filename: str, purpose: Literal["batch", "batch_output"], content: bytes) -> FileObject:
+        """Keep a file under a new id."""
+        # An id is a random number: a client that comes back to a server without its memory must not find another's.
+        file = FileObject(
+            id=f"file-{secrets.token_hex(12)}",
+            bytes=len(content),
+            created_at=_now(),
+            filename=filename,
+            object="file",
+            purpose=purpose,
+            status="processed",
+        )
+        if self._folder is not None:
+            # A file whose description is there is complete.
+            (self._folder / "files" / f"{file.id}.jsonl").write_bytes(content)
+            _write(self._folder / "files" / f"{file.id}.json", file)
+        self._files[file.id] = (file, content)
+        return file
+
+    def file(self, file_id: str) -> tuple[FileObject, bytes]:
+        """A file's description and its bytes. Raises ApiError (404) where there is none."""
+        if file_id not in self._files:
+            raise ApiError(404, f"No such File object: {file_id}", param="id")
+        return self._files[file_id]
+
+    def _update(self, batch: Batch, **changes: object) -> None:
+        """Change a batch and keep it as it is now."""
+        for name, value in changes.items():
+            setattr(batch, name, value)
+        if self._folder is not None:
+            _write(self._folder / "batches" / f"{batch.id}.json", batch)
+
+    def batch(self, batch_id: str) -> Batch:
+        """A batch. Raises ApiError (404) where there is none."""
+        if batch_id not in self._batches:
+            raise ApiError(404, f"No such Batch object: {batch_id}", param="id")
+        return self._batches[batch_id]
+
+    def batches(self) -> list[Batch]:
+        """All batches, the newest first."""
+        return [self._batches[batch_id] for batch_id in sorted(self._batches, reverse=True)]
+
+    def _add_result(self, batch: Batch, line: bytes) -> None:
+        """Keep a line of a batch's output or error file, before the batch has ended."""
+        if self._folder is not None:
+            with (self._folder / "results" / f"{batch.id}.jsonl").open("ab", buffering=0) as handle:
+                handle.write(line + b"\n")
+        self._results[batch.id].append(line)
+        counts, good = batch.request_counts, is_good(line)
+        assert counts is not None
+        counts.completed, counts.failed = counts.completed + good, counts.failed + (not good)
 
     def create(self, asked: BatchRequest) -> Batch:
         """A new batch, which is worked on from now on."""
-        batch = self._store.add_batch(asked, self._window_seconds)
-        self._start(batch.id)
+        created = _now()
+        batch = Batch(
+            # The number keeps batches in the order in which they were created.
+            id=f"batch_{len(self._batches):06d}{secrets.token_hex(9)}",
+            **asked.model_dump(),
+            created_at=created,
+            expires_at=created + int(self._window_seconds),
+            object="batch",
+            request_counts=BatchRequestCounts(total=0, completed=0, failed=0),
+            status="validating",
+        )
+        self._batches[batch.id], self._results[batch.id] = batch, []
+        self._update(batch)
+        self._start(batch)
         return batch
 
     def resume(self) -> None:
         """Continue the batches that another server has left unfinished."""
-        for batch in self._store.batches():
+        for batch in self.batches():
             if batch.status in UNFINISHED:
-                self._start(batch.id)
+                self._start(batch)
 
     def cancel(self, batch_id: str) -> Batch:
         """Have a batch end soon; its requests that are answered already stay answered.
@@ -325,82 +296,78 @@ class Batches:
         Raises:
             ApiError: there is no such batch (404), or it has ended (409).
         """
-        batch = self._store.batch(batch_id)
+        batch = self.batch(batch_id)
         if batch.status not in UNFINISHED:
             raise ApiError(409, f"Cannot cancel a batch with status '{batch.status}'.")
         if batch.status != "cancelling":
-            self._update(batch_id, status="cancelling", cancelling_at=_now())
-        return self._store.batch(batch_id)
+            self._update(batch, status="cancelling", cancelling_at=_now())
+        return batch
 
-    def _start(self, batch_id: str) -> None:
+    def _start(self, batch: Batch) -> None:
         # The event loop itself keeps no task alive.
-        task = asyncio.create_task(self._work(batch_id))
+        task = asyncio.create_task(self._work(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, batch_id: str) -> None:
+    async def _work(self, batch: Batch) -> None:
         try:
-            lines, problems = read_input(self._store.file(self._store.batch(batch_id).input_file_id)[1])
+            lines, problems = read_input(self.file(batch.input_file_id)[1])
         except ApiError as error:
             lines, problems = [], [BatchError(code="file_not_found", message=str(error), param="input_file_id")]
         if problems:
             errors = Errors(object="list", data=problems)
-            self._update(batch_id, status="failed", failed_at=_now(), errors=errors)
+            self._update(batch, status="failed", failed_at=_now(), errors=errors)
             return
-        if self._store.batch(batch_id).status == "validating":
+        if batch.status == "validating":
             counts = BatchRequestCounts(total=len(lines), completed=0, failed=0)
-            self._update(batch_id, status="in_progress", in_progress_at=_now(), request_counts=counts)
-        await self._answer_all(batch_id, lines)
-        if self._store.batch(batch_id).status == "cancelling":
-            self._end(batch_id, lines, "cancelled")
-        elif len(self._store.results(batch_id)) < len(lines):
-            self._end(batch_id, lines, "expired")
+            self._update(batch, status="in_progress", in_progress_at=_now(), request_counts=counts)
+        await self._answer_all(batch, lines)
+        if batch.status == "cancelling":
+            self._end(batch, lines, "cancelled")
+        elif len(self._results[batch.id]) < len(lines):
+            self._end(batch, lines, "expired")
         else:
-            self._update(batch_id, status="finalizing", finalizing_at=_now())
-            self._end(batch_id, lines, "completed")
+            self._update(batch, status="finalizing", finalizing_at=_now())
+            self._end(batch, lines, "completed")
 
-    async def _answer_all(self, batch_id: str, lines: Sequence[InputLine]) -> None:
+    async def _answer_all(self, batch: Batch, lines: Sequence[InputLine]) -> None:
         """Answer the requests that have no result yet, until the batch is cancelled or has expired."""
         pause = self._seconds / len(lines)
         due = time.monotonic()
-        for line in lines[len(self._store.results(batch_id)) :]:
+        for line in lines[len(self._results[batch.id]) :]:
             due += pause
-            if not await self._wait(batch_id, due):
+            if not await self._wait(batch, due):
                 return
-            status, body = self._answer(line.body, batch_id)
-            self._store.add_result(batch_id, executed(batch_id, line.custom_id, status, body))
+            result = _result(batch, line.custom_id, self._answer(line.body, batch.id), None)
+            self._add_result(batch, result)
 
-    async def _wait(self, batch_id: str, due: float) -> bool:
+    async def _wait(self, batch: Batch, due: float) -> bool:
         """Sleep until a time of the monotonic clock; False if the batch must end before."""
         while True:
             # Even a sleep of no time lets other requests be answered.
             await asyncio.sleep(min(max(due - time.monotonic(), 0), MAX_SLEEP))
-            batch = self._store.batch(batch_id)
             if batch.status == "cancelling" or time.time() >= (batch.expires_at or 0):
                 return False
             if time.monotonic() >= due:
                 return True
 
-    def _end(self, batch_id: str, lines: Sequence[InputLine], status: str) -> None:
+    def _end(self, batch: Batch, lines: Sequence[InputLine], status: str) -> None:
         """Make the batch's files; requests that were not executed get an error."""
-        results = self._store.results(batch_id)
-        good = [line for line in results if is_good(line)]
-        bad = [line for line in results if not is_good(line)]
-        bad += [not_executed(batch_id, line.custom_id, f"batch_{status}") for line in lines[len(results) :]]
+        results = self._results[batch.id]
+        code = f"batch_{status}"
+        error: dict[str, object] = {"code": code, "message": NOT_EXECUTED.get(code)}
+        unanswered = [_result(batch, line.custom_id, None, error) for line in lines[len(results) :]]
         self._update(
-            batch_id,
+            batch,
             status=status,
-            output_file_id=self._file(f"{batch_id}_output.jsonl", good),
-            error_file_id=self._file(f"{batch_id}_error.jsonl", bad),
+            output_file_id=self._file(f"{batch.id}_output.jsonl", list(filter(is_good, results))),
+            error_file_id=self._file(f"{batch.id}_error.jsonl", [*filterfalse(is_good, results), *unanswered]),
             **{f"{status}_at": _now()},
         )
 
     def _file(self, name: str, lines: Sequence[bytes]) -> str | None:
         """A file of the lines; none where there are none, as OpenAI has it."""
-        return self._store.add_file(name, "batch_output", b"\n".join(lines) + b"\n").id if lines else None
-
-    def _update(self, batch_id: str, **changes: object) -> None:
-        self._store.save(self._store.batch(batch_id).model_copy(update=changes))
+        return self.add_file(name, "batch_output", b"\n".join(lines) + b"\n").id if lines else None
 
 
 def _now() -> int:

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.responses import JSONResponse
 
 from agentrefine.files import first_problem, short_hash
-from agentrefine.llm.completion import CHARACTERS_PER_TOKEN, CUT
-from agentrefine.params.teacher import OfflineTeacher
+from agentrefine.llm.completion import CHARACTERS_PER_TOKEN, TRUNCATED
+from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation.answers import REFUSAL, answer
 
 MODEL = "offline-teacher"
@@ -41,24 +41,25 @@ class ApiError(Exception):
 
 
 class Strict(BaseModel):
-    """A part of a request. Keys that this server could not honour are refused, none is overlooked."""
+    """A part of a request. Keys that this server could not honour are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class ObjectSchema(BaseModel):
+    """The root of a schema, which must be an object with properties; what else it says is not enforced."""
+
+    type: Literal["object"]
+    properties: dict[str, Any]
 
 
 class JsonSchema(Strict):
     """The schema of an answer, with its name."""
 
     name: str
-    definition: dict[str, Any] = Field(alias="schema")
+    root: ObjectSchema = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None
-
-    @model_validator(mode="after")
-    def _root_is_an_object(self) -> Self:
-        if self.definition.get("type") != "object" or not isinstance(self.definition.get("properties"), dict):
-            raise ValueError("the schema's root must be of type object with properties")
-        return self
 
 
 class ResponseFormat(Strict):
@@ -76,8 +77,7 @@ class ResponseFormat(Strict):
     @property
     def properties(self) -> dict[str, Any]:
         """The schemas of the object's keys; none where no schema is given."""
-        properties: dict[str, Any] = self.json_schema.definition["properties"] if self.json_schema else {}
-        return properties
+        return self.json_schema.root.properties if self.json_schema else {}
 
 
 class ChatRequest(Strict):
@@ -147,20 +147,16 @@ def unknown_model(name: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, object]:
+def complete(asked: ChatRequest, key: str, params: SimulatedTeacher) -> dict[str, object]:
     """The completion, as OpenAI writes it: a pure function of the request and the parameters."""
-    text = _constants(asked.response_format)
-    if text is None:
-        text = answer(asked.messages[-1].content, key, asked.seed, params)
-        if asked.response_format.type != "text":
-            text = _formed(text, asked.response_format)
+    form = asked.response_format
+    text = _only_answer(form) or _in_form(answer(asked.messages[-1].content, key, asked.seed, params), form)
     tokens = asked.max_completion_tokens or asked.max_tokens
     limit = len(text) if tokens is None else tokens * CHARACTERS_PER_TOKEN
-    reason = CUT if len(text) > limit else "stop"
+    reason = TRUNCATED if len(text) > limit else "stop"
     text = text[:limit]
     # A schema has no room for a refusal, so OpenAI gives it a key of its own.
-    refused = asked.response_format.type == "json_schema" and text == REFUSAL
-    content, refusal = (None, text) if refused else (text, None)
+    content, refusal = (None, text) if form.type == "json_schema" and text == REFUSAL else (text, None)
     # Tokens are counted by length: there is no tokenizer behind the rules.
     prompt_tokens = -(-sum(len(message.content) for message in asked.messages) // CHARACTERS_PER_TOKEN)
     completion_tokens = -(-len(text) // CHARACTERS_PER_TOKEN)
@@ -186,23 +182,25 @@ def complete(asked: ChatRequest, key: str, params: OfflineTeacher) -> dict[str, 
     }
 
 
-def _constants(form: ResponseFormat) -> str | None:
+def _only_answer(form: ResponseFormat) -> str | None:
     """The only answer that a schema of single values allows, as JSON; None where there is a choice."""
     only: dict[str, Any] = {}
     for name, schema in form.properties.items():
-        choices = schema if isinstance(schema, dict) else {}
-        values = [choices["const"]] if "const" in choices else choices.get("enum")
-        if not isinstance(values, list) or len(values) != 1:
-            return None
-        only[name] = values[0]
+        match schema:
+            case {"const": value} | {"enum": [value]}:
+                only[name] = value
+            case _:
+                return None
     return json.dumps(only, ensure_ascii=False) if only else None
 
 
-def _formed(text: str, form: ResponseFormat) -> str:
-    """An answer without Markdown; a list of turns becomes an object where the schema has `turns`.
+def _in_form(text: str, form: ResponseFormat) -> str:
+    """An answer without Markdown where JSON is asked for; a list of turns as an object where the schema has `turns`.
 
     What is wrong in a bad answer stays wrong: a list that is cut off is an object that is cut off.
     """
+    if form.type == "text":
+        return text
     bare = text.removeprefix("```json\n").removesuffix("\n```")
     if TURNS not in form.properties or not bare.startswith("["):
         return bare

@@ -1,6 +1,7 @@
-"""Bad answers: each fault is a small pure function from a good answer to a text of the kind that language models write.
+"""Bad answers: each fault turns a good answer into a text of the kind that language models write.
 
-A fault returns None where the answer gives it nothing to spoil (no error turn to unflag in a short continuation).
+A fault changes a copy of the answer (`spoilt_script`, `spoilt_turns`), or returns the text itself. An answer that gives
+it nothing to spoil (no error turn to unflag in a short continuation) leaves its `rng.choice` without a choice.
 """
 
 import copy
@@ -17,7 +18,7 @@ ScriptFault = Callable[[Record, Random], str | None]
 TrajectoryFault = Callable[[list[Record], Record, Random], str | None]
 
 UNKNOWN_ACTIONS = ("wait for help", "please help me", "think about the goal", "shout loudly", "do something else")
-NAMELESS_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
+UNKNOWN_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
 
 
 def script_text(script: Record) -> str:
@@ -30,173 +31,124 @@ def turns_text(turns: list[Record]) -> str:
     return "[" + ",\n".join(json.dumps(turn, ensure_ascii=False) for turn in turns) + "]"
 
 
-def regex_rejects_own_action(script: Record, rng: Random) -> str | None:
+def regex_rejects_own_action(script: Record, rng: Random) -> None:
     """A verification code that demands a word which the template does not have."""
-    spoilt = copy.deepcopy(script)
-    spec = _drawn_action(spoilt, rng)
-    spec["verification_code"] = r"(?:please|kindly) \w+" + rng.choice([r"( \w+)*", r" the \w+", ""])
-    return script_text(spoilt)
+    action = _drawn_action(script, rng)
+    action["verification_code"] = r"(?:please|kindly) \w+" + rng.choice([r"( \w+)*", r" the \w+", ""])
 
 
-def lookahead_in_regex(script: Record, rng: Random) -> str | None:
+def lookahead_in_regex(script: Record, rng: Random) -> None:
     """A verification code that no linear-time engine can run."""
-    spoilt = copy.deepcopy(script)
-    spec = _drawn_action(spoilt, rng)
-    spec["verification_code"] = "(?=.+)" + spec["verification_code"]
-    return script_text(spoilt)
+    action = _drawn_action(script, rng)
+    action["verification_code"] = "(?=.+)" + action["verification_code"]
 
 
-def script_without_key(script: Record, rng: Random) -> str | None:
+def script_without_key(script: Record, rng: Random) -> None:
     """A key is missing, at the top or in an action."""
-    spoilt = copy.deepcopy(script)
     if rng.random() < 0.5:
-        del spoilt[rng.choice(["environment", "goal", "completion_conditions", "available_actions"])]
+        del script[rng.choice(["environment", "goal", "completion_conditions", "available_actions"])]
     else:
-        spec = _drawn_action(spoilt, rng)
-        del spec[rng.choice(["description", "verification_code", "parameters"])]
-    return script_text(spoilt)
+        action = _drawn_action(script, rng)
+        del action[rng.choice(["description", "verification_code", "parameters"])]
 
 
-def script_cut_off(script: Record, rng: Random) -> str | None:
+def script_cut_off(script: Record, rng: Random) -> str:
     """The answer stops in the middle of the environment."""
     text = script_text(script)
     return text[: int(len(text) * rng.uniform(0.1, 0.5))]
 
 
-def value_not_in_environment(script: Record, rng: Random) -> str | None:
+def value_not_in_environment(script: Record, rng: Random) -> None:
     """A placeholder may take a value that names nothing."""
-    spoilt = copy.deepcopy(script)
-    parameters = _drawn_parameters(spoilt, rng)
-    if parameters is None:
-        return None
-    parameters[rng.choice(sorted(parameters))].append(rng.choice(NAMELESS_VALUES))
-    return script_text(spoilt)
+    parameters = _drawn_parameters(script, rng)
+    parameters[rng.choice(sorted(parameters))].append(rng.choice(UNKNOWN_VALUES))
 
 
-def ambiguous_templates(script: Record, rng: Random) -> str | None:
+def ambiguous_templates(script: Record, rng: Random) -> None:
     """Two templates that differ in the name of a placeholder only."""
-    spoilt = copy.deepcopy(script)
-    actions = spoilt["available_actions"]
-    templates = sorted(template for template, spec in actions.items() if spec["parameters"])
-    if not templates:
-        return None
-    template = rng.choice(templates)
-    spec = copy.deepcopy(actions[template])
-    name = rng.choice(sorted(spec["parameters"]))
-    spec["parameters"][f"another_{name}"] = spec["parameters"].pop(name)
-    actions[template.replace("{" + name + "}", "{another_" + name + "}")] = spec
-    return script_text(spoilt)
+    actions = script["available_actions"]
+    template = rng.choice(sorted(template for template, action in actions.items() if action["parameters"]))
+    action = copy.deepcopy(actions[template])
+    name = rng.choice(sorted(action["parameters"]))
+    action["parameters"][f"another_{name}"] = action["parameters"].pop(name)
+    actions[template.replace("{" + name + "}", "{another_" + name + "}")] = action
 
 
-def placeholder_without_values(script: Record, rng: Random) -> str | None:
+def placeholder_without_values(script: Record, rng: Random) -> None:
     """A placeholder that `parameters` does not know."""
-    spoilt = copy.deepcopy(script)
-    parameters = _drawn_parameters(spoilt, rng)
-    if parameters is None:
-        return None
+    parameters = _drawn_parameters(script, rng)
     del parameters[rng.choice(sorted(parameters))]
-    return script_text(spoilt)
 
 
-def script_in_prose(script: Record, rng: Random) -> str | None:
+def script_in_prose(script: Record, rng: Random) -> str:
     """A summary instead of a script."""
     return f"{rng.choice(['Sure!', 'Of course.', 'Here is my idea.'])} The goal of the game would be: {script['goal']}"
 
 
-def unflagged_parameter_error(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def unflagged_parameter_error(turns: list[Record], environment: Record, rng: Random) -> None:
     """The player says what is no action and the DM does not mind."""
-    spoilt = copy.deepcopy(turns)
-    pairs = _answered(spoilt)
-    if not pairs:
-        return None
+    pairs = _answered(turns)
     flagged = [(player, dm) for player, dm in pairs if dm["parameter_error"]]
-    if flagged:
-        rng.choice(flagged)[1]["parameter_error"] = False
-    else:
-        player, dm = rng.choice(pairs)
+    player, dm = rng.choice(flagged or pairs)
+    if not flagged:
         player["action"] = rng.choice(UNKNOWN_ACTIONS)
         dm.update(dict.fromkeys(MISTAKE_KINDS, False))
-    return turns_text(spoilt)
+    dm["parameter_error"] = False
 
 
-def false_alarm(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def false_alarm(turns: list[Record], environment: Record, rng: Random) -> None:
     """The DM calls a well-formed action with valid values unknown."""
-    spoilt = copy.deepcopy(turns)
-    answers = [dm for _, dm in _answered(spoilt) if not any(dm[flag] for flag in MISTAKE_KINDS)]
-    if not answers:
-        return None
-    rng.choice(answers)["parameter_error"] = True
-    return turns_text(spoilt)
+    rng.choice([dm for _, dm in _answered(turns) if not _is_error(dm)])["parameter_error"] = True
 
 
-def turn_without_key(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def turn_without_key(turns: list[Record], environment: Record, rng: Random) -> None:
     """A turn lacks one of its keys."""
-    spoilt = copy.deepcopy(turns)
-    turn = rng.choice(spoilt)
+    turn = rng.choice(turns)
     del turn[rng.choice(sorted(turn.keys() - {"turn", "role"}))]
-    return turns_text(spoilt)
 
 
-def game_in_prose(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def game_in_prose(turns: list[Record], environment: Record, rng: Random) -> str:
     """The game as a stage play: not JSON."""
-    said = (f"{turn['role']}: {turn.get('observation') or turn.get('action')}" for turn in turns)
-    return "\n".join(said)
+    return "\n".join(f"{turn['role']}: {turn.get('observation') or turn.get('action')}" for turn in turns)
 
 
-def game_cut_off(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def game_cut_off(turns: list[Record], environment: Record, rng: Random) -> str:
     """The answer stops in the middle."""
     text = turns_text(turns)
     return text[: int(len(text) * rng.uniform(0.3, 0.9))]
 
 
-def unfinished(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def unfinished(turns: list[Record], environment: Record, rng: Random) -> None:
     """The game ends before the goal is reached."""
-    ends = [index for index, turn in enumerate(turns[:-1]) if turn["role"] == "DM" and index > 0]
-    return turns_text(turns[: rng.choice(ends) + 1]) if ends else None
+    end = rng.choice([index for index, turn in enumerate(turns[:-1]) if turn["role"] == "DM" and index > 0])
+    del turns[end + 1 :]
 
 
-def refinement_repeats_failure(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def refinement_repeats_failure(turns: list[Record], environment: Record, rng: Random) -> None:
     """After a logic or place error the player does the same again, and now it works."""
-    spoilt = copy.deepcopy(turns)
-    pairs = _answered(spoilt)
-    places = [
-        index
-        for index in range(len(pairs) - 1)
-        if (pairs[index][1]["logic_error"] or pairs[index][1]["place_error"])
-        and not any(pairs[index + 1][1][flag] for flag in MISTAKE_KINDS)
+    corrected = [
+        (failed, other)
+        for (failed, refusal), (other, answer) in pairwise(_answered(turns))
+        if (refusal["logic_error"] or refusal["place_error"]) and not _is_error(answer)
     ]
-    if not places:
-        return None
-    index = rng.choice(places)
-    pairs[index + 1][0]["action"] = pairs[index][0]["action"]
-    return turns_text(spoilt)
+    failed, other = rng.choice(corrected)
+    other["action"] = failed["action"]
 
 
-def leaked_environment(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def leaked_environment(turns: list[Record], environment: Record, rng: Random) -> None:
     """An observation quotes the hidden environment."""
-    spoilt = copy.deepcopy(turns)
-    turn = rng.choice([turn for turn in spoilt if turn["role"] == "DM"])
+    turn = rng.choice([turn for turn in turns if turn["role"] == "DM"])
     turn["observation"] += " " + json.dumps(environment, ensure_ascii=False)
-    return turns_text(spoilt)
 
 
-def completed_too_early(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def completed_too_early(turns: list[Record], environment: Record, rng: Random) -> None:
     """The DM declares the game won and plays on."""
-    spoilt = copy.deepcopy(turns)
-    answers = [turn for turn in spoilt[:-1] if turn["role"] == "DM"]
-    if not answers:
-        return None
-    rng.choice(answers)["task_completed"] = True
-    return turns_text(spoilt)
+    rng.choice([turn for turn in turns[:-1] if turn["role"] == "DM"])["task_completed"] = True
 
 
-def turn_left_out(turns: list[Record], environment: Record, rng: Random) -> str | None:
+def turn_left_out(turns: list[Record], environment: Record, rng: Random) -> None:
     """The DM speaks twice, because a player turn is missing."""
-    players = [index for index, turn in enumerate(turns) if turn["role"] == "Player"]
-    if not players:
-        return None
-    left_out = rng.choice(players)
-    return turns_text(turns[:left_out] + turns[left_out + 1 :])
+    del turns[rng.choice([index for index, turn in enumerate(turns) if turn["role"] == "Player"])]
 
 
 SCRIPT_FAULTS: tuple[ScriptFault, ...] = (
@@ -223,16 +175,34 @@ TRAJECTORY_FAULTS: tuple[TrajectoryFault, ...] = (
 )
 
 
+def spoilt_script(fault: ScriptFault, script: Record, rng: Random) -> str | None:
+    """A script with a fault; None where it has nothing to spoil. The script itself stays as it is."""
+    spoilt = copy.deepcopy(script)
+    try:
+        return fault(spoilt, rng) or script_text(spoilt)
+    except IndexError:
+        return None
+
+
+def spoilt_turns(fault: TrajectoryFault, turns: list[Record], environment: Record, rng: Random) -> str | None:
+    """Turns with a fault; None where they have nothing to spoil. The turns themselves stay as they are."""
+    spoilt = copy.deepcopy(turns)
+    try:
+        return fault(spoilt, environment, rng) or turns_text(spoilt)
+    except IndexError:
+        return None
+
+
 def spoil_script(script: Record, rng: Random) -> str:
     """A script with one fault drawn from all."""
-    texts = (fault(script, rng) for fault in rng.sample(SCRIPT_FAULTS, len(SCRIPT_FAULTS)))
-    return next((text for text in texts if text is not None), script_text(script))
+    texts = (spoilt_script(fault, script, rng) for fault in rng.sample(SCRIPT_FAULTS, len(SCRIPT_FAULTS)))
+    return next(filter(None, texts), script_text(script))
 
 
 def spoil_turns(turns: list[Record], environment: Record, rng: Random) -> str:
     """Turns with one fault drawn from all."""
-    texts = (fault(turns, environment, rng) for fault in rng.sample(TRAJECTORY_FAULTS, len(TRAJECTORY_FAULTS)))
-    return next((text for text in texts if text is not None), turns_text(turns))
+    faults = rng.sample(TRAJECTORY_FAULTS, len(TRAJECTORY_FAULTS))
+    return next(filter(None, (spoilt_turns(fault, turns, environment, rng) for fault in faults)), turns_text(turns))
 
 
 def _drawn_action(script: Record, rng: Random) -> Record:
@@ -240,12 +210,15 @@ def _drawn_action(script: Record, rng: Random) -> Record:
     return actions[rng.choice(sorted(actions))]
 
 
-def _drawn_parameters(script: Record, rng: Random) -> dict[str, list[str]] | None:
-    """The parameters of an action that has some; None where none has."""
-    specs = [spec["parameters"] for spec in script["available_actions"].values() if spec["parameters"]]
-    return rng.choice(specs) if specs else None
+def _drawn_parameters(script: Record, rng: Random) -> dict[str, list[str]]:
+    """The parameters of an action that has some."""
+    return rng.choice([spec["parameters"] for spec in script["available_actions"].values() if spec["parameters"]])
 
 
 def _answered(turns: list[Record]) -> list[tuple[Record, Record]]:
     """Player turns with the DM turns that answer them."""
     return [(player, dm) for player, dm in pairwise(turns) if (player["role"], dm["role"]) == ("Player", "DM")]
+
+
+def _is_error(turn: Record) -> bool:
+    return any(turn[kind] for kind in MISTAKE_KINDS)

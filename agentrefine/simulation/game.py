@@ -1,28 +1,32 @@
 """Writes games: an expert plays by what it has read, and errs on purpose where a mistake is put in."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise, takewhile
 from random import Random
 from typing import Any, NamedTuple
 
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
-from agentrefine.simulation.requests import world_of
-from agentrefine.simulation.thoughts import filled, mistaken_thought, planned_thought, thoughts
+from agentrefine.simulation.thoughts import filled, thoughts
 from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome, Refusal
-from agentrefine.worlds.family import Move, enumeration, first_person, names_in, parameters
-from agentrefine.worlds.layout import World
-from agentrefine.worlds.mistakes import Mistake, mistakes
-from agentrefine.worlds.player import Explorer, Reason
+from agentrefine.worlds.facts import Move
+from agentrefine.worlds.language import enumeration, first_person, names_in, parameters
+from agentrefine.worlds.layout import World, world_from_id
+from agentrefine.worlds.player import Explorer, Mistake, Reason, mistakes
 
-AGAIN = 0.2
+SECOND_MISTAKE = 0.2
 """The chance that a mistake is followed by another one before the correction."""
 MAX_RUN = 3
 """How many mistakes come in a row at most."""
-FORESEEN = 5
+MAX_FORESEEN = 5
 """How many of the expert's actions are ahead of which one may be taken too early."""
-MAX_PLAY = 100
+MAX_STEPS = 100
 """How many of the expert's actions a game has at most; a world that takes more counts as broken."""
+OPENLY_MISTAKEN = 1 / 3
+"""The share of the mistaken thoughts that say `I think`; the others are phrased as right ones are."""
+
+world_of = lru_cache(maxsize=2048)(world_from_id)
+"""The world of an id; those asked for lately are kept, since drawing one takes a while."""
 
 
 class ExpertStep(NamedTuple):
@@ -38,7 +42,7 @@ def write_game(
 ) -> list[dict[str, Any]]:
     """The turns of a game, or those that come after the turns that are kept.
 
-    Mistakes change nothing in a world, so the expert's way is found first and the mistakes are put in then.
+    Mistakes change nothing in a world, so the expert plays first and the mistakes are put in then.
 
     Args:
         world: where the game is played.
@@ -68,7 +72,7 @@ def write_game(
             # Every game begins with another kind and goes through all of them.
             kinds = [*kinds[1:], kinds[0]]
             # The player foresees the actions that rest on what it knows now.
-            planned = takewhile(lambda step: step.reason.kind == "plan", steps[number : number + FORESEEN])
+            planned = takewhile(lambda step: step.reason.kind == "plan", steps[number : number + MAX_FORESEEN])
             ahead = [step.reason.action for step in planned][1:]
             writer.err(step, ahead, tuple(kinds))
         writer.act(step)
@@ -87,76 +91,129 @@ class _Writer:
         self._places = frozenset(game.world.members.get("place", ()))
         self._objects = tuple(game.world.objects)
         self._known = set(names_in(game.world.goal, self._objects))
-        self._sight: frozenset[str] = frozenset()
+        self._in_sight: frozenset[str] = frozenset()
 
     def first(self, observation: str) -> None:
-        """The game begins."""
-        self._say(observation, self._rng.choice(thoughts().dm["first"]), Outcome(observation, None, False))
+        self._say(observation, self._rng.choice(thoughts()["dm"]["first"]), Outcome(observation, None, False))
 
     def read(self, text: str) -> None:
         """The player has seen a text."""
-        self._sight = frozenset(names_in(text, self._objects))
-        self._known |= self._sight
+        self._in_sight = frozenset(names_in(text, self._objects))
+        self._known |= self._in_sight
 
     def act(self, step: ExpertStep) -> None:
-        """The expert's own action."""
         reason = step.reason
         self._play(self._thought(step), reason.action)
-        texts = thoughts().dm
+        texts = thoughts()["dm"]
         template = self._rng.choice(texts["completed" if step.outcome.completed else "done"])
         self._say(step.outcome.observation, template.format(action=reason.says), step.outcome)
         self.done.append(reason.action)
         self.last_refusal = ""
 
     def _thought(self, step: ExpertStep) -> str:
-        reason, facts = step.reason, self._facts(step.reason, _place(step.before))
+        reason, place = step.reason, _place(step.before)
+        # Places are always open: that they are is no reason for anything.
+        trivial = {f"the {name} is open" for name in self._places}
+        facts = [f for f in reason.facts if f not in trivial and f not in self.last_refusal]
+        facts = [_seen_from(place, fact) for fact in facts]
         if reason.kind == "plan":
-            return planned_thought(reason.sub_goal, facts, reason.says, self._rng)
-        texts, sought = thoughts(), reason.looked_for
-        known = enumeration(facts) if facts else ""
+            return self._planned_thought(reason.sub_goal, facts, reason.says)
+        sought = reason.looked_for
         if reason.kind_looked_for:
-            templates, sought = texts.explore_for_kind, texts.kinds[reason.kind_looked_for]
+            kind, sought = "explore_for_kind", thoughts()["kinds"][reason.kind_looked_for]
         elif reason.target in self._places:
-            templates = texts.explore_place
+            kind = "explore_place"
         else:
-            templates = texts.explore_container_by if facts else texts.explore_container
+            kind = "explore_container_by" if facts else "explore_container"
         holes = {"sub_goal": reason.sub_goal, "sought": sought, "target": reason.target, "action": reason.says}
-        return filled(templates, self._rng, facts=known, **holes)
+        return filled(kind, self._rng, facts=enumeration(facts) if facts else "", **holes)
+
+    def _planned_thought(self, sub_goal: str, facts: Sequence[str], action: str) -> str:
+        """A thought that leads from what the player knows, or believes, to an action."""
+        if not facts:
+            return filled("planned_without_facts", self._rng, sub_goal=sub_goal, action=action)
+        return filled("planned", self._rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
-        # The objects that the player is concerned with: what it does, what for, and what it looks for.
-        reason = step.reason
-        texts = (reason.move.text, reason.next_move.text, reason.sub_goal, reason.looked_for)
-        concerned = names_in(" ".join(texts), self._objects)
-        focus = [name for name in self._objects if name in concerned]
         tried: set[str] = set()
-        while len(tried) < MAX_RUN and (not tried or self._rng.random() < AGAIN):
-            situation = Situation(step.before, focus, self._known, self._sight, step.reason.move, ahead, self.done)
-            mistake = _find_mistake(situation, kinds, tried, self._rng)
+        while len(tried) < MAX_RUN and (not tried or self._rng.random() < SECOND_MISTAKE):
+            mistake = self._find_mistake(step, ahead, kinds, tried)
             if mistake is None:
                 return
             tried.add(mistake.action)
             self._mistake(step, mistake)
             kinds = (*kinds[1:], kinds[0])
 
+    def _find_mistake(
+        self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...], avoid: set[str]
+    ) -> Mistake | None:
+        """A mistake of the first kind for which there is one; `avoid` are actions not to be used."""
+        # The objects that the player is concerned with: what it does, what for, and what it looks for.
+        reason = step.reason
+        texts = (reason.move.text, reason.next_move.text, reason.sub_goal, reason.looked_for)
+        concerned = set(names_in(" ".join(texts), self._objects))
+        for kind in kinds:
+            found = [mistake for mistake in mistakes(step.before, kind) if mistake.action not in avoid]
+            if kind == "parameter_error":
+                groups = self._about_commands(step, found, concerned)
+            else:
+                groups = self._about_the_world(step, found, concerned, ahead)
+            groups = [group for group in groups if group]
+            if groups:
+                return self._rng.choice(self._rng.choice(groups))
+        return None
+
+    def _about_the_world(
+        self, step: ExpertStep, found: list[Mistake], concerned: set[str], ahead: list[str]
+    ) -> list[list[Mistake]]:
+        """Groups of what suggests itself: too early, with what is in sight, once more; else with what is of concern."""
+        predicates = step.before.world.rules.predicates
+        hidden = [predicates[fact[0]].text(fact) for fact in step.before.state - step.before.known]
+        # A player cannot name what it has not read of, and an error must not reveal what is yet to be found out.
+        fair = [
+            mistake
+            for mistake in found
+            if self._names(mistake.move) <= self._known and not any(fact in mistake.error_message for fact in hidden)
+        ]
+        about_concerns = [mistake for mistake in fair if self._names(mistake.move) & concerned]
+        groups = [
+            [mistake for mistake in fair if mistake.action in ahead],
+            [mistake for mistake in about_concerns if self._names(mistake.move) <= self._in_sight],
+            [mistake for mistake in fair if mistake.action in self.done[-3:]],
+        ]
+        return groups if any(groups) else [about_concerns]
+
+    def _about_commands(self, step: ExpertStep, found: list[Mistake], concerned: set[str]) -> list[list[Mistake]]:
+        """Another verb for what the player is concerned with, a wrong name in the right action, or a part of it."""
+        right, actions = step.reason.move, step.before.world.rules.actions
+        verbs = [m for m in found if m.move.template not in actions and self._names(m.move) <= concerned]
+        wrong_names = [
+            m
+            for m in found
+            if m.move.template == right.template and len(m.move.binding.items() - right.binding.items()) == 1
+        ]
+        return [verbs, wrong_names, _without_end(step)]
+
+    def _names(self, move: Move) -> set[str]:
+        """The objects of an action; what names none is left out."""
+        return {name for name in move.binding.values() if name in self._objects}
+
     def _mistake(self, step: ExpertStep, mistake: Mistake) -> None:
         outcome = step.before.copy().step(mistake.action)
-        belief = _seen_from(_place(step.before), mistake.belief)
-        self._play(mistaken_thought(step.reason.sub_goal, belief, mistake.says, self._rng), mistake.action)
-        self._say(outcome.observation, self._rng.choice(thoughts().dm["error"]).format(belief=belief), outcome)
+        sub_goal, belief = step.reason.sub_goal, _seen_from(_place(step.before), mistake.belief)
+        if self._rng.random() < OPENLY_MISTAKEN:
+            thought = filled("mistaken", self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
+        else:
+            thought = self._planned_thought(sub_goal, [belief], mistake.says)
+        self._play(thought, mistake.action)
+        self._say(outcome.observation, self._rng.choice(thoughts()["dm"]["error"]).format(belief=belief), outcome)
         self.last_refusal = first_person(mistake.error_message)
-
-    def _facts(self, reason: Reason, place: str) -> list[str]:
-        # Places are always open: that they are is no reason for anything.
-        trivial = {f"the {place} is open" for place in self._places}
-        facts = [fact for fact in reason.facts if fact not in trivial and fact not in self.last_refusal]
-        return [_seen_from(place, fact) for fact in facts]
 
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
         if self.last_refusal:
-            thought = filled(thoughts().after_error, self._rng, cited=self.last_refusal, thought=thought)
+            thought = filled("after_error", self._rng, cited=self.last_refusal, thought=thought)
         self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
 
     def _say(self, observation: str, thought: str, outcome: Outcome) -> None:
@@ -194,7 +251,7 @@ def _steps_from_start(world_id: str) -> list[ExpertStep]:
 def _expert_steps(game: Game) -> list[ExpertStep]:
     explorer = Explorer(game)
     steps: list[ExpertStep] = []
-    while not game.completed and len(steps) < MAX_PLAY:
+    while not game.completed and len(steps) < MAX_STEPS:
         action = explorer.next_action()
         assert explorer.reason is not None
         steps.append(ExpertStep(game.copy(), explorer.reason, game.step(action)))
@@ -208,41 +265,6 @@ def _spread(length: int, wanted: int, rng: Random) -> set[int]:
     return {rng.randrange(start, end) for start, end in pairwise(ends)}
 
 
-class Situation(NamedTuple):
-    """Where a mistake is to be made.
-
-    Attributes:
-        game: the game just before it.
-        focus: the objects that the player is concerned with now.
-        known, sight: the names that the player has read so far, in the goal too, and those in the last observation.
-        right: the action that is right now.
-        ahead: the right actions after it, as far as the player can foresee them.
-        behind: actions that the player has done.
-    """
-
-    game: Game
-    focus: Collection[str]
-    known: Collection[str]
-    sight: Collection[str]
-    right: Move
-    ahead: list[str]
-    behind: list[str]
-
-
-def _find_mistake(situation: Situation, kinds: tuple[MistakeKind, ...], avoid: set[str], rng: Random) -> Mistake | None:
-    """A mistake of the first kind for which the situation offers one; `avoid` are actions not to be used."""
-    for kind in kinds:
-        of_kind = [m for m in mistakes(situation.game, kind) if m.action not in avoid]
-        if kind == "parameter_error":
-            offered = _about_commands(situation, of_kind)
-        else:
-            offered = _about_the_world(situation, of_kind)
-        groups = [group for group in offered if group]
-        if groups:
-            return rng.choice(rng.choice(groups))
-    return None
-
-
 def _refusal_in_first_person(game: Game, action: str) -> str:
     """What the player says of an action that the world refuses, as a clause; empty when it can be done."""
     move = game.read(action)
@@ -250,61 +272,21 @@ def _refusal_in_first_person(game: Game, action: str) -> str:
     return first_person(refusal.message) if isinstance(refusal, Refusal) else ""
 
 
-def _about_the_world(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
-    """Groups of what suggests itself: too early, with what is in sight, again; else with what is of concern."""
-    predicates = situation.game.world.rules.predicates
-    hidden = [predicates[fact[0]].text(fact) for fact in situation.game.state - situation.game.known]
-    # A player cannot name what it has not read of, and an error must not reveal what is yet to be found out.
-    fair = [
-        mistake
-        for mistake in found
-        if all(name in situation.known for name in _names(situation, mistake.move))
-        and not any(fact in mistake.error_message for fact in hidden)
-    ]
-    concerned = [m for m in fair if any(name in situation.focus for name in _names(situation, m.move))]
-    too_early = [m for m in fair if m.action in situation.ahead]
-    in_sight = [m for m in concerned if all(n in situation.sight for n in _names(situation, m.move))]
-    again = [m for m in fair if m.action in situation.behind[-3:]]
-    return [too_early, in_sight, again] if too_early or in_sight or again else [concerned]
-
-
-def _about_commands(situation: Situation, found: list[Mistake]) -> list[list[Mistake]]:
-    """Another verb for what the player is concerned with, a wrong name in the right action, or a part of it."""
-    right, actions = situation.right, situation.game.world.rules.actions
-    verbs = [
-        m
-        for m in found
-        if m.move.template not in actions and all(name in situation.focus for name in _names(situation, m.move))
-    ]
-    wrong_names = [
-        m
-        for m in found
-        if m.move.template == right.template and len(m.move.binding.items() - right.binding.items()) == 1
-    ]
-    return [verbs, wrong_names, _without_end(situation)]
-
-
-def _without_end(situation: Situation) -> list[Mistake]:
+def _without_end(step: ExpertStep) -> list[Mistake]:
     """`take apple` for `take apple from barn`."""
-    right = situation.right
+    right = step.reason.move
     if len(right.binding) < 2:
         return []
     first = parameters(right.template)[0]
-    says = situation.game.world.rules.actions[right.template].says
     short = Move(_up_to(right.template, first), {first: right.binding[first]})
-    refusal = situation.game.read(short.text)
+    refusal = step.before.read(short.text)
     if isinstance(refusal, Move):
         return []
-    said, belief = _up_to(says, first).format(**short.binding), thoughts().short_command
-    return [Mistake(short.text, refusal.error, short, said, belief, refusal.message, relevant=True)]
+    said = _up_to(step.before.world.rules.actions[right.template].says, first).format(**short.binding)
+    return [Mistake(short.text, refusal.error, short, said, thoughts()["short_command"], refusal.message)]
 
 
 def _up_to(template: str, name: str) -> str:
     """A template up to a placeholder."""
     hole = "{" + name + "}"
     return template[: template.index(hole) + len(hole)]
-
-
-def _names(situation: Situation, move: Move) -> list[str]:
-    objects = situation.game.world.objects
-    return [name for name in move.binding.values() if name in objects]

@@ -2,24 +2,22 @@
 
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
 from agentrefine.errors import UserError
-from agentrefine.params.teacher import OfflineTeacher
+from agentrefine.params.teacher import SimulatedTeacher
 
 SECONDS_TO_START = 60.0
 SECONDS_TO_STOP = 5.0
 
 
 @contextmanager
-def offline_teacher(params: OfflineTeacher, *flags: str) -> Iterator[str]:
+def simulated_teacher(params: SimulatedTeacher, *flags: str) -> Iterator[str]:
     """Run the simulated teacher on a free port of 127.0.0.1 and give its base URL (ends in `/v1`).
 
     The server is stopped when the block is left, in whatever way; when this process is killed, it ends by itself.
@@ -31,22 +29,26 @@ def offline_teacher(params: OfflineTeacher, *flags: str) -> Iterator[str]:
     """
     command = [sys.executable, "-m", "agentrefine.simulation", "--port", "0", "--parent", str(os.getpid())]
     command += ["--params", params.model_dump_json(), *flags]
-    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+    with (
+        tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as process,
+    ):
         try:
             yield _address(process, errors)
         finally:
-            _stop(process)
+            process.terminate()
+            try:
+                process.wait(SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _address(process: subprocess.Popen[str], errors: IO[str]) -> str:
     """The line that the server prints once it listens."""
     assert process.stdout is not None
-    deadline = time.monotonic() + SECONDS_TO_START
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        ready = selector.select(deadline - time.monotonic())
-    address = process.stdout.readline().strip() if ready else ""
+        address = process.stdout.readline().strip() if selector.select(SECONDS_TO_START) else ""
     if address.startswith("http://"):
         return address
     errors.seek(0)
@@ -57,15 +59,3 @@ def _address(process: subprocess.Popen[str], errors: IO[str]) -> str:
         "python -m agentrefine.simulation --port 0",
         seconds=SECONDS_TO_START,
     )
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()

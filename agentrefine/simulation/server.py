@@ -3,25 +3,25 @@
 import asyncio
 import os
 import time
-from collections import OrderedDict
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-import uvicorn
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from agentrefine.errors import UserError
 from agentrefine.files import first_problem
-from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
-from agentrefine.simulation.batches import WINDOW_SECONDS, Batches, BatchRequest, BatchStore, read_upload
+from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
+from agentrefine.simulation.batches import Batches, BatchRequest, read_upload
 from agentrefine.simulation.chat import MODEL, ApiError, ChatRequest, complete, read_chat, unknown_model
-from agentrefine.simulation.wire import HANG_SECONDS, REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
+from agentrefine.simulation.wire import REFUSED, WITHOUT_ANSWER, drawn_fault, faulty
 
 MODEL_CARD = {
     "id": MODEL,
@@ -39,27 +39,29 @@ MAX_PAGE = 100
 class Settings(NamedTuple):
     """How the server serves (`python -m agentrefine.simulation --help`); none of it changes an answer."""
 
-    latency: float = 0.0
-    log: Path | None = None
-    structured: bool = False
-    hang_seconds: float = HANG_SECONDS
-    batch_seconds: float = 0.0
-    batch_window_seconds: float = WINDOW_SECONDS
-    state: Path | None = None
+    latency: float
+    log: Path | None
+    structured: bool
+    hang_seconds: float
+    batch_seconds: float
+    batch_window_seconds: float
+    state: Path | None
 
 
 class Server:
-    """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch."""
+    """The endpoints. A request is drawn and logged alike, whether it comes by itself or in a batch.
 
-    def __init__(self, params: OfflineTeacher, settings: Settings) -> None:
+    Once the event loop runs, `batches.resume()` continues the batches of a server that ended before them.
+    """
+
+    def __init__(self, params: SimulatedTeacher, settings: Settings) -> None:
         """Open the log and the state. Raises UserError if one of them cannot be used."""
         self._params = params
         self._settings = settings
-        self._attempts: OrderedDict[str, int] = OrderedDict()
+        self._attempts = lru_cache(REMEMBERED_REQUESTS)(lambda key: count())
         self._log = _open_log(settings.log)
-        self._store = BatchStore(settings.state)
-        self._batches = Batches(
-            self._store, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
+        self.batches = Batches(
+            settings.state, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
         )
         # The same request is answered by the same bytes: a retry, or a benchmark's second round, waits for no rules.
         self._answer = lru_cache(maxsize=REMEMBERED_ANSWERS)(self._write_answer)
@@ -84,18 +86,14 @@ class Server:
             exception_handlers={ApiError: _refused},
         )
 
-    def resume(self) -> None:
-        """Continue batches that were unfinished when the server ended; needs the event loop to run."""
-        self._batches.resume()
-
-    async def _chat(self, request: Request) -> Response:
+    async def _chat(self, request: Request) -> ASGIApp:
         text = await request.body()
         asked = read_chat(text, structured=self._settings.structured)
-        attempt, fault = self._draw(asked, self._params.wire_fault_kinds)
+        attempt, fault = self._draw_fault(asked, self._params.wire_fault_kinds)
         if self._settings.latency:
             await asyncio.sleep(self._settings.latency)
         body = b"" if fault in WITHOUT_ANSWER else self._answer(text)
-        self._note(asked, attempt, fault, batch=None)
+        self._log_request(asked, attempt, fault, batch=None)
         if fault is None:
             return Response(body, media_type="application/json")
         return faulty(fault, body, self._settings.hang_seconds)
@@ -109,21 +107,18 @@ class Server:
             asked = read_chat(orjson.dumps(body), structured=self._settings.structured)
         except ApiError as error:
             return error.status, error.body
-        attempt, fault = self._draw(asked, self._batch_faults)
-        self._note(asked, attempt, fault, batch=batch_id)
+        attempt, fault = self._draw_fault(asked, self._batch_faults)
+        self._log_request(asked, attempt, fault, batch=batch_id)
         if fault is None:
             return 200, complete(asked, asked.key(), self._params)
         return REFUSED[fault].status, REFUSED[fault].body
 
-    def _draw(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
+    def _draw_fault(self, asked: ChatRequest, kinds: list[WireFaultKind]) -> tuple[int, WireFaultKind | None]:
         """How often the request had come before, and what goes wrong on the wire this time, if anything."""
-        attempt = self._attempts.pop(asked.key(), 0)
-        self._attempts[asked.key()] = attempt + 1
-        if len(self._attempts) > REMEMBERED_REQUESTS:
-            self._attempts.popitem(last=False)
+        attempt = next(self._attempts(asked.key()))
         return attempt, drawn_fault(self._params.wire_faults, kinds, asked.key(), attempt)
 
-    def _note(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
+    def _log_request(self, asked: ChatRequest, attempt: int, fault: WireFaultKind | None, batch: str | None) -> None:
         """Append a request to the log before its answer is sent; a completion's id is `chatcmpl-` and the key."""
         if self._log is None:
             return
@@ -143,35 +138,35 @@ class Server:
 
     async def _upload(self, request: Request) -> Response:
         filename, content = read_upload(request.headers.get("Content-Type", ""), await request.body())
-        return _record(self._store.add_file(filename, "batch", content))
+        return _record(self.batches.add_file(filename, "batch", content))
 
     async def _file(self, request: Request) -> Response:
-        return _record(self._store.file(request.path_params["id"])[0])
+        return _record(self.batches.file(request.path_params["id"])[0])
 
     async def _content(self, request: Request) -> Response:
-        return Response(self._store.file(request.path_params["id"])[1], media_type="application/octet-stream")
+        return Response(self.batches.file(request.path_params["id"])[1], media_type="application/octet-stream")
 
     async def _create_batch(self, request: Request) -> Response:
         try:
             asked = BatchRequest.model_validate_json(await request.body())
         except ValidationError as error:
             raise ApiError(400, first_problem(error)) from error
-        return _record(self._batches.create(asked))
+        return _record(self.batches.create(asked))
 
     async def _batch(self, request: Request) -> Response:
-        return _record(self._store.batch(request.path_params["id"]))
+        return _record(self.batches.batch(request.path_params["id"]))
 
     async def _cancel_batch(self, request: Request) -> Response:
-        return _record(self._batches.cancel(request.path_params["id"]))
+        return _record(self.batches.cancel(request.path_params["id"]))
 
     async def _list_batches(self, request: Request) -> Response:
         limit = request.query_params.get("limit", str(PAGE_OF_BATCHES))
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_PAGE:
             raise ApiError(400, f"limit: {limit!r} is no number from 1 to {MAX_PAGE}.", param="limit")
-        batches = self._store.batches()
+        batches = self.batches.batches()
         after = request.query_params.get("after")
         if after is not None:
-            batches = [batch for batch in batches if batch.id < self._store.batch(after).id]
+            batches = [batch for batch in batches if batch.id < self.batches.batch(after).id]
         page = batches[: int(limit)]
         return JSONResponse(
             {
@@ -191,13 +186,6 @@ def _open_log(path: Path | None) -> int | None:
         raise UserError(
             "not_writable", f"{path}: cannot be written ({error.strerror}); choose another --log.", file=path
         ) from error
-
-
-async def stop_with_parent(server: uvicorn.Server, parent: int) -> None:
-    """End the server once the process that started it has ended: it then belongs to another parent."""
-    while os.getppid() == parent:
-        await asyncio.sleep(0.5)
-    server.should_exit = True
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -19,22 +19,25 @@ from agentrefine.files import atomic_folder, packaged_text, short_hash, write_js
 from agentrefine.game.conversation import instructions, opening, reply_text
 from agentrefine.params.tuning import TinyModel
 from agentrefine.simulation import thoughts
-from agentrefine.simulation.tokenizer import FREQUENT, build_tokenizer, check_words, stretches
+from agentrefine.simulation.tokenizer import MIN_FREQUENCY, build_tokenizer, check_words, stretches
 from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.loss import labelled_loss
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.rendering import MASKED
-from agentrefine.worlds.catalogue import all_templates, families, said, themes, vocabulary, words_in
+from agentrefine.worlds.catalogue import all_templates, all_texts, families, themes, vocabulary, words_in
 from agentrefine.worlds.engine import Game
-from agentrefine.worlds.family import Theme, sentence
+from agentrefine.worlds.family import Theme
+from agentrefine.worlds.language import sentence
 from agentrefine.worlds.layout import EVALUATION_SEEDS, draw_world
 from agentrefine.worlds.player import Explorer
 
 Progress = Callable[[int, int], None]
 """Called with the tokens done and all tokens, after each step."""
+Batch = tuple[torch.Tensor, torch.Tensor, int]
+"""Token ids and labels, (rows, longest row), and the number of tokens; labels are -100 where nothing is learned."""
 
 TEXTS_FOR_TOKENIZER = 400
-POOL = 64
+TEXTS_PER_POOL = 64
 """Texts among which rows of similar length are put together."""
 WARMUP_STEPS = 30
 DECAY_SHARE = 0.4
@@ -67,27 +70,11 @@ class PlainText(NamedTuple):
     answers_only: bool
 
 
-class PretrainingBatch(NamedTuple):
-    """Padded rows of token ids and labels, (rows, longest row); labels are -100 where nothing is learned."""
-
-    ids: torch.Tensor
-    labels: torch.Tensor
-    tokens: int
-
-
-class TinyBase(NamedTuple):
-    """What pretraining came to: the model's parameters, the tokens read, nats per token over the last tenth."""
-
-    parameters: int
-    tokens: int
-    loss: float
-
-
-def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress | None = None) -> TinyBase:
+def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress | None = None) -> TinyCard:
     """Pretrain a small Llama on `plain_texts`, so that it speaks the worlds' language but is no agent.
 
-    Weights (safetensors), tokenizer and card are written to the folder `out`. Equal seeds and thread counts give equal
-    bytes.
+    Weights (safetensors), tokenizer and the card that is returned are written to the folder `out`. Equal seeds and
+    thread counts give equal bytes.
 
     Raises:
         UserError: a word of the worlds is not one token; a full disk.
@@ -95,36 +82,7 @@ def make_tiny_base(params: TinyModel, seed: int, out: Path, progress: Progress |
     tokenizer = tiny_tokenizer(seed)
     tokenizer.model_max_length = params.max_length
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(params, tokenizer))
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
-    losses, seen = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
-    _renew_unseen(model, seen, seed)
-    tail = losses[-max(1, len(losses) // 10) :]
-    made = TinyBase(parameters=model.num_parameters(), tokens=params.pretraining_tokens, loss=sum(tail) / len(tail))
-    card = TinyCard(seed=seed, vocabulary=len(tokenizer), params=params.model_dump(), **made._asdict())
-    with atomic_folder(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_json(folder / CARD, card.model_dump())
-    return made
-
-
-def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """The tiny base's tokenizer: every name and word of every world, held out or not, and of the agent's texts is one
-    token, and so is every stretch of text between two names.
-    """
-    templates = [*said(), *thoughts.phrasings(), *phrasing().values()]
-    words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
-    commands = dict.fromkeys(all_templates(), "")
-    chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
-    texts = [plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)]
-    tokenizer = build_tokenizer(words, texts + chat * FREQUENT)
-    check_words(tokenizer, words)
-    return tokenizer
-
-
-def _config(params: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=params.hidden_size,
         intermediate_size=params.intermediate_size,
@@ -137,14 +95,46 @@ def _config(params: TinyModel, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
+    model = LlamaForCausalLM(config)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
+    losses, seen = _pretrain(model, _batches(tokenizer, params, seed), params, progress)
+    _renew_unseen(model, seen, seed)
+    tail = losses[-max(1, len(losses) // 10) :]
+    card = TinyCard(
+        seed=seed,
+        vocabulary=len(tokenizer),
+        params=params.model_dump(),
+        parameters=model.num_parameters(),
+        tokens=params.pretraining_tokens,
+        loss=sum(tail) / len(tail),
+    )
+    with atomic_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / CARD, card.model_dump())
+    return card
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[PretrainingBatch]:
+def tiny_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """The tiny base's tokenizer: every name and word of every world, held out or not, and of the agent's texts is one
+    token, and so is every stretch of text between two names.
+    """
+    templates = [*all_texts(), *thoughts.phrasings(), *phrasing().values()]
+    words = vocabulary() | {word for text in templates for word in words_in(text)} | stretches(templates)
+    commands = dict.fromkeys(all_templates(), "")
+    chat = [m.content for m in opening(instructions(commands), "", "")] + [reply_text("", "")]
+    texts = [plain.text for plain in islice(plain_texts(seed), TEXTS_FOR_TOKENIZER)]
+    tokenizer = build_tokenizer(words, texts + chat * MIN_FREQUENCY)
+    check_words(tokenizer, words)
+    return tokenizer
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -> Iterator[Batch]:
     """Batches without end: each text is a row of its own, rows of similar length together."""
     rng = Random(int(short_hash("batches", str(seed)), 16))
     texts = plain_texts(seed)
     while True:
-        rows = [_row(tokenizer, text, params) for text in islice(texts, POOL)]
+        rows = [_row(tokenizer, text, params) for text in islice(texts, TEXTS_PER_POOL)]
         batches: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[]]
         for ids, labels in sorted(rows, key=lambda row: len(row[0])):
             if batches[-1] and (len(batches[-1]) + 1) * len(ids) > params.batch_tokens:
@@ -155,7 +145,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, params: TinyModel, seed: int) -
             all_ids = [ids for ids, _ in batch]
             padded = pad_sequence(all_ids, batch_first=True, padding_value=tokenizer.pad_token_id)
             labels = pad_sequence([labels for _, labels in batch], batch_first=True, padding_value=MASKED)
-            yield PretrainingBatch(padded, labels, tokens=sum(map(len, all_ids)))
+            yield padded, labels, sum(map(len, all_ids))
 
 
 def _row(tokenizer: PreTrainedTokenizerFast, plain: PlainText, params: TinyModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,7 +165,7 @@ def _answers(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
 
 
 def _pretrain(
-    model: LlamaForCausalLM, batches: Iterator[PretrainingBatch], params: TinyModel, progress: Progress | None
+    model: LlamaForCausalLM, batches: Iterator[Batch], params: TinyModel, progress: Progress | None
 ) -> tuple[list[float], torch.Tensor]:
     """Train in place. Returns the loss of each step in nats per token, and which tokens the text held."""
     optimizer = make_optimizer(model, learning_rate=params.learning_rate, muon_learning_rate=params.muon_learning_rate)
@@ -185,27 +175,27 @@ def _pretrain(
     done = 0
     model.train()
     while done < params.pretraining_tokens:
-        batch = next(batches)
+        ids, labels, tokens = next(batches)
         # Linear warm-up, a constant stretch, linear decay to zero.
         left = 1 - done / params.pretraining_tokens
         factor = min(1.0, (len(losses) + 1) / (WARMUP_STEPS + 1), left / DECAY_SHARE)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
-        loss = labelled_loss(model, batch.ids, batch.labels, reduction="mean")
+        loss = labelled_loss(model, ids, labels, reduction="mean")
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        seen[batch.ids.flatten()] = True
-        done += batch.tokens
+        seen[ids.flatten()] = True
+        done += tokens
         if progress is not None:
             progress(min(done, params.pretraining_tokens), params.pretraining_tokens)
     return losses, seen
 
 
 def _renew_unseen(model: LlamaForCausalLM, seen: torch.Tensor, seed: int) -> None:
-    """Draw the embeddings of tokens that the text never held anew, around the mean of the others.
+    """Draw new embeddings, around the mean of the others, for the tokens that the text never held.
 
     Pretraining only pushes them away from everything; the chat's tokens would take long to come back from there.
     """

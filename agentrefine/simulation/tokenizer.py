@@ -15,22 +15,24 @@ from transformers import PreTrainedTokenizerFast
 
 from agentrefine.errors import UserError
 from agentrefine.tuning.chat_template import own_chat_template
+from agentrefine.worlds.language import HOLE
 
 PAD, END_OF_TURN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = [PAD, END_OF_TURN, USER, ASSISTANT]
 MERGES_FOR_OTHER_TEXT = 384
 """Merges learned from the worlds' own words, so that text from elsewhere costs about half a token per letter."""
-FREQUENT = 5
+MIN_FREQUENCY = 5
 """A piece that the texts hold this often is one token, also without its leading space or as punctuation."""
 WORD = r" ?\{\w+\}| ?\w+:?| ?[^\s\w]|\s(?=\S)|\s+"
 """How other text splits before merging: words with their leading space, among them `{place}` and `Goal:`, and signs."""
-_HOLE = re.compile(r"\{\w+\}|\$\w+")
-_ENDS = re.compile(r"[.?!]|\n|(?<=:) ")
+_SENTENCE_END = re.compile(r"[.?!]|\n|(?<=:) ")
 
 
 def stretches(templates: Iterable[str]) -> set[str]:
     """The stretches of fixed text between the holes of templates; none goes beyond the end of a sentence or line."""
-    parts = (part.strip() for template in templates for hole in _HOLE.split(template) for part in _ENDS.split(hole))
+    parts = (
+        part.strip() for template in templates for hole in HOLE.split(template) for part in _SENTENCE_END.split(hole)
+    )
     return {part for part in parts if re.search(r"\w", part)}
 
 
@@ -55,7 +57,7 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
     pre_tokenizer = _splitting(rf" ?{_any_of(kept)}(?!\w)|{WORD}" if kept else WORD)
     pieces: list[str] = [pre_tokenizer.pre_tokenize_str(form)[0][0] for form in forms]
     counts = Counter(piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text))
-    pieces += sorted(piece for piece, count in counts.items() if count >= FREQUENT)
+    pieces += sorted(piece for piece, count in counts.items() if count >= MIN_FREQUENCY)
 
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = _splitting(WORD)
@@ -128,6 +130,4 @@ def _any_of(words: set[str]) -> str:
     """A regular expression of the words as a tree of their letters: an alternation of whole words is far slower."""
     heads = sorted({word[0] for word in words if word})
     branches = "|".join(re.escape(head) + _any_of({word[1:] for word in words if word[:1] == head}) for head in heads)
-    if not heads:
-        return ""
-    return f"(?:{branches}){'?' if '' in words else ''}"
+    return f"(?:{branches}){'?' if '' in words else ''}" if heads else ""

@@ -4,18 +4,18 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable
 from uvicorn._types import Scope as UvicornScope
-from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from agentrefine.params.teacher import WireFaultKind
+from agentrefine.simulation.answers import share
 from agentrefine.simulation.chat import ApiError
-from agentrefine.simulation.requests import share
 
 HANG_SECONDS = 30.0
 """Seconds for which a connection hangs where nothing else is asked for."""
@@ -37,7 +37,7 @@ REFUSED: dict[WireFaultKind, ApiError] = {
 
 WITHOUT_ANSWER: frozenset[WireFaultKind | None] = frozenset([*REFUSED, "reset", "hang", "wrong_content_type"])
 """The faults that send nothing of the good answer."""
-PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
+HTML_PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
 def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: int) -> WireFaultKind | None:
@@ -47,30 +47,25 @@ def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: 
     return kinds[int(share("wire kind", key, str(attempt)) * len(kinds))]
 
 
-def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> Response:
+def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> ASGIApp:
     """What goes wrong, ready to be sent; `good` is the body of the good answer."""
     if fault in REFUSED:
         return REFUSED[fault].response()
     if fault == "wrong_content_type":
-        return Response(PAGE, media_type="text/html")
-    if fault == "slow_body":
-        return _SlowBody(good, media_type="application/json")
-    if fault == "truncated_body":
-        return _TruncatedBody(good, media_type="application/json")
-    return _Hang(hang_seconds) if fault == "hang" else _Reset()
+        return Response(HTML_PAGE, media_type="text/html")
+    if fault == "hang":
+        return partial(_hang, hang_seconds)
+    if fault == "reset":
+        return _reset
+    answer = Response(good, media_type="application/json")
+    return partial(_slow_body if fault == "slow_body" else _truncated_body, answer)
 
 
 class WireProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, with the connection in every request's scope: no ASGI message breaks a connection."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, object],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  (uvicorn's own)
+        super().__init__(*arguments, **options)
         application = self.app
 
         async def with_connection(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -81,54 +76,41 @@ class WireProtocol(H11Protocol):
         self.app = with_connection
 
 
-class _Reset(Response):
+async def _reset(scope: Scope, receive: Receive, _: Send) -> None:
     """The connection is reset (TCP RST) without an answer."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport = _transport(scope)
-        # Closing a socket that lingers for zero seconds resets the connection instead of ending it.
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-        await _disconnected(receive)
+    transport = _transport(scope)
+    # Closing a socket that lingers for zero seconds resets the connection instead of ending it.
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    await _disconnected(receive)
 
 
-class _Hang(Response):
+async def _hang(seconds: float, scope: Scope, receive: Receive, _: Send) -> None:
     """No answer; the connection is closed when the client has waited for long, unless it closes it before."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with asyncio.timeout(self._seconds):
-                await _disconnected(receive)
-        except TimeoutError:
-            _transport(scope).close()
+    try:
+        async with asyncio.timeout(seconds):
             await _disconnected(receive)
-
-
-class _SlowBody(Response):
-    """The right body, piece by piece."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        body = bytes(self.body)
-        size = len(body) // SLOW_BODY_PIECES + 1
-        for start in range(0, len(body), size):
-            await asyncio.sleep(SLOW_BODY_SECONDS / SLOW_BODY_PIECES)
-            piece = body[start : start + size]
-            await send({"type": "http.response.body", "body": piece, "more_body": start + size < len(body)})
-
-
-class _TruncatedBody(Response):
-    """The headers of the right answer and half of its body; then the connection is closed."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
+    except TimeoutError:
         _transport(scope).close()
         await _disconnected(receive)
+
+
+async def _slow_body(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """The right body, piece by piece."""
+    await send({"type": "http.response.start", "status": 200, "headers": answer.raw_headers})
+    size = len(answer.body) // SLOW_BODY_PIECES + 1
+    for start in range(0, len(answer.body), size):
+        await asyncio.sleep(SLOW_BODY_SECONDS / SLOW_BODY_PIECES)
+        more = start + size < len(answer.body)
+        await send({"type": "http.response.body", "body": answer.body[start : start + size], "more_body": more})
+
+
+async def _truncated_body(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """The headers of the right answer and half of its body; then the connection is closed."""
+    await send({"type": "http.response.start", "status": 200, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
+    _transport(scope).close()
+    await _disconnected(receive)
 
 
 def _transport(scope: Scope) -> asyncio.Transport:

@@ -1,6 +1,7 @@
 """Calls, tokens and money, added up: for a stage, for a persona and for a kept trajectory."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,37 +17,39 @@ if TYPE_CHECKING:
     from agentrefine.synthesis.refinement import Refined
 
 
+@dataclass
 class Account:
-    """Adds up what calls took."""
+    """Adds up what calls took.
 
-    def __init__(self, prices: Prices, *, batch: bool = False) -> None:
-        """Start empty.
+    Attributes:
+        prices: what tokens cost.
+        batch: count every call as one through the Batch API, also those that were not.
+        calls, ...: as in `Calls`.
+        cost: US dollars; None as soon as the price of one call is not known.
+        models_without_price: whose price is not known.
+    """
 
-        Args:
-            prices: what tokens cost.
-            batch: count every call as one through the Batch API, also those that were not.
-        """
-        self._prices = prices
-        self._batch = batch
-        self.calls = 0
-        self.unanswered = 0
-        self.estimated = 0
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.completion_tokens = 0
-        self.cost: float | None = 0.0
-        self.models_without_price: set[str] = set()
+    prices: Prices
+    batch: bool = False
+    calls: int = 0
+    unanswered: int = 0
+    estimated: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+    models_without_price: set[str] = field(default_factory=set)
 
     def add(self, attempt: Attempt) -> None:
         """Count one call."""
-        usage = attempt.usage.model_copy(update={"batch": True}) if self._batch else attempt.usage
+        usage = attempt.usage.model_copy(update={"batch": True}) if self.batch else attempt.usage
         self.calls += 1
         self.unanswered += attempt.finish_reason in NO_ANSWER
         self.estimated += usage.estimated
         self.prompt_tokens += usage.prompt_tokens
         self.cached_tokens += usage.cached_tokens
         self.completion_tokens += usage.completion_tokens
-        cost = self._prices.cost(attempt.teacher, usage)
+        cost = self.prices.cost(attempt.teacher, usage)
         if cost is None:
             self.models_without_price.add(attempt.teacher)
         self.cost = None if cost is None or self.cost is None else self.cost + cost
@@ -58,15 +61,8 @@ class Account:
 
     def total(self) -> Calls:
         """The sums as a record."""
-        return Calls(
-            calls=self.calls,
-            unanswered=self.unanswered,
-            calls_with_estimated_tokens=self.estimated,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            completion_tokens=self.completion_tokens,
-            cost_usd=_rounded(self.cost),
-        )
+        sums = vars(self) | {"calls_with_estimated_tokens": self.estimated, "cost_usd": _rounded(self.cost)}
+        return Calls.model_validate(sums)
 
     def each(self, count: int) -> PerOne:
         """The sums divided by a count of something; empty when there is none of it."""
@@ -82,8 +78,7 @@ class Account:
 class PersonaAccount(BaseModel):
     """A line of data/refinement/costs.jsonl: what one persona's samples took, from the first script to the last call.
 
-    Example: `PersonaAccount(persona_id="p1", samples=6, kept=5, calls=16, prompt_tokens=53000, cached_tokens=0,
-    completion_tokens=14000, cost_usd=0.0)`
+    Example: `{"persona_id": "p1", "samples": 6, "kept": 5, "calls": 16, "prompt_tokens": 53000, ..., "cost_usd": 0.0}`
 
     Attributes:
         persona_id: whose.
@@ -111,19 +106,10 @@ def persona_accounts(
     for persona_id, group in groupby(refined, key=lambda sample: sample.attempts[0].persona_id):
         samples = list(group)
         account = Account(prices, batch=batch)
-        for sample in samples:
-            account.add_all(sample.attempts)
-        persona = PersonaAccount(
-            persona_id=persona_id,
-            samples=len(samples),
-            kept=sum(isinstance(sample.outcome, Trajectory) for sample in samples),
-            calls=account.calls,
-            prompt_tokens=account.prompt_tokens,
-            cached_tokens=account.cached_tokens,
-            completion_tokens=account.completion_tokens,
-            cost_usd=account.cost,
-        )
-        yield persona, samples
+        account.add_all(attempt for sample in samples for attempt in sample.attempts)
+        kept = sum(isinstance(sample.outcome, Trajectory) for sample in samples)
+        counts = {"persona_id": persona_id, "samples": len(samples), "kept": kept, "cost_usd": account.cost}
+        yield PersonaAccount.model_validate(vars(account) | counts), samples
 
 
 def _rounded(dollars: float | None) -> Cost:

@@ -6,26 +6,23 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from agentrefine.errors import UserError
 from agentrefine.llm.batch import BatchTransport
 from agentrefine.llm.completion import (
-    CUT,
     NO_ANSWER,
     REFUSED,
     TOO_LONG,
+    TRUNCATED,
     Answer,
     ChatMessage,
-    Completion,
     Kind,
     Request,
     field_of_thoughts,
 )
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings, Transport
-from agentrefine.llm.journal import Journal, KeptAnswer, Question
-from agentrefine.llm.paid import PAID, REPLAYED, PaidCalls
+from agentrefine.llm.journal import PAID, REPLAYED, Journal, PaidCalls, Question
 from agentrefine.llm.spending import SPENDING_NUMBERS, Spending, load_prices
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
@@ -45,12 +42,7 @@ SIMULATED = "agentrefine.simulation.__main__"
 
 
 class OfflineAddress(NamedTuple):
-    """Where the simulated teacher listens, and its name in the journal.
-
-    Attributes:
-        base_url: with a port that changes from run to run.
-        name: of `offline_name`.
-    """
+    """Where the simulated teacher listens, with a port that changes, and its name in the journal (`offline_name`)."""
 
     base_url: str
     name: str
@@ -59,9 +51,7 @@ class OfflineAddress(NamedTuple):
 def offline_name(params: TeacherParams, version: str) -> str:
     """The simulated teacher's name in the journal: all that changes its answers, but not how they travel.
 
-    Args:
-        params: holds the shares of bad answers.
-        version: digest of `SIMULATED`.
+    `version` is the digest of `SIMULATED`.
     """
     settings = params.offline.model_dump_json(include={"script_faults", "trajectory_faults", "mistakes"})
     return f"offline:{version}:{settings}"
@@ -70,7 +60,7 @@ def offline_name(params: TeacherParams, version: str) -> str:
 def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
     """The numbers that the processes of one run share, in a file that one of them has made room for."""
     names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, DONE]
-    for endpoint in range(len(_endpoints(params))):
+    for endpoint in range(len(_addresses(params))):
         names += throttle_numbers(endpoint)
     names += [form_number(number) for number in range(len(params.roles))]
     return SharedNumbers(path, names)
@@ -78,19 +68,10 @@ def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
 
 @dataclass
 class _RoleClient:
-    """Who answers for a role.
-
-    Attributes:
-        settings: of the role.
-        name: the endpoint's name in the journal.
-        transport: how calls reach it.
-        form: how it is asked for JSON.
-        calls: its journal and budget.
-        useless: its last answers in a row that hold nothing.
-    """
+    """Who answers for a role, and how many of its last answers in a row held nothing (`useless`)."""
 
     settings: TeacherRole
-    name: str
+    name_in_journal: str
     transport: Transport
     form: JsonForm
     calls: PaidCalls
@@ -122,9 +103,18 @@ class JournaledTeacher:
         self._journal = journal
         self._numbers = numbers
         spending = Spending(numbers, params.max_cost, MAX_OUTAGE_SECONDS + 2 * params.timeout_seconds)
-        self._asking: set[asyncio.Task[KeptAnswer]] = set()
-        addresses = _endpoints(params)
-        throttles = [_throttle(numbers, number, params) for number in range(len(addresses))]
+        self._asking: set[asyncio.Task[Answer]] = set()
+        throttles = {
+            address: Throttle(
+                numbers,
+                number,
+                max_in_flight=params.concurrency,
+                processes=params.processes,
+                requests_per_minute=params.requests_per_minute,
+                tokens_per_minute=params.tokens_per_minute,
+            )
+            for number, address in enumerate(_addresses(params))
+        }
         endpoints: dict[tuple[str, str, str], Endpoint] = {}
         self._transports: dict[Endpoint, Transport] = {}
         calls: dict[str, PaidCalls] = {}
@@ -135,29 +125,26 @@ class JournaledTeacher:
             base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
             who = (known_as, role.model, role.api_key_env)
             if who not in endpoints:
-                throttle = throttles[addresses.index(role.base_url)]
-                endpoint = endpoints[who] = Endpoint(_settings(role, base_url, params), throttle)
+                variable = None if role.is_offline else role.api_key_env
+                limits = (params.timeout_seconds, params.max_retries)
+                settings = EndpointSettings("teacher", base_url, role.model, variable, *limits)
+                endpoint = endpoints[who] = Endpoint(settings, throttles[role.base_url])
+                batch = params.transport == "batch"
                 self._transports[endpoint] = (
-                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls)
-                    if params.transport == "batch"
-                    else endpoint
+                    BatchTransport(endpoint, journal, " ".join(who), params.batch_calls) if batch else endpoint
                 )
             endpoint = endpoints[who]
-            if role.model not in calls:
-                price = prices.known(role.model, params.max_cost, "teacher")
-                calls[role.model] = PaidCalls(role.model, journal, numbers, spending, price)
-            paid = calls[role.model]
+            price = prices.known(role.model, params.max_cost, "teacher")
+            paid = calls.setdefault(role.model, PaidCalls(role.model, journal, numbers, spending, price))
             asked = (endpoint, role.structured_output, json.dumps(role.extra_body, sort_keys=True))
-            if asked not in forms:
-                forms[asked] = JsonForm(endpoint, role, numbers, len(forms), paid.count)
-            self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], forms[asked], paid)
+            new = JsonForm(endpoint, role, numbers, form_number(len(forms)), paid.count)
+            form = forms.setdefault(asked, new)
+            self._roles[name] = _RoleClient(role, known_as, self._transports[endpoint], form, paid)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._asking:
             for endpoint in self._transports:
                 endpoint.stop()
@@ -169,12 +156,12 @@ class JournaledTeacher:
             await transport.close()
         await self._journal.flush()
 
-    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Answer:
         """One answer to `messages`, from the journal when it is there. See `Teacher.complete`."""
         client = self._roles[role]
         settings = client.settings
         key = Question(
-            endpoint=client.name,
+            endpoint=client.name_in_journal,
             model=settings.model,
             messages=messages,
             temperature=settings.temperature,
@@ -193,14 +180,7 @@ class JournaledTeacher:
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
             kept = await asyncio.shield(asking)
-        answer = kept.answer
-        return Completion(
-            id=kept.id,
-            model=settings.model,
-            text=answer.text,
-            usage=answer.usage,
-            finish_reason=answer.finish_reason,
-        )
+        return kept._replace(model=settings.model)
 
     async def _send(
         self, client: _RoleClient, key: str, request: Request, kind: Kind, in_flight: AsyncExitStack
@@ -229,15 +209,10 @@ class JournaledTeacher:
 
 
 def useless(answer: Answer, settings: TeacherRole) -> str | None:
-    """Why an answer holds nothing whatever it was asked, and what to do; None when it holds a text.
-
-    Args:
-        answer: what came back.
-        settings: of the role that was asked.
-    """
+    """Why an answer to a role's call holds nothing, and what to do; None when it holds a text."""
     if answer.finish_reason == TOO_LONG:
         return (
-            f"do not fit into its context ({answer.said}); give the server a longer context, lower max_tokens of the "
+            f"do not fit into its context ({answer.error}); give the server a longer context, lower max_tokens of the "
             "roles in teacher, or take another model."
         )
     if answer.finish_reason in NO_ANSWER or without_thinking(answer.text).strip():
@@ -249,7 +224,7 @@ def useless(answer: Answer, settings: TeacherRole) -> str | None:
             "thinking off by extra_body of the roles (such as {chat_template_kwargs: {enable_thinking: false}}), or "
             "start the server with the reasoning parser of this model, or with none."
         )
-    if answer.finish_reason == CUT:
+    if answer.finish_reason == TRUNCATED:
         return (
             f"were cut at max_tokens ({settings.max_tokens}) before they had any text, as a model's thoughts count "
             "too; raise max_tokens of the roles in teacher, or turn thinking down by their extra_body."
@@ -259,28 +234,6 @@ def useless(answer: Answer, settings: TeacherRole) -> str | None:
     )
 
 
-def _settings(role: TeacherRole, base_url: str, params: TeacherParams) -> EndpointSettings:
-    return EndpointSettings(
-        section="teacher",
-        base_url=base_url,
-        model=role.model,
-        api_key_env=None if role.is_offline else role.api_key_env,
-        timeout_seconds=params.timeout_seconds,
-        max_retries=params.max_retries,
-    )
-
-
-def _throttle(numbers: SharedNumbers, endpoint: int, params: TeacherParams) -> Throttle:
-    return Throttle(
-        numbers,
-        endpoint,
-        max_in_flight=params.concurrency,
-        processes=params.processes,
-        requests_per_minute=params.requests_per_minute,
-        tokens_per_minute=params.tokens_per_minute,
-    )
-
-
-def _endpoints(params: TeacherParams) -> list[str]:
+def _addresses(params: TeacherParams) -> list[str]:
     """The addresses of all roles, each once."""
     return list(dict.fromkeys(role.base_url for role in params.roles.values()))

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from agentrefine.errors import UserError
 from agentrefine.game.personas import Persona
 from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import SAMPLES_PER_CALL, ChatMessage, Kind, Teacher
@@ -22,44 +21,38 @@ async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Pa
     Raises:
         UserError: the teacher refuses for good.
     """
-    first = await ask(script_messages(persona), "script", "script", persona, sample, 1, teacher)
+    first = await ask(teacher, "script", script_messages(persona), persona, sample, 1)
     # The script is not kept: with its compiled expressions it takes a hundred kilobytes, and thousands of samples wait.
     messages = _game_messages(persona, first.text, params)
     if messages is None:
         return [first]
-    second = await ask(messages, "trajectory", "trajectory", persona, sample, 2, teacher, script_call=1)
-    return [first, second]
+    return [first, await ask(teacher, "trajectory", messages, persona, sample, 2, script_call=1)]
 
 
 def _game_messages(persona: Persona, answer: str, params: Params) -> list[ChatMessage] | None:
     """Asks for a game of the script in an answer; None when the script is not sound."""
     script = verify_script(answer).script
-    if script is None:
-        return None
-    return trajectory_messages(
-        persona,
-        script,
-        mistakes=params.verification.min_error_refine_turns,
-        max_turns=params.verification.max_turns,
-    )
+    return trajectory_messages(persona, script, params.verification) if script else None
 
 
 async def ask(
-    messages: list[ChatMessage],
-    kind: Kind,
+    teacher: Teacher,
     role: Role,
+    messages: list[ChatMessage],
     persona: Persona,
     sample: int,
     call: int,
-    teacher: Teacher,
     *,
     script_call: int | None = None,
 ) -> Attempt:
-    """One call of a sample's budget. Every call is a draw of its own, also when its prompt is that of another call.
+    """One call of a sample's budget, for a script, or for a game of the script that the call `script_call` brought.
+
+    Every call is a draw of its own, also when its prompt is that of another call.
 
     Raises:
         UserError: the teacher refuses for good.
     """
+    kind: Kind = "script" if script_call is None else "trajectory"
     answer = await teacher.complete(messages, kind=kind, role=role, sample=sample + SAMPLES_PER_CALL * (call - 1))
     return Attempt(
         id=answer.id,
@@ -93,20 +86,17 @@ async def synthesise_shard(
 
 
 async def gather_or_raise(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
-    """Run all at once; results in the order of `work`. The first `UserError` ends the rest and is raised."""
+    """Run all at once; results in the order of `work`. The first error ends the rest and is raised."""
 
     async def counted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
         result = await one
         on_done()
         return result
 
+    tasks = [asyncio.create_task(counted(one)) for one in work]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(counted(one)) for one in work]
-    except* UserError as errors:
-        failure = errors.exceptions[0]
-    else:
-        return [task.result() for task in tasks]
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    raise failure
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

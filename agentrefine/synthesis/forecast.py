@@ -4,6 +4,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from statistics import variance
 from typing import NamedTuple
 
 from scipy import stats
@@ -11,7 +12,7 @@ from scipy import stats
 from agentrefine.files import short_hash
 from agentrefine.game.personas import Persona
 from agentrefine.game.trajectory import DroppedSample
-from agentrefine.llm.completion import CUT, field_of_thoughts
+from agentrefine.llm.completion import TRUNCATED, field_of_thoughts
 from agentrefine.llm.spending import dollars
 from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.refinement import Refined
@@ -20,7 +21,7 @@ LEVEL = 0.95
 """The share of totals that a prediction interval holds."""
 
 MAX_REASONS = 3
-"""The reasons why nothing was kept that are named."""
+"""How many reasons are named why nothing was kept."""
 
 
 class Expected(NamedTuple):
@@ -105,7 +106,7 @@ def nothing_kept(pilot: Sequence[Refined], personas: int) -> str | None:
     ]
     answers = [attempt for sample in pilot for attempt in sample.attempts]
     fields = Counter(filter(None, (field_of_thoughts(attempt.finish_reason) for attempt in answers)))
-    cut = sum(attempt.finish_reason == CUT for attempt in answers)
+    cut = sum(attempt.finish_reason == TRUNCATED for attempt in answers)
     hints = [
         f"{count} of {len(answers)} answers have no content but stand whole in the field {field}: turn thinking off by "
         "extra_body of the roles, or start the server with the reasoning parser of this model, or with none."
@@ -127,8 +128,7 @@ def _total(taken: Sequence[float], personas: int) -> Expected:
     """The sum over all personas: what the pilot took is known, the rest is like it (Student's t for a new sum)."""
     count, rest = len(taken), personas - len(taken)
     mean = sum(taken) / count
-    variance = sum((value - mean) ** 2 for value in taken) / (count - 1)
-    spread = math.sqrt(variance * (rest**2 / count + rest)) * float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    spread = math.sqrt(variance(taken) * (rest**2 / count + rest)) * float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
     known, expected = sum(taken), rest * mean
     return Expected(known + expected, max(known, known + expected - spread), known + expected + spread)
 

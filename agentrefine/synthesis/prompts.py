@@ -21,18 +21,24 @@ from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns
 from agentrefine.llm.completion import ChatMessage
+from agentrefine.params import VerificationParams
+
+DEMANDS = VerificationParams()
+"""What the rules demand of a game where nothing else is given."""
 
 SCRIPTS_PER_PROMPT = 3
 """Examples of scripts in a prompt."""
 
 MAX_FEEDBACK = 1000
-"""Characters of feedback that a prompt passes on at the most."""
+"""Characters of feedback that a prompt passes on at most."""
 
 ShotT = TypeVar("ShotT", bound=BaseModel)
 
 
 class ScriptShot(BaseModel):
-    """An example of a script.
+    """An example of a script: a file of `prompts/shots/scripts`.
+
+    Example: `{"persona": "An archivist who ...", "script": {"environment": {...}, ...}}`
 
     Attributes:
         persona: the sentence that it was written for.
@@ -46,7 +52,9 @@ class ScriptShot(BaseModel):
 
 
 class TrajectoryShot(BaseModel):
-    """An example of a whole game.
+    """An example of a whole game: a file of `prompts/shots/trajectories`.
+
+    Example: `{"script": "nurse", "turns": [{"turn": 1, "role": "DM", ...}, ...]}`
 
     Attributes:
         script: name of its script in `script_pool`.
@@ -92,30 +100,17 @@ def _pool(folder: str, shot: type[ShotT]) -> Mapping[str, ShotT]:
     return {name.removesuffix(".json"): shot.model_validate_json(text) for name, text in sorted(texts.items())}
 
 
-@cache
-def _template(name: str) -> Template:
-    return Template(packaged_text("agentrefine.synthesis", "prompts", name))
+def script_messages(persona: Persona, feedback: str = "") -> list[ChatMessage]:
+    """Asks for a persona's script; `feedback` is what was wrong with the last one, where there was one."""
+    examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
+    rules = _filled("script_rules.md", examples=examples)
+    name = "script_retry.md" if feedback else "script.md"
+    return _message(_filled(name, rules=rules, feedback=_one_line(feedback), persona=persona.text))
 
 
-def script_messages(persona: Persona) -> list[ChatMessage]:
-    """Asks for a persona's script."""
-    return _message(_template("script.md").substitute(rules=_script_rules(persona), persona=persona.text))
-
-
-def script_retry_messages(persona: Persona, feedback: str) -> list[ChatMessage]:
-    """Asks for a persona's script again, saying what was wrong with the last one."""
-    return _message(
-        _template("script_retry.md").substitute(
-            rules=_script_rules(persona), feedback=_one_line(feedback), persona=persona.text
-        )
-    )
-
-
-def trajectory_messages(
-    persona: Persona, script: Script, *, mistakes: int = 2, max_turns: int = 60
-) -> list[ChatMessage]:
-    """Asks for a whole game of a script: `mistakes` corrected mistakes at least, `max_turns` turns at most."""
-    return _message(_trajectory_prompt(persona, script, mistakes, max_turns))
+def trajectory_messages(persona: Persona, script: Script, demands: VerificationParams = DEMANDS) -> list[ChatMessage]:
+    """Asks for a whole game of a script that meets the demands of the rules."""
+    return _message(_trajectory_prompt(persona, script, demands))
 
 
 def continuation_messages(
@@ -123,22 +118,20 @@ def continuation_messages(
     script: Script,
     kept: Sequence[DMTurn | PlayerTurn],
     feedback: str,
-    *,
-    mistakes: int = 2,
-    max_turns: int = 60,
+    demands: VerificationParams = DEMANDS,
 ) -> list[ChatMessage]:
-    """Asks for the turns after `kept`, which ends with a DM turn; for the whole game anew when `kept` is empty."""
-    return _message(
-        _template("continuation.md").substitute(
-            instructions=_trajectory_prompt(persona, script, mistakes, max_turns),
-            turns=turns_json(kept),
-            feedback=_one_line(feedback),
-            next_turn=len(kept) + 1,
-            next_role="the Player" if kept else "the DM",
-            corrected=error_refine_turns(kept),
-            mistakes=mistakes,
-        )
+    """Asks for the turns after `kept`, which ends with a DM turn; for the whole game again when `kept` is empty."""
+    prompt = _filled(
+        "continuation.md",
+        instructions=_trajectory_prompt(persona, script, demands),
+        turns=turns_json(kept),
+        feedback=_one_line(feedback),
+        next_turn=len(kept) + 1,
+        next_role="the Player" if kept else "the DM",
+        corrected=error_refine_turns(kept),
+        mistakes=demands.min_error_refine_turns,
     )
+    return _message(prompt)
 
 
 def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
@@ -147,20 +140,16 @@ def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
     return f"[\n{lines}\n]" if turns else "[]"
 
 
-def _trajectory_prompt(persona: Persona, script: Script, mistakes: int, max_turns: int) -> str:
+def _trajectory_prompt(persona: Persona, script: Script, demands: VerificationParams) -> str:
     example_script, example_turns = _example_game(trajectory_shot(persona.id))
-    return _template("trajectory.md").substitute(
-        mistakes=mistakes,
-        max_turns=max_turns,
+    return _filled(
+        "trajectory.md",
+        mistakes=demands.min_error_refine_turns,
+        max_turns=demands.max_turns,
         example_script=example_script,
         example_turns=example_turns,
         script=script.model_dump_json(),
     )
-
-
-def _script_rules(persona: Persona) -> str:
-    examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
-    return _template("script_rules.md").substitute(examples=examples)
 
 
 @cache
@@ -174,6 +163,10 @@ def _example_game(name: str) -> tuple[str, str]:
     """The example's script and its turns."""
     shot = trajectory_pool()[name]
     return script_pool()[shot.script].script.model_dump_json(), turns_json(shot.turns)
+
+
+def _filled(name: str, **values: object) -> str:
+    return Template(packaged_text("agentrefine.synthesis", "prompts", name)).substitute(values)
 
 
 def _message(text: str) -> list[ChatMessage]:

@@ -14,7 +14,6 @@ from agentrefine.synthesis.first_answers import ask, gather_or_raise
 from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,
-    script_retry_messages,
     trajectory_messages,
 )
 from agentrefine.verification.script_rules import verify_script
@@ -52,7 +51,7 @@ async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Pa
     work = _Sample(first_attempts[0], params)
     for attempt in first_attempts:
         work.take(attempt)
-    while not work.passed and work.calls_left >= work.calls_needed:
+    while not work.passed and params.refinement.call_budget - len(work.attempts) >= (1 if work.script else 2):
         work.take(await work.next_answer(teacher))
     return Refined(work.outcome(), work.attempts, work.verdicts)
 
@@ -74,7 +73,7 @@ class _Sample:
     def __init__(self, first: Attempt, params: Params) -> None:
         self.persona = Persona(id=first.persona_id, text=first.persona)
         self.sample = first.sample
-        self.params = params
+        self.demands = params.verification
         self.attempts: list[Attempt] = []
         self.verdicts: list[Verdict] = []
         self.problem: Problem | None = None
@@ -84,15 +83,6 @@ class _Sample:
         self.turns: list[DMTurn | PlayerTurn] = []
         self.writers: list[str] = []
 
-    @property
-    def calls_left(self) -> int:
-        return self.params.refinement.call_budget - len(self.attempts)
-
-    @property
-    def calls_needed(self) -> int:
-        """Calls that a pass still takes at the least."""
-        return 2 if self.script is None else 1
-
     def take(self, attempt: Attempt) -> None:
         """Judge an answer and keep what is sound of it. A call without an answer leaves everything as it was."""
         unanswered = no_answer(attempt)
@@ -101,39 +91,26 @@ class _Sample:
             self.script_attempt = attempt
             self.turns, self.writers = [], []
         elif not unanswered:
-            self._take_turns(attempt)
+            if self.script is None:
+                raise ValueError(f"attempt {attempt.id} is a trajectory without a sound script")
+            self.turns, self.problem = verify_trajectory(self.script, attempt.text, self.demands, kept=self.turns)
+            written = len(self.turns) - len(self.writers)
+            self.writers = [*self.writers, *[attempt.id] * written][: len(self.turns)]
+            self.passed = self.problem is None
         self.attempts.append(attempt)
         self.verdicts.append(verdict(attempt, self.problem, turns_kept=len(self.turns)))
 
-    def _take_turns(self, attempt: Attempt) -> None:
-        if self.script is None:
-            raise ValueError(f"attempt {attempt.id} is a trajectory without a sound script")
-        self.turns, self.problem = verify_trajectory(
-            self.script, attempt.text, self.params.verification, kept=self.turns
-        )
-        written = len(self.turns) - len(self.writers)
-        self.writers = [*self.writers, *[attempt.id] * written][: len(self.turns)]
-        self.passed = self.problem is None
-
     async def next_answer(self, teacher: Teacher) -> Attempt:
         """The next call: the script again, its first game, or the rest of the game."""
-        call = len(self.attempts) + 1
-        feedback = self.problem.message if self.problem else ""
-        if self.script is None:
-            messages = script_retry_messages(self.persona, feedback) if feedback else script_messages(self.persona)
-            return await ask(messages, "script", "refinement", self.persona, self.sample, call, teacher)
-        demands = self.params.verification
-        mistakes, max_turns = demands.min_error_refine_turns, demands.max_turns
-        if self.problem is None:
-            messages = trajectory_messages(self.persona, self.script, mistakes=mistakes, max_turns=max_turns)
+        persona, script, feedback = self.persona, self.script, self.problem.message if self.problem else ""
+        if script is None:
+            messages = script_messages(persona, feedback)
+        elif self.problem is None:
+            messages = trajectory_messages(persona, script, self.demands)
         else:
-            messages = continuation_messages(
-                self.persona, self.script, self.turns, feedback, mistakes=mistakes, max_turns=max_turns
-            )
-        written_in = self.script_attempt.call
-        return await ask(
-            messages, "trajectory", "refinement", self.persona, self.sample, call, teacher, script_call=written_in
-        )
+            messages = continuation_messages(persona, script, self.turns, feedback, self.demands)
+        call, script_call = len(self.attempts) + 1, self.script_attempt.call if script else None
+        return await ask(teacher, "refinement", messages, persona, self.sample, call, script_call=script_call)
 
     def outcome(self) -> Trajectory | DroppedSample:
         """The game that passed, or why the last answer did not."""

@@ -1,1 +1,1 @@
-"""Small executable worlds: declarative families and themes, one engine, text, and an oracle that solves them."""
+"""Small executable worlds: declarative families and themes, one engine, text, and a planner that solves them."""

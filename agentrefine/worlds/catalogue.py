@@ -1,4 +1,4 @@
-"""What worlds there are: the families, each checked when it is loaded, the themes, and every word they can say."""
+"""What worlds there are: the families, each checked when it is loaded, the themes, the paraphrases, and every word."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,45 +8,37 @@ from typing import Any
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
 from agentrefine.game.conversation import prompt
-from agentrefine.worlds.family import (
-    ANY_NAME,
-    Action,
-    Family,
-    Pattern,
-    Split,
-    Theme,
-    capitalised,
-    data_files,
-    first_person,
-    load_family,
-    load_theme,
-    parameters,
-    read_mapping,
-    type_of,
-)
+from agentrefine.worlds.facts import Pattern, type_of
+from agentrefine.worlds.family import Action, Family, Split, Theme, data_files, load_family, load_theme, read_mapping
+from agentrefine.worlds.language import ANY_NAME, HOLE, Paraphrase, capitalised, first_person, parameters
 
 _WORD = re.compile(r"\w+(?:'\w+)?:?")
-_HOLE = re.compile(r"\{\w+\}|\$\w+")
 
 
 def families(split: Split) -> tuple[Family, ...]:
     """The families of a split, by name. Train and held-out families are disjoint."""
-    return tuple(f for f in _families().values() if f.split == split)
+    return tuple(f for f in all_families().values() if f.split == split)
 
 
 def themes(split: Split) -> tuple[Theme, ...]:
     """The themes of a split, by name. Train and held-out themes are disjoint."""
-    return tuple(t for t in _themes().values() if t.split == split)
+    return tuple(t for t in all_themes().values() if t.split == split)
 
 
-def family(name: str) -> Family:
-    """The family of a name; raises KeyError where there is none."""
-    return _families()[name]
+@cache
+def all_families() -> dict[str, Family]:
+    """Every family by its name."""
+    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules").items()}
+    found = {name: load_family(name, text, modules) for name, text in data_files("families").items()}
+    for rules in found.values():
+        check_family(rules)
+    return found
 
 
-def theme(name: str) -> Theme:
-    """The theme of a name; raises KeyError where there is none."""
-    return _themes()[name]
+@cache
+def all_themes() -> dict[str, Theme]:
+    """Every theme by its name."""
+    return {name: load_theme(name, text) for name, text in data_files("themes").items()}
 
 
 @cache
@@ -64,7 +56,7 @@ def paraphrase_templates() -> dict[str, dict[str, str]]:
 @cache
 def names() -> frozenset[str]:
     """Every name that an object of a world can have."""
-    return frozenset(noun for setting in _themes().values() for pool in setting.nouns.values() for noun in pool)
+    return frozenset(noun for setting in all_themes().values() for pool in setting.nouns.values() for noun in pool)
 
 
 @cache
@@ -75,7 +67,7 @@ def name_regex() -> str:
 
 
 @cache
-def said() -> frozenset[str]:
+def all_texts() -> frozenset[str]:
     """The texts of which worlds, instructions and paraphrased actions are made, with holes where names stand.
 
     A clause is there in each form in which it occurs: within a sentence, at its beginning, and in the first person.
@@ -83,28 +75,28 @@ def said() -> frozenset[str]:
     found = {"Goal: Thought: Action:", prompt("instructions.md"), prompt("acknowledgement.md")}
     for value in texts().values():
         found.update([value] if isinstance(value, str) else [*value, *value.values()])
-    for definition in _families().values():
+    for definition in all_families().values():
         found.update(_family_texts(definition))
     found |= {first_person(text) for text in found}
     found |= {capitalised(text) for text in found}
-    return frozenset(found | set(all_templates()))
+    return frozenset(found.union(all_templates()))
 
 
 @cache
 def vocabulary() -> frozenset[str]:
     """Every name, word and placeholder that worlds, instructions and paraphrased actions can produce."""
     placeholders = {"{" + name + "}" for template in all_templates() for name in parameters(template)}
-    return names() | placeholders | {word for text in said() for word in words_in(text)}
+    return names() | placeholders | {word for text in all_texts() for word in words_in(text)}
 
 
 def words_in(text: str) -> list[str]:
     """The words of a template's text, without its holes and punctuation."""
-    return _WORD.findall(_HOLE.sub(" ", text))
+    return _WORD.findall(HOLE.sub(" ", text))
 
 
 def all_templates() -> Iterator[str]:
     """The templates of all actions, canonical and paraphrased."""
-    yield from (template for rules in _families().values() for template in rules.actions)
+    yield from (template for rules in all_families().values() for template in rules.actions)
     yield from (template for templates in paraphrase_templates().values() for template in templates.values())
 
 
@@ -119,18 +111,14 @@ def _family_texts(rules: Family) -> Iterator[str]:
     yield from (condition.text for goal in rules.goals for condition in goal.conditions)
 
 
-@cache
-def _families() -> dict[str, Family]:
-    modules = {name: read_mapping(text, f"module `{name}`") for name, text in data_files("modules")}
-    found = {name: load_family(name, text, modules) for name, text in data_files("families")}
-    for rules in found.values():
-        check_family(rules)
-    return found
+PARAPHRASES: tuple[str, ...] = tuple(paraphrase_templates())
+"""The names of the paraphrases of the worlds' actions."""
 
 
 @cache
-def _themes() -> dict[str, Theme]:
-    return {name: load_theme(name, text) for name, text in data_files("themes")}
+def paraphrase(name: str) -> Paraphrase:
+    """The paraphrase of a name, for the actions of all families. Raises KeyError if there is none."""
+    return Paraphrase(name, paraphrase_templates()[name], name_regex(), repeated=False)
 
 
 def check_family(rules: Family) -> None:
@@ -150,58 +138,35 @@ def check_family(rules: Family) -> None:
 
 
 def _findings(rules: Family) -> Iterator[str]:
-    known = set(rules.objects) | set(rules.types) | {s for subtypes in rules.types.values() for s in subtypes}
     for name, predicate in rules.predicates.items():
-        alternatives = () if predicate.seen == "always" else predicate.seen
-        yield from _strange(rules, known, f"predicate `{name}`", [p for patterns in alternatives for p in patterns])
+        yield from _bad_patterns(rules, f"predicate `{name}`", [p for patterns in predicate.seen for p in patterns])
         yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
     for template, action in rules.actions.items():
-        where = f"action `{template}`"
-        yield from _strange(rules, known, where, [*(condition.fact for condition in action.requires), *action.effects])
-        yield from _unknown(where, parameters(template), known)
-        yield from _unbound(where, [action.says], parameters(template))
         yield from _action_findings(rules, template, action)
     for sentence in (*rules.opening, *rules.observation):
         where, outside = f"sentence `{sentence.text}`", _variables(sentence.for_)
-        yield from _strange(rules, known, where, [*sentence.for_, *sentence.list])
+        yield from _bad_patterns(rules, where, [*sentence.for_, *sentence.list])
         yield from _unbound(where, [sentence.text], {*outside, "list"} if sentence.list else outside)
         yield from _unbound(where, [sentence.none], outside)
         yield from _unbound(where, [sentence.show], outside | _variables(sentence.list))
     for rule in rules.start:
-        yield from _strange(rules, known, "start", [*rule.facts, *(p for patterns in rule.any for p in patterns)])
-        yield from _unknown("start", [rule.each] if rule.each else [], known)
+        yield from _bad_patterns(rules, "start", [*rule.facts, *(p for patterns in rule.any for p in patterns)])
+        yield from _unknown_types(rules, "start", [rule.each] if rule.each else [])
     for goal in rules.goals:
         patterns = [*goal.given, *(condition.fact for condition in goal.conditions)]
-        yield from _strange(rules, known, "goals", patterns)
+        yield from _bad_patterns(rules, "goals", patterns)
         yield from _unbound("goals", [condition.text for condition in goal.conditions], _variables(patterns))
-    yield from _strange(rules, known, "explore", rules.explore)
+    yield from _bad_patterns(rules, "explore", rules.explore)
     for pattern in rules.explore:
         if len(pattern.variables) != 1:
             yield f"explore names `{pattern.predicate}`, which must have one argument"
 
 
-def _strange(rules: Family, known: set[str], where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
-    for name, variables, _ in patterns:
-        predicate = rules.predicates.get(name)
-        if predicate is None:
-            yield f"{where} uses the predicate `{name}`, which is not defined"
-        elif len(variables) != len(predicate.of):
-            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
-        yield from _unknown(where, variables, known)
-
-
-def _unknown(where: str, variables: Iterable[str], known: set[str]) -> Iterator[str]:
-    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
-
-
-def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
-    used = {variable for text in texts for variable in parameters(text)}
-    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
-
-
 def _action_findings(rules: Family, template: str, action: Action) -> Iterator[str]:
-    where = f"action `{template}`"
-    bound = set(parameters(template))
+    where, bound = f"action `{template}`", set(parameters(template))
+    yield from _bad_patterns(rules, where, [*(condition.fact for condition in action.requires), *action.effects])
+    yield from _unknown_types(rules, where, bound)
+    yield from _unbound(where, [action.says], bound)
     for condition in action.requires:
         fact = condition.fact
         if condition.error is not None:
@@ -217,6 +182,26 @@ def _action_findings(rules: Family, template: str, action: Action) -> Iterator[s
     yield from _unbound(where, [action.success or ""], bound)
     if not _variables(action.effects) <= bound:
         yield f"{where} has an effect on something that is not bound"
+
+
+def _bad_patterns(rules: Family, where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
+    for name, variables, _ in patterns:
+        predicate = rules.predicates.get(name)
+        if predicate is None:
+            yield f"{where} uses the predicate `{name}`, which is not defined"
+        elif len(variables) != len(predicate.of):
+            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
+        yield from _unknown_types(rules, where, variables)
+
+
+def _unknown_types(rules: Family, where: str, variables: Iterable[str]) -> Iterator[str]:
+    known = {*rules.objects, *rules.types, *(s for subtypes in rules.types.values() for s in subtypes)}
+    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
+
+
+def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
+    used = {variable for text in texts for variable in parameters(text)}
+    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
 
 
 def _variables(patterns: Iterable[Pattern]) -> set[str]:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Collection, Iterator
-from functools import cache
 from itertools import product
 from typing import Literal, NamedTuple, get_args
 
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.family import (
-    Binding,
-    Fact,
-    Index,
-    Members,
-    Move,
-    Precondition,
-    Sentence,
-    enumeration,
-    index,
-    matches,
-    parameters,
-    query,
-    template_regex,
-    type_of,
-)
+from agentrefine.worlds.facts import Binding, Fact, Index, Members, Move, index, matches, query, type_of
+from agentrefine.worlds.family import Precondition, Sentence
+from agentrefine.worlds.language import Paraphrase, enumeration, parameters, template_pattern
 from agentrefine.worlds.layout import World
-from agentrefine.worlds.paraphrase import Paraphrase
 
-WHEREABOUTS = ("in", "stands", "part")
+LOCATION_PREDICATES = ("in", "stands", "part")
 """The predicates that say where an object is: their first argument is in the second."""
 REQUIRED_TYPES = ("washer", "heater", "device", "key", "vault", "tool", "money")
 """The types of objects that goals need without naming them."""
@@ -144,7 +128,7 @@ class Game:
         """Recognise an action in the game's paraphrase; a parameter error if it is not known."""
         for template in self.world.rules.actions:
             written = self.paraphrase.templates[template] if self.paraphrase else template
-            found = _pattern(written).fullmatch(action.strip())
+            found = template_pattern(written, catalogue.name_regex()).fullmatch(action.strip())
             if found is None:
                 continue
             binding = dict(zip(parameters(written), found.groups(), strict=True))
@@ -191,9 +175,6 @@ class Game:
     def _visible(self, name: str) -> Iterator[Fact]:
         """The facts of a predicate that the player sees."""
         predicate = self.world.rules.predicates[name]
-        if predicate.seen == "always":
-            yield from self._facts[name]
-            return
         for fact in self._facts[name]:
             binding = dict(zip(predicate.of, fact[1:], strict=True))
             ways = (query(patterns, self._facts, self.world.members, binding) for patterns in predicate.seen)
@@ -232,7 +213,7 @@ class Game:
         for name in (*names, *required):
             if name in self.world.members["place"] or ("hold", name) in self.known:
                 continue
-            spot = next((fact[2] for fact in known if fact[0] in WHEREABOUTS and fact[1] == name), None)
+            spot = next((fact[2] for fact in known if fact[0] in LOCATION_PREDICATES and fact[1] == name), None)
             if name in sellers:
                 yield texts["sold"].format(name=name, person=sellers[name])
             elif spot is not None:
@@ -253,26 +234,13 @@ def _unknown_value(type_name: str, value: str) -> Refusal:
 
 def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str:
     """All sentences, each once; those with the same text (of several modules) join their lists."""
-    said: dict[str, dict[str, None]] = {}
-    otherwise: dict[str, str] = {}
+    entries: dict[str, dict[str, None]] = {}
+    none: dict[str, str] = {}
     for sentence in sentences:
         for binding in query(sentence.for_, facts, members, {}):
             text = sentence.text.format(list="{list}", **binding)
-            entries = said.setdefault(text, {})
-            entries.update(
-                dict.fromkeys(sentence.show.format(**b) for b in query(sentence.list, facts, members, binding))
-            )
-            otherwise[text] = otherwise.get(text) or sentence.none.format(**binding)
-    filled = (_fill(text, list(entries), otherwise[text]) for text, entries in said.items())
-    return " ".join(text for text in filled if text)
-
-
-def _fill(text: str, entries: list[str], none: str) -> str:
-    if "{list}" not in text:
-        return text
-    return text.format(list=enumeration(entries)) if entries else none
-
-
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(template_regex(template, catalogue.name_regex()), re.ASCII)
+            shown = (sentence.show.format(**b) for b in query(sentence.list, facts, members, binding))
+            entries.setdefault(text, {}).update(dict.fromkeys(shown))
+            none[text] = none.get(text) or sentence.none.format(**binding)
+    filled = (text.format(list=enumeration([*shown])) if shown else none[text] for text, shown in entries.items())
+    return " ".join(filter(None, filled))

@@ -1,30 +1,25 @@
 """Worlds: a family in a theme, laid out by a seed, always solvable."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
+from agentrefine.game.actions import ActionSpec
+from agentrefine.game.script import Script
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.family import (
-    Fact,
-    Family,
-    GoalPart,
-    Pattern,
-    Theme,
-    enumeration,
-    index,
-    query,
-    sentence,
-    type_of,
-)
-from agentrefine.worlds.oracle import PlanningProblem, find_plan, problem_of
+from agentrefine.worlds.facts import Fact, Pattern, index, query, type_of
+from agentrefine.worlds.family import Family, Theme
+from agentrefine.worlds.language import enumeration, parameters, sentence, template_regex
+from agentrefine.worlds.planner import PlanningProblem, find_plan, problem_of
 
 EVALUATION_SEEDS = 1_000_000
 """Layouts with this seed or a higher one are for evaluation only; teachers draw lower ones."""
-_ATTEMPTS = 500
+MAX_ATTEMPTS = 500
+"""Layouts that are drawn until one can be solved."""
 
 
 class GoalCondition(NamedTuple):
@@ -89,13 +84,13 @@ def draw_world(family: str, theme: str, seed: int) -> World:
         KeyError: there is no such family or theme.
         UserError: the family's data file admits no solvable layout in this theme.
     """
-    rules, nouns = catalogue.family(family), catalogue.theme(theme)
-    for attempt in range(_ATTEMPTS):
+    rules, nouns = catalogue.all_families()[family], catalogue.all_themes()[theme]
+    for attempt in range(MAX_ATTEMPTS):
         rng = Random(int(short_hash("world", family, theme, str(seed), str(attempt)), 16))
         members = _draw_members(rules, nouns, rng)
         start = _draw_start(rules, members, rng)
         conditions = _draw_goal(rules, members, start, rng)
-        if conditions is None:
+        if not conditions:
             continue
         world = World(family, theme, seed, rules, members, start, conditions)
         plan = find_plan(world.problem, start, [c.fact for c in conditions])
@@ -111,16 +106,13 @@ def draw_world(family: str, theme: str, seed: int) -> World:
 
 def world_from_id(world_id: str) -> World:
     """The world of an id. Raises UserError if the text is not the id of a world."""
-    problem = UserError(
-        "bad_world_id", f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.", value=world_id[:80]
-    )
-    try:
+    with suppress(ValueError, KeyError):
         family, theme, seed = world_id.split(".")
         if str(int(seed)) == seed:
             return draw_world(family, theme, int(seed))
-    except (ValueError, KeyError) as error:
-        raise problem from error
-    raise problem
+    raise UserError(
+        "bad_world_id", f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.", value=world_id[:80]
+    )
 
 
 def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[str, ...]]:
@@ -139,8 +131,7 @@ def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[s
     for kind in rules.types:
         for leaf in rules.leaves(kind):
             members.setdefault(leaf, ())
-    for kind in rules.types:
-        members[kind] = tuple(name for leaf in rules.leaves(kind) for name in members.get(leaf, ()))
+        members[kind] = tuple(name for leaf in rules.leaves(kind) for name in members[leaf])
     return members
 
 
@@ -166,27 +157,65 @@ def _complete(pattern: Pattern, members: dict[str, tuple[str, ...]], binding: di
 
 def _draw_goal(
     rules: Family, members: dict[str, tuple[str, ...]], start: frozenset[Fact], rng: Random
-) -> tuple[GoalCondition, ...] | None:
+) -> tuple[GoalCondition, ...]:
+    """The goal's conditions; none where a part of the goal has no objects of its own or holds at the start."""
     conditions: list[GoalCondition] = []
-    used: set[str] = set()
+    used: list[str] = []
     for part in rules.goals:
         for _ in range(rng.randint(*part.count)):
-            drawn = _draw_part(part, len(used), members, start, rng)
-            main = drawn[0].fact[1] if drawn else ""
-            if not drawn or main in used or any(c.fact in start for c in drawn):
-                return None
-            used.add(main)
-            conditions.extend(drawn)
-    return tuple(conditions) or None
+            options = list(query(part.given, index(start), members, {}))
+            if not options:
+                return ()
+            binding = dict(rng.choice(options))
+            for condition in part.conditions:
+                _complete(condition.fact, members, binding, rng)
+            facts = [condition.fact.ground(binding) for condition in part.conditions]
+            if facts[0][1] in used or not start.isdisjoint(facts):
+                return ()
+            texts = [condition.text.format(**binding) for condition in part.conditions]
+            conditions += [GoalCondition(fact, text, len(used)) for fact, text in zip(facts, texts, strict=True)]
+            used.append(facts[0][1])
+    return tuple(conditions)
 
 
-def _draw_part(
-    part: GoalPart, number: int, members: dict[str, tuple[str, ...]], start: frozenset[Fact], rng: Random
-) -> list[GoalCondition]:
-    options = list(query(part.given, index(start), members, {}))
-    if not options:
-        return []
-    binding = dict(rng.choice(options))
-    for condition in part.conditions:
-        _complete(condition.fact, members, binding, rng)
-    return [GoalCondition(c.fact.ground(binding), c.text.format(**binding), number) for c in part.conditions]
+def script_of(world: World) -> Script:
+    """The script of a world. Its environment holds everything, the objects that the goal does not need included.
+
+    `environment["world"]` is the world's id; objects are nested in what contains them; facts that are no containment
+    stand in words with their first object.
+    """
+    predicates = world.rules.predicates
+    return Script(
+        environment=_environment(world),
+        goal=world.goal,
+        completion_conditions=[sentence(predicates[c.fact[0]].text(c.fact)) for c in world.conditions],
+        available_actions={
+            template: ActionSpec(
+                description=action.does,
+                verification_code=template_regex(template),
+                parameters={name: list(world.members[type_of(name)]) for name in parameters(template)},
+            )
+            for template, action in world.rules.actions.items()
+        },
+    )
+
+
+def _environment(world: World) -> dict[str, Any]:
+    outer: dict[str, str] = {}
+    nodes: dict[str, dict[str, Any]] = {name: {"type": kind} for name, kind in world.objects.items()}
+    player: list[str] = []
+    for fact in sorted(world.start):
+        predicate = world.rules.predicates[fact[0]]
+        binding = dict(zip(predicate.of, fact[1:], strict=True))
+        nested = [binding[variable] for variable in predicate.nests or ()]
+        if len({*nested}) == 2:
+            outer.setdefault(nested[0], nested[1])
+        elif predicate.about == "player":
+            player.append(sentence(predicate.text(fact)))
+        elif predicate.about == "objects":
+            nodes[fact[1]].setdefault("facts", []).append(sentence(predicate.text(fact)))
+    for name in nodes:
+        if name in outer:
+            nodes[outer[name]].setdefault("holds", {})[name] = nodes[name]
+    places = {name: node for name, node in nodes.items() if name not in outer}
+    return {"world": world.id, "places": places, "player": player}

@@ -1,14 +1,16 @@
-"""The expert: plays by what the observations have shown, and can say why."""
+"""How a world is played: an expert that acts on what the observations have shown, and mistakes that it could make."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from agentrefine.worlds.engine import REQUIRED_TYPES, Game
-from agentrefine.worlds.family import Fact, Move, first_person, names_in
+from agentrefine.worlds import catalogue
+from agentrefine.worlds.engine import REQUIRED_TYPES, Game, MistakeKind, Refusal
+from agentrefine.worlds.facts import Fact, Move, type_of
+from agentrefine.worlds.language import first_person, names_in, parameters
 from agentrefine.worlds.layout import GoalCondition
-from agentrefine.worlds.oracle import GroundAction, reachable, replay, search
+from agentrefine.worlds.planner import GroundAction, reachable, replay, search
 
 
 class Reason(NamedTuple):
@@ -68,11 +70,11 @@ class Explorer:
             raise RuntimeError("the game is completed; there is no action to take")
         known = self.game.world.problem.mask(self.game.known)
         if self._exploring or not self._continue(known):
-            self._plan_anew(known)
-        self.reason = self._explore(known) if self._exploring else self._reason_of_plan(known)
+            self._replan(known)
+        self.reason = self._reason(known)
         return self.reason.action
 
-    def _plan_anew(self, known: int) -> None:
+    def _replan(self, known: int) -> None:
         plan = self._plan_to_goal(known)
         if plan:
             self._plan, self._exploring = plan, ""
@@ -87,51 +89,40 @@ class Explorer:
             return False
         for done in (0, 1):
             rest = [action.text for action in self._plan[done:]]
-            again = replay(self.game.world.problem, rest, known, self._aim)
-            if again:
-                self._plan = again
+            replayed = replay(self.game.world.problem, rest, known, self._aim)
+            if replayed:
+                self._plan = replayed
                 return True
         return False
 
     def _plan_to_goal(self, known: int) -> list[GroundAction]:
         """A plan for all parts of the goal that the known facts can fulfil; it keeps what is already fulfilled."""
         world = self.game.world
-        possible = known | reachable(world.problem, known)
+        possible = reachable(world.problem, known)
         open_parts = {c.part for c in world.conditions if world.problem.mask([c.fact]) & ~possible}
         self._conditions = [c for c in world.conditions if c.part not in open_parts]
         if all(c.fact in self.game.known for c in self._conditions):
             return []
         return search(world.problem, known, world.problem.mask(c.fact for c in self._conditions)) or []
 
-    def _reason_of_plan(self, known: int) -> Reason:
-        ahead, bits = self._ahead(), self.game.world.problem.bits
-        facts = [fact for fact in ahead.requires if bits[fact] & known]
-        return self._reason("plan", self._sub_goal(ahead, known).text, facts)
-
-    def _ahead(self) -> GroundAction:
-        """The next action that does more than bring the player elsewhere; the next one if none does."""
-        return next((action for action in self._plan if not action.travel), self._plan[0])
-
-    def _reason(
-        self,
-        kind: Literal["plan", "explore"],
-        sub_goal: str,
-        facts: Iterable[Fact],
-        looked_for: str = "",
-        kind_looked_for: str = "",
-    ) -> Reason:
-        """Why the plan's first action is taken, of those facts that an agent mentions."""
+    def _reason(self, known: int) -> Reason:
+        """Why the plan's first action is taken."""
         rules, move = self.game.world.rules, self._plan[0].move
+        ahead = next((action for action in self._plan if not action.travel), self._plan[0])
+        facts = [fact for fact in ahead.requires if fact in self.game.known and rules.predicates[fact[0]].tell]
+        if self._exploring:
+            sub_goal = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
+            looked_for, kind_looked_for = self._looked_for(sub_goal, known)
+        else:
+            sub_goal, looked_for, kind_looked_for = self._sub_goal(ahead, known), "", ""
         return Reason(
-            kind=kind,
-            sub_goal=sub_goal,
+            kind="explore" if self._exploring else "plan",
+            sub_goal=sub_goal.text,
             move=move,
             action=self.game.render(move),
             says=rules.actions[move.template].says.format(**move.binding),
-            next_move=self._ahead().move,
-            facts=tuple(
-                first_person(rules.predicates[fact[0]].text(fact)) for fact in facts if rules.predicates[fact[0]].tell
-            ),
+            next_move=ahead.move,
+            facts=tuple(first_person(rules.predicates[fact[0]].text(fact)) for fact in facts),
             looked_for=looked_for,
             kind_looked_for=kind_looked_for,
             target=self._exploring,
@@ -148,38 +139,37 @@ class Explorer:
         named = ahead.move.binding.values()
         return next((c for c in reached if not set(c.fact[1:]).isdisjoint(named)), reached[0])
 
-    def _explore(self, known: int) -> Reason:
-        missing = next(c for c in self.game.world.conditions if c.fact not in self.game.known)
+    def _looked_for(self, missing: GoalCondition, known: int) -> tuple[str, str]:
+        """The name of the object to find for a condition; or, where the player has not read of it, its type."""
         unreached = [c for c in self.game.world.conditions if c.part == missing.part]
-        sought = [self._sought(c.fact, known) for c in unreached]
-        name = next((name for name in sought if name), "") or self._first_unseen(missing.fact)
-        read_of = name in names_in(self.game.world.goal, [name]) or any(name in f for f in self.game.ever_known)
-        facts = [fact for fact in self._ahead().requires if fact in self.game.known]
-        sought_kind = "" if read_of else self.game.world.objects[name]
-        return self._reason("explore", missing.text, facts, name if read_of else "", sought_kind)
+        sought = [self._missing_object(c.fact, known) for c in unreached]
+        name = next(filter(None, sought), "") or self._first_unseen(missing.fact)
+        if name in names_in(self.game.world.goal, [name]) or any(name in fact for fact in self.game.ever_known):
+            return name, ""
+        return "", self.game.world.objects[name]
 
     def _exploration(self, known: int) -> tuple[list[GroundAction], Fact]:
-        """The way to what has not been seen yet: open what is here, else what is known, else visit the next place."""
+        """The path to what has not been seen yet: open what is here, else what is known, else visit the next place."""
         problem = self.game.world.problem
-        ways: list[tuple[list[GroundAction], Fact]] = []
+        paths: list[tuple[list[GroundAction], Fact]] = []
         for fact in self.game.unexplored():
             bit = problem.mask([fact])
-            direct = [a for a in problem.actions if a.adds & bit and a.applicable(known)]
+            direct = [a for a in problem.actions if a.adds & bit and a.applicable(known)][:1]
             if direct and not direct[0].travel:
-                return direct[:1], fact
-            way = direct[:1] or search(problem, known, bit)
-            if way:
-                ways.append((way, fact))
-        if not ways:
+                return direct, fact
+            path = direct or search(problem, known, bit)
+            if path:
+                paths.append((path, fact))
+        if not paths:
             raise RuntimeError(
                 f"world {self.game.world.id} cannot be won any more: there is no plan and nothing left to explore"
             )
-        return next((way for way in ways if len(way[0]) > 1), ways[0])
+        return next((found for found in paths if len(found[0]) > 1), paths[0])
 
-    def _sought(self, fact: Fact, known: int) -> str:
+    def _missing_object(self, fact: Fact, known: int) -> str:
         """The object that has to be found before a fact can be reached, of a fact unknown so far."""
         problem = self.game.world.problem
-        possible = known | reachable(problem, known)
+        possible = reachable(problem, known)
         visited: set[Fact] = set()
         while problem.mask([fact]) & ~possible and fact not in visited:
             visited.add(fact)
@@ -201,3 +191,77 @@ class Explorer:
         own = self.game.world.objects[fact[1]]
         required = [name for kind in REQUIRED_TYPES if kind != own for name in self.game.world.members.get(kind, ())]
         return next((name for name in (fact[1], *required) if name not in seen), fact[1])
+
+
+class Mistake(NamedTuple):
+    """An action that the world refuses.
+
+    Attributes:
+        action: in the game's paraphrase.
+        kind: the error that it raises.
+        move: its template and the names that fill it; an unknown verb has a template of its own.
+        says: the action as a sentence says it, such as `take the apple from the barn`.
+        belief: the wrong belief behind it, as a clause in the first person, such as `the apple is in the barn` or
+            `I hold the apple`.
+        error_message: the clause by which the observation will refuse it, such as `the apple is not in the barn`.
+    """
+
+    action: str
+    kind: MistakeKind
+    move: Move
+    says: str
+    belief: str
+    error_message: str
+
+
+def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
+    """The mistaken actions of a kind that are possible now, in a fixed order; none changes the game.
+
+    Logic and place errors are known actions with known values; parameter errors have an unknown verb, or a value that
+    the theme knows but the action does not. Their beliefs rest on what is false in the hidden state.
+    """
+    found = _parameter_errors(game) if kind == "parameter_error" else _refused(game, kind)
+    return list({mistake.action: mistake for mistake in found}.values())
+
+
+def _refused(game: Game, kind: MistakeKind) -> Iterator[Mistake]:
+    for move in game.moves():
+        refusal = game.judge(move)
+        if isinstance(refusal, Refusal) and refusal.error == kind and refusal.belief:
+            yield _mistake(game, move, refusal)
+
+
+def _mistake(game: Game, move: Move, refusal: Refusal) -> Mistake:
+    says = game.world.rules.actions[move.template].says.format(**move.binding)
+    return Mistake(game.render(move), refusal.error, move, says, first_person(refusal.belief), refusal.message)
+
+
+def _parameter_errors(game: Game) -> Iterator[Mistake]:
+    texts = catalogue.texts()
+    for template, says in texts["unknown_verbs"].items():
+        names = parameters(template)
+        bindings = [{name: value} for name in names for value in game.world.members.get(type_of(name), ())]
+        for binding in bindings if names else [{}]:
+            move = Move(template, binding)
+            refusal = game.read(move.text)
+            if isinstance(refusal, Refusal):
+                said = says.format(**binding)
+                yield Mistake(move.text, "parameter_error", move, said, texts["belief_verb"], refusal.message)
+    for possible in game.moves():
+        if isinstance(game.judge(possible), Refusal):
+            continue
+        for name, value in _unfit_values(game, possible):
+            move = Move(possible.template, {**possible.binding, name: value})
+            refusal = game.read(game.render(move))
+            if isinstance(refusal, Refusal):
+                yield _mistake(game, move, refusal)
+
+
+def _unfit_values(game: Game, move: Move) -> Iterator[tuple[str, str]]:
+    """Values that a parameter of a possible action does not take: other objects here, and nouns of the theme."""
+    nouns, rules = catalogue.all_themes()[game.world.theme].nouns, game.world.rules
+    for name in move.binding:
+        valid = game.world.members[type_of(name)]
+        pools = {rules.objects[leaf].pool for leaf in rules.leaves(type_of(name)) if leaf in rules.objects}
+        others = [noun for pool in sorted(pools) for noun in nouns[pool]]
+        yield from ((name, value) for value in (*game.world.objects, *others) if value not in valid)

@@ -17,7 +17,7 @@ from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.catalogue import benchmark, wording_of
 from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation.prompting import example
-from agentrefine.worlds.paraphrase import PARAPHRASES as OURS
+from agentrefine.worlds.catalogue import PARAPHRASES as OURS
 
 OLDER = [DATA["older_wording"].get(template, template) for template in DATA["actions"]]
 VALUES = ("apple 1", "apple 11", "sinkbasin 1", "desk 2", "go 1", "in 3")

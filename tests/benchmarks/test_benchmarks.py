@@ -9,7 +9,7 @@ from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import prompt
-from agentrefine.worlds.paraphrase import PARAPHRASES
+from agentrefine.worlds.catalogue import PARAPHRASES
 from tests.helpers.errors import refused
 from tests.helpers.playing import JUNK, gold_policy
 

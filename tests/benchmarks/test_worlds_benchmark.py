@@ -8,9 +8,8 @@ from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layo
 from agentrefine.game.conversation import instructions
 from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from agentrefine.worlds.paraphrase import PARAPHRASES
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.catalogue import PARAPHRASES
+from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.world_games import unknown_words
 
 BENCHMARKS = [worlds_layouts(), worlds_families(), worlds_perturbed()]
@@ -40,7 +39,7 @@ def test_splits_are_those_that_the_names_promise():
         for episode in benchmark_.episodes(100, 3):
             world = world_from_id(episode.id.partition("/")[0])
             assert world.rules.split == splits[benchmark_.name]
-            assert catalogue.theme(world.theme).split == splits[benchmark_.name]
+            assert catalogue.all_themes()[world.theme].split == splits[benchmark_.name]
 
 
 def test_reworded_worlds_are_the_first_of_the_unseen_layouts_in_every_wording():

@@ -20,8 +20,8 @@ from agentrefine.game.conversation import instructions, reply_text
 from agentrefine.params.evaluation import Prompting
 from agentrefine.simulation.thoughts import phrasings
 from agentrefine.worlds import catalogue
+from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
 from tests.helpers.errors import refused
 from tests.helpers.playing import ScriptedPolicy
 from tests.helpers.world_games import unknown_words
@@ -159,7 +159,11 @@ def test_a_tiny_model_knows_every_word_of_the_worlds_example():
     said = [shown.goal, shown.observation]
     said += [text for turn in shown.turns for text in (turn.thought, turn.action, turn.observation)]
     assert not unknown_words(" ".join(said), words)
-    assert catalogue.family(shown.episode.task).split == catalogue.theme(shown.episode.variant).split == "train"
+    assert (
+        catalogue.all_families()[shown.episode.task].split
+        == catalogue.all_themes()[shown.episode.variant].split
+        == "train"
+    )
 
 
 def test_an_example_fits_the_games_that_a_user_brings():

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from agentrefine.params import load_params
-from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.params.teacher import SimulatedTeacher
+from agentrefine.simulation.process import simulated_teacher
 from tests.helpers.paths import ROOT
 from tests.helpers.project import ProjectCopy, digests
 
@@ -44,10 +44,10 @@ class Witness:
 
 
 @contextmanager
-def teacher(folder: Path, *flags: str, params: OfflineTeacher = OFFLINE) -> Iterator[Witness]:
+def teacher(folder: Path, *flags: str, params: SimulatedTeacher = OFFLINE) -> Iterator[Witness]:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "requests.jsonl"
-    with offline_teacher(params, "--log", str(log), *flags) as base_url:
+    with simulated_teacher(params, "--log", str(log), *flags) as base_url:
         yield Witness(base_url, log)
 
 

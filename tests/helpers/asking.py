@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from agentrefine.llm.completion import Completion, Kind
-from agentrefine.llm.journal import Journal
-from agentrefine.llm.paid import PAID, REPLAYED
+from agentrefine.llm.completion import Answer, Kind
+from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.params.teacher import Role, TeacherParams
 from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 from tests.helpers.chat_server import ChatServer
@@ -28,7 +27,7 @@ class Asked(NamedTuple):
         numbers: all numbers that the processes of a run share, as they were at the end.
     """
 
-    completions: list[Completion]
+    completions: list[Answer]
     paid: int
     replayed: int
     numbers: dict[str, float]
@@ -62,7 +61,7 @@ def questions(count: int, text: str = "hi") -> list[dict[str, Any]]:
 
 async def complete(
     teacher: JournaledTeacher, text: str = "hi", sample: int = 0, kind: Kind = "script", role: Role = "script"
-) -> Completion:
+) -> Answer:
     return await teacher.complete([{"role": "user", "content": text}], kind=kind, role=role, sample=sample)
 
 

@@ -6,11 +6,10 @@ from typing import Any
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.params import load_params
+from agentrefine.simulation.answers import generator, world_for
 from agentrefine.simulation.game import write_game
-from agentrefine.simulation.requests import generator, world_for
 from agentrefine.worlds.catalogue import families
-from agentrefine.worlds.layout import world_from_id
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import script_of, world_from_id
 from tests.helpers.paths import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")

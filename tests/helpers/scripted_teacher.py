@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from agentrefine.llm.completion import UNANSWERED, ChatMessage, Completion, Kind, Usage
+from agentrefine.llm.completion import UNANSWERED, Answer, ChatMessage, Kind, Usage
 from agentrefine.params import Params, load_params
 from agentrefine.params.teacher import Role
 from tests.helpers.paths import ROOT
@@ -34,14 +34,14 @@ class ScriptedTeacher:
         self.draws: list[int] = []
         self.asked: list[tuple[Kind, Role]] = []
 
-    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Completion:
+    async def complete(self, messages: list[ChatMessage], *, kind: Kind, role: Role, sample: int) -> Answer:
         await asyncio.sleep(0)
         prompt = messages[-1]["content"]
         self.prompts.append(prompt)
         self.draws.append(sample)
         self.asked.append((kind, role))
         text = next(next((said for name, said in self._by_persona.items() if name in prompt), self._texts))
-        return Completion(
+        return Answer(
             id=f"answer-{len(self.prompts)}",
             model="scripted",
             text=text or "",

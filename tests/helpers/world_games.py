@@ -6,6 +6,7 @@ from itertools import product
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.layout import EVALUATION_SEEDS, draw_world
+from agentrefine.worlds.planner import find_plan
 from agentrefine.worlds.player import Explorer
 
 FAMILIES = [f.name for split in ("train", "held_out") for f in catalogue.families(split)]
@@ -18,8 +19,8 @@ def worlds_of(family, seeds=(0, EVALUATION_SEEDS + 5)):
     return (draw_world(family, theme, seed) for theme, seed in product(THEMES, seeds))
 
 
-def expert_game(world, action_wording=None):
-    game = Game(world, action_wording)
+def expert_game(world, paraphrase=None):
+    game = Game(world, paraphrase)
     expert = Explorer(game)
     said = [game.first_observation()]
     actions = []
@@ -29,6 +30,11 @@ def expert_game(world, action_wording=None):
         assert outcome.error is None, (world.id, actions[-1], outcome)
         said.append(outcome.observation)
     return game, actions, said
+
+
+def solution(world):
+    """The planner's actions, with full knowledge of the world."""
+    return [action.text for action in find_plan(world.problem, world.start, [c.fact for c in world.conditions])]
 
 
 def unknown_words(text, words):

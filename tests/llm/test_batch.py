@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from openai.types import Batch
 
 from agentrefine.errors import UserError
 from agentrefine.llm import batch as batches
-from agentrefine.llm import endpoint as endpoint_module
 from agentrefine.llm.batch import BatchLedger, OpenBatch
-from agentrefine.llm.journal import Journal
-from agentrefine.llm.paid import PAID, REPLAYED
+from agentrefine.llm.completion import Answer
+from agentrefine.llm.journal import PAID, REPLAYED, Journal
 from agentrefine.llm.throttle import STOPPED
-from agentrefine.params.teacher import OfflineTeacher, TeacherParams
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.params.teacher import SimulatedTeacher, TeacherParams
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.asking import Asked, price_list, settings
@@ -35,7 +34,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(endpoint_module, "_FIRST_BACKOFF_SECONDS", 0.02)
     monkeypatch.setattr(batches, "GATHER_SECONDS", 0.2)
     monkeypatch.setattr(batches, "_FIRST_POLL_SECONDS", 0.1)
 
@@ -63,9 +61,9 @@ def serve(tmp_path):
     """Starts simulated teachers that end with the test."""
     started: list[Any] = []
 
-    def start(*flags: str, params: OfflineTeacher = FAULTLESS) -> Endpoint:
+    def start(*flags: str, params: SimulatedTeacher = FAULTLESS) -> Endpoint:
         log = tmp_path / f"requests{len(started)}.jsonl"
-        running = offline_teacher(params, "--log", str(log), *flags)
+        running = simulated_teacher(params, "--log", str(log), *flags)
         endpoint = Endpoint(running.__enter__(), log)
         started.append(running)
         return endpoint
@@ -81,20 +79,20 @@ def params_for(endpoint: Endpoint, **changes: Any) -> TeacherParams:
     )
 
 
-def ask(
-    endpoint: Endpoint, journal: Journal, count: int = 6, seconds: float = 60, first: int = 0, **changes: Any
-) -> Asked:
+def scripts(teacher: JournaledTeacher, count: int) -> list[Coroutine[Any, Any, Answer]]:
+    """Calls for so many scripts of one persona."""
+    messages = script_messages(BAKER)
+    return [teacher.complete(messages, kind="script", role="script", sample=sample) for sample in range(count)]
+
+
+def ask(endpoint: Endpoint, journal: Journal, count: int = 6, seconds: float = 60, **changes: Any) -> Asked:
     """Ask for so many scripts of one persona at once."""
     params = params_for(endpoint, **changes)
 
     async def work() -> Asked:
         with run_numbers(journal.path.with_name("numbers"), params) as numbers:
             async with JournaledTeacher(params, journal, numbers) as teacher:
-                calls = (
-                    teacher.complete(script_messages(BAKER), kind="script", role="script", sample=sample)
-                    for sample in range(first, first + count)
-                )
-                done = await asyncio.wait_for(asyncio.gather(*calls), seconds)
+                done = await asyncio.wait_for(asyncio.gather(*scripts(teacher, count)), seconds)
             seen = {name: numbers[name] for name in ("spent", "reserved")}
             return Asked(list(done), int(numbers[PAID]), int(numbers[REPLAYED]), seen)
 
@@ -116,7 +114,7 @@ def by_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """What the same calls are answered one by one."""
     folder = tmp_path_factory.mktemp("chat")
     with (
-        offline_teacher(FAULTLESS, "--log", str(folder / "log")) as base_url,
+        simulated_teacher(FAULTLESS, "--log", str(folder / "log")) as base_url,
         Journal(folder / "answers.sqlite") as journal,
     ):
         yield ask(Endpoint(base_url, folder / "log"), journal, 12, transport="chat").texts
@@ -182,11 +180,8 @@ def test_a_cancelled_batch_is_asked_one_by_one(serve, journal, by_chat):
         params = params_for(endpoint)
         with run_numbers(journal.path.with_name("numbers"), params) as numbers:
             async with JournaledTeacher(params, journal, numbers) as teacher:
-                calls = [
-                    teacher.complete(script_messages(BAKER), kind="script", role="script", sample=sample)
-                    for sample in range(12)
-                ]
-                done, _ = await asyncio.wait_for(asyncio.gather(asyncio.gather(*calls), cancel_soon()), 60)
+                calls = asyncio.gather(*scripts(teacher, 12))
+                done, _ = await asyncio.wait_for(asyncio.gather(calls, cancel_soon()), 60)
             return [completion.text for completion in done]
 
     assert asyncio.run(work()) == by_chat
@@ -207,7 +202,7 @@ def test_calls_go_into_several_batches_by_bytes(serve, journal, by_chat, monkeyp
     assert len(endpoint.batches()) >= 2
 
 
-def test_a_run_that_died_after_it_had_submitted_goes_on_with_its_batch(serve, journal, by_chat):
+def test_a_run_that_died_after_it_had_submitted_resumes_its_batch(serve, journal, by_chat):
     endpoint = serve("--batch-seconds", "3")
     with pytest.raises(TimeoutError):
         ask(endpoint, journal, 12, seconds=1.5)
@@ -231,7 +226,7 @@ def test_a_run_that_died_before_it_knew_the_batchs_id_finds_it_by_its_token(serv
     assert len(endpoint.asked()) == 12
 
 
-def test_a_batch_that_never_came_into_being_is_forgotten_and_made_anew(serve, journal, by_chat):
+def test_a_batch_that_never_came_into_being_is_forgotten_and_made_again(serve, journal, by_chat):
     endpoint = serve()
     who = f"{endpoint.base_url} offline-teacher OPENAI_API_KEY"
     ledger = BatchLedger(journal.path, who)
@@ -313,12 +308,7 @@ def test_a_run_that_is_stopped_leaves_its_batch_to_the_next(serve, journal, by_c
     async def work() -> None:
         with run_numbers(journal.path.with_name("numbers"), params) as numbers:
             async with JournaledTeacher(params, journal, numbers) as teacher:
-                calls = asyncio.gather(
-                    *(
-                        teacher.complete(script_messages(BAKER), kind="script", role="script", sample=sample)
-                        for sample in range(12)
-                    )
-                )
+                calls = asyncio.gather(*scripts(teacher, 12))
                 await asyncio.sleep(1)
                 numbers[STOPPED] = 1.0
                 await asyncio.wait_for(calls, 3)

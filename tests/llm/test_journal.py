@@ -26,7 +26,7 @@ QUESTION = Question(
 
 
 def keep(journal: Journal, key: str, answer: Answer = ANSWER, max_tokens: int = 9) -> str:
-    return asyncio.run(journal.keep(key, max_tokens, answer)).answer.text
+    return asyncio.run(journal.keep(key, max_tokens, answer)).text
 
 
 def test_the_key_covers_all_that_can_change_an_answer():
@@ -69,7 +69,7 @@ def test_an_answer_comes_back_as_it_was_kept(tmp_path: Path, usage: Usage, finis
     with Journal(tmp_path / "answers.sqlite") as journal:
         kept = journal.find("key", 9)
     assert kept is not None
-    assert kept.answer == answer
+    assert kept == answer._replace(id=kept.id)
 
 
 def test_a_journal_of_another_version_is_refused_in_a_sentence_and_left_alone(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_several_processes_share_a_journal_and_the_first_answer_stays(tmp_path: 
         assert all(kept)
         again = keep(journal, "key 0", ANSWER._replace(text="late"))
     assert kept[0] is not None
-    assert again == kept[0].answer.text
+    assert again == kept[0].text
 
 
 def test_a_file_that_is_no_journal_is_one_sentence(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_a_journal_of_the_version_before_is_still_read(tmp_path):
         old.execute("ALTER TABLE answers DROP COLUMN estimated")
         old.execute("PRAGMA user_version = 2")
     with Journal(path) as journal:
-        assert journal.find("known", 9).answer == ANSWER
+        assert journal.find("known", 9)._replace(id="") == ANSWER
         estimated = ANSWER._replace(usage=ANSWER.usage.model_copy(update={"estimated": True}))
         keep(journal, "new", estimated)
     with Journal(path) as journal:
-        assert journal.find("new", 9).answer == estimated
+        assert journal.find("new", 9)._replace(id="") == estimated

@@ -11,7 +11,7 @@ from agentrefine.llm import endpoint
 from agentrefine.llm.completion import FILTERED, TOO_LONG, field_of_thoughts
 from agentrefine.params.evaluation import Sampling
 from agentrefine.synthesis.client import MAX_USELESS_IN_A_ROW
-from tests.helpers.asking import SECRET, ask, price_list, questions
+from tests.helpers.asking import ask, price_list, questions
 from tests.helpers.chat_server import ChatServer, answer, error
 from tests.helpers.endpoint_players import KEY, dialogue, player, replies_file
 from tests.helpers.errors import refused
@@ -33,24 +33,15 @@ class Client(NamedTuple):
 
 
 @pytest.fixture(params=["teacher", "player"])
-def client(request, journal, monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setenv(KEY, SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
-
+def client(request, journal, tmp_path):
     def teacher(server: ChatServer, count: int = 1, *, extra_body: dict[str, Any] | None = None, **settings: Any):
         roles = {"script": {"extra_body": extra_body}} if extra_body else {}
         done = ask(server, journal, questions(count), temperature=0.5, **roles, **settings)
         return Said(done.texts, done.completions[0].usage.prompt_tokens, done.completions[0].usage.completion_tokens)
 
     def play(server: ChatServer, count: int = 1, **settings: Any):
-        policy = player(
-            server.base_url,
-            sampling=Sampling(temperature=0.5),
-            journal=replies_file(tmp_path),
-            max_retries=2,
-            **settings,
-        )
+        file, sampling = replies_file(tmp_path), Sampling(temperature=0.5)
+        policy = player(server.base_url, sampling=sampling, journal=file, max_retries=2, **settings)
         try:
             replies = policy.act([dialogue(str(number)) for number in range(count)])
         finally:
@@ -269,12 +260,6 @@ def test_an_answer_as_long_as_its_limit_is_cut_whatever_its_server_calls_that(cl
 # What only one of the two does with it.
 
 
-@pytest.fixture
-def _keys(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setenv(KEY, SECRET)
-
-
 TOO_LONG_TEXTS = {
     "OpenAI": (400, {"error": {"message": "too many", "code": "context_length_exceeded"}}),
     "vLLM": (400, {"object": "error", "message": "This model's maximum context length is 4096 tokens. However, you "
@@ -306,7 +291,6 @@ TOO_LONG_TEXTS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("_keys")
 @pytest.mark.parametrize("kind", TOO_LONG_TEXTS)
 def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(kind):
     status, body = TOO_LONG_TEXTS[kind]
@@ -321,7 +305,6 @@ def test_a_dialogue_that_is_too_long_loses_its_oldest_turns(kind):
     assert len(server.requests) == 3
 
 
-@pytest.mark.usefixtures("_keys")
 @pytest.mark.parametrize("kind", TOO_LONG_TEXTS)
 def test_a_prompt_that_is_too_long_costs_the_teacher_one_sample_and_is_asked_again_in_the_next_run(kind, journal):
     status, body = TOO_LONG_TEXTS[kind]
@@ -344,14 +327,12 @@ def test_a_prompt_that_is_too_long_costs_the_teacher_one_sample_and_is_asked_aga
         "messages: at least one message is required",
     ],
 )
-@pytest.mark.usefixtures("_keys")
 def test_other_refusals_are_not_taken_for_a_dialogue_that_is_too_long(message):
     with ChatServer(lambda number, request: error(400, message)) as server, refused("endpoint_refused", status=400):
         player(server.base_url, sampling=Sampling(temperature=0.5)).act([dialogue("a", turns=3)])
     assert len(server.requests) == 2  # the call and the health check
 
 
-@pytest.mark.usefixtures("_keys")
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_answers_that_stand_in_another_field_alone_end_the_teachers_run_by_its_name(field, journal):
     body = answer(None)
@@ -366,7 +347,6 @@ def test_answers_that_stand_in_another_field_alone_end_the_teachers_run_by_its_n
     assert len(server.requests) <= 3 + MAX_USELESS_IN_A_ROW + 1
 
 
-@pytest.mark.usefixtures("_keys")
 def test_a_filtered_prompt_is_named_as_such_to_the_teacher(journal):
     def reply(number, request):
         return error(400, "flagged by our usage policy") if request["seed"] == 1 else answer(TURN)
@@ -376,7 +356,6 @@ def test_a_filtered_prompt_is_named_as_such_to_the_teacher(journal):
     assert done.completions[1].finish_reason == FILTERED
 
 
-@pytest.mark.usefixtures("_keys")
 def test_the_probe_for_json_has_the_settings_of_the_role(journal):
     def reply(number, request):
         if request.get("temperature", 1) != 1 or "seed" in request:
@@ -390,7 +369,6 @@ def test_the_probe_for_json_has_the_settings_of_the_role(journal):
     assert server.requests[0]["response_format"]["type"] == "json_schema"
 
 
-@pytest.mark.usefixtures("_keys")
 def test_a_player_says_that_its_reply_was_cut():
     with ChatServer(lambda number, request: answer("", "length", 64)) as server:
         (reply,) = player(server.base_url).act([dialogue("a")])

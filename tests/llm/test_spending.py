@@ -7,24 +7,17 @@ import pytest
 
 from agentrefine.game.counts import UNKNOWN
 from agentrefine.game.verdict import Attempt
-from agentrefine.llm import endpoint
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Price, Prices, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError
 from agentrefine.params.teacher import TeacherParams
 from agentrefine.synthesis.accounts import Account
-from tests.helpers.asking import SECRET, ask, ask_with, in_processes, price_list, questions, settings
+from tests.helpers.asking import ask, ask_with, in_processes, price_list, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
 from tests.helpers.errors import refused
 
 DOLLAR_A_TOKEN = {"input": 0, "output": 1_000_000}
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.02)
 
 
 def limited(server: ChatServer, folder: Path, max_cost: float, **changes: object) -> TeacherParams:
@@ -51,7 +44,7 @@ def test_the_limit_is_never_passed_and_nearly_reached(tmp_path, processes):
     assert kept == len(server.requests), "what was out when the money ran out came back and was kept"
 
 
-def test_with_a_higher_limit_the_run_goes_on_and_pays_nothing_twice(journal, tmp_path):
+def test_with_a_higher_limit_the_run_resumes_and_pays_nothing_twice(journal, tmp_path):
     with ChatServer(lambda number, request: answer(tokens=3)) as server:
         with refused("budget_spent", key="teacher.max_cost", limit=40.0) as caught:
             ask_with(limited(server, tmp_path, 40.0), journal, tmp_path / "numbers", questions(30))
@@ -69,7 +62,7 @@ def test_with_a_higher_limit_the_run_goes_on_and_pays_nothing_twice(journal, tmp
 
 def test_calls_wait_for_money_that_calls_in_flight_may_set_free(journal, tmp_path):
     """20 dollars let two calls go out at a time; as they take one each, all ten come through."""
-    with ChatServer(lambda number, request: answer(tokens=1)) as server:
+    with ChatServer(lambda number, request: answer(tokens=1) | {"delay": 0.2}) as server:
         params = limited(server, tmp_path, 20.0, concurrency=10)
         done = ask_with(params, journal, tmp_path / "numbers", questions(10))
     assert done.texts == ["hello"] * 10

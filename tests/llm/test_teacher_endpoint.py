@@ -1,4 +1,4 @@
-"""One endpoint on a bad day: what is tried again, what is given up, and what is said."""
+"""One endpoint on a bad day: what is tried again, what is given up, and what is reported."""
 
 import json
 import re
@@ -11,18 +11,10 @@ from aiohttp import web
 
 from agentrefine.llm import endpoint
 from agentrefine.llm.completion import UNANSWERED
-from agentrefine.llm.failures import asked_pause
-from agentrefine.llm.reply import read_reply
+from agentrefine.llm.reply import asked_pause, read_reply
 from tests.helpers.asking import SECRET, ask, questions
 from tests.helpers.chat_server import ChatServer, Trickle, answer, error
 from tests.helpers.errors import refused
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
-
 
 BAD_REPLIES = {
     "too many requests": lambda: error(429),
@@ -100,7 +92,7 @@ def test_a_body_that_trickles_is_given_up_after_the_time_limit_of_the_whole_try(
         (BAD_REPLIES["list"], "not_chat_api", {}, ""),
     ],
 )
-def test_what_cannot_be_mended_is_one_sentence_without_the_key(journal, reply, code, values, words):
+def test_what_cannot_be_fixed_is_one_sentence_without_the_key(journal, reply, code, values, words):
     expected = refused(code, key="teacher.base_url", **values)
     with ChatServer(lambda number, request: reply()) as server, expected as caught:
         ask(server, journal, questions(3), max_retries=1, timeout_seconds=0.3)

@@ -6,18 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.llm import endpoint, throttle
+from agentrefine.llm import throttle
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, StoppedError, Throttle, throttle_numbers
 from agentrefine.params.teacher import TeacherParams
-from tests.helpers.asking import SECRET, ask, ask_with, in_processes, questions, settings
+from tests.helpers.asking import ask, ask_with, in_processes, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    monkeypatch.setattr(endpoint, "_FIRST_BACKOFF_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def test_an_overload_halves_the_calls_in_flight_once(journal, kind):
 
 
 def test_calls_that_were_out_before_a_cut_do_not_cut_again(numbers, monkeypatch):
-    monkeypatch.setattr(throttle, "SECONDS_BETWEEN_CUTS", 0.0)
+    monkeypatch.setattr(throttle, "SECONDS_BETWEEN_DECREASES", 0.0)
     calls = make(numbers, most=16)
     sent = time.monotonic()
     for _ in range(5):
@@ -78,7 +72,7 @@ def test_the_calls_in_flight_grow_by_about_one_with_each_round(numbers):
 def test_at_least_one_call_may_always_go_out(numbers):
     calls = make(numbers, most=2)
     for _ in range(5):
-        numbers["cut_at_0"] = 0.0
+        numbers["decreased_at_0"] = 0.0
         calls.overloaded(time.monotonic())
     assert calls.share == 1
 
@@ -141,7 +135,7 @@ def test_a_minute_with_its_burst_holds_no_more_than_the_ceiling(numbers, monkeyp
     async def sleep(_: SharedNumbers, seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setattr(throttle, "sleep_unless_stopped", sleep)
+    monkeypatch.setattr(SharedNumbers, "sleep", sleep)
     calls = make(numbers, rpm=30)
     went: list[float] = []
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from agentrefine.llm.completion import CUT, REFUSED, Answer, Request, Usage
+from agentrefine.llm.completion import REFUSED, TRUNCATED, Answer, Request, Usage
 from agentrefine.llm.reply import NO_USAGE, complete_usage, read_reply
 
 TEXT = "x" * 300
@@ -100,4 +100,4 @@ def test_an_answer_of_the_batch_api_is_estimated_and_keeps_its_price():
     assert complete_usage(answer, REQUEST).usage == Usage(
         prompt_tokens=PROMPT, completion_tokens=WRITTEN, batch=True, estimated=True
     )
-    assert complete_usage(answer._replace(finish_reason=CUT), REQUEST).usage.completion_tokens == 500
+    assert complete_usage(answer._replace(finish_reason=TRUNCATED), REQUEST).usage.completion_tokens == 500

@@ -10,8 +10,7 @@ import yaml
 
 from agentrefine.files import short_hash
 from agentrefine.params import DVC_KEYS, RENAMED, Params, is_key, load_params, parse_params
-from agentrefine.params.base import Section
-from agentrefine.params.commented import commented
+from agentrefine.params.base import Section, commented
 from tasks.params import RESOLVED, write_resolved
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
@@ -32,8 +31,8 @@ SHORTEST = {
 }
 
 
-def loaded(values: object, **options: dict[str, str]) -> Params:
-    return parse_params(yaml.safe_dump(values), "params.yaml", **options)
+def loaded(values: object) -> Params:
+    return parse_params(yaml.safe_dump(values), "params.yaml")
 
 
 def test_the_defaults_are_the_values_that_results_are_published_for() -> None:
@@ -94,12 +93,14 @@ def test_a_section_that_is_given_in_part_keeps_its_own_defaults() -> None:
     assert loaded(SHORTEST | open_ended).quality_gate.thresholds.trajectory.tokens.max is None
 
 
-def test_an_old_name_is_answered_with_the_new_one() -> None:
-    with refused("old_name", file="params.yaml", key="tuning.passes", new="epochs"):
-        loaded(SHORTEST | {"tuning": {**SHORTEST["tuning"], "passes": 3}}, renamed={"passes": "epochs"})
-    variants = {"old": {"goal": "refinement", "data_set": "data/dataset"}}
-    with refused("old_name", key="tuning.variants.old.goal", new="loss"):
-        loaded(SHORTEST | {"tuning": {"launcher": "python", "variants": variants}}, renamed={"goal": "loss"})
+def test_an_old_name_is_answered_with_the_new_one_where_the_old_one_stood_and_nowhere_else() -> None:
+    variants = {"v1.old": {"loss": "refinement", "data_set": "data/dataset"}}
+    with refused("old_name", file="params.yaml", key="tuning.variants.v1.old.loss", new="train_on"):
+        loaded(SHORTEST | {"tuning": {"launcher": "python", "variants": variants}})
+    with refused("unknown_key", file="params.yaml", key="tuning.loss"):
+        loaded(SHORTEST | {"tuning": {**SHORTEST["tuning"], "loss": "refinement"}})
+    with refused("unknown_key", key="loss"):
+        loaded(SHORTEST | {"loss": "refinement"})
     assert not set(RENAMED) & set(RENAMED.values())
 
 

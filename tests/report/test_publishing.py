@@ -127,7 +127,7 @@ def test_a_models_card_has_the_hubs_metadata_with_each_benchmarks_result(tree: P
     assert "| worlds layouts | 20 | 5.0 [0.9, 23.6] | 65.0 [43.3, 81.9] |" in card.text
 
 
-def test_a_models_card_tells_the_loss_the_data_and_what_the_reader_must_know(tree: Path, params: Params) -> None:
+def test_a_models_card_states_the_mask_the_data_and_what_the_reader_must_know(tree: Path, params: Params) -> None:
     text = model_card("refinement", params, Project(tree))
     assert "Mistakes stay in the context and are not trained" in text
     assert "ab" * 32 in text
@@ -164,7 +164,7 @@ def test_a_licence_that_is_given_stands_in_the_metadata(tree: Path, params: Para
     assert "choose one" not in card.content
 
 
-def test_games_of_others_are_not_said_to_be_the_offline_teachers(tree: Path, params: Params) -> None:
+def test_games_of_others_are_not_said_to_be_the_simulated_teachers(tree: Path, params: Params) -> None:
     file = tree / "models/refinement/card.json"
     for data_set, ours in [("data/imported", False), ("data/dataset", True), ("data/mix/chat20", True)]:
         write_json(file, {**json.loads(file.read_text()), "data_set": data_set})
@@ -187,12 +187,12 @@ def test_no_card_holds_a_path_of_this_machine(tree: Path, params: Params) -> Non
     assert [shown_path(p) for p in ("data/x", "/home/me/x", "../x", "~/x")] == ["data/x", "x", "x", "x"]
 
 
-def test_the_data_sets_card_tells_who_wrote_it_what_was_dropped_and_its_format(tree: Path, params: Params) -> None:
+def test_the_data_sets_card_states_who_wrote_it_what_was_dropped_and_its_format(tree: Path, params: Params) -> None:
     card = DatasetCard(data_set_card(params, Project(tree), repo_id="me/games"))
     assert card.data.size_categories == "n<1K"
     assert [file["split"] for file in card.data.configs[0]["data_files"]] == ["train", "validation"]
     assert "3 training and 1 validation samples" in card.text
-    assert "The rule-based offline teacher, a stand-in for a language model, wrote for each persona" in card.text
+    assert "The rule-based simulated teacher, not a language model, wrote for each persona" in card.text
     assert "| not_json | 9 | no JSON of the asked form can be read from the answer |" in card.text
     assert '{"from": "gpt", "value": "OK", "loss": false}' in card.text
     assert "x" * 600 + " ..." in card.text
@@ -292,7 +292,7 @@ def test_a_public_repository_is_not_filled_where_a_private_one_is_asked_for(
 
 
 @pytest.mark.parametrize(("token", "status"), [("hf_wrong", 401), (READ_ONLY, 403)])
-def test_a_token_that_the_hub_refuses_is_told_without_repeating_it(
+def test_a_token_that_the_hub_refuses_is_reported_without_repeating_it(
     tree: Path, params: Params, hub: Hub, token: str, status: int
 ) -> None:
     with refused("key_refused", variable="HF_TOKEN", status=status) as caught:
@@ -301,7 +301,7 @@ def test_a_token_that_the_hub_refuses_is_told_without_repeating_it(
     assert hub.repositories == {}
 
 
-def test_a_hub_that_cannot_be_reached_is_told_in_one_sentence(
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_sentence(
     tree: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as probe:

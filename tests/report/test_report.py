@@ -107,7 +107,7 @@ def test_markdown_tables_have_one_width_and_no_gaps(root: Path) -> None:
         assert len({line.count("|") for line in table}) == 1
 
 
-def test_report_says_that_teacher_and_model_are_stand_ins(root: Path) -> None:
+def test_report_says_that_the_teacher_is_simulated_and_the_model_tiny(root: Path) -> None:
     params = params_for(root)
     write_report(params, Project(root))
     page = (root / "reports" / "report.md").read_text()
@@ -194,23 +194,23 @@ def test_comparisons_are_numbers_that_dvc_can_show(root: Path) -> None:
     assert compared["refinement against expert_only"]["worlds_layouts"]["success_difference"] == pytest.approx(0.45)
 
 
-def with_wordings(model: str, solved: dict[str, int]) -> list[Episode]:
-    """Ten worlds in each wording, of which so many are solved."""
+def with_perturbations(model: str, solved: dict[str, int]) -> list[Episode]:
+    """Ten worlds under each perturbation, of which so many are solved."""
     return [
-        played.model_copy(update={"id": f"{played.id}/{wording}", "wording": wording})
-        for wording, number in solved.items()
+        played.model_copy(update={"id": f"{played.id}/{name}", "wording": name})
+        for name, number in solved.items()
         for played in episodes(model, number, of=10, benchmark="worlds_perturbed")
     ]
 
 
-def test_wordings_failures_and_attempts_are_told(root: Path) -> None:
+def test_perturbations_failures_and_attempts_are_reported(root: Path) -> None:
     for model, (solved, _) in SOLVED.items():
         failed = [
             e.model_copy(update={"stop": "environment error"}) for e in episodes(model, 2, of=3, benchmark="babyai")
         ]
         again = [e.model_copy(update={"attempt": 1}) for e in episodes(model, solved - 1)]
-        reworded = with_wordings(model, {"short": solved // 2 if model != "chance" else 0, "formal": 0})
-        write_evaluation(root, model, [*episodes(model, solved), *again, *failed, *reworded])
+        perturbed = with_perturbations(model, {"short": solved // 2 if model != "chance" else 0, "formal": 0})
+        write_evaluation(root, model, [*episodes(model, solved), *again, *failed, *perturbed])
     write_report(params_for(root), Project(root))
     page = (root / "reports" / "report.md").read_text()
     assert "- babyai, base: the simulator failed in 3 of 3 episodes, which are in no rate." in page
@@ -424,7 +424,7 @@ def test_metrics_for_tracking_carry_interval_and_n_and_leave_out_the_unmeasured(
 def test_breakdowns_are_metrics_under_names_that_mlflow_takes(tmp_path: Path) -> None:
     played = episodes("refinement", 3, of=4)
     played[0] = played[0].model_copy(update={"task": "pick: two/(both)", "difficulty": "hard"})
-    write_evaluation(tmp_path, "refinement", [*played, *with_wordings("refinement", {"short": 4, "formal": 2})])
+    write_evaluation(tmp_path, "refinement", [*played, *with_perturbations("refinement", {"short": 4, "formal": 2})])
     flat = flat_metrics(model_summary(Project(tmp_path), "refinement"))
     assert flat["worlds_layouts/task/pick- two--both-/success_rate"] == 1
     assert flat["worlds_layouts/task/fetch/success_rate"] == pytest.approx(2 / 3)

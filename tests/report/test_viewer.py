@@ -66,7 +66,7 @@ def test_a_page_opens_on_its_first_episode_turn_by_turn(page: Page) -> None:
     assert page.texts("h1") == ["Episodes of refinement digest of re"]
     assert page.texts("#count") == ["7 episodes, 2 solved (29%)"]
     assert opened(page) == "Fetch lamp 0."
-    assert page.texts(".task .told p") == ["You are in a hall."]
+    assert page.texts(".task .passage p") == ["You are in a hall."]
     assert page.texts(".turn h4") == ["1", "2"]
     assert page.texts(".thought p") == ["look", "look"]
     assert page.texts(".action p") == ["take lamp", "put lamp"]
@@ -201,7 +201,7 @@ def test_a_second_model_stands_beside_the_first_on_the_same_episode(page: Page) 
     assert page.texts(".column h3") == ["refinement", "base"]
     assert page.texts(".outcome") == ["✓ solved", "✗ step limit"]
     assert page.texts(".column:last-child .action p") == ["take lamp", "wait"]
-    assert page.texts(".chip.differs") == ["the plays part here"] * 2
+    assert page.texts(".chip.differs") == ["the plays differ from here"] * 2
     tops = page.evaluate(
         "[...document.querySelectorAll('.turn')].map((e) => Math.round(e.getBoundingClientRect().top))"
     )
@@ -259,7 +259,7 @@ def test_hostile_text_is_shown_as_text(page: Page) -> None:
     page.choose("#outcome", "step limit")
     page.press("j")
     page.wait_for("document.querySelectorAll('#episode .turn').length === 2")
-    for selector in ("#episode h2", ".task .told p", ".thought p", ".action p", ".reply p"):
+    for selector in ("#episode h2", ".task .passage p", ".thought p", ".action p", ".reply p"):
         assert page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent") == HOSTILE
     assert page.evaluate("document.querySelectorAll('img, #episode script, #list script').length") == 0
     assert page.evaluate("window.broken") is None

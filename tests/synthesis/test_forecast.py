@@ -7,7 +7,7 @@ import pytest
 from agentrefine.game.personas import Persona
 from agentrefine.game.trajectory import DroppedSample
 from agentrefine.game.verdict import Attempt
-from agentrefine.llm.completion import CUT, Usage, only_in
+from agentrefine.llm.completion import TRUNCATED, Usage, only_in
 from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas
 from agentrefine.synthesis.refinement import Refined
@@ -67,7 +67,7 @@ def test_an_unknown_price_makes_the_cost_unknown_and_not_nothing():
     assert "cost unknown, as a price is not known" in found.sentence()
 
 
-def test_the_sentence_tells_all_figures():
+def test_the_sentence_states_all_figures():
     said = forecast([account(0, 1.0), account(1, 3.0)], 2000, 4.0).sentence()
     assert said.startswith("forecast for 2,000 personas from a pilot of 2 (95% intervals): cost $4,000.00 [$4.00, $")
     for figure in ("20,000", "2,000,000", "200,000", "6,000 [6"):
@@ -99,7 +99,7 @@ def ended(rule: str, finish_reason: str = "stop") -> Refined:
 
 
 def test_a_pilot_that_kept_nothing_says_why_most_often_first():
-    said = nothing_kept([ended("not_json"), ended("empty_answer"), ended("empty_answer", CUT)], 2)
+    said = nothing_kept([ended("not_json"), ended("empty_answer"), ended("empty_answer", TRUNCATED)], 2)
     assert said is not None
     assert said.index("empty_answer in 2 of 3 (About empty_answer.)") < said.index("not_json in 1 of 3")
     assert "1 of 3 answers were cut at max_tokens" in said

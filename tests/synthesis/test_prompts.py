@@ -21,7 +21,6 @@ from agentrefine.synthesis.prompts import (
     continuation_messages,
     script_messages,
     script_pool,
-    script_retry_messages,
     script_shots,
     trajectory_messages,
     trajectory_pool,
@@ -45,7 +44,7 @@ RECORDED = {
     "script_rules.md": "17d52a8faaf0",
     "trajectory.md": "ffef1cf1fef1",
 }
-"""The prompts that the published data were written by: a changed one asks for every answer anew."""
+"""The prompts that the published data were written by: a changed one asks for every answer again."""
 
 
 def test_the_prompts_are_those_that_published_data_were_written_by():
@@ -60,18 +59,19 @@ def block(text: str, heading: str) -> str:
 def test_prompts_can_be_read_back_by_a_program():
     kept = parse_turns(json.dumps(game()[:5])).turns
     plain = script_messages(PERSONA)[-1]["content"]
-    retry = script_retry_messages(PERSONA, "It is\n\nbad: $x.")[-1]["content"]
+    retry = script_messages(PERSONA, "It is\n\nbad: $x.")[-1]["content"]
     assert plain.endswith(f"\nPersona: {PERSONA.text}")
     assert retry.endswith(f"\nPersona: {PERSONA.text}")
     assert "\nIt is bad: $x.\n" in retry.rpartition("# What to change")[2]
     assert retry.count(PERSONA.text) == 1
 
-    text = trajectory_messages(PERSONA, script(), mistakes=3, max_turns=44)[-1]["content"]
+    demands = VerificationParams(min_error_refine_turns=3, max_turns=44)
+    text = trajectory_messages(PERSONA, script(), demands)[-1]["content"]
     assert Script.model_validate_json(block(text, "Script")) == script()
     assert "at least 3 times" in text
     assert "at most 44 turns" in text
 
-    text = continuation_messages(PERSONA, script(), kept, "Turn 6\nis bad.", mistakes=3)[-1]["content"]
+    text = continuation_messages(PERSONA, script(), kept, "Turn 6\nis bad.", demands)[-1]["content"]
     assert Script.model_validate_json(block(text, "Script")) == script()
     assert json.loads(block(text, "Turns so far")) == game()[:5]
     assert "\nTurn 6 is bad.\n" in text.rpartition("# What to change")[2]
@@ -81,14 +81,14 @@ def test_prompts_can_be_read_back_by_a_program():
 
 
 def test_feedback_of_any_length_leaves_the_prompt_short():
-    longer = script_retry_messages(PERSONA, "x" * 10**6)[-1]["content"]
-    assert len(longer) - len(script_retry_messages(PERSONA, "x")[-1]["content"]) < 1100
+    longer = script_messages(PERSONA, "x" * 10**6)[-1]["content"]
+    assert len(longer) - len(script_messages(PERSONA, "x")[-1]["content"]) < 1100
 
 
 def test_every_prompt_begins_by_speaking_to_the_teacher():
     for text in (
         script_messages(PERSONA)[0]["content"],
-        script_retry_messages(PERSONA, "x")[0]["content"],
+        script_messages(PERSONA, "x")[0]["content"],
         continuation_messages(PERSONA, script(), [], "x")[0]["content"],
     ):
         assert text.startswith("You ")
@@ -126,7 +126,7 @@ def test_a_new_example_changes_only_the_prompts_that_show_it(monkeypatch):
 
 
 def test_all_calls_of_a_persona_begin_alike_and_those_of_others_differ():
-    scripts = [script_messages(PERSONA)[0]["content"], script_retry_messages(PERSONA, "x")[0]["content"]]
+    scripts = [script_messages(PERSONA)[0]["content"], script_messages(PERSONA, "x")[0]["content"]]
     rules_end = scripts[0].index("\nNow write the script for this persona.")
     assert scripts[1].startswith(scripts[0][:rules_end])
     other = next(iter(script_pool().values())).script

@@ -64,7 +64,7 @@ KINDS = [{"kind": "script", "sample": 0}, {"kind": "trajectory", "sample": 1}]
         ("400", "422", "text", "text", 2),
     ],
 )
-def test_auto_takes_the_first_form_that_is_honoured_and_tells_of_the_others(
+def test_auto_takes_the_first_form_that_is_honoured_and_reports_the_others(
     journal, caplog, json_schema, json_object, script, trajectory, warnings
 ):
     with server_that(json_schema, json_object) as server, caplog.at_level(logging.WARNING, "agentrefine"):

@@ -30,7 +30,7 @@ def test_an_unsound_script_is_not_played():
     assert [attempt.text for attempt in attempts] == ["no"]
 
 
-def test_a_shard_comes_back_in_its_order_and_tells_its_progress():
+def test_a_shard_comes_back_in_its_order_and_reports_its_progress():
     personas = [Persona(id=str(number), text=f"Persona number <{number}>") for number in range(20)]
     teacher = ScriptedTeacher(by_persona={p.text: [f"said {p.id}"] for p in personas})
     done = []

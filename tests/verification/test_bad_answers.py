@@ -7,13 +7,13 @@ import pytest
 
 from agentrefine.game.verdict import Problem
 from agentrefine.params import VerificationParams
+from agentrefine.simulation.answers import generator, world_for
 from agentrefine.simulation.game import write_game
-from agentrefine.simulation.requests import generator, world_for
 from agentrefine.verification.reading import AnswerRule
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.shared_rules import SharedRule
 from agentrefine.verification.trajectory_rules import RULES, TrajectoryRule, verify_trajectory
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import script_of
 from tests.helpers.answer_recipes import KEPT_BEFORE, answer, cases
 from tests.helpers.games import dm, game, player, script, script_value
 from tests.helpers.offline_games import VERIFICATION

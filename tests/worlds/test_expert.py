@@ -4,12 +4,11 @@ from random import Random
 
 import pytest
 
+from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.engine import Game
-from agentrefine.worlds.family import names_in
+from agentrefine.worlds.language import names_in
 from agentrefine.worlds.layout import World, draw_world
-from agentrefine.worlds.mistakes import mistakes
-from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
-from agentrefine.worlds.player import Explorer
+from agentrefine.worlds.player import Explorer, mistakes
 from tests.helpers.world_games import FAMILIES, MAX_EXPERT_STEPS, MISTAKE_KINDS, THEMES, expert_game, worlds_of
 
 

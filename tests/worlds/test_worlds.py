@@ -16,15 +16,11 @@ from hypothesis import strategies as st
 from agentrefine.game.conversation import instructions
 from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.catalogue import check_family
+from agentrefine.worlds.catalogue import PARAPHRASES, check_family, paraphrase
 from agentrefine.worlds.engine import Game, Refusal
 from agentrefine.worlds.family import data_files, load_family, load_theme, read_mapping
-from agentrefine.worlds.layout import draw_world, world_from_id
-from agentrefine.worlds.mistakes import mistakes
-from agentrefine.worlds.oracle import solve
-from agentrefine.worlds.paraphrase import PARAPHRASES, paraphrase
-from agentrefine.worlds.player import Explorer
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import draw_world, script_of, world_from_id
+from agentrefine.worlds.player import Explorer, mistakes
 from tests.helpers.errors import refused
 from tests.helpers.world_games import (
     FAMILIES,
@@ -32,6 +28,7 @@ from tests.helpers.world_games import (
     MISTAKE_KINDS,
     THEMES,
     expert_game,
+    solution,
     unknown_words,
     worlds_of,
 )
@@ -70,7 +67,7 @@ def test_names_have_one_to_three_words_and_some_have_several():
 
 
 def texts_of(family):
-    rules = catalogue.family(family)
+    rules = catalogue.all_families()[family]
     yield from (template for template in rules.actions)
     yield from (action.does for action in rules.actions.values())
     yield from (p.message for action in rules.actions.values() for p in action.requires)
@@ -79,12 +76,12 @@ def texts_of(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_world_is_solved_by_the_oracle_and_by_the_expert(family):
+def test_every_world_is_solved_by_the_planner_and_by_the_expert(family):
     for world in worlds_of(family):
         assert not any(c.fact in world.start for c in world.conditions)
         game = Game(world)
         assert game.progress == 0
-        plan = solve(world)
+        plan = solution(world)
         shortest, longest = world.rules.plan
         assert shortest <= len(plan) <= longest
         outcomes = [game.step(action) for action in plan]
@@ -238,8 +235,8 @@ from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layo
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.layout import draw_world
-from agentrefine.worlds.mistakes import mistakes
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.player import mistakes
+from agentrefine.worlds.layout import script_of
 for split in ("train", "held_out"):
     for family in catalogue.families(split):
         world = draw_world(family.name, "hotel", 9)
@@ -325,14 +322,14 @@ def test_paraphrases_lose_nothing_and_are_unambiguous(name):
         read = [game.read(text) for text in reworded]
         assert read == list(game.moves())
         actions = {t: a.does for t, a in world.rules.actions.items()}
-        shown = other.reword(actions)
+        shown = other.paraphrase_actions(actions)
         assert list(shown.values()) == list(actions.values())
         assert not unknown_words(instructions(shown), catalogue.vocabulary())
 
 
 def test_there_are_five_paraphrases_and_each_changes_every_action():
     assert len(PARAPHRASES) == 5
-    templates = {t for f in FAMILIES for t in catalogue.family(f).actions}
+    templates = {t for f in FAMILIES for t in catalogue.all_families()[f].actions}
     for name in PARAPHRASES:
         assert set(paraphrase(name).templates) == templates
         assert len(set(paraphrase(name).templates.values())) == len(templates)
@@ -341,7 +338,7 @@ def test_there_are_five_paraphrases_and_each_changes_every_action():
 
 def test_a_canonical_action_is_unknown_under_a_paraphrase():
     world = draw_world("fetch", "farm", 0)
-    action = solve(world)[0]
+    action = solution(world)[0]
     assert Game(world, paraphrase("plain")).step(action).error == "parameter_error"
 
 
@@ -356,7 +353,7 @@ plan: [1, 1]
 
 
 def load(text):
-    modules = {name: read_mapping(module, name) for name, module in data_files("modules")}
+    modules = {name: read_mapping(module, name) for name, module in data_files("modules").items()}
     rules = load_family("small", text, modules)
     check_family(rules)
     return rules
@@ -377,8 +374,8 @@ def test_a_sound_family_is_read():
         ("uses: [walk]", "uses: [fly]", "unknown_name", {"family": "small", "name": "fly"}, ""),
         ("objects: {place: [2, 3]}", "objects: 3", "bad_value", {"family": "small", "key": "objects"}, ""),
         ("plan: [1, 1]", "plan: [1, 1]\ncolour: red", "unknown_key", {"family": "small", "key": "colour"}, ""),
-        ("plan: [1, 1]", "plan: [1", "not_yaml", {"place": "family `small`"}, ""),
-        (SMALL_FAMILY, "just words", "not_mapping", {"place": "family `small`"}, ""),
+        ("plan: [1, 1]", "plan: [1", "not_yaml", {"file": "family `small`"}, ""),
+        (SMALL_FAMILY, "just words", "not_mapping", {"file": "family `small`"}, ""),
     ],
 )
 def test_a_broken_family_is_refused_with_one_sentence(old, new, code, values, said):

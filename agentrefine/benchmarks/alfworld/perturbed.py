@@ -15,7 +15,7 @@ from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.base import Environment, EpisodeSpec, StepResult
 from agentrefine.benchmarks.simulators import LISTING, SimulatorBenchmark, command, data_of
 from agentrefine.benchmarks.worker import RemoteEnvironment
-from agentrefine.worlds.paraphrase import Paraphrase
+from agentrefine.worlds.language import Paraphrase
 
 PERTURBATIONS: dict[str, dict[str, str]] = data_of("alfworld", "perturbations.yaml")
 NAME = r"[a-z]+ [0-9]+"
@@ -48,7 +48,7 @@ class PerturbedEnvironment:
     @property
     def actions(self) -> Mapping[str, str]:
         """The game's templates, perturbed, with their descriptions."""
-        return self._perturbation.reword(self._game.actions)
+        return self._perturbation.paraphrase_actions(self._game.actions)
 
     def reset(self) -> str:
         """Start the episode and return the first observation."""

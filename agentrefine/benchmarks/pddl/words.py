@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentrefine.benchmarks.pddl.problem import PddlProblem, conjuncts
 from agentrefine.benchmarks.pddl.sentences import SLOT, Sentences, filled
 from agentrefine.errors import UserError
-from agentrefine.files import invalid_value, read_yaml
-from agentrefine.worlds.family import sentence
+from agentrefine.files import first_problem, problem_code, problem_key, read_yaml
+from agentrefine.worlds.language import sentence
 
 
 class ActionWords(BaseModel):
@@ -170,7 +170,8 @@ def read_words(path: Path) -> DomainWords:
     try:
         return DomainWords.model_validate(given or {})
     except ValidationError as error:
-        raise invalid_value(error, path, file=path) from error
+        code = problem_code(error)
+        raise UserError(code, f"{path}: {first_problem(error)}", file=path, key=problem_key(error)) from error
 
 
 def _plain(name: str, parameters: Sequence[str]) -> str:

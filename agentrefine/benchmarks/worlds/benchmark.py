@@ -6,10 +6,11 @@ from itertools import cycle, islice
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.simulators import rng_of
 from agentrefine.worlds import catalogue
+from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
+from agentrefine.worlds.language import Paraphrase
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
-from agentrefine.worlds.paraphrase import PARAPHRASES, Paraphrase, paraphrase
 from agentrefine.worlds.player import Explorer
 
 _SEEDS = 1_000_000_000
@@ -22,7 +23,7 @@ class WorldEnvironment:
     def __init__(self, world: World, perturbation: Paraphrase | None = None) -> None:
         self.goal = world.goal
         actions = {template: action.does for template, action in world.rules.actions.items()}
-        self.actions = perturbation.reword(actions) if perturbation else actions
+        self.actions = perturbation.paraphrase_actions(actions) if perturbation else actions
         self._world = world
         self._perturbation = perturbation
         self._game = Game(world, perturbation)

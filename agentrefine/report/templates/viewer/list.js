@@ -51,8 +51,8 @@ function showMarks(model, other) {
     const link = rows.get(episode.key).firstChild;
     const plays = other ? [episode, other.byKey.get(episode.key)] : [episode];
     link.firstChild.replaceChildren(...plays.map(mark));
-    const told = plays.map((play) => (play ? play.stop : "not played")).join(" and ");
-    link.setAttribute("aria-label", `${told}: ${episode.goal} (${origin(episode)}, ${turnsOf(episode.turns.length)})`);
+    const endings = plays.map((play) => (play ? play.stop : "not played")).join(" and ");
+    link.setAttribute("aria-label", `${endings}: ${episode.goal} (${origin(episode)}, ${turnsOf(episode.turns.length)})`);
   }
 }
 

@@ -104,7 +104,7 @@ async function step(places) {
 function onKey(event) {
   const field = event.target.closest("input, select");
   if (event.key === "Escape" && field) return field.blur();
-  // A menu keeps its own keys but for j, k and /: who has just chosen a filter goes on to the episodes.
+  // A menu keeps its own keys but for j, k and /: after a filter is chosen they move through the episodes.
   if (field && !(field.tagName === "SELECT" && "jk/".includes(event.key))) return;
   if (byId("help").open || event.ctrlKey || event.metaKey || event.altKey) return;
   const inList = byId("list").contains(event.target);

@@ -4,7 +4,7 @@
 function showEpisode(episode, model, other, query) {
   const place = document.getElementById("episode");
   const goal = make("h2", "", ...marked(episode.goal || "(no goal)", query));
-  const first = told("first observation", episode.first_observation, query);
+  const first = passage("first observation", episode.first_observation, query);
   const heading = make("header", "task", goal, facts(episode), first);
   const columns = make("div", other ? "columns two" : "columns");
   const counterpart = other?.byKey.get(episode.key);
@@ -13,7 +13,7 @@ function showEpisode(episode, model, other, query) {
   if (other) columns.append(counterpart ? column(other, counterpart, "b", differs, query) : absent(other));
   // Simulators without a seed may begin otherwise for another model.
   if (counterpart && counterpart.first_observation !== episode.first_observation)
-    columns.lastChild.firstChild.append(told("first observation", counterpart.first_observation, query));
+    columns.lastChild.firstChild.append(passage("first observation", counterpart.first_observation, query));
   const height = 2 + Math.max(episode.turns.length, counterpart?.turns.length ?? 0);
   for (const section of columns.children) section.style.gridRow = `span ${height}`;
   place.replaceChildren(heading, columns);
@@ -84,9 +84,9 @@ function turnCard(turn, number, side, differs, query) {
   card.tabIndex = -1;
   card.setAttribute("aria-label", `Turn ${number + 1}`);
   card.append(make("header", "", make("h4", "", String(number + 1)), ...chips(turn, differs)));
-  if (turn.flags.includes("format error")) card.append(told("reply", turn.reply || "(an empty reply)", query));
-  else card.append(told("thought", turn.thought, query), told("action", turn.action, query));
-  card.append(told("observation", turn.observation, query));
+  if (turn.flags.includes("format error")) card.append(passage("reply", turn.reply || "(an empty reply)", query));
+  else card.append(passage("thought", turn.thought, query), passage("action", turn.action, query));
+  card.append(passage("observation", turn.observation, query));
   return card;
 }
 
@@ -95,12 +95,12 @@ function chips(turn, differs) {
   const add = (classes, text) => found.push(make("span", `chip ${classes}`, text));
   if (turn.gained > 0) add("gain", `progress ${percent(turn.progress)} (+${percent(turn.gained)})`);
   if (turn.turns_cut) add("cut", `${turnsOf(turn.turns_cut)} at the start not read`);
-  if (differs) add("differs", "the plays part here");
+  if (differs) add("differs", "the plays differ from here");
   return found;
 }
 
-function told(name, text, query) {
-  return make("div", `told ${name}`, make("span", "name", name), make("p", "", ...marked(text, query)));
+function passage(name, text, query) {
+  return make("div", `passage ${name}`, make("span", "name", name), make("p", "", ...marked(text, query)));
 }
 
 /** Text with what is searched for marked: a list of texts and elements, never markup. */

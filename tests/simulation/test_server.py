@@ -20,21 +20,19 @@ import pytest
 
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import error_refine_turns
-from agentrefine.simulation.answers import REFUSAL
-from agentrefine.simulation.process import offline_teacher
-from agentrefine.simulation.requests import world_for
+from agentrefine.simulation.answers import REFUSAL, world_for
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
-from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT, TRAIN_FAMILIES, VERIFICATION, script_for
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with offline_teacher(FAULTLESS) as base_url:
+    with simulated_teacher(FAULTLESS) as base_url:
         yield base_url
 
 
@@ -87,7 +85,7 @@ def test_max_tokens_cut_the_answer(client: openai.OpenAI):
     assert ask(client, script_messages(BAKER), 1).startswith(completion.choices[0].message.content or "-")
 
 
-def test_it_says_that_it_is_a_rule_based_stand_in(client: openai.OpenAI):
+def test_it_says_that_it_is_a_rule_based_simulation(client: openai.OpenAI):
     (model,) = client.models.list().data
     assert model.id == "offline-teacher"
     assert "rule-based simulation" in model.owned_by
@@ -149,7 +147,7 @@ def test_a_malformed_request_is_told_what_is_wrong(server: str, body: bytes):
 
 def test_the_same_request_gives_the_same_bytes_in_another_process(server: str):
     params = FAULTLESS.model_copy(update={"script_faults": 0.5, "trajectory_faults": 0.5})
-    with offline_teacher(params) as first, offline_teacher(params) as second:
+    with simulated_teacher(params) as first, simulated_teacher(params) as second:
         for number, family in enumerate(TRAIN_FAMILIES):
             for messages in (script_messages(BAKER), trajectory_messages(BAKER, script_for(family))):
                 body = {"model": "offline-teacher", "messages": messages, "seed": number}
@@ -158,7 +156,7 @@ def test_the_same_request_gives_the_same_bytes_in_another_process(server: str):
 
 
 def test_every_answer_waits_for_the_latency_without_delaying_the_others():
-    with offline_teacher(FAULTLESS, "--latency", "0.5") as base_url, ThreadPoolExecutor(8) as pool:
+    with simulated_teacher(FAULTLESS, "--latency", "0.5") as base_url, ThreadPoolExecutor(8) as pool:
         started = time.monotonic()
         list(pool.map(lambda seed: _post(base_url, seed), range(8)))
         assert 0.5 <= time.monotonic() - started < 2
@@ -167,7 +165,7 @@ def test_every_answer_waits_for_the_latency_without_delaying_the_others():
 def test_the_log_tells_of_every_request_before_its_answer(tmp_path: Path):
     log = tmp_path / "requests.jsonl"
     params = FAULTLESS.model_copy(update={"wire_faults": 0.5, "wire_fault_kinds": ["server_error", "truncated_body"]})
-    with offline_teacher(params, "--log", str(log)) as base_url:
+    with simulated_teacher(params, "--log", str(log)) as base_url:
         for seed in (1, 2, 3, 1, 1):
             with suppress(httpx.RemoteProtocolError):
                 _post(base_url, seed)
@@ -221,7 +219,7 @@ def _refuses_connections(base_url: str, within: float) -> bool:
 
 def test_the_server_stops_when_the_block_is_left_by_an_exception():
     def failing() -> None:
-        with offline_teacher(FAULTLESS) as base_url:
+        with simulated_teacher(FAULTLESS) as base_url:
             addresses.append(base_url)
             raise KeyboardInterrupt
 
@@ -234,9 +232,9 @@ def test_the_server_stops_when_the_block_is_left_by_an_exception():
 def test_the_server_ends_when_its_parent_is_killed():
     program = (
         "import time\n"
-        "from agentrefine.params.teacher import OfflineTeacher\n"
-        "from agentrefine.simulation.process import offline_teacher\n"
-        f"with offline_teacher(OfflineTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
+        "from agentrefine.params.teacher import SimulatedTeacher\n"
+        "from agentrefine.simulation.process import simulated_teacher\n"
+        f"with simulated_teacher(SimulatedTeacher.model_validate_json({FAULTLESS.model_dump_json()!r})) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -253,7 +251,7 @@ def test_the_server_ends_when_its_parent_is_killed():
 
 def test_a_server_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with refused("server_not_started"), offline_teacher(FAULTLESS):
+    with refused("server_not_started"), simulated_teacher(FAULTLESS):
         pass
 
 

@@ -1,4 +1,4 @@
-"""How many requests a second the simulated teacher answers: `python perf/offline_teacher_speed.py`."""
+"""How many requests a second the simulated teacher answers: `python perf/simulated_teacher_speed.py`."""
 
 import asyncio
 import json
@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from agentrefine.game.personas import Persona
 from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import load_params
-from agentrefine.simulation.process import offline_teacher
-from agentrefine.simulation.requests import world_for
+from agentrefine.simulation.answers import world_for
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
-from agentrefine.worlds.script_of import script_of
+from agentrefine.worlds.layout import script_of
 
 CLIENTS = 2
 """Processes that ask: one alone would be slower than the server."""
@@ -75,7 +75,7 @@ def main() -> None:
         for latency in ("0", "0.2"):
             for ask, times in ((small_request, 5), (script_request, 1), (game_request, 1)):
                 requests = [ask(sample, "A") for sample in range(SAMPLES * times)]
-                with offline_teacher(params, "--latency", latency) as base_url:
+                with simulated_teacher(params, "--latency", latency) as base_url:
                     rates = [_rate(clients, urlsplit(base_url).port or 0, requests) for _ in range(2)]
                 answered = f"{rates[0]:,.0f} a second, {rates[1]:,.0f} when asked again"
                 print(f"{ask.__name__}, latency {latency} s: {answered}")

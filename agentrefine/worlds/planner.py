@@ -3,20 +3,21 @@
 A world is grounded once; states are bit masks. The search expands lazily and prefers the actions of the relaxed plan.
 """
 
-from __future__ import annotations
-
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from operator import or_
+from typing import NamedTuple
 
-from agentrefine.worlds.family import Action, Binding, Fact, Family, Index, Move, index, matches, parameters, type_of
+from agentrefine.worlds.facts import Binding, Fact, Index, Move, index, matches, type_of
+from agentrefine.worlds.family import Action, Family
+from agentrefine.worlds.language import parameters
 
-if TYPE_CHECKING:
-    from agentrefine.worlds.layout import World
-
-_EXPANSIONS = 500
-_UNPREFERRED = 1000
+MAX_EXPANSIONS = 500
+"""States that a search expands before it gives up."""
+UNPREFERRED = 1000
+"""Added to the heuristic of a state that no action of the relaxed plan leads to."""
 
 
 class GroundAction(NamedTuple):
@@ -24,7 +25,7 @@ class GroundAction(NamedTuple):
 
     Attributes:
         move: the action with the names that fill its template.
-        text: the action as a player writes it, in canonical wording.
+        text: the action as a player writes it, in canonical form.
         travel: it only brings the player elsewhere.
         requires: the facts that must hold, in the order of the preconditions.
         needs, forbids, adds, deletes: masks.
@@ -53,41 +54,17 @@ class PlanningProblem(NamedTuple):
 
     Attributes:
         bits: each fact's bit.
-        facts: the facts in the order of their bits.
         actions: ground actions in the family's order.
         by_text: the same by their text; those of one text differ in objects that the text does not name.
     """
 
     bits: dict[Fact, int]
-    facts: list[Fact]
     actions: list[GroundAction]
     by_text: dict[str, list[GroundAction]]
 
     def mask(self, facts: Iterable[Fact]) -> int:
         """The mask of those facts that play a role in the problem."""
-        total = 0
-        for fact in facts:
-            total |= self.bits.get(fact, 0)
-        return total
-
-
-class Relaxed(NamedTuple):
-    """A relaxed plan: its length, and its actions that can be done at once."""
-
-    length: int
-    helpful: list[GroundAction]
-
-
-def solve(world: World) -> list[str]:
-    """A plan for a world, with full knowledge of it. Worlds that `draw_world` returns always have one.
-
-    Raises:
-        ValueError: there is no plan.
-    """
-    plan = find_plan(world.problem, world.start, [condition.fact for condition in world.conditions])
-    if plan is None:
-        raise ValueError(f"world {world.id} has no plan")
-    return [action.text for action in plan]
+        return reduce(or_, (self.bits.get(fact, 0) for fact in facts), 0)
 
 
 def find_plan(problem: PlanningProblem, state: Iterable[Fact], goal: Sequence[Fact]) -> list[GroundAction] | None:
@@ -100,18 +77,18 @@ def find_plan(problem: PlanningProblem, state: Iterable[Fact], goal: Sequence[Fa
 def search(problem: PlanningProblem, start: int, goal: int) -> list[GroundAction] | None:
     """`find_plan` on masks."""
     counter = 0
-    queue: list[tuple[int, int, int, tuple[object, ...]]] = [(0, 0, start, ())]
+    queue: list[tuple[int, int, int, tuple[GroundAction, ...]]] = [(0, 0, start, ())]
     seen = {start}
-    for _ in range(_EXPANSIONS):
+    for _ in range(MAX_EXPANSIONS):
         if not queue:
             return None
-        _, _, state, path = heapq.heappop(queue)
+        _, _, state, plan = heapq.heappop(queue)
         if goal & ~state == 0:
-            return _without_needless(problem, _unwind(path), start, goal)
-        relaxed = relaxed_plan(problem, state, goal)
+            return _without_needless(problem, list(plan), start, goal)
+        relaxed = _relaxed_plan(problem, state, goal)
         if relaxed is None:
             continue
-        preferred = {action.text for action in relaxed.helpful}
+        preferred = {text for text, action in relaxed.items() if action.needs & ~state == 0}
         for action in problem.actions:
             if not action.applicable(state):
                 continue
@@ -119,32 +96,19 @@ def search(problem: PlanningProblem, start: int, goal: int) -> list[GroundAction
             if successor not in seen or goal & ~successor == 0:
                 seen.add(successor)
                 counter -= 1
-                priority = relaxed.length if action.text in preferred else relaxed.length + _UNPREFERRED
-                heapq.heappush(queue, (priority, counter, successor, (action, path)))
+                priority = len(relaxed) if action.text in preferred else len(relaxed) + UNPREFERRED
+                heapq.heappush(queue, (priority, counter, successor, (*plan, action)))
     return None
-
-
-def _unwind(path: tuple[object, ...]) -> list[GroundAction]:
-    actions: list[GroundAction] = []
-    node: object = path
-    while isinstance(node, tuple) and node:
-        action, node = node
-        actions.append(action)
-    return actions[::-1]
 
 
 def _without_needless(problem: PlanningProblem, plan: list[GroundAction], start: int, goal: int) -> list[GroundAction]:
     """Drop single actions and pairs (such as taking and putting back) that the goal does not need."""
-    for rest in _shortened(plan):
-        again = replay(problem, [action.text for action in rest], start, goal)
-        if again is not None:
-            return _without_needless(problem, again, start, goal)
-    return plan
-
-
-def _shortened(plan: list[GroundAction]) -> Iterator[tuple[GroundAction, ...]]:
     for kept in range(len(plan) - 1, max(len(plan) - 3, 0), -1):
-        yield from combinations(plan, kept)
+        for rest in combinations(plan, kept):
+            shorter = replay(problem, [action.text for action in rest], start, goal)
+            if shorter is not None:
+                return _without_needless(problem, shorter, start, goal)
+    return plan
 
 
 def replay(problem: PlanningProblem, texts: Sequence[str], state: int, goal: int) -> list[GroundAction] | None:
@@ -159,10 +123,10 @@ def replay(problem: PlanningProblem, texts: Sequence[str], state: int, goal: int
     return None if goal & ~state else plan
 
 
-def relaxed_plan(problem: PlanningProblem, state: int, goal: int) -> Relaxed | None:
-    """A plan that ignores what actions delete and forbid; None where not even that reaches the goal."""
-    supporter = _supporters(problem, state, goal)
-    if supporter is None:
+def _relaxed_plan(problem: PlanningProblem, state: int, goal: int) -> dict[str, GroundAction] | None:
+    """A plan that ignores what actions delete and forbid, by text; None where not even that reaches the goal."""
+    reached, supporter = _relax(problem, state, goal)
+    if goal & ~reached:
         return None
     used: dict[str, GroundAction] = {}
     done = state
@@ -173,10 +137,16 @@ def relaxed_plan(problem: PlanningProblem, state: int, goal: int) -> Relaxed | N
         action = supporter[bit]
         used[action.text] = action
         needed = (needed | action.needs) & ~done
-    return Relaxed(len(used), [a for a in used.values() if a.needs & ~state == 0])
+    return used
 
 
-def _supporters(problem: PlanningProblem, state: int, goal: int) -> dict[int, GroundAction] | None:
+def reachable(problem: PlanningProblem, state: int) -> int:
+    """The facts that can be reached when nothing is deleted: an upper bound of what is possible."""
+    return _relax(problem, state, problem.mask(problem.bits))[0]
+
+
+def _relax(problem: PlanningProblem, state: int, goal: int) -> tuple[int, dict[int, GroundAction]]:
+    """The facts that are reached when nothing is deleted, until the goal is, and for each the action that adds it."""
     supporter: dict[int, GroundAction] = {}
     reached, remaining = state, problem.actions
     while goal & ~reached:
@@ -192,31 +162,16 @@ def _supporters(problem: PlanningProblem, state: int, goal: int) -> dict[int, Gr
                 supporter[bit] = action
                 new ^= bit
         if not layer:
-            return None
+            break
         reached |= layer
         remaining = later
-    return supporter
-
-
-def reachable(problem: PlanningProblem, state: int) -> int:
-    """The facts that can be reached when nothing is deleted: an upper bound of what is possible."""
-    reached, remaining = state, problem.actions
-    while True:
-        before, later = reached, []
-        for action in remaining:
-            if action.needs & ~before:
-                later.append(action)
-            else:
-                reached |= action.adds
-        if reached == before:
-            return reached
-        remaining = later
+    return reached, supporter
 
 
 def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Iterable[Fact]) -> PlanningProblem:
     """Ground a family's actions over a world's objects, as far as its static facts allow."""
     facts = index(start)
-    problem = PlanningProblem({}, [], [], {})
+    problem = PlanningProblem({}, [], {})
     for template, action in rules.actions.items():
         for binding in _bindings(rules, action, template, members, facts):
             ground = _ground(problem, template, action, binding)
@@ -228,43 +183,32 @@ def problem_of(rules: Family, members: Mapping[str, Sequence[str]], start: Itera
 
 def _bindings(
     rules: Family, action: Action, template: str, members: Mapping[str, Sequence[str]], facts: Index
-) -> Iterator[Binding]:
+) -> list[Binding]:
     bindings: list[Binding] = [{}]
-    variables = list(parameters(template))
     for condition in action.requires:
-        variables += [v for v in condition.fact.variables if v not in variables]
         if condition.fact.predicate in rules.static and not condition.fact.negated:
             bindings = [m for binding in bindings for m in matches(condition.fact, facts, members, binding)]
-    for variable in variables:
-        bindings = [
-            binding if variable in binding else {**binding, variable: name}
-            for binding in bindings
-            for name in (members[type_of(variable)] if variable not in binding else ("",))
-        ]
-    yield from bindings
+    for variable in (*parameters(template), *(v for p in action.requires for v in p.fact.variables)):
+        if bindings and variable not in bindings[0]:
+            names = members[type_of(variable)]
+            bindings = [{**binding, variable: name} for binding in bindings for name in names]
+    return bindings
 
 
 def _ground(problem: PlanningProblem, template: str, action: Action, binding: Binding) -> GroundAction:
-    requires = tuple(p.fact.ground(binding) for p in action.requires if not p.fact.negated)
-    needs = forbids = adds = deletes = 0
-    for fact in requires:
-        needs |= _bit(problem, fact)
-    for condition in action.requires:
-        if condition.fact.negated:
-            forbids |= _bit(problem, condition.fact.ground(binding))
-    for effect in action.effects:
-        if effect.negated:
-            deletes |= _bit(problem, effect.ground(binding))
-        else:
-            adds |= _bit(problem, effect.ground(binding))
+    needs = tuple(p.fact.ground(binding) for p in action.requires if not p.fact.negated)
+    forbids = [p.fact.ground(binding) for p in action.requires if p.fact.negated]
+    effects = [(effect.ground(binding), effect.negated) for effect in action.effects]
+    for fact in (*needs, *forbids, *(fact for fact, _ in effects)):
+        problem.bits.setdefault(fact, 1 << len(problem.bits))
     move = Move(template, {name: binding[name] for name in parameters(template)})
-    return GroundAction(move, move.text, action.travel, requires, needs, forbids, adds, deletes)
-
-
-def _bit(problem: PlanningProblem, fact: Fact) -> int:
-    bit = problem.bits.get(fact)
-    if bit is None:
-        bit = 1 << len(problem.facts)
-        problem.bits[fact] = bit
-        problem.facts.append(fact)
-    return bit
+    return GroundAction(
+        move=move,
+        text=move.text,
+        travel=action.travel,
+        requires=needs,
+        needs=problem.mask(needs),
+        forbids=problem.mask(forbids),
+        adds=problem.mask(fact for fact, negated in effects if not negated),
+        deletes=problem.mask(fact for fact, negated in effects if negated),
+    )

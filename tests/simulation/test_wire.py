@@ -13,8 +13,8 @@ import httpx
 import openai
 import pytest
 
-from agentrefine.params.teacher import OfflineTeacher, WireFaultKind
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.params.teacher import SimulatedTeacher, WireFaultKind
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.simulation.wire import drawn_fault
 from agentrefine.synthesis.prompts import script_messages
 from agentrefine.verification.script_rules import verify_script
@@ -25,13 +25,13 @@ HELLO = {"model": "offline-teacher", "messages": [{"role": "user", "content": "h
 CLIENT = httpx.Client(timeout=20)
 
 
-def with_faults(share: float, *kinds: WireFaultKind) -> OfflineTeacher:
+def with_faults(share: float, *kinds: WireFaultKind) -> SimulatedTeacher:
     return FAULTLESS.model_copy(update={"wire_faults": share, "wire_fault_kinds": list(kinds)})
 
 
 @contextmanager
 def failing(kind: WireFaultKind, *flags: str) -> Iterator[str]:
-    with offline_teacher(with_faults(1.0, kind), *flags) as base_url:
+    with simulated_teacher(with_faults(1.0, kind), *flags) as base_url:
         yield base_url
 
 
@@ -50,7 +50,7 @@ def spoken(base_url: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def good() -> dict[str, Any]:
-    with offline_teacher(FAULTLESS) as base_url:
+    with simulated_teacher(FAULTLESS) as base_url:
         answer: dict[str, Any] = ask(base_url).json()
         return answer
 
@@ -123,7 +123,11 @@ def test_a_fault_is_a_function_of_request_and_attempt():
 
 def test_two_servers_fail_alike_and_their_good_answers_are_those_of_a_server_without_faults():
     params = with_faults(0.5, "too_many_requests", "reset", "wrong_content_type", "truncated_body")
-    with offline_teacher(params) as first, offline_teacher(params) as second, offline_teacher(FAULTLESS) as faultless:
+    with (
+        simulated_teacher(params) as first,
+        simulated_teacher(params) as second,
+        simulated_teacher(FAULTLESS) as faultless,
+    ):
         for seed in range(30):
             outcomes = [_outcome(url, seed) for url in (first, second)]
             assert outcomes[0] == outcomes[1]
@@ -140,7 +144,7 @@ def test_a_client_with_retries_gets_every_answer_though_a_third_of_them_fail():
         )
         return completion.choices[0].message.content or ""
 
-    with offline_teacher(with_faults(0.3, *kinds), "--hang-seconds", "0.2") as base_url:
+    with simulated_teacher(with_faults(0.3, *kinds), "--hang-seconds", "0.2") as base_url:
         failures = {_outcome(base_url, 1000 + seed) for seed in range(60)}
         assert {"429", "500", "503", "RemoteProtocolError", "ReadError"} <= failures
         with (

@@ -16,9 +16,9 @@ import openai
 import pytest
 from openai.types import Batch
 
-from agentrefine.params.teacher import OfflineTeacher
-from agentrefine.simulation.batches import BatchStore
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.params.teacher import SimulatedTeacher
+from agentrefine.simulation.batches import Batches
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.errors import refused
 from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT
@@ -34,8 +34,8 @@ def connected(base_url: str) -> Iterator[openai.OpenAI]:
 
 
 @contextmanager
-def serving(*flags: str, params: OfflineTeacher = FAULTLESS) -> Iterator[openai.OpenAI]:
-    with offline_teacher(params, *flags) as base_url, connected(base_url) as client:
+def serving(*flags: str, params: SimulatedTeacher = FAULTLESS) -> Iterator[openai.OpenAI]:
+    with simulated_teacher(params, *flags) as base_url, connected(base_url) as client:
         yield client
 
 
@@ -306,7 +306,7 @@ def test_a_damaged_folder_is_said_in_one_sentence(tmp_path: Path):
     (tmp_path / "batches").mkdir()
     (tmp_path / "batches" / "batch_000000.json").write_text("{")
     with refused("state_damaged", file=tmp_path):
-        BatchStore(tmp_path)
+        Batches(tmp_path, lambda body, batch: (200, body), seconds=0, window_seconds=1)
 
 
 def test_without_a_folder_a_new_server_knows_nothing_of_an_old_ones_batches(client: openai.OpenAI):

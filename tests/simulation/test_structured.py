@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from agentrefine.simulation.answers import REFUSAL
-from agentrefine.simulation.process import offline_teacher
+from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from tests.helpers.offline_games import BAKER, FAULTLESS, VERIFICATION, script_for
@@ -23,14 +23,14 @@ def schema(definition: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[openai.OpenAI]:
-    with offline_teacher(FAULTLESS) as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    with simulated_teacher(FAULTLESS) as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def structured() -> Iterator[openai.OpenAI]:
     with (
-        offline_teacher(FAULTLESS, "--structured") as url,
+        simulated_teacher(FAULTLESS, "--structured") as url,
         openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client,
     ):
         yield client
@@ -83,7 +83,7 @@ def test_a_game_stays_a_list_where_nothing_else_is_wanted(structured: openai.Ope
 def test_bad_games_stay_bad_in_a_schema():
     params = FAULTLESS.model_copy(update={"trajectory_faults": 1.0})
     with (
-        offline_teacher(params, "--structured") as url,
+        simulated_teacher(params, "--structured") as url,
         openai.OpenAI(base_url=url, api_key="none") as client,
     ):
         texts = [
