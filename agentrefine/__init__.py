@@ -1,6 +1,6 @@
 """agentrefine: refinement tuning of language-model agents, from personas to compared models.
 
-The data's way: persona -> script -> trajectory -> verdict -> sample -> model -> episode -> metric.
+The data's path: persona -> script -> trajectory -> verdict -> sample -> model -> episode -> metric.
 """
 
 __version__ = "0.1.0"

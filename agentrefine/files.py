@@ -11,10 +11,10 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -33,13 +33,8 @@ CHUNK = 1 << 20
 MAX_ELEMENT = 64 << 20
 """Characters of the longest element of a JSON list; what is longer is a broken file."""
 
-_OTHER_ENCODINGS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-"""Byte order marks of encodings that are not read; those of UTF-32 first, as one of UTF-16 begins another of them."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 @contextmanager
@@ -49,27 +44,10 @@ def atomic_write(path: Path) -> Iterator[IO[str]]:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _replacement(path) as temporary, temporary.open("x", encoding="utf-8") as handle:
+        yield handle
+        handle.flush()
+        os.fsync(handle.fileno())
 
 
 @contextmanager
@@ -79,52 +57,46 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
+    with _replacement(path) as temporary:
+        temporary.mkdir()
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
         if path.is_dir():
             shutil.rmtree(path)
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[Path]:
+    """A free path beside `path`. What is made there replaces `path`, or is removed when an error is raised."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):  # of killed writers: `path` has one at a time
+            _remove(leftover)
+        yield temporary
         temporary.replace(path)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise _cannot_write(path, error) from error
-    except SafetensorError as error:  # tells of a full disk in words only
-        shutil.rmtree(temporary, ignore_errors=True)
-        if "No space left" in str(error):
-            raise _cannot_write(path, OSError(errno.ENOSPC, str(error))) from error
-        raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    except SafetensorError as error:  # says in words only that a disk is full
+        if "No space left" not in str(error):
+            raise
+        raise _cannot_write(path, OSError(errno.ENOSPC, str(error))) from error
+    finally:
+        _remove(temporary)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` left beside it when they were killed; a path has one writer at a time."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    """Remove a folder or a file, if there is one."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
-        return UserError(
-            "disk_full", f"{path}: the disk is full; free some space and run the same command again.", file=path
-        )
-    return UserError(
-        "not_writable",
-        f"{path}: cannot be written ({error.strerror or error}); make the folder writable and run again.",
-        file=path,
-    )
+        message = f"{path}: the disk is full; free some space and run the same command again."
+        return UserError("disk_full", message, file=path)
+    message = f"{path}: cannot be written ({error.strerror or error}); make the folder writable and run again."
+    return UserError("not_writable", message, file=path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -151,11 +123,8 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
         UserError: the file is missing, or a line is not a `model`; names the line and the key.
     """
     if not path.is_file():
-        raise UserError(
-            "stage_not_run",
-            f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml.",
-            file=path,
-        )
+        message = f"{path}: no such file; run the stage that writes it, or correct the path in params.yaml."
+        raise UserError("stage_not_run", message, file=path)
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             if line.isspace():
@@ -163,13 +132,8 @@ def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
             try:
                 yield model.model_validate_json(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
             except ValidationError as error:
-                raise UserError(
-                    "stage_file_broken",
-                    f"{path}, line {number}: {first_problem(error)}",
-                    file=path,
-                    line=number,
-                    key=problem_key(error),
-                ) from error
+                place = f"{path}, line {number}"
+                raise invalid_value(error, place, code="stage_file_broken", file=path, line=number) from error
 
 
 def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
@@ -181,30 +145,35 @@ def read_result(path: Path, model: type[RecordT], stage: str) -> RecordT:
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(
-            "stage_not_run",
-            f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`).",
-            file=path,
-            stage=stage,
-        ) from error
+        message = f"{path}: no such file; run the stage that writes it (`dvc repro {stage}`)."
+        raise UserError("stage_not_run", message, file=path, stage=stage) from error
     except ValidationError as error:
-        raise UserError(
-            "stage_file_broken",
-            f"{path}: {first_problem(error)} Run the stage {stage} again.",
-            file=path,
-            stage=stage,
-            key=problem_key(error),
-        ) from error
+        remedy = f"Run the stage {stage} again."
+        raise invalid_value(error, path, remedy, code="stage_file_broken", file=path, stage=stage) from error
+
+
+def invalid_value(
+    error: ValidationError, place: object, remedy: str = "", /, *, code: str = "", **values: object
+) -> UserError:
+    """A pydantic error for the user: `prices.yaml: models.m.input: Input should be ...; found 'x'. Correct the key.`
+
+    Args:
+        error: what pydantic found.
+        place: where the value stands.
+        remedy: a last sentence, what to do.
+        code: the error's code, where `problem_code` does not decide.
+        values: the error's values beside `key`.
+    """
+    code = code or problem_code(error)
+    return UserError(code, f"{place}: {first_problem(error)} {remedy}".rstrip(), **values, key=problem_key(error))
 
 
 def first_problem(error: ValidationError, *, with_value: bool = True) -> str:
     """The first finding of a pydantic error as one sentence: which key, what was expected, what was found."""
     finding = error.errors(include_url=False)[0]
-    told = f"{problem_key(error) or 'the whole value'}: {finding['msg']}"
-    if not with_value:
-        return f"{told}."
     found = repr(finding["input"])
-    return f"{told}; found {found[:80]}{'...' if len(found) > 80 else ''}."
+    shown = f"; found {found[:80]}{'...' if len(found) > 80 else ''}" if with_value else ""
+    return f"{problem_key(error) or 'the whole value'}: {finding['msg']}{shown}."
 
 
 def problem_key(error: ValidationError) -> str:
@@ -252,9 +221,8 @@ def user_path(given: str | Path) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError as error:
-        raise UserError(
-            "unknown_home", f"{given}: the home folder of `~` is not known here; write the whole path.", path=given
-        ) from error
+        message = f"{given}: the home folder of `~` is not known here; write the whole path."
+        raise UserError("unknown_home", message, path=given) from error
 
 
 @contextmanager
@@ -283,7 +251,6 @@ def read_text(path: Path, remedy: str) -> str:
         UserError: the file is missing, cannot be read, or is not UTF-8; names the line.
     """
     with _open(path, remedy) as handle:
-        _refuse_other_encodings(path, handle)
         content = handle.read()
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
@@ -293,12 +260,7 @@ def read_text(path: Path, remedy: str) -> str:
 
 
 def read_yaml(path: Path, remedy: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader) -> Any:  # noqa: ANN401 (any YAML value)
-    """The value in a user's YAML file.
-
-    Args:
-        path: the file.
-        remedy: what to do where there is no such file.
-        loader: one that makes no objects but those of YAML itself.
+    """The value in a user's YAML file; `remedy` is that of `read_text`, and `loader` makes no objects but YAML's own.
 
     Raises:
         UserError: as in `read_text`, or the text is not YAML.
@@ -314,16 +276,14 @@ def parse_yaml(text: str, source: str | Path, loader: type[yaml.BaseLoader | yam
     """
     try:
         return yaml.load(text.removeprefix("\ufeff"), loader)  # noqa: S506  (the loaders make no objects)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        place = f"line {line}: " if line else ""
-        raise UserError(
-            "not_yaml", f"{source}: not valid YAML ({place}{error.problem}); correct it.", file=source, line=line
-        ) from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(
-            "not_yaml", f"{source}: not valid YAML ({' '.join(str(error).split())}); correct it.", file=source
-        ) from error
+        reason, line = " ".join(str(error).split()), None
+        if isinstance(error, yaml.MarkedYAMLError):
+            reason = error.problem or reason
+            line = error.problem_mark.line + 1 if error.problem_mark else None
+        place = f"line {line}: " if line else ""
+        message = f"{source}: not valid YAML ({place}{reason}); correct it."
+        raise UserError("not_yaml", message, file=source, line=line) from error
 
 
 class Record(NamedTuple):
@@ -336,40 +296,42 @@ class Record(NamedTuple):
 def read_records(path: Path, remedy: str) -> Iterator[Record]:
     """The values of a user's file of JSON: the elements of a list, or one value a line. Blank lines are skipped.
 
-    Memory holds one element, however large the file.
-
-    Args:
-        path: the file.
-        remedy: what to do where there is no such file.
+    Memory holds one element, however large the file. `remedy` is that of `read_text`.
 
     Raises:
         UserError: the file is missing, cannot be read, or is not JSON in UTF-8; names the line or the element.
     """
     with _open(path, remedy) as handle:
-        _refuse_other_encodings(path, handle)
         is_list = _first_byte(handle) == b"["
     return _list_elements(path) if is_list else _json_lines(path)
 
 
-def _open(path: Path, remedy: str) -> IO[bytes]:
+def file_missing(path: str | Path, remedy: str, key: str = "") -> UserError:
+    """There is no such file: `remedy` says what to do, and `key` which setting names the file."""
+    values = {"key": key} if key else {}
+    setting = f"{key}: " if key else ""
+    return UserError("file_missing", f"{setting}{path}: no such file; {remedy}.", **values, file=path)
+
+
+@contextmanager
+def _open(path: Path, remedy: str) -> Iterator[IO[bytes]]:
+    """A user's file, at its beginning; its byte order mark is none of another encoding."""
     try:
-        return path.open("rb")
+        handle = path.open("rb")
     except FileNotFoundError as error:
-        raise UserError("file_missing", f"{path}: no such file; {remedy}.", file=path) from error
+        raise file_missing(path, remedy) from error
     except IsADirectoryError as error:
         raise UserError("is_folder", f"{path}: is a folder where a file was expected; {remedy}.", file=path) from error
     except OSError as error:
-        raise UserError(
-            "file_unreadable", f"{path}: cannot be read ({error.strerror}); {remedy}.", file=path
-        ) from error
-
-
-def _refuse_other_encodings(path: Path, handle: IO[bytes]) -> None:
-    start = handle.read(4)
-    handle.seek(0)
-    for mark, name in _OTHER_ENCODINGS.items():
-        if start.startswith(mark):
+        message = f"{path}: cannot be read ({error.strerror}); {remedy}."
+        raise UserError("file_unreadable", message, file=path) from error
+    with handle:
+        start = handle.read(4)
+        handle.seek(0)
+        if start.startswith(_UTF16 + _UTF32):
+            name = "UTF-32" if start.startswith(_UTF32) else "UTF-16"  # a mark of UTF-32 begins with one of UTF-16
             raise UserError("not_utf8", f"{path}: is {name}; save the file as UTF-8.", file=path, encoding=name)
+        yield handle
 
 
 def _first_byte(handle: IO[bytes]) -> bytes:
@@ -383,9 +345,8 @@ def _first_byte(handle: IO[bytes]) -> bytes:
 def _not_utf8(path: Path, line: int | None, error: UnicodeDecodeError) -> UserError:
     place = f"{path}, line {line}" if line else f"{path}"
     byte = f"0x{error.object[error.start]:02x}"
-    return UserError(
-        "not_utf8", f"{place}: not UTF-8 (byte {byte}); save the file as UTF-8.", file=path, line=line, byte=byte
-    )
+    message = f"{place}: not UTF-8 (byte {byte}); save the file as UTF-8."
+    return UserError("not_utf8", message, file=path, line=line, byte=byte)
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
@@ -399,12 +360,8 @@ def _json_lines(path: Path) -> Iterator[Record]:
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, number, error) from error
             except (ValueError, RecursionError) as error:
-                raise UserError(
-                    "not_json",
-                    f"{place}: not JSON ({_reason(error)}); expected a JSON list or one object a line.",
-                    file=path,
-                    line=number,
-                ) from error
+                message = f"{place}: not JSON ({_reason(error)}); expected a JSON list or one object a line."
+                raise UserError("not_json", message, file=path, line=number) from error
 
 
 def _list_elements(path: Path) -> Iterator[Record]:
@@ -419,9 +376,8 @@ def _list_elements(path: Path) -> Iterator[Record]:
             yield Record(f"{path}, element {number}", elements.element(number))
         elements.skip("]")
         if found := elements.next_character():
-            raise UserError(
-                "not_json", f"{path}: expected nothing after the list; fix the file.", file=path, found=found
-            )
+            message = f"{path}: expected nothing after the list; fix the file."
+            raise UserError("not_json", message, file=path, found=found)
 
 
 class _Elements:
@@ -443,12 +399,8 @@ class _Elements:
             except (ValueError, RecursionError) as error:
                 incomplete = isinstance(error, json.JSONDecodeError) and len(self.text) - self.position <= MAX_ELEMENT
                 if not (incomplete and self._read_more()):
-                    raise UserError(
-                        "not_json",
-                        f"{self.path}, element {number}: not JSON ({_reason(error)}); fix it.",
-                        file=self.path,
-                        element=number,
-                    ) from error
+                    message = f"{self.path}, element {number}: not JSON ({_reason(error)}); fix it."
+                    raise UserError("not_json", message, file=self.path, element=number) from error
             else:
                 return value
 
@@ -456,25 +408,18 @@ class _Elements:
         """Move behind `character`, which has to come next."""
         found = self.next_character()
         if found != character:
-            raise UserError(
-                "not_json",
-                f"{self.path}: expected {character!r} between the list's elements, found "
-                f"{repr(found) if found else 'the end of the file'}; fix the file.",
-                file=self.path,
-                expected=character,
-                found=found,
-            )
+            shown = repr(found) if found else "the end of the file"
+            message = f"{self.path}: expected {character!r} between the list's elements, found {shown}; fix the file."
+            raise UserError("not_json", message, file=self.path, expected=character, found=found)
         self.position += 1
 
     def next_character(self) -> str:
         """The next character that is not a space; empty at the end of the file."""
         while True:
-            while self.position < len(self.text) and self.text[self.position].isspace():
+            while self.text[self.position : self.position + 1].isspace():
                 self.position += 1
-            if self.position < len(self.text):
-                return self.text[self.position]
-            if not self._read_more():
-                return ""
+            if self.position < len(self.text) or not self._read_more():
+                return self.text[self.position : self.position + 1]
 
     def _read_more(self) -> bool:
         """As much again as is left, at least a chunk: a long element is tried a logarithmic number of times."""

@@ -15,7 +15,7 @@ from agentrefine.errors import UserError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """The names of this machine that every library understands in `NO_PROXY`."""
 
-SET_ASIDE = "AGENTREFINE_SOCKS_PROXY"
+SOCKS_VARIABLE = "AGENTREFINE_SOCKS_PROXY"
 """The environment variable that keeps a SOCKS proxy which cannot be used, so that processes started later name it."""
 
 _PACKAGE = "socksio"
@@ -37,8 +37,9 @@ def is_loopback(url: str) -> bool:
 def keep_loopback_direct() -> None:
     """Let this process, and those that it starts, reach this machine without a proxy.
 
-    `NO_PROXY` gets this machine's names. A SOCKS proxy for which a package is missing is set aside, because HTTP
-    libraries raise an error for it even where they would not use it; `check_proxy` reports it where it is needed.
+    `NO_PROXY` gets this machine's names. A SOCKS proxy for which a package is missing is kept in another variable,
+    because HTTP libraries raise an error for it even where they would not use it; `check_proxy` reports it where it is
+    needed.
     """
     kept = [name.strip() for name in getproxies().get("no", "").split(",") if name.strip()]
     if "*" not in kept:
@@ -48,7 +49,7 @@ def keep_loopback_direct() -> None:
         return
     for name, value in list(os.environ.items()):
         if name.lower() in ("http_proxy", "https_proxy", "all_proxy") and _is_socks(value):
-            os.environ[SET_ASIDE] = value
+            os.environ[SOCKS_VARIABLE] = value
             del os.environ[name]
 
 
@@ -66,7 +67,7 @@ def check_proxy(url: str, where: str) -> str | None:
     if parts.scheme not in ("http", "https") or is_loopback(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all") or os.environ.get(SET_ASIDE, "")
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or os.environ.get(SOCKS_VARIABLE, "")
     if not _is_socks(proxy):
         return None
     if find_spec(_PACKAGE) is None:

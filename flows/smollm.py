@@ -25,7 +25,7 @@ import httpx2  # what the hub's client raises for a proxy that refuses
 from huggingface_hub import snapshot_download
 
 from agentrefine.errors import UserError, first_line
-from agentrefine.files import atomic_write, sha256_file
+from agentrefine.files import atomic_write, file_missing, sha256_file
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
 from flows.workspace import PRESETS, exclusive_use, set_params
@@ -182,7 +182,7 @@ def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> N
             or a folder that cannot be written.
     """
     if not PARAMS.is_file():
-        raise UserError("file_missing", f"{PARAMS}: no such file; run from the project's folder.", file=PARAMS)
+        raise file_missing(PARAMS, "run from the project's folder")
     root = Path.cwd()
     try:
         JOURNAL.mkdir(parents=True, exist_ok=True)

@@ -20,11 +20,10 @@ from typing import NamedTuple
 
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
-from agentrefine.verification.reading import load_list, parse_turns
+from agentrefine.verification.reading import list_elements, parse_turns
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.text_rules import has_suspicious_texts
-from agentrefine.verification.trajectory_rules import verify_trajectory
-from tests.helpers.offline_games import DEMANDS, games
+from agentrefine.verification.trajectory_rules import has_suspicious_texts, verify_trajectory
+from tests.helpers.offline_games import VERIFICATION, games
 
 DISTINCT = 400
 ROUNDS = 3
@@ -60,7 +59,7 @@ def made(count: int) -> list[Game]:
 
 def read_json(game: Game) -> None:
     """The JSON alone."""
-    load_list(game.text)
+    list(list_elements(game.text))
 
 
 def read_turns(game: Game) -> None:
@@ -90,7 +89,7 @@ def check_texts(game: Game) -> None:
 
 def verify(game: Game) -> None:
     """All of it."""
-    if verify_trajectory(game.script, game.text, DEMANDS).problem is not None:
+    if verify_trajectory(game.script, game.text, VERIFICATION).problem is not None:
         raise SystemExit("a game of the simulated teacher is not sound")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_HOME
 
 from agentrefine.errors import UserError, first_line
+from agentrefine.files import file_missing
 from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role
@@ -66,8 +67,8 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         if key in params.evaluation.endpoints:
             endpoint = params.evaluation.endpoints[key]
             _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
-        if stage == "mix" and key in params.mix:
-            _check_file(f"mix.{key}.chat", params.mix[key].chat)
+        if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
+            raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
@@ -147,8 +148,8 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
     if is_gguf(params.base_model.path) and not makes_folder:
         return
     path, template = params.base_model.path, params.base_model.chat_template
-    if template is not None:
-        _check_file("base_model.chat_template", template)
+    if template is not None and not Path(template).is_file():
+        raise file_missing(template, "correct it in params.yaml", "base_model.chat_template")
     place = Path(path).expanduser()
     if place.is_dir():
         if not (place / "config.json").is_file() or not any(place.glob("*.safetensors")):
@@ -173,11 +174,6 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
 
 def _base_error(code: str, sentence: str, **values: str) -> UserError:
     return UserError(code, f"base_model.path: {sentence}", key="base_model.path", **values)
-
-
-def _check_file(key: str, file: str) -> None:
-    if not Path(file).is_file():
-        raise UserError("file_missing", f"{key}: {file}: no such file; correct it in params.yaml.", key=key, file=file)
 
 
 def _check_hub_id(path: str) -> None:

@@ -6,8 +6,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import Teacher
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params

@@ -10,10 +10,9 @@ from prefect.utilities.collections import batched_iterable
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
-from agentrefine.game.attempt import Attempt, by_sample
 from agentrefine.game.counts import RefinementCounts, WholeCost
 from agentrefine.game.trajectory import Trajectory
-from agentrefine.game.verdict import Verdict
+from agentrefine.game.verdict import Attempt, Verdict, by_sample
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts

@@ -9,9 +9,9 @@ from pathlib import Path
 from prefect.utilities.collections import batched_iterable
 
 from agentrefine.files import write_json, write_jsonl
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.counts import SynthesisCounts
 from agentrefine.game.personas import Persona, load_personas
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account

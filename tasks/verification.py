@@ -11,9 +11,8 @@ from prefect.utilities.collections import batched_iterable
 from prefect.utilities.hashing import hash_objects
 
 from agentrefine.files import read_jsonl, write_json, write_jsonl
-from agentrefine.game.attempt import Attempt, by_sample
 from agentrefine.game.counts import VerificationCounts
-from agentrefine.game.verdict import Verdict
+from agentrefine.game.verdict import Attempt, Verdict, by_sample
 from agentrefine.params import Params, VerificationParams
 from agentrefine.sources import digest
 from agentrefine.verification.trajectory_rules import verify_attempts

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.quantization_config import GgufConfig
 
 from agentrefine.errors import UserError, first_line
+from agentrefine.files import file_missing
 
 PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Tensor types that hold numbers as they are."""
@@ -99,7 +100,7 @@ def read_gguf(path: Path) -> GgufFile:
         UserError: there is no such file, it is not GGUF, it is cut off, or it holds no whole model.
     """
     if not path.is_file():
-        raise UserError("file_missing", f"{path}: no such file; correct base_model.path in params.yaml.", file=path)
+        raise file_missing(path, "correct base_model.path in params.yaml")
     with path.open("rb") as handle:
         if handle.read(4) != b"GGUF":
             sentence = "is not a GGUF file, whatever its name says; set base_model.path to one that is"

@@ -1,1 +1,1 @@
-"""The paper's objects: personas, scripts, trajectories, conversations, and the names of the rules."""
+"""The paper's objects: personas, scripts, trajectories, verdicts, conversations and samples."""

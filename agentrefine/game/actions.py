@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import chain
@@ -10,8 +11,7 @@ from typing import Any, NamedTuple
 import re2
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentrefine.game.characters import skeleton
-from agentrefine.game.verdict import Rule, RuleBrokenError, quoted
+from agentrefine.game.text import skeleton
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 """A placeholder of an action template, such as `{path}` in `cd {path}`."""
@@ -36,16 +36,13 @@ _QUIET.never_capture = True
 _QUIET.max_mem = 512 * 1024
 """Bytes for a compiled code and its cache: enough for a list of all values, too few for a hundred times any letter."""
 
-_NONLINEAR = re.compile(
-    r"invalid perl operator: \(\?([=!>(]|<[=!]|P$)|invalid escape sequence: \\([1-9]|[kg])|bad repetition operator: .\+"
-)
-
 
 class ActionSpec(BaseModel):
     """One action that the player may take.
 
+    Example: `{"description": "Take an item.", "verification_code": "take .+", "parameters": {"item": ["lamp"]}}`
+
     Attributes:
-        description: what the action does, shown to the player.
         verification_code: a regular expression that a well-formed action matches from start to end; it comes from a
             teacher, so it runs in a linear-time engine only.
         parameters: for each placeholder of the template, its valid values.
@@ -58,14 +55,22 @@ class ActionSpec(BaseModel):
     parameters: dict[str, list[str]]
 
 
-class Command(NamedTuple):
+class _Gap(NamedTuple):
+    """The words and signs before, between or after an action's values, and where the next value begins."""
+
+    parts: list[re.Match[str]]
+    end: int
+
+
+@dataclass(frozen=True)
+class Command:
     """One action, ready to be compared with what a player writes.
 
     Attributes:
         template: the action's template.
         names: the template's placeholders, in order.
         literals: the template's text before, between and after its placeholders (one more than there are names).
-        values, lengths: for each placeholder, its valid values and their lengths in characters.
+        values: for each placeholder, its valid values.
         code: the compiled verification code.
 
     Example: `take {item}` has names `("item",)`, literals `("take ", "")` and values `(frozenset({"lamp", "rope"}),)`.
@@ -75,8 +80,12 @@ class Command(NamedTuple):
     names: tuple[str, ...]
     literals: tuple[str, ...]
     values: tuple[frozenset[str], ...]
-    lengths: tuple[frozenset[int], ...]
     code: Any
+
+    @cached_property
+    def lengths(self) -> tuple[frozenset[int], ...]:
+        """The lengths of each placeholder's values, in characters."""
+        return tuple(frozenset(map(len, known)) for known in self.values)
 
     def is_filled_as(self, action: str) -> bool:
         """Whether `action` is the template with each placeholder replaced by one of its valid values."""
@@ -95,20 +104,6 @@ class Command(NamedTuple):
             ends = reached
         return len(action) in ends
 
-    def in_plain_characters(self) -> "Command":
-        """The command as the eye sees it (`skeleton`), for comparisons with `is_filled_as` only."""
-        return self._rewritten(map(skeleton, self.literals), skeleton)
-
-    def without_case(self) -> "Command":
-        """The command in lower case with single spaces, for comparisons with `is_filled_as` only."""
-        literals = [_SPACES.sub(" ", literal.lower()) for literal in self.literals]
-        literals[0], literals[-1] = literals[0].lstrip(" "), literals[-1].rstrip(" ")
-        return self._rewritten(literals, plain)
-
-    def _rewritten(self, literals: Iterable[str], rewrite: Callable[[str], str]) -> "Command":
-        values = tuple(frozenset(map(rewrite, known)) for known in self.values)
-        return self._replace(literals=tuple(literals), values=values, lengths=_lengths(values))
-
     def accepts(self, action: str) -> bool:
         """Whether the verification code matches `action` from start to end."""
         content = action.encode(errors="surrogatepass")
@@ -118,36 +113,20 @@ class Command(NamedTuple):
         """Whether `action` is the template with valid values, letter for letter, and the code accepts it."""
         return self.is_filled_as(action) and self.code.fullmatch(action.encode()) is not None
 
+    def looks_like(self, action: str) -> bool:
+        """Whether `action` is the template with valid values to the eye, whatever its characters (`skeleton`)."""
+        return self._in_plain_characters.is_filled_as(skeleton(action))
 
-class _Gap(NamedTuple):
-    """The words and signs before, between or after an action's values, and where the next value begins."""
+    def allows(self, action: str) -> bool:
+        """Whether `action` is a valid use as the code understands it: the code accepts it, and its values are valid.
 
-    parts: list[re.Match[str]]
-    end: int
-
-
-class LooseCommand:
-    """A command as its verification code understands it: in other case, with other spaces, with words that it allows.
-
-    A code decides what else than the template itself is a valid use: `(?i)take (the )?(lamp|rope)` takes `Take the
-    lamp`. Only what a code asks for counts: where it takes any word (`take .*`), the words have to be the template's.
-    """
-
-    def __init__(self, command: Command) -> None:
-        self.command = command
-        self._without_case = command.without_case()
-        self._literals = tuple(tuple(_PARTS.findall(literal)) for literal in self._without_case.literals)
-        self._values = tuple(
-            frozenset(tuple(_PARTS.findall(value)) for value in known) for known in self._without_case.values
-        )
-        self._lengths = tuple(sorted({len(value) for value in known}) for known in self._values)
-
-    def matches(self, action: str) -> bool:
-        """Whether `action` is a valid use: the code accepts it, and it has valid values in the template's order."""
-        if not self.command.accepts(action):
-            return False
-        return self._without_case.is_filled_as(plain(action)) or any(
-            self._are_asked_for(action, gaps) for gaps in self._readings(action)
+        A code decides what else than the template itself is a valid use, in other case, with other spaces, or with
+        words that it allows: `(?i)take (the )?(lamp|rope)` takes `Take the lamp`. Only what a code asks for counts:
+        where it takes any word (`take .*`), the words have to be the template's.
+        """
+        return self.accepts(action) and (
+            self._without_case.is_filled_as(plain(action))
+            or any(self._asks_for(action, gaps) for gaps in self._readings(action))
         )
 
     def takes(self, action: str) -> bool:
@@ -155,12 +134,40 @@ class LooseCommand:
 
         So `grab {item}` with the code `.* .*` takes `take lamp`: by its code both are the same action.
         """
-        if self.matches(action):
-            return True
-        return self.command.accepts(action) and any(
-            all(len(gap.parts) == len(literal) for gap, literal in zip(gaps, self._literals, strict=True))
-            for gaps in self._readings(action)
+        return self.allows(action) or (
+            self.accepts(action)
+            and any(
+                all(len(gap.parts) == len(words) for gap, words in zip(gaps, self._literal_words, strict=True))
+                for gaps in self._readings(action)
+            )
         )
+
+    @cached_property
+    def _in_plain_characters(self) -> "Command":
+        return self._rewritten(map(skeleton, self.literals), skeleton)
+
+    @cached_property
+    def _without_case(self) -> "Command":
+        literals = [_SPACES.sub(" ", literal.lower()) for literal in self.literals]
+        literals[0], literals[-1] = literals[0].lstrip(" "), literals[-1].rstrip(" ")
+        return self._rewritten(literals, plain)
+
+    def _rewritten(self, literals: Iterable[str], rewrite: Callable[[str], str]) -> "Command":
+        """The command in other characters, to be compared by `is_filled_as` only."""
+        values = tuple(frozenset(map(rewrite, known)) for known in self.values)
+        return replace(self, literals=tuple(literals), values=values)
+
+    @cached_property
+    def _literal_words(self) -> list[tuple[str, ...]]:
+        return [tuple(_PARTS.findall(literal)) for literal in self._without_case.literals]
+
+    @cached_property
+    def _value_words(self) -> list[set[tuple[str, ...]]]:
+        return [{tuple(_PARTS.findall(value)) for value in known} for known in self._without_case.values]
+
+    @cached_property
+    def _value_lengths(self) -> list[set[int]]:
+        return [set(map(len, known)) for known in self._value_words]
 
     def _readings(self, action: str) -> list[list[_Gap]]:
         """The ways to find a valid value for each placeholder, by the words and signs between the values."""
@@ -169,21 +176,21 @@ class LooseCommand:
             return []
         words = tuple(part.group().lower() for part in parts)
         readings: list[list[tuple[int, int]]] = [[]]
-        for known, lengths in zip(self._values, self._lengths, strict=True):
-            found = []
-            for reading in readings:
-                begin = reading[-1][1] if reading else 0
-                for start in range(begin, len(words)):
-                    stops = (start + length for length in lengths if start + length <= len(words))
-                    found += [[*reading, (start, stop)] for stop in stops if words[start:stop] in known]
-            if len(found) > MAX_READINGS:
+        for known, lengths in zip(self._value_words, self._value_lengths, strict=True):
+            readings = [
+                [*reading, (start, start + length)]
+                for reading in readings
+                for start in range(reading[-1][1] if reading else 0, len(words))
+                for length in lengths
+                if start + length <= len(words) and words[start : start + length] in known
+            ]
+            if len(readings) > MAX_READINGS:
                 return []
-            readings = found
         return [_gaps(parts, reading, len(action)) for reading in readings]
 
-    def _are_asked_for(self, action: str, gaps: list[_Gap]) -> bool:
+    def _asks_for(self, action: str, gaps: list[_Gap]) -> bool:
         """Whether the code asks for what stands between the values wherever that is not the template's own."""
-        for gap, literal in zip(gaps, self._literals, strict=True):
+        for gap, literal in zip(gaps, self._literal_words, strict=True):
             words = tuple(part.group().lower() for part in gap.parts)
             if words == literal:
                 continue
@@ -198,7 +205,7 @@ class LooseCommand:
         """Whether the code accepts the action with any word in place of a part of it, or put in where that is empty."""
         before, after = action[:start], action[stop:]
         spaces = ("", "") if start < stop else (" " * (not before.endswith(" ")), " " * bool(after))
-        return any(self.command.accepts(f"{before}{spaces[0]}{word}{spaces[1]}{after}") for word in _NONSENSE)
+        return any(self.accepts(f"{before}{spaces[0]}{word}{spaces[1]}{after}") for word in _NONSENSE)
 
 
 def plain(text: str) -> str:
@@ -217,7 +224,7 @@ class ActionSet:
     """The available actions of a script, compiled once.
 
     Raises:
-        RuleBrokenError: a verification code is no regular expression of the linear-time engine.
+        ValueError: a verification code is no regular expression of the linear-time engine.
     """
 
     def __init__(self, actions: Mapping[str, ActionSpec]) -> None:
@@ -227,47 +234,25 @@ class ActionSet:
         """The template of which `action` is a valid use, letter for letter or as its code understands it; else None."""
         if len(action) > MAX_ACTION:
             return None
-        exact = next((command.template for command in self.commands if command.matches(action)), None)
-        return exact or next((loose.command.template for loose in self.loose_commands if loose.matches(action)), None)
+        found = (command for command in self.commands if command.matches(action))
+        allowed = (command for command in self.commands if command.allows(action))
+        return next((command.template for command in chain(found, allowed)), None)
 
     def resembling(self, action: str) -> str | None:
         """The template of which `action` looks like a valid use although its characters are others; else None."""
         if len(action) > MAX_ACTION or (self._is_ascii and action.isascii()):
             return None
-        seen = skeleton(action)
-        return next((command.template for command in self._plain_commands if command.is_filled_as(seen)), None)
-
-    @cached_property
-    def loose_commands(self) -> list[LooseCommand]:
-        """The commands as their codes understand them."""
-        return [LooseCommand(command) for command in self.commands]
+        return next((command.template for command in self.commands if command.looks_like(action)), None)
 
     @cached_property
     def _is_ascii(self) -> bool:
         return all("".join([*known.literals, *chain(*known.values)]).isascii() for known in self.commands)
 
-    @cached_property
-    def _plain_commands(self) -> list[Command]:
-        return [command.in_plain_characters() for command in self.commands]
-
 
 def _command(template: str, spec: ActionSpec) -> Command:
     parts = PLACEHOLDER.split(template)
     values = tuple(frozenset(spec.parameters.get(name, ())) for name in parts[1::2])
-    try:
-        code = linear_regex(spec.verification_code)
-    except ValueError as error:
-        of, reason = f"The verification_code of {quoted(template)}", str(error)
-        if _NONLINEAR.search(reason):
-            message = f"{of} uses lookaround, a backreference or an atomic group ({quoted(reason)}); write it without."
-            raise RuleBrokenError(Rule.NONLINEAR_REGEX, message) from None
-        message = f"{of} is no valid RE2 regular expression ({quoted(reason)}); fix it."
-        raise RuleBrokenError(Rule.INVALID_REGEX, message) from None
-    return Command(template, tuple(parts[1::2]), tuple(parts[::2]), values, _lengths(values), code)
-
-
-def _lengths(values: tuple[frozenset[str], ...]) -> tuple[frozenset[int], ...]:
-    return tuple(frozenset(map(len, known)) for known in values)
+    return Command(template, tuple(parts[1::2]), tuple(parts[::2]), values, linear_regex(spec.verification_code))
 
 
 def linear_regex(pattern: str) -> Any:  # noqa: ANN401

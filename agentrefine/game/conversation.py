@@ -4,7 +4,6 @@ A reply is `Thought: ...` newline `Action: ...` (ReAct, Yao et al. 2023; paper, 
 """
 
 from collections.abc import Mapping
-from functools import cache
 from string import Template
 from typing import Literal, NamedTuple
 
@@ -34,7 +33,7 @@ class Message(BaseModel):
 
 
 class PublishedMessage(BaseModel):
-    """A message in the form of the published data sets."""
+    """A message in the form of the published data sets: `{"from": "human", "value": "...", "loss": null}`."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -44,12 +43,11 @@ class PublishedMessage(BaseModel):
 
 
 class Sample(BaseModel):
-    """A training sample in the published format, with the ids that lead back.
+    """A training sample in the published format, with the ids of its trajectory and persona.
 
-    Attributes:
-        id: the trajectory's id.
-        persona_id: the persona it was written for.
-        conversations: human and gpt in turn; the second message is the acknowledgement (loss False).
+    The second message is the acknowledgement (loss False).
+
+    Example: `{"id": "3c...", "persona_id": "p1", "conversations": [{"from": "human", "value": "You play ..."}, ...]}`
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,7 +86,6 @@ def reply_text(thought: str, action: str) -> str:
     return f"Thought: {thought}\nAction: {action}"
 
 
-@cache
 def prompt(name: str) -> str:
     """A prompt file's text."""
     return packaged_text("agentrefine.game", "prompts", name)

@@ -14,20 +14,18 @@ Cost = float | Literal["unknown"]
 class Counts(BaseModel):
     """Counts that are written once; files of later versions may hold more."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
 
 class Calls(Counts):
     """Calls of the teacher, all together.
 
-    Example: `Calls(calls=5446, unanswered=0, calls_with_estimated_tokens=0, prompt_tokens=17686538, cached_tokens=0,
-    completion_tokens=4447623, cost_usd=0.0)`
+    Example: `{"calls": 5446, "unanswered": 0, "calls_with_estimated_tokens": 0, "prompt_tokens": 17686538,
+    "cached_tokens": 0, "completion_tokens": 4447623, "cost_usd": 0.0}`
 
     Attributes:
-        calls: all of them.
         unanswered: those that the endpoint gave no answer to.
         calls_with_estimated_tokens: those whose tokens the endpoint did not count.
-        prompt_tokens, cached_tokens, completion_tokens: as the endpoint counts them.
         cost_usd: `unknown` as soon as the price of one call is.
     """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentrefine.errors import UserError
 from agentrefine.files import Record, read_records, short_hash
-from agentrefine.game.characters import is_unicode
+from agentrefine.game.text import is_unicode
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
 """Scripts: the game a teacher writes for a persona (paper, section 3.1: environment, goal, available actions)."""
 
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentrefine.game.actions import ActionSet, ActionSpec
-from agentrefine.game.characters import own_writing
+from agentrefine.game.text import own_writing
 
 
 class Script(BaseModel):
     """A synthetic game: hidden environment, goal and the actions that the player may take.
+
+    Example: `{"environment": {"hall": {"items": ["lamp"]}}, "goal": "Fetch the lamp.", "completion_conditions": ["The
+    player holds the lamp."], "available_actions": {"take {item}": {"description": ...}}}`
 
     Attributes:
         environment: places, items and the player, nested so that containment is visible; never shown to the player.
@@ -31,7 +35,7 @@ class Script(BaseModel):
         """The available actions, compiled on first use.
 
         Raises:
-            RuleBrokenError: a verification code is no regular expression of the linear-time engine.
+            ValueError: a verification code is no regular expression of the linear-time engine.
         """
         return ActionSet(self.available_actions)
 
@@ -40,8 +44,7 @@ class Script(BaseModel):
         """The writing systems of what the player is shown: goal, templates, descriptions and values."""
         shown = [self.goal, *self.completion_conditions]
         for template, spec in self.available_actions.items():
-            shown += [template, spec.description]
-            shown += (value for values in spec.parameters.values() for value in values)
+            shown += [template, spec.description, *chain(*spec.parameters.values())]
         return own_writing(shown)
 
     @cached_property
@@ -53,6 +56,7 @@ class Script(BaseModel):
             item = pending.pop()
             if isinstance(item, dict):
                 keys.update(key.casefold() for key in item)
-            if isinstance(item, dict | list):
-                pending.extend(item.values() if isinstance(item, dict) else item)
+                item = list(item.values())
+            if isinstance(item, list):
+                pending += item
         return frozenset(keys)

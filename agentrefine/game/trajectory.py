@@ -12,6 +12,9 @@ from agentrefine.game.script import Script
 class DMTurn(BaseModel):
     """What the dungeon master says, and how it judges the player's last action.
 
+    Example: `{"turn": 3, "role": "DM", "thought": "...", "observation": "It is not here.", "parameter_error": false,
+    "logic_error": false, "place_error": true, "task_completed": false}`
+
     Attributes:
         turn: position in the game, from 1.
         thought: what the player knows and what the last action leads to; never shown to the player.
@@ -40,7 +43,10 @@ class DMTurn(BaseModel):
 
 
 class PlayerTurn(BaseModel):
-    """What the player thinks and does (ReAct)."""
+    """What the player thinks and does (ReAct).
+
+    Example: `{"turn": 2, "role": "Player", "thought": "I need the lamp.", "action": "take lamp"}`
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -73,16 +79,16 @@ def error_refine_turns(turns: Sequence[Turn]) -> int:
 
 
 class Trajectory(BaseModel):
-    """A verified game with all that leads back to where it came from.
+    """A line of data/refinement/trajectories.jsonl: a verified game with all that leads back to where it came from.
+
+    Example: `{"id": "3c...", "persona_id": "p1", "persona": "A baker", "sample": 0, "script": {"environment": ...},
+    "turns": [{"turn": 1, "role": "DM", ...}, ...], "calls": ["9f...", "a1..."], "teacher": "gpt-4o"}`
 
     Attributes:
         id: derived from the persona, sample number, script and turns.
-        persona_id, persona: who the script was written for.
         sample: which of the persona's samples, from 0.
-        script: the game's script.
         turns: DM and player in turn, beginning and ending with the DM.
         calls: ids of the teacher's answers (`Attempt.id`) that wrote it, in order.
-        teacher: the model that wrote it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -100,12 +106,10 @@ class Trajectory(BaseModel):
 class DroppedSample(BaseModel):
     """A line of data/refinement/dropped.jsonl: a sample that did not pass within its calls.
 
-    Example: `DroppedSample(persona_id="p1", persona="A baker", sample=2, rule="not_json", message="...", calls=4)`
+    Example: `{"persona_id": "p1", "persona": "A baker", "sample": 2, "rule": "not_json", "message": "...", "calls": 4}`
 
     Attributes:
-        persona_id, persona, sample: whose it is.
-        rule: the rule that its last answer broke.
-        message: what was wrong with it.
+        rule, message: which rule its last answer broke, and what was wrong with it.
         calls: how many answers were asked for.
     """
 

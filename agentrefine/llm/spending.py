@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, packaged_path, problem_code, problem_key, read_yaml
+from agentrefine.files import invalid_value, packaged_path, read_yaml
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.throttle import SharedNumbers
 
@@ -97,12 +97,7 @@ def load_prices(path: str | None, section: str = "teacher") -> Prices:
     try:
         return Prices.model_validate(read_yaml(file, f"correct {section}.prices in params.yaml or set it to null"))
     except ValidationError as error:
-        raise UserError(
-            problem_code(error),
-            f"{path or ours}: {first_problem(error)} Write it in the form of {ours}.",
-            file=file,
-            key=problem_key(error),
-        ) from error
+        raise invalid_value(error, path or ours, f"Write it in the form of {ours}.", file=file) from error
 
 
 class BudgetSpentError(UserError):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from agentrefine.files import short_hash
 from agentrefine.game.script import Script
+from agentrefine.game.text import five_letter_runs, words
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Trajectory
-from agentrefine.game.words import five_letter_runs, words
 
 PERMUTATIONS = 128
 """Signature length: the estimated similarity has a standard error of at most 1 / (2 * sqrt(128)) = 0.044."""

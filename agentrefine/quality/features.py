@@ -7,8 +7,8 @@ from itertools import pairwise
 from agentrefine.files import short_hash
 from agentrefine.game.conversation import parse_reply, reply_text
 from agentrefine.game.sample import sample
+from agentrefine.game.text import three_word_runs
 from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory, Turn, error_refine_turns, steps
-from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
 from agentrefine.quality.diversity import Diversity, DuplicateIndex, game_text, script_text
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, world_id

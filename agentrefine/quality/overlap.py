@@ -23,8 +23,8 @@ from agentrefine.errors import NotInstalledError
 from agentrefine.files import packaged_text
 from agentrefine.game.conversation import instructions
 from agentrefine.game.script import Script
+from agentrefine.game.text import words, words_and_ends
 from agentrefine.game.trajectory import DMTurn, Trajectory, steps
-from agentrefine.game.words import words, words_and_ends
 from agentrefine.params import Params
 from agentrefine.params.evaluation import INSTALLED
 from agentrefine.quality.findings import BenchmarkOverlap

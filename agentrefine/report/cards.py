@@ -12,7 +12,6 @@ from agentrefine.evaluation.metrics import BenchmarkSummary
 from agentrefine.files import read_jsonl, read_result
 from agentrefine.game.conversation import Sample, prompt
 from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
-from agentrefine.game.verdict import Rule
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.data_set import SPLITS
@@ -22,6 +21,7 @@ from agentrefine.report.inputs import Project, base_quantisation, model_summary
 from agentrefine.report.tables import percent
 from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard, TuningFigures
 from agentrefine.tuning.masking import POLICIES
+from agentrefine.verification.trajectory_rules import RULES
 
 TAGS = ["agent", "refinement-tuning", "agentrefine", "arxiv:2501.01702"]
 """The tags of both cards; the hub links the last one to the paper."""
@@ -157,7 +157,7 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
         "synthesis": read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         "verification": read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
         "refinement": refinement,
-        "meanings": {rule.value: rule.meaning for rule in Rule},
+        "meanings": {rule.value: rule.meaning for rule in RULES},
         "gate": gate,
         "overlap": {name: found for name, found in gate.overlap.items() if not found.missing},
         "example": _example(files[0]),

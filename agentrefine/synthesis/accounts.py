@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.counts import UNKNOWN, Calls, CallsEach, Cost, PerOne
 from agentrefine.game.trajectory import Trajectory
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.llm.spending import Prices
 

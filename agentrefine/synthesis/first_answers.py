@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import SAMPLES_PER_CALL, ChatMessage, Kind, Teacher
 from agentrefine.params import Params
 from agentrefine.params.teacher import Role

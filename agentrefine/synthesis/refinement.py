@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from agentrefine.files import short_hash
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory
-from agentrefine.game.verdict import Problem, Verdict
+from agentrefine.game.verdict import Attempt, Problem, Verdict
 from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
 from agentrefine.synthesis.first_answers import ask, gather_or_raise
@@ -99,7 +98,7 @@ class _Sample:
             self.writers = [*self.writers, *[attempt.id] * written][: len(self.turns)]
             self.passed = self.problem is None
         self.attempts.append(attempt)
-        self.verdicts.append(verdict(attempt, unanswered or self.problem, turns_kept=len(self.turns)))
+        self.verdicts.append(verdict(attempt, self.problem, turns_kept=len(self.turns)))
 
     async def next_answer(self, teacher: Teacher) -> Attempt:
         """The next call: the script again, its first game, or the rest of the game."""

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, computed_field
 
-from agentrefine.errors import UserError
-from agentrefine.files import first_problem, problem_key
+from agentrefine.files import invalid_value
 from agentrefine.params.tuning import MaskPolicy
 
 CARD = "card.json"
@@ -206,12 +205,8 @@ def read_card(folder: Path) -> Card | None:
         problem = error.errors(include_url=False)[0]
         if not problem["loc"] and problem["type"] != "json_invalid":
             return None  # no card of ours: no object, or one of another kind
-        raise UserError(
-            "stage_file_broken",
-            f"{file}: {first_problem(error)} Run the stage that writes it again.",
-            file=file,
-            key=problem_key(error),
-        ) from error
+        remedy = "Run the stage that writes it again."
+        raise invalid_value(error, file, remedy, code="stage_file_broken", file=file) from error
 
 
 def quantisation_of(card: Card | None) -> str | None:

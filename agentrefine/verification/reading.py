@@ -9,17 +9,18 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
 from agentrefine.files import first_problem
-from agentrefine.game.characters import is_unicode
 from agentrefine.game.script import Script
+from agentrefine.game.text import is_unicode
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
-from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, legible, quoted
+from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.llm.thinking import without_thinking
-from agentrefine.verification.phrases import is_refusal
+from agentrefine.verification.shared_rules import is_refusal
 
 MAX_ANSWER = 200_000
 """The characters of an answer; a long game has about 20,000."""
@@ -40,11 +41,21 @@ _GAP = re.compile(r"[\s,]*")
 _SIGNS = re.compile(r"""\\.|[{}\[\]]|["'](?P<closes>(?=\s*(?:[,:}\]]|\Z)))?""", re.DOTALL)
 
 
-class Elements(NamedTuple):
-    """The leading elements of a list that could be read, and why the next one could not."""
+class AnswerRule(Rule):
+    """A rule that any answer can break: it holds no script or turns of the asked form."""
 
-    values: list[Any]
-    problem: Problem | None
+    NO_ANSWER = "no_answer", "the endpoint gave no answer: it failed in spite of all retries, or refused the prompt"
+    EMPTY_ANSWER = "empty_answer", "the answer holds nothing"
+    TOO_LONG = "too_long", "the answer has more characters than anything sensible needs"
+    REFUSAL = "refusal", "the answer declines to write what was asked for"
+    NOT_JSON = "not_json", "no JSON of the asked form can be read from the answer"
+    CUT_OFF = "cut_off", "the JSON ends in the middle"
+    TOO_DEEP = "too_deep", "the JSON is nested deeper than any game needs"
+    DUPLICATE_KEY = "duplicate_key", "an object of the JSON has the same key twice"
+    NOT_FINITE = "not_finite", "the JSON holds NaN or an infinite number"
+    INVALID_TEXT = "invalid_text", "a text holds characters that are not Unicode (a lone half of a pair)"
+    SCRIPT_KEYS = "script_keys", "a key of the script is missing or has a value of the wrong type"
+    TURN_KEYS = "turn_keys", "a turn's keys are not the required ones, or a value has the wrong type"
 
 
 def load_object(text: str) -> dict[str, Any]:
@@ -66,19 +77,36 @@ def load_object(text: str) -> dict[str, Any]:
     return value
 
 
-def load_list(text: str) -> Elements:
-    """The JSON list in a text, or the list in a JSON object that wraps it: its leading elements that can be read."""
-    try:
-        text = _answer(text, "one JSON list of turns")
-        values = _whole_list(text)
-        if values is not None:
-            return Elements(values, None)
-        start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
-        if start is None:
-            raise _no_json(text, "holds no JSON list", "JSON list")
-    except RuleBrokenError as error:
-        return Elements([], error.problem)
-    return _elements(text, start.start() + 1)
+def list_elements(text: str) -> Iterator[Any]:
+    """The elements of the JSON list in a text, or of the list in a JSON object that wraps it.
+
+    Raises:
+        RuleBrokenError: there is no list, or its next element cannot be read; `turn` counts the elements from 1.
+    """
+    text = _answer(text, "one JSON list of turns")
+    values = _whole_list(text)
+    if values is not None:
+        yield from values
+        return
+    start = _LIST_OF_TURNS.search(text) or _LIST.search(text)
+    if start is None:
+        raise _no_json(text, "holds no JSON list", "JSON list")
+    position = start.start() + 1
+    for number in range(1, MAX_ELEMENTS + 1):
+        gap = _GAP.match(text, position)
+        position = gap.end() if gap else position
+        if position == len(text):
+            message = f"The answer ends after element {number - 1} without closing the list; write it whole."
+            raise AnswerRule.CUT_OFF.broken(message, number)
+        if text[position] == "]":
+            return
+        try:
+            value, position = _value_at(text, position, f"element {number} of the list")
+        except RuleBrokenError as error:
+            raise RuleBrokenError(error.problem._replace(turn=number)) from None
+        yield value
+    message = f"The list has more than {MAX_ELEMENTS} elements; write a game of fewer turns."
+    raise AnswerRule.TOO_LONG.broken(message, MAX_ELEMENTS)
 
 
 def check_values(value: Any) -> list[str]:  # noqa: ANN401
@@ -110,10 +138,11 @@ def _answer(text: str, expected: str) -> str:
     """The answer without the reasoning that some servers put before it; a draft in there is not the answer."""
     text = text if _BEGINS_WITH_JSON.match(text) else without_thinking(text)
     if not text or text.isspace():
-        raise RuleBrokenError(Rule.EMPTY_ANSWER, f"The answer is empty; answer with {expected}.")
+        raise AnswerRule.EMPTY_ANSWER.broken(f"The answer is empty; answer with {expected}.")
     if len(text) > MAX_ANSWER:
-        message = f"The answer has {len(text)} characters, {MAX_ANSWER} are the most; write less."
-        raise RuleBrokenError(Rule.TOO_LONG, message)
+        raise AnswerRule.TOO_LONG.broken(
+            f"The answer has {len(text)} characters, {MAX_ANSWER} are the most; write less."
+        )
     _check_unicode(text)
     return text
 
@@ -122,13 +151,13 @@ def _no_json(text: str, found: str, expected: str) -> RuleBrokenError:
     """What an answer breaks that holds nothing of the asked form."""
     refused = is_refusal(text)
     found = "declines to write what was asked for" if refused else found
-    rule = Rule.REFUSAL if refused else Rule.NOT_JSON
-    return RuleBrokenError(rule, f"The answer {found}; answer with one {expected} only.")
+    rule = AnswerRule.REFUSAL if refused else AnswerRule.NOT_JSON
+    return rule.broken(f"The answer {found}; answer with one {expected} only.")
 
 
 def _check_unicode(text: str) -> None:
     if not is_unicode(text):
-        raise RuleBrokenError(Rule.INVALID_TEXT, "A text holds a lone half of a Unicode pair; write plain characters.")
+        raise AnswerRule.INVALID_TEXT.broken("A text holds a lone half of a Unicode pair; write plain characters.")
 
 
 def _whole_list(text: str) -> list[Any] | None:
@@ -145,26 +174,6 @@ def _whole_list(text: str) -> list[Any] | None:
     return value
 
 
-def _elements(text: str, position: int) -> Elements:
-    found: list[Any] = []
-    while len(found) < MAX_ELEMENTS:
-        gap = _GAP.match(text, position)
-        position = gap.end() if gap else position
-        number = len(found) + 1
-        if position == len(text):
-            message = f"The answer ends after element {len(found)} without closing the list; write it whole."
-            return Elements(found, Problem(Rule.CUT_OFF, message, number))
-        if text[position] == "]":
-            return Elements(found, None)
-        try:
-            value, position = _value_at(text, position, f"element {number} of the list")
-        except RuleBrokenError as error:
-            return Elements(found, error.problem._replace(turn=number))
-        found.append(value)
-    message = f"The list has more than {MAX_ELEMENTS} elements; write a game of fewer turns."
-    return Elements(found, Problem(Rule.TOO_LONG, message, len(found)))
-
-
 def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
     """The value that begins at `start`, fixed if need be, and where it ends."""
     try:
@@ -173,10 +182,10 @@ def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
         raise _too_deep() from None
     except ValueError:
         if text[start] not in "{[":
-            raise RuleBrokenError(Rule.NOT_JSON, f"{name} is no JSON object; write sound JSON.") from None
+            raise AnswerRule.NOT_JSON.broken(f"{name} is no JSON object; write sound JSON.") from None
         fixed = _fixed(text, start)
     if fixed is None:
-        raise RuleBrokenError(Rule.CUT_OFF, f"The answer ends in the middle of {name}; write it whole, and shorter.")
+        raise AnswerRule.CUT_OFF.broken(f"The answer ends in the middle of {name}; write it whole, and shorter.")
     value_text, end = fixed
     try:
         return _DECODER.decode(value_text), end
@@ -184,7 +193,7 @@ def _value_at(text: str, start: int, name: str) -> tuple[Any, int]:
         near = f", near {quoted(value_text[max(0, error.pos - 20) : error.pos + 20])}: {error.msg}"
     except (ValueError, RecursionError):
         near = ""
-    raise RuleBrokenError(Rule.NOT_JSON, f"JSON error in {name}{near}; write sound JSON.")
+    raise AnswerRule.NOT_JSON.broken(f"JSON error in {name}{near}; write sound JSON.")
 
 
 def _fixed(text: str, start: int) -> tuple[str, int] | None:
@@ -234,16 +243,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         twice = quoted(Counter(key for key, _ in pairs).most_common(1)[0][0])
-        raise RuleBrokenError(Rule.DUPLICATE_KEY, f"The key {twice} stands twice in one object; write each key once.")
+        raise AnswerRule.DUPLICATE_KEY.broken(f"The key {twice} stands twice in one object; write each key once.")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise RuleBrokenError(Rule.NOT_FINITE, f"The JSON holds {name}; write finite numbers only.")
+    raise AnswerRule.NOT_FINITE.broken(f"The JSON holds {name}; write finite numbers only.")
 
 
 def _too_deep() -> RuleBrokenError:
-    return RuleBrokenError(Rule.TOO_DEEP, f"The JSON is nested deeper than {MAX_DEPTH} levels; nest less.")
+    return AnswerRule.TOO_DEEP.broken(f"The JSON is nested deeper than {MAX_DEPTH} levels; nest less.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
@@ -266,7 +275,7 @@ def parse_script(text: str) -> Script:
         return Script.model_validate(value)
     except ValidationError as error:
         message = f"The script is not of the asked form: {legible(first_problem(error))} Write all keys as asked."
-        raise RuleBrokenError(Rule.SCRIPT_KEYS, message) from None
+        raise AnswerRule.SCRIPT_KEYS.broken(message) from None
 
 
 class ParsedTurns(NamedTuple):
@@ -287,41 +296,38 @@ def parse_turns(text: str) -> ParsedTurns:
     Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the list are accepted. Of
     JSON that is cut off, the complete turns before the cut are read.
     """
-    values, problem = load_list(text)
-    escapes = "\\u" in text
+    has_escapes = "\\u" in text
     turns: list[Turn] = []
-    for number, value in enumerate(values, start=1):
-        turn = _turn(value, number, escapes)
-        if isinstance(turn, Problem):
-            return ParsedTurns(turns, turn)
-        turns.append(turn)
-    if not values and problem is None:
-        problem = Problem(Rule.EMPTY_ANSWER, "The list of turns is empty; write the turns.")
-    return ParsedTurns(turns, problem)
+    number = 0
+    try:
+        for number, value in enumerate(list_elements(text), start=1):
+            turns.append(_turn(value, number, has_escapes))
+    except RuleBrokenError as error:
+        return ParsedTurns(turns, error.problem._replace(turn=error.problem.turn or number or None))
+    if turns:
+        return ParsedTurns(turns, None)
+    return ParsedTurns([], Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns."))
 
 
-def _turn(value: Any, number: int, escapes: bool) -> Turn | Problem:  # noqa: ANN401
+def _turn(value: Any, number: int, has_escapes: bool) -> Turn:  # noqa: ANN401
     role = value.get("role") if isinstance(value, dict) else None
     if role not in ("DM", "Player"):
+        check_values(value)  # what breaks its rules cannot be shown in a message
         message = f'Element {number} of the list is no turn: it needs a key "role" that is "DM" or "Player"; found '
-        return _unsound(value, number) or Problem(Rule.TURN_KEYS, f"{message}{quoted(value)}.", number)
-    try:
-        if escapes:  # only they can bring what is not Unicode
-            check_values(value)
-        return DMTurn.model_validate(value) if role == "DM" else PlayerTurn.model_validate(value)
-    except RuleBrokenError as error:
-        return error.problem._replace(turn=number)
-    except ValidationError as error:
-        message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
-        return _unsound(value, number) or Problem(
-            Rule.TURN_KEYS, f"{message}{legible(first_problem(error))} Write the keys as asked.", number
-        )
-
-
-def _unsound(value: Any, number: int) -> Problem | None:  # noqa: ANN401
-    """Why a value cannot even be shown in a message: its depth, its numbers, its characters."""
-    try:
+        raise AnswerRule.TURN_KEYS.broken(f"{message}{quoted(value)}.")
+    if has_escapes:  # only they can bring what is not Unicode
         check_values(value)
-    except RuleBrokenError as error:
-        return error.problem._replace(turn=number)
-    return None
+    try:
+        return DMTurn.model_validate(value) if role == "DM" else PlayerTurn.model_validate(value)
+    except ValidationError as error:
+        check_values(value)
+        message = f"Element {number} of the list, a {role} turn, does not have exactly the required keys: "
+        message = f"{message}{legible(first_problem(error))} Write the keys as asked."
+        raise AnswerRule.TURN_KEYS.broken(message) from None
+
+
+def legible(sentence: str, max_characters: int = 500) -> str:
+    """A sentence with an answer's own words in it as a message shows it: on one line, its middle left out when long."""
+    if len(sentence) > max_characters:
+        sentence = f"{sentence[: max_characters // 2]}...{sentence[-max_characters // 2 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in sentence)

@@ -7,7 +7,7 @@ from agentrefine.evaluation.metrics import compare
 from agentrefine.evaluation.metrics.comparison import MIN_DIFFERING, mcnemar_exact
 from agentrefine.evaluation.metrics.rates import mean
 from tests.helpers.errors import refused
-from tests.helpers.playing_by_hand import episode, step
+from tests.helpers.hand_made_episodes import episode, step
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (5, 0), (6, 0), (12, 3), (3, 12), (40, 40)])

@@ -10,7 +10,7 @@ from scipy import stats
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.metrics.rates import mean, ratio, share, wilson
 from agentrefine.evaluation.metrics.summary import write_summaries
-from tests.helpers.playing_by_hand import episode, step
+from tests.helpers.hand_made_episodes import episode, step
 
 SINGLES = [f"e{number}" for number in range(1000)]
 

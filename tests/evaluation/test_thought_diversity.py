@@ -15,7 +15,7 @@ from agentrefine.evaluation.metrics.diversity import (
     self_bleu,
     thought_diversity,
 )
-from tests.helpers.playing_by_hand import episode, step
+from tests.helpers.hand_made_episodes import episode, step
 
 # The example of Papineni et al. 2002; its scores are those of NLTK's documentation (`sentence_bleu`, the second one
 # with `SmoothingFunction().method1`).

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from agentrefine.game.actions import PLACEHOLDER
 from agentrefine.game.script import Script
-from agentrefine.game.verdict import Rule, RuleBrokenError
-from agentrefine.verification.reading import MAX_ANSWER, parse_script
-from agentrefine.verification.script_rules import verify_script
+from agentrefine.game.verdict import RuleBrokenError
+from agentrefine.verification.reading import MAX_ANSWER, AnswerRule, parse_script
+from agentrefine.verification.script_rules import ScriptRule, verify_script
 from tests.helpers.games import script, script_text, script_value
 
 
@@ -38,7 +38,7 @@ def test_apostrophes_and_unescaped_quotes_inside_texts_survive():
     text += """'completion_conditions': ['don't'], 'available_actions': {}, }"""
     with pytest.raises(RuleBrokenError) as caught:
         parse_script(text)
-    assert caught.value.problem.rule is Rule.SCRIPT_KEYS  # only because there are no actions
+    assert caught.value.problem.rule is AnswerRule.SCRIPT_KEYS  # only because there are no actions
     text = text.replace(
         "'available_actions': {}",
         "'available_actions': {'look': {'description': 'x', 'verification_code': 'look', 'parameters': {}}}",
@@ -52,28 +52,28 @@ def test_apostrophes_and_unescaped_quotes_inside_texts_survive():
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("", Rule.EMPTY_ANSWER),
-        (" \n\t", Rule.EMPTY_ANSWER),
-        ("I cannot do that.", Rule.REFUSAL),
-        ("It cannot be done.", Rule.NOT_JSON),
-        ("[1, 2]", Rule.NOT_JSON),
-        ("null", Rule.NOT_JSON),
-        ('{"environment": }', Rule.NOT_JSON),
-        (script_text()[:-40], Rule.CUT_OFF),
-        ('{"a":' * 200 + "1" + "}" * 200, Rule.TOO_DEEP),
-        ('{"a":' * 50_000, Rule.TOO_LONG),
-        ('{"a":' * 30_000, Rule.TOO_DEEP),
-        ("[" * 100_000, Rule.NOT_JSON),
-        ('{"goal": "a", "goal": "b"}', Rule.DUPLICATE_KEY),
-        ("{'goal': 'a', 'goal': 'b',}", Rule.DUPLICATE_KEY),
-        ('{"environment": {"x": NaN}}', Rule.NOT_FINITE),
-        ('{"environment": {"x": -Infinity}}', Rule.NOT_FINITE),
-        ('{"environment": {"x": 1e999}}', Rule.NOT_FINITE),
-        ('{"environment": {"x": "\\ud800"}}', Rule.INVALID_TEXT),
-        ('{"environment": {"x": ' + "9" * 5000 + "}}", Rule.NOT_JSON),
-        (json.dumps(script_value() | {"goal": 3}), Rule.SCRIPT_KEYS),
-        (json.dumps(script_value() | {"environment": []}), Rule.SCRIPT_KEYS),
-        (json.dumps({"script": script_text()}), Rule.SCRIPT_KEYS),
+        ("", AnswerRule.EMPTY_ANSWER),
+        (" \n\t", AnswerRule.EMPTY_ANSWER),
+        ("I cannot do that.", AnswerRule.REFUSAL),
+        ("It cannot be done.", AnswerRule.NOT_JSON),
+        ("[1, 2]", AnswerRule.NOT_JSON),
+        ("null", AnswerRule.NOT_JSON),
+        ('{"environment": }', AnswerRule.NOT_JSON),
+        (script_text()[:-40], AnswerRule.CUT_OFF),
+        ('{"a":' * 200 + "1" + "}" * 200, AnswerRule.TOO_DEEP),
+        ('{"a":' * 50_000, AnswerRule.TOO_LONG),
+        ('{"a":' * 30_000, AnswerRule.TOO_DEEP),
+        ("[" * 100_000, AnswerRule.NOT_JSON),
+        ('{"goal": "a", "goal": "b"}', AnswerRule.DUPLICATE_KEY),
+        ("{'goal': 'a', 'goal': 'b',}", AnswerRule.DUPLICATE_KEY),
+        ('{"environment": {"x": NaN}}', AnswerRule.NOT_FINITE),
+        ('{"environment": {"x": -Infinity}}', AnswerRule.NOT_FINITE),
+        ('{"environment": {"x": 1e999}}', AnswerRule.NOT_FINITE),
+        ('{"environment": {"x": "\\ud800"}}', AnswerRule.INVALID_TEXT),
+        ('{"environment": {"x": ' + "9" * 5000 + "}}", AnswerRule.NOT_JSON),
+        (json.dumps(script_value() | {"goal": 3}), AnswerRule.SCRIPT_KEYS),
+        (json.dumps(script_value() | {"environment": []}), AnswerRule.SCRIPT_KEYS),
+        (json.dumps({"script": script_text()}), AnswerRule.SCRIPT_KEYS),
     ],
 )  # fmt: skip
 def test_what_is_no_script_has_a_name(text, rule):
@@ -132,16 +132,16 @@ NUMBERS = [str(number) for number in range(500)]
     ("text", "rule"),
     [
         (large_script(70, list("12345"), "{a} {b} {c} {d} {e} # {f}", ".*"), None),
-        (large_script(5, NUMBERS, "{a} {b} {c} {d} {e} {f} #", ".*"), Rule.TOO_LARGE),
-        (large_script(1, NUMBERS, "{a} {b} {c} {d} {e} {f} #", "(.*a?|b*){500}"), Rule.TOO_LARGE),
-        (large_script(40, RUNS[:30], "{a}x{b}x{c} #", ".*"), Rule.TOO_LARGE),
-        (large_script(1, RUNS, "go {a}x{b}x{c}x{d}x{e}", ".*"), Rule.TOO_LARGE),
-        (large_script(100, ["a"], "go# {a}", "(a{1000}){1000}"), Rule.INVALID_REGEX),
-        (large_script(100, ["a"], "go# {a}", r"(\pL{1,30}){1,30}"), Rule.INVALID_REGEX),
+        (large_script(5, NUMBERS, "{a} {b} {c} {d} {e} {f} #", ".*"), ScriptRule.TOO_LARGE),
+        (large_script(1, NUMBERS, "{a} {b} {c} {d} {e} {f} #", "(.*a?|b*){500}"), ScriptRule.TOO_LARGE),
+        (large_script(40, RUNS[:30], "{a}x{b}x{c} #", ".*"), ScriptRule.TOO_LARGE),
+        (large_script(1, RUNS, "go {a}x{b}x{c}x{d}x{e}", ".*"), ScriptRule.TOO_LARGE),
+        (large_script(100, ["a"], "go# {a}", "(a{1000}){1000}"), ScriptRule.INVALID_REGEX),
+        (large_script(100, ["a"], "go# {a}", r"(\pL{1,30}){1,30}"), ScriptRule.INVALID_REGEX),
         (large_script(100, ["1" * 100], "go# {a}", r"(go# |(1?){900}|(x+x+)+y)*"), None),
-        (large_script(100, ["1" * 200], "go# {a}", r"(go# |(.*1|2*){900}|3)*"), Rule.TOO_LARGE),
-        (large_script(9, ["1" * 190], "go# {a} {b} {c} {d} {e}", r"((.*1|2*){900}|3)*"), Rule.TOO_LARGE),
-        (large_script(9, ["1" * 190], "go# {a} {b} {c} {d} {e} {f}", ".*"), Rule.TOO_LARGE),
+        (large_script(100, ["1" * 200], "go# {a}", r"(go# |(.*1|2*){900}|3)*"), ScriptRule.TOO_LARGE),
+        (large_script(9, ["1" * 190], "go# {a} {b} {c} {d} {e}", r"((.*1|2*){900}|3)*"), ScriptRule.TOO_LARGE),
+        (large_script(9, ["1" * 190], "go# {a} {b} {c} {d} {e} {f}", ".*"), ScriptRule.TOO_LARGE),
     ],
 )
 def test_the_largest_scripts_are_judged_soon(text, rule):
@@ -212,6 +212,6 @@ _JSON = st.recursive(
 def test_a_read_environment_can_be_written_and_read_again(environment):
     found = verify_script(json.dumps(script_value() | {"environment": environment}))
     assert found.problem is not None  # it names none of the values
-    if found.problem.rule is Rule.UNKNOWN_VALUE:
+    if found.problem.rule is ScriptRule.UNKNOWN_VALUE:
         read = parse_script(json.dumps(script_value() | {"environment": environment}))
         assert Script.model_validate_json(read.model_dump_json()).environment == read.environment

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrefine.game.verdict import Rule
-from agentrefine.verification.reading import parse_turns
+from agentrefine.verification.reading import AnswerRule, parse_turns
 from tests.helpers.games import dm, game, game_text, player
 
 
@@ -43,7 +42,7 @@ def test_of_a_game_that_is_cut_off_only_the_complete_turns_are_read():
         assert read == turns[:complete]
         assert problem is not None
         if cut > 20:
-            assert problem.rule is Rule.CUT_OFF
+            assert problem.rule is AnswerRule.CUT_OFF
             assert problem.turn == complete + 1
 
 
@@ -51,39 +50,39 @@ def test_a_cut_inside_python_style_text_is_not_filled_up_either():
     text = repr(game())
     read, problem = as_values(text[: text.index("'turn': 4") + 40])
     assert read == game()[:3]
-    assert problem.rule is Rule.CUT_OFF
+    assert problem.rule is AnswerRule.CUT_OFF
 
 
 @pytest.mark.parametrize(
     ("text", "rule", "read"),
     [
-        ("", Rule.EMPTY_ANSWER, 0),
-        ("[]", Rule.EMPTY_ANSWER, 0),
-        ('{"turns": []}', Rule.NOT_JSON, 0),
-        ("no game today", Rule.NOT_JSON, 0),
-        ('"text"', Rule.NOT_JSON, 0),
-        ('["\ud800"]', Rule.INVALID_TEXT, 0),
-        (json.dumps(dm(1)), Rule.NOT_JSON, 0),
-        ("x" * 10_000_000, Rule.TOO_LONG, 0),
-        ("[" * 100_000, Rule.NOT_JSON, 0),
-        (json.dumps([*game()[:3], "later"]), Rule.TURN_KEYS, 3),
-        (json.dumps([*game()[:3], None]), Rule.TURN_KEYS, 3),
-        (json.dumps([*game()[:3], [dm(1)]]), Rule.TURN_KEYS, 3),
-        (json.dumps([*game()[:3], player(4, "look") | {"extra": 1}]), Rule.TURN_KEYS, 3),
-        (json.dumps([*game()[:3], player(4, "look") | {"role": "player"}]), Rule.TURN_KEYS, 3),
-        (json.dumps([*game()[:3], player(4, "look") | {"turn": "4"}]), Rule.TURN_KEYS, 3),
-        (json.dumps([*game()[:2], dm(3) | {"place_error": 0}]), Rule.TURN_KEYS, 2),
-        (json.dumps([*game()[:2], dm(3) | {"thought": "\ud800"}]), Rule.INVALID_TEXT, 2),
-        (json.dumps([*game()[:2], dm(3) | {"place_error": float("nan")}]), Rule.NOT_FINITE, 2),
-        (game_text().replace('"turn": 3, ', '"turn": 3, "turn": 3, '), Rule.DUPLICATE_KEY, 2),
-        (game_text().replace('"turn": 3, ', '"turn": 3 '), Rule.NOT_JSON, 2),
-        (game_text()[:-1] + ", oops", Rule.NOT_JSON, len(game())),
+        ("", AnswerRule.EMPTY_ANSWER, 0),
+        ("[]", AnswerRule.EMPTY_ANSWER, 0),
+        ('{"turns": []}', AnswerRule.NOT_JSON, 0),
+        ("no game today", AnswerRule.NOT_JSON, 0),
+        ('"text"', AnswerRule.NOT_JSON, 0),
+        ('["\ud800"]', AnswerRule.INVALID_TEXT, 0),
+        (json.dumps(dm(1)), AnswerRule.NOT_JSON, 0),
+        ("x" * 10_000_000, AnswerRule.TOO_LONG, 0),
+        ("[" * 100_000, AnswerRule.NOT_JSON, 0),
+        (json.dumps([*game()[:3], "later"]), AnswerRule.TURN_KEYS, 3),
+        (json.dumps([*game()[:3], None]), AnswerRule.TURN_KEYS, 3),
+        (json.dumps([*game()[:3], [dm(1)]]), AnswerRule.TURN_KEYS, 3),
+        (json.dumps([*game()[:3], player(4, "look") | {"extra": 1}]), AnswerRule.TURN_KEYS, 3),
+        (json.dumps([*game()[:3], player(4, "look") | {"role": "player"}]), AnswerRule.TURN_KEYS, 3),
+        (json.dumps([*game()[:3], player(4, "look") | {"turn": "4"}]), AnswerRule.TURN_KEYS, 3),
+        (json.dumps([*game()[:2], dm(3) | {"place_error": 0}]), AnswerRule.TURN_KEYS, 2),
+        (json.dumps([*game()[:2], dm(3) | {"thought": "\ud800"}]), AnswerRule.INVALID_TEXT, 2),
+        (json.dumps([*game()[:2], dm(3) | {"place_error": float("nan")}]), AnswerRule.NOT_FINITE, 2),
+        (game_text().replace('"turn": 3, ', '"turn": 3, "turn": 3, '), AnswerRule.DUPLICATE_KEY, 2),
+        (game_text().replace('"turn": 3, ', '"turn": 3 '), AnswerRule.NOT_JSON, 2),
+        (game_text()[:-1] + ", oops", AnswerRule.NOT_JSON, len(game())),
         (
             json.dumps([*game()[:2], {"role": "DM", "x": "DEEP"}]).replace('"DEEP"', "[" * 99 + "]" * 99),
-            Rule.TOO_DEEP,
+            AnswerRule.TOO_DEEP,
             2,
         ),
-        (json.dumps([*game()[:2], "DEEP"]).replace('"DEEP"', '{"a":' * 9999), Rule.TOO_DEEP, 2),
+        (json.dumps([*game()[:2], "DEEP"]).replace('"DEEP"', '{"a":' * 9999), AnswerRule.TOO_DEEP, 2),
     ],
 )
 def test_what_cannot_be_read_has_a_name_and_leaves_the_turns_before(text, rule, read):

@@ -11,7 +11,7 @@ from tests.helpers.paths import DATA
 
 FOLDER = DATA / "bad_answers"
 KEPT_BEFORE = 5
-"""Turns that a continuation goes on after."""
+"""The number of turns before a continuation."""
 
 
 def cases(name: str) -> list[dict[str, Any]]:

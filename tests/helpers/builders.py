@@ -139,13 +139,13 @@ def _mistake(
     """A wrong player turn and the DM's error feedback."""
     items = script.available_actions[f"{dialect.take} {{item}}"].parameters["item"]
     elsewhere = draw.choice([item for item in items[1:] if item not in script.environment["places"][here]])
-    wrong, told = {
+    wrong, message = {
         "parameter": (f"{dialect.go} {draw.choice(('moon', 'sea', 'roof', 'tower'))}", "There is no such place."),
         "logic": (f"{dialect.go} {here}", "You are there already."),
         "place": (f"{dialect.take} {elsewhere}", f"The {elsewhere} is not here."),
     }[kind]
     player = _player(turns + 1, f"I believe that I should {wrong}.", wrong)
-    return [player, _dm(turns + 2, f"{told} Try something else.", error=kind)]
+    return [player, _dm(turns + 2, f"{message} Try something else.", error=kind)]
 
 
 def _contents(script: Script, place: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 """Seconds to wait for a page or for the browser."""
 
 KEY_CODES = {"ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37, "ArrowRight": 39, "Escape": 27, "Enter": 13, "Tab": 9}
@@ -46,7 +46,7 @@ class Page:
             message["sessionId"] = self._session
         self._connection.send(json.dumps(message))
         while True:
-            answer = json.loads(self._connection.recv(timeout=PATIENCE))
+            answer = json.loads(self._connection.recv(timeout=TIMEOUT_SECONDS))
             if answer.get("id") == number:
                 assert "error" not in answer, answer["error"]
                 return dict(answer["result"])
@@ -70,7 +70,7 @@ class Page:
 
     def wait_for(self, expression: str) -> None:
         """Wait until a JavaScript expression is true."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not self.evaluate(f"Boolean({expression})"):
             assert time.monotonic() < deadline, f"never true: {expression}; {self.complaints}"
             time.sleep(0.02)
@@ -153,13 +153,13 @@ def chromium(profile: Path) -> Iterator[Page]:
             yield Page(connection)
     finally:
         browser.terminate()
-        browser.wait(timeout=PATIENCE)
+        browser.wait(timeout=TIMEOUT_SECONDS)
 
 
 def _address(profile: Path, browser: "subprocess.Popen[bytes]") -> str:
     """Where the browser listens: it writes its port and path into its profile."""
     note = profile / "DevToolsActivePort"
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not (note.is_file() and note.read_text().count("\n")):
         assert browser.poll() is None, f"Chromium ended with status {browser.returncode}"
         assert time.monotonic() < deadline, "Chromium does not start"

@@ -9,12 +9,12 @@ from agentrefine.game.conversation import Message, opening
 from agentrefine.params.evaluation import EndpointParams
 
 KEY = "AGENTREFINE_TEST_KEY"
-POLICY = ("name", "max_new_tokens", "sampling", "seed", "journal", "spent")
+POLICY_OPTIONS = ("name", "max_new_tokens", "sampling", "seed", "journal", "spent")
 
 
 def player(url: str, **options: Any) -> EndpointPolicy:
     """A policy at an address, with other settings by name: those of `EndpointPolicy`, or of its section."""
-    own = {"name": "m", "max_new_tokens": 64} | {name: options.pop(name) for name in POLICY if name in options}
+    own = {"name": "m", "max_new_tokens": 64} | {name: options.pop(name) for name in POLICY_OPTIONS if name in options}
     section = {"base_url": url, "model": "m", "api_key_env": KEY, "timeout_seconds": 5.0, "concurrency": 16} | options
     return EndpointPolicy(EndpointParams.model_validate(section), **own)
 

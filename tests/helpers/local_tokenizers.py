@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agentrefine.tuning.chat_template import probe
 
-BASIC = ["<unk>", "<s>", "</s>", "<pad>"]
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>"]
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -33,7 +33,9 @@ def byte_level(split: str = LLAMA_3) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=BASIC, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=alphabet, special_tokens=SPECIAL_TOKENS, show_progress=False
+    )
     tokenizer.train_from_iterator([*TEXTS, *["\n\n"] * 50], trainer)
     return tokenizer
 
@@ -46,7 +48,7 @@ def sentencepiece_style() -> Tokenizer:
     words = [word for text in TEXTS for word in re.findall(r" ?[a-zA-Z]+|[.:,\n]+", text)]
     learner.train_from_iterator(words, trainers.BpeTrainer(vocab_size=300, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
-    pieces = [*BASIC, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    pieces = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     merges = [(left, right) for left, right in learned["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -60,7 +62,7 @@ def word_level() -> Tokenizer:
     """Words, signs and single white space, each a token; a word that it never saw is <unk>."""
     split = pre_tokenizers.Split(Regex(r"\w+|\s|[^\w\s]"), behavior="isolated")
     pieces = [piece for text in TEXTS for piece, _ in split.pre_tokenize_str(text)]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*BASIC, *pieces]))}
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*SPECIAL_TOKENS, *pieces]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.Fuse()
@@ -82,7 +84,7 @@ def _backend(kind: str) -> str:
 def tokenizer_for(template: str, kind: str = "byte-level", backend: Tokenizer | None = None) -> PreTrainedTokenizerFast:
     """A tokenizer with this chat template and every special token that it names; it begins texts with <s> by itself."""
     made = backend or Tokenizer.from_str(_backend(kind))
-    made.add_special_tokens(BASIC)
+    made.add_special_tokens(SPECIAL_TOKENS)
     made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
     named = sorted(set(NAMED.findall(template)))
     made.add_special_tokens([token for token in named if "think>" not in token])

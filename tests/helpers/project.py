@@ -25,7 +25,7 @@ NOT_COPIED = (
 )
 """What the stages write, or do not read."""
 
-SMALL = {
+SMALL_RUN = {
     "personas.limit": 24,
     "synthesis.samples_per_persona": 2,
     "base_model.tiny.pretraining_tokens": 40_000,
@@ -72,7 +72,7 @@ class ProjectCopy:
                 shutil.copyfile(ROOT / name, folder / name)
         (folder / "dvc.lock").unlink(missing_ok=True)
         copy = cls(folder, own_server=own_server)
-        copy.set_params(**{**SMALL, **overrides})
+        copy.set_params(**{**SMALL_RUN, **overrides})
         copy.git("init", "-q")
         copy.commit("start")
         return copy

@@ -15,7 +15,7 @@ def turn(action: str, *, valid: bool = True, progress: float = 0.0, **changes: o
     return step(action, valid=valid, progress=progress).model_copy(update=changes)
 
 
-def mumble(reply: str = "I would rather not.") -> EpisodeStep:
+def reply_without_action(reply: str = "I would rather not.") -> EpisodeStep:
     return turn("", valid=False, thought="", reply=reply, format_error=True)
 
 
@@ -50,15 +50,15 @@ TUNED = [
     episode(0, "refinement", SOLVED, "solved"),
     episode(1, "refinement", RECOVERED, "solved", difficulty="hard"),
     episode(2, "refinement", STUCK, task="clean"),
-    episode(3, "refinement", [mumble()], "environment over", goal="Sweep the attic."),
+    episode(3, "refinement", [reply_without_action()], "environment over", goal="Sweep the attic."),
     episode(4, "refinement", [], "environment error", error="the simulator is gone", benchmark="babyai", task="goto"),
     episode(5, "refinement", [turn("wait")], "context full", benchmark="babyai", task="goto", difficulty="hard"),
-    episode(6, "refinement", [turn(HOSTILE, thought=HOSTILE, observation=HOSTILE), mumble(HOSTILE)], goal=HOSTILE,
-            first_observation=HOSTILE, task=HOSTILE, variant=HOSTILE, error=HOSTILE, benchmark="babyai"),
+    episode(6, "refinement", [turn(HOSTILE, thought=HOSTILE, observation=HOSTILE), reply_without_action(HOSTILE)],
+            goal=HOSTILE, first_observation=HOSTILE, task=HOSTILE, variant=HOSTILE, error=HOSTILE, benchmark="babyai"),
 ]  # fmt: skip
 BASE = [
     episode(0, "base", [turn("take lamp"), turn("wait")]),
     episode(1, "base", SOLVED, "solved", difficulty="hard"),
     episode(2, "base", SOLVED, "solved", task="clean"),
-    episode(3, "base", [mumble()], goal="Sweep the attic."),
+    episode(3, "base", [reply_without_action()], goal="Sweep the attic."),
 ]

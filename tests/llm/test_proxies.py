@@ -52,7 +52,7 @@ def refusing_proxy():
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in (*NAMES, proxies.SET_ASIDE):
+    for name in (*NAMES, proxies.SOCKS_VARIABLE):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.counts import UNKNOWN
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.journal import Journal
 from agentrefine.llm.spending import SPENDING_NUMBERS, BudgetSpentError, Price, Prices, Spending, load_prices

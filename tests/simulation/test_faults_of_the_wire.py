@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentrefine.files import read_jsonl
-from agentrefine.game.attempt import Attempt, by_sample
+from agentrefine.game.verdict import Attempt, by_sample
 from tests.helpers.project import ROOT, ProjectCopy
 
 PERSONAS = 500

@@ -27,7 +27,7 @@ from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.errors import refused
-from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, ROOT, TRAIN, script_for
+from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT, TRAIN_FAMILIES, VERIFICATION, script_for
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def ask(client: openai.OpenAI, messages: Any, seed: int = 0, **settings: Any) ->
     return completion.choices[0].message.content or ""
 
 
-@pytest.mark.parametrize("family", TRAIN)
+@pytest.mark.parametrize("family", TRAIN_FAMILIES)
 def test_script_then_game_of_every_train_family_pass_verification(client: openai.OpenAI, family: str):
-    seed = next(n for n in range(len(TRAIN)) if world_for(BAKER.text, n).family == family)
+    seed = next(n for n in range(len(TRAIN_FAMILIES)) if world_for(BAKER.text, n).family == family)
     script, problem = verify_script(ask(client, script_messages(BAKER), seed))
     assert problem is None
     assert script is not None
     text = ask(client, trajectory_messages(BAKER, script), seed)
-    kept, problem = verify_trajectory(script, text, DEMANDS)
+    kept, problem = verify_trajectory(script, text, VERIFICATION)
     assert problem is None
     assert error_refine_turns(kept) >= 2
     assert kept[-1].task_completed
@@ -148,7 +148,7 @@ def test_a_malformed_request_is_told_what_is_wrong(server: str, body: bytes):
 def test_the_same_request_gives_the_same_bytes_in_another_process(server: str):
     params = FAULTLESS.model_copy(update={"script_faults": 0.5, "trajectory_faults": 0.5})
     with simulated_teacher(params) as first, simulated_teacher(params) as second:
-        for number, family in enumerate(TRAIN):
+        for number, family in enumerate(TRAIN_FAMILIES):
             for messages in (script_messages(BAKER), trajectory_messages(BAKER, script_for(family))):
                 body = {"model": "offline-teacher", "messages": messages, "seed": number}
                 answers = [httpx.post(f"{url}/chat/completions", json=body).content for url in (first, second, first)]

@@ -11,7 +11,7 @@ from agentrefine.simulation.answers import REFUSAL
 from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.trajectory_rules import verify_trajectory
-from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, script_for
+from tests.helpers.offline_games import BAKER, FAULTLESS, VERIFICATION, script_for
 
 GAME = script_for("fetch")
 TURNS_SCHEMA = {"type": "object", "properties": {"turns": {"type": "array", "items": {"type": "object"}}}}
@@ -72,7 +72,7 @@ def test_a_game_becomes_an_object_where_the_schema_has_turns(structured: openai.
         text = ask(structured, trajectory_messages(BAKER, GAME), seed, response_format=schema(TURNS_SCHEMA))
         answer = json.loads(text)
         assert list(answer) == ["turns"]
-        assert verify_trajectory(GAME, json.dumps(answer["turns"]), DEMANDS).problem is None
+        assert verify_trajectory(GAME, json.dumps(answer["turns"]), VERIFICATION).problem is None
 
 
 def test_a_game_stays_a_list_where_nothing_else_is_wanted(structured: openai.OpenAI):

@@ -29,7 +29,7 @@ from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.catalogue import themes
 from agentrefine.worlds.language import first_person, names_in
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from tests.helpers.offline_games import BAKER, DEMANDS, FAULTLESS, PARAMS, ROOT, TRAIN, games, script_for
+from tests.helpers.offline_games import BAKER, FAULTLESS, PARAMS, ROOT, TRAIN_FAMILIES, VERIFICATION, games, script_for
 
 FLAGS = ("parameter_error", "logic_error", "place_error")
 
@@ -38,7 +38,7 @@ def test_games_hold_all_kinds_of_mistakes_and_runs_of_them():
     kinds = dict.fromkeys(FLAGS, 0)
     runs: dict[int, int] = {}
     for script, turns in games(130):
-        kept, problem = verify_trajectory(script, faults.turns_text(turns), DEMANDS)
+        kept, problem = verify_trajectory(script, faults.turns_text(turns), VERIFICATION)
         assert problem is None, script.environment["world"]
         assert 2 <= error_refine_turns(kept) <= 3
         run = 0
@@ -145,7 +145,7 @@ def test_a_rejected_game_is_continued_from_its_sound_turns():
             continue
         prompt = continuation_messages(BAKER, script, kept, "Turn 9 is wrong.")[0]["content"]
         text = answer(prompt, str(number), 0, FAULTLESS)
-        whole, problem = verify_trajectory(script, text, DEMANDS, kept)
+        whole, problem = verify_trajectory(script, text, VERIFICATION, kept)
         assert problem is None
         assert whole[: len(kept)] == kept
         if kept[-1].error:
@@ -173,7 +173,7 @@ def test_held_out_families_themes_and_layouts_never_appear():
             world = world_for(persona.text, sample)
             seen.add((world.family, world.theme))
             assert 0 <= world.seed < EVALUATION_SEEDS
-    assert {family for family, _ in seen} == set(TRAIN)
+    assert {family for family, _ in seen} == set(TRAIN_FAMILIES)
     assert {theme for _, theme in seen} == allowed
 
 
@@ -213,7 +213,7 @@ def test_every_fault_has_its_rule():
 
 @pytest.mark.parametrize("fault", faults.SCRIPT_FAULTS, ids=lambda fault: fault.__name__)
 def test_a_spoilt_script_is_rejected_by_the_rule_meant_for_it(fault: faults.ScriptFault):
-    for number, family in enumerate(TRAIN):
+    for number, family in enumerate(TRAIN_FAMILIES):
         good = script_for(family).model_dump()
         before = json.dumps(good)
         text = faults.spoilt_script(fault, good, Random(number))
@@ -234,7 +234,7 @@ def test_a_spoilt_game_is_rejected_by_the_rule_meant_for_it(fault: faults.Trajec
         if text is None:
             continue
         spoilt += 1
-        problem = verify_trajectory(script, text, DEMANDS).problem
+        problem = verify_trajectory(script, text, VERIFICATION).problem
         assert problem is not None
         assert problem.rule.value in TRAJECTORY_RULES[fault], problem
     assert spoilt >= 20
@@ -242,7 +242,7 @@ def test_a_spoilt_game_is_rejected_by_the_rule_meant_for_it(fault: faults.Trajec
 
 def test_a_game_that_is_too_clean_is_rejected():
     for script, turns in games(20, mistakes=(0, 1)):
-        problem = verify_trajectory(script, faults.turns_text(turns), DEMANDS).problem
+        problem = verify_trajectory(script, faults.turns_text(turns), VERIFICATION).problem
         assert problem is not None
         assert problem.rule.value == "too_few_refinements"
 
@@ -258,7 +258,7 @@ def test_at_the_default_rates_a_quarter_of_the_first_answers_is_rejected():
             if script is not None:
                 prompt = trajectory_messages(persona, script)[0]["content"]
                 text = answer(prompt, f"game {key}", sample, PARAMS.teacher.offline)
-                problem = verify_trajectory(script, text, DEMANDS).problem
+                problem = verify_trajectory(script, text, VERIFICATION).problem
                 asked, rejected = asked + 1, rejected + (problem is not None)
     assert 0.25 <= rejected / asked <= 0.4
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from agentrefine.game.attempt import Attempt
 from agentrefine.game.personas import Persona
 from agentrefine.game.trajectory import DroppedSample
+from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import TRUNCATED, Usage, only_in
 from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas

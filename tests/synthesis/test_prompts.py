@@ -11,8 +11,8 @@ import pytest
 from agentrefine.game.actions import PLACEHOLDER
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
+from agentrefine.game.text import three_word_runs
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns, steps
-from agentrefine.game.words import three_word_runs
 from agentrefine.params import VerificationParams
 from agentrefine.quality.diversity import DuplicateIndex, script_text
 from agentrefine.synthesis import prompts

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from agentrefine.files import packaged_text
 from agentrefine.llm import endpoint
 from agentrefine.synthesis.prompts import script_pool, trajectory_pool
-from agentrefine.verification.reading import load_list
+from agentrefine.verification.reading import list_elements
 from tests.helpers.asking import SECRET, ask, ask_with, price_list, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
 from tests.helpers.errors import refused
@@ -160,7 +160,7 @@ def test_the_schema_of_games_takes_all_our_examples_and_the_parser_reads_its_for
     for shot in trajectory_pool().values():
         assert schema.is_valid({"turns": [turn.model_dump(mode="json") for turn in shot.turns]})
     assert schema.is_valid({"turns": game()})
-    assert list(load_list(json.dumps({"turns": game()})).values) == game()
+    assert list(list_elements(json.dumps({"turns": game()}))) == game()
     assert not schema.is_valid({"turns": [game()[0] | {"task_completed": "yes"}]})
     assert not schema.is_valid(game())
 

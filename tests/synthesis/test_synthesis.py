@@ -3,8 +3,8 @@
 import asyncio
 
 from agentrefine.errors import UserError
-from agentrefine.game.attempt import by_sample
 from agentrefine.game.personas import Persona
+from agentrefine.game.verdict import by_sample
 from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
 from tests.helpers.errors import refused
 from tests.helpers.games import script_text

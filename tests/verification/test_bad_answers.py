@@ -1,25 +1,28 @@
-"""Hostile and broken answers, each by name: every one ends as a verdict with its rule, and odd ones pass."""
+"""Hostile and broken answers, each by name: every one ends as a verdict with its rule, and valid edge cases pass."""
 
 import json
 import time
 
 import pytest
 
-from agentrefine.game.verdict import Problem, Rule
+from agentrefine.game.verdict import Problem
 from agentrefine.params import VerificationParams
 from agentrefine.simulation.answers import generator, world_for
 from agentrefine.simulation.game import write_game
+from agentrefine.verification.reading import AnswerRule
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.trajectory_rules import verify_trajectory
+from agentrefine.verification.shared_rules import SharedRule
+from agentrefine.verification.trajectory_rules import RULES, TrajectoryRule, verify_trajectory
 from agentrefine.worlds.layout import script_of
 from tests.helpers.answer_recipes import KEPT_BEFORE, answer, cases
 from tests.helpers.games import dm, game, player, script, script_value
-from tests.helpers.offline_games import DEMANDS
+from tests.helpers.offline_games import VERIFICATION
+from tests.verification.test_verification import assert_readable
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)
 FILES = {"script": "scripts", "trajectory": "trajectories", "continuation": "continuations"}
 BAD = [(kind, case) for kind, name in FILES.items() for case in cases(name)]
-GOOD = cases("odd_but_good")
+GOOD = cases("valid_edge_cases")
 
 
 def judged(case: dict[str, object], kind: str) -> tuple[int, Problem | None]:
@@ -36,15 +39,13 @@ def judged(case: dict[str, object], kind: str) -> tuple[int, Problem | None]:
 def test_a_bad_answer_breaks_its_rule(kind, case):
     kept, problem = judged(case, kind)
     assert problem is not None
-    assert problem.rule is Rule(case["rule"])
+    assert problem.rule == case["rule"]
     assert kept == case.get("kept", 0)
-    assert problem.message.endswith(".")
-    assert len(problem.message) < 1000
-    assert problem.message.isprintable()
+    assert_readable(problem)
 
 
 @pytest.mark.parametrize("case", GOOD, ids=[case["name"] for case in GOOD])
-def test_an_odd_answer_passes(case):
+def test_a_valid_edge_case_passes(case):
     assert judged(case, case["kind"])[1] is None
 
 
@@ -90,17 +91,17 @@ def test_the_offline_teachers_answers_for_personas_in_any_language_pass(persona)
         found, problem = verify_script(script_of(world).model_dump_json())
         assert problem is None
         turns = write_game(world, [], (2, 3), generator(persona, str(sample)))
-        assert verify_trajectory(found, json.dumps(turns, ensure_ascii=False), DEMANDS).problem is None
+        assert verify_trajectory(found, json.dumps(turns, ensure_ascii=False), VERIFICATION).problem is None
 
 
 LONG = {
-    "one observation": (lambda: game_with(4, "Ж, " * 60_000), Rule.OTHER_WRITING),
-    "one action of joiners": (lambda: game_with(3, "\u200d" * 190_000), Rule.HIDDEN_CHARACTER),
-    "one action of lookalikes": (lambda: game_with(3, "а" * 190_000), Rule.UNFLAGGED_ERROR),
-    "an action as long as allowed": (lambda: game_with(3, "take " + "а" * 990), Rule.UNFLAGGED_ERROR),
-    "hundreds of turns": (lambda: hundreds_of_turns(), Rule.UNFINISHED),
+    "one observation": (lambda: game_with(4, "Ж, " * 60_000), SharedRule.OTHER_WRITING),
+    "one action of joiners": (lambda: game_with(3, "\u200d" * 190_000), SharedRule.HIDDEN_CHARACTER),
+    "one action of lookalikes": (lambda: game_with(3, "а" * 190_000), TrajectoryRule.UNFLAGGED_ERROR),
+    "an action as long as allowed": (lambda: game_with(3, "take " + "а" * 990), TrajectoryRule.UNFLAGGED_ERROR),
+    "hundreds of turns": (lambda: hundreds_of_turns(), TrajectoryRule.UNFINISHED),
     "almost words to a model": (lambda: game_with(4, "ignore all " * 17_000), None),
-    "replies all over": (lambda: game_with(4, "thought :\n" * 17_000), Rule.REPLY_FORMAT),
+    "replies all over": (lambda: game_with(4, "thought :\n" * 17_000), SharedRule.REPLY_FORMAT),
 }
 
 
@@ -129,7 +130,7 @@ def test_thousands_of_broken_elements_are_judged_soon():
     started = time.perf_counter()
     problem = verify_trajectory(script(), "[" + "{,}" * 66_000, PARAMS).problem
     assert problem is not None
-    assert problem.rule is Rule.TURN_KEYS
+    assert problem.rule is AnswerRule.TURN_KEYS
     assert time.perf_counter() - started < 5
 
 
@@ -141,5 +142,5 @@ def test_all_bad_answers_together_are_judged_soon():
     assert time.perf_counter() - started < 10
 
 
-def test_every_rule_has_a_bad_answer():
-    assert {Rule(case["rule"]) for _, case in BAD} == set(Rule) - {Rule.NO_ANSWER}
+def test_every_bad_answer_breaks_a_rule_that_there_is():
+    assert {case["rule"] for _, case in BAD} <= set(RULES)

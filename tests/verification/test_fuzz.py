@@ -11,9 +11,9 @@ from agentrefine.game.verdict import Problem, Rule
 from agentrefine.params import VerificationParams
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
-from agentrefine.verification.text_rules import check_turn_texts, has_suspicious_texts
-from agentrefine.verification.trajectory_rules import verify_trajectory
+from agentrefine.verification.trajectory_rules import check_turn_texts, has_suspicious_texts, verify_trajectory
 from tests.helpers.games import GOOD_STEPS, game, game_text, script, script_text
+from tests.verification.test_verification import assert_readable
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=20)
 FUZZ = settings(max_examples=400, deadline=None, derandomize=True, database=None)
@@ -88,9 +88,7 @@ def check_game(text: str) -> None:
 
 def check_problem(problem: Problem) -> None:
     assert isinstance(problem.rule, Rule)
-    assert problem.message.endswith(".")
-    assert problem.message.isprintable()
-    assert len(problem.message) < 1000
+    assert_readable(problem)
     assert problem.turn is None or problem.turn >= 1
 
 

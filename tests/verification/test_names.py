@@ -2,8 +2,7 @@
 
 import pytest
 
-from agentrefine.game.verdict import Rule
-from agentrefine.verification.script_rules import Names, verify_script
+from agentrefine.verification.script_rules import Names, ScriptRule, verify_script
 from tests.verification.test_verification import with_action
 
 NAMED = [
@@ -56,7 +55,7 @@ def test_the_words_of_a_name_may_stand_in_different_texts_and_numbers_are_free()
         assert Names([]).hold(free)
 
 
-@pytest.mark.parametrize(("value", "rule"), [("potato", None), ("pot", Rule.UNKNOWN_VALUE)])
+@pytest.mark.parametrize(("value", "rule"), [("potato", None), ("pot", ScriptRule.UNKNOWN_VALUE)])
 def test_a_value_inside_a_longer_word_of_the_environment_is_unknown(value, rule):
     problem = verify_script(with_action("give {item}", "give .*", {"item": [value]}, ["potatoes"])).problem
     assert (problem.rule if problem else None) is rule

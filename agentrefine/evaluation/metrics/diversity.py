@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics.rates import NOTHING, Rate, ratio
-from agentrefine.game.words import words
+from agentrefine.game.text import words
 
 SAMPLE = 200
 """Thoughts that are looked at, of each model and benchmark; all of them where there are fewer."""

@@ -1,4 +1,4 @@
-"""Characters: hidden ones, ones that look alike, and the writing systems that a text uses.
+"""Texts: their words, and their characters: hidden ones, ones that look alike, and the writing systems.
 
 Writing systems are recognised, languages are not: that needs no model and is never wrong about a name.
 """
@@ -14,32 +14,22 @@ import yaml
 
 from agentrefine.files import packaged_text
 
-_HIDDEN = re2.compile(
-    "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and newline
-    "\xad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # zero-width, joiners, direction
-    "\u2028\u2029"  # line and paragraph separators
-    "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # letters and symbols that are drawn as nothing
-    "\ufe00-\ufe0f\ufff0-\ufffc\ufffe\uffff"  # variation selectors, annotations, no characters
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # format of scores, tags
-    "\ue000-\uf8ff\U000f0000-\U0010ffff"  # private use
-    "]"
-)
-_JOINERS = "\u200c\u200d\u180b\u180c\u180d\u180f"
+_TABLES: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.game", "characters.yaml"))
+_HIDDEN = re2.compile("[" + "".join(_TABLES["hidden"]) + "]")
+_JOINERS: str = _TABLES["joiners"]
 _ZERO_WIDTH_JOINER = "\u200d"
-_EMOJI_STYLES = "\ufe0e\ufe0f"
+_EMOJI_STYLES: str = _TABLES["emoji_styles"]
 _KEYCAPS = "0123456789#*"
-_JOINED_WRITING = frozenset(
-    {"ARABIC", "SYRIAC", "MANDAIC", "NKO", "MONGOLIAN", "ADLAM", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI"}
-    | {"ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE"}
-)
-"""Writing systems in which a joiner between two letters changes how they are drawn, and so can be needed."""
+_JOINED_WRITING = frozenset(_TABLES["joined_writing"])
+_LOOKALIKES: dict[int, str] = {ord(other): plain for plain, those in _TABLES["lookalikes"].items() for other in those}
+_ANY_LOOKALIKE = re2.compile("[" + "".join(map(chr, _LOOKALIKES)) + "]")
+_ALPHABETS = frozenset(_TABLES["alphabets"])
+_ONE_WRITING: dict[str, str] = _TABLES["one_writing"]
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"\w+")
+_WORD_OR_END = re.compile(r"\w+|[.!?](?!\w)|\n")
+_LETTERS_AND_DIGITS = re.compile(r"[^\W_]+")
 _BEYOND_LATIN = re2.compile("[^\x00-\u036f\u1d00-\u20cf]")
-_ALPHABETS = frozenset({"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
-"""Alphabets whose letters are easily confused; a word of a person's language holds those of one of them only."""
-_ONE_WRITING = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK", "FULLWIDTH": "LATIN"}
 _SYLLABIC = frozenset({"CJK", "HANGUL"})
 _LETTERS_OF_A_SIGN = 3
 """The letters that say about as much as a Chinese, Japanese or Korean sign."""
@@ -96,18 +86,7 @@ def skeleton(text: str) -> str:
         return text
     plain = unicodedata.normalize("NFKC", text)
     # The search is fast, and most texts hold nothing to replace.
-    return plain.translate(_lookalikes()) if _any_lookalike().search(plain) else plain
-
-
-@cache
-def _any_lookalike() -> Any:  # noqa: ANN401
-    return re2.compile("[" + "".join(map(chr, _lookalikes())) + "]")
-
-
-@cache
-def _lookalikes() -> dict[int, str]:
-    table: dict[str, str] = yaml.safe_load(packaged_text("agentrefine.game", "lookalikes.yaml"))
-    return {ord(other): plain for plain, others in table.items() for other in others}
+    return plain.translate(_LOOKALIKES) if _ANY_LOOKALIKE.search(plain) else plain
 
 
 def mixed_word(text: str) -> str | None:
@@ -118,13 +97,13 @@ def mixed_word(text: str) -> str | None:
     """
     if text.isascii():
         return None
-    return next((word for word in _WORD.findall(text) if not word.isascii() and _is_mixed(word)), None)
+    return next((word for word in _LETTERS_AND_DIGITS.findall(text) if not word.isascii() and _is_mixed(word)), None)
 
 
 def _is_mixed(word: str) -> bool:
     alphabets = {first_word_of_name(letter) for letter in word if letter.isalpha()} & _ALPHABETS
     if alphabets == {"LATIN", "GREEK"}:
-        return any(ord(letter) in _lookalikes() for letter in word)
+        return any(ord(letter) in _LOOKALIKES for letter in word)
     return len(alphabets) > 1
 
 
@@ -169,3 +148,27 @@ def _letters(text: str) -> Counter[str]:
             system = _ONE_WRITING.get(name, name)
             count[system] += times * (_LETTERS_OF_A_SIGN if system in _SYLLABIC else 1)
     return count
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def words_and_ends(text: str) -> list[str]:
+    """The words of a text in lower case, and what ends its sentences: a full stop, `!`, `?` or a new line."""
+    return _WORD_OR_END.findall(text.lower())
+
+
+def three_word_runs(text: str) -> set[str]:
+    """What games and scripts are compared by; a text of fewer words is one run of its own, an empty text is none."""
+    found = words(text)
+    return {" ".join(found[i : i + 3]) for i in range(max(1, len(found) - 2))} - {""}
+
+
+def five_letter_runs(text: str) -> set[str]:
+    """What single sentences are compared by, in any language: they have too few words, or none between spaces.
+
+    Five characters: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.2.
+    """
+    return {text[i : i + 5] for i in range(max(1, len(text) - 4))} - {""}
