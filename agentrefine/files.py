@@ -233,9 +233,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         UserError: there is something at `path`, the disk is full, or the folder cannot be written.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(
-            "already_exists", f"{path}: exists already; name another folder, or remove it first.", file=path
-        )
+        message = f"{path}: exists already; name another folder, or remove it first."
+        raise UserError("already_exists", message, file=path)
     with atomic_folder(path) as folder:
         yield folder
 

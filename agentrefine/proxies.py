@@ -71,13 +71,11 @@ def check_proxy(url: str, where: str) -> str | None:
     if not _is_socks(proxy):
         return None
     if find_spec(_PACKAGE) is None:
-        raise UserError(
-            "not_installed",
+        message = (
             f"{where}: {url} is reached through a SOCKS proxy (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY), which needs a "
-            f"package that is missing; run `pip install {_PACKAGE}`, or take the address into NO_PROXY.",
-            key=where,
-            package=_PACKAGE,
+            f"package that is missing; run `pip install {_PACKAGE}`, or take the address into NO_PROXY."
         )
+        raise UserError("not_installed", message, key=where, package=_PACKAGE)
     return proxy
 
 

@@ -88,11 +88,8 @@ def _stage_arguments(parser: argparse.ArgumentParser) -> None:
 def _stage(name: str, key: str | None) -> None:
     argument = KEYS[name]
     if (argument is None) != (key is None):
-        raise UserError(
-            "wrong_arguments",
-            f"stage {name}: {'takes no key' if argument is None else f'name the {argument} too'}.",
-            stage=name,
-        )
+        message = f"stage {name}: {'takes no key' if argument is None else f'name the {argument} too'}."
+        raise UserError("wrong_arguments", message, stage=name)
     if name == "tuning" and key is not None:
         from flows.tuning import tune
 
@@ -262,9 +259,8 @@ def _push(given: argparse.Namespace) -> None:
     print(upload.described())
     token = token_from_environment()
     if not given.yes and not sys.stdin.isatty():
-        raise UserError(
-            "nobody_to_ask", "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
-        )
+        message = "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
+        raise UserError("nobody_to_ask", message)
     agreed = given.yes or input("Upload? [y/N] ").strip().lower() in ("y", "yes")
     print(push(upload, token) if agreed else "Nothing was uploaded.")
 

@@ -111,9 +111,5 @@ def _prefect(*command: str) -> None:
     """Run a command of Prefect that ends by itself."""
     done = subprocess.run([sys.executable, "-m", "prefect", *command], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(
-            "command_failed",
-            f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}",
-            command=f"prefect {' '.join(command)}",
-            status=done.returncode,
-        )
+        message = f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}"
+        raise UserError("command_failed", message, command=f"prefect {' '.join(command)}", status=done.returncode)

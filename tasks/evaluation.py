@@ -24,12 +24,8 @@ def local_player(model: str, params: Params) -> Player:
         raise not_named("evaluation.models", model)
     if not (MODELS / model).is_dir():
         stage = "base_model" if model == BASE else f"tuning@{model}"
-        raise UserError(
-            "stage_not_run",
-            f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it.",
-            file=MODELS / model,
-            stage=stage,
-        )
+        message = f"{MODELS / model}: there is no such model; run the stage {stage}, which writes it."
+        raise UserError("stage_not_run", message, file=MODELS / model, stage=stage)
     from agentrefine.tuning.models import load_tuned, model_digest  # imports torch and transformers
 
     def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:

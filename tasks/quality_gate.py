@@ -146,13 +146,11 @@ def run_gate(
     with atomic_write(reports / "summary.md") as handle:
         handle.write(summary(result))
     if not result.passed:
-        raise UserError(
-            "gate_failed",
+        message = (
             f"The quality gate refused {trajectories}: no data set was written; fix the data or change "
-            f"quality_gate.thresholds in params.yaml ({reports / 'summary.md'} says more).\n\n{table(result.failures)}",
-            file=trajectories,
-            failures=len(result.failures),
+            f"quality_gate.thresholds in params.yaml ({reports / 'summary.md'} says more).\n\n{table(result.failures)}"
         )
+        raise UserError("gate_failed", message, file=trajectories, failures=len(result.failures))
     validation = validation_personas((row.persona_id for row in rows), gate.validation_share, params.seed)
     write_data_set(read_jsonl(trajectories, Trajectory), validation, out)
     return result

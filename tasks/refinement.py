@@ -99,11 +99,8 @@ def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
     """Refine only what the verification stage has judged, by the rules of today."""
     if refined.verdicts[: len(recorded)] != recorded or not recorded:
         sample = refined.attempts[0]
-        raise UserError(
-            "verdicts_outdated",
+        message = (
             f"{VERDICTS}: the verdicts on persona {sample.persona_id}, sample {sample.sample}, are not those of the "
-            "present rules and attempts; run the verification stage again.",
-            file=VERDICTS,
-            persona=sample.persona_id,
-            sample=sample.sample,
+            "present rules and attempts; run the verification stage again."
         )
+        raise UserError("verdicts_outdated", message, file=VERDICTS, persona=sample.persona_id, sample=sample.sample)

@@ -147,9 +147,8 @@ def run_shards(
                 _wait_for_the_first(pending, numbers, bar)
                 yield pending.popleft().result()
         except BudgetSpentError as error:
-            raise UserError(
-                error.code, f"{error} {bar.done:,} of {bar.total:,} samples are done.", **error.values
-            ) from error
+            message = f"{error} {bar.done:,} of {bar.total:,} samples are done."
+            raise UserError(error.code, message, **error.values) from error
         except BrokenProcessPool as error:
             raise UserError(
                 "process_ended",

@@ -62,13 +62,11 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
         raise not_named("tuning.variants", variant, "add it, with train_on and data_set")
     data_set = Path(chosen.data_set)
     if not all((data_set / name).is_file() for name in ("train.jsonl", "validation.jsonl")):
-        raise UserError(
-            "stage_not_run",
+        message = (
             f"{data_set}: there is no data set (train.jsonl and validation.jsonl); run the stage that writes it "
-            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set.",
-            file=data_set,
-            key=f"tuning.variants.{variant}.data_set",
+            f"(quality_gate writes {DATA_SET} if it passes), or correct tuning.variants.{variant}.data_set."
         )
+        raise UserError("stage_not_run", message, file=data_set, key=f"tuning.variants.{variant}.data_set")
     return TuningJob(
         train_on=chosen.train_on,
         data_set=data_set,

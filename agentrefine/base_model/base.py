@@ -128,13 +128,11 @@ def _load(path: str) -> PreTrainedModel:
             raise _no_embedding(path, sentence, file="config.json", key="pad_token_id") from error
         if "size mismatch" not in str(error) and "ignore_mismatched_sizes" not in str(error):
             raise
-        raise UserError(
-            "shapes_mismatched",
+        message = (
             f"{path}: the weights do not have the shapes that config.json says (such as vocab_size or hidden_size); "
-            "correct config.json, or fetch the model again.",
-            model=path,
-            file="config.json",
-        ) from error
+            "correct config.json, or fetch the model again."
+        )
+        raise UserError("shapes_mismatched", message, model=path, file="config.json") from error
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> list[str]:

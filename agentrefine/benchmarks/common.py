@@ -64,12 +64,8 @@ def round_robin(groups: Iterable[Iterable[ItemT]]) -> Iterator[ItemT]:
 
 def not_installed(benchmark: str, package: str, requirement: str = "agentrefine[benchmarks]") -> NotInstalledError:
     """The error that a benchmark's package is missing; `requirement` is what pip has to install."""
-    return NotInstalledError(
-        "not_installed",
-        f"the benchmark {benchmark} needs the package {package}: pip install '{requirement}'.",
-        benchmark=benchmark,
-        name=package,
-    )
+    message = f"the benchmark {benchmark} needs the package {package}: pip install '{requirement}'."
+    return NotInstalledError("not_installed", message, benchmark=benchmark, name=package)
 
 
 def imported(benchmark: str, package: str, *modules: str, requirement: str = "agentrefine[benchmarks]") -> ModuleType:

@@ -222,9 +222,8 @@ class EpisodeJournal:
 
     def _cannot(self, error: OSError) -> UserError:
         code = "disk_full" if error.errno == errno.ENOSPC else "not_writable"
-        return UserError(
-            code,
+        message = (
             f"{self.path}: the journal of episodes cannot be written ({error.strerror or error}); free some space or "
-            "make its folder writable, and run again.",
-            file=self.path,
+            "make its folder writable, and run again."
         )
+        return UserError(code, message, file=self.path)

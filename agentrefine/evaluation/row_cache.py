@@ -321,9 +321,8 @@ def with_row_attention(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _unsupported(name: str) -> UserError:
-    return UserError(
-        "model_unusable",
+    message = (
         f"{name}: the player does not know this model's kind of attention; serve the model (for example with "
-        "`transformers serve`) and name the server in evaluation.endpoints.",
-        name=name,
+        "`transformers serve`) and name the server in evaluation.endpoints."
     )
+    return UserError("model_unusable", message, name=name)

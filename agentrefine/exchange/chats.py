@@ -107,9 +107,8 @@ def read_records(file: Path) -> Iterator[Record]:
             for number, row in enumerate(rows, start=1):
                 yield Record(f"{file}, row {number}", row)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            "not_parquet", f"{file}: cannot be read as parquet ({error}); fetch it again.", file=file
-        ) from error
+        message = f"{file}: cannot be read as parquet ({error}); fetch it again."
+        raise UserError("not_parquet", message, file=file) from error
 
 
 def read_chats(

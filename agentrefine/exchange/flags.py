@@ -117,19 +117,16 @@ def refuse_flag_of_chat(key: str, place: str) -> None:
 def bad_value(place: str, key: str, expected: str, value: object) -> UserError:
     """The error of a key that holds something else than `expected`."""
     found = repr(value)[:80]
-    return UserError(
-        "bad_value", f"{place}: expected {expected} under {key!r}, found {found}.", place=place, key=key, found=found
-    )
+    message = f"{place}: expected {expected} under {key!r}, found {found}."
+    return UserError("bad_value", message, place=place, key=key, found=found)
 
 
 def _unknown_key(place: str, key: str, problem: str, remedy: str) -> UserError:
-    return UserError(
-        "unknown_key",
+    message = (
         f"{place}: the key {key!r} {problem}, and it may say what is trained; if so, {remedy}, else have it ignored "
-        f"(--ignore {key}; for a mix, ignore_keys in params.yaml).",
-        place=place,
-        key=key,
+        f"(--ignore {key}; for a mix, ignore_keys in params.yaml)."
     )
+    return UserError("unknown_key", message, place=place, key=key)
 
 
 def _trained_share(key: str, ranges: object, text: str, place: str) -> float:

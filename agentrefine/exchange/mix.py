@@ -63,9 +63,8 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
     train = data_set / TRAIN
     games, validation = _lines(train), _lines(data_set / VALIDATION)
     if not games:
-        raise UserError(
-            "no_samples", f"{train}: holds no game to mix with; run the stage that writes it again.", file=train
-        )
+        message = f"{train}: holds no game to mix with; run the stage that writes it again."
+        raise UserError("no_samples", message, file=train)
     chat_counts = ChatCounts()
     available = sum(1 for _ in read_chats(chat, counts=chat_counts, ignored=ignored))
     wanted = max(1, round(games * share / (1 - share)))

@@ -99,12 +99,8 @@ def import_chats(
         UserError: a missing or broken file, nothing to train on, or a folder that cannot be written.
     """
     if not 0 <= validation_share < 1:
-        raise UserError(
-            "bad_value",
-            f"--validation-share is {validation_share}; set it to a share from 0 to below 1.",
-            key="--validation-share",
-            value=validation_share,
-        )
+        message = f"--validation-share is {validation_share}; set it to a share from 0 to below 1."
+        raise UserError("bad_value", message, key="--validation-share", value=validation_share)
     counts = ChatCounts()
     samples: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
     turns: Counter[bool] = Counter()
@@ -136,10 +132,7 @@ def import_chats(
             untrained_turns=turns[False],
         )
         if not samples["train"]:
-            raise UserError(
-                "nothing_to_train",
-                f"{files[0]}: no chat is left for training ({report.sentence().splitlines()[0]}).",
-                file=files[0],
-            )
+            message = f"{files[0]}: no chat is left for training ({report.sentence().splitlines()[0]})."
+            raise UserError("nothing_to_train", message, file=files[0])
         write_json(folder / REPORT, report.model_dump())
     return report

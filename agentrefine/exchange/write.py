@@ -75,11 +75,8 @@ def _export_split(format_: Format, data_set: Path, folder: Path, split: str, tra
 def _files_with_records(folder: Path, data_set: Path, written: dict[str, Written], suffix: str) -> list[str]:
     """The names of the splits' files; a split without records has none, as most loaders refuse an empty file."""
     if not written["train"].records:
-        raise UserError(
-            "nothing_to_train",
-            f"{data_set / 'train.jsonl'}: holds no sample with a trained turn; nothing is written.",
-            file=data_set / "train.jsonl",
-        )
+        message = f"{data_set / 'train.jsonl'}: holds no sample with a trained turn; nothing is written."
+        raise UserError("nothing_to_train", message, file=data_set / "train.jsonl")
     for split in SPLITS:
         if not written[split].records:
             (folder / f"{split}.{suffix}").unlink()

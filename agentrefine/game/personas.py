@@ -47,17 +47,13 @@ def _distinct(personas: Iterable[Persona]) -> Iterator[Persona]:
 def _persona(record: Record) -> Persona:
     text = record.value.get("persona") if isinstance(record.value, dict) else None
     if not isinstance(text, str) or not text.strip():
-        raise UserError(
-            "bad_record",
+        message = (
             f'{record.place}: expected an object with a text under `persona`, such as {{"persona": "A nurse who ..."}};'
-            " correct or remove it.",
-            place=record.place,
+            " correct or remove it."
         )
+        raise UserError("bad_record", message, place=record.place)
     if not is_unicode(text):
-        raise UserError(
-            "bad_record",
-            f"{record.place}: the text holds half of a surrogate pair; correct or remove it.",
-            place=record.place,
-        )
+        message = f"{record.place}: the text holds half of a surrogate pair; correct or remove it."
+        raise UserError("bad_record", message, place=record.place)
     text = " ".join(text.split())
     return Persona(id=short_hash("persona", text), text=text)

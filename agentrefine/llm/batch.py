@@ -97,12 +97,11 @@ class BatchLedger:
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise UserError(
-                "not_writable",
+            message = (
                 f"{self._path}: the batches cannot be written down ({error}); make room on the disk and the folder "
-                "writable, and run the same command again.",
-                file=self._path,
-            ) from error
+                "writable, and run the same command again."
+            )
+            raise UserError("not_writable", message, file=self._path) from error
 
 
 class BatchTransport:
@@ -261,14 +260,12 @@ class BatchTransport:
                 batch=ended.id,
             )
         if ended.status == "completed" and not (answered or learned) and len(batch.calls) >= MAX_UNANSWERED:
-            raise UserError(
-                "batch_unanswered",
+            message = (
                 f"teacher.transport: none of the {len(batch.calls)} calls of batch {ended.id} was answered, so they "
                 f"are not asked one by one at the full price; read its error file ({ended.error_file_id}), correct the "
-                "teacher section of params.yaml or set the transport to chat.",
-                batch=ended.id,
-                calls=len(batch.calls),
+                "teacher section of params.yaml or set the transport to chat."
             )
+            raise UserError("batch_unanswered", message, batch=ended.id, calls=len(batch.calls))
         logger.info("batch %s: %s, %d of %d calls answered", ended.id, ended.status, answered, len(batch.calls))
         for key in batch.calls.keys() - learned:
             self._hand_over(key, None)

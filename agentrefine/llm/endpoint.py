@@ -369,13 +369,11 @@ def _api_key(settings: EndpointSettings) -> str:
     name = settings.api_key_env
     key = os.environ.get(name) if name else None
     if name and not key and not is_loopback(settings.base_url):
-        raise UserError(
-            "key_missing",
+        message = (
             f"{settings.section}.api_key_env: the environment variable {name} is not set; set it to the key of "
-            f"{settings.base_url} (any text, if the endpoint needs none).",
-            key=f"{settings.section}.api_key_env",
-            variable=name,
+            f"{settings.base_url} (any text, if the endpoint needs none)."
         )
+        raise UserError("key_missing", message, key=f"{settings.section}.api_key_env", variable=name)
     return key or "none"
 
 

@@ -71,13 +71,11 @@ class Prices(BaseModel):
         """
         price = self.models.get(model)
         if max_cost is not None and price is None:
-            raise UserError(
-                "price_unknown",
+            message = (
                 f"{section}.max_cost: the price of model {model!r} is not known; give it in a file that "
-                f"{section}.prices names (see agentrefine/llm/prices.yaml), or set {section}.max_cost to null.",
-                key=f"{section}.max_cost",
-                name=model,
+                f"{section}.prices names (see agentrefine/llm/prices.yaml), or set {section}.max_cost to null."
             )
+            raise UserError("price_unknown", message, key=f"{section}.max_cost", name=model)
         return price
 
 

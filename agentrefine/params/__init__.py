@@ -178,13 +178,11 @@ def parse_params(text: str, source: str | Path) -> Params:
         raise UserError(code, f"{source}: {problem} {remedy}", **named | {"file": source}) from error
     for name in DVC_KEYS:
         if not _holds(values, name):
-            raise UserError(
-                "missing_key",
+            message = (
                 f"{source}: {name} is missing, and DVC draws the graph of the stages from it; add it as "
-                "`agentrefine params --defaults` shows it.",
-                file=source,
-                key=name,
+                "`agentrefine params --defaults` shows it."
             )
+            raise UserError("missing_key", message, file=source, key=name)
     return params
 
 

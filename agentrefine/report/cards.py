@@ -129,11 +129,8 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
     refinement = read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement")
     gate = project.gate()
     if not gate.passed:
-        raise UserError(
-            "gate_failed",
-            "reports/quality_gate/result.json: the data set did not pass the gate, so it has no card.",
-            file="reports/quality_gate/result.json",
-        )
+        message = "reports/quality_gate/result.json: the data set did not pass the gate, so it has no card."
+        raise UserError("gate_failed", message, file="reports/quality_gate/result.json")
     files = [project.root / DATA_SET / f"{split}.jsonl" for split in SPLITS]
     train, validation = (sum(1 for _ in read_jsonl(file, Sample)) for file in files)
     front = DatasetCardData(

@@ -44,12 +44,8 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
     """
     results = load_results(params, project)
     if not any(results.models.values()):
-        raise UserError(
-            "stage_not_run",
-            "data/evaluation: no model has played any benchmark; run the stage evaluation again.",
-            file="data/evaluation",
-            stage="evaluation",
-        )
+        message = "data/evaluation: no model has played any benchmark; run the stage evaluation again."
+        raise UserError("stage_not_run", message, file="data/evaluation", stage="evaluation")
     out = project.root / "reports"
     tuned = [model for model in params.evaluation.models if model != BASE]
     values = {

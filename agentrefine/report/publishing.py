@@ -74,12 +74,8 @@ def model_upload(
     folder = project.root / "models" / variant
     files = {CARD: card.encode(), **_matching(folder, MODEL_FILES)}
     if not any(name.endswith(".safetensors") for name in files):
-        raise UserError(
-            "stage_not_run",
-            f"{folder}: holds no weights (*.safetensors); run the stage tuning@{variant} again.",
-            file=folder,
-            stage=f"tuning@{variant}",
-        )
+        message = f"{folder}: holds no weights (*.safetensors); run the stage tuning@{variant} again."
+        raise UserError("stage_not_run", message, file=folder, stage=f"tuning@{variant}")
     if ADAPTER in files:
         files[ADAPTER] = _adapter_config(folder / ADAPTER, base_hub_id(project))
     return HubUpload(repo_id, "model", private, files)
@@ -107,12 +103,10 @@ def token_from_environment() -> str:
     """
     token = os.environ.get(TOKEN, "").strip()
     if not token:
-        raise UserError(
-            "key_missing",
-            f"{TOKEN}: not set; make a token with write access at https://huggingface.co/settings/tokens and export "
-            "it.",
-            variable=TOKEN,
+        message = (
+            f"{TOKEN}: not set; make a token with write access at https://huggingface.co/settings/tokens and export it."
         )
+        raise UserError("key_missing", message, variable=TOKEN)
     if not re.fullmatch(r"[!-~]+", token):  # an HTTP library would repeat it in its error
         raise UserError("bad_value", f"{TOKEN}: holds characters that no token has; export it again.", variable=TOKEN)
     return token
@@ -170,11 +164,8 @@ def _refusal(repo_id: str, error: HfHubHTTPError) -> UserError:
 
 def _check_id(repo_id: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo_id, flags=re.ASCII):
-        raise UserError(
-            "bad_value",
-            f"{repo_id!r}: no id of the hub; write it as USER/REPO, in letters, digits, -, _ and dots.",
-            value=repo_id,
-        )
+        message = f"{repo_id!r}: no id of the hub; write it as USER/REPO, in letters, digits, -, _ and dots."
+        raise UserError("bad_value", message, value=repo_id)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, Path | bytes]:
@@ -186,12 +177,11 @@ def _matching(folder: Path, patterns: Sequence[str]) -> dict[str, Path | bytes]:
 def _adapter_config(file: Path, base: str | None) -> bytes:
     """An adapter's configuration with the base's hub id."""
     if base is None:
-        raise UserError(
-            "base_not_on_hub",
+        message = (
             f"{file.parent}: is an adapter of a base that is not on the hub, so nobody could load it; tune with "
-            "method: full, or set base_model.path to a hub id.",
-            file=file.parent,
+            "method: full, or set base_model.path to a hub id."
         )
+        raise UserError("base_not_on_hub", message, file=file.parent)
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
     return json.dumps(config, indent=2).encode()

@@ -67,9 +67,8 @@ def _params(text: str) -> SimulatedTeacher:
         given = TypeAdapter(dict[str, Any]).validate_json(text)
         return SimulatedTeacher.model_validate_json(json.dumps(FAULTLESS.model_dump() | given))
     except ValidationError as error:
-        raise UserError(
-            problem_code(error), f"--params: {first_problem(error)}", option="--params", key=problem_key(error)
-        ) from error
+        message = f"--params: {first_problem(error)}"
+        raise UserError(problem_code(error), message, option="--params", key=problem_key(error)) from error
 
 
 async def _serve(teacher: Server, listening: socket.socket, parent: int | None) -> None:

@@ -191,14 +191,12 @@ class Batches:
         try:
             self._read(folder)
         except OSError as error:
-            raise UserError(
-                "state_unusable", f"{folder}: cannot be used ({error.strerror}); choose another --state.", file=folder
-            ) from error
+            message = f"{folder}: cannot be used ({error.strerror}); choose another --state."
+            raise UserError("state_unusable", message, file=folder) from error
         except ValidationError as error:
             problem = first_problem(error)
-            raise UserError(
-                "state_damaged", f"{folder}: holds a damaged file ({problem}); choose another --state.", file=folder
-            ) from error
+            message = f"{folder}: holds a damaged file ({problem}); choose another --state."
+            raise UserError("state_damaged", message, file=folder) from error
 
     def _read(self, folder: Path) -> None:
         for name in ("files", "batches", "results"):

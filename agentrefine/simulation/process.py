@@ -53,9 +53,8 @@ def _address(process: subprocess.Popen[str], errors: IO[str]) -> str:
         return address
     errors.seek(0)
     last = (errors.read().strip().splitlines() or ["it printed nothing"])[-1]
-    raise UserError(
-        "server_not_started",
+    message = (
         f"The simulated teacher did not start within {SECONDS_TO_START:.0f} s ({last}); run it by hand: "
-        "python -m agentrefine.simulation --port 0",
-        seconds=SECONDS_TO_START,
+        "python -m agentrefine.simulation --port 0"
     )
+    raise UserError("server_not_started", message, seconds=SECONDS_TO_START)

@@ -183,9 +183,8 @@ def _open_log(path: Path | None) -> int | None:
     try:
         return None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(
-            "not_writable", f"{path}: cannot be written ({error.strerror}); choose another --log.", file=path
-        ) from error
+        message = f"{path}: cannot be written ({error.strerror}); choose another --log."
+        raise UserError("not_writable", message, file=path) from error
 
 
 async def _refused(_: Request, error: Exception) -> Response:

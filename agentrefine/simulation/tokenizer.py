@@ -96,22 +96,15 @@ def check_words(tokenizer: PreTrainedTokenizerFast, words: Iterable[str]) -> Non
         for form in _forms(word):
             ids = tokenizer(form, add_special_tokens=False)["input_ids"]
             if len(ids) != 1:
-                raise UserError(
-                    "word_is_split",
-                    f"The word {word!r} of the worlds is {len(ids)} tokens instead of one; rename it.",
-                    word=word,
-                    tokens=len(ids),
-                )
+                message = f"The word {word!r} of the worlds is {len(ids)} tokens instead of one; rename it."
+                raise UserError("word_is_split", message, word=word, tokens=len(ids))
 
 
 def _forms(word: str) -> list[str]:
     """How a word stands in a text: after a space, unless it begins with a sign; at the beginning, with a capital."""
     if not word or word != word.strip():
-        raise UserError(
-            "word_with_space",
-            f"The word {word!r} of the worlds cannot be one token; it must have no space around it.",
-            word=word,
-        )
+        message = f"The word {word!r} of the worlds cannot be one token; it must have no space around it."
+        raise UserError("word_with_space", message, word=word)
     after_space = f" {word}" if word[0].isalnum() or word[0] == "{" else word
     return [after_space, word] if word[0].isupper() else [after_space]
 

@@ -199,12 +199,8 @@ class JournaledTeacher:
         reason = useless(answer, settings)
         client.useless = client.useless + 1 if reason else 0
         if client.useless >= MAX_USELESS_IN_A_ROW:
-            raise UserError(
-                "answers_useless",
-                f"teacher: the last {client.useless} calls of model {settings.model!r} {reason}",
-                name=settings.model,
-                calls=client.useless,
-            )
+            message = f"teacher: the last {client.useless} calls of model {settings.model!r} {reason}"
+            raise UserError("answers_useless", message, name=settings.model, calls=client.useless)
         return answer
 
 

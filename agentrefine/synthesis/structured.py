@@ -72,13 +72,12 @@ class JsonForm:
             if problem is None:
                 return form
             if demanded == form:
-                raise UserError(
-                    "form_not_honoured",
+                message = (
                     f"teacher.structured_output: {form} is not honoured by model {self.role.model!r} ({problem}); "
-                    "set it to auto or text.",
-                    key="teacher.structured_output",
-                    form=form,
-                    name=self.role.model,
+                    "set it to auto or text."
+                )
+                raise UserError(
+                    "form_not_honoured", message, key="teacher.structured_output", form=form, name=self.role.model
                 )
             level = logging.INFO if self.role.is_offline else logging.WARNING
             logger.log(level, "%s: %s is not used, %s", self.role.model, form, problem)

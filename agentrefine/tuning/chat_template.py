@@ -148,9 +148,8 @@ def template_text(
 def refusal(tokenizer: PreTrainedTokenizerBase, reason: str, remedy: str = APPENDING) -> UserError:
     """The error that names the model, what its chat template does and what to do."""
     name = tokenizer.name_or_path or "the tokenizer"
-    return UserError(
-        "template_untrainable", f"The chat template of {name} cannot be trained on: {reason}; {remedy}.", model=name
-    )
+    message = f"The chat template of {name} cannot be trained on: {reason}; {remedy}."
+    return UserError("template_untrainable", message, model=name)
 
 
 @lru_cache(maxsize=8)
@@ -409,9 +408,8 @@ def _checked(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, ..
         twin = _training_twin(tokenizer, template)
         if twin is None:
             raise
-        raise UserError(
-            error.code, f"{error} {twin}, which trl ships for training, passes: name it there.", **error.values
-        ) from error
+        message = f"{error} {twin}, which trl ships for training, passes: name it there."
+        raise UserError(error.code, message, **error.values) from error
     return tuple(_remarks(tokenizer, chat_format(tokenizer)))
 
 

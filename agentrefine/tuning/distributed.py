@@ -79,12 +79,11 @@ class Replicas:
         lines = self._log.read().strip().splitlines() or ["it printed nothing"]
         killed = any(process.returncode is not None and process.returncode < 0 for process in self._processes)
         reason = "it was killed, perhaps because memory ran out" if killed else lines[-1]
-        return UserError(
-            "process_ended",
+        message = (
             f"tuning: one of the processes that tune together has ended ({reason}); set tuning.cpu_processes to 1 "
-            "to tune in a single one, or run the stage again.",
-            killed=killed,
+            "to tune in a single one, or run the stage again."
         )
+        return UserError("process_ended", message, killed=killed)
 
 
 @contextlib.contextmanager

@@ -194,16 +194,14 @@ def machine_failures() -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError, SafetensorError, OSError) as error:
         out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not out_of_memory and _is_disk_full(error):
-            raise UserError(
-                "disk_full",
+            message = (
                 "tuning: the disk is full; free some space and run the same command again, which resumes at the last "
-                "checkpoint.",
-                stage="tuning",
-            ) from error
+                "checkpoint."
+            )
+            raise UserError("disk_full", message, stage="tuning") from error
         if out_of_memory or "can't allocate memory" in str(error):
-            raise UserError(
-                "out_of_memory", f"tuning: memory ran out ({first_line(error)}); {LESS_MEMORY}.", stage="tuning"
-            ) from error
+            message = f"tuning: memory ran out ({first_line(error)}); {LESS_MEMORY}."
+            raise UserError("out_of_memory", message, stage="tuning") from error
         raise
 
 

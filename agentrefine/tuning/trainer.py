@@ -268,14 +268,11 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         """Log a step, or end a training that has diverged, before its weights are kept."""
         for name in ("loss", "grad_norm", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
-                raise UserError(
-                    "training_diverged",
+                message = (
                     f"tuning: the {name} of step {self.state.global_step} is {logs[name]}, the training has diverged; "
-                    "lower tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again.",
-                    name=name,
-                    step=self.state.global_step,
-                    found=logs[name],
+                    "lower tuning.learning_rate (and muon_learning_rate), or raise tuning.warmup_steps, and run again."
                 )
+                raise UserError("training_diverged", message, name=name, step=self.state.global_step, found=logs[name])
         super().log(logs, start_time)
 
     def evaluation_loop(self, *_: object, metric_key_prefix: str = "eval", **__: object) -> EvalLoopOutput:
@@ -292,14 +289,12 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         lengths = row_lengths(self.train_dataset)
         shares = self.args.world_size * self.args.gradient_accumulation_steps
         if len(lengths) < shares:
-            raise UserError(
-                "too_few_samples",
+            message = (
                 f"tuning: {len(lengths)} {'packed rows' if self._tuning.packing else 'samples'} are too few for "
                 f"{self.args.world_size} processes times {self.args.gradient_accumulation_steps} of "
-                "tuning.gradient_accumulation_steps; lower one of them (tuning.cpu_processes), or take more data.",
-                found=len(lengths),
-                expected=shares,
+                "tuning.gradient_accumulation_steps; lower one of them (tuning.cpu_processes), or take more data."
             )
+            raise UserError("too_few_samples", message, found=len(lengths), expected=shares)
         wanted = round(self._tuning.batch_tokens * len(lengths) / sum(lengths))
         if shares > wanted and self.is_world_process_zero():
             logger.warning(

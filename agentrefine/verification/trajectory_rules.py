@@ -78,13 +78,12 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
             script_of = (attempt.persona_id, attempt.sample, attempt.call)
             yield verdict(attempt, problem, turns_kept=0)
         elif script is None or script_of != (attempt.persona_id, attempt.sample, attempt.script_call):
-            raise UserError(
-                "stage_file_broken",
+            message = (
                 f"attempt {attempt.id} is a trajectory, but the sound script of its sample (persona "
                 f"{attempt.persona_id}, sample {attempt.sample}, call {attempt.script_call}) does not stand before it; "
-                "run the synthesis stage again.",
-                attempt=attempt.id,
+                "run the synthesis stage again."
             )
+            raise UserError("stage_file_broken", message, attempt=attempt.id)
         else:
             kept, problem = verify_trajectory(script, attempt.text, params)
             yield verdict(attempt, problem, turns_kept=len(kept))

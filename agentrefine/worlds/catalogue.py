@@ -129,12 +129,8 @@ def check_family(rules: Family) -> None:
     """
     finding = next(_findings(rules), None)
     if finding is not None:
-        raise UserError(
-            "bad_family",
-            f"family `{rules.name}`: {finding}; correct the family's file or the module that it uses.",
-            family=rules.name,
-            finding=finding,
-        )
+        message = f"family `{rules.name}`: {finding}; correct the family's file or the module that it uses."
+        raise UserError("bad_family", message, family=rules.name, finding=finding)
 
 
 def _findings(rules: Family) -> Iterator[str]:

@@ -247,12 +247,8 @@ def load_family(name: str, text: str, modules: dict[str, dict[str, Any]]) -> Fam
     merged: dict[str, Any] = {}
     for module in own.pop("uses", []):
         if module not in modules:
-            raise UserError(
-                "unknown_name",
-                f"family `{name}`: uses the module `{module}`, which does not exist; correct `uses`.",
-                family=name,
-                name=module,
-            )
+            message = f"family `{name}`: uses the module `{module}`, which does not exist; correct `uses`."
+            raise UserError("unknown_name", message, family=name, name=module)
         _merge(merged, modules[module])
     _merge(merged, own)
     return _validated(Family, "family", name, merged)
@@ -267,12 +263,8 @@ def _validated(model: type[DefinitionT], kind: str, name: str, values: dict[str,
     try:
         return model.model_validate({"name": name, **values})
     except ValidationError as error:
-        raise UserError(
-            problem_code(error),
-            f"{kind} `{name}`: {first_problem(error)} Correct the key.",
-            key=problem_key(error),
-            **{kind: name},
-        ) from error
+        message = f"{kind} `{name}`: {first_problem(error)} Correct the key."
+        raise UserError(problem_code(error), message, key=problem_key(error), **{kind: name}) from error
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:

@@ -96,12 +96,8 @@ def draw_world(family: str, theme: str, seed: int) -> World:
         plan = find_plan(world.problem, start, [c.fact for c in conditions])
         if plan is not None and rules.plan[0] <= len(plan) <= rules.plan[1]:
             return world
-    raise UserError(
-        "no_solvable_layout",
-        f"family `{family}`: no solvable layout in theme `{theme}`; correct `objects`, `goals` or `plan`.",
-        family=family,
-        theme=theme,
-    )
+    message = f"family `{family}`: no solvable layout in theme `{theme}`; correct `objects`, `goals` or `plan`."
+    raise UserError("no_solvable_layout", message, family=family, theme=theme)
 
 
 def world_from_id(world_id: str) -> World:
@@ -110,9 +106,8 @@ def world_from_id(world_id: str) -> World:
         family, theme, seed = world_id.split(".")
         if str(int(seed)) == seed:
             return draw_world(family, theme, int(seed))
-    raise UserError(
-        "bad_world_id", f"{world_id[:80]!r} is not a world's id; expected family.theme.seed.", value=world_id[:80]
-    )
+    message = f"{world_id[:80]!r} is not a world's id; expected family.theme.seed."
+    raise UserError("bad_world_id", message, value=world_id[:80])
 
 
 def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[str, ...]]:
@@ -120,13 +115,8 @@ def _draw_members(rules: Family, theme: Theme, rng: Random) -> dict[str, tuple[s
     members: dict[str, tuple[str, ...]] = {}
     for kind, objects in rules.objects.items():
         if len(pools.get(objects.pool, ())) < objects.count[1]:
-            raise UserError(
-                "too_few_nouns",
-                f"theme `{theme.name}`: too few nouns of `{objects.pool}` for family `{rules.name}`; add some.",
-                theme=theme.name,
-                family=rules.name,
-                pool=objects.pool,
-            )
+            message = f"theme `{theme.name}`: too few nouns of `{objects.pool}` for family `{rules.name}`; add some."
+            raise UserError("too_few_nouns", message, theme=theme.name, family=rules.name, pool=objects.pool)
         members[kind] = tuple(sorted(pools[objects.pool].pop() for _ in range(rng.randint(*objects.count))))
     for kind in rules.types:
         for leaf in rules.leaves(kind):

@@ -215,19 +215,15 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking.uri)
     except NotImplementedError as error:
-        raise UserError(
-            "store_too_old",
+        message = (
             f"tracking.uri {address}: the server cannot keep traces ({error}); use an MLflow server of version 3.4 or "
-            "later with a database.",
-            key="tracking.uri",
-        ) from error
+            "later with a database."
+        )
+        raise UserError("store_too_old", message, key="tracking.uri") from error
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
-        raise UserError(
-            "store_unusable",
-            f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml.",
-            key="tracking.uri",
-        ) from error
+        message = f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
+        raise UserError("store_unusable", message, key="tracking.uri") from error
 
 
 def quotable(text: str) -> str:

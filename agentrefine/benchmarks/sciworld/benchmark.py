@@ -44,13 +44,11 @@ class SciWorld(SimulatorBenchmark):
         """Make sure that the simulator's package and Java are installed."""
         super().check_installed()
         if shutil.which("java") is None:
-            raise NotInstalledError(
-                "not_installed",
+            message = (
                 "the benchmark sciworld needs Java 8 or later, but there is no java on the PATH; install a Java "
-                "runtime, such as the package default-jre-headless.",
-                benchmark=self.name,
-                name="java",
+                "runtime, such as the package default-jre-headless."
             )
+            raise NotInstalledError("not_installed", message, benchmark=self.name, name="java")
 
     def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
         """Each task's first variation, in an order drawn by `seed`, then each task's second, ..."""

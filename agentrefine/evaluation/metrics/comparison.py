@@ -99,14 +99,11 @@ def compare(a: Iterable[Episode], b: Iterable[Episode]) -> Comparison:
     of_a, of_b = (grouped(episodes, lambda e: (e.benchmark, e.id)) for episodes in (a, b))
     only_first, only_second, both = of_a.keys() - of_b.keys(), of_b.keys() - of_a.keys(), of_a.keys() & of_b.keys()
     if not both or only_first or only_second:
-        raise UserError(
-            "not_paired",
+        message = (
             f"two models cannot be paired: {len(only_first)} episodes were played by the first only, "
-            f"{len(only_second)} by the second only, {len(both)} by both; evaluate both with the same parameters.",
-            only_first=len(only_first),
-            only_second=len(only_second),
-            both=len(both),
+            f"{len(only_second)} by the second only, {len(both)} by both; evaluate both with the same parameters."
         )
+        raise UserError("not_paired", message, only_first=len(only_first), only_second=len(only_second), both=len(both))
     judged = [[[e for e in attempts[key] if e.is_evidence] for attempts in (of_a, of_b)] for key in sorted(both)]
     pairs = [(first, second) for first, second in judged if first and second]
     clusters = [f"{first[0].benchmark}/{first[0].cluster}" for first, _ in pairs]
