@@ -64,11 +64,7 @@ class BatchLedger:
     """The open batches of an endpoint, in the journal's file: none is submitted twice and none is forgotten."""
 
     def __init__(self, path: Path, endpoint: str) -> None:
-        """Open the journal's file for the batches of one endpoint, by its name in the journal.
-
-        Raises:
-            UserError: the file cannot be used; so do all methods.
-        """
+        """Open the journal's file for one endpoint's batches. Raises UserError if it is unusable; so do all methods."""
         self._path = path
         self._endpoint = endpoint
         self._connection = sqlite3.connect(path, timeout=60, isolation_level=None)

@@ -266,11 +266,7 @@ class Endpoint:
         return True
 
     async def _try(self, request: Request, held: AsyncExitStack | None = None) -> Answer:
-        """One try, repeated for each parameter that turns out to be none of the model's.
-
-        Raises:
-            CallError: there is no answer.
-        """
+        """One try, repeated for each parameter that is none of the model's. Raises CallError if there is no answer."""
         while True:
             expected = request.prompt_tokens + (self._tokens_per_answer or request.max_tokens / 4)
             async with AsyncExitStack() as slot:
@@ -361,11 +357,7 @@ def _code(error: CallError) -> str:
 
 
 def _api_key(settings: EndpointSettings) -> str:
-    """The key for an endpoint, from the environment; a placeholder where none is needed.
-
-    Raises:
-        UserError: the variable is not set, and the endpoint is not on this machine.
-    """
+    """The key from the environment; a placeholder on this machine. Raises UserError if the variable is not set."""
     name = settings.api_key_env
     key = os.environ.get(name) if name else None
     if name and not key and not is_loopback(settings.base_url):

@@ -142,11 +142,7 @@ class Journal(AbstractContextManager["Journal", None]):
         self.close()
 
     def find(self, key: str, max_tokens: int) -> Answer | None:
-        """The answer to a question that the endpoint could give within `max_tokens`; None when there is none yet.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """The answer that could be given within `max_tokens`, if any. Raises UserError if the file cannot be read."""
         try:
             rows = self._reader.execute(_SELECT, (key,)).fetchall()
         except sqlite3.Error as error:
@@ -271,7 +267,14 @@ class PaidCalls:
         cost = 0.0
         try:
             async with AsyncExitStack() as in_flight:
-                answer = self._counted(await send(in_flight), request)
+                answer = complete_usage(await send(in_flight), request)
+                if answer.usage.estimated and not self._has_warned:
+                    self._has_warned = True
+                    logger.warning(
+                        "%s: the endpoint does not count all tokens (`usage`); they, and what they cost, are estimated "
+                        "from the length of the texts",
+                        self.model,
+                    )
                 cost = self._cost(answer.usage)
                 is_paid = answer.finish_reason not in ASKED_AGAIN
                 self.numbers.add(PAID, is_paid)
@@ -287,17 +290,6 @@ class PaidCalls:
 
     def _cost(self, usage: Usage) -> float:
         return self.price.cost(usage) if self.price else 0.0
-
-    def _counted(self, answer: Answer, request: Request) -> Answer:
-        counted = complete_usage(answer, request)
-        if counted.usage.estimated and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "%s: the endpoint does not count all tokens (`usage`); they, and what they cost, are estimated from "
-                "the length of the texts",
-                self.model,
-            )
-        return counted
 
 
 def _worst(request: Request) -> Usage:

@@ -139,11 +139,7 @@ def _is_timeout(error: BaseException | None) -> bool:
 
 
 def read_reply(body: bytes | str, *, batch: bool = False) -> Answer:
-    """The answer in a body in the form of OpenAI's API.
-
-    Raises:
-        CallError: it is no chat completion; some gateways answer 200 with an error inside.
-    """
+    """The answer in a body. Raises CallError if it is no chat completion; some gateways answer 200 with an error."""
     try:
         completion = json.loads(body)
     except (ValueError, RecursionError):

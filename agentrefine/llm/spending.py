@@ -85,11 +85,7 @@ def dollars(amount: float) -> str:
 
 
 def load_prices(path: str | None, section: str = "teacher") -> Prices:
-    """The table at `path`, or ours. `section` of params.yaml names it.
-
-    Raises:
-        UserError: the file is missing or not of the form of ours.
-    """
+    """The table at `path`, named in `section` of params.yaml, or ours. Raises UserError if it cannot be read."""
     ours = "agentrefine/llm/prices.yaml"
     file = Path(path) if path else packaged_path("agentrefine.llm", "prices.yaml")
     try:

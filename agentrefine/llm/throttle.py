@@ -137,10 +137,7 @@ class Throttle:
     async def slot(self, tokens: float) -> AsyncIterator[float]:
         """Wait until a call of about so many tokens may go out; it is in flight while the block runs.
 
-        Yields the time at which it goes out, for `overloaded`.
-
-        Raises:
-            StoppedError: the run is ending.
+        Yields the time at which it goes out, for `overloaded`. Raises StoppedError if the run is ending.
         """
         while self.in_flight >= self.share:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -151,11 +151,7 @@ RENAMED_KEYS = {"tuning.variants.*.loss": "train_on"}
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml.
-
-    Raises:
-        UserError: the file is missing, or as in `parse_params`.
-    """
+    """Read and check params.yaml. Raises UserError if the file is missing, or as in `parse_params`."""
     return parse_params(read_text(path, "run from the project's folder, or restore it from git"), path)
 
 

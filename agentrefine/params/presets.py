@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from agentrefine.errors import UserError
@@ -60,7 +59,11 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
         sentence = f"{folder}: there is no preset {name!r}; there are {', '.join(known) or 'none'}."
         raise UserError("unknown_name", sentence, name=name, known=known)
     file = folder / f"{name}.yaml"
-    yaml = _round_trip()
+    # YAML 1.2 that keeps comments, quotes and numbers as they are written, long lines and `null` too.
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    yaml.Representer = _Representer
     preset, values = _read(yaml, file), _read(yaml, params_file)
     before = dict(_leaves(load_params(params_file).model_dump(), ""))
     _merge(values, preset, Params, "", file)
@@ -75,23 +78,11 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     return [change for change in changes if "{}" not in (change.old, change.new)]
 
 
-def _round_trip() -> YAML:
-    """YAML 1.2 that keeps comments, quotes and numbers as they are written, long lines and `null` too."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    yaml.Representer = _Representer
-    return yaml
-
-
 class _Representer(RoundTripRepresenter):
     """Writes None as `null`; ruamel's own writes nothing."""
 
-    def represent_none(self, data: None) -> ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
-
-_Representer.add_representer(type(None), _Representer.represent_none)
+_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
 def _read(yaml: YAML, file: Path) -> Values:

@@ -55,8 +55,8 @@ def _script(persona: str, key: str, sample: int | None, params: SimulatedTeacher
     script: dict[str, Any] = script_of(world_for(persona, sample)).model_dump()
     rng = generator("script fault", key)
     if rng.random() < params.script_faults:
-        return faults.spoil_script(script, rng)
-    return _maybe_fenced(faults.script_text(script), key)
+        return faults.spoil(faults.SCRIPT_FAULTS, script, rng)
+    return _maybe_fenced(faults.answer_text(script), key)
 
 
 def _game(script: str, turns: str, key: str, params: SimulatedTeacher) -> str:
@@ -77,8 +77,8 @@ def _game(script: str, turns: str, key: str, params: SimulatedTeacher) -> str:
     fewest, most = (0, 1) if too_clean else params.mistakes
     written = write_game(world, kept, (fewest, most), generator("game", key))
     if faulty and not too_clean and written:
-        return faults.spoil_turns(written, environment, rng)
-    return _maybe_fenced(faults.turns_text(written), key)
+        return faults.spoil(faults.TRAJECTORY_FAULTS, written, rng, environment)
+    return _maybe_fenced(faults.answer_text(written), key)
 
 
 def _maybe_fenced(text: str, key: str) -> str:

@@ -289,11 +289,7 @@ class Batches:
                 self._start(batch)
 
     def cancel(self, batch_id: str) -> Batch:
-        """Have a batch end soon; its requests that are answered already stay answered.
-
-        Raises:
-            ApiError: there is no such batch (404), or it has ended (409).
-        """
+        """Have a batch end soon; its answers stay. Raises ApiError if there is none (404) or it has ended (409)."""
         batch = self.batch(batch_id)
         if batch.status not in UNFINISHED:
             raise ApiError(409, f"Cannot cancel a batch with status '{batch.status}'.")

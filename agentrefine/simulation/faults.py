@@ -1,12 +1,12 @@
 """Bad answers: each fault turns a good answer into a text of the kind that language models write.
 
-A fault changes a copy of the answer (`spoilt_script`, `spoilt_turns`), or returns the text itself. An answer that gives
+A fault changes a copy of the answer (`spoilt`), or returns the text itself. An answer that gives
 it nothing to spoil (no error turn to unflag in a short continuation) leaves its `rng.choice` without a choice.
 """
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -14,21 +14,20 @@ from typing import Any
 from agentrefine.worlds.engine import MISTAKE_KINDS
 
 Record = dict[str, Any]
-ScriptFault = Callable[[Record, Random], str | None]
-TrajectoryFault = Callable[[list[Record], Record, Random], str | None]
+Good = Record | list[Record]
+"""A good answer: a script, or the turns of a game."""
+Fault = Callable[..., str | None]
+"""Of a script: `(script, rng)`. Of a game: `(turns, rng, environment)`."""
 
 UNKNOWN_ACTIONS = ("wait for help", "please help me", "think about the goal", "shout loudly", "do something else")
 UNKNOWN_VALUES = ("unicorn", "stardust", "hoverboard", "wormhole")
 
 
-def script_text(script: Record) -> str:
-    """A script as a good answer."""
-    return json.dumps(script, ensure_ascii=False)
-
-
-def turns_text(turns: list[Record]) -> str:
-    """Turns as a good answer."""
-    return "[" + ",\n".join(json.dumps(turn, ensure_ascii=False) for turn in turns) + "]"
+def answer_text(good: Good) -> str:
+    """A good answer as a text."""
+    if isinstance(good, dict):
+        return json.dumps(good, ensure_ascii=False)
+    return "[" + ",\n".join(map(answer_text, good)) + "]"
 
 
 def regex_rejects_own_action(script: Record, rng: Random) -> None:
@@ -54,7 +53,7 @@ def script_without_key(script: Record, rng: Random) -> None:
 
 def script_cut_off(script: Record, rng: Random) -> str:
     """The answer stops in the middle of the environment."""
-    text = script_text(script)
+    text = answer_text(script)
     return text[: int(len(text) * rng.uniform(0.1, 0.5))]
 
 
@@ -85,7 +84,7 @@ def script_in_prose(script: Record, rng: Random) -> str:
     return f"{rng.choice(['Sure!', 'Of course.', 'Here is my idea.'])} The goal of the game would be: {script['goal']}"
 
 
-def unflagged_parameter_error(turns: list[Record], environment: Record, rng: Random) -> None:
+def unflagged_parameter_error(turns: list[Record], rng: Random, environment: Record) -> None:
     """The player says what is no action and the DM does not mind."""
     pairs = _answered(turns)
     flagged = [(player, dm) for player, dm in pairs if dm["parameter_error"]]
@@ -96,35 +95,35 @@ def unflagged_parameter_error(turns: list[Record], environment: Record, rng: Ran
     dm["parameter_error"] = False
 
 
-def false_alarm(turns: list[Record], environment: Record, rng: Random) -> None:
+def false_alarm(turns: list[Record], rng: Random, environment: Record) -> None:
     """The DM calls a well-formed action with valid values unknown."""
     rng.choice([dm for _, dm in _answered(turns) if not _is_error(dm)])["parameter_error"] = True
 
 
-def turn_without_key(turns: list[Record], environment: Record, rng: Random) -> None:
+def turn_without_key(turns: list[Record], rng: Random, environment: Record) -> None:
     """A turn lacks one of its keys."""
     turn = rng.choice(turns)
     del turn[rng.choice(sorted(turn.keys() - {"turn", "role"}))]
 
 
-def game_in_prose(turns: list[Record], environment: Record, rng: Random) -> str:
+def game_in_prose(turns: list[Record], rng: Random, environment: Record) -> str:
     """The game as a stage play: not JSON."""
     return "\n".join(f"{turn['role']}: {turn.get('observation') or turn.get('action')}" for turn in turns)
 
 
-def game_cut_off(turns: list[Record], environment: Record, rng: Random) -> str:
+def game_cut_off(turns: list[Record], rng: Random, environment: Record) -> str:
     """The answer stops in the middle."""
-    text = turns_text(turns)
+    text = answer_text(turns)
     return text[: int(len(text) * rng.uniform(0.3, 0.9))]
 
 
-def unfinished(turns: list[Record], environment: Record, rng: Random) -> None:
+def unfinished(turns: list[Record], rng: Random, environment: Record) -> None:
     """The game ends before the goal is reached."""
     end = rng.choice([index for index, turn in enumerate(turns[:-1]) if turn["role"] == "DM" and index > 0])
     del turns[end + 1 :]
 
 
-def refinement_repeats_failure(turns: list[Record], environment: Record, rng: Random) -> None:
+def refinement_repeats_failure(turns: list[Record], rng: Random, environment: Record) -> None:
     """After a logic or place error the player does the same again, and now it works."""
     corrected = [
         (failed, other)
@@ -135,23 +134,23 @@ def refinement_repeats_failure(turns: list[Record], environment: Record, rng: Ra
     other["action"] = failed["action"]
 
 
-def leaked_environment(turns: list[Record], environment: Record, rng: Random) -> None:
+def leaked_environment(turns: list[Record], rng: Random, environment: Record) -> None:
     """An observation quotes the hidden environment."""
     turn = rng.choice([turn for turn in turns if turn["role"] == "DM"])
     turn["observation"] += " " + json.dumps(environment, ensure_ascii=False)
 
 
-def completed_too_early(turns: list[Record], environment: Record, rng: Random) -> None:
+def completed_too_early(turns: list[Record], rng: Random, environment: Record) -> None:
     """The DM declares the game won and plays on."""
     rng.choice([turn for turn in turns[:-1] if turn["role"] == "DM"])["task_completed"] = True
 
 
-def turn_left_out(turns: list[Record], environment: Record, rng: Random) -> None:
+def turn_left_out(turns: list[Record], rng: Random, environment: Record) -> None:
     """The DM speaks twice, because a player turn is missing."""
     del turns[rng.choice([index for index, turn in enumerate(turns) if turn["role"] == "Player"])]
 
 
-SCRIPT_FAULTS: tuple[ScriptFault, ...] = (
+SCRIPT_FAULTS: tuple[Fault, ...] = (
     regex_rejects_own_action,
     lookahead_in_regex,
     script_without_key,
@@ -161,7 +160,7 @@ SCRIPT_FAULTS: tuple[ScriptFault, ...] = (
     placeholder_without_values,
     script_in_prose,
 )
-TRAJECTORY_FAULTS: tuple[TrajectoryFault, ...] = (
+TRAJECTORY_FAULTS: tuple[Fault, ...] = (
     unflagged_parameter_error,
     false_alarm,
     turn_without_key,
@@ -175,34 +174,19 @@ TRAJECTORY_FAULTS: tuple[TrajectoryFault, ...] = (
 )
 
 
-def spoilt_script(fault: ScriptFault, script: Record, rng: Random) -> str | None:
-    """A script with a fault; None where it has nothing to spoil. The script itself stays as it is."""
-    spoilt = copy.deepcopy(script)
+def spoilt(fault: Fault, good: Good, rng: Random, *environment: Record) -> str | None:
+    """An answer with a fault; None where it has nothing to spoil. The good answer itself stays as it is."""
+    copied = copy.deepcopy(good)
     try:
-        return fault(spoilt, rng) or script_text(spoilt)
+        return fault(copied, rng, *environment) or answer_text(copied)
     except IndexError:
         return None
 
 
-def spoilt_turns(fault: TrajectoryFault, turns: list[Record], environment: Record, rng: Random) -> str | None:
-    """Turns with a fault; None where they have nothing to spoil. The turns themselves stay as they are."""
-    spoilt = copy.deepcopy(turns)
-    try:
-        return fault(spoilt, environment, rng) or turns_text(spoilt)
-    except IndexError:
-        return None
-
-
-def spoil_script(script: Record, rng: Random) -> str:
-    """A script with one fault drawn from all."""
-    texts = (spoilt_script(fault, script, rng) for fault in rng.sample(SCRIPT_FAULTS, len(SCRIPT_FAULTS)))
-    return next(filter(None, texts), script_text(script))
-
-
-def spoil_turns(turns: list[Record], environment: Record, rng: Random) -> str:
-    """Turns with one fault drawn from all."""
-    faults = rng.sample(TRAJECTORY_FAULTS, len(TRAJECTORY_FAULTS))
-    return next(filter(None, (spoilt_turns(fault, turns, environment, rng) for fault in faults)), turns_text(turns))
+def spoil(faults: Sequence[Fault], good: Good, rng: Random, *environment: Record) -> str:
+    """An answer with one fault drawn from all."""
+    texts = (spoilt(fault, good, rng, *environment) for fault in rng.sample(faults, len(faults)))
+    return next(filter(None, texts), answer_text(good))
 
 
 def _drawn_action(script: Record, rng: Random) -> Record:

@@ -60,10 +60,15 @@ def write_game(
     for turn in kept:
         writer.read(turn.observation if isinstance(turn, DMTurn) else turn.action)
         if isinstance(turn, PlayerTurn):
-            writer.last_refusal = _refusal_in_first_person(game, turn.action)
+            move = game.read(turn.action)
+            refusal = game.judge(move) if isinstance(move, Move) else move
+            writer.last_refusal = first_person(refusal.message) if isinstance(refusal, Refusal) else ""
             if game.step(turn.action).error is None:
                 writer.done.append(turn.action)
-    steps = _steps_from(game, writer.done)
+    # The steps of the whole game hold where the player has followed them so far.
+    whole, done = _steps_from_start(world.id), len(writer.done)
+    followed = writer.done == [step.reason.action for step in whole[:done]]
+    steps = whole[done:] if followed else _expert_steps(game)
     wanted = rng.randint(*mistakes) - error_refine_turns(kept) - bool(writer.last_refusal)
     places = _spread(len(steps), wanted, rng)
     kinds = rng.sample(MISTAKE_KINDS, len(MISTAKE_KINDS))
@@ -235,14 +240,6 @@ def _seen_from(place: str, fact: str) -> str:
     return f"{fact.removesuffix(elsewhere)} is here" if fact.endswith(elsewhere) else fact
 
 
-def _steps_from(game: Game, done: list[str]) -> list[ExpertStep]:
-    """The expert's steps from here on; those of the whole game where the player has followed them so far."""
-    whole = _steps_from_start(game.world.id)
-    if done == [step.reason.action for step in whole[: len(done)]]:
-        return whole[len(done) :]
-    return _expert_steps(game)
-
-
 @lru_cache(maxsize=2048)
 def _steps_from_start(world_id: str) -> list[ExpertStep]:
     return _expert_steps(Game(world_of(world_id)))
@@ -263,13 +260,6 @@ def _spread(length: int, wanted: int, rng: Random) -> set[int]:
     count = max(0, min(wanted, length))
     ends = [length * part // count for part in range(count + 1)] if count else [0]
     return {rng.randrange(start, end) for start, end in pairwise(ends)}
-
-
-def _refusal_in_first_person(game: Game, action: str) -> str:
-    """What the player says of an action that the world refuses, as a clause; empty when it can be done."""
-    move = game.read(action)
-    refusal = game.judge(move) if isinstance(move, Move) else move
-    return first_person(refusal.message) if isinstance(refusal, Refusal) else ""
 
 
 def _without_end(step: ExpertStep) -> list[Mistake]:

@@ -59,7 +59,11 @@ class Server:
         self._params = params
         self._settings = settings
         self._attempts = lru_cache(REMEMBERED_REQUESTS)(lambda key: count())
-        self._log = _open_log(settings.log)
+        try:
+            self._log = os.open(settings.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if settings.log else None
+        except OSError as error:
+            message = f"{settings.log}: cannot be written ({error.strerror}); choose another --log."
+            raise UserError("not_writable", message, file=settings.log) from error
         self.batches = Batches(
             settings.state, self._answer_in_batch, settings.batch_seconds, settings.batch_window_seconds
         )
@@ -177,14 +181,6 @@ class Server:
                 "has_more": len(batches) > len(page),
             }
         )
-
-
-def _open_log(path: Path | None) -> int | None:
-    try:
-        return None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError as error:
-        message = f"{path}: cannot be written ({error.strerror}); choose another --log."
-        raise UserError("not_writable", message, file=path) from error
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -87,11 +87,7 @@ def build_tokenizer(words: Iterable[str], texts: Iterable[str]) -> PreTrainedTok
 
 
 def check_words(tokenizer: PreTrainedTokenizerFast, words: Iterable[str]) -> None:
-    """Refuse a tokenizer that splits a name or word of the worlds: a model of this size then fails on it.
-
-    Raises:
-        UserError: names the first word that is not one token.
-    """
+    """Raise UserError if the tokenizer splits a name or word of the worlds: a model of this size then fails on it."""
     for word in sorted(set(words)):
         for form in _forms(word):
             ids = tokenizer(form, add_special_tokens=False)["input_ids"]

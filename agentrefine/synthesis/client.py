@@ -185,11 +185,7 @@ class JournaledTeacher:
     async def _send(
         self, client: _RoleClient, key: str, request: Request, kind: Kind, in_flight: AsyncExitStack
     ) -> Answer:
-        """Ask for an answer in the form of JSON that the endpoint honours.
-
-        Raises:
-            UserError: the last answers in a row hold nothing, for a reason that they have in common.
-        """
+        """Ask in the form of JSON that the endpoint honours. Raises UserError if many answers in a row hold nothing."""
         settings = client.settings
         request = request._replace(response_format=await client.form.response_format(kind))
         answer = await client.transport.ask(key, request, in_flight)

@@ -38,7 +38,7 @@ def test_games_hold_all_kinds_of_mistakes_and_runs_of_them():
     kinds = dict.fromkeys(FLAGS, 0)
     runs: dict[int, int] = {}
     for script, turns in games(130):
-        kept, problem = verify_trajectory(script, faults.turns_text(turns), VERIFICATION)
+        kept, problem = verify_trajectory(script, faults.answer_text(turns), VERIFICATION)
         assert problem is None, script.environment["world"]
         assert 2 <= error_refine_turns(kept) <= 3
         run = 0
@@ -140,7 +140,7 @@ def test_the_tiny_tokenizer_spends_no_token_on_letters_of_a_game():
 
 def test_a_rejected_game_is_continued_from_its_sound_turns():
     for number, (script, turns) in enumerate(games(40)):
-        kept = parse_turns(faults.turns_text(turns)).turns[: 2 * (number % 7) + 1]
+        kept = parse_turns(faults.answer_text(turns)).turns[: 2 * (number % 7) + 1]
         if kept[-1].turn == len(turns):
             continue
         prompt = continuation_messages(BAKER, script, kept, "Turn 9 is wrong.")[0]["content"]
@@ -212,11 +212,11 @@ def test_every_fault_has_its_rule():
 
 
 @pytest.mark.parametrize("fault", faults.SCRIPT_FAULTS, ids=lambda fault: fault.__name__)
-def test_a_spoilt_script_is_rejected_by_the_rule_meant_for_it(fault: faults.ScriptFault):
+def test_a_spoilt_script_is_rejected_by_the_rule_meant_for_it(fault: faults.Fault):
     for number, family in enumerate(TRAIN_FAMILIES):
         good = script_for(family).model_dump()
         before = json.dumps(good)
-        text = faults.spoilt_script(fault, good, Random(number))
+        text = faults.spoilt(fault, good, Random(number))
         assert json.dumps(good) == before, "a fault must not change what it is given"
         assert text is not None
         problem = verify_script(text).problem
@@ -225,11 +225,11 @@ def test_a_spoilt_script_is_rejected_by_the_rule_meant_for_it(fault: faults.Scri
 
 
 @pytest.mark.parametrize("fault", faults.TRAJECTORY_FAULTS, ids=lambda fault: fault.__name__)
-def test_a_spoilt_game_is_rejected_by_the_rule_meant_for_it(fault: faults.TrajectoryFault):
+def test_a_spoilt_game_is_rejected_by_the_rule_meant_for_it(fault: faults.Fault):
     spoilt = 0
     for number, (script, turns) in enumerate(games(40)):
         before = json.dumps(turns)
-        text = faults.spoilt_turns(fault, turns, script.environment, Random(number))
+        text = faults.spoilt(fault, turns, Random(number), script.environment)
         assert json.dumps(turns) == before, "a fault must not change what it is given"
         if text is None:
             continue
@@ -242,7 +242,7 @@ def test_a_spoilt_game_is_rejected_by_the_rule_meant_for_it(fault: faults.Trajec
 
 def test_a_game_that_is_too_clean_is_rejected():
     for script, turns in games(20, mistakes=(0, 1)):
-        problem = verify_trajectory(script, faults.turns_text(turns), VERIFICATION).problem
+        problem = verify_trajectory(script, faults.answer_text(turns), VERIFICATION).problem
         assert problem is not None
         assert problem.rule.value == "too_few_refinements"
 
@@ -266,7 +266,7 @@ def test_at_the_default_rates_a_quarter_of_the_first_answers_is_rejected():
 def test_a_game_that_is_over_is_continued_by_nothing():
     spoiling = FAULTLESS.model_copy(update={"trajectory_faults": 1.0})
     script, turns = next(games(1))
-    kept = parse_turns(faults.turns_text(turns)).turns
+    kept = parse_turns(faults.answer_text(turns)).turns
     prompt = continuation_messages(BAKER, script, kept, "Nothing.")[0]["content"]
     assert {answer(prompt, str(n), 0, spoiling).removeprefix("```json\n").removesuffix("\n```") for n in range(30)} == {
         "[]"
