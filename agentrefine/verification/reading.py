@@ -128,8 +128,7 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
                 raise _too_deep()
             if isinstance(item, dict):
                 strings.extend(item)
-            children = item.values() if isinstance(item, dict) else item
-            pending.extend((child, depth + 1) for child in children)
+            pending.extend((child, depth + 1) for child in (item.values() if isinstance(item, dict) else item))
     _check_unicode("".join(strings))
     return strings
 
@@ -278,23 +277,18 @@ def parse_script(text: str) -> Script:
         raise AnswerRule.SCRIPT_KEYS.broken(message) from None
 
 
-class ParsedTurns(NamedTuple):
-    """What could be read of a game.
-
-    Attributes:
-        turns: the leading turns whose keys and types are sound.
-        problem: why the next one is not; None when all are. Its `turn` counts from the first turn of the answer.
-    """
+class TurnsFinding(NamedTuple):
+    """The leading turns of a game that are sound, and the first rule broken; None when all are sound."""
 
     turns: list[Turn]
     problem: Problem | None
 
 
-def parse_turns(text: str) -> ParsedTurns:
-    """The turns in a teacher's answer, whatever it holds; never raises.
+def parse_turns(text: str) -> TurnsFinding:
+    """The turns in a teacher's answer whose keys and types are sound, whatever it holds; never raises.
 
     Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the list are accepted. Of
-    JSON that is cut off, the complete turns before the cut are read.
+    JSON that is cut off, the complete turns before the cut are read. The problem's `turn` counts those of the answer.
     """
     has_escapes = "\\u" in text
     turns: list[Turn] = []
@@ -303,10 +297,9 @@ def parse_turns(text: str) -> ParsedTurns:
         for number, value in enumerate(list_elements(text), start=1):
             turns.append(_turn(value, number, has_escapes))
     except RuleBrokenError as error:
-        return ParsedTurns(turns, error.problem._replace(turn=error.problem.turn or number or None))
-    if turns:
-        return ParsedTurns(turns, None)
-    return ParsedTurns([], Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns."))
+        return TurnsFinding(turns, error.problem._replace(turn=error.problem.turn or number or None))
+    empty = Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns.")
+    return TurnsFinding(turns, None if turns else empty)
 
 
 def _turn(value: Any, number: int, has_escapes: bool) -> Turn:  # noqa: ANN401
