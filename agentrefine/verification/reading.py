@@ -20,7 +20,7 @@ from agentrefine.game.text import is_unicode
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.llm.thinking import without_thinking
-from agentrefine.verification.shared_rules import is_refusal
+from agentrefine.verification.shared_rules import first_phrase
 
 MAX_ANSWER = 200_000
 """The characters of an answer; a long game has about 20,000."""
@@ -28,6 +28,8 @@ MAX_ELEMENTS = 1000
 """The elements of a list that is no sound JSON as a whole; a long game has 60."""
 MAX_DEPTH = 40
 """The levels of nesting."""
+MAX_PREAMBLE = 500
+"""The characters at the beginning of an answer in which one that declines says so."""
 
 _BEGINS_WITH_JSON = re.compile(r"\s*(?:[{`]|\[(?!THINK\]))")
 _LIST_OF_TURNS = re.compile(r"""\[\s*\{\s*["'](?:turn|role)""")
@@ -148,7 +150,7 @@ def _answer(text: str, expected: str) -> str:
 
 def _no_json(text: str, found: str, expected: str) -> RuleBrokenError:
     """What an answer breaks that holds nothing of the asked form."""
-    refused = is_refusal(text)
+    refused = first_phrase("refusals", text[:MAX_PREAMBLE]) is not None
     found = "declines to write what was asked for" if refused else found
     rule = AnswerRule.REFUSAL if refused else AnswerRule.NOT_JSON
     return rule.broken(f"The answer {found}; answer with one {expected} only.")

@@ -164,7 +164,7 @@ def has_suspicious_texts(script: Script, turns: Sequence[Turn]) -> bool:
         not actions.isascii()
         or "\n" in actions
         or hidden_character(text) is not None
-        or shared_rules.words_to_a_model(text) is not None
+        or shared_rules.first_phrase("words_to_a_model", text) is not None
         or shared_rules.reply_line(text) is not None
         or not is_free_of_others(text, script.writing)
     )
