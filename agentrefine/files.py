@@ -99,6 +99,13 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError("not_writable", message, file=path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text atomically; a file that holds it already is left alone."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with atomic_write(path) as handle:
+            handle.write(text)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically, with a final newline."""
     with atomic_write(path) as handle:
@@ -157,12 +164,7 @@ def invalid_value(
 ) -> UserError:
     """A pydantic error for the user: `prices.yaml: models.m.input: Input should be ...; found 'x'. Correct the key.`
 
-    Args:
-        error: what pydantic found.
-        place: where the value stands.
-        remedy: a last sentence, what to do.
-        code: the error's code, where `problem_code` does not decide.
-        values: the error's values beside `key`.
+    `place` is where the value stands, `remedy` a last sentence; `code` stands in for what `problem_code` says.
     """
     code = code or problem_code(error)
     return UserError(code, f"{place}: {first_problem(error)} {remedy}".rstrip(), **values, key=problem_key(error))
@@ -242,9 +244,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def read_text(path: Path, remedy: str) -> str:
     """The text of a user's file in UTF-8, with or without a byte order mark, with `\\n` for every line end.
 
-    Args:
-        path: the file.
-        remedy: what to do where there is no such file, such as `correct teacher.prices in params.yaml`.
+    `remedy` says what to do where there is no such file, such as `correct teacher.prices in params.yaml`.
 
     Raises:
         UserError: the file is missing, cannot be read, or is not UTF-8; names the line.

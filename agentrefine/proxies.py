@@ -54,11 +54,7 @@ def keep_loopback_direct() -> None:
 
 
 def check_proxy(url: str, where: str) -> str | None:
-    """The SOCKS proxy through which an address is reached; None when there is none.
-
-    Args:
-        url: the address.
-        where: the setting that holds it, for the error.
+    """The SOCKS proxy through which an address is reached; None when there is none. The error names `where` it stands.
 
     Raises:
         UserError: the package that SOCKS needs is not installed.

@@ -40,10 +40,7 @@ READERS = ("packaged_text", "packaged_path")
 
 @cache
 def closure(module: str) -> tuple[Path, ...]:
-    """The files that decide what a module computes, relative to `ROOT`, sorted.
-
-    Args:
-        module: a module by its dotted name, such as `tasks.synthesis` or `agentrefine.tuning.train`.
+    """The files that decide what a module (`agentrefine.tuning.train`) computes, relative to `ROOT`, sorted.
 
     Raises:
         ModuleNotFoundError: there is no such module, or one of the closure reads a data file that is not there.

@@ -6,8 +6,8 @@ Only the command that is given is set up, and it imports its modules when it run
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import NamedTuple, get_args
 
 from agentrefine.errors import UserError
@@ -74,10 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_with_sentence(parse_and_run)
 
 
-def _run(_: argparse.Namespace) -> None:
-    from flows.pipeline import run_pipeline
-
-    run_pipeline()
+def _calling(target: str) -> Callable[[argparse.Namespace], object]:
+    """Imports and calls a function, `module:function`, with the command's arguments by their names."""
+    return lambda given: resolve_name(target)(**{key: value for key, value in vars(given).items() if key != "command"})
 
 
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,21 +94,17 @@ def _stage(name: str, key: str | None) -> None:
 
         tune(key)
     else:
-        run_stage(getattr(import_module(f"flows.{name}"), name), **({argument: key} if argument and key else {}))
+        run_stage(resolve_name(f"flows.{name}:{name}"), **({argument: key} if argument and key else {}))
 
 
 def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help="without any: all that are installed")
-    parser.add_argument("--episodes", type=int, default=26, help="of a benchmark")
-    parser.add_argument("--simulator-episodes", type=int, default=6, help="of one with a simulator")
+    parser.add_argument("--episodes", dest="count", type=int, default=26, help="of a benchmark")
+    parser.add_argument(
+        "--simulator-episodes", dest="simulator_count", type=int, default=6, help="of one with a simulator"
+    )
     parser.add_argument("--max-steps", type=int, default=30, help="of chance and of doing nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
-
-
-def _gold_check(given: argparse.Namespace) -> bool:
-    from agentrefine.evaluation.gold_check import gold_check
-
-    return gold_check(given.benchmarks, given.episodes, given.simulator_episodes, given.max_steps, given.json)
+    parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="write everything there too")
 
 
 def _train_on_argument(parser: argparse.ArgumentParser) -> None:
@@ -126,12 +121,6 @@ def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="models/base", help="whose tokenizer, a folder or a hub id")
     parser.add_argument("--template", type=Path, help="a jinja file instead of the tokenizer's own chat template")
     _train_on_argument(parser)
-
-
-def _show_mask(given: argparse.Namespace) -> None:
-    from flows.show_mask import show_mask
-
-    show_mask(given.file, given.number, given.model, given.template, given.train_on)
 
 
 def _preset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -270,12 +259,6 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mlflow-port", type=int, default=5000, help="of MLflow's pages")
 
 
-def _serve(given: argparse.Namespace) -> None:
-    from flows.serve import serve
-
-    serve(given.prefect_port, given.mlflow_port)
-
-
 def _params(given: argparse.Namespace) -> None:
     from agentrefine.params import Params, load_params
     from agentrefine.params.base import commented
@@ -286,18 +269,13 @@ def _params(given: argparse.Namespace) -> None:
 def _smollm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="a hub id, a folder or a GGUF file, instead of SmolLM2 from hub or package")
     parser.add_argument(
-        "-S", "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter, such as tuning.epochs=2"
-    )
-
-
-def _smollm(given: argparse.Namespace) -> None:
-    from flows.smollm import run_smollm
-
-    run_smollm(given.base, given.set)
+        "-S", "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="a parameter, such as tuning.epochs=2",
+    )  # fmt: skip
 
 
 COMMANDS = {
-    "run": Subcommand("Run every stage that is out of date", _run),
+    "run": Subcommand("Run every stage that is out of date", _calling("flows.pipeline:run_pipeline")),
     "stage": Subcommand("Run one stage", lambda given: _stage(given.name, given.key), _stage_arguments),
     "tune": Subcommand(
         "Tune a variant",
@@ -310,10 +288,14 @@ COMMANDS = {
         lambda parser: parser.add_argument("model", help="chance, base, a tuned variant, or an endpoint's name"),
     ),
     "gold-check": Subcommand(
-        "Play benchmarks by their own solutions, by chance and not at all", _gold_check, _gold_check_arguments
+        "Play benchmarks by their own solutions, by chance and not at all",
+        _calling("agentrefine.evaluation.gold_check:gold_check"),
+        _gold_check_arguments,
     ),
     "show-mask": Subcommand(
-        "Show what of a sample is trained, masked and context", _show_mask, _show_mask_arguments
+        "Show what of a sample is trained, masked and context",
+        _calling("flows.show_mask:show_mask"),
+        _show_mask_arguments,
     ),
     "preset": Subcommand("Write the values of presets into params.yaml", _preset, _preset_arguments),
     "forecast": Subcommand("Forecast the data set's cost from a pilot of a few personas", _forecast),
@@ -326,13 +308,17 @@ COMMANDS = {
     ),
     "card": Subcommand("Print a model's or the data set's card for the hub", _card, _card_arguments),
     "push": Subcommand("Upload a model or the data set with its card to the hub", _push, _push_arguments),
-    "serve": Subcommand("Start Prefect's server, a worker and MLflow on this machine", _serve, _serve_arguments),
+    "serve": Subcommand(
+        "Start Prefect's server, a worker and MLflow on this machine", _calling("flows.serve:serve"), _serve_arguments
+    ),
     "params": Subcommand(
         "Print every parameter with its value and comment",
         _params,
         lambda parser: parser.add_argument("--defaults", action="store_true", help="the defaults instead"),
     ),
-    "smollm": Subcommand("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
+    "smollm": Subcommand(
+        "Run the pipeline with SmolLM2-135M in runs/smollm", _calling("flows.smollm:run_smollm"), _smollm_arguments
+    ),
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def stage_flow(name: str, work: "Callable[[Params], None]") -> "Flow[[], None]":
-    """The flow of a stage without a key: it runs `work` on the parameters of params.yaml.
-
-    Args:
-        name: of the stage and its flow.
-        work: from `tasks/<name>.py`; its docstring describes the flow.
-    """
+    """The flow of a stage without a key: it runs `work` on params.yaml, and the docstring of `work` describes it."""
     from prefect import flow
 
     from agentrefine.params import load_params

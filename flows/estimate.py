@@ -52,13 +52,7 @@ def estimate(params: Params, addresses: Collection[str]) -> list[str]:
 
 
 def seconds(params: Params, addresses: Collection[str], speed: float) -> float:
-    """About how long the stages take with the tiny model on a CPU.
-
-    Args:
-        params: what they do.
-        addresses: the stages by DVC's names; those that are up to date left out.
-        speed: what `training_speed` found here.
-    """
+    """About how long the stages that are not up to date take with the tiny model on a CPU of this `training_speed`."""
     try:
         count = sum(1 for _ in personas(params))
     except UserError:  # the first stage reports it

@@ -7,7 +7,6 @@ dependencies, parameters, comments and the order stay as they are.
 import argparse
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -38,16 +37,13 @@ def _joined(folder: Path, files: set[Path]) -> list[Path]:
         if entry in files:
             named.append(entry)
         elif entry.is_dir():
-            held = set(_held(entry))
+            held = {
+                file
+                for file in entry.rglob("*")
+                if file.is_file() and (is_data(file) or file.suffix == ".py") and not is_bare(file)
+            }
             named += [entry] if held and held <= files else _joined(entry, files)
     return named
-
-
-def _held(folder: Path) -> Iterator[Path]:
-    """The files below a folder that can decide anything."""
-    for file in folder.rglob("*"):
-        if file.is_file() and (is_data(file) or (file.suffix == ".py" and not is_bare(file))):
-            yield file
 
 
 def rewritten(text: str) -> str:

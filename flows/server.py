@@ -59,20 +59,15 @@ def prefect_server() -> Iterator[None]:
             raise UserError("endpoint_unreachable", message, name="PREFECT_API_URL")
         yield
         return
-    folder = _folder()
+    # Each working folder, Prefect home and version has a server, with its address, locks and log.
+    identity = short_hash(str(PREFECT_HOME.value()), prefect.__version__, sys.executable)
+    folder = Path(".prefect") / f"server-{identity}"
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         with temporary_settings({PREFECT_API_URL: _address(folder)}):
             logging.getLogger("prefect.flow_runs").addFilter(_no_link)
             yield
-
-
-def _folder() -> Path:
-    """Where the server of this working folder, Prefect home and version keeps its address, locks and log."""
-    home = PREFECT_HOME.value()
-    folder = Path(".prefect") / f"server-{short_hash(str(home), prefect.__version__, sys.executable)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _address(folder: Path) -> str:

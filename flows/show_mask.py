@@ -36,31 +36,21 @@ def colour(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, *, marks: boo
     return text
 
 
-def _sample(file: Path, number: int) -> Sample:
+def show_mask(file: Path, number: int, model: str, template: Path | None, train_on: MaskPolicy) -> None:
+    """Print the sample of a number, from 1, with what of it is trained, masked and context.
+
+    `model` is a folder or hub id, `template` a jinja file instead of the chat template of the model's tokenizer.
+
+    Raises:
+        UserError: there is no such sample, or a tokenizer or template that cannot be used.
+    """
     if number < 1:
         raise UserError("bad_value", f"--number: counts from 1, not {number}.", key="--number", value=number)
     sample = next(islice(read_jsonl(file, Sample), number - 1, None), None)
     if sample is None:
         sentence = f"holds fewer than {number} samples; choose a smaller --number."
         raise UserError("too_few_samples", f"{file}: {sentence}", file=file, expected=number)
-    return sample
-
-
-def show_mask(file: Path, number: int, model: str, template: Path | None, train_on: MaskPolicy) -> None:
-    """Print a sample with what of it is trained, masked and context.
-
-    Args:
-        file: JSON lines of samples.
-        number: which of them, from 1.
-        model: whose tokenizer, a folder or a hub id.
-        template: a jinja file instead of the tokenizer's own chat template.
-        train_on: which turns are trained.
-
-    Raises:
-        UserError: there is no such sample, or a tokenizer or template that cannot be used.
-    """
     console = Console()
-    sample = _sample(file, number)
     tokenizer = load_tokenizer(model, template)
     remarks = check_chat_template(tokenizer)
     rendered = render(tokenizer, sample.messages(), train_on)

@@ -32,11 +32,8 @@ WITH_PARENT = "AGENTREFINE_END_WITH"
 def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generator[str]:
     """Run the commands of several stages, and give the name of each that has succeeded as soon as it ends.
 
-    What they print appears as it comes; their progress bars stand below one another.
-
-    Args:
-        commands: by the stage's name.
-        at_once: how many run at the same time; the others wait.
+    What they print appears as it comes; their progress bars stand below one another. `at_once` of them run at the same
+    time.
 
     Raises:
         UserError: a stage failed, as its own output says; the others were stopped before.

@@ -25,7 +25,7 @@ import httpx2  # what the hub's client raises for a proxy that refuses
 from huggingface_hub import snapshot_download
 
 from agentrefine.errors import UserError, first_line
-from agentrefine.files import atomic_write, file_missing, sha256_file
+from agentrefine.files import file_missing, sha256_file, write_text
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
 from flows.workspace import PRESETS, exclusive_use, set_params
@@ -69,9 +69,7 @@ DVC_CONFIG = """\
 def run_smollm(base: str | None, overrides: Sequence[str]) -> None:
     """Prepare the folder, print how long it takes, and run the pipeline there in this process's place.
 
-    Args:
-        base: a hub id, a folder or a GGUF file; None: SmolLM2 from the hub or the package.
-        overrides: `key=value`, such as `tuning.epochs=2`.
+    `base` is a hub id, a folder or a GGUF file; None: SmolLM2 from the hub or the package.
 
     Raises:
         UserError: the model cannot be had, another run works in the folder, or the folder cannot be prepared.
@@ -160,13 +158,9 @@ def _tracking() -> list[str]:
 def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> None:
     """Make a folder for a run, or bring it up to date with the project's code and parameters.
 
-    Its params.yaml is the project's with the presets and then the overrides applied. It is written each time, so a
-    change of the project's parameters holds for this run too.
-
-    Args:
-        folder: below the project's folder, which is the present one.
-        presets: names in presets/.
-        overrides: `key=value` with dotted keys, as `dvc exp run -S` takes them.
+    The project's folder is the present one. The params.yaml is the project's with the presets and then the overrides
+    (as `dvc exp run -S` takes them) applied. It is written each time, so a change of the project's parameters holds for
+    this run too.
 
     Raises:
         UserError: a preset or key that there is not, parameters that do not fit, something else where a link belongs,
@@ -182,7 +176,7 @@ def prepare(folder: Path, presets: Sequence[str], overrides: Sequence[str]) -> N
         message = f"{folder}: cannot be made ({error.strerror}); make its parent writable."
         raise UserError("not_writable", message, file=folder) from error
     cache = os.path.relpath(root / ".dvc" / "cache", folder / ".dvc")
-    _write(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
+    write_text(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
     params = _write_params(folder, presets, overrides)
     for name in (*LINKED, str(JOURNAL), *_inputs(params)):
         if (root / name).exists():
@@ -193,21 +187,15 @@ def _write_params(folder: Path, presets: Sequence[str], overrides: Sequence[str]
     """Write the folder's params.yaml, at once and only if it changes."""
     draft = folder / f".{PARAMS.name}.draft"
     try:
-        _write(draft, PARAMS.read_text(encoding="utf-8"))
+        write_text(draft, PARAMS.read_text(encoding="utf-8"))
         for preset in presets:
             apply_preset(preset, draft, PRESETS)
         set_params(draft, overrides)
         params = load_params(draft)
-        _write(folder / PARAMS, draft.read_text(encoding="utf-8"))
+        write_text(folder / PARAMS, draft.read_text(encoding="utf-8"))
     finally:
         draft.unlink(missing_ok=True)
     return params
-
-
-def _write(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        with atomic_write(path) as handle:
-            handle.write(text)
 
 
 def _inputs(params: Params) -> Iterator[str]:

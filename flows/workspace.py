@@ -36,8 +36,7 @@ NO_REPOSITORY = {
 class Workspace:
     """Asks DVC which stages are up to date, runs the others and records them.
 
-    Args:
-        refresh: brings the files that DVC reads up to date; called before each question to DVC.
+    `refresh` brings the files that DVC reads up to date; it is called before each question to DVC.
     """
 
     def __init__(self, refresh: Callable[[], object] = lambda: None) -> None:
@@ -52,10 +51,7 @@ class Workspace:
             raise UserError("dvc_yaml_refused", f"dvc.yaml: {error}; correct it.", file="dvc.yaml") from error
 
     def up_to_date(self, address: str) -> bool:
-        """Whether nothing that the stage reads or writes has changed since it was last recorded.
-
-        Args:
-            address: a stage as DVC names it, such as `verification` or `tuning@refinement`.
+        """Whether nothing that a stage (`tuning@refinement`) reads or writes has changed since it was last recorded.
 
         Raises:
             UserError: dvc.yaml has no such stage, or the stage is not sound.
@@ -169,10 +165,8 @@ def _put_back() -> None:
 def overridden_params(overrides: dict[str, object]) -> Iterator[None]:
     """Let `overrides` hold for one run, as `dvc exp run -S` does: in params.yaml, which is put back afterwards.
 
-    The stages and DVC read the same file, so what is recorded is what was run.
-
-    Args:
-        overrides: dotted key of params.yaml to its value, such as `{"tuning.learning_rate": 0.001}`.
+    They are dotted keys with values: `{"tuning.learning_rate": 0.001}`. The stages and DVC read the same file, so what
+    is recorded is what was run.
 
     Raises:
         UserError: a key that params.yaml does not have.

@@ -39,11 +39,7 @@ USE_BENCHMARKS = {"synthesis", "evaluation", "reference_evaluation", "endpoint_e
 
 
 def check_before(params: Params, addresses: Collection[str]) -> None:
-    """Check all that can be checked now of the stages that are going to run.
-
-    Args:
-        params: the whole of params.yaml.
-        addresses: the stages by DVC's names, such as `synthesis` or `tuning@refinement`.
+    """Check all that can be checked now of the stages that are going to run (`synthesis`, `tuning@refinement`).
 
     Raises:
         UserError: a missing model, file, key or launcher, or a folder that cannot be used; one sentence.

@@ -19,7 +19,7 @@ from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 from agentrefine.evaluation.evaluate import Rules, Seat, benchmarks_played, in_order, journal_file, play_benchmark
 from agentrefine.evaluation.metrics.summary import write_results
-from agentrefine.files import short_hash, write_json
+from agentrefine.files import short_hash, write_text
 from agentrefine.params import Params
 from agentrefine.params.evaluation import BenchmarkData
 from tasks.tracking import runs
@@ -126,14 +126,12 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
 
 
 def record_simulators(data: BenchmarkData) -> None:
-    """Write what `simulators` finds, unless the file holds it already.
+    """Write what `simulators` finds.
 
     Raises:
         UserError: the file cannot be written.
     """
-    found = simulators(data)
-    if not SIMULATORS.is_file() or SIMULATORS.read_text(encoding="utf-8") != json.dumps(found, indent=2) + "\n":
-        write_json(SIMULATORS, found)
+    write_text(SIMULATORS, json.dumps(simulators(data), indent=2) + "\n")
 
 
 def simulators(data: BenchmarkData) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_folder, atomic_write, read_jsonl, write_json
+from agentrefine.files import atomic_folder, atomic_write, read_jsonl, write_json, write_text
 from agentrefine.game.trajectory import DroppedSample, Trajectory
 from agentrefine.params import Params
 from agentrefine.params.base import Section
@@ -87,17 +87,10 @@ def run_gate(
 ) -> GateResult:
     """Judge the trajectories and write the data set if nothing critical is wrong with them.
 
-    The feature table (`features.csv`), `result.json`, `summary.md` and `data_docs/` are written in any case. A data
-    set of an earlier run is removed first, so that a refused one leaves nothing to be tuned on; so are its verdicts.
-
-    Args:
-        trajectories: verified games, one `Trajectory` a line.
-        dropped: samples that never became one, one a line.
-        out: folder of `train.jsonl` and `validation.jsonl`.
-        reports: folder of the gate's reports.
-        params: `seed` and the sections `verification` and `quality_gate` are used.
-        count_tokens: tokens of a text, by the tokenizer of the model that is tuned.
-        texts: what the data must not contain.
+    The feature table (`features.csv`), `result.json`, `summary.md` and `data_docs/` are written into `reports` in any
+    case. A data set of an earlier run in `out` is removed first, so that a refused one leaves nothing to be tuned on;
+    so are its verdicts. `count_tokens` is by the tokenizer of the model that is tuned; the data must not contain
+    `texts`.
 
     Raises:
         UserError: a critical expectation failed (with a table of all that failed), there is no trajectory at all, a
@@ -143,8 +136,7 @@ def run_gate(
         findings=findings,
     )
     write_json(reports / "result.json", result.model_dump())
-    with atomic_write(reports / "summary.md") as handle:
-        handle.write(summary(result))
+    write_text(reports / "summary.md", summary(result))
     if not result.passed:
         message = (
             f"The quality gate refused {trajectories}: no data set was written; fix the data or change "
@@ -157,12 +149,7 @@ def run_gate(
 
 
 def check(scopes: Sequence[Scope], data_docs: Path) -> list[Finding]:
-    """Judge features by thresholds and write Great Expectations' data docs.
-
-    Args:
-        scopes: what is judged; none of the tables is empty.
-        data_docs: folder of the HTML pages, replaced.
-    """
+    """Judge features, in tables that are not empty, by thresholds; the folder `data_docs` is replaced by new pages."""
     with atomic_folder(data_docs) as folder:
         context = _context(folder)
         results = [_validate(context, scope) for scope in scopes]

@@ -25,9 +25,7 @@ OUT = Path("data/synthesis")
 def write_attempts(params: Params, spent: float = 0.0) -> None:
     """Ask the teacher for every sample's first script and game, and write the raw answers with their counts.
 
-    Args:
-        params: the settings.
-        spent: US dollars that the pilot of a forecast has cost beyond these answers.
+    `spent` is what the pilot of a forecast has cost beyond these answers, in US dollars.
 
     Raises:
         UserError: a bad personas file, a teacher that cannot be reached, `teacher.max_cost` spent, a full disk.

@@ -75,9 +75,7 @@ class Access:
 def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
     """Access to the teacher for one stage; the simulated teacher, if it has a role, runs while the block does.
 
-    Args:
-        params: the teacher's section of params.yaml.
-        spent: US dollars that earlier calls for the same data set have cost.
+    `spent` is what earlier calls for the same data set have cost, in US dollars.
     """
     with (
         tempfile.TemporaryDirectory(prefix="agentrefine-") as folder,
@@ -119,13 +117,8 @@ def run_shards(
     When a shard fails, or the run is interrupted, no more calls go out; those that are out are waited for, as they are
     paid for.
 
-    Args:
-        stage: the name of the tasks.
-        work: works on a shard, all its samples at once: `synthesise_shard` or `refine_shard`.
-        shards: the id that each task run is named after, and its samples.
-        params: handed to every task.
-        access: to the teacher.
-        bar: shows the samples that the processes have done.
+    `shards` are the samples of each, with the id that its task run is named after; `work` works on all samples of one
+    at once (`synthesise_shard` or `refine_shard`). `bar` shows the samples that the processes have done.
     """
     pending: deque[PrefectFuture[list[Result]]] = deque()
     shards = iter(shards)

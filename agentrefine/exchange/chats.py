@@ -114,20 +114,19 @@ def read_records(file: Path) -> Iterator[Record]:
 def read_chats(
     file: Path, layouts: Sequence[Layout] = SHAREGPT, counts: ChatCounts | None = None, ignored: Collection[str] = ()
 ) -> Iterator[Sample]:
-    """The chats of a file as samples, one at a time; those that cannot become one are left out and counted.
+    """The chats of a file as samples, one at a time; those that cannot become one are left out and added to `counts`.
 
-    Args:
-        file: JSON lines, a JSON list or parquet.
-        layouts: the forms that its records may have.
-        counts: where to add what became of the chats.
-        ignored: keys that are left out, whatever they say.
+    The file is JSON lines, a JSON list or parquet; `ignored` are keys that are left out, whatever they say. Settings of
+    LLaMA-Factory beside the file may say that only the last message of its records is trained.
 
     Raises:
         UserError: the file is missing or broken, a record has none of the `layouts`, or it has a flag or a key that
             is not known; names line or element, message and key.
     """
     counts = ChatCounts() if counts is None else counts
-    if _masks_history(file.parent / "llamafactory.yaml"):
+    settings = file.parent / "llamafactory.yaml"
+    given = read_yaml(settings, "correct the path") if settings.is_file() else None
+    if isinstance(given, dict) and given.get(MASK_HISTORY) is True:
         layouts = [layout._replace(only_last_trained=True) for layout in layouts]
     held: Sample | None = None
     for record in read_records(file):
@@ -150,12 +149,6 @@ def read_chats(
             held = None
     if held:
         yield held
-
-
-def _masks_history(settings: Path) -> bool:
-    """Whether LLaMA-Factory's settings beside a file train the last message of its records only."""
-    given = read_yaml(settings, "correct the path") if settings.is_file() else None
-    return isinstance(given, dict) and given.get(MASK_HISTORY) is True
 
 
 def _joined_records(first: Sample, second: Sample) -> Sample | None:

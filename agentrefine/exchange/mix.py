@@ -47,15 +47,14 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
 
     The chats are a uniform draw from the file, and they stand among the games at random places; games and chats each
     keep their own order. The validation samples are the games' own, byte for byte, so that losses with and without chat
-    compare. Both files are streamed, the chat file twice: memory holds one byte for each chat.
+    compare. Both files are streamed, the chat file twice: memory holds one byte for each chat. Equal seeds give equal
+    bytes.
 
     Args:
         data_set: a folder with train.jsonl and validation.jsonl.
-        chat: a file in ShareGPT's format (`chats.SHAREGPT`).
+        chat: a file in ShareGPT's format (`chats.SHAREGPT`); its keys in `ignored` are left out.
         share: of the chats among the training samples, in (0, 1).
-        seed: of the draw and of the places; equal seeds give equal bytes.
         out: the folder for train.jsonl, validation.jsonl and metrics.json; replaced as a whole.
-        ignored: keys of the chat file that are left out.
 
     Raises:
         UserError: a file is missing or broken, there are no games, or too few chats; nothing is written.
@@ -69,8 +68,14 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
     available = sum(1 for _ in read_chats(chat, counts=chat_counts, ignored=ignored))
     wanted = max(1, round(games * share / (1 - share)))
     if available < wanted:
-        problem = _too_few(chat, available, wanted, share, games)
-        raise UserError("too_few_samples", problem, file=chat, found=available, expected=wanted)
+        possible = int(1000 * available / (available + games)) / 1000
+        lower = f", or lower share to at most {possible:g}" if possible else ""
+        message = (
+            f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games "
+            f"needs {wanted}; name {'a larger file' if available else 'a file that holds some'} in the section mix of "
+            f"params.yaml{lower}."
+        )
+        raise UserError("too_few_samples", message, file=chat, found=available, expected=wanted)
     draw = random.Random(seed)
     drawn = bytearray(available)
     for index in draw.sample(range(available), wanted):
@@ -116,13 +121,3 @@ def _lines(file: Path) -> int:
             "data/dataset if it passes), or correct data_set in the section mix of params.yaml.",
             file=file,
         ) from error
-
-
-def _too_few(chat: Path, available: int, wanted: int, share: float, games: int) -> str:
-    possible = int(1000 * available / (available + games)) / 1000
-    lower = f", or lower share to at most {possible:g}" if possible else ""
-    return (
-        f"{chat}: holds {available} chats that can be trained on, and a share of {share:g} beside {games} games needs "
-        f"{wanted}; name {'a larger file' if available else 'a file that holds some'} in the section mix of "
-        f"params.yaml{lower}."
-    )

@@ -85,15 +85,8 @@ def import_chats(
     """Write the chats of `files` as `train.jsonl`, `validation.jsonl` and a report to the new folder `out`, streamed.
 
     A hash of seed and id decides whether a sample is held out for validation, so that samples of one id (several
-    attempts at one task) stay together and the order of the files does not matter.
-
-    Args:
-        layouts: the forms that the records may have.
-        files: parquet, JSON lists or JSON lines.
-        out: a folder that does not exist yet.
-        validation_share: of the samples, from 0 to below 1.
-        seed: of the choice of validation samples.
-        ignored: keys of records and messages that are left out.
+    attempts at one task) stay together and the order of the files does not matter. `layouts` are the forms that the
+    records may have, `ignored` keys of records and messages that are left out.
 
     Raises:
         UserError: a missing or broken file, nothing to train on, or a folder that cannot be written.

@@ -53,12 +53,9 @@ def model_card(
     licence: str | None = None,
     data_set_id: str | None = None,
 ) -> str:
-    """The card of a tuned model: where it comes from, how to use it, what it reached.
+    """The card of a tuned model: where it comes from, how to use it and, if it was evaluated, what it reached.
 
     Args:
-        variant: the model's name.
-        params: of the run that made it.
-        project: where the stages left their files. A model that was not evaluated has a card without results.
         repo_id: where the model will be, for the example of its use.
         licence: the hub's id of a licence; None leaves it to the user.
         data_set_id: the data set's id on the hub, if it is there.
@@ -116,11 +113,7 @@ def model_card(
 def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO", licence: str | None = None) -> str:
     """The card of the gated data set: what it is, who wrote it, what was dropped and why, and what it is not.
 
-    Args:
-        params: of the run that made it.
-        project: where the stages left their files.
-        repo_id: where the data set will be, for the example of its use.
-        licence: the hub's id of a licence; None leaves it to the user.
+    `repo_id` and `licence` are as in `model_card`.
 
     Raises:
         UserError: a stage has not run, its file is not what it writes, or the gate refused the data set.

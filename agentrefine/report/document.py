@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import Comparison
-from agentrefine.files import atomic_write, packaged_path, write_json
+from agentrefine.files import packaged_path, write_json, write_text
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.tuning import BASE, PLAIN
@@ -63,8 +63,7 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
     }
     write_json(out / "comparisons.json", figures.comparison_table(results.comparisons))
     for name in ("report.md", "report.html"):
-        with atomic_write(out / name) as handle:
-            handle.write(render(f"{name}.jinja", values))
+        write_text(out / name, render(f"{name}.jinja", values))
     return results
 
 
@@ -196,9 +195,7 @@ def play_sentence(evaluation: EvaluationParams) -> str:
 def caveats(params: Params, quantisation: str | None) -> dict[str, str]:
     """What a reader of the results has to know of the teacher, the model and the benchmarks, by name.
 
-    Args:
-        params: of the run.
-        quantisation: what the base's weights were dequantised from, if they were.
+    `quantisation` is what the base's weights were dequantised from, if they were.
     """
     played = params.evaluation.benchmarks
     applies = {

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
-from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.episodes import Episode, grouped
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
 from agentrefine.evaluation.metrics.summary import BenchmarksPlayed, Seconds, Summaries
 from agentrefine.files import read_jsonl, read_result
@@ -206,17 +207,10 @@ def nobody_above_chance(
 
 
 def _comparisons(project: Project, params: Params) -> list[Comparison]:
-    played = {model: _by_benchmark(project.episodes(model)) for model in params.evaluation.players}
+    played = {model: grouped(project.episodes(model), attrgetter("benchmark")) for model in params.evaluation.players}
     return [
         compare(episodes, played[b][name])
         for a, b in compared_pairs(params)
         for name, episodes in played[a].items()
         if name in played[b]
     ]
-
-
-def _by_benchmark(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
-    groups: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        groups.setdefault(episode.benchmark, []).append(episode)
-    return groups

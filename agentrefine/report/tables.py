@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import yaml
@@ -63,11 +64,9 @@ class Published(BaseModel):
         """
         if not all(name in scores for name in self.held_out):
             return None
-        total = sum(self.episodes[name] for name in self.held_out)
-        success, progress = (
-            sum(self.episodes[name] * scores[name][part] for name in self.held_out) / total for part in (0, 1)
-        )
-        return Score(success, progress)
+        weights = [self.episodes[name] for name in self.held_out]
+        success, progress = zip(*(scores[name] for name in self.held_out), strict=True)
+        return Score(fmean(success, weights), fmean(progress, weights))
 
 
 @cache

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
 from agentrefine.evaluation.metrics import is_stuck
-from agentrefine.files import atomic_folder, atomic_write, packaged_text
+from agentrefine.files import atomic_folder, packaged_text, write_text
 from agentrefine.params import Params
 from agentrefine.report.document import render
 from agentrefine.report.inputs import Project
@@ -93,14 +93,9 @@ class ViewedEpisode(BaseModel):
 
 
 class ViewedModel(BaseModel):
-    """All episodes of one model, in the order of their file.
+    """All episodes of one model, in the order of their file. The digest identifies its weights; empty where unknown.
 
     Example: `{"name": "refinement", "digest": "3f2a...", "episodes": [...]}`
-
-    Attributes:
-        name: the model's name.
-        digest: what identifies its weights; empty where that is unknown.
-        episodes: what it played.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -124,17 +119,11 @@ def write_viewers(params: Params, project: Project = Project()) -> None:  # noqa
     packed = {name: viewed_model(name, project.episodes(name)).packed() for name in names}
     with atomic_folder(project.root / "reports" / "evaluation") as folder:
         for name in names:
-            with atomic_write(folder / name / "index.html") as handle:
-                handle.write(page(name, packed))
+            write_text(folder / name / "index.html", page(name, packed))
 
 
 def page(model: str, packed: dict[str, str]) -> str:
-    """A model's page.
-
-    Args:
-        model: whose page it is.
-        packed: this and all other models' episodes (`ViewedModel.packed`), by name.
-    """
+    """A model's page; `packed` are this and all other models' episodes (`ViewedModel.packed`), by name."""
     files = ("style.css", *SCRIPTS)
     style, *scripts = (packaged_text("agentrefine.report", "templates", "viewer", name) for name in files)
     script = "\n".join(scripts)

@@ -20,7 +20,7 @@ from agentrefine.game.text import is_unicode
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
 from agentrefine.game.verdict import Problem, Rule, RuleBrokenError, quoted
 from agentrefine.llm.thinking import without_thinking
-from agentrefine.verification.shared_rules import is_refusal
+from agentrefine.verification.shared_rules import first_phrase
 
 MAX_ANSWER = 200_000
 """The characters of an answer; a long game has about 20,000."""
@@ -28,6 +28,8 @@ MAX_ELEMENTS = 1000
 """The elements of a list that is no sound JSON as a whole; a long game has 60."""
 MAX_DEPTH = 40
 """The levels of nesting."""
+MAX_PREAMBLE = 500
+"""The characters at the beginning of an answer in which one that declines says so."""
 
 _BEGINS_WITH_JSON = re.compile(r"\s*(?:[{`]|\[(?!THINK\]))")
 _LIST_OF_TURNS = re.compile(r"""\[\s*\{\s*["'](?:turn|role)""")
@@ -128,8 +130,7 @@ def check_values(value: Any) -> list[str]:  # noqa: ANN401
                 raise _too_deep()
             if isinstance(item, dict):
                 strings.extend(item)
-            children = item.values() if isinstance(item, dict) else item
-            pending.extend((child, depth + 1) for child in children)
+            pending.extend((child, depth + 1) for child in (item.values() if isinstance(item, dict) else item))
     _check_unicode("".join(strings))
     return strings
 
@@ -149,7 +150,7 @@ def _answer(text: str, expected: str) -> str:
 
 def _no_json(text: str, found: str, expected: str) -> RuleBrokenError:
     """What an answer breaks that holds nothing of the asked form."""
-    refused = is_refusal(text)
+    refused = first_phrase("refusals", text[:MAX_PREAMBLE]) is not None
     found = "declines to write what was asked for" if refused else found
     rule = AnswerRule.REFUSAL if refused else AnswerRule.NOT_JSON
     return rule.broken(f"The answer {found}; answer with one {expected} only.")
@@ -278,23 +279,18 @@ def parse_script(text: str) -> Script:
         raise AnswerRule.SCRIPT_KEYS.broken(message) from None
 
 
-class ParsedTurns(NamedTuple):
-    """What could be read of a game.
-
-    Attributes:
-        turns: the leading turns whose keys and types are sound.
-        problem: why the next one is not; None when all are. Its `turn` counts from the first turn of the answer.
-    """
+class TurnsFinding(NamedTuple):
+    """The leading turns of a game that are sound, and the first rule broken; None when all are sound."""
 
     turns: list[Turn]
     problem: Problem | None
 
 
-def parse_turns(text: str) -> ParsedTurns:
-    """The turns in a teacher's answer, whatever it holds; never raises.
+def parse_turns(text: str) -> TurnsFinding:
+    """The turns in a teacher's answer whose keys and types are sound, whatever it holds; never raises.
 
     Fences, prose around the JSON, trailing commas, single quotes and an object that wraps the list are accepted. Of
-    JSON that is cut off, the complete turns before the cut are read.
+    JSON that is cut off, the complete turns before the cut are read. The problem's `turn` counts those of the answer.
     """
     has_escapes = "\\u" in text
     turns: list[Turn] = []
@@ -303,10 +299,9 @@ def parse_turns(text: str) -> ParsedTurns:
         for number, value in enumerate(list_elements(text), start=1):
             turns.append(_turn(value, number, has_escapes))
     except RuleBrokenError as error:
-        return ParsedTurns(turns, error.problem._replace(turn=error.problem.turn or number or None))
-    if turns:
-        return ParsedTurns(turns, None)
-    return ParsedTurns([], Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns."))
+        return TurnsFinding(turns, error.problem._replace(turn=error.problem.turn or number or None))
+    empty = Problem(AnswerRule.EMPTY_ANSWER, "The list of turns is empty; write the turns.")
+    return TurnsFinding(turns, None if turns else empty)
 
 
 def _turn(value: Any, number: int, has_escapes: bool) -> Turn:  # noqa: ANN401

@@ -275,11 +275,7 @@ def _filled(command: Command, spec: ActionSpec) -> list[str]:
         first = [known[0] for known in values]
         others = ((place, value) for place, known in enumerate(values) for value in known[1:])
         choices = [first, *([*first[:place], value, *first[place + 1 :]] for place, value in others)]
-    return [_fill(command, choice) for choice in choices]
-
-
-def _fill(command: Command, values: Sequence[str]) -> str:
-    return "".join(literal + value for literal, value in zip(command.literals, [*values, ""], strict=True))
+    return ["".join(chain.from_iterable(zip(command.literals, [*chosen, ""], strict=True))) for chosen in choices]
 
 
 def _check_values_exist(script: Script) -> None:

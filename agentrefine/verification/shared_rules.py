@@ -14,8 +14,6 @@ from agentrefine.game.text import foreign_writing, hidden_character, mixed_word,
 from agentrefine.game.verdict import Rule, quoted
 
 _REPLY_LINE = re2.compile(r"(?im)^[^\pL\pN_\n]*(?:thought|action)\s*\d*\s*[:\x{ff1a}]")
-_MAX_PREAMBLE = 500
-"""The characters at the beginning of an answer in which one that declines says so."""
 
 
 class SharedRule(Rule):
@@ -56,7 +54,7 @@ def check_one_line(where: str, command: str) -> None:
 
 def check_words(where: str, text: str) -> None:
     """No words to a language model."""
-    words = words_to_a_model(text)
+    words = first_phrase("words_to_a_model", text)
     if words is not None:
         found = f"{quoted(words)}, which speaks to a language model or marks a part of a chat"
         raise SharedRule.WORDS_TO_MODEL.broken(f"{where} holds {found}; write only what belongs to the game.")
@@ -79,27 +77,14 @@ def check_writing(where: str, text: str, own: frozenset[str]) -> None:
         raise SharedRule.OTHER_WRITING.broken(message)
 
 
-def words_to_a_model(text: str) -> str | None:
-    """The first words of a text that speak to a language model, or that chat templates use as markers; else None.
-
-    Lookalikes are seen through.
-    """
-    return _first("words_to_a_model", text)
-
-
 def reply_line(text: str) -> str | None:
     """The beginning of a line that could be taken for a part of an agent's reply (`Action: ...`); else None."""
     found = _REPLY_LINE.search(text)
     return str(found.group()).strip() if found else None
 
 
-def is_refusal(text: str) -> bool:
-    """Whether an answer that holds no JSON declines to answer."""
-    return _first("refusals", text[:_MAX_PREAMBLE]) is not None
-
-
-def _first(kind: str, text: str) -> str | None:
-    """What is found in the text itself or, when it holds more than ASCII, in what it looks like."""
+def first_phrase(kind: str, text: str) -> str | None:
+    """The first phrase of a kind in phrases.yaml that the text holds or, if it is not ASCII, looks like; else None."""
     pattern = _pattern(kind)
     found = pattern.search(text) or (None if text.isascii() else pattern.search(skeleton(text)))
     return str(found.group()) if found else None

@@ -6,7 +6,6 @@ A game is judged turn by turn, then as a whole; the first finding counts. The ru
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from agentrefine.errors import UserError
 from agentrefine.game.actions import plain
@@ -17,7 +16,7 @@ from agentrefine.game.verdict import Attempt, Problem, Rule, RuleBrokenError, Ve
 from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.params import VerificationParams
 from agentrefine.verification import shared_rules
-from agentrefine.verification.reading import AnswerRule, parse_turns
+from agentrefine.verification.reading import AnswerRule, TurnsFinding, parse_turns
 from agentrefine.verification.script_rules import ScriptRule, verify_script
 from agentrefine.verification.shared_rules import SharedRule
 
@@ -46,20 +45,6 @@ RULES: tuple[Rule, ...] = (*AnswerRule, *SharedRule, *ScriptRule, *TrajectoryRul
 """All rules. The paper's five are `not_json`, `turn_keys`, `unflagged_error`, `unfinished` and `too_few_refinements`,
 together with `action_mismatch` for scripts; the others are ours.
 """
-
-
-class TrajectoryFinding(NamedTuple):
-    """What the rules say of a game.
-
-    Attributes:
-        kept: the leading turns that stay. All turns when the game passed. Otherwise nothing, or turns that break no
-            rule of a single turn, end with a DM turn that does not complete the task, and leave room for two more:
-            the teacher continues with a player turn.
-        problem: the first rule broken; None when the game passed.
-    """
-
-    kept: list[Turn]
-    problem: Problem | None
 
 
 def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> Iterator[Verdict]:
@@ -112,10 +97,8 @@ def verdict(attempt: Attempt, problem: Problem | None, turns_kept: int) -> Verdi
     )
 
 
-def verify_trajectory(
-    script: Script, text: str, params: VerificationParams, kept: Sequence[Turn] = ()
-) -> TrajectoryFinding:
-    """Judge the game in an answer, or the game that an answer continues after the `kept` turns.
+def verify_trajectory(script: Script, text: str, params: VerificationParams, kept: Sequence[Turn] = ()) -> TurnsFinding:
+    """Judge the game in an answer, or the game that an answer continues after the `kept` turns, as `judge`.
 
     An answer that repeats the kept turns unchanged before its own counts as if it had not.
     """
@@ -129,8 +112,13 @@ def verify_trajectory(
 
 def judge(
     script: Script, turns: Sequence[Turn], params: VerificationParams, reading: Problem | None = None
-) -> TrajectoryFinding:
-    """Judge a game's turns whose keys are sound; `reading` says why the turns after these could not be read, if so."""
+) -> TurnsFinding:
+    """Judge a game's turns whose keys are sound; `reading` says why the turns after these could not be read, if so.
+
+    The finding has all turns when the game passed. Otherwise it has none, or turns that break no rule of a single turn,
+    end with a DM turn that does not complete the task, and leave room for two more: the teacher continues with a player
+    turn.
+    """
     suspicious = has_suspicious_texts(script, turns)
     for position, turn in enumerate(turns):
         try:
@@ -145,12 +133,12 @@ def judge(
                 _check_no_leak(script, turn)
         except RuleBrokenError as error:
             fault = error.problem.turn or position + 1
-            return TrajectoryFinding(_sound_prefix(turns, fault - 1, params), error.problem._replace(turn=fault))
+            return TurnsFinding(_sound_prefix(turns, fault - 1, params), error.problem._replace(turn=fault))
     problem = reading or _whole_game_problem(turns, params)
     if problem is None:
-        return TrajectoryFinding(list(turns), None)
+        return TurnsFinding(list(turns), None)
     start_again = problem.rule in (TrajectoryRule.TOO_FEW_REFINEMENTS, TrajectoryRule.TOO_MANY_TURNS)
-    return TrajectoryFinding([] if start_again else _sound_prefix(turns, len(turns), params), problem)
+    return TurnsFinding([] if start_again else _sound_prefix(turns, len(turns), params), problem)
 
 
 def _sound_prefix(turns: Sequence[Turn], end: int, params: VerificationParams) -> list[Turn]:
@@ -176,7 +164,7 @@ def has_suspicious_texts(script: Script, turns: Sequence[Turn]) -> bool:
         not actions.isascii()
         or "\n" in actions
         or hidden_character(text) is not None
-        or shared_rules.words_to_a_model(text) is not None
+        or shared_rules.first_phrase("words_to_a_model", text) is not None
         or shared_rules.reply_line(text) is not None
         or not is_free_of_others(text, script.writing)
     )

@@ -21,11 +21,7 @@ SECONDS_BETWEEN_UPDATES = 3.0
 
 
 class Progress:
-    """Counts what a stage has done.
-
-    Attributes:
-        done, total: how many of the units are done, and how many there are.
-    """
+    """Counts what a stage has done: `done` units of `total`."""
 
     def __init__(self, bar: "tqdm[Never]", total: int, artifact: UUID) -> None:
         self._bar = bar
@@ -51,14 +47,7 @@ class Progress:
 
 @contextmanager
 def progress(stage: str, total: int, unit: str, *, bar: bool = True) -> Iterator[Progress]:
-    """A progress bar and artifact for one stage.
-
-    Args:
-        stage: the stage's name; the artifact's key is `<stage>-progress`.
-        total: how many `unit`s there are.
-        unit: what is counted, such as `game`.
-        bar: False where something else draws one.
-    """
+    """A progress bar, unless something else draws one, and the artifact `<stage>-progress` for a stage's `unit`s."""
     key = _artifact_key(stage, "progress")
     artifact = cast("UUID", create_progress_artifact(progress=0.0, key=key, description=f"{total} {unit}s"))
     with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5, disable=not bar) as shown:

@@ -80,12 +80,7 @@ def register_models(params: Params, results: Results, digests: Mapping[str, str]
     """Log how every evaluated tuned model compares, and enter it in the registry; comparisons decide on the champion.
 
     Each run has the differences with their intervals as metrics `<benchmark>/against_<other>/...`, the main finding as
-    its description, and the baseline and its run as tags.
-
-    Args:
-        params: what is evaluated, and where runs are kept.
-        results: the report's.
-        digests: what identifies the baseline and each tuned model.
+    its description, and the baseline and its run as tags. `digests` identify the baseline and each tuned model.
 
     Raises:
         UserError: a tracking store that cannot be used.

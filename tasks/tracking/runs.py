@@ -47,20 +47,13 @@ LOSS, VALIDATION_LOSS = "tuning/loss", "tuning/validation_loss_by_step"
 
 
 def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
-    """The id of the run that holds a model; made when there is none.
-
-    Args:
-        model: `base`, a variant, or an endpoint's name.
-        digest: what identifies its files (`agentrefine.tuning.models.model_digest`).
-        tracking: where runs are kept.
-    """
+    """The id of the run that holds a model, which its digest (`model_digest`) identifies; made when there is none."""
     with store(tracking) as client:
         experiment_id = _experiment(client, tracking)
-        found = _find(client, experiment_id, model, digest)
-        if found is not None:
-            return found
-        run_id = _new_run(client, experiment_id, f"{model}-{digest[:6]}", {"model": model, "model_digest": digest})
-        client.set_terminated(run_id)
+        run_id = _find(client, experiment_id, model, digest)
+        if run_id is None:
+            run_id = _new_run(client, experiment_id, f"{model}-{digest[:6]}", {"model": model, "model_digest": digest})
+            client.set_terminated(run_id)
         return run_id
 
 
@@ -137,7 +130,7 @@ def log_tuning(variant: str, run_id: str, params: Params) -> None:
         _tag_flow_run(client, run_id, "tuning")
 
 
-def log_evaluation(model: str, run_id: str, params: Params, project: Project | None = None) -> None:
+def log_evaluation(model: str, run_id: str, params: Params, project: Project = Project()) -> None:  # noqa: B008 (frozen)
     """Log what a model reached: rates with their intervals, curves over the steps, all episodes, and some to read.
 
     The settings of the evaluation are tags, because the same model may be evaluated again with others. A run shows its
@@ -148,7 +141,6 @@ def log_evaluation(model: str, run_id: str, params: Params, project: Project | N
         UserError: a file of the evaluation is missing, or the tracking store cannot be reached or used, or is of
             before MLflow 3.4.
     """
-    project = project or Project()
     folder = project.evaluation(model)
     summaries = model_summary(project, model)
     seconds = seconds_per_episode(project, model)

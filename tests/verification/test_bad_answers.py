@@ -30,7 +30,7 @@ def judged(case: dict[str, object], kind: str) -> tuple[int, Problem | None]:
     text = answer(case, kind)
     if kind == "script":
         return 0, verify_script(text).problem
-    before = verify_trajectory(script(), json.dumps(game()[:KEPT_BEFORE]), PARAMS).kept
+    before = verify_trajectory(script(), json.dumps(game()[:KEPT_BEFORE]), PARAMS).turns
     kept, problem = verify_trajectory(script(), text, PARAMS, before if kind == "continuation" else ())
     return len(kept), problem
 

@@ -325,7 +325,7 @@ def test_a_longer_action_is_not_a_use_of_the_shorter_one_whose_code_takes_anythi
 
 
 def assert_sound(kept):
-    """The promise of `TrajectoryFinding.kept`."""
+    """The promise of `judge`."""
     if not kept:
         return
     assert kept[-1].role == "DM"
@@ -356,8 +356,8 @@ def assert_sound(kept):
 def test_a_finding_names_the_turn_and_keeps_those_before_it(rule, turn, kept):
     finding = verify_trajectory(script(), GAMES[rule][0], PARAMS)
     assert finding.problem.turn == turn
-    assert len(finding.kept) == kept
-    assert [t.model_dump() for t in finding.kept] == json.loads(GAMES[rule][0])[:kept]
+    assert len(finding.turns) == kept
+    assert [t.model_dump() for t in finding.turns] == json.loads(GAMES[rule][0])[:kept]
 
 
 def test_of_a_game_that_ends_with_the_player_the_turns_up_to_the_last_dm_turn_are_kept():
@@ -376,15 +376,15 @@ def test_without_room_for_another_turn_the_game_starts_again():
 
 
 def test_a_continuation_is_judged_together_with_the_turns_before_it():
-    kept = verify_trajectory(script(), json.dumps(game()[:5]), PARAMS).kept
+    kept = verify_trajectory(script(), json.dumps(game()[:5]), PARAMS).turns
     rest = json.dumps(game()[5:])
     assert verify_trajectory(script(), rest, PARAMS, kept).problem is None
     assert verify_trajectory(script(), game_text(), PARAMS, kept).problem is None, "kept turns repeated"
     finding = verify_trajectory(script(), json.dumps([game()[5] | {"x": 1}]), PARAMS, kept)
-    assert (finding.kept, finding.problem.rule, finding.problem.turn) == (kept, AnswerRule.TURN_KEYS, 6)
+    assert (finding.turns, finding.problem.rule, finding.problem.turn) == (kept, AnswerRule.TURN_KEYS, 6)
     other = json.dumps(game([("look", ""), *GOOD_STEPS]))
     finding = verify_trajectory(script(), other, PARAMS, kept)
-    assert (finding.kept, finding.problem.rule) == (kept, TrajectoryRule.ROLE_ORDER)
+    assert (finding.turns, finding.problem.rule) == (kept, TrajectoryRule.ROLE_ORDER)
 
 
 _ACTION = st.sampled_from(["look", "take lamp", "take rope", "go to hall", "take sword", "fly", "take lamp "])
