@@ -33,7 +33,8 @@ from agentrefine.game.conversation import Sample
 from agentrefine.params import Params, load_params
 from agentrefine.params.tuning import MaskPolicy
 from agentrefine.report.tables import percent
-from agentrefine.tuning.models import load_tuned, model_digest, quantisation
+from agentrefine.tuning.cards import quantisation_of, read_card
+from agentrefine.tuning.models import load_tuned, model_digest
 from agentrefine.tuning.results import TuningResult
 from agentrefine.tuning.train import PARAMS_WITHOUT_EFFECT, TuningJob, tune
 
@@ -250,7 +251,7 @@ def played(
         games=games,
         train_on=model.train_on if games else "",
         base=study.base.as_posix(),
-        quantisation=quantisation(study.base),
+        quantisation=quantisation_of(read_card(Path(study.base))),
         epochs=study.params.tuning.epochs if games else 0,
         learning_rate=study.params.tuning.learning_rate if games else 0.0,
         seed=seed,

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Sequence
 
-from agentrefine.benchmarks.base import Benchmark
-from agentrefine.benchmarks.simulators import episodes_at_once
 from agentrefine.evaluation.endpoint import EndpointPolicy
 from agentrefine.evaluation.episodes import Episode
-from agentrefine.evaluation.evaluate import Rules, Seat
+from agentrefine.evaluation.evaluate import Rules
 from agentrefine.files import short_hash
 from agentrefine.llm.completion import Usage
 from agentrefine.llm.spending import load_prices
@@ -32,8 +30,8 @@ def endpoint_player(name: str, params: Params) -> Player:
         used = [Usage(prompt_tokens=e.prompt_tokens, completion_tokens=e.completion_tokens) for e in episodes]
         return sum(map(price.cost, used)) if price else 0.0
 
-    def take_seat(benchmark: Benchmark, rules: Rules, spent: float) -> Seat:
-        policy = EndpointPolicy(
+    def open_policy(rules: Rules, spent: float) -> EndpointPolicy:
+        return EndpointPolicy(
             endpoint,
             name=name,
             max_new_tokens=max_new_tokens,
@@ -43,9 +41,8 @@ def endpoint_player(name: str, params: Params) -> Player:
             journal=JOURNAL / "replies.sqlite",
             spent=spent,
         )
-        return Seat(policy, benchmark, episodes_at_once(benchmark, rules.batch_size))
 
-    return Player(name, endpoint_identity(endpoint), digest(__name__), take_seat, max_new_tokens, cost)
+    return Player(name, endpoint_identity(endpoint), digest(__name__), open_policy, max_new_tokens, cost)
 
 
 def endpoint_identity(endpoint: EndpointParams) -> str:

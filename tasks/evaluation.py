@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from agentrefine.benchmarks.base import Benchmark
-from agentrefine.benchmarks.simulators import episodes_at_once
 from agentrefine.errors import UserError, not_named
-from agentrefine.evaluation.evaluate import Rules, Seat
+from agentrefine.evaluation.evaluate import Rules
+from agentrefine.evaluation.policy import Policy
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.sources import digest
@@ -28,11 +27,11 @@ def local_player(model: str, params: Params) -> Player:
         raise UserError("stage_not_run", message, file=MODELS / model, stage=stage)
     from agentrefine.tuning.models import load_tuned, model_digest  # imports torch and transformers
 
-    def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
+    def open_policy(rules: Rules, _spent: float) -> Policy:
         from agentrefine.evaluation.local import LocalPolicy
 
         loaded = load_tuned(MODELS / model)
-        policy = LocalPolicy(
+        return LocalPolicy(
             loaded.model,
             loaded.tokenizer,
             name=model,
@@ -40,7 +39,6 @@ def local_player(model: str, params: Params) -> Player:
             sampling=rules.sampling,
             seed=params.seed,
         )
-        return Seat(policy, benchmark, episodes_at_once(benchmark, rules.batch_size))
 
     weights = model_digest(MODELS / model)
-    return Player(model, weights, digest(__name__), take_seat, params.evaluation.max_new_tokens)
+    return Player(model, weights, digest(__name__), open_policy, params.evaluation.max_new_tokens)

@@ -15,10 +15,12 @@ from prefect.cache_policies import NO_CACHE
 from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import Benchmark, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import selected
+from agentrefine.benchmarks.simulators import episodes_at_once
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
-from agentrefine.evaluation.evaluate import Rules, Seat, benchmarks_played, in_order, journal_file, play_benchmark
+from agentrefine.evaluation.evaluate import Rules, benchmarks_played, in_order, journal_file, play_benchmark
 from agentrefine.evaluation.metrics.summary import write_results
+from agentrefine.evaluation.policy import Policy
 from agentrefine.files import short_hash, write_text
 from agentrefine.params import Params
 from agentrefine.params.evaluation import BenchmarkData
@@ -39,17 +41,19 @@ class Player(NamedTuple):
         model: its name in params.yaml.
         digest: what identifies it: a digest of weights, all that changes an endpoint's replies, the rule of chance.
         source: digest of the code that decides how it plays (`agentrefine.sources`).
-        take_seat: opens its policy for a benchmark by the rules; the last argument is what its replies have cost.
+        open_policy: its policy by the rules; the last argument is what its replies have cost.
         max_new_tokens: most tokens of one reply.
         cost: what its replies in some episodes cost, in US dollars; 0 for local weights and where no price is known.
+        one_at_a_time: it plays one episode after the other.
     """
 
     model: str
     digest: str
     source: str
-    take_seat: Callable[[Benchmark, Rules, float], Seat]
+    open_policy: Callable[[Rules, float], Policy]
     max_new_tokens: int
     cost: Callable[[Sequence[Episode]], float] = lambda _: 0.0
+    one_at_a_time: bool = False
 
 
 class Played(NamedTuple):
@@ -109,12 +113,13 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
         with (
             EpisodeJournal(file) as journal,
             progress(f"{model} {name}", len(specs), "episode") as bar,
-            closing(player.take_seat(benchmark, rules, spent + player.cost(journal.episodes))) as seat,
+            closing(player.open_policy(rules, spent + player.cost(journal.episodes))) as policy,
         ):
             if known := len(journal.finished()):
                 logger.info("%s on %s: %d of %d episodes were played before", model, name, known, len(specs))
                 bar.reach(known)
-            for _ in play_benchmark(benchmark, seat, journal, rules, seed, player.digest):
+            at_once = 1 if player.one_at_a_time else episodes_at_once(benchmark, rules.batch_size)
+            for _ in play_benchmark(benchmark, policy, specs, journal, rules, at_once=at_once, digest=player.digest):
                 bar.advance()
     except UnlistedActionsError as error:
         logger.info("Not played: %s on %s: %s", model, name, error)

@@ -1,7 +1,6 @@
 """Evaluation of a policy without a model: chance plays the same benchmarks, for comparison."""
 
-from agentrefine.benchmarks.base import Benchmark
-from agentrefine.evaluation.evaluate import Rules, Seat
+from agentrefine.evaluation.evaluate import Rules
 from agentrefine.evaluation.reference import ChancePolicy
 from agentrefine.params import Params
 from agentrefine.sources import digest
@@ -11,8 +10,8 @@ from tasks.playing import Player
 def reference_player(name: str, params: Params) -> Player:
     """Chance, which plays one episode after the other: it asks each environment what is possible."""
 
-    def take_seat(benchmark: Benchmark, rules: Rules, _spent: float) -> Seat:
-        return Seat(ChancePolicy(params.seed, rules.prompting.style), benchmark, 1)
+    def open_policy(rules: Rules, _spent: float) -> ChancePolicy:
+        return ChancePolicy(params.seed, rules.prompting.style)
 
-    identity = ChancePolicy.digest(params.seed)
-    return Player(name, identity, digest(__name__), take_seat, params.evaluation.max_new_tokens)
+    identity, limit = ChancePolicy.digest(params.seed), params.evaluation.max_new_tokens
+    return Player(name, identity, digest(__name__), open_policy, limit, one_at_a_time=True)

@@ -110,11 +110,8 @@ def _template_remarks(params: BaseModelParams, tokenizer: PreTrainedTokenizerBas
     """Check the chat template; returns what is worth knowing of it, first of all that the model has none."""
     remarks = check_chat_template(tokenizer)
     if params.chat_template is None and tokenizer.chat_template == own_chat_template():
-        return [
-            "The model has no chat template, so it is tuned and played with this project's own; if it is a chat model, "
-            "set base_model.chat_template to its template.",
-            *remarks,
-        ]
+        missing = "The model has no chat template, so it is tuned and played with this project's own"
+        remarks.insert(0, f"{missing}; if it is a chat model, set base_model.chat_template to its template.")
     return remarks
 
 

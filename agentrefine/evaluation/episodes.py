@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.llm.thinking import without_thinking
@@ -19,7 +19,7 @@ KeyT = TypeVar("KeyT")
 StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
 
 
-class EpisodeStep(BaseModel):
+class EpisodeStep(BaseModel, frozen=True):
     """One turn of the agent and the answer to it.
 
     Example: `{"thought": "I look.", "action": "look", ..., "valid": true, "format_error": false, "progress": 0.5, ...}`
@@ -35,8 +35,6 @@ class EpisodeStep(BaseModel):
         turns_cut: how many of the oldest turns the policy did not read because its context was full.
         cut: the reply was cut at its limit of tokens.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     thought: str
     action: str
@@ -56,7 +54,7 @@ class EpisodeStep(BaseModel):
         return not self.valid
 
 
-class Episode(BaseModel):
+class Episode(BaseModel, frozen=True, populate_by_name=True, serialize_by_alias=True):
     """One episode as one model played it. Equal plays give equal bytes: how long it took is not written.
 
     Example: `{"id": "assemble.harbor.69", "benchmark": "worlds_layouts", ..., "steps": [{...}], "success": true, ...}`
@@ -75,8 +73,6 @@ class Episode(BaseModel):
         error: what the simulator said when `stop` is `environment error`; otherwise empty.
         restarts: how often it was begun again because the simulator died.
     """
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     id: str
     benchmark: str

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from agentrefine.benchmarks.agentboard.benchmark import STEPS, AgentBoard
 from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
@@ -18,14 +18,12 @@ from agentrefine.files import short_hash
 from agentrefine.params.evaluation import BenchmarkData, EvaluationParams, Prompting, Sampling
 
 
-class Rules(BaseModel):
+class Rules(BaseModel, frozen=True):
     """The settings of `evaluation` that decide how a benchmark is played, and only those: they name the journal.
 
     Attributes:
         simulators: which simulators are installed (`tasks/playing.py`); the others are those of `EvaluationParams`.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     data: BenchmarkData
     episodes: int
@@ -53,40 +51,28 @@ class Rules(BaseModel):
         return [spec.model_copy(update={"attempt": attempt}) for attempt in range(self.attempts) for spec in drawn]
 
 
-class Seat(NamedTuple):
-    """A policy at a benchmark.
-
-    Attributes:
-        policy: who plays.
-        benchmark: whose environments it plays.
-        at_once: how many episodes.
-    """
-
-    policy: Policy
-    benchmark: Benchmark
-    at_once: int
-
-    def close(self) -> None:
-        """End what the policy has in flight."""
-        self.policy.close()
-
-
 def journal_file(folder: Path, model: str, benchmark: str, *decides: str) -> Path:
     """The journal of a model's episodes on a benchmark, named after all that decides how they are played."""
     return folder / f"{model}.{benchmark}.{short_hash(*decides)}.jsonl"
 
 
 def play_benchmark(
-    benchmark: Benchmark, seat: Seat, journal: EpisodeJournal, rules: Rules, seed: int, digest: str
+    benchmark: Benchmark,
+    policy: Policy,
+    specs: Sequence[EpisodeSpec],
+    journal: EpisodeJournal,
+    rules: Rules,
+    *,
+    at_once: int,
+    digest: str,
 ) -> Iterator[Episode]:
     """Play the episodes of a benchmark that the journal does not hold as finished; yield each when it is on disk.
 
     Args:
-        benchmark: whose episodes are played.
-        seat: who plays them.
+        benchmark, policy, specs: what is played, by whom, and which episodes of it.
         journal: what was played before; every episode is added to it.
         rules: how they are played.
-        seed: of the episodes.
+        at_once: how many episodes.
         digest: what identifies the model, for the record.
 
     Raises:
@@ -95,11 +81,11 @@ def play_benchmark(
     """
     known = journal.finished()
     for episode in play(
-        seat.policy,
-        seat.benchmark,
-        [spec for spec in rules.episodes_of(benchmark, seed) if (spec.id, spec.attempt) not in known],
+        policy,
+        benchmark,
+        [spec for spec in specs if (spec.id, spec.attempt) not in known],
         max_steps=STEPS if isinstance(benchmark, AgentBoard) else rules.max_steps,
-        batch_size=seat.at_once,
+        batch_size=at_once,
         stop_on_repeats=rules.stop_on_repeats,
         prompting=rules.prompting,
         model_digest=digest,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import selected
@@ -24,7 +24,7 @@ from agentrefine.params import load_params
 from agentrefine.params.evaluation import INSTALLED
 
 
-class Reached(BaseModel):
+class Reached(BaseModel, frozen=True):
     """What one policy reached on a benchmark.
 
     Example: `{"episodes": 3, "success": 0.67, "progress": 0.75, ..., "unsolved": {"key.house.71": "step limit"}}`
@@ -40,8 +40,6 @@ class Reached(BaseModel):
         unsolved: why each of the other episodes ended, by its id.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     episodes: int
     success: float
     progress: float
@@ -52,7 +50,7 @@ class Reached(BaseModel):
     unsolved: dict[str, str]
 
 
-class GoldCheck(BaseModel):
+class GoldCheck(BaseModel, frozen=True):
     """The reference policies on one benchmark.
 
     Example: `{"benchmark": "pddl", "episodes": 3, "no_solution": {}, "gold": {...}, "chance": null, ...}`
@@ -67,8 +65,6 @@ class GoldCheck(BaseModel):
         memory: most resident memory in bytes of a simulator's processes; None where the simulator has no process of its
             own.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     benchmark: str
     episodes: int

@@ -13,7 +13,7 @@ from string import Template
 from typing import NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from agentrefine.benchmarks.base import Environment, EpisodeSpec
 from agentrefine.errors import UserError
@@ -24,20 +24,18 @@ from agentrefine.params.evaluation import Prompting
 from agentrefine.worlds.language import Paraphrase
 
 
-class ExampleTurn(BaseModel):
+class ExampleTurn(BaseModel, frozen=True, extra="forbid"):
     """One turn of an example.
 
     Example: `{"thought": "The key opens the chest.", "action": "take key", "observation": "You hold the key."}`
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     thought: str
     action: str
     observation: str
 
 
-class Example(BaseModel):
+class Example(BaseModel, frozen=True, extra="forbid"):
     """A solved game, shown before the game that is played: `example.yaml` in a benchmark's package.
 
     Example: `{"episode": {"id": ..., ...}, "goal": "Open the chest.", "observation": "A hall.", "turns": [{...}, ...]}`
@@ -47,8 +45,6 @@ class Example(BaseModel):
         goal, observation: how it begins.
         turns: the agent's turns, each with what it saw then.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     episode: EpisodeSpec
     goal: str
@@ -111,12 +107,8 @@ class PlayPrompt(NamedTuple):
 
     def format_error(self) -> str:
         """The answer to a reply in the wrong form."""
-        text = (
-            conversation.prompt("format_error.md")
-            if self.prompting.style == "react"
-            else play_prompt("act_format_error.md")
-        )
-        return text.rstrip("\n")
+        react = self.prompting.style == "react"
+        return (conversation.prompt("format_error.md") if react else play_prompt("act_format_error.md")).rstrip("\n")
 
 
 @cache

@@ -166,8 +166,15 @@ class Diversity:
 
     def add(self, trajectory: Trajectory) -> None:
         """Count one trajectory's persona, goal and actions."""
-        self._add_persona(trajectory)
-        script = trajectory.script
+        script, persona = trajectory.script, trajectory.persona
+        self._personas.add(persona, trajectory.id)
+        if self._personas.counts[persona] == 1:
+            earlier = self._persona_index.add(persona, " ".join(words(persona)) or persona).near_duplicate_of
+            if earlier is not None:
+                self._near_personas += 1
+                if len(self._near_persona_examples) < MAX_EXAMPLES:
+                    example = FeatureExample(trajectory.id, f'"{persona}" resembles "{earlier}"')
+                    self._near_persona_examples.append(example)
         self._goals.add(_fingerprint(script.goal))
         self._goal_openings[" ".join(words(script.goal)[:GOAL_OPENING_WORDS])] += 1
         self._goal_forms.add(goal_form(script), trajectory.id)
@@ -177,17 +184,6 @@ class Diversity:
             if isinstance(turn, PlayerTurn):
                 self._verbs[(turn.action.split() or [""])[0].lower()] += 1
                 self._actions.add(_fingerprint(turn.action))
-
-    def _add_persona(self, trajectory: Trajectory) -> None:
-        persona = trajectory.persona
-        self._personas.add(persona, trajectory.id)
-        if self._personas.counts[persona] > 1:
-            return
-        earlier = self._persona_index.add(persona, " ".join(words(persona)) or persona).near_duplicate_of
-        if earlier is not None:
-            self._near_personas += 1
-            if len(self._near_persona_examples) < MAX_EXAMPLES:
-                self._near_persona_examples.append(FeatureExample(trajectory.id, f'"{persona}" resembles "{earlier}"'))
 
     def features(self) -> dict[str, Any]:
         """The features of all trajectories so far, named and described in `features.DataSetFeatures`."""

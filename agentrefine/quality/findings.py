@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from jinja2 import StrictUndefined, Template
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from agentrefine.files import packaged_text
 from agentrefine.params.base import Severity
@@ -18,7 +18,7 @@ MAX_RULES = 3
 """How many of the most common rules a message names."""
 
 
-class Finding(BaseModel):
+class Finding(BaseModel, frozen=True):
     """One expectation and what was found.
 
     Example: `{"scope": "trajectory", "column": "tokens", "expectation": "expect_column_values_to_be_between",
@@ -38,8 +38,6 @@ class Finding(BaseModel):
         example_values: their values, in the same order.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     scope: Literal["trajectory", "data_set"]
     column: str
     expectation: str
@@ -52,7 +50,7 @@ class Finding(BaseModel):
     example_values: list[str]
 
 
-class BenchmarkOverlap(BaseModel):
+class BenchmarkOverlap(BaseModel, frozen=True):
     """How much of a benchmark the training data repeats.
 
     Example: `{"ours": false, "missing": "", "episodes": 20, "ngrams": 4711, "ngrams_found": 0, "trajectories": 0}`
@@ -66,8 +64,6 @@ class BenchmarkOverlap(BaseModel):
         trajectories: how many repeat an n-gram, a whole goal or a whole solution.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     ours: bool
     missing: str
     episodes: int
@@ -76,7 +72,7 @@ class BenchmarkOverlap(BaseModel):
     trajectories: int
 
 
-class GateResult(BaseModel):
+class GateResult(BaseModel, frozen=True):
     """result.json: what the gate found.
 
     Example: `{"passed": true, "data_set": {"trajectories": 512, ...}, "overlap": {"babyai": {...}}, "findings": [...]}`
@@ -87,8 +83,6 @@ class GateResult(BaseModel):
         overlap: what the trajectories share with each benchmark, by its name.
         findings: every expectation, met or not, in the order of params.yaml.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     passed: bool
     data_set: dict[str, float]

@@ -22,8 +22,7 @@ from agentrefine.simulation import thoughts
 from agentrefine.simulation.tokenizer import MIN_FREQUENCY, build_tokenizer, check_words, stretches
 from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.chat_template import MASKED
-from agentrefine.tuning.loss import labelled_loss
-from agentrefine.tuning.optimizer import make_optimizer
+from agentrefine.tuning.optimizer import labelled_loss, make_optimizer
 from agentrefine.worlds.catalogue import all_templates, all_texts, families, themes, vocabulary, words_in
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Theme

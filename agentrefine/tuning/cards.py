@@ -6,7 +6,7 @@ A loaded model depends on this file. So it holds records only; `agentrefine.repo
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, computed_field
+from pydantic import BaseModel, Field, RootModel, TypeAdapter, ValidationError, computed_field
 
 from agentrefine.files import invalid_value
 from agentrefine.params.tuning import MaskPolicy
@@ -15,11 +15,7 @@ CARD = "card.json"
 """The name of the file."""
 
 
-class _Card(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class TinyCard(_Card):
+class TinyCard(BaseModel, frozen=True):
     """The tiny base that is made here.
 
     Example: `{"kind": "tiny", "seed": 7, "vocabulary": 2048, "params": {...}, "parameters": 872064, "tokens": 3000000,
@@ -41,7 +37,7 @@ class TinyCard(_Card):
     loss: float
 
 
-class ReferenceCard(_Card):
+class ReferenceCard(BaseModel, frozen=True):
     """A base whose weights stay where they are.
 
     Example: `{"kind": "reference", "path": "HuggingFaceTB/SmolLM2-135M-Instruct", "digest": "ab..",
@@ -59,7 +55,7 @@ class ReferenceCard(_Card):
     chat_template: list[str]
 
 
-class GgufCard(_Card):
+class GgufCard(BaseModel, frozen=True):
     """A base that was read from a GGUF file.
 
     Example: `{"kind": "gguf", "path": "SmolLM2-135M-Instruct.Q4_1.gguf", ..., "quantisation": "Q4_1", ...}`
@@ -153,7 +149,7 @@ class TuningFigures(BaseModel):
         return self.trained_tokens / self.tokens if self.tokens else 0.0
 
 
-class _Origin(_Card):
+class _Origin(BaseModel, frozen=True):
     kind: Literal["tuned"] = "tuned"
     train_on: MaskPolicy
     base: str

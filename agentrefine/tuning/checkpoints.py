@@ -7,25 +7,18 @@ tuning lie in a folder named after all that changes weights, so that another tun
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import xxhash
 from accelerate.utils import broadcast_object_list
 from pydantic import BaseModel, ValidationError
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from agentrefine.files import short_hash, write_json
-from agentrefine.sources import digest
-from agentrefine.tuning.distributed import SHARDING, is_first_process
-
-LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
-"""Packages whose versions may change the bytes of a checkpoint."""
+from agentrefine.files import write_json
+from agentrefine.tuning.distributed import is_first_process
 
 MANIFEST = "manifest.json"
 """The file of a checkpoint that lists all others; it is written last."""
@@ -50,21 +43,6 @@ class Manifest(BaseModel):
     """
 
     files: dict[str, ManifestEntry]
-
-
-def key(*settings: str) -> str:
-    """Equal for tunings that take the same steps, so that one can resume where the other stopped.
-
-    Args:
-        settings: what changes weights, besides the code, the libraries, the kind of processor and sharding.
-    """
-    return short_hash(
-        *settings,
-        *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
-        "cuda" if torch.cuda.is_available() else "cpu",
-        *(version(library) for library in LIBRARIES),
-        digest("agentrefine.tuning.train"),
-    )
 
 
 def own_folder(root: Path, key: Callable[[], str]) -> str:

@@ -165,13 +165,8 @@ def _environment(rank: int, processes: int, threads: int, port: int) -> dict[str
 
 def _end(process: "subprocess.Popen[str]") -> None:
     """Wait a moment for a replica that has done its work; end one that has not."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-    process.stdout.close()
     try:
-        process.wait(timeout=10)
+        process.communicate(timeout=10)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.communicate()

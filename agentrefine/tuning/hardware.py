@@ -16,12 +16,6 @@ from safetensors import SafetensorError
 from agentrefine.errors import UserError, first_line
 from agentrefine.params.tuning import TuningParams
 
-LESS_MEMORY = (
-    "lower tuning.batch_tokens or tuning.max_length, raise tuning.gradient_accumulation_steps, or set "
-    "tuning.activation_checkpointing: true or tuning.method: lora"
-)
-"""What to do when memory runs out."""
-
 logger = logging.getLogger(__name__)
 
 PACKAGES = {
@@ -200,7 +194,11 @@ def machine_failures() -> Iterator[None]:
             )
             raise UserError("disk_full", message, stage="tuning") from error
         if out_of_memory or "can't allocate memory" in str(error):
-            message = f"tuning: memory ran out ({first_line(error)}); {LESS_MEMORY}."
+            message = (
+                f"tuning: memory ran out ({first_line(error)}); lower tuning.batch_tokens or tuning.max_length, raise "
+                "tuning.gradient_accumulation_steps, or set tuning.activation_checkpointing: true or tuning.method: "
+                "lora."
+            )
             raise UserError("out_of_memory", message, stage="tuning") from error
         raise
 

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from agentrefine.errors import UserError, first_line
 from agentrefine.files import read_text, sha256_file
 from agentrefine.proxies import check_proxy
-from agentrefine.tuning.cards import CARD, ReferenceCard, TunedCard, quantisation_of, read_card
+from agentrefine.tuning.cards import CARD, ReferenceCard, TunedCard, read_card
 from agentrefine.tuning.chat_template import own_chat_template
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -148,15 +148,6 @@ def load_tuned(path: str | Path) -> LoadedModel:
 def is_gguf(path: str | Path) -> bool:
     """Whether a path names a GGUF file, by its suffix; a folder is none."""
     return Path(path).suffix.lower() == ".gguf" and not Path(path).is_dir()
-
-
-def quantisation(path: str | Path) -> str | None:
-    """What a model's weights were quantised to before they were tuned, such as `Q4_1`; None where nothing says so.
-
-    Args:
-        path: of a base, or of a model that was tuned on one.
-    """
-    return quantisation_of(read_card(Path(path)))
 
 
 def on_device(model: PreTrainedModel) -> PreTrainedModel:

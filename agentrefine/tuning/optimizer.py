@@ -1,11 +1,14 @@
-"""The optimizers: AdamW, or Muon on the hidden matrices with AdamW on the rest."""
+"""The masked loss, and what lowers it: AdamW, or Muon on the hidden matrices with AdamW on the rest."""
 
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Muon, Optimizer
+
+from agentrefine.tuning.chat_template import MASKED
 
 BETAS = (0.9, 0.95)
 """The betas of AdamW; the second is lower than torch's, as is usual for language models."""
@@ -14,6 +17,34 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024), as in `torch.optim.Muon`."""
 
 NEWTON_SCHULZ_STEPS = 5
+
+
+def labelled_loss(
+    model: nn.Module,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    reduction: Literal["mean", "sum"],
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy in nats over the tokens that have a label: their mean or their sum.
+
+    Logits are computed only at positions where some row has a label, which is most of the saving where a fifth of the
+    tokens has one. Rows must be padded on the right: causal attention needs no mask for them.
+
+    Args:
+        model: a causal LM of transformers, or a wrapper around one.
+        ids: token ids, (rows, length).
+        labels: of the same shape; -100 where nothing is learned.
+        reduction: as in torch's `cross_entropy`.
+        position_ids: of the same shape, for rows that hold several conversations: each begins at 0.
+    """
+    following = labels[:, 1:]
+    positions = (following != MASKED).any(dim=0).nonzero().flatten()
+    several = {} if position_ids is None else {"position_ids": position_ids}
+    logits = model(input_ids=ids, logits_to_keep=positions, use_cache=False, **several).logits
+    return cross_entropy(
+        logits.flatten(0, 1).float(), following[:, positions].flatten(), ignore_index=MASKED, reduction=reduction
+    )
 
 
 class CpuMuon(Muon):

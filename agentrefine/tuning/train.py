@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -21,19 +22,23 @@ from pydantic import BaseModel, model_validator
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_pt_utils import get_model_param_count
 
-from agentrefine.files import atomic_folder, sha256_file, write_json
+from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
 from agentrefine.params.tuning import MaskPolicy, TuningParams
+from agentrefine.sources import digest
 from agentrefine.tuning import checkpoints
-from agentrefine.tuning.cards import CARD, TunedCard
+from agentrefine.tuning.cards import CARD, TunedCard, quantisation_of, read_card
 from agentrefine.tuning.data import rendered_rows
-from agentrefine.tuning.distributed import process_count, replicas, serve_as_replica
+from agentrefine.tuning.distributed import SHARDING, process_count, replicas, serve_as_replica
 from agentrefine.tuning.hardware import check_hardware, machine_failures, setting_error, threads_for, use_bf16
-from agentrefine.tuning.models import load_tokenizer, model_digest, quantisation
+from agentrefine.tuning.models import load_tokenizer, model_digest
 from agentrefine.tuning.results import LossPoint, TuningResult, ValidationPoint, last_tenth, points, thinned
 from agentrefine.tuning.trainer import Model, RefinementTrainer, TokenBar, load_for_tuning, training_arguments
 
 PARAMS_WITHOUT_EFFECT = {"variants", "launcher", "checkpoint_steps", "checkpoints_kept"}
 """Parameters of the section `tuning` that do not change a model's weights."""
+
+LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
+"""Packages whose versions may change the bytes of a checkpoint."""
 
 MAX_CURVE_POINTS = 100
 """The most points of a loss curve that a result keeps."""
@@ -70,7 +75,7 @@ class TuningJob(BaseModel):
 
     def key(self, processes: int) -> str:
         """Equal for tunings that take the same steps, so that one can resume where the other stopped."""
-        return checkpoints.key(
+        return short_hash(
             self.train_on,
             *self.data_digests().values(),
             model_digest(self.base),
@@ -78,6 +83,10 @@ class TuningJob(BaseModel):
             str(use_bf16(self.params)),
             str(self.seed),
             str(processes),
+            *sorted(SHARDING & os.environ.keys()),  # the checkpoints of sharded models are other files
+            "cuda" if torch.cuda.is_available() else "cpu",
+            *(version(library) for library in LIBRARIES),
+            digest("agentrefine.tuning.train"),
         )
 
 
@@ -238,7 +247,7 @@ def _save(job: TuningJob, trained: Trained, folder: Path) -> None:
     card = TunedCard(
         base=job.base,
         base_digest=model_digest(job.base),
-        base_quantisation=quantisation(job.base),
+        base_quantisation=quantisation_of(read_card(Path(job.base))),
         data_set=str(job.data_set),
         data_set_sha256=job.data_digests(),
         seed=job.seed,

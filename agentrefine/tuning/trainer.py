@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -35,9 +34,8 @@ from agentrefine.tuning.chat_template import MASKED
 from agentrefine.tuning.data import LengthGroupedBatches, row_lengths
 from agentrefine.tuning.distributed import SHARDING
 from agentrefine.tuning.hardware import setting_error, use_bf16
-from agentrefine.tuning.loss import fused_loss, labelled_loss
 from agentrefine.tuning.models import load_base
-from agentrefine.tuning.optimizer import make_optimizer
+from agentrefine.tuning.optimizer import labelled_loss, make_optimizer
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A model with or without an adapter."""
@@ -58,16 +56,14 @@ class TokenBar(TrainerCallback):  # type: ignore[misc]
         self._bar = tqdm(total=total, desc=description, unit="tok", unit_scale=True, mininterval=1.0)
         self._shown = {"trained": f"{trained_share:.0%}"}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
         """Start where an interrupted training resumes, so that the speed is that of now."""
         self._bar.initial = self._bar.n = int(state.num_input_tokens_seen)
         self._bar.last_print_n = self._bar.n
         if state.global_step:
             self._bar.write(f"{self._bar.desc}: resumes at the checkpoint of step {state.global_step}")
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: object, **kwargs: object) -> None:
         """Move the bar."""
         logs = cast("dict[str, float]", kwargs["logs"])
         for key, name in (("loss", "loss"), ("eval_loss", "validation")):
@@ -76,7 +72,7 @@ class TokenBar(TrainerCallback):  # type: ignore[misc]
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update(int(state.num_input_tokens_seen) - self._bar.n)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_train_end(self, *_: object, **__: object) -> None:
         """Close the bar."""
         self._bar.close()
 
@@ -87,9 +83,7 @@ class _EpochOf(TrainerCallback):  # type: ignore[misc]
     def __init__(self, batches: LengthGroupedBatches) -> None:
         self._batches = batches
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
         """Set the epoch that begins."""
         self._batches.set_epoch(int(state.epoch))
 
@@ -248,7 +242,9 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         if return_outputs or num_items_in_batch is None or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if torch.cuda.is_available():
-            total = fused_loss(model, inputs)
+            # Rows are padded on the right, so causal attention needs no mask, and with one torch takes a slower kernel.
+            unmasked = {name: value for name, value in inputs.items() if name != "attention_mask"}
+            total = -model(**unmasked, use_cache=False, fused_lm_head=True).log_probs.sum()
         else:
             total = labelled_loss(model, inputs["input_ids"], inputs["labels"], "sum", inputs.get("position_ids"))
         return total / num_items_in_batch * self.accelerator.num_processes

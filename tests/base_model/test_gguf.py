@@ -15,9 +15,9 @@ from agentrefine.files import sha256_file
 from agentrefine.game.conversation import Message
 from agentrefine.params import load_params
 from agentrefine.params.tuning import BaseModelParams
-from agentrefine.tuning.cards import GgufCard, read_card
+from agentrefine.tuning.cards import GgufCard, quantisation_of, read_card
 from agentrefine.tuning.chat_template import prompt_ids, render
-from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, quantisation, resolve
+from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, resolve
 from agentrefine.tuning.train import tune
 from tests.helpers.errors import refused
 from tests.helpers.gguf_files import MERGES, SYSTEM, small_llama, write_empty_gguf, write_gguf
@@ -58,7 +58,7 @@ def test_a_quantised_file_becomes_a_folder_with_its_dequantised_weights(tmp_path
     assert isinstance(card, GgufCard)
     assert card.path == str(file)
     assert card.sha256 == sha256_file(file)
-    assert card.quantisation == quantisation(tmp_path / OUT) == "Q4_1"
+    assert card.quantisation == quantisation_of(read_card(tmp_path / OUT)) == "Q4_1"
     assert card.tensor_types == {"Q4_1": 15, "F32": 5}
     assert card.dtype == "bfloat16"
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_not_quantised_keeps_its_numbers_and_gives_the_same_logit
     ids = torch.arange(20, 60)[None]
     with torch.no_grad():
         assert torch.allclose(load_base(tmp_path / OUT).model(ids).logits, original(ids).logits, atol=1e-5)
-    assert quantisation(tmp_path / OUT) is None
+    assert quantisation_of(read_card(tmp_path / OUT)) is None
     assert read_card(tmp_path / OUT).dtype == dtype
 
 
@@ -138,7 +138,7 @@ def test_a_tuned_model_knows_what_its_base_was_dequantised_from(tmp_path: Path) 
     made(write_gguf(tmp_path / "small.gguf"), tmp_path)
     data = write_data_set(tmp_path / "data", samples=8, validation=2)
     tune(job(tmp_path / OUT, data, max_length=1024, batch_tokens=4096, muon_learning_rate=None), tmp_path / "tuned")
-    assert quantisation(tmp_path / "tuned") == "Q4_1"
+    assert quantisation_of(read_card(tmp_path / "tuned")) == "Q4_1"
     assert load_tuned(tmp_path / "tuned").model.num_parameters() == small_llama().num_parameters()
 
 

@@ -1,12 +1,13 @@
 """Two models on the same episodes, paired: by how much they differ, and whether that can be chance."""
 
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from math import comb
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, grouped
@@ -19,7 +20,7 @@ MIN_DIFFERING = 6
 Verdict = Literal["better", "worse", "no difference shown", "too few episodes differ"]
 
 
-class Comparison(BaseModel):
+class Comparison(BaseModel, frozen=True):
     """Two models on the same episodes, paired: differences are `a` minus `b`.
 
     What was played under the same conditions (`Episode.cluster`) is one pair: an episode with all its attempts, a world
@@ -43,8 +44,6 @@ class Comparison(BaseModel):
             test could not have come to 5%, whatever the outcome.
         progress_verdict: the same about progress.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     benchmark: str
     a: str
@@ -108,10 +107,8 @@ def compare(a: Iterable[Episode], b: Iterable[Episode]) -> Comparison:
     pairs = [(first, second) for first, second in judged if first and second]
     clusters = [f"{first[0].benchmark}/{first[0].cluster}" for first, _ in pairs]
     benchmarks = {benchmark for benchmark, _ in both}
-    success = _measure([_mean_of(first, "success") - _mean_of(second, "success") for first, second in pairs], clusters)
-    progress = _measure(
-        [_mean_of(first, "progress") - _mean_of(second, "progress") for first, second in pairs], clusters
-    )
+    success = _measure(pairs, clusters, lambda episode: episode.success)
+    progress = _measure(pairs, clusters, lambda episode: episode.progress)
     return Comparison(
         benchmark=benchmarks.pop() if len(benchmarks) == 1 else "",
         a=next(iter(of_a.values()))[0].model,
@@ -137,14 +134,12 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return min(1.0, float(2 * tail / 2**n))
 
 
-def _mean_of(attempts: Sequence[Episode], name: Literal["success", "progress"]) -> Fraction:
-    """A fraction, so that equals differ by 0."""
-    values = [attempt.success if name == "success" else attempt.progress for attempt in attempts]
-    return sum(map(Fraction, values), Fraction()) / len(attempts)
-
-
-def _measure(differences: Sequence[Fraction], clusters: Sequence[str]) -> _Measure:
-    """What follows from the differences between the models, one for each episode."""
+def _measure(
+    pairs: Sequence[tuple[list[Episode], list[Episode]]], clusters: Sequence[str], value: Callable[[Episode], float]
+) -> _Measure:
+    """What follows from the differences of the models' episodes, which are fractions: equals differ by 0."""
+    means = [[statistics.mean(Fraction(value(attempt)) for attempt in attempts) for attempts in pair] for pair in pairs]
+    differences = [first - second for first, second in means]
     by_pair: defaultdict[str, Fraction] = defaultdict(Fraction)
     for cluster, ahead in zip(clusters, differences, strict=True):
         by_pair[cluster] += ahead

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import exp, log
 from random import Random
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics.rates import NOTHING, Rate, ratio
@@ -25,7 +25,7 @@ UNMATCHED = 0.1
 Words = tuple[str, ...]
 
 
-class ThoughtDiversity(BaseModel):
+class ThoughtDiversity(BaseModel, frozen=True):
     """How varied a sample of thoughts is.
 
     Example: `{"thoughts": 200, "distinct_1": 0.08, ..., "self_bleu": {"value": 0.71, ..., "n": 200}}`
@@ -37,8 +37,6 @@ class ThoughtDiversity(BaseModel):
         self_bleu: mean BLEU-4 of each thought against all the others (Zhu et al. 2018), in [0, 1]; 1: all are alike.
             Its interval draws episodes and takes the thoughts that they are compared with as given.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     thoughts: int
     distinct_1: float | None

@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 Z95 = 1.959963984540054
 """The 97.5% quantile of the standard normal distribution."""
@@ -22,7 +22,7 @@ NO_WIDTH = 1e-9
 """An interval narrower than that is a matter of rounding."""
 
 
-class Rate(BaseModel):
+class Rate(BaseModel, frozen=True):
     """A rate or mean with its 95% interval.
 
     Example: `{"value": 0.42, "low": 0.29, "high": 0.56, "n": 50}`
@@ -32,21 +32,17 @@ class Rate(BaseModel):
         n: what it is a share or mean of: episodes, or steps.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     value: float | None
     low: float | None
     high: float | None
     n: int
 
 
-class Curve(BaseModel):
+class Curve(BaseModel, frozen=True):
     """Means after 0, 1, 2, ... steps with the bounds of their 95% bootstrap intervals; empty for no episodes.
 
     Example: `{"value": [0.0, 0.5], "low": [0.0, 0.36], "high": [0.0, 0.64]}`
     """
-
-    model_config = ConfigDict(frozen=True)
 
     value: list[float]
     low: list[float]

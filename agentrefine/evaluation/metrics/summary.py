@@ -8,7 +8,7 @@ from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, Field, RootModel
 
 from agentrefine.evaluation.episodes import Episode, grouped, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
@@ -19,19 +19,17 @@ STUCK_REPEATS = 3
 """From so many equal failing actions, or equal malformed replies, on an episode counts as stuck."""
 
 
-class OutcomeRates(BaseModel):
+class OutcomeRates(BaseModel, frozen=True):
     """Success and progress of some of a benchmark's episodes.
 
     Example: `{"success_rate": {"value": 0.5, ...}, "progress_rate": {"value": 0.62, ...}}`
     """
 
-    model_config = ConfigDict(frozen=True)
-
     success_rate: Rate
     progress_rate: Rate
 
 
-class Robustness(BaseModel):
+class Robustness(BaseModel, frozen=True, populate_by_name=True, serialize_by_alias=True):
     """How much success and progress depend on how the actions are perturbed (paper, robustness study).
 
     Example: `{"worlds": 10, "wordings": {"short": {"success_rate": ...}}, "mean": ..., "success_std": 0.1, ...}`
@@ -44,8 +42,6 @@ class Robustness(BaseModel):
             for one perturbation. It has no interval.
     """
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True, serialize_by_alias=True)
-
     worlds: int
     perturbations: dict[str, OutcomeRates] = Field(alias="wordings")
     mean: OutcomeRates
@@ -53,7 +49,7 @@ class Robustness(BaseModel):
     progress_std: float | None
 
 
-class BenchmarkSummary(BaseModel):
+class BenchmarkSummary(BaseModel, frozen=True):
     """What one model reached on one benchmark. docs/metrics.md defines every rate.
 
     An episode that ended by an environment error says nothing of the model: it is in `environment_errors` and `stops`,
@@ -73,8 +69,6 @@ class BenchmarkSummary(BaseModel):
         success_by_step: share of the episodes that were solved after 0, 1, 2, ... steps.
         progress_by_step: mean progress after so many; an episode that has ended keeps its progress.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     episodes: int
     attempts: int
@@ -135,7 +129,7 @@ class Seconds(RootModel[dict[str, float]]):
     """timing.json: wall-clock seconds that all episodes of a benchmark took together, `{"babyai": 31.4}`."""
 
 
-class BenchmarksPlayed(BaseModel):
+class BenchmarksPlayed(BaseModel, frozen=True):
     """benchmarks.json: which benchmarks were played.
 
     Example: `{"progress": {"babyai": "share of sub-goals"}, "absent": {"jericho": "..."}, "agentboard": []}`
@@ -145,8 +139,6 @@ class BenchmarksPlayed(BaseModel):
         absent: why the others were not played.
         agentboard: those whose episodes and labels are AgentBoard's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     progress: dict[str, str]
     absent: dict[str, str]
