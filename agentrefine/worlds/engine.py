@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator
 from itertools import product
 from typing import Literal, NamedTuple, get_args
@@ -52,7 +51,7 @@ class Refusal(NamedTuple):
 
 
 class Game:
-    """A world being played.
+    """A world being played. A shallow copy is the same game at the same point: playing one does not change the other.
 
     Attributes:
         world: the world at the start.
@@ -73,10 +72,6 @@ class Game:
         self.progress = 0.0
         self.completed = False
         self._look()
-
-    def copy(self) -> Game:
-        """The same game at the same point; playing one does not change the other."""
-        return copy.copy(self)
 
     def first_observation(self) -> str:
         """What the player sees before the first action."""
