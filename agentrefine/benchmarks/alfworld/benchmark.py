@@ -91,7 +91,12 @@ class ALFWorldSimulator(TextSimulator):
     _state: "GameState"
 
     def __init__(self) -> None:
-        _evaluate_without_eval()
+        from textworld.envs.pddl.textgen import EvalSymbol, TerminalSymbol
+
+        def derive(symbol: Any, context: Any = None) -> list[Any]:  # noqa: ANN401
+            return [TerminalSymbol(value_of(symbol.expression, (context or symbol.context)["variables"]))]
+
+        EvalSymbol.derive = derive
 
     def start(self, episode: EpisodeSpec) -> Opening:
         """Begin an episode, whose game is made where there is none yet."""
@@ -100,7 +105,9 @@ class ALFWorldSimulator(TextSimulator):
         self._state = self._engine.reset()
         self._progress = 0.0
         _, observation, task = tidy(self._state["feedback"]).split("\n", 2)
-        return Opening(_actions(self._game), task.removeprefix("Your task is to: ").strip(), observation)
+        older = {} if "move {o} to {r}" in self._game["grammar"] else DATA["older_wording"]
+        actions = {older.get(template, template): does for template, does in DATA["actions"].items()}
+        return Opening(actions, task.removeprefix("Your task is to: ").strip(), observation)
 
     def _standing(self) -> tuple[float, bool, bool]:
         won = bool(self._state["won"])
@@ -287,21 +294,6 @@ def _value(node: ast.expr, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
         return next((value for part in node.values if (value := _value(part, variables))), "")
     raise SimulatorError(f"the game's grammar holds {ast.unparse(node)[:80]!r}, which is no name or text")
-
-
-def _evaluate_without_eval() -> None:
-    from textworld.envs.pddl.textgen import EvalSymbol, TerminalSymbol
-
-    def derive(symbol: Any, context: Any = None) -> list[Any]:  # noqa: ANN401
-        return [TerminalSymbol(value_of(symbol.expression, (context or symbol.context)["variables"]))]
-
-    EvalSymbol.derive = derive
-
-
-def _actions(game: Mapping[str, Any]) -> dict[str, str]:
-    """The action templates in the words of the game's grammar."""
-    older = {} if "move {o} to {r}" in game["grammar"] else DATA["older_wording"]
-    return {older.get(template, template): does for template, does in DATA["actions"].items()}
 
 
 def _game(episode: EpisodeSpec) -> dict[str, Any]:
