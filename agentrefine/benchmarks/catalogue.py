@@ -5,8 +5,7 @@ from pathlib import Path
 
 from agentrefine.benchmarks.agentboard.benchmark import agentboard
 from agentrefine.benchmarks.agentboard.labels import labels_file
-from agentrefine.benchmarks.alfworld.benchmark import ALFWorld, alfworld_folder
-from agentrefine.benchmarks.alfworld.perturbed import PerturbedALFWorld, game_perturbation
+from agentrefine.benchmarks.alfworld.benchmark import ALFWorld, PerturbedALFWorld, alfworld_folder, game_perturbation
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
@@ -14,21 +13,17 @@ from agentrefine.benchmarks.jericho.benchmark import jericho
 from agentrefine.benchmarks.pddl.benchmark import Pddl
 from agentrefine.benchmarks.sciworld.benchmark import SciWorld
 from agentrefine.benchmarks.textworld.benchmark import TextWorld
-from agentrefine.benchmarks.worlds.benchmark import (
-    world_perturbation,
-    worlds_families,
-    worlds_layouts,
-    worlds_perturbed,
-)
+from agentrefine.benchmarks.worlds.benchmark import WorldsBenchmark
 from agentrefine.errors import NotInstalledError, UserError
 from agentrefine.params import RENAMED
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
+from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.language import Paraphrase
 
 BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
-    "worlds_layouts": lambda _: worlds_layouts(),
-    "worlds_families": lambda _: worlds_families(),
-    "worlds_perturbed": lambda _: worlds_perturbed(),
+    "worlds_layouts": lambda _: WorldsBenchmark("worlds_layouts", "train"),
+    "worlds_families": lambda _: WorldsBenchmark("worlds_families", "held_out"),
+    "worlds_perturbed": lambda _: WorldsBenchmark("worlds_perturbed", "train", PARAPHRASES),
     "babyai": lambda _: BabyAI(),
     "alfworld": lambda data: ALFWorld(_path(data.alfworld)),
     "alfworld_perturbed": lambda data: PerturbedALFWorld(_path(data.alfworld)),
@@ -38,12 +33,6 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "textworld": lambda _: TextWorld(),
     "hotpotqa": lambda data: HotpotQA(_path(data.hotpotqa)),
 }
-PERTURBED: dict[str, Callable[[EpisodeSpec], Paraphrase | None]] = {
-    "worlds_perturbed": world_perturbation,
-    "alfworld_perturbed": game_perturbation,
-}
-"""The benchmarks that play the same games with perturbed actions, and how an episode's are perturbed."""
-
 NO_DATA = BenchmarkData()
 """A user without the published benchmarks, who plays the games of this project."""
 
@@ -68,7 +57,9 @@ def benchmark(name: str, data: BenchmarkData = NO_DATA) -> Benchmark:
 
 def perturbation_of(episode: EpisodeSpec) -> Paraphrase | None:
     """How an episode's actions are perturbed; None where they are as its benchmark's examples show them."""
-    return PERTURBED[episode.benchmark](episode) if episode.benchmark in PERTURBED else None
+    if episode.benchmark == PerturbedALFWorld.name:
+        return game_perturbation(episode)
+    return paraphrase(episode.perturbation) if episode.benchmark == "worlds_perturbed" else None
 
 
 def selected(params: EvaluationParams) -> dict[str, Benchmark | NotInstalledError]:

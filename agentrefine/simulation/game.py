@@ -1,6 +1,7 @@
 """Writes games: an expert plays by what it has read, and errs on purpose where a mistake is put in."""
 
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from itertools import pairwise, takewhile
 from random import Random
@@ -205,7 +206,7 @@ class _Writer:
         return {name for name in move.binding.values() if name in self._objects}
 
     def _mistake(self, step: ExpertStep, mistake: Mistake) -> None:
-        outcome = step.before.copy().step(mistake.action)
+        outcome = copy(step.before).step(mistake.action)
         sub_goal, belief = step.reason.sub_goal, _seen_from(_place(step.before), mistake.belief)
         if self._rng.random() < OPENLY_MISTAKEN:
             thought = filled("mistaken", self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
@@ -251,7 +252,7 @@ def _expert_steps(game: Game) -> list[ExpertStep]:
     while not game.completed and len(steps) < MAX_STEPS:
         action = explorer.next_action()
         assert explorer.reason is not None
-        steps.append(ExpertStep(game.copy(), explorer.reason, game.step(action)))
+        steps.append(ExpertStep(copy(game), explorer.reason, game.step(action)))
     return steps
 
 

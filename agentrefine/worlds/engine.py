@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator
 from itertools import product
 from typing import Literal, NamedTuple, get_args
@@ -52,7 +51,7 @@ class Refusal(NamedTuple):
 
 
 class Game:
-    """A world being played.
+    """A world being played. A shallow copy is the same game at the same point: playing one does not change the other.
 
     Attributes:
         world: the world at the start.
@@ -73,10 +72,6 @@ class Game:
         self.progress = 0.0
         self.completed = False
         self._look()
-
-    def copy(self) -> Game:
-        """The same game at the same point; playing one does not change the other."""
-        return copy.copy(self)
 
     def first_observation(self) -> str:
         """What the player sees before the first action."""
@@ -126,17 +121,21 @@ class Game:
 
     def read(self, action: str) -> Move | Refusal:
         """Recognise an action in the game's paraphrase; a parameter error if it is not known."""
+        texts = catalogue.texts()
         for template in self.world.rules.actions:
             written = self.paraphrase.templates[template] if self.paraphrase else template
             found = template_pattern(written, catalogue.name_regex()).fullmatch(action.strip())
             if found is None:
                 continue
             binding = dict(zip(parameters(written), found.groups(), strict=True))
-            for name, value in binding.items():
-                if value not in self.world.members[type_of(name)]:
-                    return _unknown_value(type_of(name), value)
+            for kind, value in ((type_of(name), value) for name, value in binding.items()):
+                if value not in self.world.members[kind]:
+                    known = value in catalogue.names()
+                    shown = texts["named_value"].format(value=value) if known else texts["unnamed_value"]
+                    both = (texts[key].format(value=shown, type=kind) for key in ("unknown_value", "belief_value"))
+                    return Refusal("parameter_error", *both)
             return Move(template, binding)
-        return Refusal("parameter_error", catalogue.texts()["unknown_action"], "")
+        return Refusal("parameter_error", texts["unknown_action"], "")
 
     def judge(self, move: Move) -> Binding | Refusal:
         """Test an action's preconditions: all objects that it involves, or the first reason why it cannot be done."""
@@ -220,16 +219,6 @@ class Game:
                 yield texts["here" if spot == here else "elsewhere"].format(name=name, spot=spot)
             elif name not in required:
                 yield texts["unknown"].format(name=name)
-
-
-def _unknown_value(type_name: str, value: str) -> Refusal:
-    texts = catalogue.texts()
-    shown = texts["named_value"].format(value=value) if value in catalogue.names() else texts["unnamed_value"]
-    return Refusal(
-        "parameter_error",
-        texts["unknown_value"].format(value=shown, type=type_name),
-        texts["belief_value"].format(value=shown, type=type_name),
-    )
 
 
 def _say(sentences: tuple[Sentence, ...], facts: Index, members: Members) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agentrefine.errors import UserError
-from agentrefine.files import first_problem, packaged_path, parse_yaml, problem_code, problem_key
+from agentrefine.files import invalid_value, packaged_path, parse_yaml
 from agentrefine.worlds.facts import Fact, PatternField
 
 Split = Literal["train", "held_out"]
@@ -263,8 +263,7 @@ def _validated(model: type[DefinitionT], kind: str, name: str, values: dict[str,
     try:
         return model.model_validate({"name": name, **values})
     except ValidationError as error:
-        message = f"{kind} `{name}`: {first_problem(error)} Correct the key."
-        raise UserError(problem_code(error), message, key=problem_key(error), **{kind: name}) from error
+        raise invalid_value(error, f"{kind} `{name}`", "Correct the key.", **{kind: name}) from error
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:

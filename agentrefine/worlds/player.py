@@ -220,15 +220,13 @@ def mistakes(game: Game, kind: MistakeKind) -> list[Mistake]:
     Logic and place errors are known actions with known values; parameter errors have an unknown verb, or a value that
     the theme knows but the action does not. Their beliefs rest on what is false in the hidden state.
     """
-    found = _parameter_errors(game) if kind == "parameter_error" else _refused(game, kind)
+    if kind == "parameter_error":
+        found = _parameter_errors(game)
+    else:
+        judged = ((move, game.judge(move)) for move in game.moves())
+        refused = ((move, refusal) for move, refusal in judged if isinstance(refusal, Refusal) and refusal.belief)
+        found = (_mistake(game, move, refusal) for move, refusal in refused if refusal.error == kind)
     return list({mistake.action: mistake for mistake in found}.values())
-
-
-def _refused(game: Game, kind: MistakeKind) -> Iterator[Mistake]:
-    for move in game.moves():
-        refusal = game.judge(move)
-        if isinstance(refusal, Refusal) and refusal.error == kind and refusal.belief:
-            yield _mistake(game, move, refusal)
 
 
 def _mistake(game: Game, move: Move, refusal: Refusal) -> Mistake:

@@ -5,13 +5,13 @@ from random import Random
 
 import pytest
 
-from agentrefine.benchmarks.alfworld.house import DATA
-from agentrefine.benchmarks.alfworld.perturbed import (
+from agentrefine.benchmarks.alfworld.benchmark import (
     PERTURBATIONS,
     PerturbedALFWorld,
     PerturbedEnvironment,
     perturbation,
 )
+from agentrefine.benchmarks.alfworld.house import DATA
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.catalogue import benchmark, perturbation_of
 from agentrefine.evaluation.prompting import example

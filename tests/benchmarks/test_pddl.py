@@ -7,7 +7,7 @@ import pytest
 
 from agentrefine.benchmarks.base import NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.pddl import problem as pddl_problem
-from agentrefine.benchmarks.pddl.benchmark import Pddl, PddlEnvironment, domains
+from agentrefine.benchmarks.pddl.benchmark import Pddl, PddlEnvironment
 from agentrefine.errors import UserError
 from tests.helpers.errors import refused
 from tests.helpers.paths import SHARED
@@ -144,7 +144,7 @@ def test_the_list_of_valid_actions_is_complete_and_right():
 
 
 def _porter():
-    path = domains(Path(pddl_problem.__file__).parent / "domains")["porter"]
+    path = Pddl(Path(pddl_problem.__file__).parent / "domains").domains["porter"]
     return path.path, path.problems["p02"]
 
 
@@ -353,14 +353,14 @@ def test_three_layouts_of_a_folder_are_known(folder):
         (folder / name).write_text(domain or EVENING)
     (folder / "a" / "x.pddl").write_text(EVENING)
     assert [episode.id for episode in Pddl(folder).episodes(9, 0)][2:] in (["pddl.b.p10"], ["pddl.b.p2"])
-    assert list(domains(folder)["b"].problems) == ["p2", "p10"]
-    assert list(domains(folder / "a")["a"].problems) == ["x"]
+    assert list(Pddl(folder).domains["b"].problems) == ["p2", "p10"]
+    assert list(Pddl(folder / "a").domains["a"].problems) == ["x"]
     with refused("file_missing", file=folder / "nowhere") as caught:
-        domains(folder / "nowhere")
+        Pddl(folder / "nowhere").episodes(1, 0)
     assert "let evaluation.data.pddl" in str(caught.value)
     (folder / "empty").mkdir()
     with refused("no_games", file=folder / "empty"):
-        domains(folder / "empty")
+        Pddl(folder / "empty").episodes(1, 0)
 
 
 def test_a_problem_that_is_gone_is_named(folder):

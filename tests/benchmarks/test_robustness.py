@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from agentrefine.benchmarks.alfworld.perturbed import PerturbedEnvironment
+from agentrefine.benchmarks.alfworld.benchmark import PerturbedEnvironment
 from agentrefine.benchmarks.base import SimulatorError
 from agentrefine.benchmarks.catalogue import BENCHMARKS
 from agentrefine.benchmarks.simulators import SimulatorBenchmark

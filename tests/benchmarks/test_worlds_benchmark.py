@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layouts, worlds_perturbed
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.game.conversation import instructions
 from agentrefine.game.sample import script_instructions
 from agentrefine.worlds import catalogue
@@ -12,7 +12,7 @@ from agentrefine.worlds.catalogue import PARAPHRASES
 from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.world_games import unknown_words
 
-BENCHMARKS = [worlds_layouts(), worlds_families(), worlds_perturbed()]
+BENCHMARKS = [benchmark("worlds_layouts"), benchmark("worlds_families"), benchmark("worlds_perturbed")]
 by_name = pytest.mark.parametrize("benchmark_", BENCHMARKS, ids=lambda b: b.name)
 
 
@@ -43,12 +43,14 @@ def test_splits_are_those_that_the_names_promise():
 
 
 def test_perturbed_worlds_are_the_first_of_the_unseen_layouts_with_every_perturbation():
-    worlds = [episode.id for episode in worlds_layouts().episodes(4, 7)]
-    assert [e.id for e in worlds_perturbed().episodes(20, 7)] == [f"{w}/{name}" for w in worlds for name in PARAPHRASES]
+    worlds = [episode.id for episode in benchmark("worlds_layouts").episodes(4, 7)]
+    assert [e.id for e in benchmark("worlds_perturbed").episodes(20, 7)] == [
+        f"{w}/{name}" for w in worlds for name in PARAPHRASES
+    ]
 
 
 def test_every_perturbation_occurs_in_every_family():
-    episodes = worlds_perturbed().episodes(13 * 5, 0)
+    episodes = benchmark("worlds_perturbed").episodes(13 * 5, 0)
     assert {(e.task, e.perturbation) for e in episodes} == {
         (f.name, name) for f in catalogue.families("train") for name in PARAPHRASES
     }
@@ -72,23 +74,23 @@ def test_the_expert_solves_every_episode(benchmark_):
 
 
 def test_instructions_are_those_of_a_training_conversation():
-    for episode in worlds_layouts().episodes(26, 2):
+    for episode in benchmark("worlds_layouts").episodes(26, 2):
         script = script_of(world_from_id(episode.id))
-        environment = worlds_layouts().make(episode)
+        environment = benchmark("worlds_layouts").make(episode)
         assert instructions(environment.actions) == script_instructions(script)
         assert environment.goal == script.goal
 
 
 def test_perturbed_instructions_differ_and_speak_the_vocabulary():
-    for episode in worlds_perturbed().episodes(65, 2):
-        environment = worlds_perturbed().make(episode)
+    for episode in benchmark("worlds_perturbed").episodes(65, 2):
+        environment = benchmark("worlds_perturbed").make(episode)
         script = script_of(world_from_id(episode.id.partition("/")[0]))
         assert instructions(environment.actions) != script_instructions(script)
         assert not unknown_words(instructions(environment.actions), catalogue.vocabulary())
 
 
 def test_reset_starts_the_episode_again():
-    benchmark_ = worlds_layouts()
+    benchmark_ = benchmark("worlds_layouts")
     episode = benchmark_.episodes(1, 0)[0]
     environment = benchmark_.make(episode)
     first = environment.reset()
@@ -97,7 +99,7 @@ def test_reset_starts_the_episode_again():
 
 
 def test_invalid_actions_are_answered_and_marked():
-    environment = worlds_families().make(worlds_families().episodes(1, 0)[0])
+    environment = benchmark("worlds_families").make(benchmark("worlds_families").episodes(1, 0)[0])
     environment.reset()
     result = environment.step("x" * 10_000 + "\n")
     assert not result.valid

@@ -8,7 +8,6 @@ from agentrefine.benchmarks.alfworld import benchmark as alfworld
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError, StepResult, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
 from agentrefine.benchmarks.hotpotqa.benchmark import HotpotQA
-from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
 from agentrefine.errors import NotInstalledError
 from agentrefine.evaluation import gold_check
 from agentrefine.evaluation.gold_check import check_benchmark
@@ -36,11 +35,11 @@ def test_the_solution_is_played_to_its_end_and_then_nothing():
 
 
 def test_random_actions_are_possible_and_the_same_for_the_same_seed():
-    episodes = worlds_layouts().episodes(6, 3)
-    worlds = worlds_layouts()
+    episodes = benchmark("worlds_layouts").episodes(6, 3)
+    worlds = benchmark("worlds_layouts")
     drawn = actions_of(ChancePolicy(1), episodes, worlds)
     for episode in episodes:
-        environment = worlds_layouts().make(episode)
+        environment = benchmark("worlds_layouts").make(episode)
         environment.reset()
         for action in drawn[episode.id]:
             assert action in environment.possible()
@@ -50,8 +49,8 @@ def test_random_actions_are_possible_and_the_same_for_the_same_seed():
 
 
 def test_chance_plays_in_the_form_that_replies_are_asked_for():
-    episodes = worlds_layouts().episodes(2, 3)
-    worlds = worlds_layouts()
+    episodes = benchmark("worlds_layouts").episodes(2, 3)
+    worlds = benchmark("worlds_layouts")
     act = Prompting(style="act")
     played = play(ChancePolicy(1, "act"), worlds, episodes, max_steps=4, batch_size=2, prompting=act)
     steps = {episode.id: episode.steps for episode in played}
@@ -177,7 +176,7 @@ def test_what_is_said_to_be_possible_is_and_asking_changes_nothing(name, tmp_pat
 
 
 def test_doing_nothing_changes_nothing():
-    chosen = worlds_layouts()
+    chosen = benchmark("worlds_layouts")
     [played] = play(IdlePolicy(), chosen, chosen.episodes(1, 0), max_steps=3, batch_size=1)
     assert {step.action for step in played.steps} == {IDLE}
     assert not any(step.valid for step in played.steps)

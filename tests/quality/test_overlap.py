@@ -11,7 +11,7 @@ import pytest
 from agentrefine.benchmarks import catalogue
 from agentrefine.benchmarks.babyai.benchmark import BabyAI
 from agentrefine.benchmarks.base import EpisodeSpec, SimulatorError, StepResult
-from agentrefine.benchmarks.worlds.benchmark import worlds_layouts
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.errors import NotInstalledError
 from agentrefine.game.conversation import instructions
 from agentrefine.game.trajectory import PlayerTurn, Trajectory
@@ -130,7 +130,7 @@ def test_what_every_game_says_by_nature_is_no_overlap() -> None:
 
 
 def test_our_own_worlds_are_counted_and_never_an_overlap(gate: Gate) -> None:
-    texts = benchmark_texts(worlds_layouts(), episodes=3, solved=3, seed=7)
+    texts = benchmark_texts(benchmark("worlds_layouts"), episodes=3, solved=3, seed=7)
     assert texts.ours
     assert len(texts.solutions) == 3
     said = max(texts.passages, key=len)

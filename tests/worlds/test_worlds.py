@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import copy
 from itertools import cycle, product
 from random import Random
 
@@ -231,7 +232,7 @@ def test_the_same_id_is_the_same_world():
 
 def test_worlds_do_not_depend_on_pythons_hash_seed():
     program = """
-from agentrefine.benchmarks.worlds.benchmark import worlds_families, worlds_layouts
+from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.layout import draw_world
@@ -242,9 +243,9 @@ for split in ("train", "held_out"):
         world = draw_world(family.name, "hotel", 9)
         game = Game(world)
         print(script_of(world).model_dump_json(), game.first_observation(), mistakes(game, "logic_error"))
-for benchmark in (worlds_layouts(), worlds_families()):
-    for episode in benchmark.episodes(20, 3):
-        print(episode, benchmark.gold(episode))
+for name in ("worlds_layouts", "worlds_families"):
+    for episode in benchmark(name).episodes(20, 3):
+        print(episode, benchmark(name).gold(episode))
 """
     printed = {
         subprocess.run(
@@ -270,7 +271,7 @@ def test_a_wrong_id_is_refused_in_one_sentence(text):
 
 def test_a_copied_game_goes_its_own_way():
     game = Game(draw_world("fetch", "farm", 0))
-    twin = game.copy()
+    twin = copy(game)
     twin.step(twin.applicable()[0])
     assert game.state == game.world.start
     assert twin.state != game.state

@@ -5,8 +5,6 @@ as AgentBoard renders them. It lists the actions again at each step; an action i
 has no effect.
 """
 
-# The simulator's objects have no types that a checker could use.
-
 from collections import Counter, deque
 from typing import Any
 

@@ -144,8 +144,6 @@ class PddlGame(LabelledGame[PddlEnvironment, PddlLabel]):
     Progress is 0 until an action has changed something, even where some of the goal holds from the start.
     """
 
-    _progress = 0.0
-
     def reset(self) -> str:
         """Start the problem and return the first observation."""
         self._progress = 0.0
@@ -197,9 +195,23 @@ class JerichoGame(LabelledGame[Environment, JerichoLabel]):
 class AgentBoard(DrawnBenchmark, Generic[LabelT]):
     """What a benchmark becomes by AgentBoard's labels; it stands before the benchmark among the bases of a class."""
 
+    label: type[LabelT]
     game: type[LabelledGame[Any, LabelT]]
-    _specs: list[EpisodeSpec]
-    _labels: dict[str, LabelT]
+
+    def __init__(self, labels: Path, *arguments: Any) -> None:  # noqa: ANN401  those of the benchmark behind this one
+        super().__init__(*arguments)
+        self.progress_definition = DATA["definitions"][self.name]
+        self._specs: list[EpisodeSpec] = []
+        self._labels: dict[str, LabelT] = {}
+        places: dict[str, str] = {}
+        for place, label in read_labels(labels, self.label):
+            spec = self._episode(label, place).model_copy(update={"difficulty": label.difficulty})
+            earlier = places.setdefault(spec.id, place)
+            if earlier != place:
+                message = f"this episode is labelled before; {earlier} is about it."
+                raise label_error("duplicate_label", place, message, earlier=earlier)
+            self._specs.append(spec)
+            self._labels[spec.id] = label
 
     def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
         """A labelled episode of each task, in an order drawn by `seed`, then a second of each, ..."""
@@ -217,19 +229,6 @@ class AgentBoard(DrawnBenchmark, Generic[LabelT]):
         played = super().make(episode)  # type: ignore[safe-super]  # that of the benchmark behind this one
         return self.game(played, self._labels[episode.id])
 
-    def _read(self, labels: Path, kind: type[LabelT]) -> None:
-        self.progress_definition = DATA["definitions"][self.name]
-        self._specs, self._labels = [], {}
-        places: dict[str, str] = {}
-        for place, label in read_labels(labels, kind):
-            spec = self._episode(label, place).model_copy(update={"difficulty": label.difficulty})
-            earlier = places.setdefault(spec.id, place)
-            if earlier != place:
-                message = f"this episode is labelled before; {earlier} is about it."
-                raise label_error("duplicate_label", place, message, earlier=earlier)
-            self._specs.append(spec)
-            self._labels[spec.id] = label
-
     def _episode(self, label: LabelT, place: str) -> EpisodeSpec:
         """The episode that a label is about."""
         raise NotImplementedError
@@ -238,12 +237,11 @@ class AgentBoard(DrawnBenchmark, Generic[LabelT]):
 class AgentBoardAlfWorld(AgentBoard[AlfWorldLabel], ALFWorld):
     """The labelled games of ALFWorld's unseen ones."""
 
-    game = AlfWorldGame
+    label, game = AlfWorldLabel, AlfWorldGame
 
     def __init__(self, labels: Path, folder: Path) -> None:
-        super().__init__(folder)
         self._unseen = unseen_folder(folder)
-        self._read(labels, AlfWorldLabel)
+        super().__init__(labels, folder)
 
     def _episode(self, label: AlfWorldLabel, place: str) -> EpisodeSpec:
         game = label.game
@@ -258,11 +256,7 @@ class AgentBoardAlfWorld(AgentBoard[AlfWorldLabel], ALFWorld):
 class AgentBoardSciWorld(AgentBoard[SciWorldLabel], SciWorld):
     """The labelled variations."""
 
-    game = SciWorldGame
-
-    def __init__(self, labels: Path) -> None:
-        super().__init__(AgentBoardSimulator)
-        self._read(labels, SciWorldLabel)
+    label, game = SciWorldLabel, SciWorldGame
 
     def _episode(self, label: SciWorldLabel, place: str) -> EpisodeSpec:
         task, variation = label.task, label.variation
@@ -276,8 +270,7 @@ class AgentBoardSciWorld(AgentBoard[SciWorldLabel], SciWorld):
 class AgentBoardBabyAI(AgentBoard[BabyAILabel], BabyAI):
     """The labelled cases: line 4 n + k is level n with the k-th seed."""
 
-    def __init__(self, labels: Path) -> None:
-        self._read(labels, BabyAILabel)
+    label = BabyAILabel
 
     def make(self, episode: EpisodeSpec) -> BabyAIGame:
         """The environment of one episode."""
@@ -293,11 +286,7 @@ class AgentBoardBabyAI(AgentBoard[BabyAILabel], BabyAI):
 class AgentBoardPddl(AgentBoard[PddlLabel], Pddl):
     """The labelled problems: line n is the n-th of all, by domain and then by file name."""
 
-    game = PddlGame
-
-    def __init__(self, labels: Path, folder: Path) -> None:
-        super().__init__(folder)
-        self._read(labels, PddlLabel)
+    label, game = PddlLabel, PddlGame
 
     def _episode(self, label: PddlLabel, place: str) -> EpisodeSpec:
         name, number = _numbered(PROBLEMS, label.id, place)
@@ -319,12 +308,11 @@ class AgentBoardPddl(AgentBoard[PddlLabel], Pddl):
 class AgentBoardJericho(AgentBoard[JerichoLabel], Jericho):
     """The labelled stories: line n is the n-th of AgentBoard's list."""
 
-    game = JerichoGame
+    label, game = JerichoLabel, JerichoGame
 
     def __init__(self, labels: Path, folder: Path) -> None:
-        super().__init__(folder)
         self._files = {file.stem: file.name for file in stories(folder)}
-        self._read(labels, JerichoLabel)
+        super().__init__(labels, folder)
 
     def _episode(self, label: JerichoLabel, place: str) -> EpisodeSpec:
         story = _numbered(STORIES, label.id, place)
@@ -342,7 +330,7 @@ def agentboard(name: str, labels: Path, data: BenchmarkData) -> Benchmark:
         UserError: a label cannot be read, or is about a game that is not in its folder; names the line.
     """
     if name == "sciworld":
-        return AgentBoardSciWorld(labels)
+        return AgentBoardSciWorld(labels, AgentBoardSimulator)
     if name == "babyai":
         return AgentBoardBabyAI(labels)
     given, own = data.model_dump()[name], labels.parent.parent / DATA["games"][name]

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentrefine.benchmarks.alfworld.house import DATA, LIGHT, TASKS, TWO, game_of
-from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, SimulatorError
-from agentrefine.benchmarks.common import drawn_games, rng_of, round_robin
-from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, games_folder, tidy
-from agentrefine.benchmarks.worker import GIB, Limits, Opening
+from agentrefine.benchmarks.base import Environment, EpisodeSpec, NoSolutionError, SimulatorError, StepResult
+from agentrefine.benchmarks.common import LISTING, data_of, drawn_games, filled, rng_of, round_robin
+from agentrefine.benchmarks.simulators import SimulatorBenchmark, TextSimulator, command, games_folder, tidy
+from agentrefine.benchmarks.worker import GIB, Limits, Opening, RemoteEnvironment
 from agentrefine.errors import file_error
 from agentrefine.files import write_json
 from agentrefine.params.evaluation import BenchmarkData
+from agentrefine.worlds.language import Paraphrase
 
 if TYPE_CHECKING:  # the simulator is optional
     from textworld import GameState
@@ -29,6 +30,9 @@ TEXTS: dict[str, str] = DATA["texts"]
 DATA_FOLDER = "ALFWORLD_DATA"
 UNSEEN = "valid_unseen"
 GAME_FILE = "game.tw-pddl"
+PERTURBATIONS: dict[str, dict[str, str]] = data_of("alfworld", "perturbations.yaml")
+NAME = r"[a-z]+ [0-9]+"
+"""A thing's name in ALFWorld's games, such as `sinkbasin 1`."""
 LIMITS = Limits(start=120, step=30, gold=120, memory=4 * GIB)
 _CHANGED = {
     "pick_clean_then_place_in_recep": "isclean",
@@ -87,7 +91,12 @@ class ALFWorldSimulator(TextSimulator):
     _state: "GameState"
 
     def __init__(self) -> None:
-        _evaluate_without_eval()
+        from textworld.envs.pddl.textgen import EvalSymbol, TerminalSymbol
+
+        def derive(symbol: Any, context: Any = None) -> list[Any]:  # noqa: ANN401
+            return [TerminalSymbol(value_of(symbol.expression, (context or symbol.context)["variables"]))]
+
+        EvalSymbol.derive = derive
 
     def start(self, episode: EpisodeSpec) -> Opening:
         """Begin an episode, whose game is made where there is none yet."""
@@ -96,7 +105,9 @@ class ALFWorldSimulator(TextSimulator):
         self._state = self._engine.reset()
         self._progress = 0.0
         _, observation, task = tidy(self._state["feedback"]).split("\n", 2)
-        return Opening(_actions(self._game), task.removeprefix("Your task is to: ").strip(), observation)
+        older = {} if "move {o} to {r}" in self._game["grammar"] else DATA["older_wording"]
+        actions = {older.get(template, template): does for template, does in DATA["actions"].items()}
+        return Opening(actions, task.removeprefix("Your task is to: ").strip(), observation)
 
     def _standing(self) -> tuple[float, bool, bool]:
         won = bool(self._state["won"])
@@ -121,6 +132,100 @@ class ALFWorldSimulator(TextSimulator):
         if not actions:
             raise NoSolutionError("the game's file holds no walkthrough: the planner found none")
         return actions
+
+
+def perturbation(name: str, templates: Iterable[str]) -> Paraphrase:
+    """One of `PERTURBATIONS` for the templates of a game."""
+    other = PERTURBATIONS[name]
+    return Paraphrase(name, {template: other.get(template, template) for template in templates}, NAME)
+
+
+def game_perturbation(episode: EpisodeSpec) -> Paraphrase:
+    """The perturbation of an episode, to render commands of games of any age."""
+    return perturbation(episode.perturbation, [*DATA["actions"], *DATA["older_wording"].values()])
+
+
+class PerturbedEnvironment:
+    """A perturbed ALFWorld game. Valid: as in the game; a command in ALFWorld's own form is not known.
+
+    Commands are read with a perturbation's templates and passed on in ALFWorld's own, so that nothing is lost either
+    way. What describes, lists or repeats a command follows the perturbation; everything else is the game's.
+    """
+
+    def __init__(self, game: Environment, name: str) -> None:
+        self._game = game
+        self._perturbation = perturbation(name, ())
+
+    @property
+    def goal(self) -> str:
+        """The task in words."""
+        return self._game.goal
+
+    @property
+    def actions(self) -> Mapping[str, str]:
+        """The game's templates, perturbed, with their descriptions."""
+        return self._perturbation.paraphrase_actions(self._game.actions)
+
+    def reset(self) -> str:
+        """Start the episode and return the first observation."""
+        observation = self._game.reset()
+        self._perturbation = perturbation(self._perturbation.name, self._game.actions)
+        return observation
+
+    def step(self, action: str) -> StepResult:
+        """Take one action."""
+        known = self._perturbation.parse(command(action) or "") or ""
+        result = self._game.step(known)
+        if not result.valid:
+            return result
+        if known == LISTING:
+            return result._replace(observation=filled(TEXTS["available"], actions=", ".join(self.possible())))
+        return result._replace(observation=self._perturbation.repeat(result.observation, known))
+
+    def possible(self) -> list[str]:
+        """The commands that the game admits now, less those that are not described to the agent."""
+        admitted = ((own, self._perturbation.render(own)) for own in self._game.possible())
+        return [other for own, other in admitted if self._perturbation.parse(other) == own]
+
+    def close(self) -> None:
+        """Free the game."""
+        self._game.close()
+
+
+class PerturbedALFWorld(SimulatorBenchmark):
+    """The games of `ALFWorld`, each with five perturbations of its commands (paper, robustness study).
+
+    An episode's id is the game's, a slash and the perturbation's name.
+    """
+
+    name = "alfworld_perturbed"
+    progress_definition = ALFWorld.progress_definition
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._games = ALFWorld(folder)
+        self.workers = self._games.workers
+
+    def check_installed(self) -> None:
+        """Make sure that ALFWorld is installed."""
+        self._games.check_installed()
+
+    def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
+        """The games of `ALFWorld`, each with all perturbations before the next."""
+        for game in self._games.drawn(seed):
+            for name in PERTURBATIONS:
+                yield game.model_copy(update={"id": f"{game.id}/{name}", "benchmark": self.name, "perturbation": name})
+
+    def make(self, episode: EpisodeSpec) -> PerturbedEnvironment:
+        """The environment of one episode."""
+        return PerturbedEnvironment(RemoteEnvironment(self.workers, self._game(episode)), episode.perturbation)
+
+    def gold(self, episode: EpisodeSpec) -> list[str]:
+        """The game's solution in the episode's perturbed commands."""
+        return [game_perturbation(episode).render(action) for action in self._games.gold(self._game(episode))]
+
+    def _game(self, episode: EpisodeSpec) -> EpisodeSpec:
+        game_id = episode.id.removesuffix(f"/{episode.perturbation}")
+        return episode.model_copy(update={"id": game_id, "benchmark": self._games.name, "perturbation": ""})
 
 
 def unseen_folder(root: Path) -> Path:
@@ -189,21 +294,6 @@ def _value(node: ast.expr, variables: Mapping[str, Any]) -> Any:  # noqa: ANN401
     if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
         return next((value for part in node.values if (value := _value(part, variables))), "")
     raise SimulatorError(f"the game's grammar holds {ast.unparse(node)[:80]!r}, which is no name or text")
-
-
-def _evaluate_without_eval() -> None:
-    from textworld.envs.pddl.textgen import EvalSymbol, TerminalSymbol
-
-    def derive(symbol: Any, context: Any = None) -> list[Any]:  # noqa: ANN401
-        return [TerminalSymbol(value_of(symbol.expression, (context or symbol.context)["variables"]))]
-
-    EvalSymbol.derive = derive
-
-
-def _actions(game: Mapping[str, Any]) -> dict[str, str]:
-    """The action templates in the words of the game's grammar."""
-    older = {} if "move {o} to {r}" in game["grammar"] else DATA["older_wording"]
-    return {older.get(template, template): does for template, does in DATA["actions"].items()}
 
 
 def _game(episode: EpisodeSpec) -> dict[str, Any]:

@@ -5,14 +5,11 @@ macro actions, which walk by the shortest path over visible free cells. Unlike A
 download of their own, progress and success are the simulator's, and the mission keeps its `then` and `after you`.
 """
 
-# The simulator's objects have no types that a checker could use.
-# ruff: noqa: ANN401
-
 import contextlib
 import io
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -44,6 +41,7 @@ PRIMITIVES: dict[int, str] = {
     Act.LEFT: "turn left", Act.RIGHT: "turn right", Act.FORWARD: "move forward", Act.DROP: "drop", Act.TOGGLE: "toggle",
 }  # fmt: skip
 
+MACROS = ("go to", "pick up", "pickup", "go through", "toggle and go through")
 DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """One cell ahead, by the simulator's number of the direction that the agent faces."""
 
@@ -248,8 +246,7 @@ class BabyAIEnvironment:
 
     def possible(self) -> list[str]:
         """The actions that are possible now."""
-        verbs = ("go to", "pick up", "go through", "toggle and go through")
-        macros = [f"{verb} {thing.name}" for verb in verbs for thing in self.view.things()]
+        macros = [f"{verb} {thing.name}" for verb in MACROS if verb != "pickup" for thing in self.view.things()]
         return [words for words in [*PRIMITIVES.values(), *macros] if self._is_possible(words)]
 
     def _result(self, observation: str, *, success: bool = False, valid: bool) -> StepResult:
@@ -283,20 +280,13 @@ class BabyAIEnvironment:
             if words == primitive:
                 self._check_primitive(number)
                 return [number]
-        macros: dict[str, Callable[[Thing], list[int]]] = {
-            "go to ": self._go_to,
-            "pick up ": self._pick_up,
-            "pickup ": self._pick_up,
-            "go through ": self._go_through,
-            "toggle and go through ": self._toggle_and_go_through,
-        }
-        verb = next((verb for verb in macros if words.startswith(verb)), None)
+        verb = next((verb for verb in MACROS if words.startswith(f"{verb} ")), None)
         if verb is None:
             raise CommandRefusedError("unknown")
-        thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(verb)), None)
+        thing = next((thing for thing in self.view.things() if thing.name == words.removeprefix(f"{verb} ")), None)
         if thing is None:
             raise CommandRefusedError("not_seen")
-        return macros[verb](thing)
+        return self._macro(verb, thing)
 
     def _check_primitive(self, action: int) -> None:
         cell = self._simulation.grid.get(*self._simulation.front_pos)
@@ -320,32 +310,24 @@ class BabyAIEnvironment:
         has_key = carried is not None and carried.type == "key" and carried.color == door.color
         return bool(not door.is_locked or has_key)
 
-    def _go_to(self, thing: Thing) -> list[int]:
-        # Who faces it already does nothing, but lets the simulator see that the goal is reached.
-        return self._path(thing) or [Act.DONE]
-
-    def _pick_up(self, thing: Thing) -> list[int]:
-        carried = self._simulation.carrying
-        if thing.is_door:
-            raise CommandRefusedError("not_portable")
-        if carried is not None:
-            raise CommandRefusedError("hands_full", name=thing.name, carried=name_of(carried))
-        return [*self._path(thing), Act.PICK_UP]
-
-    def _go_through(self, thing: Thing) -> list[int]:
-        self._check_door(thing, is_open=True)
-        return [*self._path(thing), Act.FORWARD]
-
-    def _toggle_and_go_through(self, thing: Thing) -> list[int]:
-        self._check_door(thing, is_open=False)
-        self._check_key(thing)
-        return [*self._path(thing), Act.TOGGLE, Act.FORWARD]
-
-    def _check_door(self, thing: Thing, *, is_open: bool) -> None:
+    def _macro(self, verb: str, thing: Thing) -> list[int]:
+        if verb == "go to":
+            # Who faces it already does nothing, but lets the simulator see that the goal is reached.
+            return self._path(thing) or [Act.DONE]
+        if verb in ("pick up", "pickup"):
+            carried = self._simulation.carrying
+            if thing.is_door:
+                raise CommandRefusedError("not_portable")
+            if carried is not None:
+                raise CommandRefusedError("hands_full", name=thing.name, carried=name_of(carried))
+            return [*self._path(thing), Act.PICK_UP]
         if not thing.is_door:
             raise CommandRefusedError("not_a_door", name=thing.name)
-        if thing.object.is_open != is_open:
-            raise CommandRefusedError("closed" if is_open else "already_open", name=thing.name)
+        toggles = verb == "toggle and go through"
+        if thing.object.is_open == toggles:
+            raise CommandRefusedError("already_open" if toggles else "closed", name=thing.name)
+        self._check_key(thing)
+        return [*self._path(thing), *([Act.TOGGLE] if toggles else []), Act.FORWARD]
 
     def _path(self, thing: Thing) -> list[int]:
         path = self.view.path(thing)

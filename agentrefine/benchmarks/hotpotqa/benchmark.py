@@ -49,11 +49,6 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(answer: str, right: str) -> bool:
-    """Whether both are the same after normalisation."""
-    return normalize_answer(answer) == normalize_answer(right)
-
-
 def f1_score(answer: str, right: str) -> float:
     """Harmonic mean of precision and recall of the words; 0 where only one of the two is yes, no or noanswer."""
     given, wanted = normalize_answer(answer), normalize_answer(right)
@@ -187,7 +182,7 @@ class HotpotEnvironment:
 
     def _finish(self, answer: str) -> StepResult:
         self._over = True
-        self._success = exact_match(answer, self._question.answer)
+        self._success = normalize_answer(answer) == normalize_answer(self._question.answer)
         self._progress = f1_score(answer, self._question.answer)
         return self._result(f"The answer is {'right' if self._success else 'not right'}.", valid=True)
 

@@ -12,9 +12,6 @@ changed, `check valid actions` lists what is possible and costs a step, and prog
 Numbers (`:functions`) are played but not shown.
 """
 
-# The planning library has no types that a checker could use.
-# ruff: noqa: ANN401
-
 import random
 import re
 from collections.abc import Iterator
@@ -164,8 +161,30 @@ class Pddl(DrawnBenchmark):
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
-        """The domains by name."""
-        return domains(self._folder)
+        """The folder's domains by name, each with its problems in natural order (2 before 10).
+
+        Raises:
+            UserError: the folder is missing or has no domain with problems.
+        """
+        folder = self._folder
+        if not folder.is_dir():
+            message = "no such folder; let evaluation.data.pddl name a folder of domains and problems."
+            raise file_error("file_missing", folder, message)
+        if (folder / "domain.pddl").is_file():
+            found = {folder.resolve().name: (folder / "domain.pddl", folder)}
+        else:
+            inside = {path.parent.name: (path, path.parent) for path in sorted(folder.glob("*/domain.pddl"))}
+            beside = {path.stem: (path, folder / path.stem) for path in sorted(folder.glob("*.pddl"))}
+            found = inside | {name: place for name, place in beside.items() if place[1].is_dir()}
+        read = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
+        problems = {name: domain for name, domain in read.items() if domain.problems}
+        if not problems:
+            message = (
+                "no domain with problems; expected domain.pddl with problems beside it, or <name>.pddl with a folder "
+                "<name> of problems."
+            )
+            raise file_error("no_games", folder, message)
+        return problems
 
     def check_installed(self) -> None:
         """Make sure that `unified-planning` is installed."""
@@ -206,32 +225,6 @@ class Pddl(DrawnBenchmark):
 def _read_problem(domain: Path, problem: Path, *_changed: int) -> PddlProblem:
     """A problem, kept in memory as long as its files do not change."""
     return PddlProblem(domain, problem)
-
-
-def domains(folder: Path) -> dict[str, Domain]:
-    """The domains of a folder by name, each with its problems in natural order (2 before 10).
-
-    Raises:
-        UserError: the folder is missing or has no domain with problems.
-    """
-    if not folder.is_dir():
-        message = "no such folder; let evaluation.data.pddl name a folder of domains and problems."
-        raise file_error("file_missing", folder, message)
-    if (folder / "domain.pddl").is_file():
-        found = {folder.resolve().name: (folder / "domain.pddl", folder)}
-    else:
-        inside = {path.parent.name: (path, path.parent) for path in sorted(folder.glob("*/domain.pddl"))}
-        beside = {path.stem: (path, folder / path.stem) for path in sorted(folder.glob("*.pddl"))}
-        found = inside | {name: place for name, place in beside.items() if place[1].is_dir()}
-    read = {name: Domain(path, _problems(place)) for name, (path, place) in found.items()}
-    problems = {name: domain for name, domain in read.items() if domain.problems}
-    if not problems:
-        message = (
-            "no domain with problems; expected domain.pddl with problems beside it, or <name>.pddl with a folder "
-            "<name> of problems."
-        )
-        raise file_error("no_games", folder, message)
-    return problems
 
 
 def _problems(folder: Path) -> dict[str, Path]:

@@ -4,9 +4,6 @@ The search is over STRIPS actions. A fact is a number; an action that needs a fa
 opposite.
 """
 
-# The planning library has no types that a checker could use.
-# ruff: noqa: ANN401
-
 import heapq
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,8 +1,5 @@
 """A planning problem that is played by `unified-planning`."""
 
-# The planning library has no types that a checker could use.
-# ruff: noqa: ANN401
-
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -39,6 +36,7 @@ class PddlProblem:
         path: the problem's file.
         domain: what the domain calls itself.
         actions: by name.
+        predicates: the names of their parameters, by name.
         objects: names, in the order of declaration.
         initial: the first state.
         goals: conditions that have to hold together.
@@ -53,6 +51,7 @@ class PddlProblem:
         self.domain, domain_text, problem_text = fixed(domain, problem)
         self._problem, self._simulator = _read(library, domain_text, problem_text, problem)
         self.actions: dict[str, Any] = {action.name: action for action in self._problem.actions}
+        self.predicates = {fluent.name: [item.name for item in fluent.signature] for fluent in self._problem.fluents}
         self.objects: list[str] = [item.name for item in self._problem.all_objects]
         self._evaluator = library.model.walkers.StateEvaluator(self._problem)
         self.initial = self._simulator.get_initial_state()
@@ -63,11 +62,6 @@ class PddlProblem:
         self._static = self._problem.get_static_fluents()
         if not self.goals:
             raise file_error("empty_goal", problem, "the goal is empty; name what has to be true.")
-
-    @property
-    def predicates(self) -> list[tuple[str, list[str]]]:
-        """Each predicate with the names of its parameters."""
-        return [(fluent.name, [item.name for item in fluent.signature]) for fluent in self._problem.fluents]
 
     def objects_by_type(self) -> dict[str, list[str]]:
         """The names of the objects of each type."""

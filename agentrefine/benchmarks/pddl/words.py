@@ -14,9 +14,6 @@ Whole conditions are sentences: `(forall (?b - ball) (at ?b hall))` is `for ever
 words for the fact are `{b} is in {room}`.
 """
 
-# The planning library has no types that a checker could use.
-# ruff: noqa: ANN401
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentrefine.benchmarks.pddl.problem import PddlProblem, conjuncts
 from agentrefine.errors import UserError, file_error
-from agentrefine.files import first_problem, problem_code, problem_key, read_yaml
+from agentrefine.files import invalid_value, read_yaml
 from agentrefine.worlds.language import sentence
 
 SLOT = re.compile(r"\{([^{}]*)\}")
@@ -70,8 +67,8 @@ class Phrases:
 
     def __init__(self, problem: PddlProblem, given: DomainWords, source: Path | None = None) -> None:
         self._path = problem.path
-        self._facts = {name: given.facts.get(name, _plain(name, names)) for name, names in problem.predicates}
-        self._parameters = dict(problem.predicates)
+        self._facts = {name: given.facts.get(name, _plain(name, names)) for name, names in problem.predicates.items()}
+        self._parameters = problem.predicates
         self.templates = {name: _plain(name, _names(action)) for name, action in problem.actions.items()}
         self.templates |= {name: words.say for name, words in given.actions.items() if name in problem.actions}
         self._check(problem, given, source)
@@ -238,7 +235,7 @@ def read_words(path: Path) -> DomainWords:
     try:
         return DomainWords.model_validate(given or {})
     except ValidationError as error:
-        raise file_error(problem_code(error), path, first_problem(error), key=problem_key(error)) from error
+        raise invalid_value(error, path, file=path) from error
 
 
 def _plain(name: str, parameters: Sequence[str]) -> str:

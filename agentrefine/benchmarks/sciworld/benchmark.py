@@ -16,7 +16,7 @@ from agentrefine.benchmarks.worker import Limits, Opening
 from agentrefine.errors import NotInstalledError
 
 DATA = data_of("sciworld", "sciworld.yaml")
-VARIATIONS: dict[str, tuple[int, int]] = {task: (first, last) for task, (first, last) in DATA["variations"].items()}
+VARIATIONS = {task: range(first, last + 1) for task, (first, last) in DATA["variations"].items()}
 TEXTS: dict[str, str] = DATA["texts"]
 REFUSALS: tuple[str, ...] = tuple(DATA["refusals"])
 NOT_FOR_AGENTS: tuple[str, ...] = tuple(DATA["not_for_agents"])
@@ -54,13 +54,10 @@ class SciWorld(SimulatorBenchmark):
         """Each task's first variation, in an order drawn by `seed`, then each task's second, ..."""
         rng = rng_of("episodes", self.name, seed)
         tasks = rng.sample(sorted(VARIATIONS), len(VARIATIONS))
-        drawn = []
-        for task in tasks:
-            first, last = VARIATIONS[task]
-            numbers = list(range(first, last + 1))
-            rng.shuffle(numbers)
-            drawn.append([(task, number) for number in numbers])
-        for task, number in round_robin(drawn):
+        cases = [[(task, number) for number in VARIATIONS[task]] for task in tasks]
+        for variations in cases:
+            rng.shuffle(variations)
+        for task, number in round_robin(cases):
             yield EpisodeSpec(id=f"{self.name}.{task}.{number}", benchmark=self.name, task=task, seed=number)
 
 

@@ -1,13 +1,12 @@
 """Held-out worlds: unseen layouts, unseen families and themes, and perturbed actions."""
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import cycle
 
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.common import DrawnBenchmark, rng_of
 from agentrefine.worlds import catalogue
-from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
+from agentrefine.worlds.catalogue import paraphrase
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
 from agentrefine.worlds.language import Paraphrase
@@ -50,8 +49,9 @@ class WorldEnvironment:
 class WorldsBenchmark(DrawnBenchmark):
     """Episodes in worlds that no teacher draws, the same number in every family (within one).
 
-    Where actions are perturbed, the worlds are those of `worlds_layouts`, and each is played with every perturbation,
-    one after the other; an episode's id is then the world's, a slash and the perturbation's name.
+    Families and themes are those of a split: `train` was tuned on, though in other layouts, `held_out` never.
+    Where actions are perturbed (paper, robustness study), the worlds are those of `worlds_layouts`, and each is played
+    with every perturbation in turn; an episode's id is then the world's, a slash and the perturbation's name.
     """
 
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
@@ -93,20 +93,6 @@ class WorldsBenchmark(DrawnBenchmark):
         return actions
 
 
-def world_perturbation(episode: EpisodeSpec) -> Paraphrase | None:
-    """The perturbation of an episode's actions; None where they are the world's own."""
-    return paraphrase(episode.perturbation) if episode.perturbation else None
-
-
 def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Paraphrase | None]:
-    return world_from_id(episode.id.partition("/")[0]), world_perturbation(episode)
-
-
-worlds_layouts = partial(WorldsBenchmark, "worlds_layouts", "train")
-"""Families and themes that were tuned on, in layouts that were not."""
-
-worlds_families = partial(WorldsBenchmark, "worlds_families", "held_out")
-"""Families and themes that were never tuned on."""
-
-worlds_perturbed = partial(WorldsBenchmark, "worlds_perturbed", "train", PARAPHRASES)
-"""Worlds as those of `worlds_layouts`, each with five perturbations of its actions (paper, robustness study)."""
+    perturbation = paraphrase(episode.perturbation) if episode.perturbation else None
+    return world_from_id(episode.id.partition("/")[0]), perturbation
