@@ -155,7 +155,7 @@ def _path(given: str) -> Path:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    from agentrefine.exchange.formats import FORMATS
+    from agentrefine.exchange.export_formats import FORMATS
 
     parser.add_argument("format", choices=[*FORMATS, "trl"])
     parser.add_argument("data_set", type=_path, help="a folder with train.jsonl and validation.jsonl")
@@ -166,7 +166,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(given: argparse.Namespace) -> None:
-    from agentrefine.exchange.formats import FORMATS
+    from agentrefine.exchange.export_formats import FORMATS
     from agentrefine.exchange.write import export, export_tokens
 
     if given.format == "trl":

@@ -21,7 +21,7 @@ from agentrefine.params.tuning import BASE
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
 from agentrefine.quality.diversity import Diversity, FeatureExample
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
-from agentrefine.quality.findings import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
+from agentrefine.quality.gate_result import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, all_benchmark_texts, held_out
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agentrefine import files
 from agentrefine.errors import UserError
-from agentrefine.exchange.flags import PICTURES, bad_value, read_keys, refuse_flag_of_chat
+from agentrefine.exchange.import_flags import PICTURES, bad_value, read_keys, refuse_flag_of_chat
 from agentrefine.files import Record, read_yaml, short_hash
 from agentrefine.game.conversation import PublishedMessage, Sample
 from agentrefine.game.text import is_unicode

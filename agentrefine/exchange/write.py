@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from agentrefine.errors import UserError
-from agentrefine.exchange.formats import Format
+from agentrefine.exchange.export_formats import Format
 from agentrefine.files import new_folder, read_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.params.tuning import MaskPolicy

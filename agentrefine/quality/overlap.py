@@ -27,7 +27,7 @@ from agentrefine.game.text import words, words_and_ends
 from agentrefine.game.trajectory import DMTurn, Trajectory, steps
 from agentrefine.params import Params
 from agentrefine.params.evaluation import INSTALLED
-from agentrefine.quality.findings import BenchmarkOverlap
+from agentrefine.quality.gate_result import BenchmarkOverlap
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.layout import EVALUATION_SEEDS
 

@@ -13,7 +13,7 @@ from agentrefine.game.counts import RefinementCounts, SynthesisCounts, Verificat
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
-from agentrefine.quality.findings import GateResult
+from agentrefine.quality.gate_result import GateResult
 from agentrefine.tuning.cards import BaseCard, TuningFigures, quantisation_of
 from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 

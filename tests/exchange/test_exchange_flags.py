@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentrefine.exchange.chats import ChatCounts, read_chats
-from agentrefine.exchange.flags import DETAILS, FLAGS, OPPOSITE_FLAGS
-from agentrefine.exchange.formats import FORMATS
+from agentrefine.exchange.export_formats import FORMATS
+from agentrefine.exchange.import_flags import DETAILS, FLAGS, OPPOSITE_FLAGS
 from agentrefine.exchange.mix import mix
 from agentrefine.exchange.read import SOURCES, import_chats
 from agentrefine.exchange.write import export

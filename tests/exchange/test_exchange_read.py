@@ -12,7 +12,7 @@ import pytest
 
 import agentrefine.files
 from agentrefine.exchange.chats import ChatCounts, read_chats, read_records
-from agentrefine.exchange.formats import FORMATS
+from agentrefine.exchange.export_formats import FORMATS
 from agentrefine.exchange.read import SOURCES, ImportReport, import_chats
 from agentrefine.exchange.write import export
 from agentrefine.files import read_jsonl, write_jsonl

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from agentrefine.exchange.formats import FORMATS
+from agentrefine.exchange.export_formats import FORMATS
 from agentrefine.exchange.write import export, export_tokens
 from agentrefine.files import write_jsonl
 from agentrefine.game.conversation import Message, PublishedMessage, Sample, opening, reply_text

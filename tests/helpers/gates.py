@@ -13,7 +13,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import write_jsonl
 from agentrefine.game.trajectory import Trajectory
 from agentrefine.params import Params, load_params
-from agentrefine.quality.findings import Finding, GateResult
+from agentrefine.quality.gate_result import Finding, GateResult
 from agentrefine.quality.overlap import BenchmarkTexts, HeldOut, OverlapIndex
 from tasks.quality_gate import run_gate
 from tests.helpers.builders import DIALECTS, dropped_line, make_trajectory
