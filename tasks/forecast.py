@@ -12,8 +12,9 @@ from agentrefine.llm.completion import Teacher
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
+from agentrefine.synthesis.first_answers import synthesise_shard
 from agentrefine.synthesis.forecast import Forecast, forecast, nothing_kept, pilot_personas
-from agentrefine.synthesis.samples import Refined, refine_shard, synthesise_shard
+from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.synthesis import personas
 from tasks.teaching import access_to, run_shard
 

@@ -16,7 +16,7 @@ from agentrefine.game.verdict import Attempt, Verdict, by_sample
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
-from agentrefine.synthesis.samples import Refined, refine_shard
+from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.teaching import access_to, log_cost, run_shards, shard_size
 from tasks.tracking.progress import progress
 

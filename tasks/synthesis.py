@@ -15,7 +15,7 @@ from agentrefine.game.verdict import Attempt
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account
-from agentrefine.synthesis.samples import synthesise_shard
+from agentrefine.synthesis.first_answers import synthesise_shard
 from tasks.teaching import Access, access_to, log_cost, run_shards, shard_size
 from tasks.tracking.progress import Progress, progress
 

@@ -14,7 +14,7 @@ from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.llm.spending import Prices
 
 if TYPE_CHECKING:
-    from agentrefine.synthesis.samples import Refined
+    from agentrefine.synthesis.refinement import Refined
 
 
 @dataclass

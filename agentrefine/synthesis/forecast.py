@@ -15,7 +15,7 @@ from agentrefine.game.trajectory import DroppedSample
 from agentrefine.llm.completion import TRUNCATED, field_of_thoughts
 from agentrefine.llm.spending import dollars
 from agentrefine.synthesis.accounts import PersonaAccount
-from agentrefine.synthesis.samples import Refined
+from agentrefine.synthesis.refinement import Refined
 
 LEVEL = 0.95
 """The share of totals that a prediction interval holds."""

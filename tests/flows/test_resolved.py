@@ -67,7 +67,7 @@ def test_keys_that_are_left_out_neither_break_dvc_nor_hide_a_changed_default(pro
     assert "up to date" in run(project, "dvc", "status")
     section = project / "agentrefine/params/__init__.py"
     before = section.read_text()
-    section.write_text(before.replace("Field(60, description", "Field(50, description"))
+    section.write_text(before.replace("= param(60,", "= param(50,"))
     assert section.read_text() != before
     assert ran(run(project, "dvc", "repro")) == {"synthesis", "verification"}
     assert "up to date" in run(project, "dvc", "status")

@@ -10,7 +10,7 @@ from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import TRUNCATED, Usage, only_in
 from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas
-from agentrefine.synthesis.samples import Refined
+from agentrefine.synthesis.refinement import Refined
 
 
 def account(number: int, cost: float | None = 1.0, calls: int = 10, kept: int = 3) -> PersonaAccount:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from agentrefine.game.personas import Persona
 from agentrefine.game.trajectory import DroppedSample, Trajectory
-from agentrefine.synthesis.samples import refine, refine_shard, synthesise, synthesise_shard
+from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
+from agentrefine.synthesis.refinement import refine, refine_shard
 from agentrefine.verification.trajectory_rules import RULES
 from tests.helpers.games import GOOD_STEPS, dm, game, game_text, player, script, script_text
 from tests.helpers.scripted_teacher import PARAMS, ScriptedTeacher, params

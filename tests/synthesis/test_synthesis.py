@@ -5,7 +5,7 @@ import asyncio
 from agentrefine.errors import UserError
 from agentrefine.game.personas import Persona
 from agentrefine.game.verdict import by_sample
-from agentrefine.synthesis.samples import synthesise, synthesise_shard
+from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
 from tests.helpers.errors import refused
 from tests.helpers.games import script_text
 from tests.helpers.scripted_teacher import PARAMS, ScriptedTeacher

@@ -1,25 +1,22 @@
-"""The work on one sample: its first script and game, then refinement (paper, algorithm 1).
+"""Refinement of one sample (paper, algorithm 1).
 
 Each verdict goes back to the teacher until a game passes or the calls of the sample are spent.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from agentrefine.files import short_hash
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, DroppedSample, PlayerTurn, Trajectory
 from agentrefine.game.verdict import Attempt, Problem, Verdict
-from agentrefine.llm.completion import SAMPLES_PER_CALL, ChatMessage, Kind, Teacher
+from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
-from agentrefine.params.teacher import Role
+from agentrefine.synthesis.first_answers import ask, gather_or_raise
 from agentrefine.synthesis.prompts import continuation_messages, script_messages, trajectory_messages
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import no_answer, verdict, verify_trajectory
-
-ResultT = TypeVar("ResultT")
 
 
 class Refined(NamedTuple):
@@ -34,33 +31,6 @@ class Refined(NamedTuple):
     outcome: Trajectory | DroppedSample
     attempts: list[Attempt]
     verdicts: list[Verdict]
-
-
-async def synthesise(persona: Persona, sample: int, teacher: Teacher, params: Params) -> list[Attempt]:
-    """The first answers of one sample: a script and, when it is sound, a game of it.
-
-    Raises:
-        UserError: the teacher refuses for good; so do all functions here.
-    """
-    first = await _ask(teacher, "script", script_messages(persona), persona, sample, 1)
-    script = verify_script(first.text).script
-    if script is None:
-        return [first]
-    messages = trajectory_messages(persona, script, params.verification)
-    del script  # with its compiled expressions it takes a hundred kilobytes, and thousands of samples wait
-    return [first, await _ask(teacher, "trajectory", messages, persona, sample, 2, script_call=1)]
-
-
-async def synthesise_shard(
-    samples: Iterable[tuple[Persona, int]], teacher: Teacher, params: Params, on_done: Callable[[], None] = lambda: None
-) -> list[list[Attempt]]:
-    """The first answers of many samples, all at work at once, in the order of `samples`.
-
-    The teacher bounds the calls in flight; `on_done` is called whenever a sample is done. The first error ends the
-    work on all samples and is raised.
-    """
-    work = (synthesise(persona, sample, teacher, params) for persona, sample in samples)
-    return await _gather_or_raise(work, on_done)
 
 
 async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Params) -> Refined:
@@ -86,55 +56,7 @@ async def refine_shard(
     samples: Iterable[Sequence[Attempt]], teacher: Teacher, params: Params, on_done: Callable[[], None] = lambda: None
 ) -> list[Refined]:
     """Refine many samples, given the first answers of each, as `synthesise_shard` works on them."""
-    return await _gather_or_raise((refine(attempts, teacher, params) for attempts in samples), on_done)
-
-
-async def _gather_or_raise(work: Iterable[Coroutine[Any, Any, ResultT]], on_done: Callable[[], None]) -> list[ResultT]:
-    """Run all at once; results in the order of `work`. The first error ends the rest and is raised."""
-
-    async def counted(one: Coroutine[Any, Any, ResultT]) -> ResultT:
-        result = await one
-        on_done()
-        return result
-
-    tasks = [asyncio.create_task(counted(one)) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _ask(
-    teacher: Teacher,
-    role: Role,
-    messages: list[ChatMessage],
-    persona: Persona,
-    sample: int,
-    call: int,
-    *,
-    script_call: int | None = None,
-) -> Attempt:
-    """One call of a sample's budget, for a script, or for a game of the script that the call `script_call` brought.
-
-    Every call is a draw of its own, also when its prompt is that of another call.
-    """
-    kind: Kind = "script" if script_call is None else "trajectory"
-    answer = await teacher.complete(messages, kind=kind, role=role, sample=sample + SAMPLES_PER_CALL * (call - 1))
-    return Attempt(
-        id=answer.id,
-        persona_id=persona.id,
-        persona=persona.text,
-        sample=sample,
-        call=call,
-        kind=kind,
-        script_call=script_call,
-        text=answer.text,
-        usage=answer.usage,
-        finish_reason=answer.finish_reason,
-        teacher=answer.model,
-    )
+    return await gather_or_raise((refine(attempts, teacher, params) for attempts in samples), on_done)
 
 
 class _Sample:
@@ -180,7 +102,7 @@ class _Sample:
         else:
             messages = continuation_messages(persona, script, self.turns, feedback, self.demands)
         call, script_call = len(self.attempts) + 1, self.script_attempt.call if script else None
-        return await _ask(teacher, "refinement", messages, persona, self.sample, call, script_call=script_call)
+        return await ask(teacher, "refinement", messages, persona, self.sample, call, script_call=script_call)
 
     def outcome(self) -> Trajectory | DroppedSample:
         """The game that passed, or why the last answer did not."""
