@@ -22,7 +22,7 @@ export OMP_WAIT_POLICY := PASSIVE
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	agentrefine run
 
-smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (about 2 hours; ARGS="-S tuning.epochs=2")
+smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1 to 2 hours; ARGS="-S tuning.epochs=2")
 	agentrefine smollm $(ARGS)
 
 test: $(SIMULATORS) ## all tests, the slow ones too, in two processes

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
+from flows.cli import main
 from tasks.checks import answers
 
 HOST = "127.0.0.1"
@@ -113,3 +114,7 @@ def _prefect(*command: str) -> None:
     if done.returncode:
         message = f"prefect {' '.join(command)} failed: {(done.stderr or done.stdout).strip()[-300:]}"
         raise UserError("command_failed", message, command=f"prefect {' '.join(command)}", status=done.returncode)
+
+
+if __name__ == "__main__":
+    main(["serve", *sys.argv[1:]])

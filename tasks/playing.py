@@ -126,7 +126,7 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
         return Played([], 0.0, str(error))
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = in_order(specs, journal)
-    show_episodes(model, episodes, player.max_new_tokens, player.cost(episodes))
+    show_episodes(model, name, episodes, player.max_new_tokens, player.cost(episodes))
     return Played(episodes, journal.seconds)
 
 

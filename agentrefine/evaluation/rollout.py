@@ -13,8 +13,9 @@ from typing import ParamSpec, TypeVar
 from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, SimulatorError, StepResult
 from agentrefine.benchmarks.catalogue import perturbation_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
+from agentrefine.evaluation.batching import Replies, reply_sources, run_in
 from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
-from agentrefine.evaluation.policy import Dialogue, Policy, Replies, reply_sources, run_in
+from agentrefine.evaluation.policy import Dialogue, Policy
 from agentrefine.evaluation.prompting import PlayPrompt
 from agentrefine.game.conversation import Message
 from agentrefine.llm.thinking import without_thinking

@@ -91,7 +91,9 @@ class Params(Section):
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
         played = self.evaluation.benchmarks
         compared = self.quality_gate.overlap_benchmarks
-        named = [self.report.champion_benchmark, *([] if compared == INSTALLED else compared)]
+        named = [self.report.champion_benchmark]
+        for listed in (played, compared):
+            named += [] if listed == INSTALLED else listed
         for old in (name for name in named if name in RENAMED):
             sentence = f"the benchmark {old} is now called {RENAMED[old]}; write that"
             raise ValueError(sentence) from UserError("old_name", sentence, name=old, new=RENAMED[old])

@@ -67,13 +67,13 @@ def show_rates(model: str, summaries: Mapping[str, BenchmarkSummary]) -> None:
     )
 
 
-def show_episodes(model: str, episodes: Sequence[Episode], max_new_tokens: int, cost: float) -> None:
+def show_episodes(model: str, benchmark: str, episodes: Sequence[Episode], max_new_tokens: int, cost: float) -> None:
     """Log what a benchmark's episodes have cost, in US dollars, and which say less of the model than they seem to.
 
     These are cut replies or histories, and a simulator that died.
     """
     logger = get_run_logger()
-    place = f"{model} on {episodes[0].benchmark}"
+    place = f"{model} on {benchmark}"
     counts = count_replies(episodes)
     if counts.empty or counts.cut:
         logger.warning(

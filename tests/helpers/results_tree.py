@@ -79,7 +79,7 @@ def episodes(model: str, solved: int, of: int = 20, benchmark: str = "worlds_lay
     return played
 
 
-LOSSES = {"expert_only": "without_refinement_data", "refinement": "refinement"}
+TRAIN_ON = {"expert_only": "without_refinement_data", "refinement": "refinement"}
 
 CALLS = {
     "unanswered": 0,
@@ -174,7 +174,7 @@ def write_results(root: Path) -> None:
 def write_tuning(folder: Path, variant: str) -> None:
     """The figures of a tuning."""
     figures = {
-        "train_on": LOSSES[variant],
+        "train_on": TRAIN_ON[variant],
         "parameters": 940_000,
         "trainable_parameters": 940_000,
         "rendering": {"samples": 225},

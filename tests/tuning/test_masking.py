@@ -45,16 +45,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(["lamp", "key", "box", "open", "take"], [m.content for m in CONVERSATION] * 5)
 
 
-@pytest.mark.parametrize("loss", get_args(MaskPolicy))
-def test_trained_spans_are_the_assistants_texts_with_their_end_of_turn(tokenizer, loss):
-    rendered = render(tokenizer, CONVERSATION, loss)
+@pytest.mark.parametrize("train_on", get_args(MaskPolicy))
+def test_trained_spans_are_the_assistants_texts_with_their_end_of_turn(tokenizer, train_on):
+    rendered = render(tokenizer, CONVERSATION, train_on)
     trained = [tokenizer.decode(rendered.ids[s.start : s.end]) for s in rendered.spans if s.trained]
-    assert trained == [f"{text}<|end|>" for text in TRAINED[loss]]
+    assert trained == [f"{text}<|end|>" for text in TRAINED[train_on]]
 
 
-@pytest.mark.parametrize("loss", get_args(MaskPolicy))
-def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, loss):
-    rendered = render(tokenizer, CONVERSATION, loss)
+@pytest.mark.parametrize("train_on", get_args(MaskPolicy))
+def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, train_on):
+    rendered = render(tokenizer, CONVERSATION, train_on)
     inside = {i for s in rendered.spans if s.trained for i in range(s.start, s.end)}
     assert len(rendered.labels) == len(rendered.ids)
     for i, (token, label) in enumerate(zip(rendered.ids, rendered.labels, strict=True)):
@@ -64,7 +64,7 @@ def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, loss):
 
 def test_mistakes_stay_in_the_context_unless_cut_out(tokenizer):
     for loss in get_args(MaskPolicy):
-        text = tokenizer.decode(render(tokenizer, CONVERSATION, loss).ids)
+        text = tokenizer.decode(render(tokenizer, CONVERSATION, train_on).ids)
         assert (MISTAKE_1 in text) == (loss != "without_refinement_data")
         assert ("the lamp is not here." + "<|end|>" in text) == (loss != "without_refinement_data")
 
