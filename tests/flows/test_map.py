@@ -47,7 +47,7 @@ def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
     viewer, idle = "      - agentrefine/report/viewer.py\n", "      - tasks/mix.py\n"
     assert TEXT.count(viewer) == 1
     (sentence,) = out_of_date(TEXT.replace(viewer, idle))
-    assert re.search(r"stage report needs .*viewer\.py and does not use .*tracking\.py", sentence)
+    assert re.search(r"stage report needs .*viewer\.py and does not use .*mix\.py", sentence)
     assert rewritten(TEXT.replace(viewer, idle)) == TEXT
 
 

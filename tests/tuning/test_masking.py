@@ -63,10 +63,10 @@ def test_every_token_is_trained_exactly_inside_trained_spans(tokenizer, train_on
 
 
 def test_mistakes_stay_in_the_context_unless_cut_out(tokenizer):
-    for loss in get_args(MaskPolicy):
+    for train_on in get_args(MaskPolicy):
         text = tokenizer.decode(render(tokenizer, CONVERSATION, train_on).ids)
-        assert (MISTAKE_1 in text) == (loss != "without_refinement_data")
-        assert ("the lamp is not here." + "<|end|>" in text) == (loss != "without_refinement_data")
+        assert (MISTAKE_1 in text) == (train_on != "without_refinement_data")
+        assert ("the lamp is not here." + "<|end|>" in text) == (train_on != "without_refinement_data")
 
 
 def test_cutting_mistakes_out_keeps_the_observation_before_them():
@@ -87,8 +87,8 @@ def all_trained(messages: list[Message]) -> list[Message]:
 
 def test_the_acknowledgement_is_never_trained(tokenizer):
     eager = [*CONVERSATION[:3], *all_trained(CONVERSATION[3:])]
-    for loss in get_args(MaskPolicy):
-        rendered = render(tokenizer, eager, loss)
+    for train_on in get_args(MaskPolicy):
+        rendered = render(tokenizer, eager, train_on)
         assert not rendered.spans[0].trained
         assert tokenizer.decode(rendered.ids[rendered.spans[0].start]) == "OK"
 
@@ -96,8 +96,8 @@ def test_the_acknowledgement_is_never_trained(tokenizer):
 @pytest.mark.parametrize("flag", [True, None])
 def test_a_first_reply_that_is_not_marked_is_a_turn_like_any_other(tokenizer, flag):
     chat = [m if m.role == "user" else m.model_copy(update={"loss": flag}) for m in CONVERSATION]
-    for loss in get_args(MaskPolicy):
-        rendered = render(tokenizer, chat, loss)
+    for train_on in get_args(MaskPolicy):
+        rendered = render(tokenizer, chat, train_on)
         assert [span.trained for span in rendered.spans] == [True] * 6
 
 
