@@ -44,6 +44,7 @@ def test_an_old_name_of_a_benchmark_is_answered_with_the_new_one(section: str) -
     old = {
         "report": {"champion_benchmark": "worlds_wording"},
         "quality_gate": {"overlap_benchmarks": ["worlds_wording"]},
+        "evaluation": {"benchmarks": ["worlds_wording", "worlds_layouts"]},
     }
     with refused("old_name", name="worlds_wording", new="worlds_perturbed"):
         loaded({**SHORTEST, section: old[section]})
