@@ -39,12 +39,12 @@ def test_the_defaults_are_the_values_that_results_are_published_for() -> None:
     assert short_hash(json.dumps(Params().model_dump(mode="json"), sort_keys=True)) == DIGEST
 
 
-@pytest.mark.parametrize("section", ["report", "quality_gate"])
+@pytest.mark.parametrize("section", ["report", "quality_gate", "evaluation"])
 def test_an_old_name_of_a_benchmark_is_answered_with_the_new_one(section: str) -> None:
     old = {
         "report": {"champion_benchmark": "worlds_wording"},
         "quality_gate": {"overlap_benchmarks": ["worlds_wording"]},
-        "evaluation": {"benchmarks": ["worlds_wording", "worlds_layouts"]},
+        "evaluation": {**SHORTEST["evaluation"], "benchmarks": ["worlds_wording", "worlds_layouts"]},
     }
     with refused("old_name", name="worlds_wording", new="worlds_perturbed"):
         loaded({**SHORTEST, section: old[section]})
