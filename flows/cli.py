@@ -80,8 +80,8 @@ def _calling(target: str) -> Callable[[argparse.Namespace], object]:
 
 
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=list(KEYS), metavar="name", help=f"one of {', '.join(KEYS)}")
-    parser.add_argument("key", nargs="?", help="of mix, tuning and evaluation: the mix, variant or model")
+    parser.add_argument("name", choices=list(KEYS), metavar="name", help=f"the stage: {', '.join(KEYS)}")
+    parser.add_argument("key", nargs="?", help="the mix, variant or model; only mix, tuning and evaluation take one")
 
 
 def _stage(name: str, key: str | None) -> None:
@@ -98,28 +98,31 @@ def _stage(name: str, key: str | None) -> None:
 
 
 def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help="without any: all that are installed")
-    parser.add_argument("--episodes", dest="count", type=int, default=26, help="of a benchmark")
     parser.add_argument(
-        "--simulator-episodes", dest="simulator_count", type=int, default=6, help="of one with a simulator"
+        "benchmarks", nargs="*", metavar="benchmark", help="benchmarks to check; if none, all installed"
     )
-    parser.add_argument("--max-steps", type=int, default=30, help="of chance and of doing nothing")
-    parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument("--episodes", dest="count", type=int, default=26, help="episodes of each benchmark")
+    parser.add_argument(
+        "--simulator-episodes", dest="simulator_count", type=int, default=6,
+        help="episodes of each benchmark with a simulator",
+    )  # fmt: skip
+    parser.add_argument("--max-steps", type=int, default=30, help="steps per episode for chance and for doing nothing")
+    parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="a JSON file for all that was measured")
 
 
 def _train_on_argument(parser: argparse.ArgumentParser) -> None:
     from agentrefine.params.tuning import MaskPolicy
 
     parser.add_argument(
-        "--train-on", choices=get_args(MaskPolicy), default="refinement", help="which turns are trained"
+        "--train-on", choices=get_args(MaskPolicy), default="refinement", help="the turns that are trained"
     )
 
 
 def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, nargs="?", default=Path("data/dataset/train.jsonl"), help="of samples")
-    parser.add_argument("--number", type=int, default=1, help="which sample, from 1")
-    parser.add_argument("--model", default="models/base", help="whose tokenizer, a folder or a hub id")
-    parser.add_argument("--template", type=Path, help="a jinja file instead of the tokenizer's own chat template")
+    parser.add_argument("file", type=Path, nargs="?", default=Path("data/dataset/train.jsonl"), help="file of samples")
+    parser.add_argument("--number", type=int, default=1, help="the number of the sample in the file, from 1")
+    parser.add_argument("--model", default="models/base", help="the model whose tokenizer is used, a folder or hub id")
+    parser.add_argument("--template", type=Path, help="a jinja file to use instead of the tokenizer's chat template")
     _train_on_argument(parser)
 
 
@@ -127,7 +130,7 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
     from agentrefine.params.presets import preset_names
     from flows.workspace import PRESETS
 
-    parser.add_argument("names", nargs="+", metavar="name", help=f"of {', '.join(preset_names(PRESETS))}")
+    parser.add_argument("names", nargs="+", metavar="name", help=f"a preset: {', '.join(preset_names(PRESETS))}")
 
 
 def _preset(given: argparse.Namespace) -> None:
@@ -157,12 +160,12 @@ def _path(given: str) -> Path:
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     from agentrefine.exchange.export_formats import FORMATS
 
-    parser.add_argument("format", choices=[*FORMATS, "trl"])
-    parser.add_argument("data_set", type=_path, help="a folder with train.jsonl and validation.jsonl")
-    parser.add_argument("out", type=_path, help="a folder that does not exist yet")
+    parser.add_argument("format", choices=[*FORMATS, "trl"], help="the format to write")
+    parser.add_argument("data_set", type=_path, help="the data set: a folder with train.jsonl and validation.jsonl")
+    parser.add_argument("out", type=_path, help="the folder to write, which must not exist yet")
     _train_on_argument(parser)
-    parser.add_argument("--model", default="models/base", help="trl: whose tokenizer")
-    parser.add_argument("--max-length", type=int, help="trl: tokens; turns beyond are left out; without it no limit")
+    parser.add_argument("--model", default="models/base", help="for trl, the model whose tokenizer is used")
+    parser.add_argument("--max-length", type=int, help="for trl, leave out turns beyond so many tokens; else keep all")
 
 
 def _export(given: argparse.Namespace) -> None:
@@ -185,11 +188,11 @@ def _export(given: argparse.Namespace) -> None:
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     from agentrefine.exchange.read import SOURCES
 
-    parser.add_argument("format", choices=list(SOURCES))
-    parser.add_argument("files", type=_path, nargs="+", metavar="file", help=".parquet, .json or .jsonl")
-    parser.add_argument("out", type=_path, help="a folder that does not exist yet")
-    parser.add_argument("--validation-share", type=float, default=0.03, help="of the samples")
-    parser.add_argument("--seed", type=int, default=7, help="of the choice of validation samples")
+    parser.add_argument("format", choices=list(SOURCES), help="the format of the files")
+    parser.add_argument("files", type=_path, nargs="+", metavar="file", help="a .parquet, .json or .jsonl file")
+    parser.add_argument("out", type=_path, help="the folder to write, which must not exist yet")
+    parser.add_argument("--validation-share", type=float, default=0.03, help="share of samples held out for validation")
+    parser.add_argument("--seed", type=int, default=7, help="the seed that decides which samples are held out")
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="KEY",
         help="a key of records or messages to leave out, whatever it holds; may be given several times",
@@ -206,8 +209,8 @@ def _import(given: argparse.Namespace) -> None:
 
 def _card_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
-    kinds.add_parser("model", help="a tuned model's").add_argument("variant", help="one of tuning.variants")
-    kinds.add_parser("data_set", help="data/dataset's")
+    kinds.add_parser("model", help="the card of a tuned model").add_argument("variant", help="a key of tuning.variants")
+    kinds.add_parser("data_set", help="the card of the data set in data/dataset")
 
 
 def _card(given: argparse.Namespace) -> None:
@@ -224,13 +227,13 @@ def _card(given: argparse.Namespace) -> None:
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
     model = kinds.add_parser("model", help="a tuned model or its adapter", formatter_class=_Help)
-    model.add_argument("variant", help="one of tuning.variants")
+    model.add_argument("variant", help="a key of tuning.variants in params.yaml")
     model.add_argument("--data-set", metavar="USER/REPO", help="the data set's id on the hub, for the card")
-    for kind in (model, kinds.add_parser("data_set", help="data/dataset", formatter_class=_Help)):
-        kind.add_argument("repo", metavar="USER/REPO")
-        kind.add_argument("--private", action=argparse.BooleanOptionalAction, default=True, help="who may see it")
+    for kind in (model, kinds.add_parser("data_set", help="the data set in data/dataset", formatter_class=_Help)):
+        kind.add_argument("repo", metavar="USER/REPO", help="the repository on the hub")
+        kind.add_argument("--private", action=argparse.BooleanOptionalAction, default=True, help="hide it from others")
         kind.add_argument("--license", help="the hub's id of a licence, such as apache-2.0; without it none is named")
-        kind.add_argument("--yes", action="store_true", help="do not ask")
+        kind.add_argument("--yes", action="store_true", help="upload without asking")
 
 
 def _push(given: argparse.Namespace) -> None:
@@ -255,8 +258,8 @@ def _push(given: argparse.Namespace) -> None:
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prefect-port", type=int, default=4200, help="of Prefect's server")
-    parser.add_argument("--mlflow-port", type=int, default=5000, help="of MLflow's pages")
+    parser.add_argument("--prefect-port", type=int, default=4200, help="the port of Prefect's server")
+    parser.add_argument("--mlflow-port", type=int, default=5000, help="the port of MLflow's pages")
 
 
 def _params(given: argparse.Namespace) -> None:
@@ -270,7 +273,7 @@ def _smollm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="a hub id, a folder or a GGUF file, instead of SmolLM2 from hub or package")
     parser.add_argument(
         "-S", "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="a parameter, such as tuning.epochs=2",
+        help="a parameter to set, such as tuning.epochs=2; may be given several times",
     )  # fmt: skip
 
 
@@ -280,7 +283,7 @@ COMMANDS = {
     "tune": Subcommand(
         "Tune a variant",
         lambda given: _stage("tuning", given.variant),
-        lambda parser: parser.add_argument("variant", help="one of tuning.variants"),
+        lambda parser: parser.add_argument("variant", help="a key of tuning.variants in params.yaml"),
     ),
     "evaluate": Subcommand(
         "Let a model play the held-out benchmarks",
@@ -304,7 +307,7 @@ COMMANDS = {
     "mix": Subcommand(
         "Mix general chat into a data set",
         lambda given: _stage("mix", given.name),
-        lambda parser: parser.add_argument("name", help="a key of the section mix"),
+        lambda parser: parser.add_argument("name", help="a key of the section mix in params.yaml"),
     ),
     "card": Subcommand("Print a model's or the data set's card for the hub", _card, _card_arguments),
     "push": Subcommand("Upload a model or the data set with its card to the hub", _push, _push_arguments),
@@ -314,7 +317,7 @@ COMMANDS = {
     "params": Subcommand(
         "Print every parameter with its value and comment",
         _params,
-        lambda parser: parser.add_argument("--defaults", action="store_true", help="the defaults instead"),
+        lambda parser: parser.add_argument("--defaults", action="store_true", help="print the defaults instead"),
     ),
     "smollm": Subcommand(
         "Run the pipeline with SmolLM2-135M in runs/smollm", _calling("flows.smollm:run_smollm"), _smollm_arguments

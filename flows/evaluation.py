@@ -12,7 +12,11 @@ from tasks.reference_evaluation import reference_player
 
 @flow(name="evaluation", flow_run_name="evaluation-{model}")
 def evaluation(model: str) -> None:
-    """Write `data/evaluation/<model>/`; the model is `chance`, `base`, a tuned variant, or an endpoint's name."""
+    """Write `data/evaluation/<model>/`; the model is `chance`, `base`, a tuned variant, or an endpoint's name.
+
+    Raises:
+        UserError: as `player`, a benchmark that is unknown or missing, an endpoint that refuses, or a full disk.
+    """
     params = load_params()
     evaluate(player(model, params), params)
 

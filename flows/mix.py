@@ -9,7 +9,11 @@ from tasks.mix import mix_data_set
 
 @flow(name="mix", flow_run_name="mix-{name}")
 def mix(name: str) -> None:
-    """Write `data/mix/<name>/` from the data set and the chat file that the key `name` of the section `mix` names."""
+    """Write `data/mix/<name>/` from the data set and the chat file that the key `name` of the section `mix` names.
+
+    Raises:
+        UserError: a name that params.yaml does not know, a missing or broken file, or too few chats.
+    """
     mix_data_set(name, load_params())
 
 

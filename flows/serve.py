@@ -22,7 +22,9 @@ from tasks.checks import answers
 HOST = "127.0.0.1"
 LOGS = Path(".prefect/logs")
 START_SECONDS = 120
+"""Seconds for a server to answer after its start."""
 STOP_SECONDS = 15
+"""Seconds for a process to end when it is asked to, before it is killed."""
 
 
 @contextmanager

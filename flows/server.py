@@ -34,9 +34,9 @@ from tasks.checks import ANSWER_SECONDS, answers
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
-"""To start in, unless Prefect's own setting gives more; a busy machine takes a minute."""
+"""Seconds for the server to start, unless Prefect's own setting gives more; a busy machine takes a minute."""
 IDLE_SECONDS = 20
-"""Without a user, after which the server ends."""
+"""Seconds without a user after which the server ends."""
 POLL_SECONDS = 0.2
 
 

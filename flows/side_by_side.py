@@ -18,7 +18,7 @@ from tqdm import tqdm
 from agentrefine.errors import UserError
 
 STOP_SECONDS = 30
-"""For a stage to write its checkpoint's last bytes and report its end, before it is killed."""
+"""Seconds for a stage to write its checkpoint's last bytes and report its end, before it is killed."""
 READ_BYTES = 65_536
 SECONDS_BETWEEN_BARS = 30.0
 """Where nobody watches, a progress bar is a line now and then."""

@@ -18,7 +18,11 @@ from tasks.tuning import tune_variant, tuning_job
 
 @flow(name="tuning", flow_run_name="tuning-{variant}")
 def tuning(variant: str) -> None:
-    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`."""
+    """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`.
+
+    Raises:
+        UserError: a variant that params.yaml does not name, a missing data set, or a model that cannot be tuned.
+    """
     tune_variant(variant, load_params())
 
 

@@ -23,7 +23,7 @@ WRITTEN = ("data", "models", "reports", "checkpoints")
 """Folders that the stages write; DVC records only what lies in the repository."""
 
 ANSWER_SECONDS = 10
-"""For one answer of a server that is there."""
+"""Seconds to wait for one answer of a server that runs."""
 
 ROLES: dict[str, tuple[Role, ...]] = {
     "synthesis": ("script", "trajectory"),

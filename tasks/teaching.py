@@ -41,10 +41,11 @@ JOURNAL = Path("data/journal/answers.sqlite")
 """Every answer of every teacher; outside of what DVC deletes, so that nothing is paid for twice."""
 
 SECONDS_BETWEEN_CHECKS = 1.0
-"""Of the shards: each check is a request to Prefect's server for each of them."""
+"""Seconds between checks of the shards, each a request to Prefect's server, and of the process that owns a stage."""
 SAMPLES_PER_BATCH = 10_000
+"""Samples of a shard whose calls go through the Batch API."""
 SAMPLES_PER_SLOT = 6
-"""Of a shard, for each call that may be in flight."""
+"""Samples of a shard for each call that a process may have in flight."""
 SHARDS_AHEAD = 2
 """Shards that each process has been given, so that none waits for the next; more would only take memory."""
 

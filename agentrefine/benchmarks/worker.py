@@ -240,7 +240,11 @@ class RemoteEnvironment:
         self._lock = threading.Lock()
 
     def reset(self) -> str:
-        """Start the episode, in the same worker if it is running, and return the first observation."""
+        """Start the episode, in the same worker if it is running, and return the first observation.
+
+        Raises:
+            SimulatorError: the worker died or hung, or the episode was closed.
+        """
         if self._worker is None:
             worker = self._workers.take()
             with self._lock:
@@ -263,7 +267,12 @@ class RemoteEnvironment:
         return StepResult(*self._call("step", self._workers.limits.step, action=action))
 
     def possible(self) -> list[str]:
-        """Actions that are possible now."""
+        """Actions that are possible now.
+
+        Raises:
+            SimulatorError: as for `step`.
+            UnlistedActionsError: the simulator does not list them.
+        """
         actions: list[str] = self._call("possible", self._workers.limits.step)
         return actions
 

@@ -80,7 +80,7 @@ class Problem(NamedTuple):
 
 
 class RuleBrokenError(Exception):
-    """An answer breaks a rule: `raise TurnRule.UNFINISHED.broken("The game ends ...")`."""
+    """An answer breaks a rule: `raise TrajectoryRule.UNFINISHED.broken("The game ends ...")`."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)

@@ -21,8 +21,8 @@ from agentrefine.worlds.catalogue import all_families, all_themes, families, the
 from agentrefine.worlds.layout import EVALUATION_SEEDS, World, script_of
 
 REFUSAL = (
-    "I am the offline teacher, a rule-based stand-in and not a language model. I write scripts for personas and play "
-    "the games of scripts that I wrote; I cannot answer anything else."
+    "I am the simulated teacher, a program and not a language model. I write scripts for personas and play the games "
+    "of scripts that I wrote; I cannot answer anything else."
 )
 FENCED_SHARE = 0.2
 """The share of good answers that stand in a Markdown block, as many models write JSON."""

@@ -13,7 +13,9 @@ from agentrefine.errors import UserError
 from agentrefine.params.teacher import SimulatedTeacher
 
 SECONDS_TO_START = 60.0
+"""Seconds for the server to print its address."""
 SECONDS_TO_STOP = 5.0
+"""Seconds for the server to end when it is asked to, before it is killed."""
 
 
 @contextmanager

@@ -20,7 +20,9 @@ from agentrefine.simulation.chat import ApiError
 HANG_SECONDS = 30.0
 """Seconds for which a connection hangs where nothing else is asked for."""
 SLOW_BODY_SECONDS = 1.0
+"""Seconds that the body of a slow answer takes."""
 SLOW_BODY_PIECES = 10
+"""The pieces that the body of a slow answer is sent in."""
 CONNECTION = "agentrefine.connection"
 """The ASGI extension that holds the connection's transport."""
 REFUSED: dict[WireFaultKind, ApiError] = {

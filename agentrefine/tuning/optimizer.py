@@ -17,6 +17,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024), as in `torch.optim.Muon`."""
 
 NEWTON_SCHULZ_STEPS = 5
+"""Steps of that iteration in each update, as in `torch.optim.Muon`."""
 
 
 def labelled_loss(

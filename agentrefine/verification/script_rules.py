@@ -21,12 +21,19 @@ from agentrefine.verification.shared_rules import SharedRule
 
 # Bounds of a script: far above what a player can use, low enough that every check stays fast.
 MAX_ACTIONS = 100
+"""The most actions of a script."""
 MAX_PLACEHOLDERS = 6
+"""The most placeholders of an action."""
 MAX_VALUES = 500
+"""The most valid values of a parameter."""
 MAX_VALUES_IN_ALL = 3000
+"""The most valid values of all parameters of a script together."""
 MAX_TEMPLATE = 200
+"""The most characters of an action's template."""
 MAX_VALUE = 200
+"""The most characters of a valid value."""
 MAX_CODE = 20_000
+"""The most characters of an action's verification code."""
 MAX_COMPARISONS = 1_000_000
 """The places at which an action may be compared with a value when all actions are compared with all templates."""
 MAX_MATCHING_STEPS = 100_000_000

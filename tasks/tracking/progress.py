@@ -17,7 +17,7 @@ from agentrefine.llm.spending import dollars
 from agentrefine.report.tables import percent
 
 SECONDS_BETWEEN_UPDATES = 3.0
-"""Of the artifact: each update is a request to Prefect's server."""
+"""Seconds between updates of the artifact, at least; each is a request to Prefect's server."""
 
 
 class Progress:

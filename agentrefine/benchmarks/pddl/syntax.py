@@ -15,8 +15,9 @@ from agentrefine.files import read_text
 Expression = str | list["Expression"]
 
 MAX_CHARACTERS = 1_000_000
+"""The most characters of a PDDL file, each a byte."""
 MAX_DEPTH = 60
-"""Parentheses in parentheses; the readers behind this one call themselves for each."""
+"""The most parentheses that are open at once; the readers behind this one call themselves for each."""
 
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _COMMENT = re.compile(r";[^\n]*")

@@ -17,7 +17,9 @@ Z95 = 1.959963984540054
 """The 97.5% quantile of the standard normal distribution."""
 
 BOOTSTRAP_DRAWS = 2000
+"""How often the clusters are drawn for an interval."""
 BOOTSTRAP_SEED = 0
+"""The seed of these draws, fixed so that equal episodes have equal intervals."""
 NO_WIDTH = 1e-9
 """An interval narrower than that is a matter of rounding."""
 
