@@ -1,11 +1,11 @@
-"""The prompts of synthesis and refinement (paper, section 3.1: three examples for scripts, one for games).
+"""The prompts of a first script and game (paper, section 3.1: three examples for scripts, one for games).
 
 What is the same for all calls of a persona, rules and examples, stands first, and what differs last, so that a
 provider's prompt cache helps. The examples are drawn for each persona by a hash of its id.
 
 Prompts are also read by programs, so parts stand in fixed places: the persona in one line `Persona: ...` at the very
-end of both script prompts; the script as one line of JSON in the block under `# Script`; the kept turns as a JSON list
-in the block under `# Turns so far`; the feedback in one line of its own under `# What to change`.
+end of every script prompt; the script as one line of JSON in the block under `# Script`. What a retry adds, and where,
+says `refinement_prompts.py`.
 """
 
 import json
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from agentrefine.files import packaged_path, packaged_text, short_hash
 from agentrefine.game.personas import Persona
 from agentrefine.game.script import Script
-from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn, error_refine_turns
+from agentrefine.game.trajectory import DMTurn, PlayerTurn, Turn
 from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import VerificationParams
 
@@ -28,9 +28,6 @@ DEMANDS = VerificationParams()
 
 SCRIPTS_PER_PROMPT = 3
 """Examples of scripts in a prompt."""
-
-MAX_FEEDBACK = 1000
-"""Characters of feedback that a prompt passes on at most."""
 
 ShotT = TypeVar("ShotT", bound=BaseModel)
 
@@ -100,56 +97,40 @@ def _pool(folder: str, shot: type[ShotT]) -> Mapping[str, ShotT]:
     return {name.removesuffix(".json"): shot.model_validate_json(text) for name, text in sorted(texts.items())}
 
 
-def script_messages(persona: Persona, feedback: str = "") -> list[ChatMessage]:
-    """Asks for a persona's script; `feedback` is what was wrong with the last one, where there was one."""
+def script_messages(persona: Persona) -> list[ChatMessage]:
+    """Asks for a persona's script."""
+    text = packaged_text("agentrefine.synthesis", "prompts", "script.md")
+    return message(filled(text, rules=script_rules(persona), persona=persona.text))
+
+
+def script_rules(persona: Persona) -> str:
+    """The rules of a script, with the examples that are drawn for a persona."""
     examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
-    rules = _filled("script_rules.md", examples=examples)
-    name = "script_retry.md" if feedback else "script.md"
-    return _message(_filled(name, rules=rules, feedback=_one_line(feedback), persona=persona.text))
+    return filled(packaged_text("agentrefine.synthesis", "prompts", "script_rules.md"), examples=examples)
 
 
 def trajectory_messages(persona: Persona, script: Script, demands: VerificationParams = DEMANDS) -> list[ChatMessage]:
     """Asks for a whole game of a script that meets the demands of the rules."""
-    return _message(_trajectory_prompt(persona, script, demands))
+    return message(trajectory_prompt(persona, script, demands))
 
 
-def continuation_messages(
-    persona: Persona,
-    script: Script,
-    kept: Sequence[DMTurn | PlayerTurn],
-    feedback: str,
-    demands: VerificationParams = DEMANDS,
-) -> list[ChatMessage]:
-    """Asks for the turns after `kept`, which ends with a DM turn; for the whole game again when `kept` is empty."""
-    prompt = _filled(
-        "continuation.md",
-        instructions=_trajectory_prompt(persona, script, demands),
-        turns=turns_json(kept),
-        feedback=_one_line(feedback),
-        next_turn=len(kept) + 1,
-        next_role="the Player" if kept else "the DM",
-        corrected=error_refine_turns(kept),
-        mistakes=demands.min_error_refine_turns,
-    )
-    return _message(prompt)
-
-
-def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
-    """Turns as a JSON list, one turn a line."""
-    lines = ",\n".join(json.dumps(turn.model_dump(), ensure_ascii=False) for turn in turns)
-    return f"[\n{lines}\n]" if turns else "[]"
-
-
-def _trajectory_prompt(persona: Persona, script: Script, demands: VerificationParams) -> str:
+def trajectory_prompt(persona: Persona, script: Script, demands: VerificationParams) -> str:
+    """The instructions for a whole game, with the example that is drawn for a persona."""
     example_script, example_turns = _example_game(trajectory_shot(persona.id))
-    return _filled(
-        "trajectory.md",
+    return filled(
+        packaged_text("agentrefine.synthesis", "prompts", "trajectory.md"),
         mistakes=demands.min_error_refine_turns,
         max_turns=demands.max_turns,
         example_script=example_script,
         example_turns=example_turns,
         script=script.model_dump_json(),
     )
+
+
+def turns_json(turns: Sequence[DMTurn | PlayerTurn]) -> str:
+    """Turns as a JSON list, one turn a line."""
+    lines = ",\n".join(json.dumps(turn.model_dump(), ensure_ascii=False) for turn in turns)
+    return f"[\n{lines}\n]" if turns else "[]"
 
 
 @cache
@@ -165,14 +146,11 @@ def _example_game(name: str) -> tuple[str, str]:
     return script_pool()[shot.script].script.model_dump_json(), turns_json(shot.turns)
 
 
-def _filled(name: str, **values: object) -> str:
-    return Template(packaged_text("agentrefine.synthesis", "prompts", name)).substitute(values)
+def filled(template: str, **values: object) -> str:
+    """A template with every `$name` replaced."""
+    return Template(template).substitute(values)
 
 
-def _message(text: str) -> list[ChatMessage]:
+def message(text: str) -> list[ChatMessage]:
+    """A request of one message."""
     return [{"role": "user", "content": text.rstrip("\n")}]
-
-
-def _one_line(feedback: str) -> str:
-    text = " ".join(feedback.split())
-    return text if len(text) <= MAX_FEEDBACK else text[:MAX_FEEDBACK] + " ..."

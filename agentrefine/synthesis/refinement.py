@@ -14,7 +14,8 @@ from agentrefine.game.verdict import Attempt, Problem, Verdict
 from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
 from agentrefine.synthesis.first_answers import ask, gather_or_raise
-from agentrefine.synthesis.prompts import continuation_messages, script_messages, trajectory_messages
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
+from agentrefine.synthesis.refinement_prompts import continuation_messages, script_retry_messages
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import no_answer, verdict, verify_trajectory
 
@@ -96,7 +97,7 @@ class _Sample:
         """The next call: the script again, its first game, or the rest of the game."""
         persona, script, feedback = self.persona, self.script, self.problem.message if self.problem else ""
         if script is None:
-            messages = script_messages(persona, feedback)
+            messages = script_retry_messages(persona, feedback) if feedback else script_messages(persona)
         elif self.problem is None:
             messages = trajectory_messages(persona, script, self.demands)
         else:

@@ -57,6 +57,8 @@ def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
         ("agentrefine/report/viewer.py", {"report"}),
         ("flows/show_mask.py", set()),
         ("agentrefine/synthesis/prompts/script.md", {"synthesis", "refinement"}),
+        ("agentrefine/synthesis/prompts/script_retry.md", {"refinement"}),
+        ("agentrefine/synthesis/prompts/continuation.md", {"refinement"}),
         ("agentrefine/simulation/faults.py", {"synthesis", "refinement"}),
         ("agentrefine/llm/endpoint.py", {"synthesis", "refinement", "endpoint_evaluation"}),
         ("agentrefine/evaluation/row_cache.py", {"evaluation"}),

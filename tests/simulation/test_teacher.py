@@ -18,11 +18,8 @@ from agentrefine.simulation import faults
 from agentrefine.simulation.answers import answer, theme_words, world_for
 from agentrefine.simulation.thoughts import thoughts
 from agentrefine.simulation.tiny_base import tiny_tokenizer
-from agentrefine.synthesis.prompts import (
-    continuation_messages,
-    script_messages,
-    trajectory_messages,
-)
+from agentrefine.synthesis.prompts import script_messages, trajectory_messages
+from agentrefine.synthesis.refinement_prompts import continuation_messages, script_retry_messages
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
@@ -156,7 +153,7 @@ def test_feedback_brings_a_new_draw_of_the_same_world():
     params = FAULTLESS.model_copy(update={"script_faults": 0.5})
     worlds, passed = set(), set()
     for call in range(12):
-        prompt = script_messages(BAKER, f"Reason {call}.")[0]["content"]
+        prompt = script_retry_messages(BAKER, f"Reason {call}.")[0]["content"]
         script, problem = verify_script(answer(prompt, str(call), 4 + call * SAMPLES_PER_CALL, params))
         passed.add(problem is None)
         worlds |= {script.environment["world"]} if script else set()

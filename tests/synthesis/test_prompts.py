@@ -18,7 +18,6 @@ from agentrefine.quality.diversity import DuplicateIndex, script_text
 from agentrefine.synthesis import prompts
 from agentrefine.synthesis import prompts as shots
 from agentrefine.synthesis.prompts import (
-    continuation_messages,
     script_messages,
     script_pool,
     script_shots,
@@ -27,6 +26,7 @@ from agentrefine.synthesis.prompts import (
     trajectory_shot,
     turns_json,
 )
+from agentrefine.synthesis.refinement_prompts import continuation_messages, script_retry_messages
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
@@ -59,7 +59,7 @@ def block(text: str, heading: str) -> str:
 def test_prompts_can_be_read_back_by_a_program():
     kept = parse_turns(json.dumps(game()[:5])).turns
     plain = script_messages(PERSONA)[-1]["content"]
-    retry = script_messages(PERSONA, "It is\n\nbad: $x.")[-1]["content"]
+    retry = script_retry_messages(PERSONA, "It is\n\nbad: $x.")[-1]["content"]
     assert plain.endswith(f"\nPersona: {PERSONA.text}")
     assert retry.endswith(f"\nPersona: {PERSONA.text}")
     assert "\nIt is bad: $x.\n" in retry.rpartition("# What to change")[2]
@@ -81,14 +81,14 @@ def test_prompts_can_be_read_back_by_a_program():
 
 
 def test_feedback_of_any_length_leaves_the_prompt_short():
-    longer = script_messages(PERSONA, "x" * 10**6)[-1]["content"]
-    assert len(longer) - len(script_messages(PERSONA, "x")[-1]["content"]) < 1100
+    longer = script_retry_messages(PERSONA, "x" * 10**6)[-1]["content"]
+    assert len(longer) - len(script_retry_messages(PERSONA, "x")[-1]["content"]) < 1100
 
 
 def test_every_prompt_begins_by_speaking_to_the_teacher():
     for text in (
         script_messages(PERSONA)[0]["content"],
-        script_messages(PERSONA, "x")[0]["content"],
+        script_retry_messages(PERSONA, "x")[0]["content"],
         continuation_messages(PERSONA, script(), [], "x")[0]["content"],
     ):
         assert text.startswith("You ")
@@ -126,7 +126,7 @@ def test_a_new_example_changes_only_the_prompts_that_show_it(monkeypatch):
 
 
 def test_all_calls_of_a_persona_begin_alike_and_those_of_others_differ():
-    scripts = [script_messages(PERSONA)[0]["content"], script_messages(PERSONA, "x")[0]["content"]]
+    scripts = [script_messages(PERSONA)[0]["content"], script_retry_messages(PERSONA, "x")[0]["content"]]
     rules_end = scripts[0].index("\nNow write the script for this persona.")
     assert scripts[1].startswith(scripts[0][:rules_end])
     other = next(iter(script_pool().values())).script
