@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,12 @@ def exit_with_sentence(body: Callable[[], object]) -> None:
         logging.getLogger(name).addFilter(_no_traceback_of_user_errors)
     try:
         succeeded = body() is not False
+        sys.stdout.flush()
     except UserError as error:
         print(f"\n{error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # of `| head`; what is left in the buffer must not be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         kept = "what a teacher has answered and the episodes that have ended are kept"
