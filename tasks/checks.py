@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prefect.settings import PREFECT_HOME
 
-from agentrefine.errors import UserError, first_line
+from agentrefine.errors import UserError, first_line, not_named
 from agentrefine.files import file_missing
 from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
@@ -55,6 +55,12 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         raise UserError("endpoint_unreachable", message, key="tracking.uri")
     for address in addresses:
         stage, _, key = address.partition("@")
+        if stage in ("mix", "tuning") and key:
+            section = "mix" if stage == "mix" else "tuning.variants"
+            known = list(params.mix if stage == "mix" else params.tuning.variants)
+            if key not in known:
+                remedy = f"it names {', '.join(known) or 'none'}; correct the name, or add it there"
+                raise not_named(section, key, remedy)
         for role in ROLES.get(stage, ()):
             chosen = params.teacher.role(role)
             if not chosen.is_offline:

@@ -169,3 +169,9 @@ def test_a_missing_chat_file_of_a_mix_is_named():
     mixed = {"chat20": {"data_set": "data/dataset", "chat": "missing.json", "share": 0.2}}
     with refused("file_missing", key="mix.chat20.chat", file="missing.json"):
         check_before(params(mix=mixed), ["mix@chat20"])
+
+
+@pytest.mark.parametrize(("address", "key"), [("tuning@refinment", "tuning.variants"), ("mix@chat", "mix")])
+def test_a_variant_or_mix_that_is_not_named_is_refused_before_anything_starts(address, key):
+    with refused("unknown_name", key=key, name=address.partition("@")[2]):
+        check_before(params(), [address])
