@@ -55,12 +55,12 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         raise UserError("endpoint_unreachable", message, key="tracking.uri")
     for address in addresses:
         stage, _, key = address.partition("@")
-        if stage in ("mix", "tuning") and key:
-            section = "mix" if stage == "mix" else "tuning.variants"
-            known = list(params.mix if stage == "mix" else params.tuning.variants)
-            if key not in known:
-                remedy = f"it names {', '.join(known) or 'none'}; correct the name, or add it there"
-                raise not_named(section, key, remedy)
+        if stage == "mix":
+            _check_named("mix", key, params.mix)
+            if not Path(params.mix[key].chat).is_file():
+                raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
+        if stage == "tuning":
+            _check_named("tuning.variants", key, params.tuning.variants)
         for role in ROLES.get(stage, ()):
             chosen = params.teacher.role(role)
             if not chosen.is_offline:
@@ -68,8 +68,6 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         if key in params.evaluation.endpoints:
             endpoint = params.evaluation.endpoints[key]
             _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
-        if stage == "mix" and key in params.mix and not Path(params.mix[key].chat).is_file():
-            raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
@@ -85,6 +83,11 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         from agentrefine.tuning.hardware import check_hardware  # imports torch
 
         check_hardware(params.tuning)
+
+
+def _check_named(section: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise not_named(section, name, f"it names {', '.join(known) or 'none'}; correct the name, or add it there")
 
 
 def _check_home() -> None:

@@ -78,3 +78,14 @@ def test_params_prints_what_holds_or_the_defaults(tmp_path, monkeypatch, capsys:
     assert yaml.safe_load(capsys.readouterr().out)["seed"] == 8
     main(["params", "--defaults"])
     assert Params.model_validate(yaml.safe_load(capsys.readouterr().out)) == Params()
+
+
+def test_a_reader_that_closes_the_pipe_is_no_traceback() -> None:
+    """As `agentrefine params | head -1`."""
+    command = [sys.executable, "-m", "flows.cli", "params"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
