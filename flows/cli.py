@@ -16,7 +16,7 @@ from flows.command import exit_with_sentence, run_stage
 KEYS = {
     "synthesis": None,
     "verification": None,
-    "refinement": None,
+    "repair": None,
     "base_model": None,
     "quality_gate": None,
     "mix": "name",
@@ -114,7 +114,7 @@ def _train_on_argument(parser: argparse.ArgumentParser) -> None:
     from agentrefine.params.tuning import MaskPolicy
 
     parser.add_argument(
-        "--train-on", choices=get_args(MaskPolicy), default="refinement", help="the turns that are trained"
+        "--train-on", choices=get_args(MaskPolicy), default="correct_turns", help="the turns that are trained"
     )
 
 

@@ -20,7 +20,7 @@ REFERENCE_TOKENS_PER_SECOND = 15_000.0
 """What `training_speed` measured on the machine whose seconds stand below."""
 SECONDS_PER_STAGE = 8.0
 """The fixed cost of a stage: imports, Prefect, DVC."""
-SECONDS_PER_SAMPLE = {"synthesis": 0.012, "verification": 0.003, "refinement": 0.010, "quality_gate": 0.015}
+SECONDS_PER_SAMPLE = {"synthesis": 0.012, "verification": 0.003, "repair": 0.010, "quality_gate": 0.015}
 """The further cost with the simulated teacher; another teacher's answers take their own time."""
 BASE_TOKENS_PER_SECOND = 10_000.0
 TUNING_TOKENS_PER_SECOND = 11_000.0

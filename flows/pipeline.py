@@ -21,7 +21,7 @@ from flows.command import exit_with_sentence, parse
 from flows.evaluation import evaluation
 from flows.mix import mix
 from flows.quality_gate import quality_gate
-from flows.refinement import refinement
+from flows.repair import repair
 from flows.report import print_report, report
 from flows.server import prefect_server
 from flows.synthesis import synthesis
@@ -52,7 +52,7 @@ def stages(params: Params) -> Iterator[Stage]:
     """All stages after `params` in the order of their dependencies."""
     yield Stage("synthesis", synthesis)
     yield Stage("verification", verification)
-    yield Stage("refinement", refinement)
+    yield Stage("repair", repair)
     yield Stage("base_model", base_model)
     yield Stage("quality_gate", quality_gate)
     for name in params.mix:

@@ -213,7 +213,7 @@ def _job(folder: Path, way: Way) -> TuningJob:
     params = load_params(ROOT / "params.yaml")
     section = TuningParams.model_validate({**params.tuning.model_dump(), **SETTINGS, **way.changes})
     return TuningJob(
-        train_on="refinement", data_set=folder / "data", base=str(folder / "base"), params=section, seed=params.seed
+        train_on="correct_turns", data_set=folder / "data", base=str(folder / "base"), params=section, seed=params.seed
     )  # fmt: skip
 
 

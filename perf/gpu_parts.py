@@ -76,7 +76,7 @@ SIZES = {
     ),
 }  # fmt: skip
 
-VARIANTS: dict[str, MaskPolicy] = {"expert_only": "without_refinement_data", "refinement": "refinement"}
+VARIANTS: dict[str, MaskPolicy] = {"expert_only": "without_refinement_data", "refinement": "correct_turns"}
 """What the chat model is tuned to: expert turns alone, and the paper's method."""
 
 

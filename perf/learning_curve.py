@@ -1,7 +1,7 @@
 """How success grows with the number of games that a model is tuned on: a study whose points are kept in a file.
 
     python -m perf.learning_curve                                # 120, 500, 2,000 and all games of `make run`
-    python -m perf.learning_curve --sizes 0 120 --train-on refinement without_refinement_data --epochs 2
+    python -m perf.learning_curve --sizes 0 120 --train-on correct_turns without_refinement_data --epochs 2
     python -m perf.learning_curve --sizes 8 --episodes 2 --steps 3 --out points.jsonl      # tries the script itself
 
 A point is a model, tuned on so many games, that plays a benchmark; size 0 is the base. Each is added to the file when
@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=RUN / "params.yaml", help="settings of tuning and play")
     parser.add_argument("--base", type=Path, default=RUN / "models/base")
     parser.add_argument("--data-set", type=Path, default=Path("data/dataset"))
-    parser.add_argument("--train-on", nargs="+", choices=get_args(MaskPolicy), default=["refinement"], metavar="POLICY")
+    parser.add_argument(
+        "--train-on", nargs="+", choices=get_args(MaskPolicy), default=["correct_turns"], metavar="POLICY"
+    )
     parser.add_argument("--sizes", nargs="+", type=_size, default=[120, 500, 2000, math.inf], help="games; all: all")
     parser.add_argument("--epochs", type=int, help="instead of that of the settings; so the next ones")
     parser.add_argument("--learning-rate", type=float)

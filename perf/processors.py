@@ -93,7 +93,7 @@ def tune_with(processes: int) -> Callable[[Size, Path], Figures]:
         write_jsonl(folder / "data/train.jsonl", samples)
         write_jsonl(folder / "data/validation.jsonl", [])
         job = TuningJob(
-            train_on="refinement",
+            train_on="correct_turns",
             data_set=folder / "data",
             base=str(ROOT / "models/base"),
             params=params.tuning.model_copy(update={"cpu_processes": processes, "epochs": 1}),

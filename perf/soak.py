@@ -1,6 +1,6 @@
 """Kill a run again and again, then finish it: `python perf/soak.py --kills 20`.
 
-One run (synthesis, verification and refinement of a clone of this repository) is killed with SIGKILL at random moments
+One run (synthesis, verification and repair of a clone of this repository) is killed with SIGKILL at random moments
 and started again by the same command each time. The teacher is the simulated one as a server of its own, and its
 request log is the witness of what was paid. Printed at the end:
 
@@ -32,7 +32,7 @@ from agentrefine.proxies import keep_loopback_direct
 keep_loopback_direct()
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("synthesis", "verification", "refinement")
+STAGES = ("synthesis", "verification", "repair")
 COMMAND = " && ".join(f"{sys.executable} -m flows.{stage}" for stage in STAGES)
 FAULTS = {
     "script_faults": 0.18,

@@ -45,7 +45,7 @@ from agentrefine.tuning.optimizer import BETAS
 from agentrefine.tuning.train import TuningJob, train, tune
 from agentrefine.tuning.trainer import load_for_tuning
 
-TRAIN_ON: Final = "refinement"
+TRAIN_ON: Final = "correct_turns"
 
 TRAINING_TEMPLATE = """
 {%- for message in messages %}{{- '<|' ~ message.role ~ '|>' }}

@@ -27,8 +27,8 @@ ANSWER_SECONDS = 10
 
 ROLES: dict[str, tuple[Role, ...]] = {
     "synthesis": ("script", "trajectory"),
-    "refinement": ("refinement",),
-    "forecast": ("script", "trajectory", "refinement"),
+    "repair": ("repair",),
+    "forecast": ("script", "trajectory", "repair"),
 }
 """The teacher's roles that a stage calls."""
 

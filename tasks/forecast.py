@@ -14,7 +14,7 @@ from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
 from agentrefine.synthesis.first_answers import synthesise_shard
 from agentrefine.synthesis.forecast import Forecast, forecast, nothing_kept, pilot_personas
-from agentrefine.synthesis.refinement import Refined, refine_shard
+from agentrefine.synthesis.repair import Repaired, repair_shard
 from tasks.synthesis import personas
 from tasks.teaching import access_to, run_shard
 
@@ -89,7 +89,7 @@ def run_pilot(params: Params, count: int) -> tuple[Forecast, float]:
 
 async def _play(
     samples: Sequence[tuple[Persona, int]], teacher: Teacher, params: Params, on_done: Callable[[], None]
-) -> list[tuple[list[Attempt], Refined]]:
+) -> list[tuple[list[Attempt], Repaired]]:
     """The first answers and the end of every sample."""
     first = await synthesise_shard(samples, teacher, params, on_done)
-    return list(zip(first, await refine_shard(first, teacher, params), strict=True))
+    return list(zip(first, await repair_shard(first, teacher, params), strict=True))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.data_context import EphemeralDataContext
 
-TRAJECTORIES = Path("data/refinement/trajectories.jsonl")
-DROPPED = Path("data/refinement/dropped.jsonl")
+TRAJECTORIES = Path("data/repair/trajectories.jsonl")
+DROPPED = Path("data/repair/dropped.jsonl")
 DATA_SET = Path("data/dataset")
 REPORTS = Path("reports/quality_gate")
 SITE = "local"

@@ -119,7 +119,7 @@ def run_shards(
     paid for.
 
     `shards` are the samples of each, with the id that its task run is named after; `work` works on all samples of one
-    at once (`synthesise_shard` or `refine_shard`). `bar` shows the samples that the processes have done.
+    at once (`synthesise_shard` or `repair_shard`). `bar` shows the samples that the processes have done.
     """
     pending: deque[PrefectFuture[list[Result]]] = deque()
     shards = iter(shards)
@@ -257,7 +257,7 @@ def log_cost(what: str, account: Account) -> None:
     logger = get_run_logger()
     if account.unanswered:
         logger.warning(
-            "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis refinement` asks them again",
+            "%s: %d of %d calls had no answer (rule no_answer); `dvc repro -f synthesis repair` asks them again",
             what, account.unanswered, account.calls,
         )  # fmt: skip
     if account.cost is None:

@@ -143,7 +143,7 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     beyond = {id_: token for token, id_ in vocabulary if id_ >= rows}
     messages = probe()
-    written = [*render(tokenizer, messages, "refinement").ids, *prompt_ids(tokenizer, messages[:3])]
+    written = [*render(tokenizer, messages, "correct_turns").ids, *prompt_ids(tokenizer, messages[:3])]
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = ("eos_token", "pad_token", "bos_token", "unk_token")
     uses = [

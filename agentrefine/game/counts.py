@@ -1,4 +1,4 @@
-"""What the data stages count: `metrics.json` of synthesis, verification and refinement."""
+"""What the data stages count: `metrics.json` of synthesis, verification and repair."""
 
 from typing import Literal
 
@@ -51,7 +51,7 @@ PerOne = CallsEach | dict[str, float]
 
 
 class WholeCost(Calls):
-    """What synthesis and refinement took together: their `Calls`, for each persona and for each kept trajectory."""
+    """What synthesis and repair took together: their `Calls`, for each persona and for each kept trajectory."""
 
     per_persona: PerOne
     per_kept_trajectory: PerOne
@@ -92,8 +92,8 @@ class _Ended(Counts):
     dropped: int
 
 
-class RefinementCounts(Calls, _Ended):
-    """data/refinement/metrics.json: what became of every sample, and the calls that synthesis had not made.
+class RepairCounts(Calls, _Ended):
+    """data/repair/metrics.json: what became of every sample, and the calls that synthesis had not made.
 
     Example: `{"personas": 498, "personas_kept": 498, ..., "kept": 2767, "dropped": 221, "calls": 2480, ...,
     "with_synthesis": {"calls": 7926, ...}, "dropped_by_rule": {"not_json": 22}}`

@@ -79,7 +79,7 @@ def error_refine_turns(turns: Sequence[Turn]) -> int:
 
 
 class Trajectory(BaseModel):
-    """A line of data/refinement/trajectories.jsonl: a verified game with all that leads back to where it came from.
+    """A line of data/repair/trajectories.jsonl: a verified game with all that leads back to where it came from.
 
     Example: `{"id": "3c...", "persona_id": "p1", "persona": "A baker", "sample": 0, "script": {"environment": ...},
     "turns": [{"turn": 1, "role": "DM", ...}, ...], "calls": ["9f...", "a1..."], "teacher": "gpt-4o"}`
@@ -104,7 +104,7 @@ class Trajectory(BaseModel):
 
 
 class DroppedSample(BaseModel):
-    """A line of data/refinement/dropped.jsonl: a sample that did not pass within its calls.
+    """A line of data/repair/dropped.jsonl: a sample that did not pass within its calls.
 
     Example: `{"persona_id": "p1", "persona": "A baker", "sample": 2, "rule": "not_json", "message": "...", "calls": 4}`
 

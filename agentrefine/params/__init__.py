@@ -40,7 +40,7 @@ class VerificationParams(Section):
     max_turns: Annotated[int, Field(gt=2)] = param(60, "DM and player turns together")
 
 
-class RefinementParams(Section):
+class RepairParams(Section):
     """How many calls a rejected game may cost."""
 
     call_budget: Annotated[int, Field(ge=2)] = param(4, "teacher calls per sample, script and trajectory together")
@@ -69,7 +69,7 @@ class Params(Section):
     teacher: TeacherParams = TeacherParams()
     synthesis: SynthesisParams = SynthesisParams()
     verification: VerificationParams = VerificationParams()
-    refinement: RefinementParams = RefinementParams()
+    repair: RepairParams = RepairParams()
     quality_gate: QualityGateParams = QualityGateParams()
     base_model: BaseModelParams = BaseModelParams()
     mix: dict[Name, Mix] = param({}, "data sets with general chat among the games; docs/tuning.md shows how")
@@ -148,7 +148,11 @@ DVC_KEYS = (
 RENAMED = {"worlds_wording": "worlds_perturbed", "alfworld_wording": "alfworld_perturbed"}
 """The new name of a benchmark that is no longer known by the old one."""
 
-RENAMED_KEYS = {"tuning.variants.*.loss": "train_on"}
+RENAMED_KEYS = {
+    "refinement": "repair",
+    "teacher.refinement": "teacher.repair",
+    "tuning.variants.*.loss": "train_on",
+}
 """The new name of a dotted key that is no longer known by the old one; `*` is any name."""
 
 

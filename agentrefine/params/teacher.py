@@ -21,7 +21,7 @@ WireFaultKind = Literal[
 OFFLINE = "offline"
 """The `teacher.base_url` that starts the simulated teacher."""
 
-Role = Literal["script", "trajectory", "refinement"]
+Role = Literal["script", "trajectory", "repair"]
 """What a teacher is called for: a first script, its first game, or any call after a rejected answer."""
 
 StructuredOutput = Literal["auto", "json_schema", "json_object", "text"]
@@ -101,7 +101,7 @@ class TeacherParams(Section):
         "the first script of a sample; each role may name an endpoint of its own (docs/teacher.md)",
     )
     trajectory: RoleParams = param(RoleParams(), "its first game")
-    refinement: RoleParams = param(RoleParams(), "every call after a rejected answer")
+    repair: RoleParams = param(RoleParams(), "every call after a rejected answer")
     transport: Literal["chat", "batch"] = param("chat", "or batch: the Batch API, within 24 hours at half the price")
     batch_calls: Annotated[int, Field(gt=0, le=50_000)] = param(
         20_000, "of one batch at most; fewer where the provider limits the tokens in its queue"
@@ -132,7 +132,7 @@ class TeacherParams(Section):
 
     def role(self, role: Role) -> "TeacherRole":
         """A role with all that it does not name itself taken from the teacher."""
-        own: RoleParams = {"script": self.script, "trajectory": self.trajectory, "refinement": self.refinement}[role]
+        own: RoleParams = {"script": self.script, "trajectory": self.trajectory, "repair": self.repair}[role]
         shared = self.model_dump(include={"base_url", "model", "api_key_env", "structured_output"})
         return TeacherRole(**shared | {name: value for name, value in own if value not in (None, "")})
 

@@ -2,11 +2,20 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
+from agentrefine.errors import UserError
 from agentrefine.params.base import Section, Share, TrackedPath, UserPath, param
 
-MaskPolicy = Literal["refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
+MaskPolicy = Literal["correct_turns", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """Which turns are trained (paper, section 3.3 and the ablations of section 4; `agentrefine.tuning.masking`)."""
 
 PLAIN: MaskPolicy = "without_refinement_data"
@@ -79,6 +88,14 @@ class Variant(Section):
     train_on: MaskPolicy
     data_set: TrackedPath
 
+    @field_validator("train_on", mode="before")
+    @classmethod
+    def _old_name(cls, train_on: object) -> object:
+        if train_on == "refinement":
+            sentence = "the mask policy refinement is now called correct_turns; write that"
+            raise ValueError(sentence) from UserError("old_name", sentence, name="refinement", new="correct_turns")
+        return train_on
+
 
 class LoraParams(Section):
     """Low-rank adaptation, by the names of PEFT's LoraConfig."""
@@ -104,7 +121,7 @@ class TuningParams(Section):
     variants: Annotated[dict[Name, Variant], Field(min_length=1)] = param(
         {
             "expert_only": Variant(train_on=PLAIN, data_set="data/dataset"),
-            "refinement": Variant(train_on="refinement", data_set="data/dataset"),
+            "refinement": Variant(train_on="correct_turns", data_set="data/dataset"),
         },
         "the models to tune: a name, a mask policy, a data set; presets/ablations.yaml has more",
     )

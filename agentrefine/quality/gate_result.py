@@ -126,13 +126,13 @@ def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) ->
     if not counts:
         return (
             f"{trajectories}: no trajectory and no dropped sample ({dropped}), so there is nothing to judge; run the "
-            "stages synthesis, verification and refinement on at least one persona."
+            "stages synthesis, verification and repair on at least one persona."
         )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_RULES]
     most = ", ".join(f"{rule} ({count})" for rule, count in ordered)
     return (
         f"{trajectories}: no trajectory to judge, as all {counts.total()} samples were dropped, most often by {most}; "
-        f"read the messages in {dropped}, then change teacher.model, refinement.call_budget or the section "
+        f"read the messages in {dropped}, then change teacher.model, repair.call_budget or the section "
         "verification in params.yaml, or the prompts in agentrefine/synthesis/prompts, and run synthesis again."
     )
 

@@ -11,7 +11,7 @@ from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import BenchmarkSummary
 from agentrefine.files import read_jsonl, read_result
 from agentrefine.game.conversation import Sample, prompt
-from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
+from agentrefine.game.counts import RepairCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.data_set import SPLITS
@@ -119,7 +119,7 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
         UserError: a stage has not run, its file is not what it writes, or the gate refused the data set.
     """
     data = project.root / "data"
-    refinement = read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement")
+    repair = read_result(data / "repair" / "metrics.json", RepairCounts, "repair")
     gate = project.gate()
     if not gate.passed:
         message = "reports/quality_gate/result.json: the data set did not pass the gate, so it has no card."
@@ -146,7 +146,7 @@ def data_set_card(params: Params, project: Project, *, repo_id: str = "USER/REPO
         "personas_file": shown_path(params.personas.path),
         "synthesis": read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         "verification": read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
-        "refinement": refinement,
+        "repair": repair,
         "meanings": {rule.value: rule.meaning for rule in RULES},
         "gate": gate,
         "overlap": {name: found for name, found in gate.overlap.items() if not found.missing},

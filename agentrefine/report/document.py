@@ -146,7 +146,7 @@ def _finding(params: Params, results: Results, found: Comparison) -> str:
 def _named(params: Params, model: str) -> str:
     """A model as a sentence names it: by what it stands for where its name says so."""
     variant = params.tuning.variants.get(model)
-    if variant is not None and model == variant.train_on == "refinement":
+    if variant is not None and (model, variant.train_on) == ("refinement", "correct_turns"):
         return "refinement tuning"
     if variant is not None and variant.train_on == PLAIN:
         return "plain expert tuning" + ("" if model == "expert_only" else f" ({label(model)})")

@@ -9,7 +9,7 @@ from agentrefine.evaluation.episodes import Episode, grouped
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
 from agentrefine.evaluation.metrics.summary import BenchmarksPlayed, Seconds, Summaries
 from agentrefine.files import read_jsonl, read_result
-from agentrefine.game.counts import RefinementCounts, SynthesisCounts, VerificationCounts
+from agentrefine.game.counts import RepairCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
@@ -54,7 +54,7 @@ class Results:
     """All that the report shows.
 
     Attributes:
-        synthesis, verification, refinement: the data stages' counts.
+        synthesis, verification, repair: the data stages' counts.
         gate: the quality gate's result.
         tuning: figures of each tuned variant.
         curves: the loss curve of each variant.
@@ -72,7 +72,7 @@ class Results:
 
     synthesis: SynthesisCounts
     verification: VerificationCounts
-    refinement: RefinementCounts
+    repair: RepairCounts
     gate: GateResult
     tuning: dict[str, TuningFigures]
     curves: dict[str, list[LossPoint]]
@@ -107,7 +107,7 @@ def load_results(params: Params, project: Project) -> Results:
     return Results(
         synthesis=read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         verification=read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
-        refinement=read_result(data / "refinement" / "metrics.json", RefinementCounts, "refinement"),
+        repair=read_result(data / "repair" / "metrics.json", RepairCounts, "repair"),
         gate=project.gate(),
         tuning={v: read_result(folder / "metrics.json", TuningFigures, "tuning") for v, folder in tunings.items()},
         curves={v: read_curve(folder / "loss_curve.csv", LossPoint) for v, folder in tunings.items()},

@@ -123,7 +123,7 @@ def unfinished(turns: list[Record], rng: Random, environment: Record) -> None:
     del turns[end + 1 :]
 
 
-def refinement_repeats_failure(turns: list[Record], rng: Random, environment: Record) -> None:
+def correction_repeats_failure(turns: list[Record], rng: Random, environment: Record) -> None:
     """After a logic or place error the player does the same again, and now it works."""
     corrected = [
         (failed, other)
@@ -167,7 +167,7 @@ TRAJECTORY_FAULTS: tuple[Fault, ...] = (
     game_in_prose,
     game_cut_off,
     unfinished,
-    refinement_repeats_failure,
+    correction_repeats_failure,
     leaked_environment,
     completed_too_early,
     turn_left_out,

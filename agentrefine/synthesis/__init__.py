@@ -1,1 +1,1 @@
-"""From personas to games: prompts, first answers, the refinement loop, and what it all costs."""
+"""From personas to games: prompts, first answers, the repair loop, and what it all costs."""

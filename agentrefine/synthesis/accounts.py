@@ -14,7 +14,7 @@ from agentrefine.llm.completion import NO_ANSWER
 from agentrefine.llm.spending import Prices
 
 if TYPE_CHECKING:
-    from agentrefine.synthesis.refinement import Refined
+    from agentrefine.synthesis.repair import Repaired
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Account:
 
 
 class PersonaAccount(BaseModel):
-    """A line of data/refinement/costs.jsonl: what one persona's samples took, from the first script to the last call.
+    """A line of data/repair/costs.jsonl: what one persona's samples took, from the first script to the last call.
 
     Example: `{"persona_id": "p1", "samples": 6, "kept": 5, "calls": 16, "prompt_tokens": 53000, ..., "cost_usd": 0.0}`
 
@@ -100,8 +100,8 @@ class PersonaAccount(BaseModel):
 
 
 def persona_accounts(
-    refined: Iterable["Refined"], prices: Prices, *, batch: bool = False
-) -> Iterator[tuple[PersonaAccount, list["Refined"]]]:
+    refined: Iterable["Repaired"], prices: Prices, *, batch: bool = False
+) -> Iterator[tuple[PersonaAccount, list["Repaired"]]]:
     """What each persona took, with its samples, which stand together, in their order."""
     for persona_id, group in groupby(refined, key=lambda sample: sample.attempts[0].persona_id):
         samples = list(group)

@@ -15,7 +15,7 @@ from agentrefine.game.trajectory import DroppedSample
 from agentrefine.llm.completion import TRUNCATED, field_of_thoughts
 from agentrefine.llm.spending import dollars
 from agentrefine.synthesis.accounts import PersonaAccount
-from agentrefine.synthesis.refinement import Refined
+from agentrefine.synthesis.repair import Repaired
 
 LEVEL = 0.95
 """The share of totals that a prediction interval holds."""
@@ -89,7 +89,7 @@ def forecast(pilot: Sequence[PersonaAccount], personas: int, paid: float | None)
     )
 
 
-def nothing_kept(pilot: Sequence[Refined], personas: int) -> str | None:
+def nothing_kept(pilot: Sequence[Repaired], personas: int) -> str | None:
     """Why a pilot kept no game, and what to do; None when it kept one.
 
     Args:

@@ -5,7 +5,7 @@ provider's prompt cache helps. The examples are drawn for each persona by a hash
 
 Prompts are also read by programs, so parts stand in fixed places: the persona in one line `Persona: ...` at the very
 end of every script prompt; the script as one line of JSON in the block under `# Script`. What a retry adds, and where,
-says `refinement_prompts.py`.
+says `repair_prompts.py`.
 """
 
 import json

@@ -117,7 +117,7 @@ class RenderingCounts(BaseModel):
 class TuningFigures(BaseModel):
     """metrics.json: what tuning did, as far as it is the same when tuning is repeated.
 
-    Example: `{"train_on": "refinement", "parameters": 872064, ..., "tokens": 2875200, "train_loss": 0.16}`
+    Example: `{"train_on": "correct_turns", "parameters": 872064, ..., "tokens": 2875200, "train_loss": 0.16}`
 
     Attributes:
         train_on: which turns were trained (the mask policy).
@@ -165,7 +165,7 @@ class _Origin(BaseModel, frozen=True):
 class TunedCard(TuningFigures, _Origin):
     """A tuned model; equal for equal runs, so without times.
 
-    Example: `{"kind": "tuned", "train_on": "refinement", "base": "models/base", ..., "seed": 7, "processes": 1, ...,
+    Example: `{"kind": "tuned", "train_on": "correct_turns", "base": "models/base", ..., "seed": 7, "processes": 1, ...,
     "steps": 1344, "train_loss": 0.16, ...}`
 
     Attributes:

@@ -77,7 +77,7 @@ def rendered_samples(
         try:
             rendered = render(tokenizer, messages, train_on, max_length)
             cuts = len(apply_mask_policy(messages, train_on)) < len(messages)
-            whole = render(tokenizer, messages, "refinement", max_length) if cuts else rendered
+            whole = render(tokenizer, messages, "correct_turns", max_length) if cuts else rendered
         except UserError as error:
             values = error.values | {"file": file, "sample": sample.id}
             raise UserError(error.code, f"{file}, sample {sample.id}: {error}", **values) from error

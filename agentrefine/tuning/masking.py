@@ -61,7 +61,7 @@ def cut_mistakes(messages: list[Message]) -> list[Message]:
 
 
 POLICIES: Mapping[MaskPolicy, Callable[[list[Message]], list[Message]]] = {
-    "refinement": mask_mistakes,
+    "correct_turns": mask_mistakes,
     "with_erroneous_loss": train_everything,
     "without_refinement_loss": mask_corrections,
     "without_refinement_data": cut_mistakes,

@@ -36,7 +36,7 @@ from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 from tasks.tracking.traces import log_traces
 
 BASE_SECTIONS = ("seed", "base_model")
-DATA_SECTIONS = ("personas", "teacher", "synthesis", "verification", "refinement", "quality_gate")
+DATA_SECTIONS = ("personas", "teacher", "synthesis", "verification", "repair", "quality_gate")
 """Sections of params.yaml that decide what a model's files hold; only these are a run's parameters."""
 
 EVALUATION, MODEL = "evaluation", "model"

@@ -119,7 +119,7 @@ def test_the_default_system_prompt_is_named_and_stands_in_training_as_in_play(tm
         Message(role="user", content="Go."),
         Message(role="assistant", content="Thought: a\nAction: b", loss=True),
     ]
-    trained = render(tokenizer, messages, "refinement")
+    trained = render(tokenizer, messages, "correct_turns")
     played = prompt_ids(tokenizer, messages[:1])
     assert trained.ids[: len(played)] == played
     assert tokenizer.decode(played) == (

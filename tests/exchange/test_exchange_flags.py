@@ -309,7 +309,7 @@ def test_what_is_exported_and_imported_again_trains_the_same_turns(tmp_path_fact
     export(FORMATS[name], folder / "data", folder / "out", policy)
     report, back = imported(name if source == "itself" else source, [folder / "out" / "train.jsonl"], folder / "back")
     assert Counter(
-        p for sample in back for p in trained(apply_mask_policy(sample.messages(), "refinement"))
+        p for sample in back for p in trained(apply_mask_policy(sample.messages(), "correct_turns"))
     ) == Counter(ours)
     assert report.dropped == {}
     assert report.left_out == {}

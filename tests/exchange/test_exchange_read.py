@@ -99,7 +99,7 @@ def test_every_source_is_read_from_every_kind_of_file_with_its_ids_and_flags(tmp
 
 def test_the_acknowledgement_and_the_mistake_of_an_imported_game_are_masked_as_ours_are(tmp_path):
     _, (sample,) = imported("agenttraj", [written(tmp_path / "a.json", RECORDS["agenttraj"])], tmp_path / "out")
-    assert [m.loss for m in apply_mask_policy(sample.messages(), "refinement")][1::2] == [False, False, True]
+    assert [m.loss for m in apply_mask_policy(sample.messages(), "correct_turns")][1::2] == [False, False, True]
     assert [m.loss for m in apply_mask_policy(sample.messages(), "with_erroneous_loss")][1::2] == [False, True, True]
     assert [m.loss for m in apply_mask_policy(sample.messages(), "without_refinement_loss")][1::2] == [
         False,
@@ -114,7 +114,7 @@ def test_the_acknowledgement_and_the_mistake_of_an_imported_game_are_masked_as_o
 def test_an_imported_data_set_can_be_tuned_on(tmp_path, name):
     _, (sample,) = imported(name, [written(tmp_path / "a.json", RECORDS[name])], tmp_path / "out")
     tokenizer = build_tokenizer([], texts(sample))
-    rows, counts = rendered_rows(tmp_path / "out" / "train.jsonl", tokenizer, "refinement", 8192, tmp_path / "cache")
+    rows, counts = rendered_rows(tmp_path / "out" / "train.jsonl", tokenizer, "correct_turns", 8192, tmp_path / "cache")
     labels = [token for token in rows[0]["labels"] if token != -100]
     replies = [m.value for m in sample.conversations if m.loss]
     assert tokenizer.decode(labels) == "".join(reply + "<|end|>" for reply in replies)
@@ -133,7 +133,7 @@ def test_our_own_data_set_comes_back_as_it_was_ids_included(tmp_path, ending):
     ]
     write_jsonl(tmp_path / "data" / "train.jsonl", ours[:18])
     write_jsonl(tmp_path / "data" / "validation.jsonl", ours[18:])
-    export(FORMATS["published"], tmp_path / "data", tmp_path / "exported", "refinement")
+    export(FORMATS["published"], tmp_path / "data", tmp_path / "exported", "correct_turns")
     files = []
     for split in ("train", "validation"):
         rows = [json.loads(line) for line in (tmp_path / "exported" / f"{split}.jsonl").read_text().splitlines()]

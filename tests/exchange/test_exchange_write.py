@@ -73,13 +73,13 @@ def test_a_tool_trains_on_the_turns_that_we_train_on(data_set, tmp_path, tokeniz
 
 @pytest.mark.parametrize("name", ["llamafactory-v1", "axolotl", "openai"])
 def test_what_is_not_trained_stays_in_the_context(data_set, tmp_path, name):
-    export(FORMATS[name], data_set, tmp_path / "out", "refinement")
+    export(FORMATS[name], data_set, tmp_path / "out", "correct_turns")
     texts = json.dumps(records(tmp_path / "out" / "train.jsonl")[0], ensure_ascii=False)
     assert all(json.dumps(m.value, ensure_ascii=False) in texts for m in SAMPLES[0].conversations)
 
 
 def test_a_record_for_llamafactory_ends_with_its_one_trained_turn_and_has_the_context_before_it(data_set, tmp_path):
-    export(FORMATS["llamafactory"], data_set, tmp_path / "out", "refinement")
+    export(FORMATS["llamafactory"], data_set, tmp_path / "out", "correct_turns")
     first, second, *_ = records(tmp_path / "out" / "train.jsonl")
     whole = [{"from": m.from_, "value": m.value} for m in SAMPLES[0].conversations]
     assert first["conversations"] == whole[:4]
@@ -127,8 +127,8 @@ def test_trl_takes_the_rows_as_they_are_and_trains(data_set, tmp_path, tokenizer
 def test_turns_beyond_the_length_are_left_out_of_the_tokens(data_set, tmp_path, tokenizer):
     import pyarrow.parquet as pq
 
-    limit = render(tokenizer, SAMPLES[0].messages()[:4], "refinement")
-    export_tokens(data_set, tmp_path / "out", "refinement", tokenizer, max_length=len(limit.ids))
+    limit = render(tokenizer, SAMPLES[0].messages()[:4], "correct_turns")
+    export_tokens(data_set, tmp_path / "out", "correct_turns", tokenizer, max_length=len(limit.ids))
     first = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()[0]
     assert first == {"id": "game-0", "input_ids": limit.ids, "labels": limit.labels}
 
@@ -140,10 +140,10 @@ def test_the_command_takes_the_tokenizer_of_a_model(data_set, tmp_path, tokenize
 
 
 def test_the_second_split_is_named_in_the_settings(data_set, tmp_path):
-    export(FORMATS["axolotl"], data_set, tmp_path / "axolotl", "refinement")
+    export(FORMATS["axolotl"], data_set, tmp_path / "axolotl", "correct_turns")
     settings = yaml.safe_load((tmp_path / "axolotl" / "axolotl.yaml").read_text())
     assert settings["test_datasets"][0]["path"] == str(tmp_path / "axolotl" / "validation.jsonl")
-    export(FORMATS["llamafactory"], data_set, tmp_path / "llamafactory", "refinement")
+    export(FORMATS["llamafactory"], data_set, tmp_path / "llamafactory", "correct_turns")
     training = yaml.safe_load((tmp_path / "llamafactory" / "llamafactory.yaml").read_text())
     info = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text())
     assert info[training["eval_dataset"]]["file_name"] == "validation.jsonl"
@@ -152,7 +152,7 @@ def test_the_second_split_is_named_in_the_settings(data_set, tmp_path):
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_validation_file_is_neither_written_nor_named(data_set, tmp_path, name):
     (data_set / "validation.jsonl").write_text("")
-    export(FORMATS[name], data_set, tmp_path / "out", "refinement")
+    export(FORMATS[name], data_set, tmp_path / "out", "correct_turns")
     assert not (tmp_path / "out" / "validation.jsonl").exists()
     assert not any("validation.jsonl" in file.read_text() for file in (tmp_path / "out").iterdir())
 
@@ -161,16 +161,16 @@ def test_what_is_there_already_is_not_replaced(data_set, tmp_path):
     before = (data_set / "train.jsonl").read_bytes()
     for out in (data_set, data_set / "train.jsonl", Path()):
         with refused("already_exists", file=out):
-            export(FORMATS["openai"], data_set, out, "refinement")
+            export(FORMATS["openai"], data_set, out, "correct_turns")
     assert (data_set / "train.jsonl").read_bytes() == before
 
 
 def test_a_data_set_that_trains_nothing_is_refused_and_leaves_nothing(data_set, tmp_path, tokenizer):
     write_jsonl(data_set / "train.jsonl", [SAMPLES[3]])
     with refused("nothing_to_train", file=data_set / "train.jsonl"):
-        export(FORMATS["openai"], data_set, tmp_path / "out", "refinement")
+        export(FORMATS["openai"], data_set, tmp_path / "out", "correct_turns")
     with refused("nothing_to_train", file=data_set / "train.jsonl"):
-        export_tokens(data_set, tmp_path / "out", "refinement", tokenizer)
+        export_tokens(data_set, tmp_path / "out", "correct_turns", tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

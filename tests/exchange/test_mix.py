@@ -162,7 +162,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A DVC project whose params.yaml asks for one mix, with this repository's stage."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["mix"] = {"chat20": {"data_set": "data/dataset", "chat": "chat.json", "share": 0.2}}
-    values["tuning"]["variants"]["mixed"] = {"train_on": "refinement", "data_set": "data/mix/chat20"}
+    values["tuning"]["variants"]["mixed"] = {"train_on": "correct_turns", "data_set": "data/mix/chat20"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["mix"]
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"mix": definition}}))

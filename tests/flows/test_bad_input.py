@@ -102,9 +102,9 @@ def test_an_unknown_override_is_refused(project: ProjectCopy) -> None:
 
 
 def test_poisoned_games_are_refused_by_the_gate_and_nothing_is_tuned(project: ProjectCopy) -> None:
-    for stage in ("synthesis", "verification", "refinement", "base_model"):
+    for stage in ("synthesis", "verification", "repair", "base_model"):
         assert project.stage(stage).returncode == 0
-    file = project.folder / "data/refinement/trajectories.jsonl"
+    file = project.folder / "data/repair/trajectories.jsonl"
     games = [json.loads(line) for line in file.read_text().splitlines()]
     for turn in games[0]["turns"]:
         if turn["role"] == "DM":

@@ -14,7 +14,7 @@ from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
 VALUES = load_params(ROOT / "params.yaml").model_dump(mode="json")
-ALL = ("synthesis", "verification", "refinement", "base_model", "quality_gate", "tuning@refinement", "report")
+ALL = ("synthesis", "verification", "repair", "base_model", "quality_gate", "tuning@refinement", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_tracking_server_that_does_not_answer_is_named():
     assert f"http://127.0.0.1:{port}" in str(caught.value)
 
 
-@pytest.mark.parametrize("role", ["script", "trajectory", "refinement"])
+@pytest.mark.parametrize("role", ["script", "trajectory", "repair"])
 def test_a_key_of_a_teachers_role_that_is_not_set_is_named(role):
     remote = {"base_url": "https://example.org/v1", "api_key_env": "A_KEY"}
     given = params(**{f"teacher.{role}.{key}": value for key, value in remote.items()})

@@ -54,7 +54,7 @@ def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> Non
     "words",
     [
         ["stage", "tuning"],
-        ["stage", "synthesis", "refinement"],
+        ["stage", "synthesis", "repair"],
         ["preset", "llama-9"],
         ["import", "sharegpt", "~nobody-of-this-name/x.json", "out"],
     ],

@@ -18,7 +18,7 @@ from tests.helpers.project import ProjectCopy, digests
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAGES = {
-    "params", "synthesis", "verification", "refinement", "base_model", "quality_gate",
+    "params", "synthesis", "verification", "repair", "base_model", "quality_gate",
     "tuning@expert_only", "tuning@refinement", "reference_evaluation@chance",
     "evaluation@base", "evaluation@expert_only", "evaluation@refinement", "report",
 }  # fmt: skip
@@ -108,9 +108,9 @@ def test_a_second_run_starts_nothing(project: ProjectCopy) -> None:
 def test_every_sample_is_kept_or_dropped(project: ProjectCopy) -> None:
     data = project.folder / "data"
     samples = json.loads((data / "synthesis/metrics.json").read_text())["samples"]
-    refined = json.loads((data / "refinement/metrics.json").read_text())
-    kept = (data / "refinement/trajectories.jsonl").read_text().splitlines()
-    dropped = (data / "refinement/dropped.jsonl").read_text().splitlines()
+    refined = json.loads((data / "repair/metrics.json").read_text())
+    kept = (data / "repair/trajectories.jsonl").read_text().splitlines()
+    dropped = (data / "repair/dropped.jsonl").read_text().splitlines()
     assert (len(kept), len(dropped)) == (refined["kept"], refined["dropped"])
     assert refined["kept"] + refined["dropped"] == samples
     assert sum(refined["dropped_by_rule"].values()) == refined["dropped"]
@@ -128,7 +128,7 @@ def test_a_new_learning_rate_concerns_tuning_evaluation_and_report_only(project:
         ran = set(re.findall(r"Running stage '([^']+)'", would_run))
         assert {"tuning@refinement", "evaluation@refinement", "report"} <= ran
         assert not ran & {
-            "synthesis", "verification", "refinement", "base_model", "quality_gate", "evaluation@base",
+            "synthesis", "verification", "repair", "base_model", "quality_gate", "evaluation@base",
             "reference_evaluation@chance",
         }  # fmt: skip
     finally:
@@ -142,10 +142,10 @@ def test_a_changed_rule_concerns_everything_from_verification(project: ProjectCo
     try:
         rules.write_text(before.replace("The game ends after turn", "The game stops after turn"))
         assert rules.read_text() != before
-        assert {"verification", "refinement"} <= project.changed_stages()
+        assert {"verification", "repair"} <= project.changed_stages()
         assert "synthesis" not in project.changed_stages()
         assert project.stage("verification").returncode == 0
-        changed = project.run("dvc", "status", "--json", "refinement").stdout
+        changed = project.run("dvc", "status", "--json", "repair").stdout
         assert "verdicts.jsonl" in changed
     finally:
         rules.write_text(before)

@@ -1,4 +1,4 @@
-"""Synthesis and refinement as commands against a teacher whose request log is the witness of what was paid."""
+"""Synthesis and repair as commands against a teacher whose request log is the witness of what was paid."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.helpers.project import ProjectCopy, digests
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 OFFLINE = load_params(ROOT / "params.yaml").teacher.offline.model_copy(update={"wire_faults": 0.0})
-STAGES = ("synthesis", "verification", "refinement")
+STAGES = ("synthesis", "verification", "repair")
 PERSONAS, SAMPLES = 12, 2
 
 
@@ -105,7 +105,7 @@ def results(project: ProjectCopy) -> dict[str, bytes]:
 
 def without_ids(project: ProjectCopy) -> list[dict[str, Any]]:
     """Answers and games without the ids of answers, in which the teacher's address stands."""
-    found = [*records(project, "synthesis/attempts.jsonl"), *records(project, "refinement/trajectories.jsonl")]
+    found = [*records(project, "synthesis/attempts.jsonl"), *records(project, "repair/trajectories.jsonl")]
     return [{key: value for key, value in record.items() if key not in ("id", "calls")} for record in found]
 
 
@@ -128,7 +128,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project
 def test_every_persona_ends_as_exactly_one_of_kept_or_dropped(finished: tuple[ProjectCopy, Witness]) -> None:
     project, _ = finished
     kept, dropped = (records(project, f"refinement/{name}.jsonl") for name in ("trajectories", "dropped"))
-    costs, counts = records(project, "refinement/costs.jsonl"), metrics(project, "refinement")
+    costs, counts = records(project, "repair/costs.jsonl"), metrics(project, "repair")
     samples = [(record["persona_id"], record["sample"]) for record in kept + dropped]
     assert len(set(samples)) == len(samples) == PERSONAS * SAMPLES
     assert (counts["kept"], counts["dropped"]) == (len(kept), len(dropped))
@@ -141,8 +141,8 @@ def test_every_persona_ends_as_exactly_one_of_kept_or_dropped(finished: tuple[Pr
 
 def test_calls_tokens_and_costs_add_up(finished: tuple[ProjectCopy, Witness]) -> None:
     project, witness = finished
-    first, then = metrics(project, "synthesis"), metrics(project, "refinement")
-    whole, costs = then["with_synthesis"], records(project, "refinement/costs.jsonl")
+    first, then = metrics(project, "synthesis"), metrics(project, "repair")
+    whole, costs = then["with_synthesis"], records(project, "repair/costs.jsonl")
     for figure in ("calls", "prompt_tokens", "completion_tokens", "cached_tokens"):
         assert whole[figure] == first[figure] + then[figure] == sum(record[figure] for record in costs)
     assert (
@@ -208,7 +208,7 @@ def test_a_spent_budget_stops_the_stage_and_a_higher_one_goes_on(
         project.set_params(**{"teacher.max_cost": 4000.0})
         run(project, *STAGES)
         assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
-    whole = metrics(project, "refinement")["with_synthesis"]
+    whole = metrics(project, "repair")["with_synthesis"]
     assert whole["cost_usd"] == pytest.approx(whole["completion_tokens"] / 1000, abs=1e-5)
     assert without_ids(project) == without_ids(finished[0])
 

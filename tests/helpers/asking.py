@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 def settings(server: ChatServer | str, **changes: Any) -> TeacherParams:
     """The teacher's section with every role at `server`, plain text, two retries and other values by name.
 
-    `temperature`, `max_tokens` hold for all roles; `script`, `trajectory` and `refinement` add to one role.
+    `temperature`, `max_tokens` hold for all roles; `script`, `trajectory` and `repair` add to one role.
     """
     values = PARAMS.teacher.model_dump() | {
         "base_url": server if isinstance(server, str) else server.base_url,
@@ -50,7 +50,7 @@ def settings(server: ChatServer | str, **changes: Any) -> TeacherParams:
         "timeout_seconds": 5.0,
     }
     common = {name: changes.pop(name) for name in ("temperature", "max_tokens") if name in changes}
-    for role in ("script", "trajectory", "refinement"):
+    for role in ("script", "trajectory", "repair"):
         values[role] = values[role] | {"max_tokens": 100} | common | changes.pop(role, {})
     return TeacherParams.model_validate(values | changes)
 

@@ -20,7 +20,7 @@ NOT_COPIED = (
     "runs/",
     "data/synthesis/",
     "data/verification/",
-    "data/refinement/",
+    "data/repair/",
     "data/evaluation/",
 )
 """What the stages write, or do not read."""

@@ -79,7 +79,7 @@ def episodes(model: str, solved: int, of: int = 20, benchmark: str = "worlds_lay
     return played
 
 
-TRAIN_ON = {"expert_only": "without_refinement_data", "refinement": "refinement"}
+TRAIN_ON = {"expert_only": "without_refinement_data", "refinement": "correct_turns"}
 
 CALLS = {
     "unanswered": 0,
@@ -125,7 +125,7 @@ def write_results(root: Path) -> None:
             "completion_tokens": 765_432,
         },
         "verification": {"judged": 460, "passed": 300, "rejected": 160, "by_rule": {"not_json": 90, "no_end": 70}},
-        "refinement": {
+        "repair": {
             "personas": 40,
             "personas_kept": 40,
             "personas_dropped": 0,

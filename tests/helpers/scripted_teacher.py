@@ -13,7 +13,7 @@ PARAMS = load_params(ROOT / "params.yaml")
 
 
 def params(**changes: Any) -> Params:
-    """params.yaml with other values, by dotted names with two underscores: `refinement__call_budget=3`."""
+    """params.yaml with other values, by dotted names with two underscores: `repair__call_budget=3`."""
     values = PARAMS.model_dump()
     for name, value in changes.items():
         section, key = name.split("__")

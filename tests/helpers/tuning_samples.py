@@ -80,7 +80,7 @@ def job(base: Path, data_set: Path, checkpoints: Path | None = None, **changes: 
     """A quick tuning, with some of its parameters changed."""
     params = TuningParams.model_validate({**QUICK.model_dump(), **changes})
     return TuningJob(
-        train_on="refinement", data_set=data_set, base=str(base), params=params, seed=7, checkpoints=checkpoints
+        train_on="correct_turns", data_set=data_set, base=str(base), params=params, seed=7, checkpoints=checkpoints
     )
 
 

@@ -63,7 +63,7 @@ def test_nonsense_from_a_real_server_is_dropped_with_reasons_and_refused_by_the_
 ) -> None:
     project = ProjectCopy.make(tmp_path)
     asked = {"temperature": 1.0, "max_tokens": 40}
-    roles = {f"teacher.{role}": json.dumps(asked).replace('"', "") for role in ("script", "trajectory", "refinement")}
+    roles = {f"teacher.{role}": json.dumps(asked).replace('"', "") for role in ("script", "trajectory", "repair")}
     project.set_params(
         **{
             "personas.limit": PERSONAS,
@@ -80,13 +80,13 @@ def test_nonsense_from_a_real_server_is_dropped_with_reasons_and_refused_by_the_
     assert done.returncode == 1, output
     assert "json_schema is not used, it is accepted and ignored" in output
     assert "cost unknown" in output
-    dropped = [json.loads(line) for line in (tmp_path / "data/refinement/dropped.jsonl").read_text().splitlines()]
+    dropped = [json.loads(line) for line in (tmp_path / "data/repair/dropped.jsonl").read_text().splitlines()]
     assert len(dropped) == PERSONAS
     assert all(record["rule"] and record["message"] for record in dropped)
-    metrics = json.loads((tmp_path / "data/refinement/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "data/repair/metrics.json").read_text())
     assert (metrics["personas_kept"], metrics["personas_dropped"], metrics["kept"]) == (0, PERSONAS, 0)
     assert metrics["with_synthesis"]["cost_usd"] == "unknown"
-    (sentence,) = (line for line in done.stderr.splitlines() if line.startswith("data/refinement/trajectories.jsonl: "))
+    (sentence,) = (line for line in done.stderr.splitlines() if line.startswith("data/repair/trajectories.jsonl: "))
     assert f"all {PERSONAS} samples were dropped, most often by" in sentence
     assert "change teacher.model" in sentence
     assert not (tmp_path / "data/dataset").exists()

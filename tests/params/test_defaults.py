@@ -15,7 +15,7 @@ from tasks.params import RESOLVED, write_resolved
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
-DIGEST = "ff06fe469c5d"
+DIGEST = "8aa70eeef35c"
 """Of all default values: a default that changes changes what every user makes."""
 SHORTEST = {
     "personas": {"path": "data/personas.jsonl"},
@@ -24,7 +24,7 @@ SHORTEST = {
         "launcher": "python",
         "variants": {
             "expert_only": {"train_on": "without_refinement_data", "data_set": "data/dataset"},
-            "refinement": {"train_on": "refinement", "data_set": "data/dataset"},
+            "refinement": {"train_on": "correct_turns", "data_set": "data/dataset"},
         },
     },
     "evaluation": {"references": ["chance"], "models": ["base", "expert_only", "refinement"], "endpoints": {}},
@@ -102,6 +102,13 @@ def test_an_old_name_is_answered_with_the_new_one_where_the_old_one_stood_and_no
         loaded(SHORTEST | {"tuning": {**SHORTEST["tuning"], "loss": "refinement"}})
     with refused("unknown_key", key="loss"):
         loaded(SHORTEST | {"loss": "refinement"})
+    with refused("old_name", key="refinement", new="repair"):
+        loaded(SHORTEST | {"refinement": {"call_budget": 4}})
+    with refused("old_name", key="teacher.refinement", new="teacher.repair"):
+        loaded(SHORTEST | {"teacher": {"refinement": {"temperature": 0.5}}})
+    with refused("old_name", name="refinement", new="correct_turns"):
+        named = {"refinement": {"train_on": "refinement", "data_set": "data/dataset"}}
+        loaded(SHORTEST | {"tuning": {"launcher": "python", "variants": named}})
     assert not set(RENAMED) & set(RENAMED.values())
 
 

@@ -120,9 +120,9 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
         ("max_cost: null ", "processes: 17 ", "teacher", "teacher.processes is above teacher.concurrency"),
         ("max_cost: null", "requests_per_minute: 0", "teacher.requests_per_minute", "greater than 0"),
         (
-            "refinement: {temperature: 1.0,",
-            "refinement: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
-            "teacher.refinement",
+            "repair: {temperature: 1.0,",
+            "repair: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
+            "teacher.repair",
             "name its api_key_env beside it",
         ),
     ],
@@ -134,13 +134,13 @@ def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new
 
 
 def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
-    new = "refinement: {base_url: 'https://elsewhere/v1', api_key_env: OTHER, model: big, temperature: 0.2,"
-    teacher = load(tmp_path, "refinement: {temperature: 1.0,", new).teacher
-    script, refinement = teacher.role("script"), teacher.role("refinement")
+    new = "repair: {base_url: 'https://elsewhere/v1', api_key_env: OTHER, model: big, temperature: 0.2,"
+    teacher = load(tmp_path, "repair: {temperature: 1.0,", new).teacher
+    script, repair = teacher.role("script"), teacher.role("repair")
     assert (script.base_url, script.model, script.api_key_env) == ("offline", "offline-teacher", "OPENAI_API_KEY")
-    assert (refinement.base_url, refinement.model, refinement.api_key_env) == ("https://elsewhere/v1", "big", "OTHER")
-    assert (refinement.temperature, refinement.max_tokens) == (0.2, 8192)
-    assert refinement.structured_output == teacher.structured_output
+    assert (repair.base_url, repair.model, repair.api_key_env) == ("https://elsewhere/v1", "big", "OTHER")
+    assert (repair.temperature, repair.max_tokens) == (0.2, 8192)
+    assert repair.structured_output == teacher.structured_output
     assert teacher.uses_offline
 
 

@@ -113,7 +113,7 @@ def test_one_preset_may_follow_another(params: Path) -> None:
     apply_preset("ablations", params, PRESETS)
     apply_preset("mistral-7b-lora", params, PRESETS)
     chosen = load_params(params)
-    losses = {"refinement", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"}
+    losses = {"correct_turns", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"}
     assert {variant.train_on for variant in chosen.tuning.variants.values()} == losses
     assert set(chosen.evaluation.models) == set(chosen.tuning.variants) | {"base"}
     assert chosen.baseline == "expert_only"
@@ -124,7 +124,7 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     folder = write_preset(
         tmp_path,
         "mix: {chat20: {data_set: data/dataset, chat: chat.json, share: 0.2}}\n"
-        "tuning: {variants: {other: {train_on: refinement, data_set: elsewhere}}, epochs: 1}\n"
+        "tuning: {variants: {other: {train_on: correct_turns, data_set: elsewhere}}, epochs: 1}\n"
         "evaluation: {models: [base, other]}\n",
     )
     changes = [str(change) for change in apply_preset("mine", params, folder)]
@@ -133,7 +133,7 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     assert (chosen.tuning.epochs, chosen.tuning.method) == (1, "full")
     assert "tuning.epochs: 2 -> 1" in changes
     assert 'tuning.variants.other.data_set: "elsewhere" (new)' in changes
-    assert 'tuning.variants.refinement.train_on: "refinement" -> removed' in changes
+    assert 'tuning.variants.refinement.train_on: "correct_turns" -> removed' in changes
     assert "mix.chat20.share: 0.2 (new)" in changes
     assert not any(change.startswith("mix: ") for change in changes)
 

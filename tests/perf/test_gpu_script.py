@@ -166,7 +166,7 @@ def test_every_part_runs_without_what_the_machine_lacks(inputs, environment, tmp
     expert, refinement = agents.tuned
     assert expert.tokens < refinement.tokens  # the mistakes are cut out of it
     tokenizer = load_tokenizer(inputs / "model")
-    trained = [render(tokenizer, sample.messages(), "refinement", 2048) for sample in samples(16)]
+    trained = [render(tokenizer, sample.messages(), "correct_turns", 2048) for sample in samples(16)]
     assert refinement.tokens == sum(len(row.ids) for row in trained)
     assert refinement.trained_tokens == sum(row.trained_tokens for row in trained)
     assert refinement.validation_loss < refinement.validation_loss_before

@@ -44,19 +44,19 @@ def test_what_decides_a_point_is_in_its_key(base, data_set):
     first = study(base, data_set)
     games = chosen_games(first, 4)
     keys = {
-        learning_curve.key(first, Model(4, "refinement"), games, "worlds_layouts"),
-        learning_curve.key(first, Model(4, "refinement"), games, "worlds_families"),
+        learning_curve.key(first, Model(4, "correct_turns"), games, "worlds_layouts"),
+        learning_curve.key(first, Model(4, "correct_turns"), games, "worlds_families"),
         learning_curve.key(first, Model(4, "without_refinement_data"), games, "worlds_layouts"),
-        learning_curve.key(first, Model(3, "refinement"), games[:3], "worlds_layouts"),
-        learning_curve.key(first, Model(0, "refinement"), [], "worlds_layouts"),
+        learning_curve.key(first, Model(3, "correct_turns"), games[:3], "worlds_layouts"),
+        learning_curve.key(first, Model(0, "correct_turns"), [], "worlds_layouts"),
     }
     evaluation = EvaluationParams.model_validate({**first.params.evaluation.model_dump(), "episodes": 3})
     other = first._replace(params=first.params.model_copy(update={"evaluation": evaluation}))
-    keys.add(learning_curve.key(other, Model(4, "refinement"), games, "worlds_layouts"))
+    keys.add(learning_curve.key(other, Model(4, "correct_turns"), games, "worlds_layouts"))
     assert len(keys) == 6
     kept = first.params.tuning.model_copy(update={"checkpoint_steps": 7})
     same = first._replace(params=first.params.model_copy(update={"tuning": kept}))
-    assert learning_curve.key(same, Model(4, "refinement"), games, "worlds_layouts") in keys
+    assert learning_curve.key(same, Model(4, "correct_turns"), games, "worlds_layouts") in keys
 
 
 @pytest.mark.slow
@@ -72,11 +72,11 @@ def test_a_second_run_adds_what_is_missing_and_plays_nothing_again(base, data_se
         return list(read_jsonl(out, Point))
 
     first = run("0", "8")
-    assert [(point.games, point.train_on, point.epochs) for point in first] == [(0, "", 0), (8, "refinement", 1)]
+    assert [(point.games, point.train_on, point.epochs) for point in first] == [(0, "", 0), (8, "correct_turns", 1)]
     assert [point.success.n for point in first] == [2, 2]
     assert first[1].validation_loss is not None
     again = run("8", "all")
     assert again[:2] == first
     assert [point.games for point in again] == [0, 8, 12]
     assert not list((tmp_path / "work").iterdir())
-    assert "| worlds_layouts | 12 | refinement | 1 |" in capsys.readouterr().out
+    assert "| worlds_layouts | 12 | correct_turns | 1 |" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_when_every_sample_was_dropped_the_gate_says_why_and_what_to_do(tmp_path
     said = refusal_of(tmp_path, "", RULES)
     assert "all 14 samples were dropped" in said
     assert "most often by unflagged_error (7), not_json (4), cut_off (2);" in said
-    assert all(knob in said for knob in ("teacher.model", "refinement.call_budget", "agentrefine/synthesis/prompts"))
+    assert all(knob in said for knob in ("teacher.model", "repair.call_budget", "agentrefine/synthesis/prompts"))
     assert str(tmp_path / "dropped.jsonl") in said
 
 
@@ -65,10 +65,10 @@ def test_a_single_game_is_judged_and_refused_by_its_number(tmp_path: Path) -> No
 def test_the_stage_ends_with_the_sentence_and_status_1(tmp_path: Path) -> None:
     project = ProjectCopy.make(tmp_path)
     assert project.stage("base_model").returncode == 0
-    refinement = project.folder / "data/refinement"
-    refinement.mkdir(parents=True, exist_ok=True)
-    (refinement / "trajectories.jsonl").write_text("")
-    (refinement / "dropped.jsonl").write_text(dropped_line("p", "not_json"))
+    repair = project.folder / "data/repair"
+    repair.mkdir(parents=True, exist_ok=True)
+    (repair / "trajectories.jsonl").write_text("")
+    (repair / "dropped.jsonl").write_text(dropped_line("p", "not_json"))
     done = project.stage("quality_gate")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

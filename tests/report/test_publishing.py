@@ -51,7 +51,7 @@ def tree(tmp_path: Path) -> Path:
         tmp_path / "models/refinement/card.json",
         {
             "kind": "tuned",
-            "train_on": "refinement",
+            "train_on": "correct_turns",
             "base": str(tmp_path / "models/base"),
             "base_digest": "0",
             "base_quantisation": None,

@@ -44,7 +44,7 @@ def test_report_shows_every_stage_and_the_rates_with_intervals(root: Path) -> No
         "# From 40 personas to 3 models",
         "| synthesis | prompt tokens | 1,234,567 |",
         "| verification | rejected | 160 |",
-        "| refinement | samples kept | 231 |",
+        "| repair | samples kept | 231 |",
         "| both | cost per kept trajectory | $0.0184 |",
         "| both | tokens per kept trajectory | 11,082 |",
         "| not_json | 90 | 9 |",

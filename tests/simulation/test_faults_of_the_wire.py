@@ -32,10 +32,10 @@ def test_every_persona_is_accounted_for_though_three_of_ten_answers_fail(tmp_pat
             "teacher.max_retries": 8,
         }
     )
-    for stage in ("synthesis", "verification", "refinement"):
+    for stage in ("synthesis", "verification", "repair"):
         done = project.stage(stage)
         assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "data/refinement/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "data/repair/metrics.json").read_text())
     assert metrics["personas"] == metrics["samples"] == PERSONAS
     assert metrics["personas_kept"] + metrics["personas_dropped"] == PERSONAS
     assert (metrics["personas_kept"], metrics["personas_dropped"]) == (metrics["kept"], metrics["dropped"])
@@ -44,7 +44,7 @@ def test_every_persona_is_accounted_for_though_three_of_ten_answers_fail(tmp_pat
     ended = [
         json.loads(line)["persona_id"]
         for name in ("trajectories", "dropped")
-        for line in (tmp_path / f"data/refinement/{name}.jsonl").read_text().splitlines()
+        for line in (tmp_path / f"data/repair/{name}.jsonl").read_text().splitlines()
     ]
     attempts = read_jsonl(tmp_path / "data/synthesis/attempts.jsonl", Attempt)
     begun = [first[0].persona_id for first in by_sample(attempts)]

@@ -19,7 +19,7 @@ from agentrefine.simulation.answers import answer, theme_words, world_for
 from agentrefine.simulation.thoughts import thoughts
 from agentrefine.simulation.tiny_base import tiny_tokenizer
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
-from agentrefine.synthesis.refinement_prompts import continuation_messages, script_retry_messages
+from agentrefine.synthesis.repair_prompts import continuation_messages, script_retry_messages
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
@@ -196,7 +196,7 @@ TRAJECTORY_RULES = {
     faults.game_in_prose: {"not_json"},
     faults.game_cut_off: {"cut_off"},
     faults.unfinished: {"unfinished"},
-    faults.refinement_repeats_failure: {"repeated_mistake"},
+    faults.correction_repeats_failure: {"repeated_mistake"},
     faults.leaked_environment: {"environment_leak"},
     faults.completed_too_early: {"early_completion", "completed_on_error", "completed_at_start"},
     faults.turn_left_out: {"role_order", "turn_number"},

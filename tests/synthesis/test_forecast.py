@@ -10,7 +10,7 @@ from agentrefine.game.verdict import Attempt
 from agentrefine.llm.completion import TRUNCATED, Usage, only_in
 from agentrefine.synthesis.accounts import PersonaAccount
 from agentrefine.synthesis.forecast import forecast, nothing_kept, pilot_personas
-from agentrefine.synthesis.refinement import Refined
+from agentrefine.synthesis.repair import Repaired
 
 
 def account(number: int, cost: float | None = 1.0, calls: int = 10, kept: int = 3) -> PersonaAccount:
@@ -89,13 +89,13 @@ def test_a_pilot_that_was_paid_in_full_counts_in_full_though_the_rest_goes_by_ba
     assert found.cost.value == pytest.approx(4.0 + 8 * 1.0)
 
 
-def ended(rule: str, finish_reason: str = "stop") -> Refined:
+def ended(rule: str, finish_reason: str = "stop") -> Repaired:
     attempt = Attempt(
         id="1", persona_id="p", persona="x", sample=0, call=1, kind="script", script_call=None, text="",
         usage=Usage(prompt_tokens=1, completion_tokens=1), finish_reason=finish_reason, teacher="m",
     )  # fmt: skip
     dropped = DroppedSample(persona_id="p", persona="x", sample=0, rule=rule, message=f"About {rule}.", calls=1)
-    return Refined(dropped, [attempt], [])
+    return Repaired(dropped, [attempt], [])
 
 
 def test_a_pilot_that_kept_nothing_says_why_most_often_first():

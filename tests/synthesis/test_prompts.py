@@ -26,7 +26,7 @@ from agentrefine.synthesis.prompts import (
     trajectory_shot,
     turns_json,
 )
-from agentrefine.synthesis.refinement_prompts import continuation_messages, script_retry_messages
+from agentrefine.synthesis.repair_prompts import continuation_messages, script_retry_messages
 from agentrefine.verification.reading import parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory

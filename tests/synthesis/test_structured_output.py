@@ -119,14 +119,14 @@ def test_models_of_one_endpoint_are_probed_each(journal):
         return answer()
 
     with ChatServer(reply) as server:
-        asked = [{"role": "script", "sample": 0}, {"role": "trajectory", "sample": 1}, {"role": "refinement"}]
+        asked = [{"role": "script", "sample": 0}, {"role": "trajectory", "sample": 1}, {"role": "repair"}]
         ask(
             server,
             journal,
             asked,
             structured_output="auto",
             trajectory={"model": "new"},
-            refinement={"structured_output": "text"},
+            repair={"structured_output": "text"},
         )
     sent = {(request["model"], form(request)) for request in server.requests if not is_probe(request)}
     assert sent == {("m", "text"), ("new", "json_schema")}

@@ -116,9 +116,9 @@ def test_each_role_has_its_own_endpoint_model_temperature_and_key(journal, monke
         asked = ask(
             one,
             journal,
-            [{"role": role} for role in ("script", "trajectory", "refinement")],
+            [{"role": role} for role in ("script", "trajectory", "repair")],
             trajectory={"model": "m2", "temperature": 0.25, "max_tokens": 33},
-            refinement={"base_url": other.base_url, "api_key_env": "OTHER_KEY", "model": "m3"},
+            repair={"base_url": other.base_url, "api_key_env": "OTHER_KEY", "model": "m3"},
         )
     assert asked.texts == ["one", "one", "other"]
     sent = {request["model"]: (request["temperature"], request["max_tokens"]) for request in one.requests}
@@ -130,7 +130,7 @@ def test_each_role_has_its_own_endpoint_model_temperature_and_key(journal, monke
 
 def test_another_endpoint_without_a_key_of_its_own_is_refused():
     with pytest.raises(ValueError, match="name its api_key_env beside it"):
-        settings("http://127.0.0.1:1/v1", refinement={"base_url": "https://elsewhere.example.org/v1"})
+        settings("http://127.0.0.1:1/v1", repair={"base_url": "https://elsewhere.example.org/v1"})
 
 
 def test_a_redirect_takes_the_key_to_no_other_host(journal):

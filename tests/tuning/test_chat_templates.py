@@ -257,15 +257,15 @@ def test_what_is_allowed_but_worth_knowing_is_said():
 
 def test_the_date_in_a_template_is_the_same_every_day():
     tokenizer = tokenizer_for(template("llama3_2"))
-    assert "Today Date: 26 Jul 2024" in tokenizer.decode(render(tokenizer, probe(), "refinement").ids)
+    assert "Today Date: 26 Jul 2024" in tokenizer.decode(render(tokenizer, probe(), "correct_turns").ids)
 
 
 def test_a_conversation_whose_text_a_sound_template_rewrites_is_refused_by_its_text():
     tokenizer = tokenizer_for(template("qwen3_training"))
     with refused("template_untrainable") as caught:
-        render(tokenizer, THINKING, "refinement")
+        render(tokenizer, THINKING, "correct_turns")
     assert re.search(r"text that begins '<think>.*which holds <think>", str(caught.value))
-    assert render(tokenizer_for(template("chatml")), THINKING, "refinement").trained_tokens
+    assert render(tokenizer_for(template("chatml")), THINKING, "correct_turns").trained_tokens
 
 
 def test_a_reply_that_rewrites_nothing_in_training_may_hold_anything_in_play():
@@ -277,13 +277,13 @@ def test_speakers_out_of_turn_are_refused_by_the_message():
     tokenizer = tokenizer_for(template("chatml"))
     twice = [Message(role="user", content="one"), Message(role="user", content="two"), *probe()[1:2]]
     with refused("bad_record", turn=2, role="user"):
-        render(tokenizer, twice, "refinement")
+        render(tokenizer, twice, "correct_turns")
 
 
 def test_what_a_user_says_last_is_left_out():
     tokenizer = tokenizer_for(template("mistral_v0_3"), "sentencepiece")
     longer = [*probe(), Message(role="user", content="more")]
-    assert render(tokenizer, longer, "refinement") == render(tokenizer, probe(), "refinement")
+    assert render(tokenizer, longer, "correct_turns") == render(tokenizer, probe(), "correct_turns")
 
 
 def test_white_space_around_a_reply_changes_no_token():
@@ -292,7 +292,7 @@ def test_white_space_around_a_reply_changes_no_token():
         [Message(role="user", content="hi"), Message(role="assistant", content=text)] * 2
         for text in (reply_text("a", "b"), f"\n\n {reply_text('a', 'b')} \n")
     )
-    assert render(tokenizer, plain, "refinement") == render(tokenizer, padded, "refinement")
+    assert render(tokenizer, plain, "correct_turns") == render(tokenizer, padded, "correct_turns")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -303,7 +303,7 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     sender = {"user": "human", "assistant": "gpt"}
     messages = [PublishedMessage(from_=sender[m.role], value=m.content, loss=m.loss) for m in probe()]
     write_jsonl(tmp_path / "train.jsonl", [Sample(id="game-1", persona_id="p", conversations=messages)])
-    options = ["--model", str(tmp_path / "model"), "--template", str(OURS / "chatml.jinja"), "--train-on", "refinement"]
+    options = ["--model", str(tmp_path / "model"), "--template", str(OURS / "chatml.jinja")]
     main(["show-mask", str(tmp_path / "train.jsonl"), *options])
     shown = capsys.readouterr().out
     assert re.search(r"\{\+Thought: i was wrong.*?Action: open box 10.*?\+\}", shown, re.DOTALL)

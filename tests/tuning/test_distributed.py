@@ -46,7 +46,7 @@ def test_a_model_in_pieces_has_the_losses_of_a_whole_one_and_is_saved_whole(base
     result = TuningResult.model_validate_json((tmp_path / "out.json").read_text())
     assert [p.loss for p in result.curve] == pytest.approx([p.loss for p in alone.curve], abs=1e-4)
     model, tokenizer = load_tuned(tmp_path / "out")
-    rows, _ = rendered_rows(data_set / "validation.jsonl", tokenizer, "refinement", 256, tmp_path / "rows")
+    rows, _ = rendered_rows(data_set / "validation.jsonl", tokenizer, "correct_turns", 256, tmp_path / "rows")
     assert masked_loss(model, rows) == pytest.approx(result.validation_loss, abs=1e-4)
     assert result.validation_loss == pytest.approx(alone.validation_loss, abs=1e-4)
 

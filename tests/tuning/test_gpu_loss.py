@@ -14,7 +14,7 @@ from tests.helpers.tuning_samples import job
 def trainer_for(base: Path, data_set: Path, folder: Path, **changes: object) -> RefinementTrainer:
     tuning = job(base, data_set, **{"muon_learning_rate": None, **changes})
     model, tokenizer = load_base(base)
-    rows, _ = rendered_rows(data_set / "train.jsonl", tokenizer, "refinement", 256, folder / "rows")
+    rows, _ = rendered_rows(data_set / "train.jsonl", tokenizer, "correct_turns", 256, folder / "rows")
     arguments = training_arguments(
         tuning.params, rows, 0, validates=False, keep_checkpoints=False, folder=str(folder / "out")
     )

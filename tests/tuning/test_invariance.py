@@ -53,7 +53,7 @@ def data_set(tmp_path_factory) -> Path:
 def by_hand(base) -> tuple[float, float]:
     """Loss and gradient norm of all samples, one conversation at a time, without a library's help."""
     model, tokenizer = load_base(base)
-    rows = [render(tokenizer, conversation(number), "refinement") for number in range(SAMPLES)]
+    rows = [render(tokenizer, conversation(number), "correct_turns") for number in range(SAMPLES)]
     labels = sum(label != -100 for row in rows for label in row.labels)
     total = 0.0
     for row in rows:
@@ -120,7 +120,7 @@ def test_an_adapter_scores_the_same_merged_and_unmerged(base, data_set, tmp_path
     unmerged = PeftModel.from_pretrained(load_base(base).model, str(tmp_path / "adapter")).eval()
     merged, tokenizer = load_tuned(tmp_path / "adapter")
     for number in range(60, 66):
-        ids = torch.tensor([render(tokenizer, conversation(number), "refinement").ids])
+        ids = torch.tensor([render(tokenizer, conversation(number), "correct_turns").ids])
         with torch.no_grad():
             one, other = unmerged(input_ids=ids).logits, merged(input_ids=ids).logits
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -33,7 +33,7 @@ CONVERSATION = [
 ]
 
 TRAINED: dict[MaskPolicy, list[str]] = {
-    "refinement": [EXPERT_1, REFINE, EXPERT_2],
+    "correct_turns": [EXPERT_1, REFINE, EXPERT_2],
     "with_erroneous_loss": [EXPERT_1, MISTAKE_1, MISTAKE_2, REFINE, EXPERT_2],
     "without_refinement_loss": [EXPERT_1, EXPERT_2],
     "without_refinement_data": [EXPERT_1, REFINE, EXPERT_2],
@@ -103,32 +103,32 @@ def test_a_first_reply_that_is_not_marked_is_a_turn_like_any_other(tokenizer, fl
 
 def test_a_correction_in_a_chat_without_acknowledgement_is_found_by_the_mistake_before_it():
     chat = [*CONVERSATION[2:6], *CONVERSATION[8:10]]
-    assert [m.loss for m in apply_mask_policy(chat, "refinement") if m.role == "assistant"] == [True, False, True]
+    assert [m.loss for m in apply_mask_policy(chat, "correct_turns") if m.role == "assistant"] == [True, False, True]
     assert [m.loss for m in apply_mask_policy(chat, "without_refinement_loss")][1::2] == [True, False, False]
     assert [m.content for m in apply_mask_policy(chat, "without_refinement_data")][1::2] == [EXPERT_1, REFINE]
     assert [m.loss for m in apply_mask_policy(chat, "with_erroneous_loss")][1::2] == [True, True, True]
 
 
 def test_a_prefix_of_the_conversation_is_a_prefix_of_the_tokens(tokenizer):
-    full = render(tokenizer, CONVERSATION, "refinement").ids
+    full = render(tokenizer, CONVERSATION, "correct_turns").ids
     for i, message in enumerate(CONVERSATION):
         if message.role == "assistant":
             prompt = prompt_ids(tokenizer, CONVERSATION[:i])
             assert full[: len(prompt)] == prompt
-            shorter = render(tokenizer, CONVERSATION[: i + 1], "refinement").ids
+            shorter = render(tokenizer, CONVERSATION[: i + 1], "correct_turns").ids
             assert full[: len(shorter)] == shorter
 
 
 def test_whole_turns_are_dropped_from_the_end_and_counted(tokenizer):
-    full = render(tokenizer, CONVERSATION, "refinement")
+    full = render(tokenizer, CONVERSATION, "correct_turns")
     ends = [span.end for span in full.spans]
     for limit in range(ends[0], ends[-1] + 1):
-        cut = render(tokenizer, CONVERSATION, "refinement", max_length=limit)
+        cut = render(tokenizer, CONVERSATION, "correct_turns", max_length=limit)
         assert len(cut.ids) == max(end for end in ends if end <= limit)
         assert cut.dropped_turns == sum(end > limit for end in ends)
         assert cut.ids == full.ids[: len(cut.ids)]
         assert cut.labels == full.labels[: len(cut.ids)]
-    assert render(tokenizer, CONVERSATION, "refinement", max_length=3).ids == []
+    assert render(tokenizer, CONVERSATION, "correct_turns", max_length=3).ids == []
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_template_that_breaks_the_prefix_or_the_end_of_turn_is_refused(tokeniz
     broken = build_tokenizer(["lamp"], [])
     broken.chat_template = template
     with refused("template_untrainable") as caught:
-        render(broken, CONVERSATION, "refinement")
+        render(broken, CONVERSATION, "correct_turns")
     assert reason in str(caught.value)
     assert "base_model.chat_template" in str(caught.value)
 
@@ -160,7 +160,7 @@ def test_a_token_across_the_border_of_prompt_and_reply_is_refused(tokenizer):
         "{% if add_generation_prompt %}x{% endif %}"
     )
     with refused("template_untrainable") as caught:
-        render(broken, CONVERSATION, "refinement")
+        render(broken, CONVERSATION, "correct_turns")
     assert "crosses the border" in str(caught.value)
 
 
@@ -170,9 +170,9 @@ def test_templates_that_write_space_before_or_after_the_text_train_it_with_the_e
         "{% for m in messages %}{{ '[' ~ m.role ~ ']\n' ~ m.content ~ eos_token ~ '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]\n{% endif %}"
     )
-    rendered = render(spaced, CONVERSATION, "refinement")
+    rendered = render(spaced, CONVERSATION, "correct_turns")
     trained = [spaced.decode(rendered.ids[s.start : s.end]) for s in rendered.spans if s.trained]
-    assert trained == [f"{text}<|end|>" for text in TRAINED["refinement"]]
+    assert trained == [f"{text}<|end|>" for text in TRAINED["correct_turns"]]
 
 
 def test_the_end_of_turn_is_what_generation_stops_at(tokenizer):
@@ -181,13 +181,13 @@ def test_the_end_of_turn_is_what_generation_stops_at(tokenizer):
 
 def test_special_tokens_inside_a_text_do_not_shorten_its_turn(tokenizer):
     hostile = [*CONVERSATION[:3], Message(role="assistant", content="open <|end|> box", loss=True)]
-    rendered = render(tokenizer, hostile, "refinement")
+    rendered = render(tokenizer, hostile, "correct_turns")
     last = rendered.spans[-1]
     assert tokenizer.decode(rendered.ids[last.start : last.end]) == "open <|end|> box<|end|>"
 
 
 def test_the_shown_mask_holds_the_whole_sample_in_three_styles(tokenizer):
-    rendered = render(tokenizer, CONVERSATION, "refinement")
+    rendered = render(tokenizer, CONVERSATION, "correct_turns")
     shown = colour(tokenizer, rendered)
     assert shown.plain.replace("\n", "") == tokenizer.decode(rendered.ids).replace("\n", "")
     assert len({str(span.style) for span in shown.spans}) == 3

@@ -283,7 +283,7 @@ def test_the_best_weights_are_the_same_after_a_kill_behind_them(base, misleading
 
 def validation_loss_of(model, tokenizer, data_set) -> float:
     samples = read_jsonl(data_set / "validation.jsonl", Sample)
-    rendered = [render(tokenizer, sample.messages(), "refinement") for sample in samples]
+    rendered = [render(tokenizer, sample.messages(), "correct_turns") for sample in samples]
     return masked_loss(
         model, Dataset.from_dict({"input_ids": [r.ids for r in rendered], "labels": [r.labels for r in rendered]})
     )

@@ -36,7 +36,7 @@ def by_hand(base: Path, numbers: range) -> float:
     model, tokenizer = load_base(base)
     total, count = 0.0, 0
     for number in numbers:
-        rendered = render(tokenizer, conversation(number), "refinement")
+        rendered = render(tokenizer, conversation(number), "correct_turns")
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([rendered.ids]), use_cache=False).logits[0]
         for position in range(1, len(rendered.ids)):
@@ -70,7 +70,7 @@ def test_games_without_their_mistakes_take_as_many_steps_as_whole_ones(base, tmp
 def test_two_processes_share_a_step_and_have_the_same_loss_and_tokens(base, tmp_path):
     write_data_set(tmp_path / "data", samples=12, validation=3)
     tokenizer = load_tokenizer(base)
-    tokens = sum(len(render(tokenizer, conversation(i), "refinement").ids) for i in range(12))
+    tokens = sum(len(render(tokenizer, conversation(i), "correct_turns").ids) for i in range(12))
     result = tuned(base, tmp_path / "data", tmp_path / "out", batch_tokens=tokens, max_length=2048, cpu_processes=2)
     assert result.steps == 1
     assert result.curve[0].tokens == tokens
@@ -133,7 +133,7 @@ def test_full_tuning_learns_saves_and_reloads_exactly(base, data_set, tmp_path):
     assert result.validation_loss == pytest.approx(_validation_loss(model, tokenizer), abs=1e-5)
     card = read_card(tmp_path / "full")
     assert isinstance(card, TunedCard)
-    assert card.train_on == "refinement"
+    assert card.train_on == "correct_turns"
     assert card.base_digest == model_digest(base)
     assert set(card.data_set_sha256) == {"train.jsonl", "validation.jsonl"}
 
@@ -150,7 +150,7 @@ def test_lora_trains_the_adapter_only_and_merges_exactly(base, data_set, tmp_pat
 def _validation_loss(model, tokenizer) -> float:
     from datasets import Dataset
 
-    rendered = [render(tokenizer, conversation(i), "refinement") for i in range(60, 66)]
+    rendered = [render(tokenizer, conversation(i), "correct_turns") for i in range(60, 66)]
     rows = Dataset.from_dict({"input_ids": [r.ids for r in rendered], "labels": [r.labels for r in rendered]})
     return masked_loss(model, rows)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agentrefine.game.personas import Persona
 from agentrefine.game.trajectory import DroppedSample, Trajectory
 from agentrefine.synthesis.first_answers import synthesise, synthesise_shard
-from agentrefine.synthesis.refinement import refine, refine_shard
+from agentrefine.synthesis.repair import refine, repair_shard
 from agentrefine.verification.trajectory_rules import RULES
 from tests.helpers.games import GOOD_STEPS, dm, game, game_text, player, script, script_text
 from tests.helpers.scripted_teacher import PARAMS, ScriptedTeacher, params
@@ -26,7 +26,7 @@ SPOILED = json.dumps([*game()[:7], player(8, "go to cellar"), dm(9, "parameter")
 def run(*texts: str | None, budget: int = 4):
     """The end of a sample for which the teacher says `texts`, and the teacher."""
     teacher = ScriptedTeacher(*texts)
-    settings_ = params(refinement__call_budget=budget)
+    settings_ = params(repair__call_budget=budget)
 
     async def work():
         return await refine(await synthesise(PERSONA, 0, teacher, settings_), teacher, settings_)
@@ -94,7 +94,7 @@ def test_a_rejected_script_is_written_again_with_the_reason():
     assert refined.outcome.calls == ["answer-2", "answer-3"]
     assert "shield" in teacher.prompts[1].rpartition("# What to change")[2]
     assert refined.attempts[2].script_call == 2
-    assert teacher.asked == [("script", "script"), ("script", "refinement"), ("trajectory", "refinement")]
+    assert teacher.asked == [("script", "script"), ("script", "repair"), ("trajectory", "repair")]
     assert len(set(teacher.draws)) == 3
 
 
@@ -145,7 +145,7 @@ _SAYINGS = st.sampled_from(
 @given(st.lists(st.lists(_SAYINGS, min_size=6, max_size=6), min_size=1, max_size=6), st.integers(2, 5))
 def test_every_sample_ends_kept_or_dropped_and_the_counts_add_up(sayings, budget):
     personas = [Persona(id=str(number), text=f"Persona <{number}>") for number in range(len(sayings))]
-    settings_ = params(refinement__call_budget=budget)
+    settings_ = params(repair__call_budget=budget)
 
     async def one(persona, said):
         teacher = ScriptedTeacher(*said)
@@ -178,7 +178,7 @@ def test_a_shard_ends_in_its_order():
 
     async def work():
         samples = await synthesise_shard([(p, 0) for p in personas], first, PARAMS)
-        return await refine_shard(samples, ScriptedTeacher(*[game_text()] * 8), PARAMS)
+        return await repair_shard(samples, ScriptedTeacher(*[game_text()] * 8), PARAMS)
 
     first._texts = iter([TOO_CLEAN] * 8)
     refined = asyncio.run(work())

@@ -15,12 +15,12 @@ from agentrefine.llm.completion import Teacher
 from agentrefine.params import Params
 from agentrefine.synthesis.first_answers import ask, gather_or_raise
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
-from agentrefine.synthesis.refinement_prompts import continuation_messages, script_retry_messages
+from agentrefine.synthesis.repair_prompts import continuation_messages, script_retry_messages
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import no_answer, verdict, verify_trajectory
 
 
-class Refined(NamedTuple):
+class Repaired(NamedTuple):
     """The end of a sample.
 
     Attributes:
@@ -34,7 +34,7 @@ class Refined(NamedTuple):
     verdicts: list[Verdict]
 
 
-async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Params) -> Refined:
+async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Params) -> Repaired:
     """Work on one sample until its game passes or its calls are spent.
 
     A rejected script is written again with the reason. A rejected game is continued after its sound turns, or written
@@ -43,19 +43,19 @@ async def refine(first_attempts: Sequence[Attempt], teacher: Teacher, params: Pa
     Args:
         first_attempts: the sample's first answers (`synthesise`), at least one.
         teacher: who is asked.
-        params: the settings; `refinement.call_budget` counts the first answers too.
+        params: the settings; `repair.call_budget` counts the first answers too.
     """
     work = _Sample(first_attempts[0], params)
     for attempt in first_attempts:
         work.take(attempt)
-    while not work.passed and params.refinement.call_budget - len(work.attempts) >= (1 if work.script else 2):
+    while not work.passed and params.repair.call_budget - len(work.attempts) >= (1 if work.script else 2):
         work.take(await work.next_answer(teacher))
-    return Refined(work.outcome(), work.attempts, work.verdicts)
+    return Repaired(work.outcome(), work.attempts, work.verdicts)
 
 
-async def refine_shard(
+async def repair_shard(
     samples: Iterable[Sequence[Attempt]], teacher: Teacher, params: Params, on_done: Callable[[], None] = lambda: None
-) -> list[Refined]:
+) -> list[Repaired]:
     """Refine many samples, given the first answers of each, as `synthesise_shard` works on them."""
     return await gather_or_raise((refine(attempts, teacher, params) for attempts in samples), on_done)
 
@@ -103,7 +103,7 @@ class _Sample:
         else:
             messages = continuation_messages(persona, script, self.turns, feedback, self.demands)
         call, script_call = len(self.attempts) + 1, self.script_attempt.call if script else None
-        return await ask(teacher, "refinement", messages, persona, self.sample, call, script_call=script_call)
+        return await ask(teacher, "repair", messages, persona, self.sample, call, script_call=script_call)
 
     def outcome(self) -> Trajectory | DroppedSample:
         """The game that passed, or why the last answer did not."""

@@ -1,4 +1,4 @@
-"""The prompts of refinement: a rejected script again, or the rest of a rejected game, with the reason.
+"""The prompts of repair: a rejected script again, or the rest of a rejected game, with the reason.
 
 Programs read them too: the kept turns are a JSON list in the block under `# Turns so far`, and the feedback is one line
 of its own under `# What to change`.

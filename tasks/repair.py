@@ -10,19 +10,19 @@ from prefect.utilities.collections import batched_iterable
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json
-from agentrefine.game.counts import RefinementCounts, WholeCost
+from agentrefine.game.counts import RepairCounts, WholeCost
 from agentrefine.game.trajectory import Trajectory
 from agentrefine.game.verdict import Attempt, Verdict, by_sample
 from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.synthesis.accounts import Account, persona_accounts
-from agentrefine.synthesis.refinement import Refined, refine_shard
+from agentrefine.synthesis.repair import Repaired, repair_shard
 from tasks.teaching import access_to, log_cost, run_shards, shard_size
 from tasks.tracking.progress import progress
 
 ATTEMPTS = Path("data/synthesis/attempts.jsonl")
 VERDICTS = Path("data/verification/verdicts.jsonl")
-OUT = Path("data/refinement")
+OUT = Path("data/repair")
 
 
 def write_trajectories(params: Params) -> None:
@@ -54,8 +54,8 @@ def write_trajectories(params: Params) -> None:
                 else:
                     dropped_by_rule[refined.outcome.rule] += 1
                     dropped.write(refined.outcome.model_dump_json() + "\n")
-    log_cost("synthesis and refinement", whole)
-    figures = RefinementCounts(
+    log_cost("synthesis and repair", whole)
+    figures = RepairCounts(
         personas=counts["personas"],
         personas_kept=counts["personas_kept"],
         personas_dropped=counts["personas"] - counts["personas_kept"],
@@ -73,7 +73,7 @@ def write_trajectories(params: Params) -> None:
     write_json(OUT / "metrics.json", figures.model_dump())
 
 
-def _refined(params: Params, stage: Account) -> Generator[Refined]:
+def _refined(params: Params, stage: Account) -> Generator[Repaired]:
     """The end of every sample; `stage` counts the calls that synthesis had not made."""
     total = 0
     first_answers = Account(load_prices(params.teacher.prices))
@@ -84,10 +84,10 @@ def _refined(params: Params, stage: Account) -> Generator[Refined]:
     samples, known = by_sample(read_jsonl(ATTEMPTS, Attempt)), by_sample(read_jsonl(ATTEMPTS, Attempt))
     with (
         access_to(params.teacher, spent=first_answers.cost or 0.0) as access,
-        progress("refinement", total, "sample") as bar,
+        progress("repair", total, "sample") as bar,
     ):
         named = ((s[0][0].persona_id, s) for s in batched_iterable(samples, shard_size(params)))
-        with closing(run_shards("refinement", refine_shard, named, params, access, bar)) as results:
+        with closing(run_shards("repair", repair_shard, named, params, access, bar)) as results:
             for refined, attempts in zip(chain.from_iterable(results), known, strict=True):
                 first = len(attempts)
                 _check_verdicts(refined, list(islice(verdicts, first)))
@@ -95,7 +95,7 @@ def _refined(params: Params, stage: Account) -> Generator[Refined]:
                 yield refined
 
 
-def _check_verdicts(refined: Refined, recorded: list[Verdict]) -> None:
+def _check_verdicts(refined: Repaired, recorded: list[Verdict]) -> None:
     """Refine only what the verification stage has judged, by the rules of today."""
     if refined.verdicts[: len(recorded)] != recorded or not recorded:
         sample = refined.attempts[0]
