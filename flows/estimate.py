@@ -42,7 +42,7 @@ def estimate(params: Params, addresses: Collection[str]) -> list[str]:
     if not params.base_model.is_tiny:
         return [*lines, f"The time that tuning and playing take depends on {params.base_model.path}."]
     minutes = max(1, round(seconds(params, addresses, training_speed()) / 60))
-    teacher = "" if params.teacher.uses_offline else ", the teacher's answers left out"
+    teacher = "" if params.teacher.uses_simulated_teacher else ", the teacher's answers left out"
     stages = "one stage" if len(addresses) == 1 else f"{len(addresses)} stages"
     return [
         *lines,

@@ -23,7 +23,7 @@ from agentrefine.game.trajectory import DMTurn, PlayerTurn, steps
 from agentrefine.verification.reading import list_elements, parse_turns
 from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import has_suspicious_texts, verify_trajectory
-from tests.helpers.offline_games import VERIFICATION, games
+from tests.helpers.simulated_games import VERIFICATION, games
 
 DISTINCT = 400
 ROUNDS = 3

@@ -63,7 +63,7 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
             _check_named("tuning.variants", key, params.tuning.variants)
         for role in ROLES.get(stage, ()):
             chosen = params.teacher.role(role)
-            if not chosen.is_offline:
+            if not chosen.is_simulated:
                 _check_key("teacher.api_key_env", chosen.api_key_env, chosen.base_url)
         if key in params.evaluation.endpoints:
             endpoint = params.evaluation.endpoints[key]

@@ -34,7 +34,14 @@ from agentrefine.params.teacher import TeacherParams
 from agentrefine.simulation.process import simulated_teacher
 from agentrefine.sources import digest
 from agentrefine.synthesis.accounts import Account
-from agentrefine.synthesis.client import DONE, SIMULATED, JournaledTeacher, OfflineAddress, offline_name, run_numbers
+from agentrefine.synthesis.client import (
+    DONE,
+    SIMULATED_MODULE,
+    JournaledTeacher,
+    SimulatedAddress,
+    run_numbers,
+    simulated_name,
+)
 from tasks.tracking.progress import Progress
 
 JOURNAL = Path("data/journal/answers.sqlite")
@@ -61,13 +68,13 @@ class Access:
 
     Attributes:
         params: the teacher's section of params.yaml.
-        offline: where the simulated teacher listens, if it has a role.
+        simulated: where the simulated teacher listens, if it has a role.
         numbers: the file of the run's shared numbers.
         owner: the process that runs the stage.
     """
 
     params: TeacherParams
-    offline: OfflineAddress | None
+    simulated: SimulatedAddress | None
     numbers: Path
     owner: int
 
@@ -80,10 +87,10 @@ def access_to(params: TeacherParams, *, spent: float = 0.0) -> Iterator[Access]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="agentrefine-") as folder,
-        simulated_teacher(params.offline) if params.uses_offline else nullcontext() as address,
+        simulated_teacher(params.offline) if params.uses_simulated_teacher else nullcontext() as address,
     ):
-        offline = OfflineAddress(address, offline_name(params, digest(SIMULATED))) if address else None
-        access = Access(params, offline, Path(folder) / "numbers", os.getpid())
+        simulated = SimulatedAddress(address, simulated_name(params, digest(SIMULATED_MODULE))) if address else None
+        access = Access(params, simulated, Path(folder) / "numbers", os.getpid())
         with run_numbers(access.numbers, params) as numbers:
             numbers["spent"] = spent
         yield access
@@ -181,7 +188,7 @@ def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params,
         with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
             watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
             try:
-                async with JournaledTeacher(access.params, journal, numbers, access.offline) as teacher:
+                async with JournaledTeacher(access.params, journal, numbers, access.simulated) as teacher:
                     return await work(samples, teacher, params, lambda: numbers.add(DONE, 1))
             finally:
                 watch.cancel()

@@ -18,7 +18,7 @@ WireFaultKind = Literal[
 ]
 """What happens to an answer of the simulated teacher on the wire."""
 
-OFFLINE = "offline"
+SIMULATED = "offline"
 """The `teacher.base_url` that starts the simulated teacher."""
 
 Role = Literal["script", "trajectory", "repair"]
@@ -29,9 +29,9 @@ StructuredOutput = Literal["auto", "json_schema", "json_object", "text"]
 
 
 def _teacher_address(address: str) -> str:
-    if "://" not in address and address != OFFLINE:
-        raise ValueError(f"this is no address; write one such as http://127.0.0.1:8000/v1, or {OFFLINE}")
-    return address if address == OFFLINE else bare_address(address)
+    if "://" not in address and address != SIMULATED:
+        raise ValueError(f"this is no address; write one such as http://127.0.0.1:8000/v1, or {SIMULATED}")
+    return address if address == SIMULATED else bare_address(address)
 
 
 _TeacherAddress = Annotated[str, AfterValidator(_teacher_address)]
@@ -60,7 +60,7 @@ class RoleParams(Section):
 
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:
-        if self.base_url not in (None, OFFLINE) and self.api_key_env is None:
+        if self.base_url not in (None, SIMULATED) and self.api_key_env is None:
             raise ValueError("base_url names another endpoint; name its api_key_env beside it")
         return self
 
@@ -90,7 +90,9 @@ class SimulatedTeacher(Section):
 class TeacherParams(Section):
     """Who writes scripts and trajectories, how the calls are sent, and what they may cost."""
 
-    base_url: _TeacherAddress = param(OFFLINE, '"offline" starts the simulated teacher; else any OpenAI-compatible URL')
+    base_url: _TeacherAddress = param(
+        SIMULATED, '"offline" starts the simulated teacher; else any OpenAI-compatible URL'
+    )
     model: str = param("offline-teacher", "its name there")
     api_key_env: KeyName = param("OPENAI_API_KEY", "the environment variable that holds the key; never the key itself")
     structured_output: StructuredOutput = param(
@@ -142,9 +144,9 @@ class TeacherParams(Section):
         return {role: self.role(role) for role in get_args(Role)}
 
     @property
-    def uses_offline(self) -> bool:
+    def uses_simulated_teacher(self) -> bool:
         """Whether the simulated teacher takes any role."""
-        return any(role.is_offline for role in self.roles.values())
+        return any(role.is_simulated for role in self.roles.values())
 
 
 class TeacherRole(NamedTuple):
@@ -159,6 +161,6 @@ class TeacherRole(NamedTuple):
     extra_body: dict[str, Any]
 
     @property
-    def is_offline(self) -> bool:
+    def is_simulated(self) -> bool:
         """Whether the simulated teacher answers instead of a model."""
-        return self.base_url == OFFLINE
+        return self.base_url == SIMULATED

@@ -199,7 +199,7 @@ def caveats(params: Params, quantisation: str | None) -> dict[str, str]:
     """
     played = params.evaluation.benchmarks
     applies = {
-        "simulated_teacher": params.teacher.uses_offline,
+        "simulated_teacher": params.teacher.uses_simulated_teacher,
         "tiny_model": params.base_model.is_tiny,
         "dequantised": quantisation is not None,
         "bookkeeping": played == INSTALLED or any(name.startswith("worlds") for name in played),

@@ -37,21 +37,21 @@ MAX_USELESS_IN_A_ROW = 20
 and what they have in common is no matter of single samples."""
 
 
-SIMULATED = "agentrefine.simulation.__main__"
+SIMULATED_MODULE = "agentrefine.simulation.__main__"
 """The module whose digest (`agentrefine.sources`) changes when the simulated teacher's rules do."""
 
 
-class OfflineAddress(NamedTuple):
-    """Where the simulated teacher listens, with a port that changes, and its name in the journal (`offline_name`)."""
+class SimulatedAddress(NamedTuple):
+    """Where the simulated teacher listens, with a port that changes, and its name in the journal (`simulated_name`)."""
 
     base_url: str
     name: str
 
 
-def offline_name(params: TeacherParams, version: str) -> str:
+def simulated_name(params: TeacherParams, version: str) -> str:
     """The simulated teacher's name in the journal: all that changes its answers, but not how they travel.
 
-    `version` is the digest of `SIMULATED`.
+    `version` is the digest of `SIMULATED_MODULE`.
     """
     settings = params.offline.model_dump_json(include={"script_faults", "trajectory_faults", "mistakes"})
     return f"offline:{version}:{settings}"
@@ -87,7 +87,7 @@ class JournaledTeacher:
     """
 
     def __init__(
-        self, params: TeacherParams, journal: Journal, numbers: SharedNumbers, offline: OfflineAddress | None = None
+        self, params: TeacherParams, journal: Journal, numbers: SharedNumbers, simulated: SimulatedAddress | None = None
     ) -> None:
         """Prepare the clients.
 
@@ -122,10 +122,10 @@ class JournaledTeacher:
         prices = load_prices(params.prices)
         self._roles: dict[Role, _RoleClient] = {}
         for name, role in params.roles.items():
-            base_url, known_as = offline if role.is_offline and offline else (role.base_url, role.base_url)
+            base_url, known_as = simulated if role.is_simulated and simulated else (role.base_url, role.base_url)
             who = (known_as, role.model, role.api_key_env)
             if who not in endpoints:
-                variable = None if role.is_offline else role.api_key_env
+                variable = None if role.is_simulated else role.api_key_env
                 limits = (params.timeout_seconds, params.max_retries)
                 settings = EndpointSettings("teacher", base_url, role.model, variable, *limits)
                 endpoint = endpoints[who] = Endpoint(settings, throttles[role.base_url])

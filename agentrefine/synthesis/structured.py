@@ -79,7 +79,7 @@ class JsonForm:
                 raise UserError(
                     "form_not_honoured", message, key="teacher.structured_output", form=form, name=self.role.model
                 )
-            level = logging.INFO if self.role.is_offline else logging.WARNING
+            level = logging.INFO if self.role.is_simulated else logging.WARNING
             logger.log(level, "%s: %s is not used, %s", self.role.model, form, problem)
         return "text"
 

@@ -24,7 +24,7 @@ from tests.helpers.project import ProjectCopy, digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-OFFLINE = load_params(ROOT / "params.yaml").teacher.offline.model_copy(update={"wire_faults": 0.0})
+WITHOUT_WIRE_FAULTS = load_params(ROOT / "params.yaml").teacher.offline.model_copy(update={"wire_faults": 0.0})
 STAGES = ("synthesis", "verification", "repair")
 PERSONAS, SAMPLES = 12, 2
 
@@ -44,7 +44,7 @@ class Witness:
 
 
 @contextmanager
-def teacher(folder: Path, *flags: str, params: SimulatedTeacher = OFFLINE) -> Iterator[Witness]:
+def teacher(folder: Path, *flags: str, params: SimulatedTeacher = WITHOUT_WIRE_FAULTS) -> Iterator[Witness]:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "requests.jsonl"
     with simulated_teacher(params, "--log", str(log), *flags) as base_url:

@@ -9,7 +9,7 @@ import yaml
 import agentrefine
 from agentrefine.game.conversation import instructions
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
-from tests.helpers.offline_games import BAKER, games
+from tests.helpers.simulated_games import BAKER, games
 
 ROOT = resources.files(agentrefine)
 PROMPTS = sorted(str(file.relative_to(ROOT)) for file in ROOT.rglob("*.md"))

@@ -27,7 +27,7 @@ from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.asking import Asked, price_list, settings
 from tests.helpers.chat_server import ChatServer, answer, error
 from tests.helpers.errors import refused
-from tests.helpers.offline_games import BAKER, FAULTLESS
+from tests.helpers.simulated_games import BAKER, FAULTLESS
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentrefine.llm.completion import Answer, Usage
 from agentrefine.llm.journal import Journal, Question
-from agentrefine.synthesis.client import offline_name
+from agentrefine.synthesis.client import simulated_name
 from tests.helpers.asking import in_processes
 from tests.helpers.errors import refused
 from tests.helpers.scripted_teacher import PARAMS
@@ -45,10 +45,10 @@ def test_the_key_covers_all_that_can_change_an_answer():
     assert QUESTION._replace(messages=[{"content": "hi", "role": "user"}]).key() == QUESTION.key()
 
 
-def test_the_offline_teachers_name_covers_what_changes_its_answers_and_not_how_they_travel():
+def test_the_simulated_teachers_name_covers_what_changes_its_answers_and_not_how_they_travel():
     def named(version: str = "1", **changes: object) -> str:
         offline = PARAMS.teacher.offline.model_copy(update=changes)
-        return offline_name(PARAMS.teacher.model_copy(update={"offline": offline}), version)
+        return simulated_name(PARAMS.teacher.model_copy(update={"offline": offline}), version)
 
     changed = [named("2"), named(script_faults=0.9), named(trajectory_faults=0.9), named(mistakes=[2, 2])]
     assert len({named(), *changed}) == 5

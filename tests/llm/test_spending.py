@@ -158,7 +158,7 @@ def test_a_bad_table_of_prices_is_one_sentence(tmp_path, text, code, values):
     assert "correct teacher.prices" in str(caught.value)
 
 
-def test_the_offline_teacher_costs_nothing_and_a_stranger_an_unknown_sum():
+def test_the_simulated_teacher_costs_nothing_and_a_stranger_an_unknown_sum():
     usage = Usage(prompt_tokens=5, completion_tokens=5)
     assert load_prices(None).cost("offline-teacher", usage) == 0.0
     assert load_prices(None).cost("nobody-1", usage) is None

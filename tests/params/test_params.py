@@ -141,7 +141,7 @@ def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
     assert (repair.base_url, repair.model, repair.api_key_env) == ("https://elsewhere/v1", "big", "OTHER")
     assert (repair.temperature, repair.max_tokens) == (0.2, 8192)
     assert repair.structured_output == teacher.structured_output
-    assert teacher.uses_offline
+    assert teacher.uses_simulated_teacher
 
 
 def test_a_template_beside_the_tiny_model_is_refused_because_it_would_not_be_used(tmp_path: Path) -> None:

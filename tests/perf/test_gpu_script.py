@@ -22,8 +22,8 @@ from perf import gpu_base
 from perf.gpu_results import Interval, Part, Play, Results, Speed, markdown
 from perf.model_flops import flops_per_token, least_flops_per_token, multiplied_parameters
 from tests.helpers.errors import refused
-from tests.helpers.offline_games import games
 from tests.helpers.paths import ROOT
+from tests.helpers.simulated_games import games
 from tests.helpers.tiny_model import tiny_model
 
 SENDER = {"user": "human", "assistant": "gpt"}

@@ -15,7 +15,7 @@ from agentrefine.verification.reading import parse_turns
 from perf import tuning
 from perf.model_flops import flops_per_token, mean_context, multiplied_parameters, peak_flops
 from perf.tuning_ways import TRAINING_TEMPLATE, WAYS, Work
-from tests.helpers.offline_games import games
+from tests.helpers.simulated_games import games
 from tests.helpers.tiny_model import tiny_model
 
 

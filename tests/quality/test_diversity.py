@@ -11,7 +11,7 @@ from agentrefine.game.trajectory import Trajectory
 from agentrefine.quality.diversity import Diversity, goal_form
 from tests.helpers.builders import DIALECTS, Dialect, make_script, make_trajectory
 from tests.helpers.gates import Gate, replaced, sound
-from tests.helpers.offline_games import games
+from tests.helpers.simulated_games import games
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from agentrefine.simulation.batches import Batches
 from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages
 from tests.helpers.errors import refused
-from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT
+from tests.helpers.simulated_games import BAKER, FAULTLESS, ROOT
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 Lines = list[dict[str, Any]]

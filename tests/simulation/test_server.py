@@ -27,7 +27,7 @@ from agentrefine.verification.script_rules import verify_script
 from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.errors import refused
-from tests.helpers.offline_games import BAKER, FAULTLESS, ROOT, TRAIN_FAMILIES, VERIFICATION, script_for
+from tests.helpers.simulated_games import BAKER, FAULTLESS, ROOT, TRAIN_FAMILIES, VERIFICATION, script_for
 
 
 @pytest.fixture(scope="module")

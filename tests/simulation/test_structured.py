@@ -11,7 +11,7 @@ from agentrefine.simulation.answers import REFUSAL
 from agentrefine.simulation.process import simulated_teacher
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.verification.trajectory_rules import verify_trajectory
-from tests.helpers.offline_games import BAKER, FAULTLESS, VERIFICATION, script_for
+from tests.helpers.simulated_games import BAKER, FAULTLESS, VERIFICATION, script_for
 
 GAME = script_for("fetch")
 TURNS_SCHEMA = {"type": "object", "properties": {"turns": {"type": "array", "items": {"type": "object"}}}}

@@ -26,7 +26,16 @@ from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.catalogue import themes
 from agentrefine.worlds.language import first_person, names_in
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
-from tests.helpers.offline_games import BAKER, FAULTLESS, PARAMS, ROOT, TRAIN_FAMILIES, VERIFICATION, games, script_for
+from tests.helpers.simulated_games import (
+    BAKER,
+    FAULTLESS,
+    PARAMS,
+    ROOT,
+    TRAIN_FAMILIES,
+    VERIFICATION,
+    games,
+    script_for,
+)
 
 FLAGS = ("parameter_error", "logic_error", "place_error")
 

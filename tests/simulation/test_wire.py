@@ -18,7 +18,7 @@ from agentrefine.simulation.process import simulated_teacher
 from agentrefine.simulation.wire import drawn_fault
 from agentrefine.synthesis.prompts import script_messages
 from agentrefine.verification.script_rules import verify_script
-from tests.helpers.offline_games import BAKER, FAULTLESS, PARAMS
+from tests.helpers.simulated_games import BAKER, FAULTLESS, PARAMS
 
 KINDS: tuple[WireFaultKind, ...] = get_args(WireFaultKind)
 HELLO = {"model": "offline-teacher", "messages": [{"role": "user", "content": "hello"}], "seed": 0}

@@ -16,7 +16,7 @@ from agentrefine.verification.trajectory_rules import RULES, TrajectoryRule, ver
 from agentrefine.worlds.layout import script_of
 from tests.helpers.answer_recipes import KEPT_BEFORE, answer, cases
 from tests.helpers.games import dm, game, player, script, script_value
-from tests.helpers.offline_games import VERIFICATION
+from tests.helpers.simulated_games import VERIFICATION
 from tests.verification.test_verification import assert_readable
 
 PARAMS = VerificationParams(min_error_refine_turns=2, max_turns=60)
@@ -85,7 +85,7 @@ def test_a_game_in_the_language_of_its_script_passes(language):
 @pytest.mark.parametrize(
     "persona", ["一位在上海教书的老师", "خباز يعمل ليلا في القاهرة", "Учительница музыки из Перми"]
 )
-def test_the_offline_teachers_answers_for_personas_in_any_language_pass(persona):
+def test_the_simulated_teachers_answers_for_personas_in_any_language_pass(persona):
     for sample in range(6):
         world = world_for(persona, sample)
         found, problem = verify_script(script_of(world).model_dump_json())
