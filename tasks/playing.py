@@ -19,7 +19,7 @@ from agentrefine.benchmarks.simulators import episodes_at_once
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 from agentrefine.evaluation.evaluate import Rules, benchmarks_played, in_order, journal_file, play_benchmark
-from agentrefine.evaluation.metrics.summary import write_results
+from agentrefine.evaluation.metrics.summary import write_evaluation
 from agentrefine.evaluation.policy import Policy
 from agentrefine.files import short_hash, write_text
 from agentrefine.params import Params
@@ -87,7 +87,7 @@ def evaluate(player: Player, params: Params) -> None:
         tried[name] = play_one(player, name, benchmark, params.seed, rules, spent)
     played = {name: result for name, result in tried.items() if not result.unlisted}
     unlisted = {name: f"{player.model} on {name}: {t.unlisted}." for name, t in tried.items() if t.unlisted}
-    summaries = write_results(
+    summaries = write_evaluation(
         OUT / player.model,
         [episode for result in played.values() for episode in result.episodes],
         benchmarks_played({name: present[name] for name in played}, absent | unlisted),

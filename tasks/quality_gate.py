@@ -21,7 +21,15 @@ from agentrefine.params.tuning import BASE
 from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
 from agentrefine.quality.diversity import Diversity, FeatureExample
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
-from agentrefine.quality.gate_result import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
+from agentrefine.quality.gate_result import (
+    EXAMPLES,
+    Finding,
+    GateResult,
+    nothing_to_judge,
+    short_number,
+    summary,
+    table,
+)
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, all_benchmark_texts, held_out
 
 if TYPE_CHECKING:
@@ -242,7 +250,7 @@ def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: "E
         severity=threshold.severity,
         success=bool(found.success),
         expected=_expected(column, threshold),
-        observed=number(scope.table[column].iloc[0]) if whole else f"{failed} of {total} failed",
+        observed=short_number(scope.table[column].iloc[0]) if whole else f"{failed} of {total} failed",
         share=None if whole else round((found.result.get("unexpected_percent") or 0.0) / 100, 6),
         example_ids=[example.trajectory_id for example in examples],
         example_values=[example.text for example in examples],
@@ -253,15 +261,15 @@ def _expected(column: str, threshold: Requirement | Band) -> str:
     """A threshold in words."""
     if isinstance(threshold, Band):
         ends = ("at least", threshold.min), ("at most", threshold.max)
-        words = " and ".join(f"{word} {number(end)}" for word, end in ends if end is not None)
+        words = " and ".join(f"{word} {short_number(end)}" for word, end in ends if end is not None)
     else:
         words = {"id": "unique", "completed": "true"}.get(column, "none")
     mostly = threshold.mostly if isinstance(threshold, Requirement | MostlyBand) else 1.0
-    return words if mostly == 1 else f"{words}, for at least {number(100 * mostly)}%"
+    return words if mostly == 1 else f"{words}, for at least {short_number(100 * mostly)}%"
 
 
 def _value(value: object) -> str:
-    return number(value) if isinstance(value, float) else str(value)
+    return short_number(value) if isinstance(value, float) else str(value)
 
 
 def _table(record: type[Any], records: Sequence[Any]) -> "pd.DataFrame":

@@ -90,7 +90,7 @@ class ChatCounts:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def read_records(file: Path) -> Iterator[Record]:
+def read_chat_records(file: Path) -> Iterator[Record]:
     """The records of a `.parquet` file, a JSON list, or a file with one JSON value a line.
 
     Memory holds one record (parquet: one batch of rows), however large the file.
@@ -129,7 +129,7 @@ def read_chats(
     if isinstance(given, dict) and given.get(MASK_HISTORY) is True:
         layouts = [layout._replace(only_last_trained=True) for layout in layouts]
     held: Sample | None = None
-    for record in read_records(file):
+    for record in read_chat_records(file):
         counts.read += 1
         left_out: Counter[str] = Counter()
         try:

@@ -33,7 +33,7 @@ class Format(NamedTuple):
     settings: Callable[[Path, Sequence[str]], dict[str, str]] = lambda folder, files: {}
 
 
-def published(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]:
+def published_format(sample: Sample, messages: Sequence[Message]) -> Iterator[Record]:
     """The format of the authors' data sets, with the persona's id: `loss` true or false on gpt, null on human."""
     turns = [{"from": SENDER[m.role], "value": m.content, "loss": m.loss} for m in messages]
     yield {"id": sample.id, "persona_id": sample.persona_id, "conversations": turns}
@@ -124,7 +124,7 @@ def _yaml(value: object) -> str:
 
 
 FORMATS: dict[str, Format] = {
-    "published": Format(published),
+    "published": Format(published_format),
     "llamafactory": Format(llamafactory, _llamafactory_settings),
     "llamafactory-v1": Format(llamafactory_v1, _llamafactory_v1_settings),
     "axolotl": Format(axolotl, _axolotl_settings),

@@ -110,7 +110,9 @@ def summary(result: GateResult) -> str:
     """The result as a Markdown page that reads well as plain text and without a network."""
     text = packaged_text("agentrefine.quality", "summary.md.jinja")
     template = Template(text, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
-    page: str = template.render(result=result, number=number, examples=lambda finding: _examples(finding, EXAMPLES))
+    page: str = template.render(
+        result=result, number=short_number, examples=lambda finding: _examples(finding, EXAMPLES)
+    )
     return page
 
 
@@ -137,7 +139,7 @@ def nothing_to_judge(trajectories: Path, dropped: Path, rules: Iterable[str]) ->
     )
 
 
-def number(value: float) -> str:
+def short_number(value: float) -> str:
     """A number as people write it: at most four digits after the point."""
     return f"{value:.4f}".rstrip("0").rstrip(".")
 

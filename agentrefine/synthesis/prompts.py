@@ -100,13 +100,14 @@ def _pool(folder: str, shot: type[ShotT]) -> Mapping[str, ShotT]:
 def script_messages(persona: Persona) -> list[ChatMessage]:
     """Asks for a persona's script."""
     text = packaged_text("agentrefine.synthesis", "prompts", "script.md")
-    return message(filled(text, rules=script_rules(persona), persona=persona.text))
+    return message(Template(text).substitute(rules=script_rules(persona), persona=persona.text))
 
 
 def script_rules(persona: Persona) -> str:
     """The rules of a script, with the examples that are drawn for a persona."""
     examples = "\n\n".join(_example_script(name) for name in script_shots(persona.id))
-    return filled(packaged_text("agentrefine.synthesis", "prompts", "script_rules.md"), examples=examples)
+    rules = packaged_text("agentrefine.synthesis", "prompts", "script_rules.md")
+    return Template(rules).substitute(examples=examples)
 
 
 def trajectory_messages(persona: Persona, script: Script, demands: VerificationParams = DEMANDS) -> list[ChatMessage]:
@@ -117,8 +118,8 @@ def trajectory_messages(persona: Persona, script: Script, demands: VerificationP
 def trajectory_prompt(persona: Persona, script: Script, demands: VerificationParams) -> str:
     """The instructions for a whole game, with the example that is drawn for a persona."""
     example_script, example_turns = _example_game(trajectory_shot(persona.id))
-    return filled(
-        packaged_text("agentrefine.synthesis", "prompts", "trajectory.md"),
+    text = packaged_text("agentrefine.synthesis", "prompts", "trajectory.md")
+    return Template(text).substitute(
         mistakes=demands.min_error_refine_turns,
         max_turns=demands.max_turns,
         example_script=example_script,
@@ -144,11 +145,6 @@ def _example_game(name: str) -> tuple[str, str]:
     """The example's script and its turns."""
     shot = trajectory_pool()[name]
     return script_pool()[shot.script].script.model_dump_json(), turns_json(shot.turns)
-
-
-def filled(template: str, **values: object) -> str:
-    """A template with every `$name` replaced."""
-    return Template(template).substitute(values)
 
 
 def message(text: str) -> list[ChatMessage]:

@@ -5,6 +5,7 @@ of its own under `# What to change`.
 """
 
 from collections.abc import Sequence
+from string import Template
 
 from agentrefine.files import packaged_text
 from agentrefine.game.personas import Persona
@@ -12,7 +13,7 @@ from agentrefine.game.script import Script
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
 from agentrefine.llm.completion import ChatMessage
 from agentrefine.params import VerificationParams
-from agentrefine.synthesis.prompts import DEMANDS, filled, message, script_rules, trajectory_prompt, turns_json
+from agentrefine.synthesis.prompts import DEMANDS, message, script_rules, trajectory_prompt, turns_json
 
 MAX_FEEDBACK = 1000
 """Characters of feedback that a prompt passes on at most."""
@@ -21,7 +22,9 @@ MAX_FEEDBACK = 1000
 def script_retry_messages(persona: Persona, feedback: str) -> list[ChatMessage]:
     """Asks for a persona's script again; `feedback` is what was wrong with the last one."""
     text = packaged_text("agentrefine.synthesis", "prompts", "script_retry.md")
-    return message(filled(text, rules=script_rules(persona), feedback=_one_line(feedback), persona=persona.text))
+    return message(
+        Template(text).substitute(rules=script_rules(persona), feedback=_one_line(feedback), persona=persona.text)
+    )
 
 
 def continuation_messages(
@@ -32,8 +35,8 @@ def continuation_messages(
     demands: VerificationParams = DEMANDS,
 ) -> list[ChatMessage]:
     """Asks for the turns after `kept`, which ends with a DM turn; for the whole game again when `kept` is empty."""
-    prompt = filled(
-        packaged_text("agentrefine.synthesis", "prompts", "continuation.md"),
+    text = packaged_text("agentrefine.synthesis", "prompts", "continuation.md")
+    prompt = Template(text).substitute(
         instructions=trajectory_prompt(persona, script, demands),
         turns=turns_json(kept),
         feedback=_one_line(feedback),

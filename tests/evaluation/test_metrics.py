@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from agentrefine.evaluation.metrics import summarise
-from agentrefine.evaluation.metrics.rates import mean, ratio, share, wilson
+from agentrefine.evaluation.metrics.rates import episode_share, mean, ratio, wilson
 from agentrefine.evaluation.metrics.summary import write_summaries
 from tests.helpers.hand_made_episodes import episode, step
 
@@ -17,7 +17,7 @@ SINGLES = [f"e{number}" for number in range(1000)]
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 50), (1, 50), (28, 50), (50, 50), (1, 1), (7, 112)])
 def test_shares_have_wilsons_interval(successes, n):
-    rate = share([True] * successes + [False] * (n - successes), SINGLES[:n])
+    rate = episode_share([True] * successes + [False] * (n - successes), SINGLES[:n])
     expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     assert (rate.value, rate.n) == (successes / n, n)
     assert rate.low == pytest.approx(expected.low, abs=1e-9)
@@ -25,7 +25,7 @@ def test_shares_have_wilsons_interval(successes, n):
 
 
 def test_nothing_measured_has_no_value():
-    for rate in (wilson(0, 0), share([], []), mean([], []), ratio([0, 0], [0, 0], ["a", "b"])):
+    for rate in (wilson(0, 0), episode_share([], []), mean([], []), ratio([0, 0], [0, 0], ["a", "b"])):
         assert (rate.value, rate.low, rate.high, rate.n) == (None, None, None, 0)
 
 
@@ -48,8 +48,8 @@ def test_step_rates_draw_whole_episodes():
 
 
 def test_episodes_of_one_cluster_count_as_little_as_one():
-    one_each = share([True, False] * 10, SINGLES[:20])
-    five_alike = share(
+    one_each = episode_share([True, False] * 10, SINGLES[:20])
+    five_alike = episode_share(
         [hit for hit in [True, False] * 10 for _ in range(5)], [c for c in SINGLES[:20] for _ in range(5)]
     )
     assert (five_alike.value, five_alike.n) == (0.5, 100)
@@ -76,7 +76,7 @@ def test_an_interval_has_a_width_where_all_came_out_alike(outcome):
     expected = wilson(int(10 * outcome), 10)
     for rate in (
         ratio([outcome * 7] * 10, [7] * 10, SINGLES[:10]),
-        share([bool(outcome)] * 30, [c for c in SINGLES[:10] for _ in range(3)]),
+        episode_share([bool(outcome)] * 30, [c for c in SINGLES[:10] for _ in range(3)]),
     ):
         assert (rate.value, rate.low, rate.high) == (outcome, expected.low, expected.high)
         assert rate.high - rate.low > 0.2

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import agentrefine.files
-from agentrefine.exchange.chats import ChatCounts, read_chats, read_records
+from agentrefine.exchange.chats import ChatCounts, read_chat_records, read_chats
 from agentrefine.exchange.export_formats import FORMATS
 from agentrefine.exchange.read import SOURCES, ImportReport, import_chats
 from agentrefine.exchange.write import export
@@ -242,7 +242,7 @@ def test_a_list_is_read_the_same_whatever_is_read_at_once(tmp_path, monkeypatch,
     monkeypatch.setattr(agentrefine.files, "CHUNK", chunk)
     for text in (json.dumps(values), json.dumps(values, indent=3, ensure_ascii=False), "\ufeff [ ]\n"):
         file.write_text(text, encoding="utf-8")
-        assert [r.value for r in read_records(file)] == json.loads(text.lstrip("\ufeff"))
+        assert [r.value for r in read_chat_records(file)] == json.loads(text.lstrip("\ufeff"))
 
 
 def test_an_element_without_end_is_given_up_before_it_fills_the_memory(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_an_element_without_end_is_given_up_before_it_fills_the_memory(tmp_path,
     (tmp_path / "a.json").write_text('[{"id": "' + "x" * 1_000_000)
     tracemalloc.start()
     with refused("not_json", file=tmp_path / "a.json", element=1):
-        list(read_records(tmp_path / "a.json"))
+        list(read_chat_records(tmp_path / "a.json"))
     assert tracemalloc.get_traced_memory()[1] < 200_000
     tracemalloc.stop()
 

@@ -81,7 +81,7 @@ class Phrases:
 
     def action(self, name: str, objects: Sequence[str]) -> str:
         """An action as an agent writes it."""
-        return filled(self.templates[name], dict(zip(self._patterns[name][2], objects, strict=True)))
+        return with_objects(self.templates[name], dict(zip(self._patterns[name][2], objects, strict=True)))
 
     def read(self, words: str) -> tuple[str, tuple[str, ...]] | None:
         """The action's name and its objects in the order of the domain's parameters; None for any other text."""
@@ -144,7 +144,7 @@ class Phrases:
     def _fact(self, fact: Any, names: Names) -> str:
         name = fact.fluent().name
         values = [self._value(argument, names) for argument in fact.args]
-        return filled(self._facts[name], dict(zip(self._parameters[name], values, strict=True)))
+        return with_objects(self._facts[name], dict(zip(self._parameters[name], values, strict=True)))
 
     def _opposite(self, condition: Any, names: Names) -> str:
         if condition.is_equals():
@@ -252,7 +252,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(r"(\S+)".join(map(re.escape, literals)), re.IGNORECASE)
 
 
-def filled(template: str, values: Mapping[str, str]) -> str:
+def with_objects(template: str, values: Mapping[str, str]) -> str:
     """The words of a fact or an action with objects for its parameters."""
     return SLOT.sub(lambda slot: values[slot.group(1)], template)
 

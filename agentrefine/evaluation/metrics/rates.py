@@ -66,7 +66,7 @@ def wilson(successes: int, n: int) -> Rate:
     return Rate(value=successes / n, low=low, high=high, n=n)
 
 
-def share(hits: Sequence[bool], clusters: Sequence[str]) -> Rate:
+def episode_share(hits: Sequence[bool], clusters: Sequence[str]) -> Rate:
     """A share of episodes: Wilson's interval where no two are of one cluster, else as `ratio`."""
     if len(set(clusters)) == len(hits):
         return wilson(sum(hits), len(hits))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from agentrefine.evaluation.episodes import Episode, grouped, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
-from agentrefine.evaluation.metrics.rates import Curve, Rate, curve, mean, ratio, share
+from agentrefine.evaluation.metrics.rates import Curve, Rate, curve, episode_share, mean, ratio
 from agentrefine.files import write_json, write_jsonl
 
 STUCK_REPEATS = 3
@@ -145,7 +145,7 @@ class BenchmarksPlayed(BaseModel, frozen=True):
     agentboard: list[str]
 
 
-def write_results(
+def write_evaluation(
     folder: Path, episodes: Iterable[Episode], benchmarks: BenchmarksPlayed, seconds: Mapping[str, float]
 ) -> Summaries:
     """Write all files of an evaluation and return the summaries.
@@ -190,7 +190,9 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
     recoveries = [_recoveries(episode) for episode in episodes]
     reached = outcome(episodes)
     attempts = grouped(episodes, lambda e: e.id).values()
-    solved_ever = share([any(e.success for e in plays) for plays in attempts], [plays[0].cluster for plays in attempts])
+    solved_ever = episode_share(
+        [any(e.success for e in plays) for plays in attempts], [plays[0].cluster for plays in attempts]
+    )
     # An episode is over as soon as it is solved, so only its last step can have solved it.
     solved = [[0.0] * (len(e.steps) - 1) + [float(e.success)] if e.steps else [] for e in episodes]
     return BenchmarkSummary(
@@ -205,7 +207,7 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
             [sum(s.valid for s in e.steps) / len(e.steps) for e in moved], [1] * len(moved), [e.cluster for e in moved]
         ),
         format_error_rate=ratio([sum(s.format_error for s in e.steps) for e in episodes], steps, clusters),
-        stuck_rate=share([is_stuck(episode) for episode in episodes], clusters),
+        stuck_rate=episode_share([is_stuck(episode) for episode in episodes], clusters),
         recovery_rate=ratio([sum(found) for found in recoveries], [len(found) for found in recoveries], clusters),
         mean_steps=mean(steps, clusters),
         mean_prompt_tokens=mean([episode.prompt_tokens for episode in episodes], clusters),
@@ -225,7 +227,7 @@ def outcome(episodes: Sequence[Episode]) -> OutcomeRates:
     """Success and progress of episodes."""
     clusters = [episode.cluster for episode in episodes]
     return OutcomeRates(
-        success_rate=share([episode.success for episode in episodes], clusters),
+        success_rate=episode_share([episode.success for episode in episodes], clusters),
         progress_rate=ratio([episode.progress for episode in episodes], [1] * len(episodes), clusters),
     )
 
