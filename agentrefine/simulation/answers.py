@@ -82,7 +82,7 @@ def _game(script: str, turns: str, key: str, params: SimulatedTeacher) -> str:
 
 
 def _maybe_fenced(text: str, key: str) -> str:
-    return f"```json\n{text}\n```" if share("fence", key) < FENCED_SHARE else text
+    return f"```json\n{text}\n```" if uniform_of("fence", key) < FENCED_SHARE else text
 
 
 def world_for(persona: str, sample: int | None) -> World:
@@ -94,8 +94,8 @@ def world_for(persona: str, sample: int | None) -> World:
     """
     number = (sample or 0) % SAMPLES_PER_CALL
     names = [definition.name for definition in families("train")]
-    drawn = names[(int(share("family", persona) * len(names)) + number) % len(names)]
-    seed = int(share("layout", persona, str(number)) * EVALUATION_SEEDS)
+    drawn = names[(int(uniform_of("family", persona) * len(names)) + number) % len(names)]
+    seed = int(uniform_of("layout", persona, str(number)) * EVALUATION_SEEDS)
     return world_of(f"{drawn}.{_theme(persona, number)}.{seed}")
 
 
@@ -104,7 +104,7 @@ def _theme(persona: str, number: int) -> str:
         if word in theme_words():
             return theme_words()[word]
     names = [definition.name for definition in themes("train")]
-    return names[int(share("theme", persona, str(number)) * len(names))]
+    return names[int(uniform_of("theme", persona, str(number)) * len(names))]
 
 
 @cache
@@ -114,7 +114,7 @@ def theme_words() -> dict[str, str]:
     return {word: name for name, words in yaml.safe_load(text).items() for word in words}
 
 
-def share(*parts: str) -> float:
+def uniform_of(*parts: str) -> float:
     """A number in [0, 1) drawn from the parts."""
     return int.from_bytes(_digest(parts)[:7], "big") / 2**56
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, first_problem, problem_code, problem_key, short_hash
-from agentrefine.simulation.answers import share
+from agentrefine.simulation.answers import uniform_of
 from agentrefine.simulation.chat import MODEL, ApiError, Strict
 
 PURPOSE = "batch"
@@ -136,7 +136,7 @@ def read_input(content: bytes) -> tuple[list[InputLine], list[BatchError]]:
     if len(lines) > MAX_LINES:
         message = f"The input file holds {len(lines)} requests; a batch holds {MAX_LINES} at most."
         errors.append(BatchError(code="too_many_tasks", message=message))
-    return sorted(lines, key=lambda line: share("batch order", line.custom_id)), errors[:MAX_ERRORS]
+    return sorted(lines, key=lambda line: uniform_of("batch order", line.custom_id)), errors[:MAX_ERRORS]
 
 
 def _result(

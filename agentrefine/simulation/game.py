@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
-from agentrefine.simulation.thoughts import filled, thoughts
+from agentrefine.simulation.thoughts import drawn_thought, thoughts
 from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome, Refusal
 from agentrefine.worlds.facts import Move
 from agentrefine.worlds.language import enumeration, first_person, names_in, parameters
@@ -132,13 +132,13 @@ class _Writer:
         else:
             kind = "explore_container_by" if facts else "explore_container"
         holes = {"sub_goal": reason.sub_goal, "sought": sought, "target": reason.target, "action": reason.says}
-        return filled(kind, self._rng, facts=enumeration(facts) if facts else "", **holes)
+        return drawn_thought(kind, self._rng, facts=enumeration(facts) if facts else "", **holes)
 
     def _planned_thought(self, sub_goal: str, facts: Sequence[str], action: str) -> str:
         """A thought that leads from what the player knows, or believes, to an action."""
         if not facts:
-            return filled("planned_without_facts", self._rng, sub_goal=sub_goal, action=action)
-        return filled("planned", self._rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
+            return drawn_thought("planned_without_facts", self._rng, sub_goal=sub_goal, action=action)
+        return drawn_thought("planned", self._rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
@@ -209,7 +209,7 @@ class _Writer:
         outcome = copy(step.before).step(mistake.action)
         sub_goal, belief = step.reason.sub_goal, _seen_from(_place(step.before), mistake.belief)
         if self._rng.random() < OPENLY_MISTAKEN:
-            thought = filled("mistaken", self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
+            thought = drawn_thought("mistaken", self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
         else:
             thought = self._planned_thought(sub_goal, [belief], mistake.says)
         self._play(thought, mistake.action)
@@ -219,7 +219,7 @@ class _Writer:
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
         if self.last_refusal:
-            thought = filled("after_error", self._rng, cited=self.last_refusal, thought=thought)
+            thought = drawn_thought("after_error", self._rng, cited=self.last_refusal, thought=thought)
         self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
 
     def _say(self, observation: str, thought: str, outcome: Outcome) -> None:

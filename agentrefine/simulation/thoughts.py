@@ -23,7 +23,7 @@ def phrasings() -> Iterator[str]:
     yield from (thoughts()["short_command"], capitalised(thoughts()["short_command"]), *thoughts()["kinds"].values())
 
 
-def filled(kind: str, rng: Random, **holes: str) -> str:
+def drawn_thought(kind: str, rng: Random, **holes: str) -> str:
     """A thought of a kind with its holes filled; for a hole with a capital letter, the text is capitalised."""
     capitals = {capitalised(name): capitalised(text) for name, text in holes.items()}
     template: str = rng.choice(thoughts()[kind])

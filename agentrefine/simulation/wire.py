@@ -14,7 +14,7 @@ from uvicorn._types import Scope as UvicornScope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentrefine.params.teacher import WireFaultKind
-from agentrefine.simulation.answers import share
+from agentrefine.simulation.answers import uniform_of
 from agentrefine.simulation.chat import ApiError
 
 HANG_SECONDS = 30.0
@@ -44,9 +44,9 @@ HTML_PAGE = "<html><head><title>Welcome</title></head><body><h1>It works!</h1></
 
 def drawn_fault(rate: float, kinds: Sequence[WireFaultKind], key: str, attempt: int) -> WireFaultKind | None:
     """The fault of one of `kinds` that a share `rate` of all attempts meets, if this one does: each is a new draw."""
-    if not kinds or share("wire", key, str(attempt)) >= rate:
+    if not kinds or uniform_of("wire", key, str(attempt)) >= rate:
         return None
-    return kinds[int(share("wire kind", key, str(attempt)) * len(kinds))]
+    return kinds[int(uniform_of("wire kind", key, str(attempt)) * len(kinds))]
 
 
 def faulty(fault: WireFaultKind, good: bytes, hang_seconds: float) -> ASGIApp:
