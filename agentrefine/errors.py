@@ -1,5 +1,8 @@
 """The one exception that a user is meant to read."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """Something the user can fix: a bad file, a wrong parameter, an unreachable server, a full disk.
@@ -38,6 +41,17 @@ def not_named(section: str, name: str, remedy: str = "add it there") -> UserErro
     """The error for a `name` that a section of params.yaml, such as `tuning.variants`, does not hold."""
     sentence = f"{section} in params.yaml does not name {name!r}; {remedy}."
     return UserError("unknown_name", sentence, key=section, name=name)
+
+
+def unknown_name(place: str, kind: str, name: str, known: Collection[str], **values: object) -> UserError:
+    """The error for a `name` that is none of the `known` ones; it names the one that is most alike.
+
+    The sentence begins with `place`: `report.baseline: there is no model 'bse' (did you mean base?); there are ...`.
+    """
+    meant = next(iter(get_close_matches(name, known, n=1)), None)
+    hint = f" (did you mean {meant}?)" if meant else ""
+    sentence = f"{place}: there is no {kind} {name!r}{hint}; there are {', '.join(known) or 'none'}."
+    return UserError("unknown_name", sentence, **values, name=name, known=list(known), meant=meant)
 
 
 def file_error(code: str, file: object, message: str, *, at: str = "", **values: object) -> UserError:

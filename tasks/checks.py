@@ -12,12 +12,14 @@ from pathlib import Path
 
 from prefect.settings import PREFECT_HOME
 
-from agentrefine.errors import UserError, first_line, not_named
+from agentrefine.errors import UserError, first_line, unknown_name
 from agentrefine.files import file_missing
 from agentrefine.game.personas import load_personas
 from agentrefine.params import Params
+from agentrefine.params.evaluation import INSTALLED
 from agentrefine.params.teacher import Role
 from agentrefine.proxies import is_loopback
+from tasks.names import NAMED, check_name
 
 WRITTEN = ("data", "models", "reports", "checkpoints")
 """Folders that the stages write; DVC records only what lies in the repository."""
@@ -37,6 +39,9 @@ USE_BASE = {"base_model", "quality_gate", "tuning", "evaluation"}
 USE_BENCHMARKS = {"synthesis", "evaluation", "reference_evaluation", "endpoint_evaluation"}
 """The stages that play benchmarks, and the first one, whose games are paid for so that models can play them."""
 
+NAME_BENCHMARKS = USE_BENCHMARKS | {"quality_gate", "report"}
+"""The stages that read which benchmarks params.yaml names."""
+
 
 def check_before(params: Params, addresses: Collection[str]) -> None:
     """Check all that can be checked now of the stages that are going to run (`synthesis`, `tuning@refinement`).
@@ -55,12 +60,10 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         raise UserError("endpoint_unreachable", message, key="tracking.uri")
     for address in addresses:
         stage, _, key = address.partition("@")
-        if stage == "mix":
-            _check_named("mix", key, params.mix)
-            if not Path(params.mix[key].chat).is_file():
-                raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
-        if stage == "tuning":
-            _check_named("tuning.variants", key, params.tuning.variants)
+        if stage in NAMED:
+            check_name(stage, key, params)
+        if stage == "mix" and not Path(params.mix[key].chat).is_file():
+            raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
         for role in ROLES.get(stage, ()):
             chosen = params.teacher.role(role)
             if not chosen.is_simulated:
@@ -71,6 +74,8 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
     stages = {address.partition("@")[0] for address in addresses}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
+    if stages & NAME_BENCHMARKS:
+        _check_benchmarks(params)
     if stages & USE_BENCHMARKS:
         from agentrefine.benchmarks.catalogue import selected  # imports the benchmarks' packages
 
@@ -85,9 +90,27 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         check_hardware(params.tuning)
 
 
-def _check_named(section: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise not_named(section, name, f"it names {', '.join(known) or 'none'}; correct the name, or add it there")
+def _check_benchmarks(params: Params) -> None:
+    """Refuse a benchmark that there is not, and a champion's that is not played."""
+    from agentrefine.benchmarks.catalogue import BENCHMARKS  # imports the benchmarks' packages
+
+    champion, played = params.report.champion_benchmark, params.evaluation.benchmarks
+    named = {
+        "evaluation.benchmarks": played,
+        "quality_gate.overlap_benchmarks": params.quality_gate.overlap_benchmarks,
+        "report.champion_benchmark": [champion],
+    }
+    for key, names in named.items():
+        for name in names if names != INSTALLED else ():
+            if name not in BENCHMARKS:
+                raise unknown_name(f"params.yaml: {key}", "benchmark", name, BENCHMARKS, key=key)
+    if played != INSTALLED and champion not in played:
+        key = "report.champion_benchmark"
+        message = (
+            f"params.yaml: {key} is {champion}, which evaluation.benchmarks does not name; add it there, or let one of "
+            "those decide."
+        )
+        raise UserError("bad_value", message, key=key, name=champion)
 
 
 def _check_home() -> None:

@@ -14,7 +14,7 @@ from agentrefine.benchmarks.pddl.benchmark import Pddl
 from agentrefine.benchmarks.sciworld.benchmark import SciWorld
 from agentrefine.benchmarks.textworld.benchmark import TextWorld
 from agentrefine.benchmarks.worlds.benchmark import WorldsBenchmark
-from agentrefine.errors import NotInstalledError, UserError
+from agentrefine.errors import NotInstalledError, UserError, unknown_name
 from agentrefine.params import RENAMED
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
 from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
@@ -48,8 +48,7 @@ def benchmark(name: str, data: BenchmarkData = NO_DATA) -> Benchmark:
         message = f"{key}: {name} is now called {RENAMED[name]}; correct it."
         raise UserError("old_name", message, key=key, name=name, new=RENAMED[name])
     if name not in BENCHMARKS:
-        message = f"{key}: there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}."
-        raise UserError("unknown_name", message, key=key, name=name, known=list(BENCHMARKS))
+        raise unknown_name(key, "benchmark", name, BENCHMARKS, key=key)
     data = data.model_copy(update={"alfworld": alfworld_folder(data)})
     labels = labels_file(Path(data.agentboard), name) if data.agentboard else None
     return agentboard(name, labels, data) if labels else BENCHMARKS[name](data)

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import first_problem, parse_yaml, problem_code, problem_key, read_text
 from agentrefine.params.base import Section, TrackedPath, param
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
@@ -47,7 +47,7 @@ class RepairParams(Section):
 
 
 class ReportParams(Section):
-    """What the report decides by. Where no variant has the baseline's name, `Params.baseline` names another."""
+    """What the report decides by. Where nothing has the default baseline's name, `Params.baseline` names another."""
 
     champion_benchmark: str = param("worlds_layouts", "the paired comparison on it decides which model is champion")
     baseline: Name = param("expert_only", "the model that the tuned ones are compared with")
@@ -97,12 +97,11 @@ class Params(Section):
         for old in (name for name in named if name in RENAMED):
             sentence = f"the benchmark {old} is now called {RENAMED[old]}; write that"
             raise ValueError(sentence) from UserError("old_name", sentence, name=old, new=RENAMED[old])
-        if played != INSTALLED and self.report.champion_benchmark not in played:
-            raise ValueError(
-                f"report.champion_benchmark is {self.report.champion_benchmark}, which evaluation.benchmarks does not "
-                "name; add it there, or let one of those decide"
-            )
         wanted, players = self.report.baseline, self.evaluation.players
+        models = list(dict.fromkeys((*players, *self.tuning.variants, CHANCE)))
+        if wanted not in (*models, ReportParams().baseline):
+            unknown = unknown_name("report.baseline", "model", wanted, models, key="report.baseline")
+            raise ValueError(f"{unknown}".removesuffix(".")) from unknown
         if wanted in (*self.tuning.variants, CHANCE) and wanted not in players:
             raise ValueError(
                 f"report.baseline is {wanted}, which is not evaluated; add it to evaluation.models (chance: to "
@@ -114,8 +113,8 @@ class Params(Section):
     def baseline(self) -> str:
         """The model that the tuned ones are compared with.
 
-        It is `report.baseline`. Where nothing that is evaluated has that name, it is the first variant that is tuned
-        without mistakes (`without_refinement_data`), else the base; the base, too, where nothing else is tuned.
+        It is `report.baseline`. Where that is the default and nothing has its name, it is the first variant that is
+        tuned without mistakes (`without_refinement_data`), else the base; the base, too, where nothing else is tuned.
         """
         tuned = [model for model in self.evaluation.models if model != BASE]
         plain = [model for model in tuned if self.tuning.variants[model].train_on == PLAIN]
@@ -232,4 +231,4 @@ def _problem(error: ValidationError) -> tuple[str, str, dict[str, object]]:
         return problem_code(error), first_problem(error, with_value=False), {"key": place}
     fault = findings[0]["ctx"]["error"]
     cause = fault.__cause__ if isinstance(fault.__cause__, UserError) else UserError("bad_value", "")
-    return cause.code, f"{place}: {fault}." if place else f"{fault}.", cause.values | {"key": place}
+    return cause.code, f"{place}: {fault}." if place else f"{fault}.", {"key": place} | cause.values

@@ -56,6 +56,29 @@ def test_a_benchmark_that_there_is_not_is_named_before_the_first_stage():
         check_before(given, [*ALL, "evaluation@base"])
 
 
+@pytest.mark.parametrize("stage", ["synthesis", "quality_gate", "evaluation@base", "report"])
+@pytest.mark.parametrize(
+    ("key", "names", "unknown", "meant"),
+    [
+        ("evaluation.benchmarks", ["worlds_layout"], "worlds_layout", "worlds_layouts"),
+        ("evaluation.benchmarks", ["alfwrld", "worlds_layouts"], "alfwrld", "alfworld"),
+        ("quality_gate.overlap_benchmarks", ["pdl"], "pdl", "pddl"),
+        ("report.champion_benchmark", "fruit", "fruit", None),
+    ],
+)
+def test_a_misspelt_benchmark_is_named_with_the_closest_and_not_taken_for_the_champions(
+    stage, key, names, unknown, meant
+):
+    with refused("unknown_name", key=key, name=unknown, meant=meant):
+        check_before(params(**{key: names}), [stage])
+
+
+def test_a_champions_benchmark_that_is_not_played_is_named():
+    given = params(**{"evaluation.benchmarks": ["babyai"]})
+    with refused("bad_value", key="report.champion_benchmark", name="worlds_layouts"):
+        check_before(given, ["synthesis"])
+
+
 def test_a_base_that_is_no_folder_and_no_hub_id_is_named():
     with refused("model_missing", key="base_model.path", model="./nowhere") as caught:
         check_before(params(**{"base_model.path": "./nowhere"}), ALL)
@@ -171,7 +194,16 @@ def test_a_missing_chat_file_of_a_mix_is_named():
         check_before(params(mix=mixed), ["mix@chat20"])
 
 
-@pytest.mark.parametrize(("address", "key"), [("tuning@refinment", "tuning.variants"), ("mix@chat", "mix")])
-def test_a_variant_or_mix_that_is_not_named_is_refused_before_anything_starts(address, key):
-    with refused("unknown_name", key=key, name=address.partition("@")[2]):
+@pytest.mark.parametrize(
+    ("address", "key", "meant"),
+    [
+        ("tuning@refinment", "tuning.variants", "refinement"),
+        ("mix@chat", "mix", None),
+        ("evaluation@bas", "evaluation", "base"),
+        ("reference_evaluation@idle", "evaluation.references", None),
+        ("endpoint_evaluation@base", "evaluation.endpoints", None),
+    ],
+)
+def test_a_name_that_params_does_not_have_is_refused_before_anything_starts(address, key, meant):
+    with refused("unknown_name", key=key, name=address.partition("@")[2], meant=meant):
         check_before(params(), [address])

@@ -102,8 +102,8 @@ def test_a_misspelt_key_is_named_and_the_right_one_beside_it(
 
 def test_a_rule_over_several_keys_is_reported_in_its_own_words(tmp_path: Path) -> None:
     with refused("bad_value", file=tmp_path / "params.yaml") as caught:
-        load(tmp_path, "  benchmarks: installed", "  benchmarks: [babyai]")
-    assert "params.yaml: report.champion_benchmark is worlds_layouts, which" in str(caught.value)
+        load(tmp_path, MODELS, "models: [refinement]")
+    assert "params.yaml: evaluation.models must hold base, which" in str(caught.value)
 
 
 def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path):
@@ -175,6 +175,17 @@ def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old:
     with refused("bad_value") as caught:
         load(tmp_path, old, new)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("expert_onl", "expert_only"), ("bse", "base"), ("gpt-4o", None)])
+def test_a_baseline_that_is_no_model_is_refused_with_the_names_and_the_closest(
+    tmp_path: Path, name: str, meant: str | None
+) -> None:
+    known = ["chance", "base", "expert_only", "refinement"]
+    with refused("unknown_name", key="report.baseline", name=name, meant=meant, known=known) as caught:
+        load(tmp_path, "baseline: expert_only", f"baseline: {name}")
+    assert str(caught.value).count(".yaml") == 1
+    assert ".." not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""The stages that run once for each name of a section of params.yaml. Nothing heavy is imported."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from agentrefine.errors import UserError, unknown_name
+from agentrefine.params import Params
+
+
+class Named(NamedTuple):
+    """What a stage takes a name of.
+
+    Attributes:
+        kind: what the name is of.
+        key: where in params.yaml the names stand.
+        names: those that params.yaml has.
+    """
+
+    kind: str
+    key: str
+    names: Callable[[Params], Iterable[str]]
+
+
+NAMED = {
+    "mix": Named("mix", "mix", lambda params: params.mix),
+    "tuning": Named("variant", "tuning.variants", lambda params: params.tuning.variants),
+    "evaluation": Named("model", "evaluation", lambda params: params.evaluation.players),
+    "reference_evaluation": Named("model", "evaluation.references", lambda params: params.evaluation.references),
+    "endpoint_evaluation": Named("model", "evaluation.endpoints", lambda params: params.evaluation.endpoints),
+}
+"""The stages with a name: `tuning@refinement` in dvc.yaml. The second three are one flow."""
+
+
+def check_name(stage: str, name: str | None, params: Params) -> None:
+    """Refuse a name that params.yaml does not have for a stage of `NAMED`; where none is given, list those that it has.
+
+    Raises:
+        UserError: one sentence with the names.
+    """
+    kind, key, names = NAMED[stage]
+    known = list(names(params))
+    place = f"params.yaml, {key}"
+    if name is None:
+        listed = f"there are {', '.join(known)}" if known else "there is none yet"
+        message = f"stage {stage}: name the {kind} too; in {place}, {listed}."
+        raise UserError("wrong_arguments", message, stage=stage, key=key, known=known)
+    if name not in known:
+        raise unknown_name(place, kind, name, known, key=key)
