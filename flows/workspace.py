@@ -129,12 +129,15 @@ class Workspace:
 
 @contextmanager
 def exclusive_use() -> Iterator[None]:
-    """Hold the working folder for one pipeline run.
+    """Hold the working folder for one pipeline run. Without a DVC repository there is none, and nothing is held.
 
     Raises:
         UserError: another run holds it.
     """
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    if not LOCK.parents[1].is_dir():
+        yield
+        return
+    LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

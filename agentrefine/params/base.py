@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from agentrefine.errors import UserError
 from agentrefine.files import user_path
@@ -70,9 +71,21 @@ class Section(BaseModel):
         }
 
 
-def param(default: ValueT, comment: str) -> ValueT:
-    """A key of a section: its default and its comment, which `agentrefine params` prints."""
-    return Field(default, description=comment)
+def param(default: ValueT, comment: str, of_default: str = "") -> ValueT:
+    """A key of a section: its default and its comment, which `agentrefine params` prints.
+
+    `of_default` is the rest of the comment, which is true of the default only.
+    """
+    return Field(default, description=comment, json_schema_extra={_OF_DEFAULT: of_default} if of_default else None)
+
+
+_OF_DEFAULT = "of_default"
+
+
+def note_of_default(field: FieldInfo) -> str:
+    """What a key's comment says of the default only; empty where it says nothing."""
+    extra = field.json_schema_extra
+    return str(extra.get(_OF_DEFAULT, "")) if isinstance(extra, dict) else ""
 
 
 COMMENT_COLUMN = 27
@@ -85,6 +98,8 @@ def commented(section: Section, indent: str = "") -> str:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         head, comment, body = f"{indent}{name}:", field.description, []
+        if (note := note_of_default(field)) and value == field.default:
+            comment = f"{comment}; {note}"
         if isinstance(value, Section) and any(inner.description for inner in type(value).model_fields.values()):
             body = [commented(value, f"{indent}  ")]
             comment = comment or (type(value).__doc__ or "").splitlines()[0]

@@ -90,7 +90,7 @@ class EvaluationParams(Section):
     )
     prompting: Prompting = param(Prompting(), "style react or act; shots 0 or 1 played examples in the instructions")
     sampling: Sampling = param(GREEDY, "temperature 0: the likeliest token each time")
-    max_new_tokens: PositiveInt = param(48, "of a reply; the longest of the tiny model's games has 38")
+    max_new_tokens: PositiveInt = param(48, "of a reply", "the longest of the tiny model's games has 38")
     batch_size: PositiveInt = param(50, "episodes played side by side")
 
     @model_validator(mode="after")

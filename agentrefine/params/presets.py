@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import atomic_write, read_text
 from agentrefine.params import Params, load_params, parse_params
-from agentrefine.params.base import Section
+from agentrefine.params.base import Section, note_of_default
 
 Values = MutableMapping[str, Any]
 
 
 class Change(NamedTuple):
-    """A value that a preset changes; `old` or `new` is None where the key is not there."""
+    """A value that a preset changes; `old` or `new` is None where the key is not there.
+
+    They are equal where the file gets a key that it left out, with its default.
+    """
 
     key: str
     old: str | None
@@ -28,6 +32,8 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         if self.old is None:
             return f"{self.key}: {self.new} (new)"
+        if self.old == self.new:
+            return f"{self.key}: {self.new} (as by default, and now in the file)"
         return f"{self.key}: {self.old} -> {'removed' if self.new is None else self.new}"
 
 
@@ -40,7 +46,8 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     """Write a preset's values into params.yaml, all of them or, where they do not fit, none.
 
     Sections are merged key by key; a map whose keys are names, such as `tuning.variants`, is replaced whole: what the
-    preset does not list is not tuned. Comments and the form of what is not changed stay.
+    preset does not list is not tuned. Comments and the form of what is not changed stay, but what a comment says of the
+    default alone goes with it.
 
     Args:
         name: of a file `<name>.yaml` in `folder`.
@@ -56,8 +63,7 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     """
     known = preset_names(folder)
     if name not in known:
-        sentence = f"{folder}: there is no preset {name!r}; there are {', '.join(known) or 'none'}."
-        raise UserError("unknown_name", sentence, name=name, known=known)
+        raise unknown_name(str(folder), "preset", name, known)
     file = folder / f"{name}.yaml"
     # YAML 1.2 that keeps comments, quotes and numbers as they are written, long lines and `null` too.
     yaml = YAML()
@@ -65,17 +71,34 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     yaml.width = 10_000
     yaml.Representer = _Representer
     preset, values = _read(yaml, file), _read(yaml, params_file)
-    before = dict(_leaves(load_params(params_file).model_dump(), ""))
+    written = _keys(values)
+    before = _leaves(load_params(params_file))
     _merge(values, preset, Params, "", file)
     text = io.StringIO()
     yaml.dump(values, text)
-    after = dict(_leaves(parse_params(text.getvalue(), f"{params_file} with {file}").model_dump(), ""))
+    after = _leaves(parse_params(text.getvalue(), f"{params_file} with {file}"))
     with atomic_write(params_file) as handle:
         handle.write(text.getvalue())
+    new = _keys(values) - written
     keys = [*after, *(key for key in before if key not in after)]
-    changes = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+    changes = [Change(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k) or k in new]
     # What is added to an empty map, or removed from one, says enough.
     return [change for change in changes if "{}" not in (change.old, change.new)]
+
+
+def values_beside(name: str, params_file: Path, folder: Path) -> list[Change]:
+    """What params.yaml holds beside a preset's values and not as by default (`old`), such as another preset's values.
+
+    Raises:
+        UserError: a file that cannot be used.
+    """
+    given = tuple(f"{key}." for key in _keys(_read(YAML(), folder / f"{name}.yaml")))
+    default, present = _leaves(Params()), _leaves(load_params(params_file))
+    return [
+        Change(key, default.get(key), value)
+        for key, value in present.items()
+        if value != default.get(key) and not f"{key}.".startswith(given)
+    ]
 
 
 class _Representer(RoundTripRepresenter):
@@ -107,6 +130,8 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
         if key not in section.model_fields:
             raise UserError("unknown_key", f"{file}: {name} is no key of params.yaml; correct it.", file=file, key=name)
         if (part := section.parts().get(key)) is None:
+            if new != values.get(key):
+                _drop_note(values, key, note_of_default(section.model_fields[key]))
             values[key] = new
         elif isinstance(new, MutableMapping):
             _merge(values.setdefault(key, {}), new, part, name, file)
@@ -115,10 +140,26 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
             raise UserError("not_a_mapping", sentence, file=file, key=name)
 
 
-def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
+def _drop_note(values: Values, key: str, note: str) -> None:
+    """Take out of a value's comment what is true of the default only."""
+    comments = values.ca.items.get(key) if note and isinstance(values, CommentedMap) else None
+    for comment in filter(None, comments or ()):
+        comment.value = comment.value.replace(f"; {note}", "")
+
+
+def _leaves(params: Params) -> dict[str, str]:
     """Every value by its dotted key, as JSON."""
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in _values(params.model_dump(), "")}
+
+
+def _keys(values: Values) -> set[str]:
+    """The dotted keys of the values that a file holds."""
+    return {key for key, _ in _values(values, "")}
+
+
+def _values(value: object, name: str) -> Iterator[tuple[str, object]]:
     if isinstance(value, MutableMapping) and value:
         for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+            yield from _values(inner, f"{name}.{key}" if name else str(key))
     else:
-        yield name, json.dumps(value, ensure_ascii=False)
+        yield name, value

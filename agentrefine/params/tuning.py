@@ -140,7 +140,7 @@ class TuningParams(Section):
     decay_share: Share = param(0.5, "of the steps, for warmup_stable_decay")
     warmup_steps: NonNegativeInt = param(30, "optimizer steps")
     max_grad_norm: PositiveFloat = param(1.0, "gradients are clipped to this norm")
-    batch_tokens: PositiveInt = param(2100, "per step, about: four games")
+    batch_tokens: PositiveInt = param(2100, "per step, about", "four games")
     gradient_accumulation_steps: PositiveInt = param(1, "forward passes per step")
     cpu_processes: PositiveInt = param(1, "without a GPU: processes that share the steps; another number, other bytes")
     cpu_threads: PositiveInt = param(

@@ -12,7 +12,7 @@ from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from agentrefine.params import load_params
-from agentrefine.params.presets import apply_preset, preset_names
+from agentrefine.params.presets import Change, apply_preset, preset_names, values_beside
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
@@ -29,6 +29,9 @@ MODELS = {
     "smollm2-135m-cpu": ("HuggingFaceTB/SmolLM2-135M-Instruct", 2048),
 }
 """The base of each model's preset and the longest game that it trains on, in tokens."""
+
+OF_DEFAULTS = ("; four games", "; the longest of the tiny model's games has 38")
+"""The ends of the two comments that are true of the defaults only."""
 
 PAPERS = ["llama-3-8b-full", "llama-3-8b-lora", "mistral-7b-full", "mistral-7b-lora"]
 """Presets of models that the paper tuned."""
@@ -59,7 +62,8 @@ def test_every_preset_applies_to_the_committed_parameters_and_keeps_their_commen
     assert changes
     assert load_params(params) != before
     kept = set(comments(params.read_text()))
-    assert [comment for comment in comments(COMMITTED) if comment not in kept] == []
+    gone = [comment for comment in comments(COMMITTED) if comment not in kept]
+    assert gone == [comment for comment in comments(COMMITTED) if comment.endswith(OF_DEFAULTS)] * (name != "ablations")
     again = params.read_bytes()
     assert apply_preset(name, params, PRESETS) == []
     assert params.read_bytes() == again
@@ -138,6 +142,34 @@ def test_variants_are_replaced_whole_and_sections_key_by_key(params: Path, tmp_p
     assert not any(change.startswith("mix: ") for change in changes)
 
 
+def test_what_a_comment_says_of_the_default_alone_goes_with_it_and_the_rest_stays(params: Path, tmp_path: Path) -> None:
+    folder = write_preset(tmp_path, "tuning: {batch_tokens: 9000, max_length: 2048}\nevaluation: {max_new_tokens: 48}")
+    apply_preset("mine", params, folder)
+    assert [line for line in params.read_text().splitlines() if line not in COMMITTED.splitlines()] == [
+        "  batch_tokens: 9000         # per step, about",
+        "  max_length: 2048           # tokens; whole turns are dropped from the end of a longer game",
+    ]
+
+
+def test_a_key_that_the_file_gets_with_its_default_is_listed_too(params: Path, tmp_path: Path) -> None:
+    folder = write_preset(tmp_path, "tuning: {warmup_steps: 30, epochs: 2, keep_best: true}\n")
+    assert apply_preset("mine", params, folder) == [
+        Change("tuning.warmup_steps", "30", "30"),
+        Change("tuning.keep_best", "false", "true"),
+    ]
+    assert apply_preset("mine", params, folder) == []
+
+
+def test_what_an_earlier_preset_left_is_listed_beside_the_values_of_the_next(params: Path) -> None:
+    apply_preset("smollm2-135m-cpu", params, PRESETS)
+    assert values_beside("smollm2-135m-cpu", params, PRESETS) == []
+    apply_preset("qwen2.5-0.5b", params, PRESETS)
+    beside = values_beside("qwen2.5-0.5b", params, PRESETS)
+    assert Change("evaluation.stop_on_repeats", "null", "3") in beside
+    assert Change("tuning.cpu_threads", "1", "2") in beside
+    assert not {change.key for change in beside} & {"tuning.epochs", "base_model.path"}
+
+
 @pytest.mark.parametrize(
     ("text", "code", "values"),
     [
@@ -181,8 +213,13 @@ def test_the_command_prints_what_changes(params: Path, tmp_path: Path) -> None:
 
     done = preset("llama-3-8b-lora")
     assert done.returncode == 0, done.stderr
-    assert 'base_model.path: "tiny" -> "meta-llama/Meta-Llama-3-8B"\n' in done.stdout
+    assert done.stdout.startswith("presets/llama-3-8b-lora.yaml changes params.yaml:\n")
+    assert '  base_model.path: "tiny" -> "meta-llama/Meta-Llama-3-8B"\n' in done.stdout
     assert "already holds" in preset("llama-3-8b-lora").stdout
+    following = preset("qwen2.5-0.5b").stdout
+    assert "  tuning.lora" not in following.partition("are not the defaults stay")[0]
+    assert "  tuning.activation_checkpointing: true (default: false)\n" in following.partition("defaults stay")[2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "presets"]
     refused = preset("llama-9")
     assert refused.returncode == 1
     assert "there is no preset 'llama-9'" in refused.stderr
