@@ -1,7 +1,9 @@
 """When calls go out: how many at once, how many a minute, and how long a pause holds, for all processes together."""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,28 @@ def test_calls_in_flight_are_bounded(journal):
     with ChatServer(lambda number, request: answer()) as server:
         ask(server, journal, questions(40), concurrency=5)
     assert server.most_at_once == 5
+
+
+def test_a_slot_is_free_only_when_its_answer_is_on_disk(journal, monkeypatch):
+    """So a run that is killed under load loses no more paid answers than may be in flight, however slow the disk."""
+    write = journal._write
+
+    def write_slowly(rows):
+        time.sleep(0.05)
+        write(rows)
+
+    monkeypatch.setattr(journal, "_write", write_slowly)
+    not_on_disk = []
+
+    def reply(number, request):
+        with closing(sqlite3.connect(journal.path)) as kept:
+            not_on_disk.append(number - kept.execute("SELECT count(*) FROM answers").fetchone()[0])
+        return answer()
+
+    with ChatServer(reply) as server:
+        ask(server, journal, questions(40), concurrency=4)
+    assert len(not_on_disk) == 40
+    assert max(not_on_disk) == 4
 
 
 @pytest.mark.parametrize("kind", ["429", "time-out"])
