@@ -37,7 +37,7 @@ lint: $(INSTALLED) ## ruff, mypy and the dependencies in dvc.yaml
 serve: $(INSTALLED) ## Prefect server, worker and MLflow UI on 127.0.0.1
 	agentrefine serve
 
-show-mask: $(INSTALLED) ## print a training sample: trained, context and masked mistakes in colour (ARGS="--train-on with_erroneous_loss")
+show-mask: $(INSTALLED) ## print a training sample with trained, masked and context tokens in colour (ARGS="--train-on with_erroneous_loss")
 	agentrefine show-mask $(ARGS)
 
 evaluate-gold: $(INSTALLED) ## play every benchmark by its own solutions, by chance and not at all (ARGS="alfworld --json gold.json")

@@ -7,13 +7,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from agentrefine.errors import UserError
 from flows.command import exit_with_sentence, run_stage
 
-KEYS = {
+if TYPE_CHECKING:
+    from prefect import Flow
+    from transformers import PreTrainedTokenizerBase
+
+ARGUMENTS = {
     "synthesis": None,
     "verification": None,
     "repair": None,
@@ -22,6 +25,8 @@ KEYS = {
     "mix": "name",
     "tuning": "variant",
     "evaluation": "model",
+    "reference_evaluation": "model",
+    "endpoint_evaluation": "model",
     "report": None,
 }
 """The stages in their order, each with the argument of its flow."""
@@ -74,27 +79,76 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_with_sentence(parse_and_run)
 
 
-def _calling(target: str) -> Callable[[argparse.Namespace], object]:
-    """Imports and calls a function, `module:function`, with the command's arguments by their names."""
-    return lambda given: resolve_name(target)(**{key: value for key, value in vars(given).items() if key != "command"})
+def _run(_: argparse.Namespace) -> None:
+    from flows.pipeline import run_pipeline
+
+    run_pipeline()
 
 
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=list(KEYS), metavar="name", help=f"the stage: {', '.join(KEYS)}")
-    parser.add_argument("key", nargs="?", help="the mix, variant or model; only mix, tuning and evaluation take one")
+    parser.add_argument("name", choices=list(ARGUMENTS), metavar="name", help=f"the stage: {', '.join(ARGUMENTS)}")
+    parser.add_argument(
+        "key", nargs="?", help="the mix, variant or model; without it, the stages that take one list what there is"
+    )
 
 
 def _stage(name: str, key: str | None) -> None:
-    argument = KEYS[name]
-    if (argument is None) != (key is None):
-        message = f"stage {name}: {'takes no key' if argument is None else f'name the {argument} too'}."
-        raise UserError("wrong_arguments", message, stage=name)
+    argument = ARGUMENTS[name]
+    if argument is None and key is not None:
+        raise UserError("wrong_arguments", f"stage {name}: takes no key; leave {key!r} out.", stage=name)
+    if argument is not None:
+        from agentrefine.params import load_params
+        from tasks.names import check_name
+
+        check_name(name, key, load_params())
     if name == "tuning" and key is not None:
         from flows.tuning import tune
 
         tune(key)
     else:
-        run_stage(resolve_name(f"flows.{name}:{name}"), **({argument: key} if argument and key else {}))
+        run_stage(stage_flow(name), **({argument: key} if argument and key else {}))
+
+
+def stage_flow(name: str) -> "Flow[..., Any]":
+    """The flow of a stage, whose module alone is imported; raises KeyError where there is no such stage."""
+    match name:
+        case "synthesis":
+            from flows.synthesis import synthesis
+
+            return synthesis
+        case "verification":
+            from flows.verification import verification
+
+            return verification
+        case "repair":
+            from flows.repair import repair
+
+            return repair
+        case "base_model":
+            from flows.base_model import base_model
+
+            return base_model
+        case "quality_gate":
+            from flows.quality_gate import quality_gate
+
+            return quality_gate
+        case "mix":
+            from flows.mix import mix
+
+            return mix
+        case "tuning":
+            from flows.tuning import tuning
+
+            return tuning
+        case "evaluation" | "reference_evaluation" | "endpoint_evaluation":
+            from flows.evaluation import evaluation
+
+            return evaluation
+        case "report":
+            from flows.report import report
+
+            return report
+    raise KeyError(name)
 
 
 def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +162,12 @@ def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--max-steps", type=int, default=30, help="steps per episode for chance and for doing nothing")
     parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="a JSON file for all that was measured")
+
+
+def _gold_check(given: argparse.Namespace) -> bool:
+    from agentrefine.evaluation.gold_check import gold_check
+
+    return gold_check(given.benchmarks, given.count, given.simulator_count, given.max_steps, given.out)
 
 
 def _train_on_argument(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +186,16 @@ def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
     _train_on_argument(parser)
 
 
+def _show_mask(given: argparse.Namespace) -> None:
+    from agentrefine.files import file_missing
+    from flows.show_mask import show_mask
+
+    if not given.file.is_file():
+        remedy = "name a file of samples, or run the stage quality_gate, which writes one"
+        raise file_missing(given.file, remedy, "file")
+    show_mask(given.file, given.number, _tokenizer(given.model, given.template), given.train_on)
+
+
 def _preset_arguments(parser: argparse.ArgumentParser) -> None:
     from agentrefine.params.presets import preset_names
     from flows.workspace import PRESETS
@@ -134,15 +204,22 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _preset(given: argparse.Namespace) -> None:
-    from agentrefine.params.presets import apply_preset
+    from agentrefine.params.presets import apply_preset, values_beside
     from flows.workspace import PRESETS, exclusive_use
     from tasks.params import PARAMS
 
     for name in given.names:
+        file = f"{PRESETS / name}.yaml"
         with exclusive_use():
             changes = apply_preset(name, PARAMS, PRESETS)
-        lines = list(map(str, changes)) or [f"{PARAMS} already holds the values of {PRESETS / name}.yaml."]
-        print("\n".join(lines))
+        beside = values_beside(name, PARAMS, PRESETS)
+        print(f"{file} changes {PARAMS}:" if changes else f"{PARAMS} already holds the values of {file}.")
+        for change in changes:
+            print(f"  {change}")
+        if beside:
+            print(f"Other values of {PARAMS} that are not the defaults stay as they are:")
+        for change in beside:
+            print(f"  {change.key}: {change.new} (default: {change.old or 'none'})")
 
 
 def _forecast(_: argparse.Namespace) -> None:
@@ -155,6 +232,23 @@ def _path(given: str) -> Path:
     from agentrefine.files import user_path
 
     return user_path(given)
+
+
+def _tokenizer(model: str, template: Path | None = None) -> "PreTrainedTokenizerBase":
+    """The tokenizer of `--model`, with `--template` in place of its chat template; errors name these arguments."""
+    from agentrefine.files import file_missing
+    from agentrefine.tuning.models import load_tokenizer
+
+    if template is not None and not template.is_file():
+        raise file_missing(template, "name a jinja file", "--template")
+    try:
+        return load_tokenizer(model, template)
+    except UserError as error:
+        if error.code != "model_missing":
+            raise
+        sentence = f"{model} is neither a folder here nor a model that the Hugging Face hub gives"
+        remedy = "run the stage base_model, which writes models/base, or name another folder or hub id."
+        raise UserError("model_missing", f"--model: {sentence}; {remedy}", key="--model", model=model) from error
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,11 +265,14 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(given: argparse.Namespace) -> None:
     from agentrefine.exchange.export_formats import FORMATS
     from agentrefine.exchange.write import export, export_tokens
+    from agentrefine.files import file_missing
+    from agentrefine.quality.data_set import SPLITS
 
+    for file in (given.data_set / f"{split}.jsonl" for split in SPLITS):
+        if not file.is_file():
+            raise file_missing(file, "name a folder that holds it", "data_set")
     if given.format == "trl":
-        from agentrefine.tuning.models import load_tokenizer
-
-        tokenizer = load_tokenizer(given.model)
+        tokenizer = _tokenizer(given.model)
         written = export_tokens(given.data_set, given.out, given.train_on, tokenizer, given.max_length)
     else:
         written = export(FORMATS[given.format], given.data_set, given.out, given.train_on)
@@ -201,7 +298,11 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _import(given: argparse.Namespace) -> None:
     from agentrefine.exchange.read import SOURCES, import_chats
+    from agentrefine.files import file_missing
 
+    for file in given.files:
+        if not file.exists():
+            raise file_missing(file, "name the files to read", "file")
     source = SOURCES[given.format]
     print(import_chats(source, given.files, given.out, given.validation_share, given.seed, given.ignore).sentence())
     print(f"written to {given.out}")
@@ -262,6 +363,12 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mlflow-port", type=int, default=5000, help="the port of MLflow's pages")
 
 
+def _serve(given: argparse.Namespace) -> None:
+    from flows.serve import serve
+
+    serve(given.prefect_port, given.mlflow_port)
+
+
 def _params(given: argparse.Namespace) -> None:
     from agentrefine.params import Params, load_params
     from agentrefine.params.base import commented
@@ -277,8 +384,14 @@ def _smollm_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _smollm(given: argparse.Namespace) -> None:
+    from flows.smollm import run_smollm
+
+    run_smollm(given.base, given.overrides)
+
+
 COMMANDS = {
-    "run": Subcommand("Run every stage that is out of date", _calling("flows.pipeline:run_pipeline")),
+    "run": Subcommand("Run every stage that is out of date", _run),
     "stage": Subcommand("Run one stage", lambda given: _stage(given.name, given.key), _stage_arguments),
     "tune": Subcommand(
         "Tune a variant",
@@ -292,13 +405,11 @@ COMMANDS = {
     ),
     "gold-check": Subcommand(
         "Play benchmarks by their own solutions, by chance and not at all",
-        _calling("agentrefine.evaluation.gold_check:gold_check"),
+        _gold_check,
         _gold_check_arguments,
     ),
     "show-mask": Subcommand(
-        "Show what of a sample is trained, masked and context",
-        _calling("flows.show_mask:show_mask"),
-        _show_mask_arguments,
+        "Show which tokens of a sample are trained, masked and context", _show_mask, _show_mask_arguments
     ),
     "preset": Subcommand("Write the values of presets into params.yaml", _preset, _preset_arguments),
     "forecast": Subcommand("Forecast the data set's cost from a pilot of a few personas", _forecast),
@@ -311,17 +422,13 @@ COMMANDS = {
     ),
     "card": Subcommand("Print a model's or the data set's card for the hub", _card, _card_arguments),
     "push": Subcommand("Upload a model or the data set with its card to the hub", _push, _push_arguments),
-    "serve": Subcommand(
-        "Start Prefect's server, a worker and MLflow on this machine", _calling("flows.serve:serve"), _serve_arguments
-    ),
+    "serve": Subcommand("Start Prefect's server, a worker and MLflow on this machine", _serve, _serve_arguments),
     "params": Subcommand(
         "Print every parameter with its value and comment",
         _params,
         lambda parser: parser.add_argument("--defaults", action="store_true", help="print the defaults instead"),
     ),
-    "smollm": Subcommand(
-        "Run the pipeline with SmolLM2-135M in runs/smollm", _calling("flows.smollm:run_smollm"), _smollm_arguments
-    ),
+    "smollm": Subcommand("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
 }  # fmt: skip
 
 if __name__ == "__main__":

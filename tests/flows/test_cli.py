@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from importlib import import_module
+from collections.abc import Callable
 
 import pytest
 import yaml
 
+from agentrefine.errors import UserError
 from agentrefine.params import Params
-from flows.cli import COMMANDS, KEYS, main
+from flows.cli import ARGUMENTS, COMMANDS, main, stage_flow
 from tests.helpers.paths import ROOT
 
 HEAVY = {"prefect", "torch", "dvc", "transformers", "mlflow", "pydantic"}
@@ -55,6 +56,7 @@ def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> Non
     [
         ["stage", "tuning"],
         ["stage", "synthesis", "repair"],
+        ["show-mask", "nowhere.jsonl"],
         ["preset", "llama-9"],
         ["import", "sharegpt", "~nobody-of-this-name/x.json", "out"],
     ],
@@ -64,10 +66,77 @@ def test_bad_input_is_one_sentence_and_status_1(words: list[str], capsys: pytest
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_every_stage_is_a_flow_of_its_module_with_the_argument_that_is_named() -> None:
-    for name, argument in KEYS.items():
-        flow = getattr(import_module(f"flows.{name}"), name)
-        assert flow.name == name
+def failure(*words: str) -> UserError:
+    """The error that a command raises before it is made a sentence."""
+    parsed: list[UserError] = []
+
+    def raised(body: Callable[[], object]) -> None:
+        with pytest.raises(UserError) as caught:
+            body()
+        parsed.append(caught.value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.cli.exit_with_sentence", raised)
+        main(words)
+    return parsed[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "known"),
+    [
+        ("tuning", ["expert_only", "refinement"]),
+        ("evaluation", ["chance", "base", "expert_only", "refinement"]),
+        ("reference_evaluation", ["chance"]),
+        ("endpoint_evaluation", []),
+        ("mix", []),
+    ],
+)
+def test_a_stage_without_the_name_that_it_needs_lists_those_that_there_are(stage: str, known: list[str]) -> None:
+    error = failure("stage", stage)
+    assert (error.code, error.values["stage"], error.values["known"]) == ("wrong_arguments", stage, known)
+    assert all(name in str(error) for name in known)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "meant"),
+    [
+        (["tune", "refinment"], "tuning.variants", "refinement"),
+        (["evaluate", "nope"], "evaluation", None),
+        (["mix", "nope"], "mix", None),
+        (["stage", "endpoint_evaluation", "base"], "evaluation.endpoints", None),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_before_prefect_is_imported(
+    words: list[str], key: str, meant: str | None
+) -> None:
+    error = failure(*words)
+    assert (error.code, error.values["key"], error.values["meant"]) == ("unknown_name", key, meant)
+    code = f"import sys\nfrom flows.cli import main\ntry: main({words})\nfinally: print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "False\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "argument"),
+    [
+        (["show-mask", "nowhere.jsonl"], "file"),
+        (["show-mask", "{here}", "--template", "nowhere.jinja"], "--template"),
+        (["show-mask", "{here}", "--model", "./nowhere"], "--model"),
+        (["export", "axolotl", "nowhere", "out"], "data_set"),
+        (["import", "sharegpt", "nowhere.json", "out"], "file"),
+    ],
+)
+def test_a_path_that_the_command_line_names_is_answered_with_its_argument(words: list[str], argument: str) -> None:
+    error = failure(*(word.format(here=__file__) for word in words))
+    assert error.values["key"] == argument
+    assert str(error).startswith(f"{argument}: ")
+    assert "params.yaml" not in str(error)
+
+
+def test_every_stage_is_a_flow_with_the_argument_that_is_named() -> None:
+    for name, argument in ARGUMENTS.items():
+        flow = stage_flow(name)
+        assert flow.name == ("evaluation" if name.endswith("_evaluation") else name)
         assert list(flow.parameters.properties) == ([argument] if argument else [])
 
 

@@ -308,7 +308,14 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     shown = capsys.readouterr().out
     assert re.search(r"\{\+Thought: i was wrong.*?Action: open box 10.*?\+\}", shown, re.DOTALL)
     assert re.search(r"\[-Thought: it is open.*?Action: take key.*?-\]", shown, re.DOTALL)
-    assert re.search(r"game-1: \d+ of \d+ tokens trained \(\d+%\)", shown)
+    assert not re.search(r"[-+]OK", shown), "the acknowledgement is context"
+    states = re.search(r"\{\+trained\+\}: (\d+) tokens  \[-masked-\]: (\d+) tokens  context: (\d+) tokens\n", shown)
+    total = re.search(r"game-1: (\d+) of (\d+) tokens trained \(\d+%\)", shown)
+    assert states is not None
+    assert total is not None
+    trained, masked, context = map(int, states.groups())
+    assert (trained, trained + masked + context) == (int(total[1]), int(total[2]))
+    assert 0 < masked < trained
     assert "\x1b" not in shown
 
 
