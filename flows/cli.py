@@ -190,6 +190,9 @@ def _show_mask(given: argparse.Namespace) -> None:
     from agentrefine.files import file_missing
     from flows.show_mask import show_mask
 
+    if given.number < 1:
+        message = f"--number: counts from 1, not {given.number}."
+        raise UserError("bad_value", message, key="--number", value=given.number)
     if not given.file.is_file():
         remedy = "name a file of samples, or run the stage quality_gate, which writes one"
         raise file_missing(given.file, remedy, "file")

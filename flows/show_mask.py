@@ -66,8 +66,6 @@ def show_mask(file: Path, number: int, tokenizer: PreTrainedTokenizerBase, train
     Raises:
         UserError: there is no such sample, or a chat template that cannot be used.
     """
-    if number < 1:
-        raise UserError("bad_value", f"--number: counts from 1, not {number}.", key="--number", value=number)
     sample = next(islice(read_jsonl(file, Sample), number - 1, None), None)
     if sample is None:
         sentence = f"holds fewer than {number} samples; choose a smaller --number."
