@@ -188,7 +188,6 @@ def _show_mask_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _show_mask(given: argparse.Namespace) -> None:
     from agentrefine.files import file_missing
-    from flows.show_mask import show_mask
 
     if given.number < 1:
         message = f"--number: counts from 1, not {given.number}."
@@ -196,6 +195,8 @@ def _show_mask(given: argparse.Namespace) -> None:
     if not given.file.is_file():
         remedy = "name a file of samples, or run the stage quality_gate, which writes one"
         raise file_missing(given.file, remedy, "file")
+    from flows.show_mask import show_mask  # imports transformers
+
     show_mask(given.file, given.number, _tokenizer(given.model, given.template), given.train_on)
 
 
@@ -412,7 +413,7 @@ COMMANDS = {
         _gold_check_arguments,
     ),
     "show-mask": Subcommand(
-        "Show which tokens of a sample are trained, masked and context", _show_mask, _show_mask_arguments
+        "Show which tokens of a sample are trained, masked (a mistake's) and context", _show_mask, _show_mask_arguments
     ),
     "preset": Subcommand("Write the values of presets into params.yaml", _preset, _preset_arguments),
     "forecast": Subcommand("Forecast the data set's cost from a pilot of a few personas", _forecast),
