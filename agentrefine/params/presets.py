@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_text
@@ -40,7 +39,7 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     """Write a preset's values into params.yaml, all of them or, where they do not fit, none.
 
     Sections are merged key by key; a map whose keys are names, such as `tuning.variants`, is replaced whole: what the
-    preset does not list is not tuned. Comments and the form of what is not changed stay.
+    preset does not list is not tuned. Comments stay; the file has the form in which DVC writes it.
 
     Args:
         name: of a file `<name>.yaml` in `folder`.
@@ -59,11 +58,9 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
         sentence = f"{folder}: there is no preset {name!r}; there are {', '.join(known) or 'none'}."
         raise UserError("unknown_name", sentence, name=name, known=known)
     file = folder / f"{name}.yaml"
-    # YAML 1.2 that keeps comments, quotes and numbers as they are written, long lines and `null` too.
+    # The form in which DVC writes params.yaml, so that an experiment after a preset changes its own lines only.
     yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    yaml.Representer = _Representer
+    yaml.default_flow_style = False
     preset, values = _read(yaml, file), _read(yaml, params_file)
     before = dict(_leaves(load_params(params_file).model_dump(), ""))
     _merge(values, preset, Params, "", file)
@@ -76,13 +73,6 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     changes = [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
     # What is added to an empty map, or removed from one, says enough.
     return [change for change in changes if "{}" not in (change.old, change.new)]
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes None as `null`; ruamel's own writes nothing."""
-
-
-_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
 def _read(yaml: YAML, file: Path) -> Values:
@@ -107,12 +97,20 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
         if key not in section.model_fields:
             raise UserError("unknown_key", f"{file}: {name} is no key of params.yaml; correct it.", file=file, key=name)
         if (part := section.parts().get(key)) is None:
-            values[key] = new
+            values[key] = _in_lines(new)
         elif isinstance(new, MutableMapping):
             _merge(values.setdefault(key, {}), new, part, name, file)
         else:
             sentence = f"{file}: {name} is a section of params.yaml; list the keys that change under it."
             raise UserError("not_a_mapping", sentence, file=file, key=name)
+
+
+def _in_lines(value: object) -> object:
+    """A value whose lists are written an item a line."""
+    if isinstance(value, MutableMapping):
+        for key, inner in value.items():
+            value[key] = _in_lines(inner)
+    return list(value) if isinstance(value, list) else value
 
 
 def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
