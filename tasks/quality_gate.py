@@ -87,8 +87,8 @@ def run_gate(
 ) -> GateResult:
     """Judge the trajectories and write the data set if nothing critical is wrong with them.
 
-    The feature table (`features.csv`), `result.json` and `summary.md` are written into `reports` in any case. A data set
-    of an earlier run in `out` is removed first, so that a refused one leaves nothing to be tuned on; so are its
+    The feature table (`features.csv`), `result.json` and `summary.md` are written into `reports` in any case. A data
+    set of an earlier run in `out` is removed first, so that a refused one leaves nothing to be tuned on; so are its
     verdicts. `count_tokens` is by the tokenizer of the model that is tuned; the data must not contain `texts`.
 
     Raises:
