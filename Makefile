@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 # Threads that wait actively for each other take the core from what they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run smollm test lint serve show-mask evaluate-gold clean help install simulators
+.PHONY: run smollm test lint serve experiments show-mask evaluate-gold clean help install simulators
 
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	agentrefine run
@@ -36,6 +36,9 @@ lint: $(INSTALLED) ## ruff, mypy and the dependencies in dvc.yaml
 
 serve: $(INSTALLED) ## Prefect server, worker and MLflow UI on 127.0.0.1
 	agentrefine serve
+
+experiments: $(INSTALLED) ## experiments of dvc exp run side by side: headline and changed parameters
+	dvc exp show --only-changed --drop '.*/|params.*(resolved|yaml$$)'
 
 show-mask: $(INSTALLED) ## print a training sample with trained, masked and context tokens in colour (ARGS="--train-on with_erroneous_loss")
 	agentrefine show-mask $(ARGS)

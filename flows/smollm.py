@@ -50,7 +50,7 @@ TRACKED_AS = ("tracking.experiment=agentrefine-smollm2", "tracking.registered_mo
 
 DURATION = "about an hour on two cores with AVX-512 and bf16, about two with AVX2"
 
-LINKED = (".dvcignore", ".dvc/plots", "agentrefine", "configs", "dvc.yaml", "prefect.toml", "tasks")
+LINKED = (".dvcignore", "agentrefine", "configs", "dvc.yaml", "prefect.toml", "tasks")
 """What the stages and DVC read beside params.yaml and data."""
 
 JOURNAL = Path("data/journal")

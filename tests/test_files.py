@@ -125,7 +125,7 @@ def test_the_home_folder_is_read_where_a_path_may_name_it(tmp_path: Path, monkey
     with refused("unknown_home", path="~nobody-of-that-name/a"):
         user_path("~nobody-of-that-name/a")
     text = Path("params.yaml").read_text(encoding="utf-8")
-    given = parse_params(text.replace("max_cost: null", "prices: ~/p.yaml"), "p")
+    given = parse_params(text.replace("max_cost: ", "prices: ~/p.yaml "), "p")
     assert given.teacher.prices == str(tmp_path / "p.yaml")
     (tmp_path / "p.yaml").write_text("\ufefflisted: today\nmodels: {m: {input: 1.0, output: 2.0}}\n", encoding="utf-8")
     assert load_prices(given.teacher.prices).models["m"].output == 2.0

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import atomic_write, read_text
@@ -46,8 +45,8 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     """Write a preset's values into params.yaml, all of them or, where they do not fit, none.
 
     Sections are merged key by key; a map whose keys are names, such as `tuning.variants`, is replaced whole: what the
-    preset does not list is not tuned. Comments and the form of what is not changed stay, but what a comment says of the
-    default alone goes with it.
+    preset does not list is not tuned. What a comment says of the default alone goes with it; the other comments stay.
+    The file has the form in which DVC writes it.
 
     Args:
         name: of a file `<name>.yaml` in `folder`.
@@ -65,11 +64,9 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     if name not in known:
         raise unknown_name(str(folder), "preset", name, known)
     file = folder / f"{name}.yaml"
-    # YAML 1.2 that keeps comments, quotes and numbers as they are written, long lines and `null` too.
+    # The form in which DVC writes params.yaml, so that an experiment after a preset changes its own lines only.
     yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000
-    yaml.Representer = _Representer
+    yaml.default_flow_style = False
     preset, values = _read(yaml, file), _read(yaml, params_file)
     written = _keys(values)
     before = _leaves(load_params(params_file))
@@ -101,13 +98,6 @@ def values_beside(name: str, params_file: Path, folder: Path) -> list[Change]:
     ]
 
 
-class _Representer(RoundTripRepresenter):
-    """Writes None as `null`; ruamel's own writes nothing."""
-
-
-_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null"))
-
-
 def _read(yaml: YAML, file: Path) -> Values:
     try:
         values = yaml.load(read_text(file, "run from the project's folder"))
@@ -132,7 +122,7 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
         if (part := section.parts().get(key)) is None:
             if new != values.get(key):
                 _drop_note(values, key, note_of_default(section.model_fields[key]))
-            values[key] = new
+            values[key] = _in_lines(new)
         elif isinstance(new, MutableMapping):
             _merge(values.setdefault(key, {}), new, part, name, file)
         else:
@@ -145,6 +135,14 @@ def _drop_note(values: Values, key: str, note: str) -> None:
     comments = values.ca.items.get(key) if note and isinstance(values, CommentedMap) else None
     for comment in filter(None, comments or ()):
         comment.value = comment.value.replace(f"; {note}", "")
+
+
+def _in_lines(value: object) -> object:
+    """A value whose lists are written an item a line."""
+    if isinstance(value, MutableMapping):
+        for key, inner in value.items():
+            value[key] = _in_lines(inner)
+    return list(value) if isinstance(value, list) else value
 
 
 def _leaves(params: Params) -> dict[str, str]:

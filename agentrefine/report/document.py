@@ -34,7 +34,7 @@ class Plot(NamedTuple):
 
 
 def write_report(params: Params, project: Project = Project()) -> Results:  # noqa: B008 (frozen)
-    """Write `report.md`, `report.html`, `comparisons.json` and `plots/` in `reports/` from what the stages left.
+    """Write `report.md`, `report.html`, `metrics.json`, `comparisons.json` and `plots/` in `reports/`.
 
     Returns:
         What the report shows, for the terminal.
@@ -62,6 +62,7 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
         "episodes": [e for model in tuned for e in notable_episodes(project.episodes(model))],
     }
     write_json(out / "comparisons.json", figures.comparison_table(results.comparisons))
+    write_json(out / "metrics.json", figures.headline_metrics(params, results))
     for name in ("report.md", "report.html"):
         write_text(out / name, render(f"{name}.jinja", values))
     return results

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
-from agentrefine.report.inputs import benchmarks
+from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
+from agentrefine.report.inputs import Results, benchmarks
 from agentrefine.tuning.results import LossPoint
 
 Models = Mapping[str, Mapping[str, BenchmarkSummary]]
@@ -173,7 +175,7 @@ def flat_rate(name: str, rate: Rate) -> dict[str, float]:
 
 
 def comparison_table(comparisons: Iterable[Comparison]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every comparison by model and benchmark, without intervals: what DVC shows and compares."""
+    """Every comparison by model and benchmark, without intervals."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for found in comparisons:
         table.setdefault(f"{found.a} against {found.b}", {})[found.benchmark] = {
@@ -184,6 +186,26 @@ def comparison_table(comparisons: Iterable[Comparison]) -> dict[str, dict[str, d
             "progress_verdict": found.progress_verdict,
         }
     return table
+
+
+def headline_metrics(params: Params, results: Results) -> dict[str, Any]:
+    """The few numbers that DVC shows beside those of other runs: one column each, which is why they are few.
+
+    Example: `{"success": {"expert_only": 0.68, "refinement": 0.8}, "kept_share": 0.926, "cost_usd": 0.0}`
+
+    Success is that of the tuned models and endpoints (of the base, where it is alone) on the benchmark that decides.
+    """
+    benchmark = params.report.champion_benchmark
+    names = [*(model for model in params.evaluation.models if model != BASE), *params.evaluation.endpoints] or [BASE]
+    return {
+        "success": {
+            model: results.models[model][benchmark].success_rate.value
+            for model in names
+            if benchmark in results.models[model]
+        },
+        "kept_share": results.refinement.kept / results.refinement.samples,
+        "cost_usd": results.refinement.with_synthesis.cost_usd,
+    }
 
 
 def comparison_metrics(comparison: Comparison) -> dict[str, float]:

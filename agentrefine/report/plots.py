@@ -159,7 +159,7 @@ def loss_curves(path: Path, rows: Sequence[LossRow], validation: Mapping[str, Se
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """A figure's numbers as CSV, which `dvc plots` draws and compares."""
+    """A figure's numbers as CSV."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(rows[0]._fields)

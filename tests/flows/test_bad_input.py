@@ -115,7 +115,8 @@ def test_poisoned_games_are_refused_by_the_gate_and_nothing_is_tuned(project: Pr
     assert "Traceback" not in done.stderr
     assert games[0]["id"] in done.stderr
     assert games[1]["id"] in done.stderr
-    assert (project.folder / "reports/quality_gate/data_docs/index.html").is_file()
+    assert "reports/quality_gate/summary.md says more" in done.stderr
+    assert "**refused**" in (project.folder / "reports/quality_gate/summary.md").read_text()
     assert json.loads((project.folder / "reports/quality_gate/result.json").read_text())["passed"] is False
     assert not (project.folder / "data/dataset").exists()
     assert "there is no data set" in sentence(project.stage("tuning", "refinement"))

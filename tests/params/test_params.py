@@ -9,6 +9,7 @@ from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
 PARAMS = (ROOT / "params.yaml").read_text()
+MODELS = PARAMS[PARAMS.index("models: ") : PARAMS.index("\n  endpoints: ")]
 TEACHER = ("base_url: offline ", "base_url: {address} ")
 ENDPOINT = ("endpoints: {{}}", 'endpoints: {{rival: {{base_url: "{address}", model: m, api_key_env: KEY}}}}')
 
@@ -65,7 +66,7 @@ def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
         ("  model: offline-teacher", "  model: offline-teacher\n  api_key: SECRET", "unknown_key"),
         ("base_url: offline ", "base_url: 'http://user:SECRET@host/v1 ", "not_yaml"),
         ("base_url: offline ", "base_url: http://user:SECRET@host/v1: ", "not_yaml"),
-        ("models: [base, expert_only, refinement]", "models: [expert_only, refinement]", "bad_value"),
+        (MODELS, "models: [expert_only, refinement]", "bad_value"),
     ],
     ids=["missing key", "no mapping", "wrong type", "unknown key", "open quote", "two colons", "between sections"],
 )
@@ -88,7 +89,7 @@ def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "key", "meant"),
     [
-        ("  limit: null", "  limti: null", "personas.limti", "limit"),
+        ("  limit: ", "  limti: ", "personas.limti", "limit"),
         ("tuning:\n", "tunning:\n", "tunning", "tuning"),
         ("seed: 7", "seed: 7\nfruit: 1", "fruit", None),
     ],
@@ -115,10 +116,10 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
 @pytest.mark.parametrize(
     ("old", "new", "key", "reason"),
     [
-        ("max_cost: null ", "pilot_personas: 1 ", "teacher.pilot_personas", "write 0 or at least 2"),
-        ("max_cost: null ", "max_cost: 0 ", "teacher.max_cost", "greater than 0"),
-        ("max_cost: null ", "processes: 17 ", "teacher", "teacher.processes is above teacher.concurrency"),
-        ("max_cost: null", "requests_per_minute: 0", "teacher.requests_per_minute", "greater than 0"),
+        ("max_cost: ", "pilot_personas: 1 ", "teacher.pilot_personas", "write 0 or at least 2"),
+        ("max_cost: ", "max_cost: 0 ", "teacher.max_cost", "greater than 0"),
+        ("max_cost: ", "processes: 17 ", "teacher", "teacher.processes is above teacher.concurrency"),
+        ("max_cost: ", "requests_per_minute: 0 ", "teacher.requests_per_minute", "greater than 0"),
         (
             "repair: {temperature: 1.0,",
             "repair: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
@@ -146,11 +147,8 @@ def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
 
 def test_a_template_beside_the_tiny_model_is_refused_because_it_would_not_be_used(tmp_path: Path) -> None:
     with refused("bad_value", key="base_model") as caught:
-        load(tmp_path, "chat_template: null", "chat_template: mine.jinja")
+        load(tmp_path, "chat_template: ", "chat_template: mine.jinja ")
     assert "the tiny one has its own; set it to null" in str(caught.value)
-
-
-MODELS = "models: [base, expert_only, refinement]"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +156,7 @@ MODELS = "models: [base, expert_only, refinement]"
     [
         (MODELS, "models: [base, refinement]", "report.baseline is expert_only, which is not evaluated"),
         ("baseline: expert_only", "baseline: chance", ""),
-        ("references: [chance]", "references: [dice]", "evaluation.references"),
+        ("  - chance", "  - dice", "evaluation.references"),
         (MODELS, "models: [chance, base, expert_only, refinement]", "move it to references"),
         ("    expert_only: {train_on", "    chance: {train_on", "tuning.variants: chance"),
         (

@@ -10,6 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
+from dvc.utils.hydra import apply_overrides
 
 from agentrefine.params import load_params
 from agentrefine.params.presets import Change, apply_preset, preset_names, values_beside
@@ -67,6 +68,34 @@ def test_every_preset_applies_to_the_committed_parameters_and_keeps_their_commen
     again = params.read_bytes()
     assert apply_preset(name, params, PRESETS) == []
     assert params.read_bytes() == again
+
+
+@pytest.mark.parametrize("name", [None, *preset_names(PRESETS)])
+def test_an_experiment_changes_the_lines_of_its_own_parameters_only(params: Path, name: str | None) -> None:
+    if name:
+        apply_preset(name, params, PRESETS)
+    before = params.read_text()
+    apply_overrides(params, ["seed=7"])  # what `dvc exp run -S` calls
+    assert params.read_text() == before
+    apply_overrides(params, ["seed=8", "++tuning.weight_decay=0.01", "report.baseline=base", "personas.limit=3"])
+    written = params.read_text().splitlines()
+    kept = set(written)
+    gone = [line for line in before.splitlines() if line not in kept]
+    assert [line.split(":")[0].strip() for line in gone] == ["seed", "limit", "baseline"]
+    assert comments("\n".join(written)) == comments(before)
+
+
+def test_lists_of_a_preset_are_written_as_dvc_writes_them(params: Path, tmp_path: Path) -> None:
+    folder = write_preset(
+        tmp_path,
+        "evaluation:\n  benchmarks: [worlds_layouts, babyai]\n  endpoints:\n    a:\n      base_url: http://127.0.0.1:1/v1\n"
+        "      model: m\n      api_key_env: KEY\n      extra_body: {stop: [x, y]}\n",
+    )
+    apply_preset("mine", params, folder)
+    before = params.read_bytes()
+    assert b"  - worlds_layouts\n  - babyai\n" in before
+    apply_overrides(params, ["seed=7"])
+    assert params.read_bytes() == before
 
 
 def test_lines_that_a_preset_does_not_concern_stay_as_they_are(params: Path) -> None:

@@ -267,8 +267,7 @@ def test_a_refused_data_set_leaves_reports_and_removes_the_old_one(gate: Gate) -
     assert (gate.out / "train.jsonl").is_file()
     gate.refused([unfinished(t) for t in sound()])
     assert not any(gate.out.iterdir())
-    assert {p.name for p in gate.reports.iterdir()} == {"features.csv", "result.json", "summary.md", "data_docs"}
-    assert (gate.reports / "data_docs" / "index.html").is_file()
+    assert {p.name for p in gate.reports.iterdir()} == {"features.csv", "result.json", "summary.md"}
     assert "refused" in (gate.reports / "summary.md").read_text(encoding="utf-8")
     assert len((gate.reports / "features.csv").read_text(encoding="utf-8").splitlines()) == 41
 
@@ -289,7 +288,7 @@ def test_a_broken_line_is_named_and_leaves_no_old_data_set_and_no_old_verdict(ga
             texts=HELD_OUT,
         )
     assert not any(gate.out.iterdir())
-    assert {p.name for p in gate.reports.iterdir()} == {"features.csv", "data_docs"}
+    assert {p.name for p in gate.reports.iterdir()} == {"features.csv"}
 
 
 def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -143,11 +143,22 @@ def test_same_results_give_the_same_bytes(root: Path) -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
 
     first = digests()
-    assert len(first) == 13
+    assert len(first) == 14
     assert digests() == first
 
 
-def test_plot_data_are_tables_that_dvc_can_draw(root: Path) -> None:
+def test_the_headline_has_the_models_that_are_compared_and_what_the_data_took(root: Path) -> None:
+    params = params_for(root)
+    write_report(params, Project(root))
+    headline = json.loads((root / "reports" / "metrics.json").read_text())
+    success = {"expert_only": 0.2, "refinement": 0.65}
+    assert headline == {"success": success, "kept_share": 231 / 240, "cost_usd": 4.25}
+    alone = params.evaluation.model_copy(update={"models": ["base"]})
+    write_report(params.model_copy(update={"evaluation": alone}), Project(root))
+    assert json.loads((root / "reports" / "metrics.json").read_text())["success"] == {"base": 0.05}
+
+
+def test_a_figures_numbers_are_beside_it_as_a_table(root: Path) -> None:
     write_report(params_for(root), Project(root))
     plots = root / "reports" / "plots"
     with (plots / "success.csv").open() as handle:

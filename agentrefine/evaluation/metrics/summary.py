@@ -116,10 +116,6 @@ class BenchmarkSummary(BaseModel, frozen=True):
             figures["wordings_progress_std"] = self.robustness.progress_std
         return {name: value for name, value in figures.items() if value is not None}
 
-    def values(self) -> dict[str, float]:
-        """One number for each of them, without what was not measured."""
-        return {name: rate.value for name, rate in self.rates().items() if rate.value is not None} | self.figures()
-
 
 class Summaries(RootModel[dict[str, BenchmarkSummary]]):
     """details.json: a model's summary by benchmark, `{"babyai": {"episodes": 50, "success_rate": {...}, ...}}`."""
@@ -167,13 +163,13 @@ def write_evaluation(
 
 
 def write_summaries(folder: Path, summaries: dict[str, BenchmarkSummary]) -> Summaries:
-    """Write `details.json`, which holds all, and `metrics.json`, one number a metric, which DVC shows and compares.
+    """Write `details.json`, which holds all, and `metrics.json`, the success rates, of which DVC makes a table.
 
-    Example of metrics.json: `{"babyai": {"success_rate": 0.42, ...}}`
+    Example of metrics.json: `{"worlds_layouts": 0.8, "babyai": 0.42}`
     """
     details = Summaries(summaries)
     write_json(folder / "details.json", details.model_dump())
-    write_json(folder / "metrics.json", {name: summary.values() for name, summary in summaries.items()})
+    write_json(folder / "metrics.json", {name: summary.success_rate.value for name, summary in summaries.items()})
     return details
 
 
