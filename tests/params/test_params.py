@@ -102,7 +102,7 @@ def test_a_misspelt_key_is_named_and_the_right_one_beside_it(
 
 def test_a_rule_over_several_keys_is_reported_in_its_own_words(tmp_path: Path) -> None:
     with refused("bad_value", file=tmp_path / "params.yaml") as caught:
-        load(tmp_path, "  benchmarks: installed", "  benchmarks: [babyai]")
+        load(tmp_path, "  benchmarks: [worlds_layouts, ", "  benchmarks: [")
     assert "params.yaml: report.champion_benchmark is worlds_layouts, which" in str(caught.value)
 
 
