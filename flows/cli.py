@@ -271,6 +271,10 @@ def _params(given: argparse.Namespace) -> None:
 
 def _smollm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="a hub id, a folder or a GGUF file, instead of SmolLM2 from hub or package")
+    _overrides_argument(parser)
+
+
+def _overrides_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-S", "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="a parameter to set, such as tuning.epochs=2; may be given several times",
@@ -318,6 +322,11 @@ COMMANDS = {
         "Print every parameter with its value and comment",
         _params,
         lambda parser: parser.add_argument("--defaults", action="store_true", help="print the defaults instead"),
+    ),
+    "smoke": Subcommand(
+        "Run every stage on a few personas in runs/smoke, in two minutes",
+        _calling("flows.smoke:run_smoke"),
+        _overrides_argument,
     ),
     "smollm": Subcommand(
         "Run the pipeline with SmolLM2-135M in runs/smollm", _calling("flows.smollm:run_smollm"), _smollm_arguments
