@@ -148,7 +148,7 @@ DVC_KEYS = (
 RENAMED = {"worlds_wording": "worlds_perturbed", "alfworld_wording": "alfworld_perturbed"}
 """The new name of a benchmark that is no longer known by the old one."""
 
-RENAMED_KEYS = {"tuning.variants.*.loss": "train_on"}
+RENAMED_KEYS = {"tuning.variants.*.loss": "train_on", "teacher.pilot_personas": "teacher.pilot.personas"}
 """The new name of a dotted key that is no longer known by the old one; `*` is any name."""
 
 

@@ -60,7 +60,7 @@ def project_at(folder: Path, base_url: str, **values: object) -> ProjectCopy:
             "synthesis.shard_size": 5,
             "teacher.base_url": base_url,
             "teacher.structured_output": "text",
-            "teacher.pilot_personas": 2,
+            "teacher.pilot.personas": 2,
             **values,
         }
     )
@@ -191,7 +191,7 @@ def test_a_spent_budget_stops_the_stage_and_a_higher_one_goes_on(
 ) -> None:
     with teacher(tmp_path, "--latency", "0.05") as witness:
         project = project_at(
-            tmp_path / "project", witness.base_url, **{"teacher.processes": processes, "teacher.pilot_personas": 0}
+            tmp_path / "project", witness.base_url, **{"teacher.processes": processes, "teacher.pilot.personas": 0}
         )
         priced(project, input=0.0, output=1000.0)
         project.set_params(**{"teacher.max_cost": 15.0})
@@ -233,7 +233,7 @@ def test_an_interrupted_run_ends_soon_and_the_next_one_goes_on(
 ) -> None:
     """Ctrl-C reaches all processes of the terminal's group."""
     with teacher(tmp_path, "--latency", "0.4") as witness:
-        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": 4}
+        ways = {"teacher.processes": processes, "teacher.pilot.personas": 0, "teacher.concurrency": 4}
         project = project_at(tmp_path / "project", witness.base_url, **ways)
         # A server of its own, which is in the terminal's group too.
         alone = {name: value for name, value in project.environment.items() if name != "PREFECT_API_URL"}
@@ -268,7 +268,7 @@ def test_a_killed_run_sends_no_more_calls_and_the_next_one_loses_none(
     """SIGKILL of the stage's own process only, as the system does it when memory is short."""
     in_flight = 4
     with teacher(tmp_path, "--latency", "0.4") as witness:
-        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": in_flight}
+        ways = {"teacher.processes": processes, "teacher.pilot.personas": 0, "teacher.concurrency": in_flight}
         project = project_at(tmp_path / "project", witness.base_url, **ways)
         running = subprocess.Popen(
             [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=project.environment,
