@@ -126,11 +126,11 @@ def _row(stage: str, stages: list[str], params: Params, count: int, speed: float
         made = f"a tiny Llama is pretrained on {tokens:,} tokens"
         return Row(stages, made, None if speed is None else fixed + _slower(speed) * tokens / BASE_TOKENS_PER_SECOND)
     if stage == "tuning":
-        tuned = f"{keys}: {params.tuning.epochs} epochs"
+        tuned = f"{keys}: {params.tuning.epochs} epoch{'s' * (params.tuning.epochs > 1)}"
         return Row(stages, tuned, _tuning_seconds(params, len(stages), samples, speed))
     if stage.endswith("evaluation"):
         episodes, simulated = _episodes(params)
-        played = f"{keys}: {episodes + simulated:,} episodes each"
+        played = f"{keys}: {episodes + simulated:,} episodes{' each' * (len(stages) > 1)}"
         if stage == "endpoint_evaluation" or (stage == "evaluation" and speed is None):
             return Row(stages, played, None)
         each = SECONDS_PER_EPISODE[stage] * (_slower(speed) if speed else 1) * episodes

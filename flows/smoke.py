@@ -23,8 +23,6 @@ def run_smoke(overrides: Sequence[str]) -> None:
     Raises:
         UserError: another run works in the folder, or it cannot be prepared.
     """
-    print(
-        f"Every stage with few of everything, in {FOLDER}: at most 2 minutes on two cores. Its models are too small to"
-    )
-    print(f"solve anything; {FOLDER}/reports/report.html shows what `make run` will.")
+    print(f"Every stage with few of everything, in {FOLDER}: at most 2 minutes on two free cores.")
+    print("The models learn too little to solve anything: this shows what runs, and `make run` what comes out.")
     run_in(FOLDER, SOURCE, [], NAME, overrides)
