@@ -17,10 +17,13 @@ export TOKENIZERS_PARALLELISM := false
 # Threads that wait actively for each other take the core from what they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run smollm test lint serve experiments show-mask evaluate-gold clean help install simulators
+.PHONY: run smoke smollm test lint serve experiments show-mask evaluate-gold clean help install simulators
 
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	agentrefine run
+
+smoke: $(INSTALLED) ## a first look: every stage on a few personas, in runs/smoke (2 minutes)
+	agentrefine smoke $(ARGS)
 
 smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1 to 2 hours; ARGS="-S tuning.epochs=2")
 	agentrefine smollm $(ARGS)

@@ -382,10 +382,20 @@ def _params(given: argparse.Namespace) -> None:
 
 def _smollm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="a hub id, a folder or a GGUF file, instead of SmolLM2 from hub or package")
+    _overrides_argument(parser)
+
+
+def _overrides_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-S", "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="a parameter to set, such as tuning.epochs=2; may be given several times",
     )  # fmt: skip
+
+
+def _smoke(given: argparse.Namespace) -> None:
+    from flows.smoke import run_smoke
+
+    run_smoke(given.overrides)
 
 
 def _smollm(given: argparse.Namespace) -> None:
@@ -431,6 +441,9 @@ COMMANDS = {
         "Print every parameter with its value and comment",
         _params,
         lambda parser: parser.add_argument("--defaults", action="store_true", help="print the defaults instead"),
+    ),
+    "smoke": Subcommand(
+        "Run every stage on a few personas in runs/smoke, in two minutes", _smoke, _overrides_argument
     ),
     "smollm": Subcommand("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
 }  # fmt: skip

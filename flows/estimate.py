@@ -1,80 +1,165 @@
-"""What `make run` prints at its start: which processor it found, and about how long the stages will take on it.
+"""What `make run` prints at its start: the processor, and a table of what runs and about how long each stage takes.
 
-The estimate multiplies what is to be done by what it took on one machine (two cores of an AMD EPYC, Zen 4), and by how
+An estimate multiplies what is to be done by what it took on one machine (two cores of an AMD EPYC, Zen 4), and by how
 much faster or slower this processor takes a training step of the tiny model. It is good to about a third.
 """
 
 import time
 from collections.abc import Collection
+from itertools import groupby
+from textwrap import shorten
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from agentrefine.benchmarks.catalogue import PACKAGES, named
 from agentrefine.errors import UserError
 from agentrefine.params import Params
 from agentrefine.tuning.hardware import multiplies_bf16, processor, tunings_at_once
+from tasks.checks import ROLES
 from tasks.synthesis import personas
 
 REFERENCE_TOKENS_PER_SECOND = 15_000.0
 """What `training_speed` measured on the machine whose seconds stand below."""
-SECONDS_PER_STAGE = 8.0
+SECONDS_PER_STAGE = 5.0
 """The fixed cost of a stage: imports, Prefect, DVC."""
-SECONDS_PER_SAMPLE = {"synthesis": 0.012, "verification": 0.003, "repair": 0.010, "quality_gate": 0.015}
+SECONDS_PER_SAMPLE = {"synthesis": 0.012, "verification": 0.002, "repair": 0.010, "quality_gate": 0.008}
 """The further cost with the simulated teacher; another teacher's answers take their own time."""
-BASE_TOKENS_PER_SECOND = 10_000.0
+BASE_TOKENS_PER_SECOND = 7_000.0
 TUNING_TOKENS_PER_SECOND = 11_000.0
 """The speeds of one process with one thread."""
 TOKENS_PER_GAME = 530
 KEPT_SHARE = 0.9
 """The share of the samples that become a game of the data set."""
-SECONDS_PER_EPISODE = 0.3
-BENCHMARKS = 5
-"""About how many are played by default without a simulator."""
+SECONDS_PER_EPISODE = {"evaluation": 0.3, "reference_evaluation": 0.06}
+MOST_EPISODES = {"pddl": 30, "hotpotqa": 12}
+"""How many episodes there are of a benchmark that has few."""
+SECONDS_PER_SIMULATOR_EPISODE = 6.0
+"""Most of it is the simulator's own start."""
+WIDTH = 60
+"""Characters of the column that says what a stage does."""
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        stages: the addresses of the stages that it stands for, such as `tuning@expert_only`.
+        what: what they do, in a few words.
+        seconds: about how long they take together; None where that depends on a teacher, an endpoint or a model of
+            which nothing is known.
+    """
+
+    stages: list[str]
+    what: str
+    seconds: float | None
+
+    def line(self) -> str:
+        """The row for a reader."""
+        name = self.stages[0].partition("@")[0]
+        count = f" ({len(self.stages)})" if len(self.stages) > 1 else ""
+        what = shorten(self.what, WIDTH, placeholder=" ...")
+        return f"  {name + count:<22}{what:<{WIDTH}}  {'not known' if self.seconds is None else duration(self.seconds)}"
 
 
 def estimate(params: Params, addresses: Collection[str]) -> list[str]:
     """The lines to print before the stages `addresses` run."""
     found = processor()
     lines = [f"Processor: {found.description}.", *filter(None, [found.warning])]
-    if torch.cuda.is_available():
-        return [*lines, f"GPU: {torch.cuda.get_device_name()}; tuning and playing use it."]
-    if not params.base_model.is_tiny:
-        return [*lines, f"The time that tuning and playing take depends on {params.base_model.path}."]
-    minutes = max(1, round(seconds(params, addresses, training_speed()) / 60))
-    teacher = "" if params.teacher.uses_simulated_teacher else ", the teacher's answers left out"
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        lines.append(f"GPU: {torch.cuda.get_device_name()}; tuning and playing use it.")
+    known = params.base_model.is_tiny and not on_gpu
+    rows = plan(params, addresses, training_speed() if known else None)
+    whole = sum(row.seconds for row in rows if row.seconds is not None)
     stages = "one stage" if len(addresses) == 1 else f"{len(addresses)} stages"
+    without = "" if all(row.seconds is not None for row in rows) else " without what is not known"
     return [
         *lines,
-        f"About {minutes} min for {stages} if nothing else runs here{teacher}: by a second's measurement of this "
-        "processor and by what the stages took on another.",
+        f"{stages[0].upper()}{stages[1:]} to run, in about {duration(whole)}{without}, if nothing else runs here:",
+        *(row.line() for row in rows),
     ]
 
 
-def seconds(params: Params, addresses: Collection[str], speed: float) -> float:
-    """About how long the stages that are not up to date take with the tiny model on a CPU of this `training_speed`."""
+def duration(seconds: float) -> str:
+    """A time for a reader, to about a tenth."""
+    if seconds < 90:
+        return f"{max(1, round(seconds / 5)) * 5} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plan(params: Params, addresses: Collection[str], speed: float | None) -> list[Row]:
+    """What is to run, in the order of the stages, and about how long it takes with the tiny model.
+
+    Args:
+        params: the parameters.
+        addresses: the stages that are not up to date.
+        speed: this processor's `training_speed`; None: nothing is known of how fast the model is tuned and plays.
+    """
     try:
         count = sum(1 for _ in personas(params))
     except UserError:  # the first stage reports it
         count = 0
+    grouped = groupby(addresses, key=lambda address: address.partition("@")[0])
+    return [_row(stage, list(stages), params, count, speed) for stage, stages in grouped]
+
+
+def _row(stage: str, stages: list[str], params: Params, count: int, speed: float | None) -> Row:
     samples = count * params.synthesis.samples_per_persona
-    slower = REFERENCE_TOKENS_PER_SECOND / speed
-    total = 0.0
-    tunings = 0
-    for address in addresses:
-        stage = address.partition("@")[0]
-        total += SECONDS_PER_STAGE + samples * SECONDS_PER_SAMPLE.get(stage, 0.0)
-        if stage == "base_model":
-            total += slower * params.base_model.tiny.pretraining_tokens / BASE_TOKENS_PER_SECOND
-        elif stage == "evaluation":
-            played = params.evaluation.benchmarks
-            benchmarks = BENCHMARKS if isinstance(played, str) else len(played)
-            total += slower * benchmarks * params.evaluation.episodes * params.evaluation.attempts * SECONDS_PER_EPISODE
-        elif stage == "tuning":
-            tunings += 1
+    keys = ", ".join(address.partition("@")[2] for address in stages)
+    fixed = SECONDS_PER_STAGE * len(stages)
+    if stage in SECONDS_PER_SAMPLE:
+        paid = any(not params.teacher.role(role).is_simulated for role in ROLES.get(stage, ()))
+        whats = {
+            "synthesis": f"{count:,} personas, {params.synthesis.samples_per_persona} scripts and first games each",
+            "verification": "the rules judge every answer",
+            "repair": f"rejected games again, to {params.repair.call_budget} calls a game",
+            "quality_gate": "Great Expectations judges the games",
+        }
+        return Row(stages, whats[stage], None if paid else fixed + samples * SECONDS_PER_SAMPLE[stage])
+    if stage == "base_model":
+        tokens = params.base_model.tiny.pretraining_tokens
+        if not params.base_model.is_tiny:
+            return Row(stages, f"{params.base_model.path} is checked", None)
+        made = f"a tiny Llama is pretrained on {tokens:,} tokens"
+        return Row(stages, made, None if speed is None else fixed + _slower(speed) * tokens / BASE_TOKENS_PER_SECOND)
+    if stage == "tuning":
+        tuned = f"{keys}: {params.tuning.epochs} epoch{'s' * (params.tuning.epochs > 1)}"
+        return Row(stages, tuned, _tuning_seconds(params, len(stages), samples, speed))
+    if stage.endswith("evaluation"):
+        episodes, simulated = _episodes(params)
+        played = f"{keys}: {episodes + simulated:,} episodes{' each' * (len(stages) > 1)}"
+        if stage == "endpoint_evaluation" or (stage == "evaluation" and speed is None):
+            return Row(stages, played, None)
+        each = SECONDS_PER_EPISODE[stage] * (_slower(speed) if speed else 1) * episodes
+        return Row(stages, played, fixed + len(stages) * (each + simulated * SECONDS_PER_SIMULATOR_EPISODE))
+    others = {"mix": f"{keys}: general chat among the games", "report": "tables, plots, every episode to browse"}
+    return Row(stages, others[stage], fixed)
+
+
+def _slower(speed: float) -> float:
+    return REFERENCE_TOKENS_PER_SECOND / speed
+
+
+def _tuning_seconds(params: Params, variants: int, samples: int, speed: float | None) -> float | None:
+    if speed is None:
+        return None
     tokens = samples * KEPT_SHARE * TOKENS_PER_GAME * params.tuning.epochs
-    rounds = -(-tunings // tunings_at_once(params.tuning))
-    return total + rounds * slower * tokens / TUNING_TOKENS_PER_SECOND
+    rounds = -(-variants // tunings_at_once(params.tuning))
+    return SECONDS_PER_STAGE * variants + rounds * _slower(speed) * tokens / TUNING_TOKENS_PER_SECOND
+
+
+def _episodes(params: Params) -> tuple[int, int]:
+    """How many episodes a player plays, and how many of them with a simulator that has to be started."""
+    own, simulated = 0, 0
+    for name in named(params.evaluation.benchmarks):
+        if "textworld" in PACKAGES.get(name, ()) or name == "sciworld":
+            simulated += params.evaluation.simulator_episodes
+        else:
+            own += min(params.evaluation.episodes, MOST_EPISODES.get(name, params.evaluation.episodes))
+    return own * params.evaluation.attempts, simulated * params.evaluation.attempts
 
 
 def training_speed() -> float:

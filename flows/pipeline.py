@@ -127,9 +127,9 @@ def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -
 
 
 def _prepared() -> tuple[Params, Workspace]:
-    """The parameters, resolved and recorded by DVC, and the folder with the simulators that are installed."""
+    """The parameters, resolved and recorded by DVC, and the folder with what the benchmarks are played by."""
     params = load_params()
-    record_simulators(params.evaluation.data)
+    record_simulators(params)
     workspace = Workspace(write_resolved)
     if not workspace.up_to_date("params"):
         workspace.run("params", write_resolved)

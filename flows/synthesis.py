@@ -2,13 +2,13 @@
 
 from agentrefine.params import Params
 from flows.command import run, stage_flow
-from tasks.forecast import log_forecast, print_forecast
+from tasks.forecast import print_forecast, run_and_judge_pilot
 from tasks.synthesis import write_attempts
 
 
 def forecast_and_write(params: Params) -> None:
-    """Forecast the cost from a pilot, where one is asked for, then write `data/synthesis/` from the personas."""
-    write_attempts(params, spent=log_forecast(params))
+    """Finish a pilot, where one is asked for, which may end the run; then write `data/synthesis/` from the personas."""
+    write_attempts(params, spent=run_and_judge_pilot(params))
 
 
 synthesis = stage_flow("synthesis", forecast_and_write)

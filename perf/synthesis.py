@@ -102,7 +102,7 @@ def stage_command(base_url: str, workload: Workload, run_folder: Path) -> list[s
     values["personas"] = {"path": str(workload.folder / "personas.jsonl"), "limit": None}
     values["synthesis"] = {"samples_per_persona": 1, "shard_size": workload.shard_size}
     # No pilot: it asks for a few personas first, which takes the same time however many there are.
-    teacher = {"concurrency": workload.concurrency, "processes": workload.processes, "pilot_personas": 0}
+    teacher = {"concurrency": workload.concurrency, "processes": workload.processes, "pilot": {"personas": 0}}
     values["teacher"] |= {"base_url": base_url, "model": "canned", **teacher}
     (run_folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return [sys.executable, "-m", "flows.synthesis"]

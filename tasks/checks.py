@@ -1,6 +1,12 @@
-"""What would end a later stage, found before the first one: nothing is paid for or computed that could not be used."""
+"""What would end a later stage, found before the first one: nothing is paid for or computed that could not be used.
 
+Before a stage that asks a paid teacher, all that the later stages need is checked too, whether they are about to run or
+not: `dvc repro` starts one stage after the other, and the data set is paid for by then.
+"""
+
+import asyncio
 import os
+import re
 import shlex
 import shutil
 import urllib.error
@@ -9,17 +15,22 @@ from collections.abc import Collection
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect.settings import PREFECT_HOME
 
 from agentrefine.errors import UserError, first_line, unknown_name
 from agentrefine.files import file_missing
 from agentrefine.game.personas import load_personas
+from agentrefine.llm.spending import load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import INSTALLED
 from agentrefine.params.teacher import Role
 from agentrefine.proxies import is_loopback
 from tasks.names import NAMED, check_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WRITTEN = ("data", "models", "reports", "checkpoints")
 """Folders that the stages write; DVC records only what lies in the repository."""
@@ -34,6 +45,12 @@ ROLES: dict[str, tuple[Role, ...]] = {
 }
 """The teacher's roles that a stage calls."""
 
+DATA_SETS = re.compile(r"data/(?:dataset|mix/[^/]+)/?")
+"""The data sets that stages write; any other one has to be there."""
+
+MISSING_SCOPE = re.compile(r"scope|permission", re.IGNORECASE)
+"""How a provider says that a key may not list models, which says nothing of chat completions."""
+
 USE_BASE = {"base_model", "quality_gate", "tuning", "evaluation"}
 """The stages that load the base, or a model that refers to it."""
 USE_BENCHMARKS = {"synthesis", "evaluation", "reference_evaluation", "endpoint_evaluation"}
@@ -46,8 +63,13 @@ NAME_BENCHMARKS = USE_BENCHMARKS | {"quality_gate", "report"}
 def check_before(params: Params, addresses: Collection[str]) -> None:
     """Check all that can be checked now of the stages that are going to run (`synthesis`, `tuning@refinement`).
 
+    Where one of them asks a paid teacher, that is what all stages read: base, tokenizer, chat template, data, endpoints
+    and their keys. What a machine must have for tuning is checked for stages that are going to run only, as the data
+    may be made on another one.
+
     Raises:
-        UserError: a missing model, file, key or launcher, or a folder that cannot be used; one sentence.
+        UserError: a missing model, file, key or launcher, an endpoint that does not answer, or a folder that cannot be
+            used; one sentence.
     """
     _check_home()
     _check_folders()
@@ -58,20 +80,29 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
             "sqlite:///mlflow.db."
         )
         raise UserError("endpoint_unreachable", message, key="tracking.uri")
-    for address in addresses:
+    running = {address.partition("@")[0] for address in addresses}
+    pays = any(not params.teacher.role(role).is_simulated for stage in running for role in ROLES.get(stage, ()))
+    needed = list(dict.fromkeys([*addresses, *(_all_addresses(params) if pays else ())]))
+    for address in needed:
         stage, _, key = address.partition("@")
         if stage in NAMED:
             check_name(stage, key, params)
-        if stage == "mix" and not Path(params.mix[key].chat).is_file():
-            raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
+        if stage == "mix":
+            if not Path(params.mix[key].chat).is_file():
+                raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
+            _check_data_set(f"mix.{key}.data_set", params.mix[key].data_set)
+        if stage == "tuning":
+            _check_data_set(f"tuning.variants.{key}.data_set", params.tuning.variants[key].data_set)
         for role in ROLES.get(stage, ()):
             chosen = params.teacher.role(role)
             if not chosen.is_simulated:
                 _check_key("teacher.api_key_env", chosen.api_key_env, chosen.base_url)
         if key in params.evaluation.endpoints:
             endpoint = params.evaluation.endpoints[key]
-            _check_key(f"evaluation.endpoints.{key}.api_key_env", endpoint.api_key_env, endpoint.base_url)
-    stages = {address.partition("@")[0] for address in addresses}
+            section = f"evaluation.endpoints.{key}"
+            _check_key(f"{section}.api_key_env", endpoint.api_key_env, endpoint.base_url)
+            load_prices(endpoint.prices, section).known(endpoint.model, endpoint.max_cost, section)
+    stages = {address.partition("@")[0] for address in needed}
     if "synthesis" in stages:
         next(load_personas(Path(params.personas.path), limit=1), None)
     if stages & NAME_BENCHMARKS:
@@ -82,12 +113,69 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         selected(params.evaluation)
     if not params.base_model.is_tiny and stages & USE_BASE:
         _check_base(params, makes_folder="base_model" in stages)
-    if "tuning" in stages and params.tuning.launcher != "python":
+    if "tuning" in running and params.tuning.launcher != "python":
         check_launcher(params.tuning.launcher)
-    elif "tuning" in stages:
+    elif "tuning" in running:
         from agentrefine.tuning.hardware import check_hardware  # imports torch
 
         check_hardware(params.tuning)
+    if pays:
+        _check_endpoints(params)
+
+
+def _all_addresses(params: Params) -> list[str]:
+    """The stages whose needs are checked before anything is paid for."""
+    return [
+        "synthesis",
+        "repair",
+        "base_model",
+        "quality_gate",
+        *(f"mix@{name}" for name in params.mix),
+        *(f"tuning@{name}" for name in params.tuning.variants),
+        *(f"evaluation@{name}" for name in params.evaluation.models),
+        *(f"endpoint_evaluation@{name}" for name in params.evaluation.endpoints),
+    ]
+
+
+def _check_data_set(setting: str, folder: str) -> None:
+    if not DATA_SETS.fullmatch(folder) and not (Path(folder) / "train.jsonl").is_file():
+        raise file_missing(f"{folder}/train.jsonl", "correct it in params.yaml, or import it", setting)
+
+
+def _check_endpoints(params: Params) -> None:
+    """Ask every endpoint that is named for its models, which costs nothing."""
+    roles = [role for role in params.teacher.roles.values() if not role.is_simulated]
+    asked = {(role.base_url, role.api_key_env): "teacher" for role in roles}
+    for name, endpoint in params.evaluation.endpoints.items():
+        asked.setdefault((endpoint.base_url, endpoint.api_key_env), f"evaluation.endpoints.{name}")
+    for (base_url, variable), section in asked.items():
+        asyncio.run(_check_endpoint(section, base_url, variable))
+
+
+async def _check_endpoint(section: str, base_url: str, variable: str) -> None:
+    """Refuse an endpoint that cannot be reached or does not take the key; any other answer shows that it is there."""
+    import openai
+
+    from agentrefine.llm.quirks import make_client
+
+    key = os.environ.get(variable) or "none"
+    async with make_client(base_url, key, ANSWER_SECONDS, section).with_options(max_retries=2) as client:
+        try:
+            await client.models.list()
+        except openai.APIConnectionError as error:
+            reason = first_line(error.__cause__ or error)
+            message = (
+                f"{section}.base_url: {base_url} does not answer ({reason}); start it, or correct the address, before "
+                "anything is paid for."
+            )
+            raise UserError("endpoint_unreachable", message, key=f"{section}.base_url") from error
+        except openai.AuthenticationError as error:
+            said = first_line(error).replace(key, "***")
+            if not MISSING_SCOPE.search(said):
+                message = f"{section}.api_key_env: {base_url} refuses the key in {variable} ({said}); correct it."
+                raise UserError("key_refused", message, key=f"{section}.api_key_env", name=variable) from error
+        except (openai.APIStatusError, openai.APIResponseValidationError, ValueError):
+            return  # of a server that does not list its models
 
 
 def _check_benchmarks(params: Params) -> None:
@@ -164,8 +252,8 @@ def _check_key(setting: str, variable: str, address: str) -> None:
 
 
 def _check_base(params: Params, *, makes_folder: bool) -> None:
-    """Check the base; a GGUF file only where the stage base_model makes a folder of it, as nothing else reads it."""
-    from agentrefine.base_model.gguf import read_gguf  # imports torch and transformers
+    """Check all of the base but its weights; its tokenizer, and a GGUF file, where the stage base_model reads them."""
+    from agentrefine.base_model.gguf import read_gguf, read_tokenizer  # imports torch and transformers
     from agentrefine.tuning.models import is_gguf
 
     if is_gguf(params.base_model.path) and not makes_folder:
@@ -183,7 +271,7 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
                 model=path,
             )
     elif is_gguf(path) and place.is_file():
-        read_gguf(place)
+        _check_tokenizer(read_tokenizer(read_gguf(place)), path, template)
     elif place.is_file():
         raise _base_error(
             "wrong_suffix",
@@ -193,6 +281,27 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
         )
     else:
         _check_hub_id(path)
+    if makes_folder and not is_gguf(path):
+        _check_tokenizer(_load_tokenizer(path), path, template)
+
+
+def _load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder or hub id, of which no weights are fetched."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(Path(path).expanduser() if Path(path).is_dir() else path)
+    except (OSError, ValueError, KeyError) as error:
+        sentence = f"{path} holds no tokenizer that transformers knows ({first_line(error)})"
+        raise _base_error("model_unusable", f"{sentence}; set it to a model that does.", model=path) from error
+
+
+def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", path: str, template: str | None) -> None:
+    """Refuse a tokenizer or chat template that could not be trained on."""
+    from agentrefine.tuning.chat_template import check_chat_template
+    from agentrefine.tuning.models import usable_tokenizer
+
+    check_chat_template(usable_tokenizer(tokenizer, path, Path(template) if template else None))
 
 
 def _base_error(code: str, sentence: str, **values: str) -> UserError:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from agentrefine.benchmarks.alfworld.benchmark import alfworld_folder
 from agentrefine.benchmarks.base import Benchmark, UnlistedActionsError
-from agentrefine.benchmarks.catalogue import selected
+from agentrefine.benchmarks.catalogue import DATA_FILES, PACKAGES, compared_benchmarks, named, selected
 from agentrefine.benchmarks.simulators import episodes_at_once
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode, EpisodeJournal
@@ -30,8 +30,9 @@ from tasks.tracking.progress import progress, show_episodes, show_rates
 OUT = Path("data/evaluation")
 JOURNAL = Path("data/journal/episodes")
 SIMULATORS = Path("data/simulators.json")
-"""Which simulators are installed: DVC runs an evaluation again when one of them has come, gone or changed."""
-PACKAGES = ("alfworld", "jericho", "minigrid", "scienceworld", "textworld", "unified-planning")
+"""What plays the benchmarks of `evaluation.benchmarks`: DVC runs an evaluation again when it has changed."""
+COMPARED_SIMULATORS = Path("data/compared_simulators.json")
+"""The same of the benchmarks that the quality gate compares the data with."""
 
 
 class Player(NamedTuple):
@@ -80,9 +81,9 @@ def evaluate(player: Player, params: Params) -> None:
     absent = {name: str(reason) for name, reason in found.items() if isinstance(reason, UserError)}
     for reason in absent.values():
         get_run_logger().info("Not played: %s", reason)
-    rules = Rules.of(params.evaluation, simulators(params.evaluation.data))
     tried: dict[str, Played] = {}
     for name, benchmark in present.items():
+        rules = Rules.of(params.evaluation, simulators([name], params.evaluation.data))
         spent = sum(player.cost(result.episodes) for result in tried.values())
         tried[name] = play_one(player, name, benchmark, params.seed, rules, spent)
     played = {name: result for name, result in tried.items() if not result.unlisted}
@@ -130,26 +131,35 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
     return Played(episodes, journal.seconds)
 
 
-def record_simulators(data: BenchmarkData) -> None:
-    """Write what `simulators` finds.
+def record_simulators(params: Params) -> None:
+    """Write what `simulators` finds for the benchmarks that are evaluated, and for those that data are compared with.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: a file cannot be written.
     """
-    write_text(SIMULATORS, json.dumps(simulators(data), indent=2) + "\n")
+    data = params.evaluation.data
+    for file, names in (
+        (SIMULATORS, named(params.evaluation.benchmarks)),
+        (COMPARED_SIMULATORS, compared_benchmarks(params)),
+    ):
+        write_text(file, json.dumps(simulators(names, data), indent=2) + "\n")
 
 
-def simulators(data: BenchmarkData) -> dict[str, str | None]:
-    """The versions of the simulators' packages and of Java, null for what is absent, fingerprints of the user's files.
+def simulators(benchmarks: Iterable[str], data: BenchmarkData) -> dict[str, str | None]:
+    """What decides how these benchmarks' episodes go, besides the code of this project.
 
-    A fingerprint covers names, sizes and times of change.
+    That is the versions of their packages and of Java, null for what is absent, and fingerprints of the user's files,
+    which cover names, sizes and times of change.
 
-    Example: `{"alfworld": "0.4.2", "jericho": None, ..., "java": None, "data.hotpotqa": "3f2a9c..."}`
+    Example: `{"alfworld": "0.4.2", "jericho": None, ..., "data.hotpotqa": "3f2a9c..."}`
     """
-    found = {package: _version(package) for package in PACKAGES}
-    found["java"] = _java() if found["scienceworld"] else None
+    played = list(benchmarks)
+    found = {package: _version(package) for package in sorted({p for name in played for p in PACKAGES.get(name, ())})}
+    if "scienceworld" in found:
+        found["java"] = _java() if found["scienceworld"] else None
     given = {**data.model_dump(), "alfworld": alfworld_folder(data)}
-    return found | {f"data.{name}": _fingerprint(Path(path)) for name, path in given.items() if path}
+    keys = sorted({key for name in played for key in DATA_FILES.get(name, ()) if given[key]})
+    return found | {f"data.{key}": _fingerprint(Path(given[key])) for key in keys}
 
 
 def _version(package: str) -> str | None:

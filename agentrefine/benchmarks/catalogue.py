@@ -1,6 +1,6 @@
 """The benchmarks by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agentrefine.benchmarks.agentboard.benchmark import agentboard
@@ -15,7 +15,7 @@ from agentrefine.benchmarks.sciworld.benchmark import SciWorld
 from agentrefine.benchmarks.textworld.benchmark import TextWorld
 from agentrefine.benchmarks.worlds.benchmark import WorldsBenchmark
 from agentrefine.errors import NotInstalledError, UserError, unknown_name
-from agentrefine.params import RENAMED
+from agentrefine.params import RENAMED, Params
 from agentrefine.params.evaluation import INSTALLED, BenchmarkData, EvaluationParams
 from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.language import Paraphrase
@@ -33,6 +33,28 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "textworld": lambda _: TextWorld(),
     "hotpotqa": lambda data: HotpotQA(_path(data.hotpotqa)),
 }
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "babyai": ("minigrid",),
+    "alfworld": ("alfworld", "textworld"),
+    "alfworld_perturbed": ("alfworld", "textworld"),
+    "sciworld": ("scienceworld",),
+    "pddl": ("unified-planning",),
+    "jericho": ("jericho", "textworld"),
+    "textworld": ("textworld",),
+}
+"""The packages of others that decide how a benchmark's episodes go, by their names in the package index."""
+
+DATA_FILES: dict[str, tuple[str, ...]] = {
+    "alfworld": ("alfworld", "agentboard"),
+    "alfworld_perturbed": ("alfworld",),
+    "babyai": ("agentboard",),
+    "sciworld": ("agentboard",),
+    "pddl": ("pddl", "agentboard"),
+    "jericho": ("jericho", "agentboard"),
+    "hotpotqa": ("hotpotqa",),
+}
+"""The keys of `evaluation.data` whose files a benchmark plays, where they are given."""
+
 NO_DATA = BenchmarkData()
 """A user without the published benchmarks, who plays the games of this project."""
 
@@ -61,6 +83,16 @@ def perturbation_of(episode: EpisodeSpec) -> Paraphrase | None:
     return paraphrase(episode.perturbation) if episode.benchmark == "worlds_perturbed" else None
 
 
+def named(benchmarks: str | Sequence[str]) -> list[str]:
+    """The names that a parameter gives: all for `installed`, else those of its list."""
+    return list(BENCHMARKS) if isinstance(benchmarks, str) else list(benchmarks)
+
+
+def compared_benchmarks(params: Params) -> list[str]:
+    """The benchmarks that are evaluated, then the others of `quality_gate.overlap_benchmarks`."""
+    return list(dict.fromkeys((*named(params.evaluation.benchmarks), *named(params.quality_gate.overlap_benchmarks))))
+
+
 def selected(params: EvaluationParams) -> dict[str, Benchmark | NotInstalledError]:
     """The benchmarks that are to be played, and why those that are not installed cannot be.
 
@@ -68,7 +100,7 @@ def selected(params: EvaluationParams) -> dict[str, Benchmark | NotInstalledErro
         UserError: params.yaml names a benchmark that there is not, or one that is not installed.
     """
     found: dict[str, Benchmark | NotInstalledError] = {}
-    for name in BENCHMARKS if params.benchmarks == INSTALLED else params.benchmarks:
+    for name in named(params.benchmarks):
         try:
             usable = benchmark(name, params.data)
             usable.episodes(1, 0)

@@ -13,7 +13,7 @@ from agentrefine.evaluation.policy import Dialogue, Reply, turns_that_can_be_cut
 from agentrefine.files import short_hash
 from agentrefine.llm.completion import FILTERED, NO_ANSWER, REFUSED, TOO_LONG, TRUNCATED, Answer, ChatMessage, Request
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings
-from agentrefine.llm.journal import PAID, REPLAYED, Journal, PaidCalls, Question
+from agentrefine.llm.journal import CALL_NUMBERS, Journal, PaidCalls, Question
 from agentrefine.llm.spending import SPENDING_NUMBERS, SPENT, Spending, load_prices
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
 from agentrefine.params.evaluation import GREEDY, EndpointParams, Sampling
@@ -65,7 +65,7 @@ class EndpointPolicy:
         )
         self._journal = Journal(journal) if journal else None
         self._folder = tempfile.TemporaryDirectory(prefix="agentrefine-")
-        names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, *throttle_numbers(0)]
+        names = [*SPENDING_NUMBERS, STOPPED, *CALL_NUMBERS, *throttle_numbers(0)]
         self._numbers = SharedNumbers(Path(self._folder.name) / "numbers", names)
         self._numbers[SPENT] = spent
         spending = Spending(self._numbers, params.max_cost, MAX_OUTAGE_SECONDS + 2 * params.timeout_seconds, section)

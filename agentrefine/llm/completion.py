@@ -85,6 +85,7 @@ class Answer(NamedTuple):
         error: why there is no answer, in the endpoint's words. Not kept in the journal.
         id: `journal.answer_id`; empty until the answer has passed the journal.
         model: who answered; the journal does not say it.
+        seconds: from the request to the last byte; 0 where it was not measured, as through the Batch API.
     """
 
     text: str
@@ -93,6 +94,7 @@ class Answer(NamedTuple):
     error: str = ""
     id: str = ""
     model: str = ""
+    seconds: float = 0.0
 
 
 UNANSWERED = "unanswered"

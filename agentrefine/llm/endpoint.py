@@ -275,7 +275,7 @@ class Endpoint:
                     raise StoppedError("stopped", "The calls of this shard were given up.")
                 body = self.parameters.body(request)
                 try:
-                    answer = read_reply(await self._send(body))
+                    answer = read_reply(await self._send(body))._replace(seconds=time.monotonic() - sent)
                 except CallError as error:
                     if self.parameters.learn(error, body, request):
                         continue

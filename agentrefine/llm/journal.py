@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 PAID, REPLAYED = "paid", "replayed"
 """The shared numbers of calls that went to an endpoint, and of calls that the journal answered."""
+TIMED, SECONDS = "timed", "seconds"
+"""The shared numbers of calls whose time is known, and of the seconds that they took together."""
+CALL_NUMBERS = (PAID, REPLAYED, TIMED, SECONDS)
+"""The names of all shared numbers of calls."""
 
 _WORST_BYTES_PER_TOKEN = 2
 """Bytes of a prompt for each token, for the most that it may cost; texts have three to five."""
@@ -36,16 +40,21 @@ CREATE TABLE IF NOT EXISTS answers (
     batch INTEGER NOT NULL,
     finish_reason TEXT NOT NULL,
     estimated INTEGER NOT NULL DEFAULT 0,
+    seconds REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (key, max_tokens)
 ) WITHOUT ROWID
 """
-_VERSION = 3
+_VERSION = 4
 """The version of the file's form, which SQLite keeps in the file as `user_version`."""
-_FROM_VERSION_2 = "ALTER TABLE answers ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0"
+_ADDED = {
+    3: "ALTER TABLE answers ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0",
+    4: "ALTER TABLE answers ADD COLUMN seconds REAL NOT NULL DEFAULT 0",
+}
+"""What each version has added to the one before; older ones are not known."""
 _SELECT = "SELECT * FROM answers WHERE key = ? ORDER BY max_tokens"
 _INSERT = """
 INSERT OR IGNORE INTO answers VALUES (:key, :max_tokens, :text, :prompt_tokens, :completion_tokens, :cached_tokens,
-    :batch, :finish_reason, :estimated)
+    :batch, :finish_reason, :estimated, :seconds)
 """
 _BUSY_SECONDS = 60
 _SECONDS_BETWEEN_WRITES = 0.02
@@ -122,8 +131,9 @@ class Journal(AbstractContextManager["Journal", None]):
             self._writer.execute("BEGIN IMMEDIATE")
             tables = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-            if tables and version == 2:
-                self._writer.execute(_FROM_VERSION_2)
+            if tables and min(_ADDED) - 1 <= version < _VERSION:
+                for added in range(version + 1, _VERSION + 1):
+                    self._writer.execute(_ADDED[added])
             elif tables and version != _VERSION:
                 sentence = (
                     f"{self.path}: a journal of version {version}, and this program keeps version {_VERSION}; move the "
@@ -149,7 +159,8 @@ class Journal(AbstractContextManager["Journal", None]):
             raise self._cannot(error) from error
         for row in rows:
             usage = Usage.model_validate({name: row[name] for name in Usage.model_fields})
-            answer = Answer(row["text"], usage, row["finish_reason"], id=answer_id(key, row["max_tokens"]))
+            found = answer_id(key, row["max_tokens"])
+            answer = Answer(row["text"], usage, row["finish_reason"], id=found, seconds=row["seconds"])
             if _fits(answer, row["max_tokens"], max_tokens):
                 return answer
         return None
@@ -161,7 +172,7 @@ class Journal(AbstractContextManager["Journal", None]):
             UserError: the file cannot be written; the disk may be full.
         """
         row = {"key": key, "max_tokens": max_tokens, "text": answer.text, "finish_reason": answer.finish_reason}
-        row |= answer.usage.model_dump()
+        row |= answer.usage.model_dump() | {"seconds": answer.seconds}
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((row, written))
         if self._writing is None or self._writing.done():
@@ -228,7 +239,7 @@ class PaidCalls:
     Attributes:
         model: its name, for warnings.
         journal: where answers are kept; None keeps none.
-        numbers: made with `PAID` and `REPLAYED` among its names.
+        numbers: made with `CALL_NUMBERS` among its names.
         spending: the budget.
         price: of the model; None where it is not known, so that nothing is counted.
     """
@@ -245,7 +256,7 @@ class PaidCalls:
         kept = self.journal.find(key, request.max_tokens) if self.journal else None
         if kept is None:
             return None
-        self.numbers.add(REPLAYED, 1)
+        self._add(REPLAYED, kept)
         kept = complete_usage(kept, request)
         self.count(kept.usage)
         return kept
@@ -277,12 +288,19 @@ class PaidCalls:
                     )
                 cost = self._cost(answer.usage)
                 is_paid = answer.finish_reason not in ASKED_AGAIN
-                self.numbers.add(PAID, is_paid)
+                if is_paid:
+                    self._add(PAID, answer)
                 if self.journal and is_paid and not field_of_thoughts(answer.finish_reason):
                     return await self.journal.keep(key, request.max_tokens, answer)
                 return answer._replace(id=answer_id(key, request.max_tokens))
         finally:
             self.spending.settle(reserved, cost)
+
+    def _add(self, kind: str, answer: Answer) -> None:
+        with self.numbers.locked() as numbers:
+            numbers[kind] += 1
+            numbers[TIMED] += answer.seconds > 0
+            numbers[SECONDS] += answer.seconds
 
     def count(self, usage: Usage) -> None:
         """Count what was paid without a reservation: now for a probe, or earlier for an answer of the journal."""

@@ -150,6 +150,7 @@ RENAMED = {"worlds_wording": "worlds_perturbed", "alfworld_wording": "alfworld_p
 RENAMED_KEYS = {
     "refinement": "repair",
     "teacher.refinement": "teacher.repair",
+    "teacher.pilot_personas": "teacher.pilot.personas",
     "tuning.variants.*.loss": "train_on",
 }
 """The new name of a dotted key that is no longer known by the old one; `*` is any name."""

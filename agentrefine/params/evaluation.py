@@ -13,6 +13,10 @@ CHANCE: Final = "chance"
 INSTALLED: Final = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
+PLAYED_BY_DEFAULT: Final = ["worlds_layouts", "worlds_families", "worlds_perturbed", "babyai", "pddl", "hotpotqa"]
+"""The benchmarks that the plain installation can play. They are listed, so that a simulator that is installed later
+makes no evaluation run again."""
+
 
 class EndpointParams(Section):
     """A model behind an OpenAI-compatible endpoint, evaluated for comparison."""
@@ -78,7 +82,9 @@ class EvaluationParams(Section):
         'keys in docs/teacher.md, "Players"',
     )
     benchmarks: Literal["installed"] | Annotated[list[str], Field(min_length=1)] = param(
-        INSTALLED, "all that are installed; or a list, such as [worlds_layouts, babyai, alfworld]"
+        PLAYED_BY_DEFAULT,
+        "further ones need `make simulators`: alfworld, alfworld_perturbed, sciworld, jericho, textworld; installed: "
+        "all that are installed",
     )
     data: BenchmarkData = param(BenchmarkData(), "files of published benchmarks, if you have them; docs/benchmarks.md")
     episodes: PositiveInt = param(50, "of a benchmark")

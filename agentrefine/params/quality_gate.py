@@ -113,7 +113,7 @@ class QualityGateParams(Section):
         8, "a run of so many words that also stands in a benchmark is an overlap with it"
     )
     overlap_benchmarks: Literal["installed"] | list[str] = param(
-        "installed", "compared with, besides those that are evaluated; or a list"
+        [], "compared with, besides those that are evaluated; a list, or installed: all that are"
     )
     overlap_episodes: PositiveInt = param(20, "of each are solved and their texts looked for; of a simulator's fewer")
     thresholds: Thresholds = Thresholds()

@@ -37,12 +37,6 @@ def _teacher_address(address: str) -> str:
 _TeacherAddress = Annotated[str, AfterValidator(_teacher_address)]
 
 
-def _none_or_several(count: int) -> int:
-    if count < 0 or count == 1:
-        raise ValueError("one persona does not show how personas differ; write 0 or at least 2")
-    return count
-
-
 class RoleParams(Section):
     """One role of the teacher: how its answers are sampled, and who takes it when that is not `teacher` itself.
 
@@ -87,6 +81,16 @@ class SimulatedTeacher(Section):
         return self
 
 
+class PilotParams(Section):
+    """A few personas whose games are finished before the rest is asked for."""
+
+    personas: NonNegativeInt = param(8, "how many; the cost of all is forecast from them; 0: no pilot")
+    min_kept_share: Share = param(0.2, "of their games; where fewer are kept, on_low decides")
+    on_low: Literal["ask", "continue", "stop"] = param(
+        "ask", "at the terminal, or stop where there is none; or continue; or stop. If none is kept, the run stops"
+    )
+
+
 class TeacherParams(Section):
     """Who writes scripts and trajectories, how the calls are sent, and what they may cost."""
 
@@ -117,9 +121,7 @@ class TeacherParams(Section):
     task_runner: Literal["prefect", "dask"] = param(
         "prefect", "runs the processes; or dask (pip install 'agentrefine[dask]')"
     )
-    pilot_personas: Annotated[int, AfterValidator(_none_or_several)] = param(
-        8, "of which the cost of all is forecast before the rest is asked; 0: no forecast"
-    )
+    pilot: PilotParams = param(PilotParams(), "a few personas whose games are finished before the rest is asked for")
     max_cost: PositiveFloat | None = param(None, "US dollars; the stage stops before a call could take it beyond")
     prices: UserPath | None = param(None, "your own file in the form of agentrefine/llm/prices.yaml")
     offline: SimulatedTeacher = SimulatedTeacher()

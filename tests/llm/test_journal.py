@@ -126,16 +126,18 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
         assert keep(journal, "key", ANSWER._replace(text="small")) == "small"
 
 
-def test_a_journal_of_the_version_before_is_still_read(tmp_path):
+@pytest.mark.parametrize(("version", "lacks"), [(2, ["seconds", "estimated"]), (3, ["seconds"])])
+def test_a_journal_of_an_older_version_is_still_read(tmp_path, version, lacks):
     path = tmp_path / "answers.sqlite"
     with Journal(path) as journal:
         keep(journal, "known")
     with sqlite3.connect(path) as old:
-        old.execute("ALTER TABLE answers DROP COLUMN estimated")
-        old.execute("PRAGMA user_version = 2")
+        for column in lacks:
+            old.execute(f"ALTER TABLE answers DROP COLUMN {column}")
+        old.execute(f"PRAGMA user_version = {version}")
     with Journal(path) as journal:
         assert journal.find("known", 9)._replace(id="") == ANSWER
-        estimated = ANSWER._replace(usage=ANSWER.usage.model_copy(update={"estimated": True}))
+        estimated = ANSWER._replace(usage=ANSWER.usage.model_copy(update={"estimated": True}), seconds=1.5)
         keep(journal, "new", estimated)
     with Journal(path) as journal:
         assert journal.find("new", 9)._replace(id="") == estimated

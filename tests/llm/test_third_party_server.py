@@ -70,7 +70,7 @@ def test_nonsense_from_a_real_server_is_dropped_with_reasons_and_refused_by_the_
             "synthesis.samples_per_persona": 1,
             "teacher.base_url": served,
             "teacher.model": str(model),
-            "teacher.pilot_personas": 0,  # a pilot that keeps nothing would end the run
+            "teacher.pilot.personas": 0,  # a pilot that keeps nothing would end the run
             "teacher.concurrency": 4,
         },
         **roles,

@@ -116,7 +116,8 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
 @pytest.mark.parametrize(
     ("old", "new", "key", "reason"),
     [
-        ("max_cost: ", "pilot_personas: 1 ", "teacher.pilot_personas", "write 0 or at least 2"),
+        ("max_cost: ", "pilot: {personas: -1} ", "teacher.pilot.personas", "greater than or equal to 0"),
+        ("max_cost: ", "pilot: {on_low: never} ", "teacher.pilot.on_low", "'ask'"),
         ("max_cost: ", "max_cost: 0 ", "teacher.max_cost", "greater than 0"),
         ("max_cost: ", "processes: 17 ", "teacher", "teacher.processes is above teacher.concurrency"),
         ("max_cost: ", "requests_per_minute: 0 ", "teacher.requests_per_minute", "greater than 0"),

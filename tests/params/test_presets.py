@@ -138,8 +138,8 @@ def test_the_papers_models_are_tuned_as_it_is_reported_and_the_preset_says_by_wh
     assert "secondary sources report" in (PRESETS / f"{name}.yaml").read_text()
 
 
-def test_every_preset_but_the_ablations_is_a_models() -> None:
-    assert set(preset_names(PRESETS)) == {*MODELS, "ablations"}
+def test_every_preset_but_the_ablations_and_the_first_look_is_a_models() -> None:
+    assert set(preset_names(PRESETS)) == {*MODELS, "ablations", "smoke"}
 
 
 def test_one_preset_may_follow_another(params: Path) -> None:

@@ -15,7 +15,7 @@ from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.errors import NotInstalledError
 from agentrefine.game.conversation import instructions
 from agentrefine.game.trajectory import PlayerTurn, Trajectory
-from agentrefine.quality import overlap
+from agentrefine.params.evaluation import INSTALLED
 from agentrefine.quality.overlap import (
     BenchmarkTexts,
     OverlapCounts,
@@ -226,8 +226,7 @@ def test_a_simulator_that_dies_costs_its_episode_only() -> None:
 def with_rooms(monkeypatch: pytest.MonkeyPatch, *, installed: bool) -> None:
     known: dict[str, Any] = {"worlds_families": catalogue.BENCHMARKS["worlds_families"]}
     known["rooms"] = lambda _: Rooms(installed)
-    for module in (catalogue, overlap):  # another dictionary: the order of the first stands in an error
-        monkeypatch.setattr(module, "BENCHMARKS", known)
+    monkeypatch.setattr(catalogue, "BENCHMARKS", known)  # another dictionary: the order of the first stands in an error
 
 
 def test_every_installed_benchmark_is_compared_and_the_others_are_named(
@@ -238,6 +237,9 @@ def test_every_installed_benchmark_is_compared_and_the_others_are_named(
     gate_params = settings.quality_gate.model_copy(update={"overlap_episodes": 3})
     settings = settings.model_copy(update={"evaluation": evaluation, "quality_gate": gate_params})
     with_rooms(monkeypatch, installed=True)
+    assert [t.benchmark for t in all_benchmark_texts(settings)] == ["worlds_families"], "none but those evaluated"
+    gate_params = gate_params.model_copy(update={"overlap_benchmarks": INSTALLED})
+    settings = settings.model_copy(update={"quality_gate": gate_params})
     assert [(t.benchmark, t.episodes) for t in all_benchmark_texts(settings)] == [("worlds_families", 3), ("rooms", 2)]
     with_rooms(monkeypatch, installed=False)
     texts = all_benchmark_texts(settings)
@@ -245,6 +247,10 @@ def test_every_installed_benchmark_is_compared_and_the_others_are_named(
     gate = Gate(tmp_path, held_out(texts, 8))
     gate.run(sound())
     assert "rooms was not compared: the benchmark rooms needs" in (gate.reports / "summary.md").read_text()
+    played = settings.evaluation.model_copy(update={"benchmarks": INSTALLED})
+    none_besides = gate_params.model_copy(update={"overlap_benchmarks": []})
+    both = settings.model_copy(update={"evaluation": played, "quality_gate": none_besides})
+    assert [bool(t.missing) for t in all_benchmark_texts(both)] == [False, True]
     evaluated = settings.evaluation.model_copy(update={"benchmarks": ["rooms"]})
     with refused("not_installed", name="rooms"):
         all_benchmark_texts(settings.model_copy(update={"evaluation": evaluated}))

@@ -27,7 +27,7 @@ def test_every_persona_is_accounted_for_though_three_of_ten_answers_fail(tmp_pat
             "teacher.offline.wire_faults": 0.3,
             "teacher.offline.wire_fault_kinds": f"[{FAULTS}]",
             "teacher.timeout_seconds": 2.0,
-            "teacher.pilot_personas": 0,
+            "teacher.pilot.personas": 0,
             "teacher.concurrency": 64,
             "teacher.max_retries": 8,
         }
