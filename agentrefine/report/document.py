@@ -115,9 +115,12 @@ def evidence(params: Params, results: Results) -> list[str]:
     first, *rest = headline(params, results)
     if findings and findings[0].success_difference.n:
         first = f"{_sentence(_difference(findings[0]))}. {TEXTS['rule']}"
+    sentences = [sentence for sentence in (first, *rest) if sentence != f"{title(params, results)}."]
     benchmark = params.report.champion_benchmark
     _, about = _benchmark_text(benchmark)
-    return [first, *rest, *([f"{_sentence(label(benchmark))} are {about}."] if about else [])]
+    if about and any(benchmark in summaries for summaries in results.models.values()):
+        sentences.append(f"{_sentence(label(benchmark))} are {about}.")
+    return sentences
 
 
 def _benchmark_text(name: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from agentrefine.evaluation.metrics import compare
 from agentrefine.llm.spending import dollars, load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Prompting, Sampling
-from agentrefine.report.document import episodes_to_read, headline, play_sentence, title, write_report
+from agentrefine.report.document import episodes_to_read, evidence, headline, play_sentence, title, write_report
 from agentrefine.report.figures import curves, flat_metrics, informative, rate_bars
 from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
 from agentrefine.report.tables import published, terminal_table, verdict_sentence
@@ -469,6 +469,7 @@ def test_a_benchmark_that_decides_and_was_not_played_is_named(root: Path) -> Non
     results = write_report(params, Project(root))
     assert headline(params, results) == ["Worlds layouts, the benchmark that decides, was not played."]
     assert title(params, results) == "Worlds layouts, the benchmark that decides, was not played"
+    assert evidence(params, results) == []
 
 
 def with_agentboard(root: Path, played: dict[str, int]) -> Params:
