@@ -10,7 +10,7 @@ from agentrefine.llm.spending import dollars, load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, EndpointParams
 from agentrefine.report.figures import label
-from agentrefine.report.inputs import Played, Results
+from agentrefine.report.inputs import PlayTotals, Results
 from agentrefine.report.tables import count
 
 COLUMNS = ("stage", "work", "tokens read", "tokens written", "dollars", "time (h:mm:ss)")
@@ -108,7 +108,7 @@ def _of_evaluation(params: Params, results: Results) -> Iterator[StageCost]:
         yield StageCost(f"evaluation, {label(model)}", episodes, read, written, paid, played.seconds)
 
 
-def _charged(endpoint: EndpointParams, name: str, played: Played) -> Cost:
+def _charged(endpoint: EndpointParams, name: str, played: PlayTotals) -> Cost:
     """US dollars of an endpoint's replies, by the price that its evaluation is limited by."""
     price = load_prices(endpoint.prices, f"evaluation.endpoints.{name}").models.get(endpoint.model)
     used = Usage(prompt_tokens=played.prompt_tokens, completion_tokens=played.completion_tokens)

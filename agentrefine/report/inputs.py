@@ -51,8 +51,8 @@ class Project:
         return read_result(self.root / "reports" / "quality_gate" / "result.json", GateResult, "quality_gate")
 
 
-class Played(NamedTuple):
-    """All that a model played: `Played(episodes=300, prompt_tokens=1873000, completion_tokens=94000, seconds=51.2)`.
+class PlayTotals(NamedTuple):
+    """All that a model played: `PlayTotals(episodes=242, prompt_tokens=187300, completion_tokens=94000, seconds=51.2)`.
 
     Attributes:
         episodes: those that a simulator failed in among them.
@@ -98,7 +98,7 @@ class Results:
     curves: dict[str, list[LossPoint]]
     validation_curves: dict[str, list[ValidationPoint]]
     models: dict[str, dict[str, BenchmarkSummary]]
-    played: dict[str, Played]
+    played: dict[str, PlayTotals]
     seconds: dict[str, dict[str, float]]
     stage_seconds: dict[str, float | Literal["unknown"]]
     baseline: str
@@ -244,11 +244,11 @@ def _comparisons(params: Params, episodes: Mapping[str, Mapping[str, Sequence[Ep
     ]
 
 
-def _played(project: Project, model: str, episodes: Mapping[str, Sequence[Episode]]) -> Played:
+def _played(project: Project, model: str, episodes: Mapping[str, Sequence[Episode]]) -> PlayTotals:
     """What a model played, added up over the benchmarks."""
     found = [episode for played in episodes.values() for episode in played]
     seconds = read_result(project.evaluation(model) / "timing.json", Seconds, "evaluation").root
-    return Played(
+    return PlayTotals(
         len(found),
         sum(episode.prompt_tokens for episode in found),
         sum(episode.completion_tokens for episode in found),
