@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from agentrefine.errors import UserError
@@ -25,7 +26,10 @@ def stage_flow(name: str, work: "Callable[[Params], None]") -> "Flow[[], None]":
 
     @flow(name=name, flow_run_name=name, description=inspect.getdoc(work))
     def stage() -> None:
-        work(load_params())
+        from agentrefine.report.timing import RESULTS, timed  # imports numpy
+
+        with timed(name, RESULTS[name]) if name in RESULTS else nullcontext():
+            work(load_params())
 
     return stage
 

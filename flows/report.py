@@ -4,9 +4,9 @@ from rich.console import Console
 
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
-from agentrefine.report.document import headline, next_steps
+from agentrefine.report.document import evidence, next_steps, title
 from agentrefine.report.inputs import Project, load_results
-from agentrefine.report.tables import at_chance_line, notes, terminal_table
+from agentrefine.report.tables import at_chance_line, notes, terminal_table, what_n_counts
 from flows.command import run, stage_flow
 from flows.evaluation import player
 from tasks.report import write_report
@@ -28,11 +28,13 @@ report = stage_flow("report", report_and_register)
 
 
 def print_report(params: Params) -> None:
-    """The result table in the terminal, with where to look next."""
+    """The result in the terminal: in one line, as a table, what it rests on, and where to look next."""
     results = load_results(params, Project())
     console = Console()
+    console.print(title(params, results), style="bold", highlight=False, markup=False)
     console.print(terminal_table(results))
-    for line in filter(None, [at_chance_line(results), *headline(params, results), *notes(results)]):
+    lines = [at_chance_line(results), *evidence(params, results), *what_n_counts(results), *notes(results)]
+    for line in filter(None, lines):
         console.print(line, highlight=False, markup=False)
     for step in next_steps(params):
         console.print(f"{step['command']}  [dim]{step['shows']}[/dim]", highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from prefect import flow
 
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
+from agentrefine.report.timing import timed, tuning_result
 from flows.command import exit_with_sentence, parse, run_stage
 from tasks.checks import check_launcher
 from tasks.tuning import tune_variant, tuning_job
@@ -23,7 +24,8 @@ def tuning(variant: str) -> None:
     Raises:
         UserError: a variant that params.yaml does not name, a missing data set, or a model that cannot be tuned.
     """
-    tune_variant(variant, load_params())
+    with timed(f"tuning@{variant}", tuning_result(variant)):
+        tune_variant(variant, load_params())
 
 
 def tune(variant: str) -> None:

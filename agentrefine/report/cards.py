@@ -17,9 +17,9 @@ from agentrefine.params.tuning import BASE
 from agentrefine.quality.data_set import SPLITS
 from agentrefine.report.document import caveats, render
 from agentrefine.report.figures import label
-from agentrefine.report.inputs import Project, base_quantisation, model_summary
+from agentrefine.report.inputs import Project, base_card, model_summary
 from agentrefine.report.tables import percent
-from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard, TuningFigures
+from agentrefine.tuning.cards import BaseCard, ReferenceCard, TunedCard, TuningFigures, quantisation_of
 from agentrefine.tuning.masking import POLICIES
 from agentrefine.verification.trajectory_rules import RULES
 
@@ -80,7 +80,7 @@ def model_card(
         eval_results=list(_eval_results(results)) or None,
     )
     mix = next((mix for name, mix in params.mix.items() if Path(card.data_set) == MIXES / name), None)
-    known = caveats(params, base_quantisation(project))
+    known = caveats(params, quantisation_of(base_card(project)))
     if Path(mix.data_set if mix else card.data_set) != DATA_SET:
         known.pop("simulated_teacher", None)
     values = {

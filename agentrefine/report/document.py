@@ -15,7 +15,7 @@ from agentrefine.files import packaged_path, write_json, write_text
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.tuning import BASE, PLAIN
-from agentrefine.report import figures, plots, tables
+from agentrefine.report import costs, figures, plots, tables
 from agentrefine.report.figures import label
 from agentrefine.report.inputs import Project, Results, compared_pairs, load_results, notable_episodes
 from agentrefine.report.tables import TEXTS, count, percent
@@ -51,13 +51,15 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
     values = {
         "results": results,
         "tables": tables,
-        "headline": headline(params, results),
+        "title": title(params, results),
+        "evidence": evidence(params, results),
         "caveats": caveats(params, results.quantisation).values(),
         "play": play_sentence(params.evaluation),
         "shows_published": params.evaluation.data.agentboard is not None,
         "plots": draw_plots(results, out / "plots"),
         "tuning_note": tuning_note(params),
-        "models": len(params.evaluation.models) + len(params.evaluation.endpoints),
+        "costs": costs,
+        "params": params,
         "next_steps": next_steps(params),
         "episodes": [e for model in tuned for e in notable_episodes(project.episodes(model))],
     }
@@ -69,22 +71,24 @@ def write_report(params: Params, project: Project = Project()) -> Results:  # no
 
 
 def draw_plots(results: Results, folder: Path) -> list[Plot]:
-    """Draw the figures and write their numbers beside them as CSV; what has no numbers is left out."""
+    """Draw the figures that show something, and write the numbers of all benchmarks beside them as CSV."""
     models = results.models
     drawings: list[tuple[str, Sequence[figures.Row], Callable[..., None]]] = [
         ("success", figures.rate_bars(models, "success_rate"), partial(plots.rate_bars, name="success rate")),
-        ("recovery", figures.rate_bars(models, "recovery_rate"), partial(plots.rate_bars, name="recovery rate")),
         ("differences", figures.differences(results.against(results.baseline)), plots.difference_points),
+        ("recovery", figures.rate_bars(models, "recovery_rate"), partial(plots.rate_bars, name="recovery rate")),
         ("progress", figures.step_points(models), plots.step_curves),
         ("wordings", figures.perturbation_bars(models), plots.perturbation_bars),
         ("loss", figures.loss_rows(results.curves), partial(plots.loss_curves, validation=results.validation_curves)),
     ]
     drawn = []
     for name, rows, draw in drawings:
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)  # of an earlier report, where it showed something
         if rows:
-            path = folder / f"{name}.png"
-            draw(path, rows)
             plots.write_table(path.with_suffix(".csv"), rows)
+        if shown := figures.informative(rows, results.at_chance):
+            draw(path, shown)
             png = path.read_bytes()
             width = int.from_bytes(png[16:20])  # in PNG's header
             title = TEXTS["figures"][name]
@@ -92,29 +96,47 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
     return drawn
 
 
+def title(params: Params, results: Results) -> str:
+    """The result in one line: what the first pair of models reached on the benchmark that decides, and what follows.
+
+    Where no pair can be compared, what all reached there.
+    """
+    found = next((found for found in _findings(params, results) if found.success_difference.n), None)
+    if found is None:
+        return _reached_by_all(params, results).removesuffix(".")
+    new, old = _named(params, found.a), _named(params, found.b)
+    a, b = _reached(results, found)
+    place, _ = _benchmark_text(found.benchmark)
+    return f"{_sentence(new)}: {a}% against {b}% with {old} on {place}, {TEXTS['claims'][found.verdict]}"
+
+
+def evidence(params: Params, results: Results) -> list[str]:
+    """What the title rests on and what was played, then what the headline says further."""
+    findings = _findings(params, results)
+    first, *rest = headline(params, results)
+    if findings and findings[0].success_difference.n:
+        first = f"{_sentence(_difference(findings[0]))}. {TEXTS['rule']}"
+    sentences = [sentence for sentence in (first, *rest) if sentence != f"{title(params, results)}."]
+    benchmark = params.report.champion_benchmark
+    _, about = _benchmark_text(benchmark)
+    if about and any(benchmark in summaries for summaries in results.models.values()):
+        sentences.append(f"{_sentence(label(benchmark))} are {about}.")
+    return sentences
+
+
+def _benchmark_text(name: str) -> tuple[str, str]:
+    """A benchmark as a title names it, and what it is; empty where its name says it."""
+    place, about = TEXTS["benchmarks"].get(name, (label(name), ""))
+    return place, about
+
+
 def headline(params: Params, results: Results) -> list[str]:
     """The main finding: each tuned model against the baseline on the benchmark that decides, then all that played it.
 
     Where `report.baseline` names nothing that is evaluated, the last sentence says what stands for it.
     """
-    benchmark = params.report.champion_benchmark
-    tuned = [a for a, b in compared_pairs(params) if b == results.baseline and a in params.evaluation.models]
-    sentences = [
-        _finding(params, results, found)
-        for found in results.against(results.baseline)
-        if found.a in tuned and found.benchmark == benchmark
-    ]
-    reached = [
-        f"{label(model)} {_whole(summaries[benchmark].success_rate.value)}%"
-        for model, summaries in results.models.items()
-        if benchmark in summaries and summaries[benchmark].success_rate.n
-    ]
-    if reached:
-        ahead = [found.is_ahead for found in results.against(CHANCE) if found.benchmark == benchmark]
-        none = "; nobody is above chance" if ahead and not any(ahead) else ""
-        sentences.append(f"Success on {label(benchmark)}: {', '.join(reached)}{none}.")
-    else:
-        sentences.append(f"{_sentence(label(benchmark))}, the benchmark that decides, was not played.")
+    sentences = [_finding(params, results, found) for found in _findings(params, results)]
+    sentences.append(_reached_by_all(params, results))
     wanted = params.report.baseline
     if wanted != results.baseline:
         known = wanted in params.evaluation.players
@@ -123,25 +145,57 @@ def headline(params: Params, results: Results) -> list[str]:
     return sentences
 
 
+def _findings(params: Params, results: Results) -> list[Comparison]:
+    """Each tuned model against the baseline on the benchmark that decides; the report is about the first."""
+    tuned = [a for a, b in compared_pairs(params) if b == results.baseline and a in params.evaluation.models]
+    against = results.against(results.baseline)
+    return [found for found in against if found.a in tuned and found.benchmark == params.report.champion_benchmark]
+
+
+def _reached_by_all(params: Params, results: Results) -> str:
+    """The success of all on the benchmark that decides, or that nobody played it."""
+    benchmark = params.report.champion_benchmark
+    reached = [
+        f"{label(model)} {_whole(summaries[benchmark].success_rate.value)}%"
+        for model, summaries in results.models.items()
+        if benchmark in summaries and summaries[benchmark].success_rate.n
+    ]
+    if not reached:
+        return f"{_sentence(label(benchmark))}, the benchmark that decides, was not played."
+    ahead = [found.is_ahead for found in results.against(CHANCE) if found.benchmark == benchmark]
+    none = "; nobody is above chance" if ahead and not any(ahead) else ""
+    return f"Success on {label(benchmark)}: {', '.join(reached)}{none}."
+
+
 def _finding(params: Params, results: Results, found: Comparison) -> str:
     """A paired comparison of success as the sentence that a reader takes home."""
-    difference = found.success_difference
     new, old = _named(params, found.a), _named(params, found.b)
     place = f"on {label(found.benchmark)}"
-    if difference.value is None or difference.low is None or difference.high is None:
+    if not found.success_difference.n:
         return f"{_sentence(new)} cannot be compared with {old} {place}: the simulator failed in every episode."
     if found.verdict in ("better", "worse"):
         claim, against = f"is {found.verdict} than {old}", ""
     else:
         claim, against = "shows no clear difference", f" with {old}"
+    a, b = _reached(results, found)
+    return f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, {_difference(found)}."
+
+
+def _reached(results: Results, found: Comparison) -> tuple[str, str]:
+    """The success of both models in whole percent."""
     a, b = (_whole(results.models[model][found.benchmark].success_rate.value) for model in (found.a, found.b))
-    low, high = (f"{100 * end:.0f}" for end in (difference.low, difference.high))
+    return a, b
+
+
+def _difference(found: Comparison) -> str:
+    """By how much two models differ, and how sure that is."""
+    difference = found.success_difference
+    assert difference.value is not None
+    assert difference.low is not None
+    assert difference.high is not None
     few = f"; only {found.only_a + found.only_b} differ" if found.verdict == "too few episodes differ" else ""
-    points = f"{100 * difference.value:+.0f} points [{low}, {high}]"
-    return (
-        f"{_sentence(new)} {claim} {place}: {a}% against {b}%{against}, difference {points}, "
-        f"exact test p = {found.p_value:.2g}, {difference.n} episodes{few}."
-    )
+    points = f"{100 * difference.value:+.0f} points [{100 * difference.low:.0f}, {100 * difference.high:.0f}]"
+    return f"difference {points}, exact test p = {found.p_value:.2g}, {difference.n} episodes{few}"
 
 
 def _named(params: Params, model: str) -> str:

@@ -1,7 +1,7 @@
 """The numbers of the report's figures, and those that MLflow keeps: rows and flat names from typed results."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
@@ -27,6 +27,11 @@ class Bar(NamedTuple):
     high: float
     n: int
 
+    @property
+    def is_something(self) -> bool:
+        """Whether there is more to see than zero."""
+        return self.value > 0
+
 
 class StepPoint(NamedTuple):
     """A line of progress.csv: mean best progress and share of solved episodes after so many steps, with 95% intervals.
@@ -44,6 +49,11 @@ class StepPoint(NamedTuple):
     success_low: float
     success_high: float
 
+    @property
+    def is_something(self) -> bool:
+        """Whether there is more to see than zero."""
+        return self.progress > 0
+
 
 class PerturbationBar(NamedTuple):
     """A line of wordings.csv: success under one perturbation of the actions (its name is `wording`) with its 95%
@@ -60,6 +70,11 @@ class PerturbationBar(NamedTuple):
     high: float
     mean: float
     std: float
+
+    @property
+    def is_something(self) -> bool:
+        """Whether there is more to see than zero."""
+        return self.value > 0
 
 
 class Difference(NamedTuple):
@@ -80,6 +95,11 @@ class Difference(NamedTuple):
     progress_high: float
     p_value: float
     verdict: str
+
+    @property
+    def is_something(self) -> bool:
+        """Whether the two models differ at all."""
+        return self.value != 0 or self.progress != 0
 
 
 class LossRow(NamedTuple):
@@ -146,6 +166,12 @@ def differences(comparisons: Iterable[Comparison]) -> list[Difference]:
         for success in _measured(found.success_difference)
         for progress in _measured(found.progress_difference)
     ]
+
+
+def informative(rows: Sequence[Row], at_chance: Collection[str]) -> list[Row]:
+    """Without the benchmarks of which a figure says nothing: all is zero, or nobody is above chance (`at_chance`)."""
+    worth = {row.benchmark for row in rows if not isinstance(row, LossRow) and row.is_something} - set(at_chance)
+    return [row for row in rows if isinstance(row, LossRow) or row.benchmark in worth]
 
 
 def flat_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:

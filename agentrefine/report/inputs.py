@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from agentrefine.evaluation.episodes import Episode, grouped
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
@@ -14,7 +15,8 @@ from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate_result import GateResult
-from agentrefine.tuning.cards import BaseCard, TuningFigures, quantisation_of
+from agentrefine.report.timing import RESULTS, stage_seconds, tuning_result
+from agentrefine.tuning.cards import BaseCard, GgufCard, ReferenceCard, TinyCard, TuningFigures, quantisation_of
 from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 
 
@@ -49,6 +51,21 @@ class Project:
         return read_result(self.root / "reports" / "quality_gate" / "result.json", GateResult, "quality_gate")
 
 
+class PlayTotals(NamedTuple):
+    """All that a model played: `PlayTotals(episodes=242, prompt_tokens=187300, completion_tokens=94000, seconds=51.2)`.
+
+    Attributes:
+        episodes: those that a simulator failed in among them.
+        prompt_tokens, completion_tokens: of all their turns, as the policy counts them.
+        seconds: of all benchmarks together.
+    """
+
+    episodes: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Results:
     """All that the report shows.
@@ -60,7 +77,9 @@ class Results:
         curves: the loss curve of each variant.
         validation_curves: the same of the validation samples; no points where a data set has none.
         models: what each evaluated model reached, by benchmark; chance first, endpoints last.
+        played: what each of them played, all benchmarks together.
         seconds: wall-clock seconds per episode of each model, by benchmark.
+        stage_seconds: wall-clock seconds of each stage before evaluation, by its address, such as `tuning@refinement`.
         baseline: the model that the tuned ones are compared with.
         comparisons: the pairs of `compared_pairs`, per benchmark.
         at_chance: benchmarks on which nobody is above chance (docs/metrics.md), without the one that decides.
@@ -68,6 +87,7 @@ class Results:
         progress: what the progress rate measures, by benchmark.
         absent: why a benchmark was not played, by benchmark.
         quantisation: what the base's weights were dequantised from, if they were.
+        pretraining_tokens: that the base was pretrained on here; None where it comes from elsewhere.
     """
 
     synthesis: SynthesisCounts
@@ -78,7 +98,9 @@ class Results:
     curves: dict[str, list[LossPoint]]
     validation_curves: dict[str, list[ValidationPoint]]
     models: dict[str, dict[str, BenchmarkSummary]]
+    played: dict[str, PlayTotals]
     seconds: dict[str, dict[str, float]]
+    stage_seconds: dict[str, float | Literal["unknown"]]
     baseline: str
     comparisons: list[Comparison]
     at_chance: list[str]
@@ -86,6 +108,7 @@ class Results:
     progress: dict[str, str]
     absent: dict[str, str]
     quantisation: str | None
+    pretraining_tokens: int | None
 
     def against(self, model: str) -> list[Comparison]:
         """The comparisons of the others with a model."""
@@ -101,9 +124,12 @@ def load_results(params: Params, project: Project) -> Results:
     data = project.root / "data"
     players = params.evaluation.players
     models = {model: model_summary(project, model) for model in players}
-    comparisons = _comparisons(project, params)
+    episodes = {model: grouped(project.episodes(model), attrgetter("benchmark")) for model in players}
+    comparisons = _comparisons(params, episodes)
     tunings = {model: project.tuning(model) for model in params.evaluation.models if model != BASE}
-    played = [read_result(project.evaluation(m) / "benchmarks.json", BenchmarksPlayed, "evaluation") for m in players]
+    notes = [read_result(project.evaluation(m) / "benchmarks.json", BenchmarksPlayed, "evaluation") for m in players]
+    timed = RESULTS | {f"tuning@{variant}": tuning_result(variant) for variant in tunings}
+    base = base_card(project)
     return Results(
         synthesis=read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         verification=read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
@@ -115,27 +141,30 @@ def load_results(params: Params, project: Project) -> Results:
             v: read_curve(folder / "validation_curve.csv", ValidationPoint) for v, folder in tunings.items()
         },
         models=models,
+        played={model: _played(project, model, found) for model, found in episodes.items()},
         seconds={model: seconds_per_episode(project, model) for model in players},
+        stage_seconds={address: stage_seconds(project.root, address, result) for address, result in timed.items()},
         baseline=params.baseline,
         comparisons=comparisons,
         at_chance=[
             name for name in nobody_above_chance(models, comparisons) if name != params.report.champion_benchmark
         ],
-        agentboard=list(dict.fromkeys(name for found in played for name in found.agentboard)),
-        progress={name: measure for found in played for name, measure in found.progress.items()},
-        absent={name: reason for found in played for name, reason in found.absent.items()},
-        quantisation=base_quantisation(project),
+        agentboard=list(dict.fromkeys(name for found in notes for name in found.agentboard)),
+        progress={name: measure for found in notes for name, measure in found.progress.items()},
+        absent={name: reason for found in notes for name, reason in found.absent.items()},
+        quantisation=quantisation_of(base),
+        pretraining_tokens=base.tokens if isinstance(base, TinyCard) else None,
     )
 
 
-def base_quantisation(project: Project) -> str | None:
-    """What the base's weights were dequantised from, such as `Q4_1`; None where they were not, or no base is here.
+def base_card(project: Project) -> TinyCard | ReferenceCard | GgufCard | None:
+    """The card of the base; None where no base is here.
 
     Raises:
         UserError: the base's card is not what its stage writes.
     """
     card = project.root / "models" / BASE / "card.json"
-    return quantisation_of(read_result(card, BaseCard, "base_model").root) if card.is_file() else None
+    return read_result(card, BaseCard, "base_model").root if card.is_file() else None
 
 
 def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
@@ -206,11 +235,22 @@ def nobody_above_chance(
     return found
 
 
-def _comparisons(project: Project, params: Params) -> list[Comparison]:
-    played = {model: grouped(project.episodes(model), attrgetter("benchmark")) for model in params.evaluation.players}
+def _comparisons(params: Params, episodes: Mapping[str, Mapping[str, Sequence[Episode]]]) -> list[Comparison]:
     return [
-        compare(episodes, played[b][name])
+        compare(played, episodes[b][name])
         for a, b in compared_pairs(params)
-        for name, episodes in played[a].items()
-        if name in played[b]
+        for name, played in episodes[a].items()
+        if name in episodes[b]
     ]
+
+
+def _played(project: Project, model: str, episodes: Mapping[str, Sequence[Episode]]) -> PlayTotals:
+    """What a model played, added up over the benchmarks."""
+    found = [episode for played in episodes.values() for episode in played]
+    seconds = read_result(project.evaluation(model) / "timing.json", Seconds, "evaluation").root
+    return PlayTotals(
+        len(found),
+        sum(episode.prompt_tokens for episode in found),
+        sum(episode.completion_tokens for episode in found),
+        sum(seconds.values()),
+    )

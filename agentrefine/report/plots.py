@@ -54,7 +54,7 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
     benchmarks, models = _order(point.benchmark for point in points), _order(point.model for point in points)
     columns = min(PANELS_PER_ROW, len(benchmarks))
     rows = -(-len(benchmarks) // columns)
-    with _figure(path, (max(3.6, 2.0 * columns + 0.5), 1.8 * rows + 0.7)) as figure:
+    with _figure(path, (max(5.2, 2.0 * columns + 0.5), 1.8 * rows + 1.0)) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, benchmark in zip(grid, benchmarks, strict=False):
             for model in models:
@@ -68,12 +68,13 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
             axes.set_ylim(0, 102)
             axes.set_yticks(range(0, 101, 25))
             axes.set_xlim(left=0)
+            axes.locator_params(axis="x", integer=True)
         for axes in grid[len(benchmarks) :]:
             axes.set_visible(False)
         for axes in grid[max(0, len(benchmarks) - columns) : len(benchmarks)]:
             axes.tick_params(labelbottom=True)
         figure.supxlabel("step of the episode", fontsize=9)
-        figure.supylabel("progress; dashed: success (%)", fontsize=9)
+        figure.supylabel("progress (%)", fontsize=9)
         _legend(figure, models)
 
 
@@ -180,7 +181,8 @@ def _legend(figure: Figure, models: Sequence[str], before: Sequence[str] = ()) -
     """The models' colours above the figure; `before` are models that stand before them elsewhere."""
     if len(models) > 1 or before:
         handles = [Patch(color=_colour(model, [*before, *models]), label=label(model)) for model in models]
-        fitting = max(1, int(figure.get_figwidth() / 1.9))
+        column = 0.55 + 0.07 * max(map(len, models))  # inches: the patch, and letters of the legend's size
+        fitting = max(1, int(figure.get_figwidth() / column))
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(models), fitting), handlelength=1.3)
 
 

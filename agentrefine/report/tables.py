@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict
+from rich.padding import Padding
 from rich.table import Table
 
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
@@ -23,9 +24,6 @@ TEXTS: dict[str, Any] = yaml.safe_load(packaged_text("agentrefine.report", "text
 
 COLUMNS: dict[str, tuple[str, str]] = TEXTS["columns"]
 """Rates by their names in `BenchmarkSummary`: heading and meaning."""
-
-NARROW = {"grounding": "ground-\ning", "recovery": "recov-\nery", "format errors": "format\nerrors"}
-"""Headings that the terminal's table breaks, so that it fits 80 columns."""
 
 
 class Score(NamedTuple):
@@ -100,24 +98,25 @@ def shown(results: Results, *, at_chance: bool = False) -> Iterator[tuple[str, s
 
 
 def terminal_table(results: Results) -> Table:
-    """The result table for the terminal, in whole percent: a line per benchmark and model; success has its interval.
+    """The result table for the terminal, in whole percent: each benchmark with a line per model below it.
 
-    The benchmarks on which nobody is above chance share the last line.
+    Success has its interval. The benchmarks on which nobody is above chance are left out (`at_chance_line`).
     """
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("benchmark", no_wrap=True)
-    table.add_column("model")
+    table.add_column("percent")
     for heading, _ in COLUMNS.values():
-        table.add_column(NARROW.get(heading, heading), justify="right")
+        whole_words = max(map(len, heading.split()))
+        table.add_column(heading, justify="right", min_width=whole_words)
     table.add_column("n", justify="right")
     previous = ""
     for benchmark, model, summary in shown(results):
+        if benchmark != previous:
+            table.add_row(f"[bold]{label(benchmark)}[/bold]")
+            previous = benchmark
         rates = summary.rates()
         success, *others = (percent(rates[name], digits=0) for name in COLUMNS)
-        first = label(benchmark) if benchmark != previous else ""
         cells = (cell.partition(" ")[0] for cell in others)
-        table.add_row(first, label(model), success, *cells, count(summary.episodes))
-        previous = benchmark
+        table.add_row(Padding(label(model), (0, 0, 0, 2)), success, *cells, count(summary.episodes))
     return table
 
 
@@ -196,6 +195,20 @@ def notes(results: Results) -> list[str]:
                 f"{percent(summary.success_at_n)}% of the episodes are solved by one of them at least."
             )
     return [*sentences, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]
+
+
+def what_n_counts(results: Results, *, at_chance: bool = False) -> list[str]:
+    """What n counts in the table of `result_rows` where the same worlds are played in several paraphrases."""
+    sentences: dict[str, None] = {}
+    for benchmark, _, summary in shown(results, at_chance=at_chance):
+        if found := summary.robustness:
+            worlds = f"{count(found.worlds)} worlds, each in {len(found.perturbations)} paraphrases of its actions"
+            again = f", {summary.attempts} times" if summary.attempts > 1 else ""
+            others = summary.episodes - found.worlds * len(found.perturbations) * summary.attempts
+            more = f", and {count(others)} episodes of worlds that were not played in all of them" if others > 0 else ""
+            ending = f"n counts episodes: {worlds}{again}{more}. Intervals and tests take a world as one."
+            sentences[f"{label(benchmark)}: {ending}"] = None
+    return list(sentences)
 
 
 def verdicts(results: Results) -> list[str]:

@@ -67,7 +67,7 @@ def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
         ("agentrefine/benchmarks/worker.py", {"quality_gate", *(s for s in STAGES if s.endswith("evaluation"))}),
         ("agentrefine/files.py", set(STAGES)),
         ("agentrefine/params/evaluation.py", {"params"}),
-        ("agentrefine/llm/prices.yaml", {"synthesis", "repair", "endpoint_evaluation"}),
+        ("agentrefine/llm/prices.yaml", {"synthesis", "repair", "endpoint_evaluation", "report"}),
         ("tasks/teaching.py", {"synthesis", "repair"}),
         ("tasks/playing.py", {stage for stage in STAGES if stage.endswith("evaluation")}),
         ("tasks/forecast.py", set()),

@@ -44,9 +44,14 @@ def test_a_run_leaves_the_report_and_ends_with_its_table(project: ProjectCopy) -
     assert "mlflow ui" in printed
     details = json.loads((project.folder / "data/evaluation/refinement/details.json").read_text())
     assert details["worlds_layouts"]["success_rate"]["n"] == 3
-    first = report.splitlines()[2]
-    assert first.startswith("Refinement tuning shows no clear difference on worlds layouts: ")
-    assert first.split()[0] in printed
+    title = report.splitlines()[0]
+    assert title.startswith("# Refinement tuning: ")
+    assert title.endswith(" on unseen layouts, no clear difference")
+    assert title.removeprefix("# ") in " ".join(printed.split())
+    costs = report.partition("## Costs, tokens and hours")[2].partition("\n## ")[0]
+    assert "unknown" not in costs
+    for stage in ("synthesis", "verification", "repair", "base model", "quality gate", "tuning, refinement"):
+        assert re.search(rf"^\| {stage} \|.*\| \d+:\d\d:\d\d \|$", costs, re.MULTILINE)
 
 
 def test_all_models_play_the_same_episodes_and_chance_does_what_is_possible(project: ProjectCopy) -> None:

@@ -21,6 +21,34 @@ from websockets.sync.client import ClientConnection, connect
 TIMEOUT_SECONDS = 20.0
 """Seconds to wait for a page or for the browser."""
 
+VIEWER_READY = "document.querySelector('main')?.getAttribute('aria-busy') === 'false'"
+"""True when the episode viewer has unpacked its episodes."""
+
+LEAST_CONTRAST = 4.5
+"""Of a text to its background (WCAG 2.2, 1.4.3)."""
+
+CONTRASTS = """((selectors) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 })
+    .getContext("2d", { willReadFrequently: true });
+  const light = (colour) => {
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const { backgroundColor } = getComputedStyle(e);
+      if (backgroundColor !== "rgba(0, 0, 0, 0)") return backgroundColor;
+    }
+  };
+  return selectors.flatMap((s) => [...document.querySelectorAll(s)].filter((e) => e.checkVisibility())).map((e) => {
+    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
+    return [`${e.className} ${e.innerText}`, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+  });
+})"""
+
 KEY_CODES = {"ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37, "ArrowRight": 39, "Escape": 27, "Enter": 13, "Tab": 9}
 
 
@@ -75,11 +103,15 @@ class Page:
             assert time.monotonic() < deadline, f"never true: {expression}; {self.complaints}"
             time.sleep(0.02)
 
-    def open(self, address: str) -> None:
-        """Open an address in the tab as if it were new, and wait until the viewer has unpacked its episodes."""
+    def open(self, address: str, ready: str = VIEWER_READY) -> None:
+        """Open an address in the tab as if it were new, and wait until the expression `ready` is true."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=address)
-        self.wait_for("document.querySelector('main')?.getAttribute('aria-busy') === 'false'")
+        self.wait_for(ready)
+
+    def contrasts(self, *selectors: str) -> list[tuple[str, float]]:
+        """The visible elements that selectors find, each with the contrast of its text to its background."""
+        return [(name, ratio) for name, ratio in self.evaluate(f"{CONTRASTS}({json.dumps(selectors)})")]
 
     def texts(self, selector: str) -> list[str]:
         """The texts of the visible elements that a selector finds."""

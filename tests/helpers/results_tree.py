@@ -7,7 +7,7 @@ from pathlib import Path
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
 from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.metrics.summary import write_summaries
-from agentrefine.files import write_json, write_jsonl
+from agentrefine.files import write_json, write_jsonl, write_text
 from agentrefine.params import Params, load_params
 from tests.helpers.paths import ROOT
 
@@ -164,6 +164,7 @@ def write_results(root: Path) -> None:
         root / "reports" / "quality_gate" / "result.json",
         {"passed": True, "data_set": {"trajectories": 231.0}, "overlap": {}, "findings": [finding, met]},
     )
+    write_text(root / "reports" / "quality_gate" / "summary.md", "# Quality gate\n")
     for variant in ("expert_only", "refinement"):
         write_tuning(root / "reports" / "tuning" / variant, variant)
     for model, (layouts, babyai) in SOLVED.items():

@@ -3,19 +3,23 @@
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import compare
+from agentrefine.llm.spending import dollars, load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Prompting, Sampling
-from agentrefine.report.document import episodes_to_read, headline, play_sentence, write_report
-from agentrefine.report.figures import curves, flat_metrics
+from agentrefine.report.document import episodes_to_read, evidence, headline, play_sentence, title, write_report
+from agentrefine.report.figures import curves, flat_metrics, informative, rate_bars
 from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
 from agentrefine.report.tables import published, terminal_table, verdict_sentence
+from agentrefine.report.timing import RESULTS, stage_seconds, timed
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import (
     NOT_INSTALLED,
@@ -41,15 +45,13 @@ def test_report_shows_every_stage_and_the_rates_with_intervals(root: Path) -> No
     write_report(params_for(root), Project(root))
     page = (root / "reports" / "report.md").read_text()
     for shown in (
-        "# From 40 personas to 3 models",
-        "| synthesis | prompt tokens | 1,234,567 |",
+        "# Refinement tuning: 65% against 20% with plain expert tuning on unseen layouts, clearly better\n",
         "| verification | rejected | 160 |",
         "| repair | samples kept | 231 |",
-        "| both | cost per kept trajectory | $0.0184 |",
-        "| both | tokens per kept trajectory | 11,082 |",
+        "- A kept game took 2.77 calls, 11,082 tokens and $0.02, ",
         "| not_json | 90 | 9 |",
         "| no_end | 70 | 0 |",
-        "passed: 1 of 2 expectations are met",
+        "passed: 1 of 2 expectations are met. [Every expectation, with examples](quality_gate/summary.md).",
         "| warning | data set: action entropy | 1.5 | at least 2 |",
         "| refinement | 940,000 | 225 | 30 | 400,000 | 124,000 (31.0%) | 0.432 | 2.500 -> 0.500 |",
         "mlflow ui",
@@ -71,7 +73,9 @@ def test_the_table_shows_chance_first_and_folds_what_nobody_is_above_chance_in(r
     assert "- worlds layouts: above chance: refinement." in page
     html = (root / "reports" / "report.html").read_text()
     assert "<summary>Nobody above chance: babyai.</summary>" in html
-    assert "<td>babyai</td><td>chance</td>" in html
+    folded = html.partition("<summary>Nobody above chance: babyai.</summary>")[2].partition("</details>")[0]
+    assert "<span>babyai</span>" in folded
+    assert "<td>chance</td>" in folded
 
 
 def csv_rows(page: Path) -> list[list[str]]:
@@ -101,7 +105,7 @@ def test_markdown_tables_have_one_width_and_no_gaps(root: Path) -> None:
     write_report(params_for(root), Project(root))
     blocks = (root / "reports" / "report.md").read_text().split("\n\n")
     tables = [block.strip().splitlines() for block in blocks if block.strip().startswith("|")]
-    assert len(tables) == 6  # results, effort, two of data, quality gate, tuning
+    assert len(tables) == 7  # results, effort, costs, two of data, quality gate, tuning
     for table in tables:
         assert len(table) > 2
         assert len({line.count("|") for line in table}) == 1
@@ -129,7 +133,7 @@ def test_report_says_that_the_teacher_is_simulated_and_the_model_tiny(root: Path
 def test_html_page_needs_no_other_file_and_escapes_what_simulators_say(root: Path) -> None:
     write_report(params_for(root), Project(root))
     page = (root / "reports" / "report.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 5
+    assert page.count('src="data:image/png;base64,') == 4
     assert "http" not in page.replace("http-equiv", "")
     assert "<b>a lamp</b>" not in page
     assert "&lt;b&gt;a lamp&lt;/b&gt;" in page
@@ -143,7 +147,7 @@ def test_same_results_give_the_same_bytes(root: Path) -> None:
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
 
     first = digests()
-    assert len(first) == 14
+    assert len(first) == 13
     assert digests() == first
 
 
@@ -227,6 +231,10 @@ def test_perturbations_failures_and_attempts_are_reported(root: Path) -> None:
     assert "- babyai, base: the simulator failed in 3 of 3 episodes, which are in no rate." in page
     with (root / "reports" / "plots" / "differences.csv").open() as handle:
         assert {row["benchmark"] for row in csv.DictReader(handle)} == {"worlds_layouts", "worlds_perturbed"}
+    assert (
+        "- worlds perturbed: n counts episodes: 10 worlds, each in 2 paraphrases of its actions. Intervals and tests "
+        "take a world as one.\n"
+    ) in page
     assert "- worlds layouts, refinement: 2 attempts at each episode, of which n counts every one; 65.0 [" in page
     assert "| worlds perturbed | refinement | short | 60.0 [31.3, 83.2] |" in page
     # The sample standard deviation of 60% and 0%.
@@ -277,43 +285,150 @@ def test_broken_input_is_named(root: Path, path: str, text: str, values: dict[st
     assert Path(path).name in str(caught.value)
 
 
-def test_terminal_table_has_a_row_per_benchmark_and_model(root: Path) -> None:
+def test_terminal_table_fits_80_columns_with_whole_headings_and_a_row_per_model(root: Path) -> None:
     results = write_report(params_for(root), Project(root))
-    console = Console(width=80, record=True, file=(root / "terminal.txt").open("w"))
-    console.print(terminal_table(results))
-    lines = console.export_text().splitlines()
-    assert [line.split()[2 if "worlds" in line else 0] for line in lines[2:]] == [
-        "chance", "base", "expert", "refinement"
-    ]  # fmt: skip
+    lines = printed(terminal_table(results), root)
+    assert " ".join(lines[0].split()) == "percent success progress grounding format errors stuck recovery n"
+    assert lines[1].strip() == "worlds layouts"
+    assert [line.split()[0] for line in lines[2:]] == ["chance", "base", "expert", "refinement"]
     assert "65 [43, 82]" in lines[-1]
     assert lines[-1].split()[-1] == "20"
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_long_model_name_breaks_before_a_heading_does(root: Path) -> None:
+    results = write_report(params_for(root), Project(root))
+    named = {"without_refinement_loss": results.models["refinement"], **results.models}
+    lines = printed(terminal_table(replace(results, models=named)), root)
+    words = {word for line in lines for word in line.split()}
+    assert {"success", "progress", "grounding", "errors", "stuck", "recovery", "65", "[43,", "82]"} <= words
+    assert max(map(len, lines)) <= 80
+
+
+def printed(table: Table, folder: Path) -> list[str]:
+    """A table as a terminal of 80 columns shows it."""
+    console = Console(width=80, record=True, file=(folder / "terminal.txt").open("w"))
+    console.print(table)
+    return console.export_text().splitlines()
+
+
+def test_what_each_stage_took_is_one_table_in_which_unknown_is_unknown(root: Path) -> None:
+    params = params_for(root)
+    write_report(params, Project(root))
+    assert costs_of(root) == {
+        "synthesis": ["460 calls", "1,234,567", "765,432", "$2.75", "unknown"],
+        "verification": ["460 answers judged", "-", "-", "-", "unknown"],
+        "refinement": ["180 calls", "2,000,000", "500,000", "$1.50", "unknown"],
+        "base model": ["taken as it is", "-", "-", "-", "unknown"],
+        "quality gate": ["231 games judged", "-", "-", "-", "unknown"],
+        "tuning, expert only": ["30 steps", "400,000", "-", "-", "unknown"],
+        "tuning, refinement": ["30 steps", "400,000", "-", "-", "unknown"],
+        "evaluation, chance": ["40 episodes", "-", "-", "-", "0:00:20"],
+        "evaluation, base": ["40 episodes", "800", "320", "-", "0:00:20"],
+        "evaluation, expert only": ["40 episodes", "800", "320", "-", "0:00:20"],
+        "evaluation, refinement": ["40 episodes", "800", "320", "-", "0:00:20"],
+        "total": ["", "4,036,967", "1,266,392", "$4.25", "at least 0:01:20"],
+    }
+    file = root / "data" / "synthesis" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "cost_usd": "unknown"}))
+    write_report(params, Project(root))
+    assert costs_of(root)["synthesis"][3] == "unknown"
+    assert costs_of(root)["total"][3] == "at least $1.50"
+
+
+def costs_of(root: Path) -> dict[str, list[str]]:
+    """The rows of the table of costs, by their stage."""
+    page = (root / "reports" / "report.md").read_text()
+    table = page.partition("## Costs, tokens and hours\n\n")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {stage: cells for stage, *cells in rows}
+
+
+def test_an_endpoint_costs_what_its_model_is_listed_for(root: Path) -> None:
+    values = params_for(root).model_dump()
+    endpoint = {"base_url": "http://127.0.0.1:9/v1", "model": "gpt-4o", "api_key_env": "KEY"}
+    values["evaluation"]["endpoints"] = {"listed": endpoint, "unlisted": {**endpoint, "model": "ours"}}
+    params = Params.model_validate(values)
+    for name in ("listed", "unlisted"):
+        expensive = [e.model_copy(update={"steps": [s.model_copy(update={"prompt_tokens": 50_000}) for s in e.steps]})
+                     for e in episodes(name, 3)]  # fmt: skip
+        write_evaluation(root, name, expensive)
+    write_report(params, Project(root))
+    price = load_prices(None).models["gpt-4o"]
+    cost = dollars((40 * 50_000 * price.input + 40 * 4 * price.output) / 1e6)
+    assert costs_of(root)["evaluation, listed"] == ["20 episodes", "2,000,000", "160", cost, "0:00:10"]
+    assert costs_of(root)["evaluation, unlisted"][3] == "unknown"
+
+
+def test_a_stage_is_timed_by_what_it_leaves(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    result = RESULTS["synthesis"]
+    assert stage_seconds(root, "synthesis", result) == "unknown"
+    now = iter([100.0, 175.0, 200.0, 203.0, 300.0, 310.0])
+    monkeypatch.setattr("agentrefine.report.timing.time.monotonic", lambda: next(now))
+    with timed("synthesis", result):
+        pass
+    with timed("synthesis", result):  # again, from the journal of answers
+        pass
+    assert stage_seconds(root, "synthesis", result) == 75.0
+    before = result.read_bytes()
+    with timed("synthesis", result):
+        result.write_text("{}")
+    assert stage_seconds(root, "synthesis", result) == 10.0
+    result.write_bytes(before)
+    assert stage_seconds(root, "synthesis", result) == 75.0
+    write_report(params_for(root), Project(root))
+    assert costs_of(root)["synthesis"][-1] == "0:01:15"
+    assert costs_of(root)["total"][-1] == "at least 0:02:35"
+
+
+def test_a_stage_that_fails_has_no_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(ZeroDivisionError), timed("synthesis", RESULTS["synthesis"]):
+        _ = 1 / 0
+    assert stage_seconds(root, "synthesis", RESULTS["synthesis"]) == "unknown"
+
+
+def test_figures_leave_out_what_shows_nothing_and_keep_its_numbers(root: Path) -> None:
+    results = write_report(params_for(root), Project(root))
+    bars = rate_bars(results.models, "success_rate")
+    assert {bar.benchmark for bar in bars} == {"worlds_layouts", "babyai"}
+    assert {bar.benchmark for bar in informative(bars, results.at_chance)} == {"worlds_layouts"}
+    assert informative(rate_bars(results.models, "recovery_rate"), []) == []
+    plots = root / "reports" / "plots"
+    assert (plots / "recovery.csv").is_file()
+    assert not (plots / "recovery.png").exists()
+    assert "recovery.png" not in (root / "reports" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("expert", "refinement", "first"),
+    ("expert", "refinement", "claim", "first"),
     [
         (
             4,
             13,
+            "65% against 20% with plain expert tuning on unseen layouts, clearly better",
             "Refinement tuning is better than plain expert tuning on worlds layouts: 65% against 20%, difference +45 "
             "points [25, 65], exact test p = 0.0039, 20 episodes.",
         ),
         (
             13,
             4,
+            "20% against 65% with plain expert tuning on unseen layouts, clearly worse",
             "Refinement tuning is worse than plain expert tuning on worlds layouts: 20% against 65%, difference -45 "
             "points [-65, -25], exact test p = 0.0039, 20 episodes.",
         ),
         (
             13,
             13,
+            "65% against 65% with plain expert tuning on unseen layouts, no clear difference",
             "Refinement tuning shows no clear difference on worlds layouts: 65% against 65% with "
             "plain expert tuning, difference +0 points [0, 0], exact test p = 1, 20 episodes; only 0 differ.",
         ),
     ],
 )
-def test_the_first_sentence_sets_refinement_against_plain_expert_tuning(
-    root: Path, expert: int, refinement: int, first: str
+def test_title_and_first_sentence_set_refinement_against_plain_expert_tuning(
+    root: Path, expert: int, refinement: int, claim: str, first: str
 ) -> None:
     params = params_for(root)
     for model, solved in (("expert_only", expert), ("refinement", refinement)):
@@ -321,9 +436,15 @@ def test_the_first_sentence_sets_refinement_against_plain_expert_tuning(
     results = write_report(params, Project(root))
     rates = f"expert only {5 * expert}%, refinement {5 * refinement}%"
     assert headline(params, results) == [first, f"Success on worlds layouts: chance 10%, base 5%, {rates}."]
-    assert (root / "reports" / "report.md").read_text().splitlines()[2] == first
+    result = f"Refinement tuning: {claim}"
+    assert title(params, results) == result
+    difference = first[first.index("difference +" if refinement >= expert else "difference -") :]
+    page = (root / "reports" / "report.md").read_text().splitlines()
+    assert page[0] == f"# {result}"
+    assert page[2].startswith(f"{difference[0].upper()}{difference[1:]} A difference counts only where")
     html = (root / "reports" / "report.html").read_text()
-    assert html.partition('class="headline">')[2].startswith(first)
+    assert f"<title>{result}</title>" in html
+    assert f"<h1>{result}</h1>" in html
 
 
 def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
@@ -341,7 +462,11 @@ def test_no_difference_shown_is_said_as_chance_variation(root: Path) -> None:
 
 def test_the_report_says_what_stands_for_a_baseline_that_is_not_there(root: Path) -> None:
     params = two_models_for(root)
-    sentences = headline(params, write_report(params, Project(root)))
+    results = write_report(params, Project(root))
+    assert title(params, results).startswith(
+        "Refinement tuning: 65% against 5% with the base that it was tuned from on "
+    )
+    sentences = headline(params, results)
     assert sentences[0].startswith(
         "Refinement tuning is better than the base that it was tuned from on worlds layouts: 65%"
     )
@@ -352,9 +477,10 @@ def test_a_benchmark_that_decides_and_was_not_played_is_named(root: Path) -> Non
     params = params_for(root)
     for model, (_, babyai) in SOLVED.items():
         write_evaluation(root, model, episodes(model, babyai, benchmark="babyai"))
-    assert headline(params, write_report(params, Project(root))) == [
-        "Worlds layouts, the benchmark that decides, was not played."
-    ]
+    results = write_report(params, Project(root))
+    assert headline(params, results) == ["Worlds layouts, the benchmark that decides, was not played."]
+    assert title(params, results) == "Worlds layouts, the benchmark that decides, was not played"
+    assert evidence(params, results) == []
 
 
 def with_agentboard(root: Path, played: dict[str, int]) -> Params:

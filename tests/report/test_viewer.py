@@ -10,7 +10,7 @@ import pytest
 
 from agentrefine.report.inputs import Project
 from agentrefine.report.viewer import write_viewers
-from tests.helpers.chromium import Page, chromium
+from tests.helpers.chromium import LEAST_CONTRAST, Page, chromium
 from tests.helpers.results_tree import two_models_for, write_evaluation
 from tests.helpers.viewed_episodes import BASE, HOSTILE, TUNED
 
@@ -303,33 +303,12 @@ def test_text_stands_out_from_its_background_in_light_and_dark(page: Page, dark:
     page.look(dark=dark)
     page.press("j")
     page.wait_for("document.querySelectorAll('.turn').length === 3")
-    contrasts = page.evaluate(
-        """(() => {
-          const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 })
-            .getContext("2d", { willReadFrequently: true });
-          const light = (colour) => {
-            canvas.fillStyle = colour;
-            canvas.fillRect(0, 0, 1, 1);
-            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((c) => c / 255)
-              .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-          };
-          const behind = (e) => {
-            for (; e; e = e.parentElement) {
-              const { backgroundColor } = getComputedStyle(e);
-              if (backgroundColor !== "rgba(0, 0, 0, 0)") return backgroundColor;
-            }
-          };
-          return [".goal", ".origin", "#count", ".name", ".thought p", ".observation p", ".chip", ".outcome", ".quiet"]
-            .flatMap((s) => [...document.querySelectorAll(s)].filter((e) => e.checkVisibility())).map((e) => {
-              const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
-              return [`${e.className} ${e.innerText}`, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
-            });
-        })()"""
+    contrasts = page.contrasts(
+        ".goal", ".origin", "#count", ".name", ".thought p", ".observation p", ".chip", ".outcome", ".quiet"
     )
     page.look()
     assert len(contrasts) > 20
-    assert [(name, ratio) for name, ratio in contrasts if ratio < 4.5] == []  # WCAG 2.2, 1.4.3
+    assert [(name, ratio) for name, ratio in contrasts if ratio < LEAST_CONTRAST] == []
 
 
 def test_every_control_has_a_name_for_those_who_do_not_see_it(page: Page) -> None:

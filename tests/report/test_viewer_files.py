@@ -71,7 +71,8 @@ def test_the_report_leads_to_the_pages(tmp_path: Path) -> None:
     write_viewers(params_for(tmp_path), Project(tmp_path))
     reports = tmp_path / "reports"
     linked = re.findall(r'href="([^"]+)"', (reports / "report.html").read_text())
-    assert linked == [f"evaluation/{model}/index.html" for model in ("chance", "base", "expert_only", "refinement")]
+    pages = [f"evaluation/{model}/index.html" for model in ("chance", "base", "expert_only", "refinement")]
+    assert linked == ["quality_gate/summary.md", *pages]
     assert all((reports / link).is_file() for link in linked)
     assert "`reports/evaluation/refinement/index.html`" in (reports / "report.md").read_text()
 
