@@ -20,6 +20,7 @@ KEYS = {
     "base_model": None,
     "quality_gate": None,
     "mix": "name",
+    "on_policy": "name",
     "tuning": "variant",
     "evaluation": "model",
     "report": None,
@@ -81,7 +82,7 @@ def _calling(target: str) -> Callable[[argparse.Namespace], object]:
 
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=list(KEYS), metavar="name", help=f"the stage: {', '.join(KEYS)}")
-    parser.add_argument("key", nargs="?", help="the mix, variant or model; only mix, tuning and evaluation take one")
+    parser.add_argument("key", nargs="?", help="the mix, data set, variant or model, for a stage that has several")
 
 
 def _stage(name: str, key: str | None) -> None:

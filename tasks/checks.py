@@ -55,7 +55,9 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         raise UserError("endpoint_unreachable", message, key="tracking.uri")
     for address in addresses:
         stage, _, key = address.partition("@")
-        if stage == "mix":
+        if stage == "on_policy":
+            _check_named("on_policy", key, params.on_policy)
+        elif stage == "mix":
             _check_named("mix", key, params.mix)
             if not Path(params.mix[key].chat).is_file():
                 raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
