@@ -23,6 +23,7 @@ ARGUMENTS = {
     "base_model": None,
     "quality_gate": None,
     "mix": "name",
+    "on_policy": "name",
     "tuning": "variant",
     "evaluation": "model",
     "reference_evaluation": "model",
@@ -88,7 +89,9 @@ def _run(_: argparse.Namespace) -> None:
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=list(ARGUMENTS), metavar="name", help=f"the stage: {', '.join(ARGUMENTS)}")
     parser.add_argument(
-        "key", nargs="?", help="the mix, variant or model; without it, the stages that take one list what there is"
+        "key",
+        nargs="?",
+        help="the mix, data set, variant or model; a stage that takes one lists what there is",
     )
 
 
@@ -136,6 +139,10 @@ def stage_flow(name: str) -> "Flow[..., Any]":
             from flows.mix import mix
 
             return mix
+        case "on_policy":
+            from flows.on_policy import on_policy
+
+            return on_policy
         case "tuning":
             from flows.tuning import tuning
 

@@ -15,11 +15,13 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
+from agentrefine.errors import UserError
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
 from flows.command import exit_with_sentence, parse
 from flows.evaluation import evaluation
 from flows.mix import mix
+from flows.on_policy import on_policy
 from flows.quality_gate import quality_gate
 from flows.repair import repair
 from flows.report import print_report, report
@@ -29,6 +31,8 @@ from flows.tuning import launch, tuning
 from flows.verification import verification
 from flows.workspace import Workspace, exclusive_use, overridden_params
 from tasks.checks import check_before
+from tasks.mix import MIXES
+from tasks.on_policy import OUT as ON_POLICY
 from tasks.params import write_resolved
 from tasks.playing import record_simulators
 from tasks.tracking.progress import progress
@@ -55,15 +59,7 @@ def stages(params: Params) -> Iterator[Stage]:
     yield Stage("repair", repair)
     yield Stage("base_model", base_model)
     yield Stage("quality_gate", quality_gate)
-    for name in params.mix:
-        yield Stage(f"mix@{name}", partial(mix, name))
-    for variant in params.tuning.variants:
-        launcher = params.tuning.launcher
-        if launcher == "python":
-            command = [sys.executable, "-m", "flows.tuning", variant]
-            yield Stage(f"tuning@{variant}", partial(tuning, variant), command)
-        else:
-            yield Stage(f"tuning@{variant}", partial(launch, variant, launcher))
+    yield from _data_sets_and_models(params)
     for reference in params.evaluation.references:
         yield Stage(f"reference_evaluation@{reference}", partial(evaluation, reference))
     for model in params.evaluation.models:
@@ -71,6 +67,43 @@ def stages(params: Params) -> Iterator[Stage]:
     for endpoint in params.evaluation.endpoints:
         yield Stage(f"endpoint_evaluation@{endpoint}", partial(evaluation, endpoint))
     yield Stage("report", report)
+
+
+def _data_sets_and_models(params: Params) -> Iterator[Stage]:
+    """The stages mix, on_policy and tuning: each after those that write what it reads.
+
+    Raises:
+        UserError: stages that wait for each other.
+    """
+    made = {
+        **{str(MIXES / name): f"mix@{name}" for name in params.mix},
+        **{str(ON_POLICY / name): f"on_policy@{name}" for name in params.on_policy},
+    }
+    read = {
+        **{f"mix@{name}": made.get(chosen.data_set) for name, chosen in params.mix.items()},
+        **{f"tuning@{name}": made.get(variant.data_set) for name, variant in params.tuning.variants.items()},
+        **{f"on_policy@{name}": f"tuning@{chosen.model}" for name, chosen in params.on_policy.items()},
+    }
+    waiting = [*read]
+    while waiting:
+        ready = [address for address in waiting if read[address] not in waiting]
+        if not ready:
+            message = (
+                f"params.yaml: {' and '.join(waiting)} wait for each other; let one of them read another data set."
+            )
+            raise UserError("stages_wait_for_each_other", message, stages=waiting)
+        yield from (_stage(address, params) for address in ready)
+        waiting = [address for address in waiting if address not in ready]
+
+
+def _stage(address: str, params: Params) -> Stage:
+    kind, _, name = address.partition("@")
+    if kind == "tuning":
+        launcher = params.tuning.launcher
+        if launcher != "python":
+            return Stage(address, partial(launch, name, launcher))
+        return Stage(address, partial(tuning, name), [sys.executable, "-m", "flows.tuning", name])
+    return Stage(address, partial(mix if kind == "mix" else on_policy, name))
 
 
 @flow(name="agentrefine", flow_run_name="pipeline")

@@ -45,7 +45,7 @@ ROLES: dict[str, tuple[Role, ...]] = {
 }
 """The teacher's roles that a stage calls."""
 
-DATA_SETS = re.compile(r"data/(?:dataset|mix/[^/]+)/?")
+DATA_SETS = re.compile(r"data/(?:dataset|(?:mix|on_policy)/[^/]+)/?")
 """The data sets that stages write; any other one has to be there."""
 
 MISSING_SCOPE = re.compile(r"scope|permission", re.IGNORECASE)
@@ -131,6 +131,7 @@ def _all_addresses(params: Params) -> list[str]:
         "base_model",
         "quality_gate",
         *(f"mix@{name}" for name in params.mix),
+        *(f"on_policy@{name}" for name in params.on_policy),
         *(f"tuning@{name}" for name in params.tuning.variants),
         *(f"evaluation@{name}" for name in params.evaluation.models),
         *(f"endpoint_evaluation@{name}" for name in params.evaluation.endpoints),

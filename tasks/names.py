@@ -23,12 +23,13 @@ class Named(NamedTuple):
 
 NAMED = {
     "mix": Named("mix", "mix", lambda params: params.mix),
+    "on_policy": Named("data set", "on_policy", lambda params: params.on_policy),
     "tuning": Named("variant", "tuning.variants", lambda params: params.tuning.variants),
     "evaluation": Named("model", "evaluation", lambda params: params.evaluation.players),
     "reference_evaluation": Named("model", "evaluation.references", lambda params: params.evaluation.references),
     "endpoint_evaluation": Named("model", "evaluation.endpoints", lambda params: params.evaluation.endpoints),
 }
-"""The stages with a name: `tuning@refinement` in dvc.yaml. The second three are one flow."""
+"""The stages with a name: `tuning@refinement` in dvc.yaml. The last three are one flow."""
 
 
 def check_name(stage: str, name: str | None, params: Params) -> None:

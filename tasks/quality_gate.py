@@ -47,7 +47,7 @@ REPORTS = Path("reports/quality_gate")
 class Scope(NamedTuple):
     """One table and what is expected of its columns; examples of single columns, where the rows are none."""
 
-    name: Literal["trajectory", "data_set"]
+    name: Literal["trajectory", "data_set", "on_policy"]
     table: "pd.DataFrame"
     thresholds: Section
     examples: Mapping[str, Sequence[FeatureExample]]
@@ -128,12 +128,12 @@ def run_gate(
             dropped=len(samples_dropped),
         )
     whole = data_set_features(rows, samples_dropped, diversity)
-    feature_table = _table(FeatureRow, rows)
+    per_trajectory = feature_table(FeatureRow, rows)
     with atomic_write(reports / "features.csv") as handle:
-        feature_table.to_csv(handle, index=False)
+        per_trajectory.to_csv(handle, index=False)
     scopes = (
-        Scope("trajectory", feature_table, gate.thresholds.trajectory, {}),
-        Scope("data_set", _table(DataSetFeatures, [whole]), gate.thresholds.data_set, diversity.examples()),
+        Scope("trajectory", per_trajectory, gate.thresholds.trajectory, {}),
+        Scope("data_set", feature_table(DataSetFeatures, [whole]), gate.thresholds.data_set, diversity.examples()),
     )
     findings = check(scopes)
     result = GateResult(
@@ -214,7 +214,7 @@ def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: "E
     if "element_count" not in found.result:
         raise RuntimeError(f"{scope.name}.{column} could not be judged: {found.exception_info}")
     failed, total = found.result["unexpected_count"], found.result["element_count"]
-    whole = scope.name == "data_set"
+    whole = scope.name != "trajectory"
     if whole:
         examples = list(scope.examples.get(column, []))
     else:
@@ -249,7 +249,7 @@ def _value(value: object) -> str:
     return short_number(value) if isinstance(value, float) else str(value)
 
 
-def _table(record: type[Any], records: Sequence[Any]) -> "pd.DataFrame":
+def feature_table(record: type[Any], records: Sequence[Any]) -> "pd.DataFrame":
     """Records of a dataclass as a table with its fields as columns; whole numbers stay whole beside missing ones."""
     import pandas as pd
 

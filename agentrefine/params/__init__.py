@@ -14,9 +14,10 @@ from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import first_problem, parse_yaml, problem_code, problem_key, read_text
 from agentrefine.params.base import Section, TrackedPath, param
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
+from agentrefine.params.on_policy import OnPolicy
 from agentrefine.params.quality_gate import QualityGateParams
 from agentrefine.params.teacher import TeacherParams
-from agentrefine.params.tuning import BASE, PLAIN, BaseModelParams, Mix, Name, TuningParams
+from agentrefine.params.tuning import BASE, PLAIN, BaseModelParams, MaskPolicy, Mix, Name, TuningParams
 
 
 class Personas(Section):
@@ -61,6 +62,10 @@ class TrackingParams(Section):
     registered_model: str = param("agentrefine-agent", "whose versions get the aliases")
 
 
+ON_POLICY_POLICIES: tuple[MaskPolicy, ...] = ("correct_turns", "with_erroneous_loss")
+"""The mask policies that suit a data set of a model's own games."""
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -73,6 +78,7 @@ class Params(Section):
     quality_gate: QualityGateParams = QualityGateParams()
     base_model: BaseModelParams = BaseModelParams()
     mix: dict[Name, Mix] = param({}, "data sets with general chat among the games; docs/tuning.md shows how")
+    on_policy: dict[Name, OnPolicy] = param({}, "data sets of a model's own mistakes; docs/on-policy.md shows how")
     tuning: TuningParams = TuningParams()
     evaluation: EvaluationParams = EvaluationParams()
     report: ReportParams = ReportParams()
@@ -86,6 +92,18 @@ class Params(Section):
             raise ValueError("tuning.variants: base is the name of the untuned model; rename it")
         if CHANCE in self.tuning.variants:
             raise ValueError("tuning.variants: chance is the name of a policy without a model; rename it")
+        for name, made in self.on_policy.items():
+            if made.model not in self.tuning.variants:
+                raise ValueError(
+                    f"on_policy.{name}.model is {made.model}, which tuning.variants does not name; add it there"
+                )
+            for variant, chosen in self.tuning.variants.items():
+                if chosen.data_set == f"data/on_policy/{name}" and chosen.train_on not in ON_POLICY_POLICIES:
+                    raise ValueError(
+                        f"tuning.variants.{variant}.train_on: {chosen.train_on} takes every turn that is not trained "
+                        "for a mistake, and a data set of on_policy also leaves out turns that are none; "
+                        f"write {' or '.join(ON_POLICY_POLICIES)}"
+                    )
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
             raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
@@ -136,6 +154,7 @@ _Loader.add_implicit_resolver(
 DVC_KEYS = (
     "personas.path",
     "mix",
+    "on_policy",
     "tuning.variants",
     "tuning.launcher",
     "evaluation.references",

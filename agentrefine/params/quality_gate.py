@@ -87,6 +87,17 @@ class DataSetThresholds(Section):
     common_goal_share: Band = _band("trajectories whose goals differ in names alone", max=0.5)
 
 
+class OnPolicyThresholds(Section):
+    """One threshold per feature of a data set of corrected games (`agentrefine.quality.corrected`)."""
+
+    games: Band = _band("how many there are", min=20)
+    given_up_share: Band = _band("of the worlds played: the goal was out of reach, or it took too long", max=0.2)
+    fault_share: Band = _band("mistaken turns of all", min=0.05, max=0.6)
+    corrected_share: Band = _band("of the mistakes, by the very next turn", min=0.5)
+    near_duplicate_share: Band = _band("games that are almost the same as an earlier one", max=0.05)
+    held_out_overlaps: Band = _band("games in a world that models are evaluated on", max=0)
+
+
 Similarity = Annotated[float, Field(ge=0.5, le=0.98)]
 
 
@@ -98,6 +109,7 @@ class Thresholds(Section):
         "critical stops the pipeline, warning is printed; mostly: the share of the trajectories to meet it",
     )
     data_set: DataSetThresholds = param(DataSetThresholds(), "null leaves an end of a band open")
+    on_policy: OnPolicyThresholds = param(OnPolicyThresholds(), "of each data set of the section on_policy")
 
 
 class QualityGateParams(Section):

@@ -25,7 +25,7 @@ class Finding(BaseModel, frozen=True):
     "severity": "critical", "success": true, "expected": "50 to 1280, ...", "observed": "0 of 512 failed", ...}`
 
     Attributes:
-        scope: whether each trajectory or the data set as a whole was looked at.
+        scope: what was looked at: each trajectory, the data set as a whole, or a data set of corrected games.
         column: the feature (`FeatureRow` or `DataSetFeatures`).
         expectation: Great Expectations' name of the expectation.
         severity: what a failure does.
@@ -38,7 +38,7 @@ class Finding(BaseModel, frozen=True):
         example_values: their values, in the same order.
     """
 
-    scope: Literal["trajectory", "data_set"]
+    scope: Literal["trajectory", "data_set", "on_policy"]
     column: str
     expectation: str
     severity: Severity

@@ -8,12 +8,20 @@ from random import Random
 from typing import Any, NamedTuple
 
 from agentrefine.game.trajectory import DMTurn, PlayerTurn, error_refine_turns
-from agentrefine.simulation.thoughts import drawn_thought, thoughts
-from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome, Refusal
+from agentrefine.worlds.engine import MISTAKE_KINDS, Game, MistakeKind, Outcome
 from agentrefine.worlds.facts import Move
-from agentrefine.worlds.language import enumeration, first_person, names_in, parameters
+from agentrefine.worlds.language import first_person, names_in, parameters
 from agentrefine.worlds.layout import World, world_from_id
 from agentrefine.worlds.player import Explorer, Mistake, Reason, mistakes
+from agentrefine.worlds.thoughts import (
+    after_error,
+    drawn_thought,
+    expert_thought,
+    place_of,
+    planned_thought,
+    seen_from,
+    thoughts,
+)
 
 SECOND_MISTAKE = 0.2
 """The chance that a mistake is followed by another one before the correction."""
@@ -61,9 +69,8 @@ def write_game(
     for turn in kept:
         writer.read(turn.observation if isinstance(turn, DMTurn) else turn.action)
         if isinstance(turn, PlayerTurn):
-            move = game.read(turn.action)
-            refusal = game.judge(move) if isinstance(move, Move) else move
-            writer.last_refusal = first_person(refusal.message) if isinstance(refusal, Refusal) else ""
+            refusal = game.refusal(turn.action)
+            writer.last_refusal = first_person(refusal.message) if refusal else ""
             if game.step(turn.action).error is None:
                 writer.done.append(turn.action)
     # The steps of the whole game hold where the player has followed them so far.
@@ -94,7 +101,6 @@ class _Writer:
         self.last_refusal = ""
         self._number = turns_before
         self._rng = rng
-        self._places = frozenset(game.world.members.get("place", ()))
         self._objects = tuple(game.world.objects)
         self._known = set(names_in(game.world.goal, self._objects))
         self._in_sight: frozenset[str] = frozenset()
@@ -109,36 +115,12 @@ class _Writer:
 
     def act(self, step: ExpertStep) -> None:
         reason = step.reason
-        self._play(self._thought(step), reason.action)
+        self._play(expert_thought(step.before, reason, self.last_refusal, self._rng), reason.action)
         texts = thoughts()["dm"]
         template = self._rng.choice(texts["completed" if step.outcome.completed else "done"])
         self._say(step.outcome.observation, template.format(action=reason.says), step.outcome)
         self.done.append(reason.action)
         self.last_refusal = ""
-
-    def _thought(self, step: ExpertStep) -> str:
-        reason, place = step.reason, _place(step.before)
-        # Places are always open: that they are is no reason for anything.
-        trivial = {f"the {name} is open" for name in self._places}
-        facts = [f for f in reason.facts if f not in trivial and f not in self.last_refusal]
-        facts = [_seen_from(place, fact) for fact in facts]
-        if reason.kind == "plan":
-            return self._planned_thought(reason.sub_goal, facts, reason.says)
-        sought = reason.looked_for
-        if reason.kind_looked_for:
-            kind, sought = "explore_for_kind", thoughts()["kinds"][reason.kind_looked_for]
-        elif reason.target in self._places:
-            kind = "explore_place"
-        else:
-            kind = "explore_container_by" if facts else "explore_container"
-        holes = {"sub_goal": reason.sub_goal, "sought": sought, "target": reason.target, "action": reason.says}
-        return drawn_thought(kind, self._rng, facts=enumeration(facts) if facts else "", **holes)
-
-    def _planned_thought(self, sub_goal: str, facts: Sequence[str], action: str) -> str:
-        """A thought that leads from what the player knows, or believes, to an action."""
-        if not facts:
-            return drawn_thought("planned_without_facts", self._rng, sub_goal=sub_goal, action=action)
-        return drawn_thought("planned", self._rng, sub_goal=sub_goal, facts=enumeration(facts), action=action)
 
     def err(self, step: ExpertStep, ahead: list[str], kinds: tuple[MistakeKind, ...]) -> None:
         """One mistake, or a few in a row, just before the expert's action."""
@@ -207,11 +189,11 @@ class _Writer:
 
     def _mistake(self, step: ExpertStep, mistake: Mistake) -> None:
         outcome = copy(step.before).step(mistake.action)
-        sub_goal, belief = step.reason.sub_goal, _seen_from(_place(step.before), mistake.belief)
+        sub_goal, belief = step.reason.sub_goal, seen_from(place_of(step.before), mistake.belief)
         if self._rng.random() < OPENLY_MISTAKEN:
             thought = drawn_thought("mistaken", self._rng, sub_goal=sub_goal, belief=belief, action=mistake.says)
         else:
-            thought = self._planned_thought(sub_goal, [belief], mistake.says)
+            thought = planned_thought(sub_goal, [belief], mistake.says, self._rng)
         self._play(thought, mistake.action)
         self._say(outcome.observation, self._rng.choice(thoughts()["dm"]["error"]).format(belief=belief), outcome)
         self.last_refusal = first_person(mistake.error_message)
@@ -219,7 +201,7 @@ class _Writer:
     def _play(self, thought: str, action: str) -> None:
         self._number += 1
         if self.last_refusal:
-            thought = drawn_thought("after_error", self._rng, cited=self.last_refusal, thought=thought)
+            thought = after_error(thought, self.last_refusal, self._rng)
         self.turns.append({"turn": self._number, "role": "Player", "thought": thought, "action": action})
 
     def _say(self, observation: str, thought: str, outcome: Outcome) -> None:
@@ -228,17 +210,6 @@ class _Writer:
         turn = {"turn": self._number, "role": "DM", "thought": thought, "observation": observation}
         flags = {kind: outcome.error == kind for kind in MISTAKE_KINDS}
         self.turns.append(turn | flags | {"task_completed": outcome.completed})
-
-
-def _place(game: Game) -> str:
-    """Where the player is."""
-    return next(fact[1] for fact in game.state if fact[0] == "at")
-
-
-def _seen_from(place: str, fact: str) -> str:
-    """`the apple is here` instead of `the apple is in the barn` for a player in the barn."""
-    elsewhere = f" is in the {place}"
-    return f"{fact.removesuffix(elsewhere)} is here" if fact.endswith(elsewhere) else fact
 
 
 @lru_cache(maxsize=2048)

@@ -18,11 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from agentrefine.files import atomic_folder, packaged_text, short_hash, write_json
 from agentrefine.game.conversation import instructions, opening, reply_text
 from agentrefine.params.tuning import TinyModel
-from agentrefine.simulation import thoughts
 from agentrefine.simulation.tokenizer import MIN_FREQUENCY, build_tokenizer, check_words, stretches
 from agentrefine.tuning.cards import CARD, TinyCard
 from agentrefine.tuning.chat_template import MASKED
 from agentrefine.tuning.optimizer import labelled_loss, make_optimizer
+from agentrefine.worlds import thoughts
 from agentrefine.worlds.catalogue import all_templates, all_texts, families, themes, vocabulary, words_in
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Theme

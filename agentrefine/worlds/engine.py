@@ -79,6 +79,12 @@ class Game:
         opening = _say(self.world.rules.opening, index(start._seen), self.world.members)
         return f"{opening} {start._status()}".lstrip()
 
+    def refusal(self, action: str) -> Refusal | None:
+        """Why an action, in the game's paraphrase, cannot be done now; None where it can."""
+        move = self.read(action)
+        found = move if isinstance(move, Refusal) else self.judge(move)
+        return found if isinstance(found, Refusal) else None
+
     def step(self, action: str) -> Outcome:
         """Take one action, in the game's paraphrase."""
         move = self.read(action)

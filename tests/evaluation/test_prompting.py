@@ -18,10 +18,10 @@ from agentrefine.evaluation.prompting import PlayPrompt, example, play_prompt
 from agentrefine.evaluation.rollout import play
 from agentrefine.game.conversation import instructions, reply_text
 from agentrefine.params.evaluation import Prompting
-from agentrefine.simulation.thoughts import phrasings
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.catalogue import PARAPHRASES, paraphrase
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
+from agentrefine.worlds.thoughts import phrasings
 from tests.helpers.errors import refused
 from tests.helpers.playing import ScriptedPolicy
 from tests.helpers.world_games import unknown_words

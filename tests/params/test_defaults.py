@@ -15,11 +15,12 @@ from tasks.params import RESOLVED, write_resolved
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
-DIGEST = "023db5d2db5d"
+DIGEST = "a1dcbd83f7a3"
 """Of all default values: a default that changes changes what every user makes."""
 SHORTEST = {
     "personas": {"path": "data/personas.jsonl"},
     "mix": {},
+    "on_policy": {},
     "tuning": {
         "launcher": "python",
         "variants": {

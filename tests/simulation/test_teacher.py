@@ -16,7 +16,6 @@ from agentrefine.llm.completion import SAMPLES_PER_CALL
 from agentrefine.params.teacher import SimulatedTeacher
 from agentrefine.simulation import faults
 from agentrefine.simulation.answers import answer, theme_words, world_for
-from agentrefine.simulation.thoughts import thoughts
 from agentrefine.simulation.tiny_base import tiny_tokenizer
 from agentrefine.synthesis.prompts import script_messages, trajectory_messages
 from agentrefine.synthesis.repair_prompts import continuation_messages, script_retry_messages
@@ -26,6 +25,7 @@ from agentrefine.verification.trajectory_rules import verify_trajectory
 from agentrefine.worlds.catalogue import themes
 from agentrefine.worlds.language import first_person, names_in
 from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
+from agentrefine.worlds.thoughts import thoughts
 from tests.helpers.simulated_games import (
     BAKER,
     FAULTLESS,

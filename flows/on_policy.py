@@ -1,0 +1,21 @@
+"""On-policy data: a tuned model's own mistakes, each corrected by an expert: python -m flows.on_policy round1"""
+
+from prefect import flow
+
+from agentrefine.params import load_params
+from flows.command import run
+from tasks.on_policy import write_on_policy
+
+
+@flow(name="on_policy", flow_run_name="on_policy-{name}")
+def on_policy(name: str) -> None:
+    """Write `data/on_policy/<name>/` with the model and the settings that the key `name` of `on_policy` names.
+
+    Raises:
+        UserError: as the task.
+    """
+    write_on_policy(name, load_params())
+
+
+if __name__ == "__main__":
+    run(on_policy, __doc__)
