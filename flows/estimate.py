@@ -135,6 +135,8 @@ def _row(stage: str, stages: list[str], params: Params, count: int, speed: float
             return Row(stages, played, None)
         each = SECONDS_PER_EPISODE[stage] * (_slower(speed) if speed else 1) * episodes
         return Row(stages, played, fixed + len(stages) * (each + simulated * SECONDS_PER_SIMULATOR_EPISODE))
+    if stage == "on_policy":
+        return Row(stages, f"{keys}: a model plays training worlds and is corrected", None)
     others = {"mix": f"{keys}: general chat among the games", "report": "tables, plots, every episode to browse"}
     return Row(stages, others[stage], fixed)
 
