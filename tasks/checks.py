@@ -113,6 +113,8 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         selected(params.evaluation)
     if not params.base_model.is_tiny and stages & USE_BASE:
         _check_base(params, makes_folder="base_model" in stages)
+    if "quality_gate" in stages and params.quality_gate.tokenizer != "base_model":
+        _load_tokenizer(params.quality_gate.tokenizer, "quality_gate.tokenizer")
     if "tuning" in running and params.tuning.launcher != "python":
         check_launcher(params.tuning.launcher)
     elif "tuning" in running:
@@ -283,18 +285,18 @@ def _check_base(params: Params, *, makes_folder: bool) -> None:
     else:
         _check_hub_id(path)
     if makes_folder and not is_gguf(path):
-        _check_tokenizer(_load_tokenizer(path), path, template)
+        _check_tokenizer(_load_tokenizer(path, "base_model.path"), path, template)
 
 
-def _load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder or hub id, of which no weights are fetched."""
+def _load_tokenizer(path: str, key: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder or hub id, which a key of params.yaml names; no weights are fetched."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(Path(path).expanduser() if Path(path).is_dir() else path)
     except (OSError, ValueError, KeyError) as error:
-        sentence = f"{path} holds no tokenizer that transformers knows ({first_line(error)})"
-        raise _base_error("model_unusable", f"{sentence}; set it to a model that does.", model=path) from error
+        sentence = f"{key}: {path} holds no tokenizer that transformers knows ({first_line(error)})"
+        raise UserError("model_unusable", f"{sentence}; set it to a model that does.", key=key, model=path) from error
 
 
 def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", path: str, template: str | None) -> None:

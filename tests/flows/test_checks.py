@@ -301,6 +301,13 @@ def test_a_folder_without_a_tokenizer_is_named_before_the_first_stage(base):
         check_before(params(**{"base_model.path": "base"}), ALL)
 
 
+def test_the_gates_own_tokenizer_is_checked_too(base, folder):
+    check_before(params(**{"quality_gate.tokenizer": "base"}), ALL)
+    (folder / "empty").mkdir()
+    with refused("model_unusable", key="quality_gate.tokenizer", model="empty"):
+        check_before(params(**{"quality_gate.tokenizer": "empty"}), ALL)
+
+
 def test_a_chat_template_that_cannot_be_trained_on_is_named_before_the_first_stage(base, folder):
     (folder / "mine.jinja").write_text("{{ messages[0].content }}")
     given = params(**{"base_model.path": "base", "base_model.chat_template": "mine.jinja"})
