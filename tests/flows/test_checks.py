@@ -9,7 +9,7 @@ import yaml
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from agentrefine.params import load_params, parse_params
-from tasks.checks import check_before
+from tasks.checks import check_before, prefect_home
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
@@ -142,7 +142,7 @@ def test_a_home_that_cannot_be_written_is_named(folder):
     (folder / "file").touch()
     home = folder / "file" / "home"
     with temporary_settings({PREFECT_HOME: home}), refused("not_writable", file=home):
-        check_before(params(), ["verification"])
+        prefect_home()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -150,7 +150,7 @@ def test_a_read_only_home_is_named(folder):
     home = folder / "home"
     home.mkdir(mode=0o500)
     with temporary_settings({PREFECT_HOME: home}), refused("not_writable", file=home):
-        check_before(params(), ["verification"])
+        prefect_home()
 
 
 def test_settings_that_the_machine_cannot_serve_are_named_before_the_teacher_is_asked(monkeypatch):
