@@ -3,12 +3,14 @@
 from agentrefine.params import Params
 from flows.command import run, stage_flow
 from tasks.forecast import log_forecast, print_forecast
-from tasks.synthesis import write_attempts
+from tasks.synthesis import OUT, write_attempts
+from tasks.tracking.artifacts import show_cost
 
 
 def forecast_and_write(params: Params) -> None:
     """Forecast the cost from a pilot, where one is asked for, then write `data/synthesis/` from the personas."""
     write_attempts(params, spent=log_forecast(params))
+    show_cost(OUT.parent)
 
 
 synthesis = stage_flow("synthesis", forecast_and_write)

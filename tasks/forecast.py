@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
 from agentrefine.game.personas import Persona
@@ -17,6 +16,7 @@ from agentrefine.synthesis.forecast import Forecast, forecast, nothing_kept, pil
 from agentrefine.synthesis.refinement import Refined, refine_shard
 from tasks.synthesis import personas
 from tasks.teaching import access_to, run_shard
+from tasks.tracking.artifacts import show_forecast
 
 
 def log_forecast(params: Params) -> float:
@@ -34,7 +34,6 @@ def log_forecast(params: Params) -> float:
     found, later = run_pilot(params, count)
     logger = get_run_logger()
     logger.info(found.sentence())
-    create_markdown_artifact(found.sentence(), key="forecast")
     limit = params.teacher.max_cost
     if limit is not None and found.cost is not None and found.cost.value > limit:
         logger.warning("teacher.max_cost is $%.2f: the run will probably stop before it has asked for all", limit)
@@ -84,7 +83,9 @@ def run_pilot(params: Params, count: int) -> tuple[Forecast, float]:
         later.add_all(sample.attempts[len(first) :])
     whole = Account(prices)
     whole.add_all(attempt for sample in refined for attempt in sample.attempts)
-    return forecast(accounts, count, whole.cost), later.cost or 0.0
+    found = forecast(accounts, count, whole.cost)
+    show_forecast(found)
+    return found, later.cost or 0.0
 
 
 async def _play(

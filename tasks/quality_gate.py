@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, atomic_write, read_jsonl, write_json, write_text
@@ -23,6 +22,7 @@ from agentrefine.quality.diversity import Diversity, FeatureExample
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
 from agentrefine.quality.gate_result import EXAMPLES, Finding, GateResult, nothing_to_judge, number, summary, table
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, all_benchmark_texts, held_out
+from tasks.tracking.artifacts import show_gate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,7 @@ def gate(params: Params) -> None:
             texts=held_out(all_benchmark_texts(params), params.quality_gate.overlap_words),
         )
     finally:
-        if (REPORTS / "summary.md").is_file():
-            create_markdown_artifact((REPORTS / "summary.md").read_text(encoding="utf-8"), key="quality-gate")
+        show_gate(REPORTS)
     for finding in result.failures:
         get_run_logger().warning("%s: expected %s, found %s", finding.column, finding.expected, finding.observed)
 

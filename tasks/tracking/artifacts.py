@@ -1,0 +1,78 @@
+"""What a reader finds in the Prefect UI of a data set: gate, forecast and cost, with stable keys, each described."""
+
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from agentrefine.files import read_result
+from agentrefine.game.counts import Calls, Cost, RefinementCounts, SynthesisCounts
+from agentrefine.llm.spending import dollars
+from agentrefine.quality.gate_result import GateResult
+from agentrefine.synthesis.forecast import Forecast
+
+
+def show_gate(reports: Path) -> None:
+    """Keep the quality gate's summary, if there is one: an earlier error leaves none."""
+    page = reports / "summary.md"
+    if not page.is_file():
+        return
+    result = read_result(reports / "result.json", GateResult, "quality_gate")
+    failed = len(result.failures)
+    warnings = sum(finding.severity == "warning" for finding in result.failures)
+    verdict = "passed" if result.passed else "refused the data"
+    create_markdown_artifact(
+        page.read_text(encoding="utf-8"),
+        key="quality-gate",
+        description=f"The quality gate {verdict}: {len(result.findings)} expectations, of which "
+        f"{failed - warnings} critical ones failed and {warnings} with a warning",
+    )
+
+
+def show_forecast(found: Forecast) -> None:
+    """Keep the forecast of a data set's cost."""
+    cost = "unknown" if found.cost is None else dollars(found.cost.value)
+    totals = {
+        "trajectories kept": found.kept,
+        "calls": found.calls,
+        "prompt tokens": found.prompt_tokens,
+        "completion tokens": found.completion_tokens,
+    }
+    rows = [(name, [f"{number:,.0f}" for number in total]) for name, total in totals.items()]
+    if found.cost is not None:
+        rows.append(("cost", [dollars(number) for number in found.cost]))
+    create_table_artifact(
+        [{"": name, "expected": value, "at least": low, "at most": high} for name, (value, low, high) in rows],
+        key="forecast",
+        description=f"All {found.personas:,} personas, forecast from a pilot of {found.pilot}, with 95% intervals; "
+        f"cost {cost}",
+    )
+
+
+def show_cost(data: Path) -> None:
+    """Keep what the teacher's calls for the data set have cost, as far as its stages have run."""
+    synthesis = read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis")
+    rows = [_cost_row("synthesis", synthesis)]
+    whole: Cost = synthesis.cost_usd
+    file = data / "refinement" / "metrics.json"
+    if file.is_file():
+        refinement = read_result(file, RefinementCounts, "refinement")
+        rows += [_cost_row("refinement", refinement), _cost_row("together", refinement.with_synthesis)]
+        whole = refinement.with_synthesis.cost_usd
+    create_table_artifact(
+        rows, key="cost", description=f"What the teacher's calls for the data set have cost: {_dollars(whole)}"
+    )
+
+
+def _cost_row(stage: str, calls: Calls) -> dict[str, str]:
+    return {
+        "stage": stage,
+        "calls": f"{calls.calls:,}",
+        "unanswered": f"{calls.unanswered:,}",
+        "prompt tokens": f"{calls.prompt_tokens:,}",
+        "completion tokens": f"{calls.completion_tokens:,}",
+        "cost": _dollars(calls.cost_usd),
+    }
+
+
+def _dollars(cost: Cost) -> str:
+    return cost if isinstance(cost, str) else dollars(cost)
