@@ -4,6 +4,8 @@ Every stage is a command, `python -m flows.<stage>`, and so the command of the D
 """
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 from agentrefine.proxies import keep_loopback_direct
 
@@ -21,3 +23,20 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 keep_loopback_direct()
+
+
+def _keep_prefect_here() -> None:
+    """Let Prefect keep its state in the working folder: two clones of the project are two histories.
+
+    A PREFECT_HOME that is set stays, and the profiles of the user's own home, which may name a server, are still read.
+    """
+    if "PREFECT_HOME" in os.environ:
+        return
+    with suppress(RuntimeError):  # a user without a home
+        profiles = Path("~/.prefect/profiles.toml").expanduser()
+        if profiles.is_file():
+            os.environ.setdefault("PREFECT_PROFILES_PATH", str(profiles))
+    os.environ["PREFECT_HOME"] = str(Path.cwd() / ".prefect")
+
+
+_keep_prefect_here()

@@ -109,7 +109,7 @@ def _stage(name: str, key: str | None) -> None:
 
         tune(key)
     else:
-        run_stage(stage_flow(name), **({argument: key} if argument and key else {}))
+        run_stage(lambda: stage_flow(name), **({argument: key} if argument and key else {}))
 
 
 def stage_flow(name: str) -> "Flow[..., Any]":
@@ -234,9 +234,12 @@ def _preset(given: argparse.Namespace) -> None:
 
 
 def _forecast(_: argparse.Namespace) -> None:
-    from flows.synthesis import forecast
+    def load() -> "Flow[..., Any]":
+        from flows.synthesis import forecast
 
-    run_stage(forecast)
+        return forecast
+
+    run_stage(load)
 
 
 def _path(given: str) -> Path:

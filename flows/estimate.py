@@ -42,7 +42,7 @@ WIDTH = 60
 """Characters of the column that says what a stage does."""
 
 
-class Row(NamedTuple):
+class PlanRow(NamedTuple):
     """A line of the table.
 
     Attributes:
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def plan(params: Params, addresses: Collection[str], speed: float | None) -> list[Row]:
+def plan(params: Params, addresses: Collection[str], speed: float | None) -> list[PlanRow]:
     """What is to run, in the order of the stages, and about how long it takes with the tiny model.
 
     Args:
@@ -106,7 +106,7 @@ def plan(params: Params, addresses: Collection[str], speed: float | None) -> lis
     return [_row(stage, list(stages), params, count, speed) for stage, stages in grouped]
 
 
-def _row(stage: str, stages: list[str], params: Params, count: int, speed: float | None) -> Row:
+def _row(stage: str, stages: list[str], params: Params, count: int, speed: float | None) -> PlanRow:
     samples = count * params.synthesis.samples_per_persona
     keys = ", ".join(address.partition("@")[2] for address in stages)
     fixed = SECONDS_PER_STAGE * len(stages)
@@ -118,27 +118,29 @@ def _row(stage: str, stages: list[str], params: Params, count: int, speed: float
             "repair": f"rejected games again, to {params.repair.call_budget} calls a game",
             "quality_gate": "Great Expectations judges the games",
         }
-        return Row(stages, whats[stage], None if paid else fixed + samples * SECONDS_PER_SAMPLE[stage])
+        return PlanRow(stages, whats[stage], None if paid else fixed + samples * SECONDS_PER_SAMPLE[stage])
     if stage == "base_model":
         tokens = params.base_model.tiny.pretraining_tokens
         if not params.base_model.is_tiny:
-            return Row(stages, f"{params.base_model.path} is checked", None)
+            return PlanRow(stages, f"{params.base_model.path} is checked", None)
         made = f"a tiny Llama is pretrained on {tokens:,} tokens"
-        return Row(stages, made, None if speed is None else fixed + _slower(speed) * tokens / BASE_TOKENS_PER_SECOND)
+        return PlanRow(
+            stages, made, None if speed is None else fixed + _slower(speed) * tokens / BASE_TOKENS_PER_SECOND
+        )
     if stage == "tuning":
         tuned = f"{keys}: {params.tuning.epochs} epoch{'s' * (params.tuning.epochs > 1)}"
-        return Row(stages, tuned, _tuning_seconds(params, len(stages), samples, speed))
+        return PlanRow(stages, tuned, _tuning_seconds(params, len(stages), samples, speed))
     if stage.endswith("evaluation"):
         episodes, simulated = _episodes(params)
         played = f"{keys}: {episodes + simulated:,} episodes{' each' * (len(stages) > 1)}"
         if stage == "endpoint_evaluation" or (stage == "evaluation" and speed is None):
-            return Row(stages, played, None)
+            return PlanRow(stages, played, None)
         each = SECONDS_PER_EPISODE[stage] * (_slower(speed) if speed else 1) * episodes
-        return Row(stages, played, fixed + len(stages) * (each + simulated * SECONDS_PER_SIMULATOR_EPISODE))
+        return PlanRow(stages, played, fixed + len(stages) * (each + simulated * SECONDS_PER_SIMULATOR_EPISODE))
     if stage == "on_policy":
-        return Row(stages, f"{keys}: a model plays training worlds and is corrected", None)
+        return PlanRow(stages, f"{keys}: a model plays training worlds and is corrected", None)
     others = {"mix": f"{keys}: general chat among the games", "report": "tables, plots, every episode to browse"}
-    return Row(stages, others[stage], fixed)
+    return PlanRow(stages, others[stage], fixed)
 
 
 def _slower(speed: float) -> float:

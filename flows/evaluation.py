@@ -4,13 +4,11 @@ from prefect import flow
 
 from agentrefine.params import Params, load_params
 from flows.command import run
-from tasks.endpoint_evaluation import endpoint_player
-from tasks.evaluation import local_player
 from tasks.playing import Player, evaluate
-from tasks.reference_evaluation import reference_player
+from tasks.tracking.flow_runs import describe_stage
 
 
-@flow(name="evaluation", flow_run_name="evaluation-{model}")
+@flow(name="evaluation", flow_run_name="evaluation {model}")
 def evaluation(model: str) -> None:
     """Write `data/evaluation/<model>/`; the model is `chance`, `base`, a tuned variant, or an endpoint's name.
 
@@ -18,6 +16,7 @@ def evaluation(model: str) -> None:
         UserError: as `player`, a benchmark that is unknown or missing, an endpoint that refuses, or a full disk.
     """
     params = load_params()
+    describe_stage(params, "evaluation", model=model)
     evaluate(player(model, params), params)
 
 
@@ -27,10 +26,17 @@ def player(model: str, params: Params) -> Player:
     Raises:
         UserError: a model that params.yaml does not name, missing weights, or a price that has to be known.
     """
+    # Each imports libraries that take a second or more, of which the others have no use.
     if model in params.evaluation.references:
+        from tasks.reference_evaluation import reference_player
+
         return reference_player(model, params)
     if model in params.evaluation.endpoints:
+        from tasks.endpoint_evaluation import endpoint_player
+
         return endpoint_player(model, params)
+    from tasks.evaluation import local_player
+
     return local_player(model, params)
 
 

@@ -5,16 +5,19 @@ from prefect import flow
 from agentrefine.params import load_params
 from flows.command import run
 from tasks.mix import mix_data_set
+from tasks.tracking.flow_runs import describe_stage
 
 
-@flow(name="mix", flow_run_name="mix-{name}")
+@flow(name="mix", flow_run_name="mix {name}")
 def mix(name: str) -> None:
     """Write `data/mix/<name>/` from the data set and the chat file that the key `name` of the section `mix` names.
 
     Raises:
         UserError: a name that params.yaml does not know, a missing or broken file, or too few chats.
     """
-    mix_data_set(name, load_params())
+    params = load_params()
+    describe_stage(params, "mix", mix=name)
+    mix_data_set(name, params)
 
 
 if __name__ == "__main__":

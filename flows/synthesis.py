@@ -3,12 +3,14 @@
 from agentrefine.params import Params
 from flows.command import run, stage_flow
 from tasks.forecast import print_forecast, run_and_judge_pilot
-from tasks.synthesis import write_attempts
+from tasks.synthesis import OUT, write_attempts
+from tasks.tracking.artifacts import show_cost
 
 
 def forecast_and_write(params: Params) -> None:
     """Finish a pilot, where one is asked for, which may end the run; then write `data/synthesis/` from the personas."""
     write_attempts(params, spent=run_and_judge_pilot(params))
+    show_cost(OUT.parent)
 
 
 synthesis = stage_flow("synthesis", forecast_and_write)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import yaml
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
 from dvc.scm import SCMError
@@ -15,7 +16,7 @@ from dvc.utils.hydra import apply_overrides
 from dvc_data.hashfile.hash_info import HashInfo
 
 from agentrefine.errors import UserError
-from agentrefine.params import is_key
+from agentrefine.params import closest_key, is_key
 from flows.side_by_side import run_side_by_side
 from tasks.params import PARAMS, RESOLVED, write_resolved
 
@@ -199,6 +200,13 @@ def set_params(file: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(file, [f"++{given}" if is_key(given.partition("=")[0]) else given for given in overrides])
     except DvcException as error:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key in (given.partition("=")[0].lstrip("+~") for given in overrides):
+            meant = None if is_key(key) else closest_key(key, values)
+            if not is_key(key) and meant != key:
+                hint = f"; did you mean {meant}" if meant else ""
+                message = f"overrides: {key}: there is no such key{hint}. `agentrefine params` shows every key."
+                raise UserError("unknown_key", message, key=key, meant=meant) from error
         message = f"overrides: {error.__cause__ or error}; `agentrefine params` shows every key."
         raise UserError("bad_override", message) from error
 

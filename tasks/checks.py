@@ -71,7 +71,6 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         UserError: a missing model, file, key or launcher, an endpoint that does not answer, or a folder that cannot be
             used; one sentence.
     """
-    _check_home()
     _check_folders()
     uri = params.tracking.uri
     if uri.startswith(("http://", "https://")) and not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
@@ -204,17 +203,22 @@ def _check_benchmarks(params: Params) -> None:
         raise UserError("bad_value", message, key=key, name=champion)
 
 
-def _check_home() -> None:
-    """Prefect keeps its history in its home, which is in HOME unless PREFECT_HOME names another folder."""
-    home = PREFECT_HOME.value()
+def prefect_home() -> Path:
+    """Where Prefect keeps its history: `.prefect` in the working folder, unless PREFECT_HOME names another folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    home: Path = PREFECT_HOME.value()
     with suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
     if not os.access(home, os.W_OK | os.X_OK):
         raise UserError(
             "not_writable",
-            f"{home}: Prefect cannot write there; set HOME (or PREFECT_HOME) to a folder that this user may write.",
+            f"{home}: Prefect cannot write there; make it writable, or set PREFECT_HOME to a folder that is.",
             file=home,
         )
+    return home
 
 
 def _check_folders() -> None:

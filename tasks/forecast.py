@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
 from agentrefine.game.personas import Persona
@@ -21,6 +20,7 @@ from agentrefine.synthesis.forecast import Forecast, Pace, Shortfall, forecast, 
 from agentrefine.synthesis.repair import Repaired, repair_shard
 from tasks.synthesis import personas
 from tasks.teaching import access_to, run_shard
+from tasks.tracking.artifacts import show_forecast
 
 
 class Pilot(NamedTuple):
@@ -53,7 +53,6 @@ def run_and_judge_pilot(params: Params) -> float:
     pilot = run_pilot(params, count)
     logger = get_run_logger()
     logger.info(pilot.forecast.sentence())
-    create_markdown_artifact(pilot.forecast.sentence(), key="forecast")
     limit, cost = params.teacher.max_cost, pilot.forecast.cost
     if limit is not None and cost is not None and cost.value > limit:
         logger.warning("teacher.max_cost is $%.2f: the run will probably stop before it has asked for all", limit)
@@ -135,11 +134,9 @@ def run_pilot(params: Params, count: int) -> Pilot:
     whole = Account(prices)
     whole.add_all(attempt for sample in refined for attempt in sample.attempts)
     pace = Pace.of(params.teacher, each, params.repair.call_budget)
-    return Pilot(
-        forecast(accounts, count, whole.cost, pace),
-        later.cost or 0.0,
-        shortfall(refined, len(pilot), params.teacher.pilot.min_kept_share),
-    )
+    found = forecast(accounts, count, whole.cost, pace)
+    show_forecast(found)
+    return Pilot(found, later.cost or 0.0, shortfall(refined, len(pilot), params.teacher.pilot.min_kept_share))
 
 
 async def _play(

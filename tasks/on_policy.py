@@ -15,8 +15,9 @@ from agentrefine.on_policy.data_set import write_corrected
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Sampling
 from agentrefine.quality.corrected import CorrectedFeatures, corrected_features
+from agentrefine.quality.data_set import DATA_SET
 from agentrefine.quality.gate_result import GateResult, summary, table
-from tasks.quality_gate import DATA_SET, Scope, check, feature_table
+from tasks.expectations import Scope, check, feature_table
 from tasks.tracking.progress import progress
 
 MODELS = Path("models")

@@ -1,56 +1,32 @@
-"""The quality gate: Great Expectations judges the trajectories, and the data set is written if they pass.
-
-Great Expectations takes four seconds to import, so it is imported where the gate runs.
-"""
+"""The quality gate: Great Expectations judges the trajectories, and the data set is written if they pass."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_write, read_jsonl, write_json, write_text
 from agentrefine.game.trajectory import DroppedSample, Trajectory
 from agentrefine.params import Params
-from agentrefine.params.base import Section
-from agentrefine.params.quality_gate import Band, MostlyBand, Requirement
 from agentrefine.params.tuning import BASE
-from agentrefine.quality.data_set import remove_data_set, validation_personas, write_data_set
-from agentrefine.quality.diversity import Diversity, FeatureExample
+from agentrefine.quality.data_set import DATA_SET, remove_data_set, validation_personas, write_data_set
+from agentrefine.quality.diversity import Diversity
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
 from agentrefine.quality.gate_result import (
-    EXAMPLES,
-    Finding,
     GateResult,
     nothing_to_judge,
-    short_number,
     summary,
     table,
 )
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, all_benchmark_texts, held_out
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from great_expectations import expectations as gxe
-    from great_expectations.core import ExpectationValidationResult
-    from great_expectations.data_context import EphemeralDataContext
+from tasks.expectations import Scope, check, feature_table
+from tasks.tracking.artifacts import show_gate
 
 TRAJECTORIES = Path("data/repair/trajectories.jsonl")
 DROPPED = Path("data/repair/dropped.jsonl")
-DATA_SET = Path("data/dataset")
 REPORTS = Path("reports/quality_gate")
-
-
-class Scope(NamedTuple):
-    """One table and what is expected of its columns; examples of single columns, where the rows are none."""
-
-    name: Literal["trajectory", "data_set", "on_policy"]
-    table: "pd.DataFrame"
-    thresholds: Section
-    examples: Mapping[str, Sequence[FeatureExample]]
 
 
 @task(name="quality_gate")
@@ -76,8 +52,7 @@ def gate(params: Params) -> None:
             texts=held_out(all_benchmark_texts(params), params.quality_gate.overlap_words),
         )
     finally:
-        if (REPORTS / "summary.md").is_file():
-            create_markdown_artifact((REPORTS / "summary.md").read_text(encoding="utf-8"), key="quality-gate")
+        show_gate(REPORTS)
     get_run_logger().info("The data set passed; %s has every expectation", REPORTS / "summary.md")
     for finding in result.failures:
         get_run_logger().warning("%s: expected %s, found %s", finding.column, finding.expected, finding.observed)
@@ -153,106 +128,3 @@ def run_gate(
     validation = validation_personas((row.persona_id for row in rows), gate.validation_share, params.seed)
     write_data_set(read_jsonl(trajectories, Trajectory), validation, out)
     return result
-
-
-def check(scopes: Sequence[Scope]) -> list[Finding]:
-    """Judge features, in tables that are not empty, by thresholds."""
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    context = gx.get_context(mode="ephemeral")  # writes nothing anywhere
-    context.enable_analytics(False)
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    results = [_validate(context, scope) for scope in scopes]
-    return [
-        _finding(scope, column, threshold, result[column])
-        for scope, result in zip(scopes, results, strict=True)
-        for column, threshold in scope.thresholds
-    ]
-
-
-def _validate(context: "EphemeralDataContext", scope: Scope) -> "dict[str, ExpectationValidationResult]":
-    """Great Expectations' result of each column of a scope."""
-    import great_expectations as gx
-
-    expectations = [_expectation(column, threshold) for column, threshold in scope.thresholds]
-    suite = context.suites.add(gx.ExpectationSuite(name=scope.name, expectations=expectations))
-    asset = context.data_sources.add_pandas(scope.name).add_dataframe_asset("features")
-    definition = gx.ValidationDefinition(
-        name=scope.name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite
-    )
-    index = {"unexpected_index_column_names": ["id"]} if scope.name == "trajectory" else {}
-    validation = context.validation_definitions.add(definition).run(
-        batch_parameters={"dataframe": scope.table},
-        result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES, **index},
-    )
-    return {result.expectation_config.kwargs["column"]: result for result in validation.results}
-
-
-def _expectation(column: str, threshold: Requirement | Band) -> "gxe.Expectation":
-    """The expectation that a threshold stands for."""
-    from great_expectations import expectations as gxe
-
-    common: dict[str, Any] = {"column": column, "severity": threshold.severity}
-    if isinstance(threshold, Requirement | MostlyBand):
-        common["mostly"] = threshold.mostly
-    if isinstance(threshold, Band):
-        return gxe.ExpectColumnValuesToBeBetween(min_value=threshold.min, max_value=threshold.max, **common)
-    if column == "id":
-        return gxe.ExpectColumnValuesToBeUnique(**common)
-    if column == "completed":
-        return gxe.ExpectColumnValuesToBeInSet(value_set=[True], **common)
-    return gxe.ExpectColumnValuesToBeNull(**common)
-
-
-def _finding(scope: Scope, column: str, threshold: Requirement | Band, found: "ExpectationValidationResult") -> Finding:
-    """What Great Expectations found of a column, in our terms.
-
-    Raises:
-        RuntimeError: Great Expectations could not evaluate the expectation.
-    """
-    if "element_count" not in found.result:
-        raise RuntimeError(f"{scope.name}.{column} could not be judged: {found.exception_info}")
-    failed, total = found.result["unexpected_count"], found.result["element_count"]
-    whole = scope.name != "trajectory"
-    if whole:
-        examples = list(scope.examples.get(column, []))
-    else:
-        unexpected = found.result.get("partial_unexpected_index_list") or []
-        examples = [FeatureExample(str(row["id"]), _value(row[column])) for row in unexpected]
-    return Finding(
-        scope=scope.name,
-        column=column,
-        expectation=found.expectation_config.type,
-        severity=threshold.severity,
-        success=bool(found.success),
-        expected=_expected(column, threshold),
-        observed=short_number(scope.table[column].iloc[0]) if whole else f"{failed} of {total} failed",
-        share=None if whole else round((found.result.get("unexpected_percent") or 0.0) / 100, 6),
-        example_ids=[example.trajectory_id for example in examples],
-        example_values=[example.text for example in examples],
-    )
-
-
-def _expected(column: str, threshold: Requirement | Band) -> str:
-    """A threshold in words."""
-    if isinstance(threshold, Band):
-        ends = ("at least", threshold.min), ("at most", threshold.max)
-        words = " and ".join(f"{word} {short_number(end)}" for word, end in ends if end is not None)
-    else:
-        words = {"id": "unique", "completed": "true"}.get(column, "none")
-    mostly = threshold.mostly if isinstance(threshold, Requirement | MostlyBand) else 1.0
-    return words if mostly == 1 else f"{words}, for at least {short_number(100 * mostly)}%"
-
-
-def _value(value: object) -> str:
-    return short_number(value) if isinstance(value, float) else str(value)
-
-
-def feature_table(record: type[Any], records: Sequence[Any]) -> "pd.DataFrame":
-    """Records of a dataclass as a table with its fields as columns; whole numbers stay whole beside missing ones."""
-    import pandas as pd
-
-    names = [field.name for field in dataclasses.fields(record)]
-    frame = pd.DataFrame({name: [getattr(r, name) for r in records] for name in names})
-    return frame.astype({"tokens": "Int64"}) if "tokens" in names else frame

@@ -1,7 +1,7 @@
 """Typed `params.yaml`: one section per stage, every key with its default; unknown keys and wrong types are refused."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
@@ -220,6 +220,33 @@ def is_key(name: str) -> bool:
     *sections, key = name.split(".")
     section = _section(sections)
     return section is not None and key in section.model_fields
+
+
+def closest_key(name: str, values: object) -> str | None:
+    """The dotted key that was probably meant by one that there is not; None where nothing is like it.
+
+    `values` is what a params.yaml holds: the names of variants, mixes and endpoints are the user's.
+    """
+    known = {*_section_keys(Params), *_held_keys(values)}
+    *_, last = name.split(".")
+    elsewhere = [key for key in known if key.rpartition(".")[2] == last]
+    return next(iter(get_close_matches(name, sorted(elsewhere or known), n=1, cutoff=0.0 if elsewhere else 0.6)), None)
+
+
+def _section_keys(section: type[Section], place: str = "") -> Iterator[str]:
+    parts = section.parts()
+    for name in section.model_fields:
+        if name in parts:
+            yield from _section_keys(parts[name], f"{place}{name}.")
+        else:
+            yield f"{place}{name}"
+
+
+def _held_keys(values: object, place: str = "") -> Iterator[str]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield f"{place}{name}"
+            yield from _held_keys(value, f"{place}{name}.")
 
 
 def _section(keys: Sequence[str]) -> type[Section] | None:

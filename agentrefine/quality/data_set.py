@@ -8,6 +8,9 @@ from agentrefine.files import atomic_write, short_hash
 from agentrefine.game.sample import sample
 from agentrefine.game.trajectory import Trajectory
 
+DATA_SET = Path("data/dataset")
+"""The folder of the default data set."""
+
 SPLITS = ("train", "validation")
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Never, cast
 from uuid import UUID
 
-from prefect import get_run_logger
+from prefect import get_client, get_run_logger, runtime
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from tqdm import tqdm
 
 from agentrefine.evaluation.episodes import Episode, count_replies
@@ -16,6 +17,8 @@ from agentrefine.evaluation.metrics import BenchmarkSummary
 from agentrefine.llm.spending import dollars
 from agentrefine.report.tables import percent
 
+KEY = "progress"
+"""The key of every run's progress: the list of artifacts shows the latest of each key."""
 SECONDS_BETWEEN_UPDATES = 3.0
 """Seconds between updates of the artifact, at least; each is a request to Prefect's server."""
 
@@ -47,12 +50,27 @@ class Progress:
 
 @contextmanager
 def progress(stage: str, total: int, unit: str, *, bar: bool = True) -> Iterator[Progress]:
-    """A progress bar, unless something else draws one, and the artifact `<stage>-progress` for a stage's `unit`s."""
-    key = _artifact_key(stage, "progress")
-    artifact = cast("UUID", create_progress_artifact(progress=0.0, key=key, description=f"{total} {unit}s"))
+    """A progress bar, unless something else draws one, and the run's progress artifact, for a stage's `unit`s.
+
+    A run has one such artifact; where it counts one thing after another, it shows the present one.
+    """
+    artifact = _artifact_of_run(stage if unit == "percent" else f"{stage}: {total:,} {unit}s")
     with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5, disable=not bar) as shown:
         yield Progress(shown, total, artifact)
     update_progress_artifact(artifact, progress=100.0)
+
+
+def _artifact_of_run(description: str) -> UUID:
+    """The present run's progress artifact, at 0 percent."""
+    run = runtime.flow_run.id
+    if run is not None:
+        own = ArtifactFilter(key=ArtifactFilterKey(any_=[KEY]), flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run)]))
+        with get_client(sync_client=True) as client:
+            found = client.read_artifacts(artifact_filter=own, limit=1)
+        if found:
+            update_progress_artifact(found[0].id, progress=0.0, description=description)
+            return found[0].id
+    return cast("UUID", create_progress_artifact(progress=0.0, key=KEY, description=description))
 
 
 def show_rates(model: str, summaries: Mapping[str, BenchmarkSummary]) -> None:

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_HOME, temporary_settings
 from agentrefine.errors import UserError
 from agentrefine.params import load_params, parse_params
 from agentrefine.simulation.tiny_base import tiny_tokenizer
-from tasks.checks import check_before
+from tasks.checks import check_before, prefect_home
 from tests.helpers.chat_server import ChatServer, error
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
@@ -171,7 +171,7 @@ def test_a_home_that_cannot_be_written_is_named(folder):
     (folder / "file").touch()
     home = folder / "file" / "home"
     with temporary_settings({PREFECT_HOME: home}), refused("not_writable", file=home):
-        check_before(params(), ["verification"])
+        prefect_home()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -179,7 +179,7 @@ def test_a_read_only_home_is_named(folder):
     home = folder / "home"
     home.mkdir(mode=0o500)
     with temporary_settings({PREFECT_HOME: home}), refused("not_writable", file=home):
-        check_before(params(), ["verification"])
+        prefect_home()
 
 
 def models(status: int, message: str = "") -> web.RouteDef:
@@ -206,7 +206,7 @@ def endpoint() -> Iterator[str]:
 REMOTE = {"base_url": "https://example.org/v1", "model": "m", "api_key_env": "A_KEY"}
 
 
-@pytest.mark.parametrize("stage", ["synthesis", "refinement", "forecast"])
+@pytest.mark.parametrize("stage", ["synthesis", "repair", "forecast"])
 @pytest.mark.parametrize(
     ("changes", "code", "named"),
     [

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.folders import prepare
 from tasks.params import PARAMS, write_resolved
@@ -63,9 +62,8 @@ def test_dvc_sees_the_folder_as_a_repository_of_its_own_with_the_projects_cache(
 def test_what_cannot_be_a_run_is_refused(bare_project: Path) -> None:
     with refused("unknown_name", name="unknown"):
         prepare(FOLDER, PARAMS, ["unknown"], [])
-    with pytest.raises(UserError, match="speed") as caught:  # Hydra's reason takes two lines
+    with refused("unknown_key", key="tuning.speed"):
         prepare(FOLDER, PARAMS, [], ["tuning.speed=1"])
-    assert caught.value.code == "bad_override"
     with refused("bad_value", key="tuning.learning_rate"):
         prepare(FOLDER, PARAMS, [], ["tuning.learning_rate=fast"])
     assert not (FOLDER / "params.yaml").exists()

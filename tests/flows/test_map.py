@@ -61,7 +61,7 @@ def test_a_missing_and_an_idle_dependency_are_named_with_their_stage() -> None:
         ("agentrefine/synthesis/prompts/continuation.md", {"repair"}),
         ("agentrefine/simulation/faults.py", {"synthesis", "repair"}),
         ("agentrefine/llm/endpoint.py", {"synthesis", "repair", "endpoint_evaluation"}),
-        ("agentrefine/evaluation/row_cache.py", {"evaluation"}),
+        ("agentrefine/evaluation/row_cache.py", {"evaluation", "on_policy"}),
         ("agentrefine/evaluation/reference.py", {"reference_evaluation"}),
         ("agentrefine/tuning/trainer.py", {"tuning"}),
         ("agentrefine/benchmarks/worker.py", {"quality_gate", *(s for s in STAGES if s.endswith("evaluation"))}),

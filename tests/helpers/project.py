@@ -44,16 +44,14 @@ class ProjectCopy:
 
     def __init__(self, folder: Path, *, own_server: bool = False) -> None:
         self.folder = folder
-        home = folder / ".prefect" / "home"
-        home.mkdir(parents=True)
         self.environment = {
             **os.environ,
-            "PREFECT_HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "PYTHONPATH": str(folder),
         }
-        self.environment.pop("PREFECT_API_URL", None)
+        for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH"):
+            self.environment.pop(name, None)
         if not own_server:
             self.environment["PREFECT_API_URL"] = prefect_api()
 

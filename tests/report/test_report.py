@@ -318,7 +318,7 @@ def test_what_each_stage_took_is_one_table_in_which_unknown_is_unknown(root: Pat
     assert costs_of(root) == {
         "synthesis": ["460 calls", "1,234,567", "765,432", "$2.75", "unknown"],
         "verification": ["460 answers judged", "-", "-", "-", "unknown"],
-        "refinement": ["180 calls", "2,000,000", "500,000", "$1.50", "unknown"],
+        "repair": ["180 calls", "2,000,000", "500,000", "$1.50", "unknown"],
         "base model": ["taken as it is", "-", "-", "-", "unknown"],
         "quality gate": ["231 games judged", "-", "-", "-", "unknown"],
         "tuning, expert only": ["30 steps", "400,000", "-", "-", "unknown"],
