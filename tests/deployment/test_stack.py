@@ -102,12 +102,11 @@ def test_the_champion_loads_back_from_the_store(project: ProjectCopy, client: Ml
     load = (
         "import sys, torch; from mlflow.artifacts import download_artifacts\n"
         "from transformers import AutoModelForCausalLM\n"
-        "tuned_here = 'models/refinement'\n"
-        f"folder = download_artifacts('models:/{MODEL}@champion', dst_path=sys.argv[1], tracking_uri=sys.argv[2])\n"
-        "found, tuned = (AutoModelForCausalLM.from_pretrained(at).state_dict() for at in (folder, tuned_here))\n"
+        f"folders = download_artifacts('models:/{MODEL}@champion', dst_path=sys.argv[1]), 'models/refinement'\n"
+        "found, tuned = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in folders)\n"
         "print(found.keys() == tuned.keys() and all(torch.equal(found[name], tuned[name]) for name in tuned))"
     )
-    done = project.run("python", "-c", load, str(tmp_path), str(client.tracking_uri))
+    done = project.run("env", f"MLFLOW_TRACKING_URI={client.tracking_uri}", "python", "-c", load, str(tmp_path))
     assert done.stdout.splitlines()[-1:] == ["True"], done.stderr[-3000:]
 
 
