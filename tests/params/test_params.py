@@ -54,6 +54,25 @@ def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:SECRET@host/mlflow",
+        "postgresql://me@host/mlflow?password=SECRET",
+        "https://me:SECRET@host",
+        "http://me:SECRET@[host",
+    ],
+)
+def test_a_tracking_store_with_a_password_in_its_address_is_refused_without_repeating_it(
+    tmp_path: Path, address: str
+) -> None:
+    with refused("bad_value", key="tracking.uri") as caught:
+        load(tmp_path, "seed: 7 ", f"tracking: {{uri: '{address}'}}\nseed: 7 ")
+    assert "SECRET" not in f"{caught.value} {caught.value.values}"
+    kept = "postgresql://me@host/mlflow"
+    assert load(tmp_path, "seed: 7 ", f"tracking: {{uri: '{kept}'}}\nseed: 7 ").tracking.uri == kept
+
+
+@pytest.mark.parametrize(
     ("old", "new", "code"),
     [
         ("endpoints: {}", "endpoints: {a: {base_url: 'http://user:SECRET@host/v1', model: m}}", "bad_value"),
