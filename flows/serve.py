@@ -88,8 +88,11 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
 
 def _serve(prefect_port: int, mlflow_port: int) -> NoReturn:
     api = f"http://{HOST}:{prefect_port}/api"
-    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
+    tracking = load_params().tracking
+    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
+    from tasks.tracking.run_list import run_list_address  # imports MLflow
+
     with (
         service("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)) as server,
         service("mlflow", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)) as mlflow,
@@ -99,8 +102,9 @@ def _serve(prefect_port: int, mlflow_port: int) -> NoReturn:
         _prefect("--no-prompt", "deploy", "--all")
         with service("prefect-worker", "prefect", "worker", "start", "--pool", "local", "--type", "process") as worker:
             wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
+            runs = run_list_address(f"http://{HOST}:{mlflow_port}", tracking)
             print(
-                f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
+                f"Prefect  http://{HOST}:{prefect_port}\nMLflow   {runs}\n"
                 f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
                 "Stop     Ctrl-C",
                 flush=True,
