@@ -40,9 +40,12 @@ SIGNATURE = ModelSignature(
 )
 """Conversations of roles `user` and `assistant` in, replies out."""
 
+EXAMPLE = pd.DataFrame({"messages": [[{"role": "user", "content": "Goal: Fetch the lamp.\nYou are in the hall."}]]})
+"""A row as it is sent; a game begins with its instructions (`agentrefine.evaluation.prompting.PlayPrompt`)."""
+
 
 class Agent:
-    """A loaded model: `predict` answers conversations, `get_raw_model` gives what it holds.
+    """A loaded model: `predict` answers conversations, and `policy` plays (`agentrefine.evaluation.rollout.play`).
 
     Args:
         loaded: model and tokenizer.
@@ -52,8 +55,8 @@ class Agent:
     def __init__(self, loaded: "LoadedModel", max_new_tokens: int) -> None:
         from agentrefine.evaluation.local import LocalPolicy  # imports torch
 
-        self._loaded = loaded
-        self._policy = LocalPolicy(loaded.model, loaded.tokenizer, name="agent", max_new_tokens=max_new_tokens)
+        self.model, self.tokenizer = loaded
+        self.policy = LocalPolicy(self.model, self.tokenizer, name="agent", max_new_tokens=max_new_tokens)
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:
         """A reply to each conversation, as the evaluation would have it: the likeliest token each time."""
@@ -62,13 +65,13 @@ class Agent:
             Dialogue(str(number), [Message.model_validate(message) for message in messages])
             for number, messages in enumerate(rows)
         ]
-        replies = [reply.text for reply in self._policy.act(dialogues)]
-        self._policy.forget([dialogue.key for dialogue in dialogues])
+        replies = [reply.text for reply in self.policy.act(dialogues)]
+        self.policy.forget([dialogue.key for dialogue in dialogues])
         return replies
 
-    def get_raw_model(self) -> "LoadedModel":
-        """The model of transformers with its tokenizer."""
-        return self._loaded
+    def get_raw_model(self) -> "Agent":
+        """What MLflow's wrapper hides: the agent itself."""
+        return self
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any]) -> Agent:
@@ -97,6 +100,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, base: Path, max_n
             loader_module=__name__,
             mlflow_model=Model(run_id=run_id, artifact_path=MODEL),
             signature=SIGNATURE,
+            input_example=EXAMPLE,
             pip_requirements=[f"{library}=={version(library)}" for library in LIBRARIES],
             model_config={"max_new_tokens": max_new_tokens},
         )

@@ -74,15 +74,18 @@ def _log_model_results(
     own = [comparison for comparison in results.comparisons if comparison.a == model]
     against_baseline = [comparison for comparison in own if comparison.b == params.baseline]
     decides = [c for c in against_baseline if c.benchmark == params.report.champion_benchmark]
-    finding = [_verdict(comparison) for comparison in (*decides, *against_baseline)]
-    tags = {"verdict": _verdict(decides[0])} if decides else {}
+    shown = [c for c in against_baseline if c.verdict in ("better", "worse") and c not in decides]
+    finding = [_verdict(comparison) for comparison in (*decides, *shown)]
+    if unclear := [label(c.benchmark) for c in against_baseline if c not in (*decides, *shown)]:
+        finding.append(f"No difference is shown on {', '.join(unclear)}.")
+    tags = {"verdict": finding[0]} if decides else {}
     if model != params.baseline:
         tags |= {"compared_with": params.baseline, "compared_with_run": baseline_run}
     known = caveats(params, results.quantisation).values()
     where = (
         f"The report is `{REPORT}` in the run of the pipeline, {pipeline}; the episodes are `{VIEWER}/index.html` here."
     )
-    note = model_note(list(dict.fromkeys(finding)), results.models[model], known, where)
+    note = model_note(finding, results.models[model], known, where)
     with store(params.tracking) as client:
         contents.log_table(client, run_id, results.models[model], results.seconds[model], own)
         runs.tag(client, run_id, {**tags, MLFLOW_RUN_NOTE: note})

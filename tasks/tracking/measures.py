@@ -29,6 +29,9 @@ HELDOUT_SUCCESS = "heldout_success"
 TABLE = "results.json"
 """The artifact with the table."""
 
+DIGITS = 4
+"""Digits after the point of the metrics of an evaluation, which MLflow shows with all that they have."""
+
 HEADLINE = {"success": "success_rate", "progress": "progress_rate", "recovery": "recovery_rate"}
 """Metrics of each benchmark, by the names of the rates in `BenchmarkSummary`."""
 
@@ -68,13 +71,13 @@ class ResultRow(NamedTuple):
 def headline_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:
     """The metrics of an evaluation; without what was not measured."""
     found = {
-        f"{name}/{benchmark}": rate.value
+        f"{name}/{benchmark}": round(rate.value, DIGITS)
         for benchmark, summary in summaries.items()
         for name, rate in ((name, summary.rates()[key]) for name, key in HEADLINE.items())
         if rate.value is not None
     }
     solved = [summary.success_rate.value for summary in summaries.values() if summary.success_rate.value is not None]
-    return found | ({HELDOUT_SUCCESS: fmean(solved)} if solved else {})
+    return found | ({HELDOUT_SUCCESS: round(fmean(solved), DIGITS)} if solved else {})
 
 
 def result_rows(

@@ -24,8 +24,14 @@ FIRST_NOTE = "Models of agentrefine; the finding of the last report will stand h
 MODELS = "tags.model_digest LIKE '%' and tags.replaced_by IS NULL"
 """The filter that finds the models."""
 
-TAGS = ("role", "verdict", "champion")
-"""Tags that are columns beside the metrics."""
+WIDTHS = {"attributes.`Run Name`": 230, "runDateAndNestInfo": 140, "duration": 80}
+"""Pixels of the columns that the list always has, by its own names for them; before them stands a box to tick."""
+
+COLUMN, VERDICT = 160, 470
+"""Pixels of a metric's or tag's column, and of the verdict's."""
+
+TAGS = ("verdict", "role", "champion")
+"""Tags that are columns, after the first metric."""
 
 
 def prepare_experiment(client: MlflowClient, name: str) -> str:
@@ -51,16 +57,19 @@ def save_view(client: MlflowClient, experiment_id: str, columns: Sequence[str]) 
         experiment_id: whose list.
         columns: names of metrics; the first one decides what the best is.
     """
-    shown = [f"metrics.`{name}`" for name in columns] + [f"tags.`{name}`" for name in TAGS]
+    best, *others = (f"metrics.`{name}`" for name in columns)
+    shown = [best, *(f"tags.`{name}`" for name in TAGS), *others]
     state: dict[str, Any] = {
         "searchFilter": MODELS,
-        "orderByKey": shown[0],
+        "orderByKey": best,
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": shown,
+        "columnOrder": ["0", *WIDTHS, *shown],
+        "columnWidths": {**dict.fromkeys(shown, COLUMN), **WIDTHS, "tags.`verdict`": VERDICT},
     }
     client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(state))
 

@@ -113,6 +113,8 @@ def adopt(run_id: str, model: str, digest: str, params: Params) -> str:
             run_id = earlier
         else:
             client.set_tag(run_id, MODEL_DIGEST, digest)
+            if TUNING_KEY in client.get_run(run_id).data.tags:  # it is found by the digest from now on
+                client.delete_tag(run_id, TUNING_KEY)
         _keep_current(client, experiment_id, run_id, params)
         return run_id
 
@@ -228,7 +230,7 @@ def _interrupted(client: MlflowClient, experiment_id: str, model: str, key: str)
     if not key:
         return None
     wanted = f"tags.{TUNING_KEY} = '{quotable(key)}' and tags.model = '{quotable(model)}'"
-    runs = client.search_runs([experiment_id], f"{wanted} and tags.{MODEL_DIGEST} IS NULL")
+    runs = client.search_runs([experiment_id], wanted)
     ended = [run for run in runs if run.info.status in ("FAILED", "KILLED")]
     return str(ended[0].info.run_id) if ended else None
 

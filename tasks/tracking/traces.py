@@ -66,7 +66,7 @@ def _trace_info(episode: Episode, trace_id: str, experiment_id: str, run_id: str
         request_time=began // 1_000_000,
         execution_duration=lasted // 1_000_000,
         state=TraceState.ERROR if episode.stop == "environment error" else TraceState.OK,
-        request_preview=episode.goal[:PREVIEW],
+        request_preview=f"{episode.benchmark}: {episode.goal}"[:PREVIEW],
         response_preview=f"{episode.stop}, progress {episode.progress:.0%}",
         trace_metadata={TraceMetadataKey.SOURCE_RUN: run_id, TraceMetadataKey.TOKEN_USAGE: json.dumps(usage)},
         tags={

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from agentrefine.params import Params
@@ -9,8 +10,6 @@ from tasks.tracking import registry
 from tasks.tracking.registry import Registration
 from tests.helpers.results_tree import episodes, write_evaluation
 from tests.tracking.stages import evaluated, tuned
-
-import pytest
 
 
 def registered(params: Params, root: Path, digest: str, solved: int, baseline: int = 1) -> Registration:

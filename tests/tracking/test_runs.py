@@ -1,4 +1,4 @@
-"""Which run is which, in a real store: found again by every stage, continued after a kill, replaced by another model."""
+"""Which run is which, in a real store: found again by every stage, continued after a kill, replaced by another."""
 
 import subprocess
 import sys
@@ -182,9 +182,12 @@ def test_failed_tuning_tells_its_own_reason_when_the_store_is_lost_too(
     def lost(*_: object) -> None:
         raise OSError("the store is gone")
 
-    with pytest.raises(ZeroDivisionError), runs.live_model("refinement", params, "key"):
+    def fail() -> None:
         monkeypatch.setattr(MlflowClient, "set_terminated", lost)
         _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError), runs.live_model("refinement", params, "key"):
+        fail()
 
 
 def test_a_pipeline_in_one_process_lasts_as_long_as_its_stages(
