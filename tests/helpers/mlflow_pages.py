@@ -55,7 +55,8 @@ class MlflowPages:
         rows = self.page.evaluate(
             "(() => { const rows = {}; for (const cell of document.querySelectorAll('.ag-row .ag-cell')) {"
             "const row = rows[cell.closest('.ag-row').getAttribute('row-index')] ??= {};"
-            "row[cell.getAttribute('col-id')] = cell.innerText.trim().split('\\n').at(-1); } return Object.values(rows); })()"
+            "row[cell.getAttribute('col-id')] = cell.innerText.trim().split('\\n').at(-1); }"
+            "return Object.values(rows); })()"
         )
         return list(rows)
 
