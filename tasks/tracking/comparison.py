@@ -134,8 +134,7 @@ def _log_pipeline_results(client: MlflowClient, pipeline: str, params: Params, r
     text, known = headline(params, results), list(caveats(params, results.quantisation).values())
     report = f"The report is `{REPORT}` here; `plots` are its figures."
     runs.tag(client, pipeline, {MLFLOW_RUN_NOTE: results_note(text, results, known, report)})
-    for name in (REPORT, "report.md"):
-        client.log_artifact(pipeline, str(Path("reports", name)))
+    client.log_artifact(pipeline, str(Path("reports", REPORT)))
     for plot in sorted(Path("reports/plots").glob("*.png")):
         client.log_artifact(pipeline, str(plot), "plots")
     client.log_text(pipeline, resolved(params), contents.PARAMS)

@@ -19,6 +19,10 @@ HOW_TO_COMPARE = (
 )
 
 
+MAX_NOTE = 5000
+"""Most characters of an experiment's description, as MLflow takes it; a run's may have 8000."""
+
+
 def model_note(
     finding: Sequence[str],
     summaries: Mapping[str, BenchmarkSummary],
@@ -33,7 +37,7 @@ def model_note(
     ]
     table = ["| percent [95% interval] | success | progress | recovery | n |", "|---|--:|--:|--:|--:|", *rows]
     parts = [_first_bold(finding), "\n".join(table), *_known(caveats), report]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part)[:MAX_NOTE]
 
 
 def evaluation_note(model: str, model_run: str, summaries: Mapping[str, BenchmarkSummary], params: Params) -> str:
@@ -54,7 +58,8 @@ def results_note(finding: Sequence[str], results: Results, caveats: Iterable[str
         for model, summaries in results.models.items()
     ]
     table = ["".join(head), "|---|" + "--:|" * len(names), *rows]
-    return "\n\n".join(part for part in [_first_bold(finding), "\n".join(table), *_known(caveats), end] if part)
+    parts = [_first_bold(finding), "\n".join(table), *_known(caveats), end]
+    return "\n\n".join(part for part in parts if part)[:MAX_NOTE]
 
 
 def _success(summary: BenchmarkSummary | None) -> str:

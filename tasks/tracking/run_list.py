@@ -19,6 +19,9 @@ from tasks.tracking.store import store
 VIEW = "results"
 """The view of the list that `run_list_address` opens."""
 
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+"""The experiment's tag that holds it."""
+
 FIRST_NOTE = "Models of agentrefine; the finding of the last report will stand here. How to read it: docs/mlflow.md."
 
 MODELS = "tags.model_digest LIKE '%' and tags.replaced_by IS NULL"
@@ -38,6 +41,8 @@ def prepare_experiment(client: MlflowClient, name: str) -> str:
     """The id of the experiment; made when there is none."""
     found = client.get_experiment_by_name(name)
     if found is not None:
+        if VIEW_TAG not in found.tags:  # it was made by something else
+            save_view(client, str(found.experiment_id), [HELDOUT_SUCCESS])
         return str(found.experiment_id)
     tags = {
         "mlflow.experimentKind": "custom_model_development",
@@ -71,7 +76,7 @@ def save_view(client: MlflowClient, experiment_id: str, columns: Sequence[str]) 
         "columnOrder": ["0", *WIDTHS, *shown],
         "columnWidths": {**dict.fromkeys(shown, COLUMN), **WIDTHS, "tags.`verdict`": VERDICT},
     }
-    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(state))
+    client.set_experiment_tag(experiment_id, VIEW_TAG, json.dumps(state))
 
 
 def run_list_address(server: str, tracking: TrackingParams) -> str:

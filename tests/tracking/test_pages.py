@@ -30,7 +30,6 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Params]:
         (folder / "data/dataset").mkdir(parents=True)
         (folder / "data/dataset/train.jsonl").write_text('{"id": "a"}\n')
         (folder / "reports/report.html").write_text("<h1>The report</h1>")
-        (folder / "reports/report.md").write_text("# The report")
         patch.setattr(comparison, "model_card", lambda *_: "# A card")
         patch.setattr(comparison, "get_run_logger", lambda: NoLog())
         with runs.live_pipeline(params):
