@@ -19,7 +19,7 @@ from tests.helpers import chromium as browser
 from tests.helpers.chromium import Page, chromium
 from tests.helpers.paths import ROOT
 
-SECONDS = 120.0
+SECONDS = 300.0
 """Seconds for one of MLflow's pages to show what is waited for."""
 
 ASSISTANT = "[data-component-id='mlflow.assistant.chat_panel.close']"

@@ -16,7 +16,7 @@ from tests.helpers.chromium import chromium
 from tests.helpers.mlflow_pages import MlflowPages, mlflow_server
 from tests.helpers.results_tree import SOLVED, params_for, write_model, write_results
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
