@@ -16,7 +16,8 @@ Stages are processes of their own and find a run again:
 - an evaluation by its model and its settings, so that one that is repeated updates its run;
 - a tuning that was interrupted by its key (`TuningJob.key`): it continues in its run, as it does at its checkpoint.
 
-A run that works carries the tag `process`. One whose process is gone ends as KILLED when the next run begins.
+A run that works carries the tag `process`. One whose process is gone ends as KILLED when the next run begins. A run
+that continues, or an evaluation that is repeated, lasts as long as it has worked in all.
 
 Every function that is given where runs are kept raises `UserError` where this store cannot be reached or used.
 """
@@ -163,17 +164,27 @@ def pipeline_of(client: MlflowClient, model_run_id: str) -> str:
 
 @contextmanager
 def _working(run_id: str, tracking: TrackingParams, *, watched: bool = True) -> Iterator[None]:
-    """Watch the machine while a run works, if so wished, and end the run as what happened says."""
+    """Watch the machine while a run works, if so wished, and end the run as what happened says.
+
+    A run that worked before lasts as long as it has worked in all: the pause is left out of its duration.
+    """
+    with store(tracking) as client:
+        known = client.get_run(run_id).info
+    began, before = now(), (known.end_time or known.start_time) - known.start_time
+
+    def end(client: MlflowClient, status: str) -> None:
+        _end(client, run_id, status, known.start_time + before + now() - began)
+
     try:
         with machine.watched(run_id, tracking.uri) if watched else nullcontext():
             yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         with suppress(UserError), store(tracking) as client:
-            _end(client, run_id, "KILLED" if stopped else "FAILED")
+            end(client, "KILLED" if stopped else "FAILED")
         raise
     with store(tracking) as client:
-        _end(client, run_id, "FINISHED")
+        end(client, "FINISHED")
 
 
 def _begin(client: MlflowClient, run_id: str, stage: str) -> None:
@@ -183,7 +194,7 @@ def _begin(client: MlflowClient, run_id: str, stage: str) -> None:
         client.set_tag(run_id, f"prefect_flow_run_id.{stage}", flow_run.id)
 
 
-def _end(client: MlflowClient, run_id: str, status: str, end_time: int | None = None) -> None:
+def _end(client: MlflowClient, run_id: str, status: str, end_time: int) -> None:
     run = client.get_run(run_id)
     if run.info.lifecycle_stage == "deleted":  # the same model had a run already
         return
@@ -231,8 +242,7 @@ def _interrupted(client: MlflowClient, experiment_id: str, model: str, key: str)
         return None
     wanted = f"tags.{TUNING_KEY} = '{quotable(key)}' and tags.model = '{quotable(model)}'"
     runs = client.search_runs([experiment_id], wanted)
-    ended = [run for run in runs if run.info.status in ("FAILED", "KILLED")]
-    return str(ended[0].info.run_id) if ended else None
+    return next((str(run.info.run_id) for run in runs if run.info.status in ("FAILED", "KILLED")), None)
 
 
 def _new_model_run(
@@ -312,9 +322,13 @@ def _replace(client: MlflowClient, run_id: str, others: list[Run]) -> None:
 
 
 def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-    now = int(time.time() * 1000)
-    run = client.create_run(experiment_id, start_time=now, tags=dict(tags), run_name=name)
+    run = client.create_run(experiment_id, start_time=now(), tags=dict(tags), run_name=name)
     return str(run.info.run_id)
+
+
+def now() -> int:
+    """Milliseconds, as MLflow counts time."""
+    return int(time.time() * 1000)
 
 
 def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

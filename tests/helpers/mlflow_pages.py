@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
+from PIL import Image
 
 from tasks.checks import answers
 from tests.helpers import chromium as browser
@@ -94,6 +95,12 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         process.wait(20)
 
 
+def _smaller(picture: Path) -> None:
+    """The same picture in 64 colours."""
+    with Image.open(picture) as shown:
+        shown.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(picture, optimize=True)
+
+
 def draw(server: str, experiment: str, folder: Path) -> None:
     """Draw the pictures of the documents."""
     address = f"{server}/#/experiments/{experiment}/runs?viewStateShareKey=results&workflowType=machine_learning"
@@ -117,6 +124,8 @@ def draw(server: str, experiment: str, folder: Path) -> None:
         pages.open(f"{run}?workflowType=machine_learning", "Description")
         time.sleep(2)
         page.screenshot(folder / "mlflow-model.png")
+    for picture in folder.glob("mlflow-*.png"):
+        _smaller(picture)
 
 
 if __name__ == "__main__":

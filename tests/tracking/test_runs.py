@@ -162,6 +162,18 @@ def test_a_killed_tuning_ends_as_killed_at_the_next_start_and_continues_in_its_r
         assert new != killed
 
 
+def test_a_run_that_continues_lasts_as_long_as_it_has_worked(params: Params, client: MlflowClient) -> None:
+    seconds = []
+    for pause in (1.0, 0.0):
+        began = time.monotonic()
+        with runs.live_evaluation("chance", "c", params) as into:
+            time.sleep(0.2)
+        seconds.append(time.monotonic() - began)
+        time.sleep(pause)
+    found = client.get_run(into.evaluation).info
+    assert 400 <= found.end_time - found.start_time <= 1000 * sum(seconds)
+
+
 def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient) -> None:
     with pytest.raises(ZeroDivisionError), runs.live_model("refinement", params, "key") as live:
         _ = 1 / 0
