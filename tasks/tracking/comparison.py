@@ -25,7 +25,7 @@ from tasks.tracking.notes import HOW_TO_COMPARE, REPORT, model_note, results_not
 from tasks.tracking.registry import CHAMPION, register
 from tasks.tracking.run_list import save_view
 from tasks.tracking.settings import resolved
-from tasks.tracking.store import store
+from tasks.tracking.store import quotable, store
 
 VIEWER, CARD = "viewer", "model_card.md"
 """Artifacts of a model's run: its episodes to browse, and what the hub would say of it."""
@@ -97,7 +97,7 @@ def _log_model_results(
 
 
 def _verdict(found: Comparison) -> str:
-    """A comparison in a line: `layouts: no difference shown, +12 [2, 24] points against expert only, p = 0.1.`"""
+    """A comparison in a line: `babyai: better, +12 [+2, +24] points against expert only, p = 0.011.`"""
     points = percent(found.success_difference, sign="+", digits=0)
     return (
         f"{label(found.benchmark)}: {found.verdict}, {points} points against {label(found.b)}, p = {found.p_value:.2g}."
@@ -117,7 +117,7 @@ def _register(model: str, digest: str, run_id: str, params: Params) -> None:
 def _mark_champion(client: MlflowClient, params: Params) -> None:
     """Let the tag `champion` stand at the run of the champion alone, with the benchmark that decided."""
     name = params.tracking.registered_model
-    known = client.search_registered_models(f"name = '{name}'")
+    known = client.search_registered_models(f"name = '{quotable(name)}'")
     versions = [client.get_model_version_by_alias(name, CHAMPION)] if known and CHAMPION in known[0].aliases else []
     champions = {version.run_id: version.tags.get("benchmark", "") for version in versions}
     experiment = client.get_experiment_by_name(params.tracking.experiment)

@@ -204,11 +204,14 @@ def _end(client: MlflowClient, run_id: str, status: str, end_time: int) -> None:
 
 
 def _end_killed(client: MlflowClient, experiment_id: str) -> None:
-    """End the runs of this machine whose process is gone, at the time of the last metric that they have."""
+    """End the runs of this machine whose process is gone, at the time of the last metric or child that they have."""
     for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and tags.{PROCESS} LIKE '%'"):
+        run_id = run.info.run_id
         if machine.is_gone(run.data.tags[PROCESS]):
-            stamps = [client.get_metric_history(run.info.run_id, name)[-1].timestamp for name in run.data.metrics]
-            _end(client, run.info.run_id, "KILLED", max([run.info.start_time, *stamps]))
+            stamps = [client.get_metric_history(run_id, name)[-1].timestamp for name in run.data.metrics]
+            children = client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'")
+            ends = [child.info.end_time or child.info.start_time for child in children]
+            _end(client, run_id, "KILLED", max([run.info.start_time, *stamps, *ends]))
 
 
 def _experiment(client: MlflowClient, params: Params) -> str:

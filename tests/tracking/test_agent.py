@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from agentrefine.evaluation.policy import Dialogue
+from agentrefine.game.conversation import Message
 from agentrefine.params import Params
 from agentrefine.tuning.models import load_tuned, model_digest
 from agentrefine.tuning.train import tune
@@ -53,6 +56,22 @@ def test_the_champion_has_the_logits_of_the_tuned_model_bit_by_bit(
     with torch.inference_mode():
         assert torch.equal(loaded.model(ids).logits, tuned.model(ids).logits)
     assert loaded.tokenizer.chat_template == tuned.tokenizer.chat_template
+
+
+def test_the_champion_answers_conversations_as_it_plays(champion: str) -> None:
+    loaded = mlflow.pyfunc.load_model(champion)
+    conversations = [
+        [{"role": "user", "content": "Goal: Fetch the lamp."}],
+        [
+            {"role": "user", "content": "You are in the hall."},
+            {"role": "assistant", "content": "Thought: look\nAction: look"},
+            {"role": "user", "content": "You see a lamp."},
+        ],
+    ]
+    replies = loaded.predict(pd.DataFrame({"messages": conversations}))
+    messages = [[Message.model_validate(message) for message in conversation] for conversation in conversations]
+    policy = loaded.get_raw_model().policy
+    assert replies == [policy.act([Dialogue(str(n), found)])[0].text for n, found in enumerate(messages)]
 
 
 def test_the_champion_is_described_by_a_signature_and_holds_no_code(champion: str, tmp_path: Path) -> None:
