@@ -7,6 +7,7 @@ and the same dvc.lock, and each takes up where another stopped.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from tasks.params import write_resolved
 from tasks.playing import record_simulators
 from tasks.tracking.flow_runs import describe_pipeline, pipeline_name
 from tasks.tracking.progress import progress
+from tasks.tracking.runs import live_pipeline
 
 
 class Stage(NamedTuple):
@@ -136,7 +138,8 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
 
             for line in estimate(params, pending):
                 logger.info(line)
-        with progress("pipeline", len(todo), "stage", bar=False) as bar:
+        kept = live_pipeline(params) if pending else nullcontext()
+        with kept, progress("pipeline", len(todo), "stage", bar=False) as bar:
             for _, variants in groupby(todo, key=lambda stage: stage.address.partition("@")[0]):
                 group = list(variants)
                 due = [stage for stage in group if not workspace.up_to_date(stage.address)]

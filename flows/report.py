@@ -3,14 +3,13 @@
 from rich.console import Console
 
 from agentrefine.params import Params
-from agentrefine.params.tuning import BASE
 from agentrefine.report.document import evidence, next_steps, title
 from agentrefine.report.inputs import Project, load_results
 from agentrefine.report.tables import at_chance_line, notes, terminal_table, what_n_counts
 from flows.command import run, stage_flow
 from flows.evaluation import player
 from tasks.report import write_report
-from tasks.tracking.registry import register_models
+from tasks.tracking.comparison import register_models
 
 
 def report_and_register(params: Params) -> None:
@@ -20,8 +19,7 @@ def report_and_register(params: Params) -> None:
         UserError: a stage has not been run, or a tracking store cannot be used.
     """
     results = write_report(params)
-    models = [params.baseline, *(model for model in params.evaluation.models if model != BASE)]
-    register_models(params, results, {model: player(model, params).digest for model in models})
+    register_models(params, results, {model: player(model, params).digest for model in params.evaluation.players})
 
 
 report = stage_flow("report", report_and_register)

@@ -121,8 +121,11 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
 
 
 def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoReturn:
-    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
+    tracking = load_params().tracking
+    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
+    from tasks.tracking.run_list import run_list_address  # imports MLflow
+
     start = ("prefect", "server", "start", "--host", HOST, "--port", str(prefect_port))
     with (
         service("prefect-server", alive, *start) as server,
@@ -134,8 +137,9 @@ def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoRetur
         work = ("prefect", "worker", "start", "--pool", "local", "--type", "process")
         with service("prefect-worker", alive, *work) as worker:
             wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
+            runs = run_list_address(f"http://{HOST}:{mlflow_port}", tracking)
             print(
-                f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"
+                f"Prefect  http://{HOST}:{prefect_port}\nMLflow   {runs}\n"
                 f"Run      PREFECT_API_URL={api} prefect deployment run 'agentrefine/local' --watch\n"
                 "Stop     Ctrl-C",
                 flush=True,

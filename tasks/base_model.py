@@ -7,6 +7,7 @@ from prefect import get_run_logger, task
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from tasks.tracking import runs
+from tasks.tracking.contents import log_base
 from tasks.tracking.progress import progress
 
 FOLDER = Path("models") / BASE
@@ -23,12 +24,13 @@ def prepare_base_model(params: Params) -> None:
     from agentrefine.tuning.models import model_digest
 
     tiny = params.base_model.is_tiny
-    with progress("base_model", params.base_model.tiny.pretraining_tokens, "token", bar=tiny) as bar:
-        made = make_base(params.base_model, params.seed, FOLDER, lambda done, _total: bar.reach(done))
+    with runs.live_model(BASE, params) as live:
+        with progress("base_model", params.base_model.tiny.pretraining_tokens, "token", bar=tiny) as bar:
+            made = make_base(params.base_model, params.seed, FOLDER, lambda done, _total: bar.reach(done))
+        run_id = runs.adopt(live, BASE, model_digest(FOLDER), params)
     logger = get_run_logger()
     if tiny:
         logger.info("%d parameters, loss %.3f after %d tokens", made.parameters, made.loss, made.tokens)
     for remark in made.remarks:
         logger.warning("%s: %s", params.base_model.path, remark)
-    run_id = runs.run_for(BASE, model_digest(FOLDER), params.tracking)
-    runs.log_base(run_id, params, FOLDER if tiny else None)
+    log_base(run_id, params, FOLDER if tiny else None)

@@ -24,8 +24,9 @@ from agentrefine.evaluation.policy import Policy
 from agentrefine.files import short_hash, write_text
 from agentrefine.params import Params
 from agentrefine.params.evaluation import BenchmarkData
-from tasks.tracking import runs
+from tasks.tracking.contents import log_evaluation
 from tasks.tracking.progress import progress, show_episodes, show_rates
+from tasks.tracking.runs import live_evaluation
 
 OUT = Path("data/evaluation")
 JOURNAL = Path("data/journal/episodes")
@@ -81,21 +82,22 @@ def evaluate(player: Player, params: Params) -> None:
     absent = {name: str(reason) for name, reason in found.items() if isinstance(reason, UserError)}
     for reason in absent.values():
         get_run_logger().info("Not played: %s", reason)
-    tried: dict[str, Played] = {}
-    for name, benchmark in present.items():
-        rules = Rules.of(params.evaluation, simulators([name], params.evaluation.data))
-        spent = sum(player.cost(result.episodes) for result in tried.values())
-        tried[name] = play_one(player, name, benchmark, params.seed, rules, spent)
-    played = {name: result for name, result in tried.items() if not result.unlisted}
-    unlisted = {name: f"{player.model} on {name}: {t.unlisted}." for name, t in tried.items() if t.unlisted}
-    summaries = write_evaluation(
-        OUT / player.model,
-        [episode for result in played.values() for episode in result.episodes],
-        benchmarks_played({name: present[name] for name in played}, absent | unlisted),
-        {name: result.seconds for name, result in played.items()},
-    )
-    show_rates(player.model, summaries.root)
-    runs.log_evaluation(player.model, runs.run_for(player.model, player.digest, params.tracking), params)
+    with live_evaluation(player.model, player.digest, params) as into:
+        tried: dict[str, Played] = {}
+        for name, benchmark in present.items():
+            rules = Rules.of(params.evaluation, simulators([name], params.evaluation.data))
+            spent = sum(player.cost(result.episodes) for result in tried.values())
+            tried[name] = play_one(player, name, benchmark, params.seed, rules, spent)
+        played = {name: result for name, result in tried.items() if not result.unlisted}
+        unlisted = {name: f"{player.model} on {name}: {t.unlisted}." for name, t in tried.items() if t.unlisted}
+        summaries = write_evaluation(
+            OUT / player.model,
+            [episode for result in played.values() for episode in result.episodes],
+            benchmarks_played({name: present[name] for name in played}, absent | unlisted),
+            {name: result.seconds for name, result in played.items()},
+        )
+        show_rates(player.model, summaries.root)
+        log_evaluation(player.model, into, params)
 
 
 # Not cached: the journal knows what was played before, episode by episode.

@@ -10,6 +10,7 @@ from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.tuning.results import write_results
 from tasks.tracking import runs
+from tasks.tracking.contents import log_tuning
 from tasks.tracking.progress import progress
 
 if TYPE_CHECKING:
@@ -29,24 +30,24 @@ def tune_variant(variant: str, params: Params) -> None:
     Raises:
         UserError: a variant that params.yaml does not name, a missing data set, a model that cannot be tuned.
     """
-    from agentrefine.tuning.models import model_digest  # imports torch, transformers and trl
+    from agentrefine.tuning.distributed import process_count  # imports torch, transformers and trl
+    from agentrefine.tuning.models import model_digest
     from agentrefine.tuning.train import tune
     from tasks.tracking.live_curve import LiveCurve
 
     job = tuning_job(variant, params)
     out = MODELS / variant
-    with (
-        runs.live_run(variant, params.tracking) as live,
-        progress(f"tuning {variant}", 100, "percent", bar=False) as done,
-    ):
-        result = tune(job, out, [LiveCurve(live, params.tracking, done)])
+    with runs.live_model(variant, params, job.key(process_count(params.tuning.cpu_processes))) as live:
+        with progress(f"tuning {variant}", 100, "percent", bar=False) as done:
+            result = tune(job, out, [LiveCurve(live, params.tracking, done)])
         write_results(REPORTS / variant, result)
+        run_id = runs.adopt(live, variant, model_digest(out), params)
     get_run_logger().info(
         "%s: %d tokens in %.0f s (%.0f tokens/s), %.0f%% of them trained, loss %.3f",
         variant, result.tokens, result.seconds, result.tokens_per_second,
         100 * result.trained_token_share, result.train_loss,
     )  # fmt: skip
-    runs.log_tuning(variant, runs.adopt(live, variant, model_digest(out), params.tracking), params)
+    log_tuning(variant, run_id, params)
 
 
 def tuning_job(variant: str, params: Params) -> "TuningJob":

@@ -1,6 +1,5 @@
-"""The numbers of the report's figures, and those that MLflow keeps: rows and flat names from typed results."""
+"""The numbers of the report's figures: rows from typed results."""
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -174,32 +173,6 @@ def informative(rows: Sequence[Row], at_chance: Collection[str]) -> list[Row]:
     return [row for row in rows if isinstance(row, LossRow) or row.benchmark in worth]
 
 
-def flat_metrics(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, float]:
-    """Metrics as single numbers, `<benchmark>/<rate>` with `_low`, `_high` and `_n`; without what was not measured.
-
-    Breakdowns are `<benchmark>/task/<task>/success_rate` and alike, as values only: details.json has their intervals.
-    """
-    flat: dict[str, float] = {}
-    for benchmark, summary in summaries.items():
-        for name, rate in summary.rates().items():
-            flat |= flat_rate(f"{benchmark}/{name}", rate)
-        flat |= {f"{benchmark}/{name}": value for name, value in summary.figures().items()}
-        flat |= {f"{benchmark}/stops/{reason}": float(number) for reason, number in summary.stops.items()}
-        perturbed = {} if summary.robustness is None else summary.robustness.perturbations
-        for kind, groups in (("task", summary.by_task), ("difficulty", summary.by_difficulty), ("wording", perturbed)):
-            for group, reached in groups.items():
-                for name, rate in reached:
-                    if rate.value is not None:
-                        flat[f"{benchmark}/{kind}/{_metric_name(group)}/{name}"] = rate.value
-    return flat
-
-
-def flat_rate(name: str, rate: Rate) -> dict[str, float]:
-    """A rate as single numbers: its value under `name`, and `_low`, `_high` and `_n`."""
-    parts = {"": rate.value, "_low": rate.low, "_high": rate.high, "_n": float(rate.n)}
-    return {f"{name}{end}": value for end, value in parts.items() if value is not None}
-
-
 def comparison_table(comparisons: Iterable[Comparison]) -> dict[str, dict[str, dict[str, Any]]]:
     """Every comparison by model and benchmark, without intervals."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
@@ -234,38 +207,12 @@ def headline_metrics(params: Params, results: Results) -> dict[str, Any]:
     }
 
 
-def comparison_metrics(comparison: Comparison) -> dict[str, float]:
-    """The numbers of a paired comparison by name."""
-    return {
-        **flat_rate("success_difference", comparison.success_difference),
-        **flat_rate("progress_difference", comparison.progress_difference),
-        "only_first": comparison.only_a,
-        "only_second": comparison.only_b,
-        "p_value": comparison.p_value,
-        "progress_p_value": comparison.progress_p_value,
-    }
-
-
-def curves(summaries: Mapping[str, BenchmarkSummary]) -> dict[str, list[float]]:
-    """Progress and success by step, `<benchmark>/progress_by_step`; the first number is that after no step."""
-    found = {}
-    for benchmark, summary in summaries.items():
-        found[f"{benchmark}/progress_by_step"] = summary.progress_by_step.value
-        found[f"{benchmark}/success_by_step"] = summary.success_by_step.value
-    return found
-
-
 def played(models: Models) -> Iterator[tuple[str, str, BenchmarkSummary]]:
     """Benchmark, model and summary, benchmark by benchmark."""
     for benchmark in benchmarks(models):
         for model, summaries in models.items():
             if benchmark in summaries:
                 yield benchmark, model, summaries[benchmark]
-
-
-def _metric_name(group: str) -> str:
-    """A group's name as MLflow takes it in a metric's: names of tasks may come from a user's files."""
-    return re.sub(r"[^\w. -]", "-", group) or "none"
 
 
 def _measured(rate: Rate) -> Sequence[tuple[float, float, float]]:

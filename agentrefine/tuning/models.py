@@ -123,8 +123,12 @@ def usable_tokenizer(
     return tokenizer
 
 
-def load_tuned(path: str | Path) -> LoadedModel:
+def load_tuned(path: str | Path, base_folder: Path | None = None) -> LoadedModel:
     """A model that plays, on the GPU where there is one: a tuned one (an adapter is merged into its base), or a base.
+
+    Args:
+        path: of the model.
+        base_folder: where the base of an adapter lies; None: where it lay when the adapter was tuned.
 
     Raises:
         UserError: there is no such model, or the adapter's base is no longer the one that it was tuned on.
@@ -137,10 +141,11 @@ def load_tuned(path: str | Path) -> LoadedModel:
     if not isinstance(card, TunedCard):
         sentence = "is an adapter without the card of the tuning stage; run that stage again."
         raise UserError("stage_not_run", f"{path}: {sentence}", model=str(path), stage="tuning")
-    base = load_base(card.base)
-    if model_digest(card.base) != card.base_digest:
-        sentence = f"was tuned on another {card.base} than the present one; run the tuning stage again."
-        raise UserError("model_changed", f"{path}: {sentence}", model=str(path), base=card.base)
+    origin = base_folder or card.base
+    base = load_base(origin)
+    if model_digest(origin) != card.base_digest:
+        sentence = f"was tuned on another {origin} than the present one; run the tuning stage again."
+        raise UserError("model_changed", f"{path}: {sentence}", model=str(path), base=str(origin))
     merged = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     return LoadedModel(on_device(merged), load_tokenizer(folder))
 

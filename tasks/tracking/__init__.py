@@ -1,9 +1,6 @@
 """What can be watched of a stage and what is kept of it in Prefect and MLflow; no stage's result depends on it."""
 
-import importlib.util
 import os
-import sys
-from types import ModuleType
 
 from tasks.tracking.one_sentence import filter_logs
 
@@ -18,18 +15,3 @@ for _name, _value in {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }.items():
     os.environ.setdefault(_name, _value)
-
-
-def _lazily(name: str) -> ModuleType:
-    """A module that is run when something of it is used first."""
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# MLflow takes seconds to import. An evaluation, which logs at its end, begins without them.
-runs = _lazily("tasks.tracking.runs")

@@ -1,4 +1,4 @@
-"""What can be watched while a model is being tuned: the loss curve in MLflow, the share that is done in Prefect."""
+"""What can be watched while a model is being tuned: its curves in MLflow, the share that is done in Prefect."""
 
 import logging
 import time
@@ -8,42 +8,59 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
-from agentrefine.tuning.results import ValidationPoint
+from tasks.tracking.contents import last_step, log_points
+from tasks.tracking.measures import GRADIENT_NORM, LEARNING_RATE, LOSS, SPEED, VALIDATION_LOSS, Point
 from tasks.tracking.progress import Progress
-from tasks.tracking.runs import LOSS, VALIDATION_LOSS, log_points
 
 SECONDS_BETWEEN_BATCHES = 5.0
 
+CURVES = {"loss": LOSS, "eval_loss": VALIDATION_LOSS, "learning_rate": LEARNING_RATE, "grad_norm": GRADIENT_NORM}
+"""The metrics by the trainer's names."""
+
 
 class LiveCurve(TrainerCallback):  # type: ignore[misc]
-    """Moves a stage's progress, in percent of the steps, and sends losses to a run, a batch every few seconds.
+    """Moves a stage's progress, in percent of the steps, and sends curves to a run, a batch every few seconds.
 
-    A tracking server that fails does not end hours of tuning: the curve is sent no further, which is logged once, and
-    what is missing is added when tuning is over (`tasks.tracking.runs.log_tuning`).
+    A tuning that resumes at a checkpoint takes some steps again; what the run holds of them is not sent again. A
+    tracking server that fails does not end hours of tuning: the curves are sent no further, which is logged once, and
+    the losses that are missing are added when tuning is over (`tasks.tracking.contents.log_tuning`).
     """
 
     def __init__(self, run_id: str, tracking: TrackingParams, progress: Progress) -> None:
         self._run_id = run_id
         self._tracking = tracking
         self._progress = progress
-        self._waiting: dict[str, list[ValidationPoint]] = {LOSS: [], VALIDATION_LOSS: []}
-        self._sent = time.monotonic()
+        self._waiting: dict[str, list[Point]] = {}
+        self._known = -1
+        self._began = self._sent = time.monotonic()
+        self._tokens = 0
         self._broken = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Note where the run and the tuning are."""
+        self._began, self._tokens = time.monotonic(), int(state.num_input_tokens_seen)
+        try:
+            self._known = last_step(self._run_id, self._tracking)
+        except UserError as error:
+            self._give_up(error)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Move the progress."""
         self._progress.reach(100 * state.global_step // state.max_steps)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        """Keep one point, and send those that wait when it is time."""
+        """Keep the points of a step, and send those that wait when it is time."""
         logs = cast("dict[str, float]", kwargs["logs"])
-        if not state.is_world_process_zero:
+        if not state.is_world_process_zero or state.global_step <= self._known:
             return
-        tokens = int(state.num_input_tokens_seen)
-        for key, name in (("loss", LOSS), ("eval_loss", VALIDATION_LOSS)):
-            if key in logs:
-                point = ValidationPoint(step=state.global_step, tokens=tokens, loss=float(logs[key]))
-                self._waiting[name].append(point)
+        values = {name: float(logs[key]) for key, name in CURVES.items() if key in logs}
+        if "loss" in logs:
+            read = int(state.num_input_tokens_seen) - self._tokens
+            values[SPEED] = read / max(1e-9, time.monotonic() - self._began)
+        for name, value in values.items():
+            self._waiting.setdefault(name, []).append(Point(state.global_step, value))
         if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self._send()
 
@@ -53,12 +70,13 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
 
     def _send(self) -> None:
         try:
-            for name, points in self._waiting.items():
-                if points and not self._broken:
-                    log_points(self._run_id, self._tracking, points, name)
+            if self._waiting and not self._broken:
+                log_points(self._run_id, self._tracking, self._waiting)
         except UserError as error:
-            self._broken = True
-            logging.getLogger(__name__).warning("The loss curve is not sent to MLflow any more: %s", error)
-        for points in self._waiting.values():
-            points.clear()
+            self._give_up(error)
+        self._waiting.clear()
         self._sent = time.monotonic()
+
+    def _give_up(self, error: UserError) -> None:
+        self._broken = True
+        logging.getLogger(__name__).warning("The loss curve is not sent to MLflow any more: %s", error)

@@ -1,24 +1,24 @@
-"""The registered model: a version per tuned model, and aliases that move by comparison only."""
+"""The registered model: a version per tuned model, and aliases that move by comparison only.
+
+A version says which comparison decided on its alias, on which benchmark, and how to load it.
+"""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from prefect import get_run_logger, task
 
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import Comparison, compare
 from agentrefine.files import read_jsonl
 from agentrefine.params import Params
-from agentrefine.params.tuning import BASE
-from agentrefine.report.document import headline
-from agentrefine.report.figures import comparison_metrics
-from agentrefine.report.inputs import Project, Results
-from tasks.tracking import runs
-from tasks.tracking.runs import EVALUATION, MODEL, flatten, quotable, store
+from agentrefine.report.figures import label
+from tasks.tracking.agent import MODEL
+from tasks.tracking.runs import current_evaluation
+from tasks.tracking.settings import evaluation_settings, model_label
+from tasks.tracking.store import quotable, store
 
 CHAMPION, CHALLENGER, BASELINE = "champion", "challenger", "baseline"
 
@@ -56,61 +56,35 @@ def register(
         version = _version(client, name, model, digest, run_id)
         if model == params.baseline:
             _move_alias(client, name, version, BASELINE)
+            _describe(client, version, params, model, f"It is the {BASELINE}, with which the others are compared.")
             return Registration(str(version.version), BASELINE, {})
         champion = _champion(client, name)
         if champion is not None and str(champion.version) == str(version.version):
             return Registration(str(version.version), CHAMPION, {})
         rivals = {params.baseline: _of_benchmark(baseline_episodes, benchmark)}
         if champion is not None:
-            known = _stored_episodes(client, champion, benchmark) if _same_rules(client, champion, params) else []
-            rivals[f"version {champion.version}"] = known
+            rivals[f"version {champion.version}"] = _stored_episodes(client, champion, benchmark, params)
         own = _of_benchmark(episodes, benchmark)
         comparisons = {rival: _compare_common(own, played) for rival, played in rivals.items()}
         better = all(found is not None and found.verdict == "better" for found in comparisons.values())
         alias = CHAMPION if better else CHALLENGER
         _move_alias(client, name, version, alias)
-        client.set_model_version_tag(name, version.version, "compared_with", ", ".join(comparisons))
         verdicts = "; ".join(f"{rival}: {_verdict(found)}" for rival, found in comparisons.items())
-        client.set_model_version_tag(name, version.version, "verdict", verdicts)
+        tags = {"benchmark": benchmark, "compared_with": ", ".join(comparisons), "verdict": verdicts}
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version.version, key, value)
+        decided = f"It is the {alias} by comparison on {label(benchmark)}. Against {verdicts}."
+        _describe(client, version, params, model, decided)
         return Registration(str(version.version), alias, comparisons)
 
 
-@task(name="registry")
-def register_models(params: Params, results: Results, digests: Mapping[str, str]) -> None:
-    """Log how every evaluated tuned model compares, and enter it in the registry; comparisons decide on the champion.
-
-    Each run has the differences with their intervals as metrics `<benchmark>/against_<other>/...`, the main finding as
-    its description, and the baseline and its run as tags. `digests` identify the baseline and each tuned model.
-
-    Raises:
-        UserError: a tracking store that cannot be used.
-    """
-    project, tracking, baseline = Project(), params.tracking, params.baseline
-    baseline_run = runs.run_for(baseline, digests[baseline], tracking)
-    for model in params.evaluation.models:
-        if model == BASE:
-            continue
-        run_id = runs.run_for(model, digests[model], tracking)
-        # A tracking store that is newer than the models holds an empty run.
-        if not runs.holds(run_id, MODEL, tracking):
-            runs.log_tuning(model, run_id, params)
-        if not runs.holds(run_id, EVALUATION, tracking):
-            runs.log_evaluation(model, run_id, params)
-        differences = {
-            f"{found.benchmark}/against_{found.b}/{name}": value
-            for found in results.comparisons
-            if found.a == model
-            for name, value in comparison_metrics(found).items()
-        }
-        tags = {} if model == baseline else {"compared_with": baseline, "compared_with_run": baseline_run}
-        text = " ".join(headline(params, results))
-        runs.log_comparison(run_id, tracking, metrics=differences, text=text, tags=tags)
-        found = register(
-            model, digests[model], run_id, params,
-            episodes=project.evaluation(model) / "episodes.jsonl",
-            baseline_episodes=project.evaluation(baseline) / "episodes.jsonl",
-        )  # fmt: skip
-        get_run_logger().info("%s is version %s, %s", model, found.version, found.alias)
+def _describe(client: MlflowClient, version: ModelVersion, params: Params, model: str, decided: str) -> None:
+    text = (
+        f"{model_label(params, model)}. {decided}\n\n"
+        f'`mlflow.pyfunc.load_model("models:/{version.name}/{version.version}")` loads it where agentrefine is '
+        "installed (docs/mlflow.md)."
+    )
+    client.update_model_version(version.name, version.version, text)
 
 
 def _version(client: MlflowClient, name: str, model: str, digest: str, run_id: str) -> ModelVersion:
@@ -121,6 +95,7 @@ def _version(client: MlflowClient, name: str, model: str, digest: str, run_id: s
     if known:
         return known[0]
     tags = {"model": model, "model_digest": digest}
+    # A source in the run's artifacts: MLflow finds there how to load it.
     return client.create_model_version(name, source=f"runs:/{run_id}/{MODEL}", run_id=run_id, tags=tags)
 
 
@@ -137,17 +112,16 @@ def _move_alias(client: MlflowClient, name: str, version: ModelVersion, alias: s
             client.delete_registered_model_alias(name, other)
 
 
-def _stored_episodes(client: MlflowClient, version: ModelVersion, benchmark: str) -> list[Episode]:
+def _stored_episodes(client: MlflowClient, version: ModelVersion, benchmark: str, params: Params) -> list[Episode]:
+    """What a version has played on a benchmark with the step and token limits of today."""
+    evaluation = current_evaluation(client, version.run_id)
+    now = evaluation_settings(params)
+    limits = ("evaluation.max_steps", "evaluation.max_new_tokens")
+    if evaluation is None or any(evaluation.data.params[name] != now[name] for name in limits):
+        return []
     with tempfile.TemporaryDirectory() as folder:
-        fetched = client.download_artifacts(version.run_id, f"{EVALUATION}/episodes.jsonl", folder)
+        fetched = client.download_artifacts(evaluation.info.run_id, "episodes.jsonl", folder)
         return _of_benchmark(Path(fetched), benchmark)
-
-
-def _same_rules(client: MlflowClient, version: ModelVersion, params: Params) -> bool:
-    """Whether a version was evaluated with the step and token limits of today."""
-    tags = client.get_run(version.run_id).data.tags
-    limits = flatten(params, ("evaluation",))
-    return all(tags.get(name) == limits[name] for name in ("evaluation.max_steps", "evaluation.max_new_tokens"))
 
 
 def _of_benchmark(episodes: Path, benchmark: str) -> list[Episode]:

@@ -1,316 +1,339 @@
-"""What MLflow keeps of a model: one run, with its files, parameters, curves, metrics and some episodes.
+"""Which run of MLflow is which, and how each begins, is found again and ends.
 
-Tuning, evaluation and report are processes of their own. They find the same run again by the digest of the model's
-files, so a repeated evaluation updates its run and a newly tuned model opens a new one. No credentials are kept.
+    pipeline / tiny / seed 7              what belongs together: models of one base, data set and way of tuning
+        base / tiny / seed 7              a model's run: parameters, metrics, loss curves, files, traces
+            base / evaluation             how it played: settings of the evaluation, episodes
+        refinement / tiny / seed 7
+            refinement / evaluation
+        chance / seed 7                   a reference or an endpoint, which is not tuned here
+
+A model's run lasts as long as its tuning and has what a person compares: its metrics are those of its last evaluation.
+
+Stages are processes of their own and find a run again:
+- the pipeline by the parameters that make models (`settings.pipeline_key`);
+- a model by its name and the digest of its files. Newly tuned weights are a new run, and earlier ones of the same name
+  get the tag `replaced_by`. A model that a later pipeline has in common with an earlier one moves to the later;
+- an evaluation by its model and its settings, so that one that is repeated updates its run;
+- a tuning that was interrupted by its key (`TuningJob.key`): it continues in its run, as it does at its checkpoint.
+
+A run that works carries the tag `process`. One whose process is gone ends as KILLED when the next run begins. A run
+that continues, or an evaluation that is repeated, lasts as long as it has worked in all.
 
 Every function that is given where runs are kept raises `UserError` where this store cannot be reached or used.
 """
 
-import json
-import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from itertools import starmap
-from math import nan
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import NamedTuple
 
-import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.entities import Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from prefect.runtime import flow_run
-from sqlalchemy.exc import SQLAlchemyError
 
 from agentrefine.errors import UserError
-from agentrefine.files import read_result, sha256_file
+from agentrefine.files import short_hash
 from agentrefine.params import Params, TrackingParams
-from agentrefine.proxies import check_proxy
-from agentrefine.report.document import episodes_to_read
-from agentrefine.report.figures import curves, flat_metrics
-from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
-from agentrefine.tuning.cards import TuningFigures
-from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
-from tasks.tracking.traces import log_traces
+from agentrefine.params.tuning import BASE
+from tasks.tracking import machine
+from tasks.tracking.run_list import prepare_experiment
+from tasks.tracking.settings import base_label, evaluation_settings, model_label, pipeline_key, run_parameters
+from tasks.tracking.store import quotable, store
 
-BASE_SECTIONS = ("seed", "base_model")
-DATA_SECTIONS = ("personas", "teacher", "synthesis", "verification", "repair", "quality_gate")
-"""Sections of params.yaml that decide what a model's files hold; only these are a run's parameters."""
+EVALUATION = "evaluation"
+"""The role of an evaluation's run."""
 
-EVALUATION, MODEL = "evaluation", "model"
-"""Folders of a run's artifacts."""
+PIPELINE = "pipeline"
+"""The role of a pipeline's run."""
 
-LOSS, VALIDATION_LOSS = "tuning/loss", "tuning/validation_loss_by_step"
-"""Metrics that hold a curve."""
+PROCESS, TUNING_KEY, REPLACED_BY, MODEL_DIGEST = "process", "tuning_key", "replaced_by", "model_digest"
+"""Tags that runs are found by."""
 
 
-def run_for(model: str, digest: str, tracking: TrackingParams) -> str:
-    """The id of the run that holds a model, which its digest (`model_digest`) identifies; made when there is none."""
-    with store(tracking) as client:
-        experiment_id = _experiment(client, tracking)
-        run_id = _find(client, experiment_id, model, digest)
+class Evaluated(NamedTuple):
+    """The runs of an evaluation: that of the model, and its own."""
+
+    model: str
+    evaluation: str
+
+
+@contextmanager
+def live_pipeline(params: Params) -> Iterator[str]:
+    """The pipeline's run while all of its stages run in one process; yields its id."""
+    with store(params.tracking) as client:
+        experiment_id = _experiment(client, params)
+        run_id = _pipeline(client, experiment_id, params)
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, PROCESS, machine.this_process())
+    with _working(run_id, params.tracking, watched=False):
+        yield run_id
+
+
+def model_run(model: str, digest: str, params: Params) -> str:
+    """The id of the run of a model, which its digest (`model_digest`) identifies; made when there is none."""
+    with store(params.tracking) as client:
+        experiment_id = _experiment(client, params)
+        run_id = _find_model(client, experiment_id, model, digest)
         if run_id is None:
-            run_id = _new_run(client, experiment_id, f"{model}-{digest[:6]}", {"model": model, "model_digest": digest})
+            run_id = _new_model_run(client, experiment_id, model, params, {MODEL_DIGEST: digest})
             client.set_terminated(run_id)
+        _keep_current(client, experiment_id, run_id, params)
         return run_id
 
 
 @contextmanager
-def live_run(model: str, tracking: TrackingParams) -> Iterator[str]:
-    """A run to watch while a model is being tuned; yields its id. If tuning fails, the run is marked as failed.
+def live_model(model: str, params: Params, key: str = "") -> Iterator[str]:
+    """A run to watch while a model is being made; yields its id. If that fails, the run is marked as failed.
 
-    The model's digest is not known yet: `adopt` gives the run its identity when it is. A store that cannot be reached
-    any more when tuning fails does not hide why it failed.
+    The model's digest is not known yet: `adopt` gives the run its identity when it is. `key` identifies a tuning that
+    can be interrupted: it continues in the run that it began. A store that cannot be reached any more when the work
+    fails does not hide why it failed.
     """
-    with store(tracking) as client:
-        run_id = _new_run(client, _experiment(client, tracking), model, {"model": model})
-        _tag_flow_run(client, run_id, "tuning")
-    try:
+    with store(params.tracking) as client:
+        experiment_id = _experiment(client, params)
+        run_id = _interrupted(client, experiment_id, model, key)
+        if run_id is None:
+            run_id = _new_model_run(client, experiment_id, model, params, {TUNING_KEY: key} if key else {})
+        _begin(client, run_id, "tuning" if key else "base_model")
+    with _working(run_id, params.tracking):
         yield run_id
-    except BaseException:
-        with suppress(UserError), store(tracking) as client:
-            client.set_terminated(run_id, "FAILED")
-        raise
 
 
-def adopt(run_id: str, model: str, digest: str, tracking: TrackingParams) -> str:
+def adopt(run_id: str, model: str, digest: str, params: Params) -> str:
     """Make a live run the run of the model that came out of it; returns the id of that model's run.
 
-    When tuning gave the same bytes as before, the earlier run stays, since the registry may refer to it, and the live
-    one is deleted.
+    When the same bytes came out as before, the earlier run stays, since the registry may refer to it, and the live one
+    is deleted.
     """
-    with store(tracking) as client:
-        earlier = _find(client, _experiment(client, tracking), model, digest)
+    with store(params.tracking) as client:
+        experiment_id = _experiment(client, params)
+        earlier = _find_model(client, experiment_id, model, digest)
         if earlier is not None and earlier != run_id:
             client.delete_run(run_id)
-            return earlier
-        client.set_tag(run_id, "model_digest", digest)
-        client.update_run(run_id, name=f"{model}-{digest[:6]}")
-        client.set_terminated(run_id)
+            run_id = earlier
+        else:
+            client.set_tag(run_id, MODEL_DIGEST, digest)
+            if TUNING_KEY in client.get_run(run_id).data.tags:  # it is found by the digest from now on
+                client.delete_tag(run_id, TUNING_KEY)
+        _keep_current(client, experiment_id, run_id, params)
         return run_id
 
 
-def log_points(run_id: str, tracking: TrackingParams, points: Sequence[ValidationPoint], name: str) -> None:
-    """Add points to a run's `LOSS` or `VALIDATION_LOSS`; those up to its last step are there already."""
-    with store(tracking) as client:
-        _log_curve(client, run_id, points, name)
+@contextmanager
+def live_evaluation(model: str, digest: str, params: Params) -> Iterator[Evaluated]:
+    """The runs of a model and of its evaluation while it plays; one that is repeated updates its run.
 
-
-def log_base(run_id: str, params: Params, folder: Path | None = None) -> None:
-    """Log what made the base model: parameters and, where it was made here, its files."""
-    with store(params.tracking) as client:
-        _log_params(client, run_id, flatten(params, BASE_SECTIONS))
-        if folder is not None:
-            client.log_artifacts(run_id, str(folder), MODEL)
-
-
-def log_tuning(variant: str, run_id: str, params: Params) -> None:
-    """Log what made a tuned model: parameters, data set, loss curves, final figures, and the model's files.
-
-    Final figures are the metrics `tuning/<name>`. Points of a curve that were logged live are not logged again.
-
-    Raises:
-        UserError: a file of the tuning is missing, or the tracking store cannot be reached or used.
+    What is not tuned here, such as chance, has a run as long as its first evaluation.
     """
-    folder = Project().tuning(variant)
-    figures = read_result(folder / "metrics.json", TuningFigures, f"tuning@{variant}").model_dump()
-    numbers = {f"tuning/{name}": value for name, value in figures.items() if isinstance(value, int | float)}
-    curve = read_curve(folder / "loss_curve.csv", LossPoint)
-    validation_curve = read_curve(folder / "validation_curve.csv", ValidationPoint)
-    data_set = Path(params.tuning.variants[variant].data_set) / "train.jsonl"
-    with store(params.tracking) as client:
-        _log_params(client, run_id, flatten(params, (*BASE_SECTIONS, *DATA_SECTIONS, "tuning")))
-        client.log_inputs(run_id, [data_set_input(data_set)])
-        _log_curve(client, run_id, curve, LOSS)
-        _log_curve(client, run_id, validation_curve, VALIDATION_LOSS)
-        _log_metrics(client, run_id, numbers)
-        client.log_artifacts(run_id, str(Path("models") / variant), MODEL)
-        _tag_flow_run(client, run_id, "tuning")
+    settings = evaluation_settings(params)
+    with store(params.tracking) as client, ExitStack() as working:
+        experiment_id = _experiment(client, params)
+        run_id = _find_model(client, experiment_id, model, digest)
+        is_new = run_id is None
+        if run_id is None:
+            run_id = _new_model_run(client, experiment_id, model, params, {MODEL_DIGEST: digest})
+        _keep_current(client, experiment_id, run_id, params)
+        own = _evaluation(client, experiment_id, run_id, model, settings)
+        _begin(client, own, "evaluation")
+        if is_new:
+            _begin(client, run_id, "evaluation")
+            working.enter_context(_working(run_id, params.tracking, watched=False))
+        working.enter_context(_working(own, params.tracking))
+        live = working.pop_all()
+    with live:
+        yield Evaluated(run_id, own)
 
 
-def log_evaluation(model: str, run_id: str, params: Params, project: Project = Project()) -> None:  # noqa: B008 (frozen)
-    """Log what a model reached: rates with their intervals, curves over the steps, all episodes, and some to read.
-
-    The settings of the evaluation are tags, because the same model may be evaluated again with others. A run shows its
-    last evaluation: a metric of an earlier one that this one does not measure becomes NaN. `project` is where the
-    evaluation lies, by default the working folder.
-
-    Raises:
-        UserError: a file of the evaluation is missing, or the tracking store cannot be reached or used, or is of
-            before MLflow 3.4.
-    """
-    folder = project.evaluation(model)
-    summaries = model_summary(project, model)
-    seconds = seconds_per_episode(project, model)
-    notable = notable_episodes(project.episodes(model))
-    by_step = curves(summaries)
-    metrics = flat_metrics(summaries) | {f"{name}/seconds_per_episode": value for name, value in seconds.items()}
-    with store(params.tracking) as client:
-        known = client.get_run(run_id).data.metrics
-        earlier = {name for name in known if "/" in name and not name.startswith("tuning/")} - set(by_step)
-        _log_metrics(client, run_id, {**dict.fromkeys(earlier, nan), **metrics})
-        client.log_batch(run_id, tags=list(starmap(RunTag, flatten(params, ("evaluation",)).items())))
-        for name, values in by_step.items():
-            _log_steps(client, run_id, name, values)
-        for file in ("episodes.jsonl", "details.json"):  # registration reads the episodes back
-            client.log_artifact(run_id, str(folder / file), EVALUATION)
-        client.log_text(run_id, episodes_to_read(model, notable), f"{EVALUATION}/sample.md")
-        _tag_flow_run(client, run_id, "evaluation")
-        log_traces(client, run_id, notable, params.tracking.uri)
-
-
-def log_comparison(
-    run_id: str, tracking: TrackingParams, *, metrics: Mapping[str, float], text: str, tags: Mapping[str, str]
-) -> None:
-    """Add how a model compares with others: the differences as metrics, with whom as tags, and the report's figures.
-
-    `text` becomes the run's description, which MLflow's page shows above everything else.
-    """
-    with store(tracking) as client:
-        _log_metrics(client, run_id, metrics)
-        client.log_batch(run_id, tags=list(starmap(RunTag, {MLFLOW_RUN_NOTE: text, **tags}.items())))
-        for plot in sorted(Path("reports/plots").glob("*.png")):
-            client.log_artifact(run_id, str(plot), "plots")
-
-
-def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
-    """Whether a run has artifacts in `folder` (`MODEL` or `EVALUATION`)."""
-    with store(tracking) as client:
-        return bool(client.list_artifacts(run_id, folder))
-
-
-def data_set_input(path: Path, lock: Path = Path("dvc.lock")) -> DatasetInput:
-    """A data set as a run's input: its digest is DVC's hash where dvc.lock has one, else SHA-256 (its first half)."""
-    sha256 = sha256_file(path)
-    md5 = _dvc_md5(path, lock)
-    data_set = Dataset(
-        name=path.as_posix(),
-        digest=md5 or sha256[:32],  # MLflow takes 36 characters at most
-        source_type="local",
-        source=json.dumps({"uri": path.as_posix()}),
-        profile=json.dumps({"sha256": sha256, "dvc_md5": md5, "bytes": path.stat().st_size}),
+def current_evaluation(client: MlflowClient, model_run_id: str) -> Run | None:
+    """The run of a model's last evaluation."""
+    experiment_id = client.get_run(model_run_id).info.experiment_id
+    found = client.search_runs(
+        [experiment_id],
+        f"tags.role = '{EVALUATION}' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{model_run_id}' "
+        f"and tags.{REPLACED_BY} IS NULL",
+        max_results=1,
     )
-    return DatasetInput(data_set, tags=[InputTag("mlflow.data.context", "tuning")])
+    return found[0] if found else None
+
+
+def pipeline_of(client: MlflowClient, model_run_id: str) -> str:
+    """The run of the pipeline that a model belongs to."""
+    return str(client.get_run(model_run_id).data.tags[MLFLOW_PARENT_RUN_ID])
 
 
 @contextmanager
-def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
-    """A client of the tracking store.
+def _working(run_id: str, tracking: TrackingParams, *, watched: bool = True) -> Iterator[None]:
+    """Watch the machine while a run works, if so wished, and end the run as what happened says.
 
-    Raises:
-        UserError: the tracking store cannot be reached or used; one sentence without credentials.
+    A run that worked before lasts as long as it has worked in all: the pause is left out of its duration.
     """
-    check_proxy(tracking.uri, "tracking.uri")
-    address = without_credentials(tracking.uri)
+    with store(tracking) as client:
+        known = client.get_run(run_id).info
+    began, before = now(), (known.end_time or known.start_time) - known.start_time
+
+    def end(client: MlflowClient, status: str) -> None:
+        _end(client, run_id, status, known.start_time + before + now() - began)
+
     try:
-        yield MlflowClient(tracking.uri)
-    except NotImplementedError as error:
-        message = (
-            f"tracking.uri {address}: the server cannot keep traces ({error}); use an MLflow server of version 3.4 or "
-            "later with a database."
-        )
-        raise UserError("store_too_old", message, key="tracking.uri") from error
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
-        message = f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
-        raise UserError("store_unusable", message, key="tracking.uri") from error
+        with machine.watched(run_id, tracking.uri) if watched else nullcontext():
+            yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        with suppress(UserError), store(tracking) as client:
+            end(client, "KILLED" if stopped else "FAILED")
+        raise
+    with store(tracking) as client:
+        end(client, "FINISHED")
 
 
-def quotable(text: str) -> str:
-    """The text as it can stand between quotes in a filter of MLflow's searches."""
-    return text.replace("'", "")
-
-
-def flatten(params: Params, sections: Sequence[str]) -> dict[str, str]:
-    """Parameters by their dotted names, lists and null as JSON. Credentials inside URLs are cut out."""
-    return dict(_flat(params.model_dump(mode="json", include=set(sections)), ""))
-
-
-def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, without_credentials(value) if isinstance(value, str) else json.dumps(value)
-
-
-def without_credentials(text: str) -> str:
-    """The text as it is, or, where it is a URL, without user, password and query."""
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return text
-    if not parts.scheme or not parts.netloc:
-        return text
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def _dvc_md5(path: Path, lock: Path) -> str | None:
-    """The hash under which DVC keeps `path`, or the folder that holds it; None when DVC has not recorded it."""
-    if not lock.is_file():
-        return None
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
-    return next((outs[name.as_posix()] for name in (path, *path.parents) if name.as_posix() in outs), None)
-
-
-def _experiment(client: MlflowClient, tracking: TrackingParams) -> str:
-    found = client.get_experiment_by_name(tracking.experiment)
-    return str(found.experiment_id if found else client.create_experiment(tracking.experiment))
-
-
-def _find(client: MlflowClient, experiment_id: str, model: str, digest: str) -> str | None:
-    wanted = f"tags.model_digest = '{quotable(digest)}' and tags.model = '{quotable(model)}'"
-    runs = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
-    return str(runs[0].info.run_id) if runs else None
-
-
-def _new_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
-    """A run with the commit of the working folder, `none` outside a repository; returns its id."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    commit = {"mlflow.source.git.commit": head.stdout.strip() or "none"}
-    return str(client.create_run(experiment_id, tags={**tags, **commit}, run_name=name).info.run_id)
-
-
-def _tag_flow_run(client: MlflowClient, run_id: str, stage: str) -> None:
+def _begin(client: MlflowClient, run_id: str, stage: str) -> None:
+    client.update_run(run_id, status="RUNNING")
+    client.set_tag(run_id, PROCESS, machine.this_process())
     if flow_run.id:
         client.set_tag(run_id, f"prefect_flow_run_id.{stage}", flow_run.id)
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    """Add what the run does not hold yet: MLflow's parameters cannot change, and equal bytes need no other ones."""
-    known = client.get_run(run_id).data.params
-    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items() if key not in known])
+def _end(client: MlflowClient, run_id: str, status: str, end_time: int) -> None:
+    run = client.get_run(run_id)
+    if run.info.lifecycle_stage == "deleted":  # the same model had a run already
+        return
+    if PROCESS in run.data.tags:
+        client.delete_tag(run_id, PROCESS)
+    client.set_terminated(run_id, status, end_time)
 
 
-def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
-    _log_values(client, run_id, ((name, value, 0) for name, value in metrics.items()))
+def _end_killed(client: MlflowClient, experiment_id: str) -> None:
+    """End the runs of this machine whose process is gone, at the time of the last metric or child that they have."""
+    for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and tags.{PROCESS} LIKE '%'"):
+        run_id = run.info.run_id
+        if machine.is_gone(run.data.tags[PROCESS]):
+            stamps = [client.get_metric_history(run_id, name)[-1].timestamp for name in run.data.metrics]
+            children = client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'")
+            ends = [child.info.end_time or child.info.start_time for child in children]
+            _end(client, run_id, "KILLED", max([run.info.start_time, *stamps, *ends]))
 
 
-def _log_steps(client: MlflowClient, run_id: str, name: str, values: Sequence[float]) -> None:
-    """Log a curve over the steps of an episode in place of an earlier one.
-
-    An earlier evaluation may have had more steps, and MLflow forgets none: the last value then stands for these too, as
-    what has ended keeps what it reached.
-    """
-    known = client.get_metric_history(run_id, name)
-    last = max([len(values) - 1, *(metric.step for metric in known)])
-    steps = range(last + 1 if values else 0)
-    _log_values(client, run_id, ((name, values[min(step, len(values) - 1)], step) for step in steps))
+def _experiment(client: MlflowClient, params: Params) -> str:
+    experiment_id = prepare_experiment(client, params.tracking.experiment)
+    _end_killed(client, experiment_id)
+    return experiment_id
 
 
-def _log_curve(client: MlflowClient, run_id: str, curve: Sequence[ValidationPoint], name: str) -> None:
-    """Add the points of a loss curve after the last step that the run holds."""
-    known = client.get_metric_history(run_id, name) if curve else []
-    last = max((metric.step for metric in known), default=-1)
-    points = [point for point in curve if point.step > last]
-    tokens = [("tuning/tokens_read", point.tokens, point.step) for point in points if name == LOSS]
-    _log_values(client, run_id, [*((name, point.loss, point.step) for point in points), *tokens])
+def _pipeline(client: MlflowClient, experiment_id: str, params: Params) -> str:
+    """The pipeline's run; made when there is none."""
+    key = pipeline_key(params)
+    found = client.search_runs([experiment_id], f"tags.role = '{PIPELINE}' and tags.pipeline_key = '{key}'")
+    if found:
+        return str(found[0].info.run_id)
+    name = f"pipeline / {base_label(params)} / seed {params.seed}"
+    tags = {"role": PIPELINE, "pipeline_key": key, **machine.source("agentrefine run")}
+    run_id = _create(client, experiment_id, name, tags)
+    client.set_terminated(run_id)
+    return run_id
 
 
-def _log_values(client: MlflowClient, run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
-    """Log metrics by name, value and step."""
-    now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, float(value), now, step) for name, value, step in values])
+def _find_model(client: MlflowClient, experiment_id: str, model: str, digest: str) -> str | None:
+    wanted = f"tags.{MODEL_DIGEST} = '{quotable(digest)}' and tags.model = '{quotable(model)}'"
+    runs = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _interrupted(client: MlflowClient, experiment_id: str, model: str, key: str) -> str | None:
+    """The run of a tuning that failed or was killed, and that takes the same steps."""
+    if not key:
+        return None
+    wanted = f"tags.{TUNING_KEY} = '{quotable(key)}' and tags.model = '{quotable(model)}'"
+    runs = client.search_runs([experiment_id], wanted)
+    return next((str(run.info.run_id) for run in runs if run.info.status in ("FAILED", "KILLED")), None)
+
+
+def _new_model_run(
+    client: MlflowClient, experiment_id: str, model: str, params: Params, tags: Mapping[str, str]
+) -> str:
+    """A running run with the parameters of its model, below that of its pipeline."""
+    variant = params.tuning.variants.get(model)
+    given = {
+        "model": model,
+        "role": _role(model, params),
+        "base": base_label(params),
+        "teacher": params.teacher.model,
+        **({"train_on": variant.train_on} if variant else {}),
+        MLFLOW_PARENT_RUN_ID: _pipeline(client, experiment_id, params),
+    }
+    command = f"tune {model}" if variant else "stage base_model" if model == BASE else f"evaluate {model}"
+    source = machine.source(f"agentrefine {command}")
+    run_id = _create(client, experiment_id, model_label(params, model), {**given, **source, **tags})
+    client.log_batch(run_id, params=[Param(*pair) for pair in run_parameters(params, model).items()])
+    return run_id
+
+
+def _role(model: str, params: Params) -> str:
+    """What a model is in the comparison."""
+    if model == params.baseline:
+        return "baseline"
+    if model == BASE:
+        return "base"
+    if model in params.tuning.variants:
+        return "tuned"
+    return "reference" if model in params.evaluation.references else "endpoint"
+
+
+def _evaluation(
+    client: MlflowClient, experiment_id: str, model_run_id: str, model: str, settings: Mapping[str, str]
+) -> str:
+    """The run of an evaluation by its settings, made when there is none; the model's others are replaced by it."""
+    key = short_hash(*(f"{name}={value}" for name, value in settings.items()))
+    parent = f"tags.role = '{EVALUATION}' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{model_run_id}'"
+    known = client.search_runs([experiment_id], parent)
+    own = next((run.info.run_id for run in known if run.data.tags["settings"] == key), None)
+    if own is None:
+        tags = {
+            "model": model, "role": EVALUATION, "settings": key, MLFLOW_PARENT_RUN_ID: model_run_id,
+            **machine.source(f"agentrefine evaluate {model}"),
+        }  # fmt: skip
+        own = _create(client, experiment_id, f"{model} / evaluation", tags)
+        client.log_batch(own, params=[Param(*pair) for pair in settings.items()])
+    _replace(client, own, known)
+    return str(own)
+
+
+def _keep_current(client: MlflowClient, experiment_id: str, run_id: str, params: Params) -> None:
+    """Let a model's run stand under the present pipeline, and mark others of its name as replaced."""
+    run = client.get_run(run_id)
+    pipeline, earlier = _pipeline(client, experiment_id, params), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+    if earlier != pipeline:
+        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, pipeline)
+        left = client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{earlier}'", max_results=1)
+        if earlier and not left:
+            client.set_tag(earlier, REPLACED_BY, pipeline)
+    if REPLACED_BY in client.get_run(pipeline).data.tags:
+        client.delete_tag(pipeline, REPLACED_BY)
+    same_name = f"tags.`mlflow.runName` = '{quotable(run.info.run_name)}'"
+    _replace(client, run_id, client.search_runs([experiment_id], f"{same_name} and tags.{MODEL_DIGEST} LIKE '%'"))
+
+
+def _replace(client: MlflowClient, run_id: str, others: list[Run]) -> None:
+    """Mark runs as replaced by this one."""
+    for other in others:
+        known = other.data.tags.get(REPLACED_BY)
+        if other.info.run_id == run_id:
+            if known:
+                client.delete_tag(run_id, REPLACED_BY)
+        elif known is None:
+            client.set_tag(other.info.run_id, REPLACED_BY, run_id)
+
+
+def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+    run = client.create_run(experiment_id, start_time=now(), tags=dict(tags), run_name=name)
+    return str(run.info.run_id)
+
+
+def now() -> int:
+    """Milliseconds, as MLflow counts time."""
+    return int(time.time() * 1000)
+
+
+def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set some tags."""
+    client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])

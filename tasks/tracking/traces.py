@@ -7,7 +7,8 @@ lost. The two calls that their exporter makes are made here directly: what canno
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from mlflow import MlflowClient
@@ -24,12 +25,20 @@ MAX_TRACES = 500
 PREVIEW = 1000
 """Characters of the texts that a list of traces shows."""
 
-TURN_NS = 1_000_000
-"""An episode does not record how long its turns took; a millisecond each keeps them in their order."""
+NAME = 80
+"""Characters of a goal that a trace is named by."""
+
+NS = 1_000_000_000
+"""Nanoseconds of a second."""
 
 
-def log_traces(client: MlflowClient, run_id: str, episodes: Sequence[Episode], uri: str) -> None:
+def log_traces(
+    client: MlflowClient, run_id: str, episodes: Sequence[Episode], seconds: Mapping[str, float], uri: str
+) -> None:
     """Keep episodes as the traces of a run, in place of those that it has; `client` and `uri` are the store's.
+
+    Episodes are played side by side and not timed apart. So a trace lasts as long as an episode of its benchmark took
+    on average (`seconds`), divided among its turns by the tokens that they read and wrote.
 
     Raises:
         NotImplementedError: the store is of before MLflow 3.4.
@@ -44,23 +53,24 @@ def log_traces(client: MlflowClient, run_id: str, episodes: Sequence[Episode], u
     for number, episode in enumerate(episodes):
         # An episode may be there twice: two attempts, of which one solved it.
         trace_id = f"tr-{_hex(32, run_id, str(number), episode.benchmark, episode.id)}"
-        tracing.start_trace(_trace_info(episode, trace_id, experiment_id, run_id, began))
-        tracing.log_spans(experiment_id, _spans(episode, trace_id, began))
+        lasted = max(1, len(episode.steps), round(NS * seconds.get(episode.benchmark, 0.0)))
+        tracing.start_trace(_trace_info(episode, trace_id, experiment_id, run_id, began - lasted, lasted))
+        tracing.log_spans(experiment_id, _spans(episode, trace_id, began - lasted, lasted))
 
 
-def _trace_info(episode: Episode, trace_id: str, experiment_id: str, run_id: str, began: int) -> TraceInfo:
+def _trace_info(episode: Episode, trace_id: str, experiment_id: str, run_id: str, began: int, lasted: int) -> TraceInfo:
     usage = _usage(episode.prompt_tokens, episode.completion_tokens)
     return TraceInfo(
         trace_id=trace_id,
         trace_location=TraceLocation.from_experiment_id(experiment_id),
         request_time=began // 1_000_000,
-        execution_duration=_duration(episode) // 1_000_000,
+        execution_duration=lasted // 1_000_000,
         state=TraceState.ERROR if episode.stop == "environment error" else TraceState.OK,
-        request_preview=episode.goal[:PREVIEW],
+        request_preview=f"{episode.benchmark}: {episode.goal}"[:PREVIEW],
         response_preview=f"{episode.stop}, progress {episode.progress:.0%}",
         trace_metadata={TraceMetadataKey.SOURCE_RUN: run_id, TraceMetadataKey.TOKEN_USAGE: json.dumps(usage)},
         tags={
-            TraceTagKey.TRACE_NAME: episode.benchmark,
+            TraceTagKey.TRACE_NAME: _name(episode),
             EPISODE_TAG: f"{episode.benchmark}:{episode.id}",
             "outcome": episode.stop,
             "task": episode.task,
@@ -68,26 +78,27 @@ def _trace_info(episode: Episode, trace_id: str, experiment_id: str, run_id: str
     )
 
 
-def _spans(episode: Episode, trace_id: str, began: int) -> list[Span]:
+def _spans(episode: Episode, trace_id: str, began: int, lasted: int) -> list[Span]:
     """The episode as the root span, and below it a span for every turn: the observation, and the answer to it."""
     root = _span(
         trace_id,
-        episode.benchmark,
+        _name(episode),
         SpanType.AGENT,
-        (began, began + _duration(episode)),
+        (began, began + lasted),
         episode.error,
         {"goal": episode.goal, "first_observation": episode.first_observation},
         {"outcome": episode.stop, "success": episode.success, "progress": episode.progress},
         episode.model_dump(include={"id", "task", "seed", "variant", "difficulty", "model", "model_digest"}),
     )
     spans, read = [root], episode.first_observation
-    for number, step in enumerate(episode.steps):
+    times = _turn_times(episode, began, lasted)
+    for number, (step, time_of_turn) in enumerate(zip(episode.steps, times, strict=True)):
         spans.append(
             _span(
                 trace_id,
                 f"turn {number + 1}",
                 SpanType.LLM,
-                (began + number * TURN_NS, began + (number + 1) * TURN_NS),
+                time_of_turn,
                 "format error" if step.format_error else "" if step.valid else "invalid action",
                 {"observation": read},
                 {"reply": step.reply} if step.format_error else {"thought": step.thought, "action": step.action},
@@ -144,8 +155,16 @@ def _usage(read: int, written: int) -> dict[str, int]:
     }
 
 
-def _duration(episode: Episode) -> int:
-    return max(1, len(episode.steps)) * TURN_NS
+def _name(episode: Episode) -> str:
+    """Benchmark and goal: `worlds_layouts: Move the sword to the courtyard.`"""
+    return f"{episode.benchmark}: {' '.join(episode.goal.split())}"[:NAME]
+
+
+def _turn_times(episode: Episode, began: int, lasted: int) -> Iterator[tuple[int, int]]:
+    """When each turn begins and ends, in nanoseconds."""
+    shares = [max(1, step.prompt_tokens + step.completion_tokens) for step in episode.steps]
+    ends = accumulate(shares, initial=0)
+    return pairwise(began + lasted * end // max(1, sum(shares)) for end in ends)
 
 
 def _hex(digits: int, *parts: str) -> str:

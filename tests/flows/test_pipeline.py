@@ -80,18 +80,34 @@ def test_the_variants_see_the_same_games_in_as_many_steps(project: ProjectCopy) 
     assert plain["tokens"] < refined["tokens"]
 
 
-def test_the_runs_in_mlflow_name_the_pair_that_is_compared(project: ProjectCopy) -> None:
+def test_mlflow_has_the_pipeline_its_models_and_their_evaluations_with_true_durations(project: ProjectCopy) -> None:
     client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("agentrefine")
-    found = client.search_runs([experiment.experiment_id], "tags.model_digest != ''")
-    runs = {run.data.tags["model"]: run for run in found}
-    assert set(runs) == set(MODELS)
-    refined = runs["refinement"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {
+        "pipeline / tiny / seed 7", "chance / seed 7",
+        *(f"{model} / tiny / seed 7" for model in MODELS[1:]), *(f"{model} / evaluation" for model in MODELS),
+    }  # fmt: skip
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    refined, plain = runs["refinement / tiny / seed 7"], runs["expert_only / tiny / seed 7"]
     assert refined.data.tags["compared_with"] == "expert_only"
-    assert refined.data.tags["compared_with_run"] == runs["expert_only"].info.run_id
-    assert refined.data.tags["mlflow.note.content"].startswith("Refinement tuning")
-    differs = "worlds_layouts/against_expert_only/success_difference"
-    assert {differs, f"{differs}_low", f"{differs}_high", f"{differs}_n"} <= set(refined.data.metrics)
+    assert refined.data.tags["compared_with_run"] == plain.info.run_id
+    assert refined.data.tags["verdict"].startswith("worlds layouts: ")
+    assert refined.data.tags["mlflow.note.content"].startswith("**worlds layouts: ")
+    assert set(refined.data.params) == set(runs["base / tiny / seed 7"].data.params)
+    shown = {name for name in refined.data.metrics if not name.startswith("system/")}
+    assert {"success/worlds_layouts", "tuning/gradient_norm", "tuning/tokens_per_second"} <= shown
+    assert len(shown) < 20
+    whole = runs["pipeline / tiny / seed 7"].info
+    for run in runs.values():
+        assert whole.start_time <= run.info.start_time < run.info.end_time <= whole.end_time
+    artifacts = {file.path for file in client.list_artifacts(whole.run_id)}
+    assert {"report.html", "plots", "params.yaml"} == artifacts
+    assert {"model", "viewer", "model_card.md", "params.yaml", "results.json"} == {
+        file.path for file in client.list_artifacts(refined.info.run_id)
+    }
+    finding = client.get_experiment(experiment.experiment_id).tags["mlflow.note.content"]
+    assert finding.startswith("**Refinement tuning")
     assert client.get_registered_model("agentrefine-agent").aliases == {"baseline": 1, "challenger": 2}
 
 
@@ -202,7 +218,7 @@ def served(project: ProjectCopy) -> Iterator[str]:
     assert process.stdout is not None
     printed = [process.stdout.readline() for _ in range(4)]
     assert f"127.0.0.1:{prefect_port}" in printed[0], printed
-    assert f"127.0.0.1:{mlflow_port}" in printed[1], printed
+    assert f"127.0.0.1:{mlflow_port}/#/experiments/1/runs?viewStateShareKey=results" in printed[1], printed
     yield f"http://127.0.0.1:{prefect_port}/api"
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0

@@ -16,8 +16,8 @@ from agentrefine.llm.spending import dollars, load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Prompting, Sampling
 from agentrefine.report.document import episodes_to_read, evidence, headline, play_sentence, title, write_report
-from agentrefine.report.figures import curves, flat_metrics, informative, rate_bars
-from agentrefine.report.inputs import Project, model_summary, notable_episodes, seconds_per_episode
+from agentrefine.report.figures import informative, rate_bars
+from agentrefine.report.inputs import Project, notable_episodes, seconds_per_episode
 from agentrefine.report.tables import published, terminal_table, verdict_sentence
 from agentrefine.report.timing import RESULTS, stage_seconds, timed
 from tests.helpers.errors import refused
@@ -544,31 +544,6 @@ def test_verdicts_come_from_the_paired_comparison() -> None:
     assert "over 20 episodes; solved by refinement alone: 12, by base alone: 0." in better
     few = verdict_sentence(compare(episodes("a", 2), episodes("b", 1)))
     assert "a against b: too few episodes differ (1 of 20; the exact test needs 6)" in few
-
-
-def test_metrics_for_tracking_carry_interval_and_n_and_leave_out_the_unmeasured(tmp_path: Path) -> None:
-    write_evaluation(tmp_path, "refinement", episodes("refinement", 20))
-    flat = flat_metrics(model_summary(Project(tmp_path), "refinement"))
-    assert flat["worlds_layouts/success_rate"] == 1.0
-    assert flat["worlds_layouts/success_rate_low"] == pytest.approx(0.839, abs=1e-3)
-    assert flat["worlds_layouts/success_rate_n"] == 20
-    assert flat["worlds_layouts/recovery_rate_n"] == 0
-    assert "worlds_layouts/recovery_rate" not in flat
-    assert flat["worlds_layouts/stops/solved"] == 20
-    assert curves(model_summary(Project(tmp_path), "refinement"))["worlds_layouts/success_by_step"] == [0, 0, 1]
-
-
-def test_breakdowns_are_metrics_under_names_that_mlflow_takes(tmp_path: Path) -> None:
-    played = episodes("refinement", 3, of=4)
-    played[0] = played[0].model_copy(update={"task": "pick: two/(both)", "difficulty": "hard"})
-    write_evaluation(tmp_path, "refinement", [*played, *with_perturbations("refinement", {"short": 4, "formal": 2})])
-    flat = flat_metrics(model_summary(Project(tmp_path), "refinement"))
-    assert flat["worlds_layouts/task/pick- two--both-/success_rate"] == 1
-    assert flat["worlds_layouts/task/fetch/success_rate"] == pytest.approx(2 / 3)
-    assert flat["worlds_layouts/difficulty/none/progress_rate"] == pytest.approx(2 / 3)
-    assert flat["worlds_perturbed/wording/short/success_rate"] == 0.4
-    assert flat["worlds_perturbed/wordings_success_mean"] == pytest.approx(0.3)
-    assert flat["worlds_perturbed/wordings_success_std"] == pytest.approx(0.1 * 2**0.5)
 
 
 def test_episodes_to_read_are_the_first_solved_and_the_first_unsolved() -> None:

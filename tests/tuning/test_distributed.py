@@ -70,8 +70,9 @@ def test_the_stage_under_torchrun_writes_one_model_and_logs_once(tmp_path):
     figures = json.loads((copy.folder / "reports/tuning/refinement/metrics.json").read_text())
     assert json.loads((copy.folder / "models/refinement/card.json").read_text())["processes"] == 2
     client = MlflowClient(f"sqlite:///{copy.folder}/mlflow.db")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert [run.data.tags["model"] for run in runs] == ["refinement"]
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.role = 'tuned'")
+    assert [run.info.run_name for run in runs] == ["refinement / tiny / seed 7"]
     history = client.get_metric_history(runs[0].info.run_id, "tuning/loss")
     assert [metric.step for metric in history] == list(range(1, figures["steps"] + 1))
 

@@ -8,15 +8,9 @@ from mlflow import MlflowClient
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from agentrefine.params import Params
-from tasks.tracking import runs
+from tasks.tracking import contents, runs
 from tasks.tracking.live_curve import LiveCurve
-from tests.helpers.results_tree import params_for
-
-
-@pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    monkeypatch.chdir(tmp_path)
-    return params_for(tmp_path)
+from tasks.tracking.measures import GRADIENT_NORM, LEARNING_RATE, LOSS, SPEED, VALIDATION_LOSS, Point
 
 
 class Shown:
@@ -33,25 +27,39 @@ def train(curve: LiveCurve, folder: Path, steps: int) -> None:
     """What the trainer reports to a callback."""
     arguments, control = TrainingArguments(output_dir=str(folder)), TrainerControl()
     state = TrainerState(is_world_process_zero=True, max_steps=steps)
+    curve.on_train_begin(arguments, state, control)
     for step in range(1, steps + 1):
-        state.global_step = step
-        curve.on_log(arguments, state, control, logs={"loss": 3.0 / step, "num_tokens": 1024.0 * step})
+        state.global_step, state.num_input_tokens_seen = step, 1024 * step
+        curve.on_log(arguments, state, control, logs={"loss": 3.0 / step, "learning_rate": 0.1, "grad_norm": 2.0})
         curve.on_log(arguments, state, control, logs={"eval_loss": 4.0 / step})
         curve.on_step_end(arguments, state, control)
     curve.on_log(arguments, state, control, logs={"train_runtime": 1.0})
     curve.on_train_end(arguments, state, control)
 
 
-def test_every_step_reaches_the_run_and_moves_the_progress(params: Params, tmp_path: Path) -> None:
-    with runs.live_run("refinement", params.tracking) as run_id:
+def test_every_step_reaches_the_run_and_moves_the_progress(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    with runs.live_model("refinement", params, "key") as run_id:
         shown = Shown()
         train(LiveCurve(run_id, params.tracking, shown), tmp_path, steps=4)
     assert shown.percents == [25, 50, 75, 100]
-    client = MlflowClient(params.tracking.uri)
-    history = client.get_metric_history(run_id, runs.LOSS)
+    history = client.get_metric_history(run_id, LOSS)
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
-    looks = client.get_metric_history(run_id, runs.VALIDATION_LOSS)
+    looks = client.get_metric_history(run_id, VALIDATION_LOSS)
     assert [(metric.step, metric.value) for metric in looks][:2] == [(1, 4.0), (2, 2.0)]
+    found = client.get_run(run_id).data.metrics
+    assert (found[LEARNING_RATE], found[GRADIENT_NORM]) == (0.1, 2.0)
+    assert found[SPEED] > 0
+
+
+def test_steps_that_are_taken_again_after_a_checkpoint_are_sent_once(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    with runs.live_model("refinement", params, "key") as run_id:
+        contents.log_points(run_id, params.tracking, {LOSS: [Point(1, 3.0), Point(2, 1.5)]})
+        train(LiveCurve(run_id, params.tracking, Shown()), tmp_path, steps=4)
+    assert [metric.step for metric in client.get_metric_history(run_id, LOSS)] == [1, 2, 3, 4]
 
 
 def test_lost_tracking_store_does_not_end_tuning(

@@ -1,8 +1,5 @@
 """Episodes as MLflow traces, in a real store: they stand in their model's run, turn by turn, and never twice."""
 
-from pathlib import Path
-
-import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Trace
 
@@ -10,25 +7,15 @@ from agentrefine.evaluation.episodes import Episode
 from agentrefine.params import Params
 from agentrefine.report.inputs import notable_episodes
 from tasks.tracking import runs
+from tasks.tracking.store import store
 from tasks.tracking.traces import log_traces
 from tests.helpers.errors import refused
-from tests.helpers.results_tree import episodes, params_for, step
-
-
-@pytest.fixture(scope="module")
-def params(tmp_path_factory: pytest.TempPathFactory) -> Params:
-    """A store of its own, made once because that takes seconds."""
-    return params_for(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts under the working folder
+from tests.helpers.results_tree import episodes, step
 
 
 def keep(run_id: str, played: list[Episode], params: Params) -> None:
-    with runs.store(params.tracking) as client:
-        log_traces(client, run_id, played, params.tracking.uri)
+    with store(params.tracking) as client:
+        log_traces(client, run_id, played, {"worlds_layouts": 3.0}, params.tracking.uri)
 
 
 def traces_of(run_id: str, params: Params) -> list[Trace]:
@@ -39,11 +26,17 @@ def traces_of(run_id: str, params: Params) -> list[Trace]:
 
 
 def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
-    run_id = runs.run_for("refinement", "d1", params.tracking)
+    run_id = runs.model_run("refinement", "d1", params)
     keep(run_id, notable_episodes(episodes("refinement", 1)), params)
     solved, unsolved = traces_of(run_id, params)
     root, first, second = solved.data.spans
-    assert (root.name, root.parent_id) == ("worlds_layouts", None)
+    assert (root.name, root.parent_id) == ("worlds_layouts: Fetch the lamp.", None)
+    assert solved.info.tags["mlflow.traceName"] == "worlds_layouts: Fetch the lamp."
+    assert solved.info.execution_duration == 3000
+    assert root.end_time_ns - root.start_time_ns == 3_000_000_000
+    assert (first.start_time_ns, first.end_time_ns, second.end_time_ns) == (
+        root.start_time_ns, second.start_time_ns, root.end_time_ns
+    )  # fmt: skip
     assert root.inputs == {"goal": "Fetch the lamp.", "first_observation": "You are in a hall."}
     assert root.outputs == {"outcome": "solved", "success": True, "progress": 1.0}
     assert root.get_attribute("id") == "worlds_layouts-000"
@@ -54,7 +47,10 @@ def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
     assert second.outputs == {"thought": "look", "action": "put lamp"}
     assert (second.get_attribute("valid"), second.get_attribute("format_error")) == (True, False)
     assert solved.info.trace_metadata["mlflow.sourceRun"] == run_id
-    assert (solved.info.request_preview, solved.info.response_preview) == ("Fetch the lamp.", "solved, progress 100%")
+    assert (solved.info.request_preview, solved.info.response_preview) == (
+        "worlds_layouts: Fetch the lamp.",
+        "solved, progress 100%",
+    )
     assert solved.info.token_usage == {"input_tokens": 20, "output_tokens": 8, "total_tokens": 28}
     assert solved.info.tags["outcome"] == "solved"
     assert unsolved.info.tags["outcome"] == "step limit"
@@ -70,7 +66,7 @@ def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
     failed = episodes("refinement", 0, of=1)[0].model_copy(
         update={"steps": [mumbled], "stop": "environment error", "error": "the simulator is gone"}
     )
-    run_id = runs.run_for("refinement", "d2", params.tracking)
+    run_id = runs.model_run("refinement", "d2", params)
     keep(run_id, [failed], params)
     (trace,) = traces_of(run_id, params)
     root, turn = trace.data.spans
@@ -81,7 +77,7 @@ def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
 
 
 def test_a_repeated_evaluation_replaces_its_traces_and_no_other_run_s(params: Params) -> None:
-    run_id, other = (runs.run_for(model, "d3", params.tracking) for model in ("refinement", "base"))
+    run_id, other = (runs.model_run(model, "d3", params) for model in ("refinement", "base"))
     for model_run, model in ((run_id, "refinement"), (other, "base")):
         keep(model_run, notable_episodes(episodes(model, 3)), params)
     keep(run_id, notable_episodes(episodes("refinement", 5)), params)
@@ -93,7 +89,7 @@ def test_a_repeated_evaluation_replaces_its_traces_and_no_other_run_s(params: Pa
 def test_two_attempts_at_one_episode_are_two_traces(params: Params) -> None:
     solved, unsolved = episodes("refinement", 1, of=2)
     again: Episode = unsolved.model_copy(update={"id": solved.id})
-    run_id = runs.run_for("refinement", "d4", params.tracking)
+    run_id = runs.model_run("refinement", "d4", params)
     keep(run_id, notable_episodes([solved, again]), params)
     assert {trace.info.tags["outcome"] for trace in traces_of(run_id, params)} == {"solved", "step limit"}
 

@@ -1,0 +1,69 @@
+"""What a run keeps of where it works: commit, command and user, its process, and how busy the machine is."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_BRANCH,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_GIT_DIRTY,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
+
+SECONDS_BETWEEN_SAMPLES = 10
+"""Seconds between two looks at processor, memory and GPU."""
+
+
+def this_process() -> str:
+    """Identifies this process among those of all machines and of all times: `host 4711 1796600000.12`."""
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process of this machine has ended; of other machines' nothing is known."""
+    host, _, identity = process.rpartition(" ")[0].partition(" ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(identity)).create_time():.2f}" != process.rpartition(" ")[2]
+    except psutil.NoSuchProcess:
+        return True
+
+
+def source(command: str) -> dict[str, str]:
+    """Tags that MLflow shows as a run's source: the command that repeats it, and the commit of the working folder."""
+    commit = _git("rev-parse", "HEAD")
+    tags = {MLFLOW_SOURCE_NAME: command, MLFLOW_SOURCE_TYPE: "LOCAL", MLFLOW_USER: psutil.Process().username()}
+    if commit:
+        changed = "true" if _git("status", "--porcelain", "--untracked-files=no") else "false"
+        branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+        tags |= {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_BRANCH: branch, MLFLOW_GIT_DIRTY: changed}
+    return tags
+
+
+@contextmanager
+def watched(run_id: str, uri: str) -> Iterator[None]:
+    """Log the load of processor, memory and GPU to a run, now and then, as `system/...`."""
+    monitor = SystemMetricsMonitor(
+        run_id, sampling_interval=SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=uri
+    )
+    monitor.monitors = [m for m in monitor.monitors if not isinstance(m, DiskMonitor | NetworkMonitor)]
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing outside a repository."""
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607
