@@ -47,7 +47,7 @@ def test_a_tuned_and_evaluated_model_has_the_metrics_that_a_person_compares(
     assert [metric.step for metric in client.get_metric_history(run_id, VALIDATION_LOSS)] == [0, 10, 30]
     assert {tag: found.tags[tag] for tag in ("role", "train_on", "base", "teacher", "data_set_size")} == {
         "role": "tuned",
-        "train_on": "refinement",
+        "train_on": "correct_turns",
         "base": "tiny",
         "teacher": params.teacher.model,
         "data_set_size": "225 games, 0 tokens, 0% of them trained",

@@ -81,7 +81,7 @@ def test_compare_shows_success_side_by_side_without_gaps_and_what_the_models_dif
     text = pages.compare_first_two()
     assert "Comparing 2 Runs from 1 Experiment" in text
     assert "refinement / tiny / seed 7" in text
-    assert "train_on\trefinement\twithout_refinement_data" in text
+    assert "train_on\tcorrect_turns\twithout_refinement_data" in text
     metrics = text[text.index("Metrics\n") : text.index("Artifacts\n")]
     assert "success/worlds_layouts" in metrics
     assert "NaN" not in metrics
