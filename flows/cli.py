@@ -94,7 +94,7 @@ def _stage(name: str, key: str | None) -> None:
 
         tune(key)
     else:
-        run_stage(resolve_name(f"flows.{name}:{name}"), **({argument: key} if argument and key else {}))
+        run_stage(lambda: resolve_name(f"flows.{name}:{name}"), **({argument: key} if argument and key else {}))
 
 
 def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +146,7 @@ def _preset(given: argparse.Namespace) -> None:
 
 
 def _forecast(_: argparse.Namespace) -> None:
-    from flows.synthesis import forecast
-
-    run_stage(forecast)
+    run_stage(lambda: resolve_name("flows.synthesis:forecast"))
 
 
 def _path(given: str) -> Path:

@@ -2,14 +2,15 @@
 
 import argparse
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from agentrefine.errors import UserError
 from flows.side_by_side import end_with_parent
+from tasks.tracking.one_sentence import ONE_SENTENCE
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -17,15 +18,27 @@ if TYPE_CHECKING:
     from agentrefine.params import Params
 
 
+SLOW_IMPORTS = {
+    "base_model": ["agentrefine.base_model.base"],
+    "quality_gate": ["agentrefine.tuning.models", "great_expectations"],
+    "tuning": ["agentrefine.tuning.train"],
+    "evaluation": ["agentrefine.tuning.models"],
+}
+"""What stages import as soon as they work and what takes seconds: a single stage imports it while the server starts."""
+
+
 def stage_flow(name: str, work: "Callable[[Params], None]") -> "Flow[[], None]":
     """The flow of a stage without a key: it runs `work` on params.yaml, and the docstring of `work` describes it."""
     from prefect import flow
 
     from agentrefine.params import load_params
+    from tasks.tracking.flow_runs import describe_stage
 
     @flow(name=name, flow_run_name=name, description=inspect.getdoc(work))
     def stage() -> None:
-        work(load_params())
+        params = load_params()
+        describe_stage(params, name)
+        work(params)
 
     return stage
 
@@ -36,7 +49,7 @@ def run(body: "Flow[Any, Any]", description: str | None) -> None:
     Exits with status 1 and one sentence on standard error when the flow raises `UserError`.
     """
     values = parse(description, *body.parameters.properties)
-    exit_with_sentence(lambda: run_stage(body, **values))
+    exit_with_sentence(lambda: run_stage(lambda: body, **values))
 
 
 def parse(description: str | None, *arguments: str) -> dict[str, str]:
@@ -47,21 +60,30 @@ def parse(description: str | None, *arguments: str) -> dict[str, str]:
     return vars(parser.parse_args())
 
 
-def run_stage(body: "Flow[Any, Any]", **values: str) -> None:
-    """Check what a stage needs, then run its flow on the configured Prefect server or the temporary one.
+def run_stage(load: "Callable[[], Flow[Any, Any]]", **values: str) -> None:
+    """Check what a stage needs, then run its flow on a Prefect server (`flows.server`).
+
+    `load` gives the flow. It is called while the server starts: both take seconds.
 
     Raises:
         UserError: as `check_before` and the flow.
     """
-    from agentrefine.params import load_params
     from flows.server import prefect_server  # imports Prefect
-    from tasks.checks import check_before
-    from tasks.params import write_resolved
 
     end_with_parent()
-    write_resolved()  # params.yaml may have been edited since DVC's stage `params` ran
-    check_before(load_params(), ["@".join([body.name, *values.values()])])
-    with prefect_server():
+    with prefect_server() as connect:
+        from agentrefine.params import load_params
+        from tasks.checks import check_before
+        from tasks.params import write_resolved
+
+        body = load()
+        write_resolved()  # params.yaml may have been edited since DVC's stage `params` ran
+        params = load_params()
+        check_before(params, ["@".join([body.name, *values.values()])])
+        if not {*params.evaluation.references, *params.evaluation.endpoints} & {*values.values()}:
+            for module in SLOW_IMPORTS.get(body.name, ()):
+                import_module(module)
+        connect()
         body(**values)
 
 
@@ -70,8 +92,7 @@ def exit_with_sentence(body: Callable[[], object]) -> None:
 
     Where it raises `UserError`, it ends with one sentence and status 1; where it is interrupted (Ctrl-C), with 130.
     """
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_no_traceback_of_user_errors)
+    ONE_SENTENCE.printed_at_end = True
     try:
         succeeded = body() is not False
         sys.stdout.flush()
@@ -87,11 +108,3 @@ def exit_with_sentence(body: Callable[[], object]) -> None:
         sys.exit(130)
     if not succeeded:
         sys.exit(1)
-
-
-def _no_traceback_of_user_errors(record: logging.LogRecord) -> bool:
-    """A user's mistake, or wish to stop, takes one sentence; the stack adds nothing that helps."""
-    if record.exc_info and isinstance(record.exc_info[1], UserError | KeyboardInterrupt):
-        record.exc_info = None
-        record.exc_text = None
-    return True

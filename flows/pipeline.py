@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 
 from agentrefine.params import Params, load_params
 from flows.base_model import base_model
@@ -31,6 +31,7 @@ from flows.workspace import Workspace, exclusive_use, overridden_params
 from tasks.checks import check_before
 from tasks.params import write_resolved
 from tasks.playing import record_simulators
+from tasks.tracking.flow_runs import describe_pipeline, pipeline_name
 from tasks.tracking.progress import progress
 
 
@@ -73,7 +74,13 @@ def stages(params: Params) -> Iterator[Stage]:
     yield Stage("report", report)
 
 
-@flow(name="agentrefine", flow_run_name="pipeline")
+def _first_name() -> str:
+    """The name of a run that has just begun; without overrides, `describe_pipeline` gives it a better one."""
+    overrides = flow_run.parameters.get("overrides")
+    return pipeline_name([], 0, overrides) if overrides else "pipeline"
+
+
+@flow(name="agentrefine", flow_run_name=_first_name)
 def agentrefine(overrides: dict[str, Any] | None = None) -> None:
     """Run every stage that is not up to date.
 
@@ -89,6 +96,7 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
         params, workspace = _prepared()
         todo = list(stages(params))
         pending = [stage.address for stage in todo if not workspace.up_to_date(stage.address)]
+        describe_pipeline(params, pending, len(todo), overrides or {})
         check_before(params, pending)
         if deployment.id is not None and pending:  # the command has printed it before it started Prefect's server
             from flows.estimate import estimate  # imports torch
@@ -150,7 +158,8 @@ def run_pipeline() -> None:
 
         check_before(params, todo)
         print("\n".join(estimate(params, todo)), flush=True)
-        with prefect_server():
+        with prefect_server() as connect:
+            connect()
             agentrefine()
     else:
         print("Every stage is up to date; nothing to run.")

@@ -1,6 +1,8 @@
 """Prefect server, worker and MLflow on this machine only: `agentrefine serve`.
 
 Starts them on 127.0.0.1, deploys the flows of prefect.yaml, prints the addresses, and stops them when interrupted.
+They end with this process, in whatever way it ends (`flows.service`). Meanwhile all commands that use the same Prefect
+home report to this server.
 """
 
 import os
@@ -17,7 +19,8 @@ from typing import NoReturn
 from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.cli import main
-from tasks.checks import answers
+from flows.server import lock_alone, read_record, write_record
+from tasks.checks import answers, prefect_home
 
 HOST = "127.0.0.1"
 LOGS = Path(".prefect/logs")
@@ -25,15 +28,44 @@ START_SECONDS = 120
 """Seconds for a server to answer after its start."""
 STOP_SECONDS = 15
 """Seconds for a process to end when it is asked to, before it is killed."""
+LEFTOVER_SECONDS = 20
+"""Seconds to wait for the processes of an earlier `agentrefine serve` that was killed; `flows.service` ends them."""
 
 
 @contextmanager
-def service(name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def the_only_one(folder: Path, api: str) -> Iterator[int]:
+    """Say that the server at `api` is the one of this Prefect home; gives the file that its processes hold open.
+
+    Raises:
+        UserError: another `agentrefine serve` has this home.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "alive").open("a") as alive:
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        while not lock_alone(alive):
+            found = read_record(folder)
+            if found and found.process():
+                message = f"`agentrefine serve` runs already, at {found.api}; use it, or stop process {found.pid}."
+                raise UserError("already_serving", message, process=found.pid, api=found.api)
+            if time.monotonic() > deadline:
+                message = f"Processes of an earlier `agentrefine serve` do not end; the logs are in {LOGS}."
+                raise UserError("already_serving", message, file=LOGS)
+            time.sleep(0.5)
+        write_record(folder, api)
+        yield alive.fileno()
+
+
+@contextmanager
+def service(name: str, alive: int, *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a module of Python with its output in a log file; stop it, and what it started, on leaving."""
     LOGS.mkdir(parents=True, exist_ok=True)
     with (LOGS / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-m", "flows.service", str(os.getpid()), *command],
+            pass_fds=[alive],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             yield process
@@ -72,32 +104,35 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
     """Start everything and wait until the user interrupts, which is the regular end.
 
     Raises:
-        UserError: a port is taken, or a server does not start or ends.
+        UserError: it runs already, Prefect's home cannot be written, a port is taken, or a server does not start or
+            ends.
     """
-    for name, port in (("prefect-server", prefect_port), ("mlflow", mlflow_port)):
-        with socket.socket() as probe:
-            if probe.connect_ex((HOST, port)) == 0:
-                remedy = f"stop what listens there or choose another by --{name.partition('-')[0]}-port"
-                raise UserError("port_taken", f"{name}: port {port} is taken; {remedy}.", name=name, port=port)
     for number in (signal.SIGTERM, signal.SIGINT):  # a background process starts with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        _serve(prefect_port, mlflow_port)
+    api = f"http://{HOST}:{prefect_port}/api"
+    with suppress(KeyboardInterrupt), the_only_one(prefect_home() / "served", api) as alive:
+        for name, port in (("prefect-server", prefect_port), ("mlflow", mlflow_port)):
+            with socket.socket() as probe:
+                if probe.connect_ex((HOST, port)) == 0:
+                    remedy = f"stop what listens there or choose another by --{name.partition('-')[0]}-port"
+                    raise UserError("port_taken", f"{name}: port {port} is taken; {remedy}.", name=name, port=port)
+        _serve(api, prefect_port, mlflow_port, alive)
     print("\nStopped.")
 
 
-def _serve(prefect_port: int, mlflow_port: int) -> NoReturn:
-    api = f"http://{HOST}:{prefect_port}/api"
+def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoReturn:
     os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
+    start = ("prefect", "server", "start", "--host", HOST, "--port", str(prefect_port))
     with (
-        service("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)) as server,
-        service("mlflow", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)) as mlflow,
+        service("prefect-server", alive, *start) as server,
+        service("mlflow", alive, "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)) as mlflow,
     ):
         wait_for("prefect-server", server, f"{api}/health")
         _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
         _prefect("--no-prompt", "deploy", "--all")
-        with service("prefect-worker", "prefect", "worker", "start", "--pool", "local", "--type", "process") as worker:
+        work = ("prefect", "worker", "start", "--pool", "local", "--type", "process")
+        with service("prefect-worker", alive, *work) as worker:
             wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")
             print(
                 f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\n"

@@ -13,17 +13,20 @@ from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from flows.command import exit_with_sentence, parse, run_stage
 from tasks.checks import check_launcher
+from tasks.tracking.flow_runs import describe_stage
 from tasks.tuning import tune_variant, tuning_job
 
 
-@flow(name="tuning", flow_run_name="tuning-{variant}")
+@flow(name="tuning", flow_run_name="tuning {variant}")
 def tuning(variant: str) -> None:
     """Write `models/<variant>/` and `reports/tuning/<variant>/` from the variant's data set and `models/base/`.
 
     Raises:
         UserError: a variant that params.yaml does not name, a missing data set, or a model that cannot be tuned.
     """
-    tune_variant(variant, load_params())
+    params = load_params()
+    describe_stage(params, "tuning", variant=variant)
+    tune_variant(variant, params)
 
 
 def tune(variant: str) -> None:
@@ -33,7 +36,7 @@ def tune(variant: str) -> None:
         UserError: as the flow.
     """
     if int(os.environ.get("RANK", "0")) == 0:
-        run_stage(tuning, variant=variant)
+        run_stage(lambda: tuning, variant=variant)
         return
     from agentrefine.tuning.train import train  # imports torch, transformers and trl
 

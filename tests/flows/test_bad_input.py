@@ -22,7 +22,9 @@ def sentence(done: "subprocess.CompletedProcess[str]") -> str:
     """The sentence that a failed command printed after a blank line; there must be no traceback."""
     assert done.returncode == 1, done.stdout[-1000:] + done.stderr[-1000:]
     assert "Traceback" not in done.stdout + done.stderr, done.stderr[-3000:]
-    return done.stderr.split("\n\n")[-1].strip().splitlines()[0]
+    said = done.stderr.split("\n\n")[-1].strip().splitlines()[0]
+    assert (done.stdout + done.stderr).count(said) == 1
+    return said
 
 
 @pytest.mark.parametrize(

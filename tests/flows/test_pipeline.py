@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,8 +216,22 @@ def test_the_deployment_runs_the_same_stages_with_overrides_for_one_run(project:
         done = project.run("prefect", "deployment", "run", "agentrefine/local", "--watch")
         assert "Completed" in done.stdout, done.stdout
         assert project.changed_stages() == set()
+        wrong = json.dumps({"overrides": {"evaluation.max_step": 4}})
+        done = project.run("prefect", "deployment", "run", "agentrefine/local", "--params", wrong, "--watch")
+        assert done.returncode == 1
+        log = (project.folder / ".prefect/logs/prefect-worker.log").read_text()
+        assert log.count("did you mean evaluation.max_steps") == 1
+        assert "Traceback" not in log
+        assert {"evaluation.max_steps=4", "evaluation.max_step=4"} <= set(names_of_runs(served))
     finally:
         del project.environment["PREFECT_API_URL"]
+
+
+def names_of_runs(api: str) -> list[str]:
+    """The names of the flow runs of a server."""
+    request = urllib.request.Request(f"{api}/flow_runs/filter", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return [run["name"] for run in json.load(answer)]
 
 
 def _free_port() -> int:

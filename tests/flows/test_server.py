@@ -1,13 +1,19 @@
 """Prefect's temporary server: one for all commands in a folder; what it says when it does not come."""
 
-import fcntl
+import os
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from prefect.settings import (
@@ -19,9 +25,11 @@ from prefect.settings import (
 
 import flows
 from flows import server
-from flows.server import prefect_server
+from flows.serve import the_only_one
+from flows.server import prefect_server, read_record, served_api, write_record
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import end, runs
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +51,15 @@ def free_port() -> int:
 
 def alive(folder: Path) -> bool:
     """Whether a temporary server runs in the folder."""
-    for file in folder.glob(".prefect/server-*/alive"):
-        with file.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    return False
+    return any(map(server.is_alive, folder.glob("home/server-*")))
+
+
+def ends(folder: Path, seconds: float) -> bool:
+    """Whether the temporary server ends in time."""
+    deadline = time.monotonic() + seconds
+    while alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not alive(folder)
 
 
 STAGE = """
@@ -61,7 +71,8 @@ STAGE = """
     def stage():
         print("api", PREFECT_API_URL.value())
 
-    with prefect_server():
+    with prefect_server() as connect:
+        connect()
         stage()
 """
 
@@ -71,7 +82,8 @@ STAGE = """
 def test_commands_after_and_beside_one_another_share_a_server_which_ends_when_none_uses_it(folder, monkeypatch):
     monkeypatch.setattr(server, "IDLE_SECONDS", 15)
     monkeypatch.setattr(server, "START_SECONDS", 400)
-    with prefect_server():
+    with prefect_server() as connect:
+        connect()
         here = PREFECT_API_URL.value()
         commands = [
             subprocess.Popen([sys.executable, "-c", textwrap.dedent(STAGE)], stdout=subprocess.PIPE, text=True)
@@ -84,14 +96,118 @@ def test_commands_after_and_beside_one_another_share_a_server_which_ends_when_no
         ]
         time.sleep(16)
         assert alive(folder)
-    with prefect_server():
+    with prefect_server() as connect:
+        connect()
         assert PREFECT_API_URL.value() == here
-    deadline = time.monotonic() + 60
-    while alive(folder):
-        assert time.monotonic() < deadline, "the server stays"
-        time.sleep(0.5)
+    assert ends(folder, 60), "the server stays"
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{here}/health", timeout=5)
+
+
+USER = """
+    import time
+    from flows import server
+    server.IDLE_SECONDS = 2
+    with server.prefect_server() as connect:
+        connect()
+        print("ready", flush=True)
+        time.sleep(600)
+"""
+
+
+@contextmanager
+def using_a_server() -> Iterator["subprocess.Popen[str]"]:
+    """A command that uses the folder's temporary server until it is killed."""
+    command = [sys.executable, "-c", textwrap.dedent(USER)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def server_process(folder: Path) -> int:
+    """The process of the folder's temporary server."""
+    (place,) = folder.glob("home/server-*")
+    found = read_record(place)
+    assert found is not None
+    return found.pid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_does_not_outlive_a_command_that_is_killed(folder, number):
+    with using_a_server() as command:
+        process = server_process(folder)
+        assert runs(process)
+        command.send_signal(number)
+        command.wait()
+        assert end(process, seconds=30)
+        assert ends(folder, 10)
+
+
+@pytest.mark.slow
+def test_a_server_that_no_longer_answers_is_ended_by_the_next_command(folder, monkeypatch):
+    for name, seconds in (("ANSWER_SECONDS", 2), ("START_SECONDS", 1), ("HUNG_SECONDS", 2)):
+        monkeypatch.setattr(server, name, seconds)
+    with using_a_server():
+        hung = server_process(folder)
+        os.kill(hung, signal.SIGSTOP)
+        monkeypatch.setattr(server, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", Value(120.0))
+        monkeypatch.setattr(server, "IDLE_SECONDS", 2)
+        with prefect_server() as connect:
+            connect()
+            assert not runs(hung)
+            assert runs(server_process(folder))
+
+
+def test_a_process_with_the_number_of_a_server_that_is_gone_is_left_alone(folder):
+    place = folder / "place"
+    place.mkdir()
+    write_record(place, "http://127.0.0.1:9/api")
+    record = read_record(place)
+    assert record.process().pid == os.getpid()
+    assert record._replace(created=record.created - 60).process() is None
+
+
+def test_commands_use_the_server_that_is_served(folder):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{served.server_port}/api"
+        with the_only_one(folder / "home/served", api), prefect_server() as connect:
+            connect()
+            assert PREFECT_API_URL.value() == api
+        served.shutdown()
+    assert served_api(folder / "home") is None
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a server that is well."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format, *args): ...
+
+
+class Value(NamedTuple):
+    """A setting."""
+
+    number: float
+
+    def value(self):
+        return self.number
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence(folder):
+    (folder / "file").touch()
+    home = folder / "file" / "home"
+    with temporary_settings({PREFECT_HOME: home}), refused("not_writable", file=home), prefect_server():
+        pytest.fail("a server was started")
 
 
 def test_a_configured_server_that_does_not_answer_is_named():
@@ -108,7 +224,8 @@ def test_a_server_that_does_not_come_is_one_sentence_and_is_not_left_behind(fold
     (folder / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setattr(server, "START_SECONDS", 3)
-    with refused("server_not_started", ended=ended), prefect_server():
+    with refused("server_not_started", ended=ended), prefect_server() as connect:
+        connect()
         pytest.fail("the flow began")
     assert not alive(folder)
 
