@@ -18,8 +18,8 @@ from tests.helpers.processes import end
 from tests.helpers.project import ProjectCopy
 
 WHERE = """
-from prefect.settings import PREFECT_API_URL
 from flows.server import prefect_server
+from prefect.settings import PREFECT_API_URL
 with prefect_server() as connect:
     connect()
     print("api", PREFECT_API_URL.value())
