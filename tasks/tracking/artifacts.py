@@ -17,14 +17,14 @@ def show_gate(reports: Path) -> None:
     if not page.is_file():
         return
     result = read_result(reports / "result.json", GateResult, "quality_gate")
-    failed = len(result.failures)
     warnings = sum(finding.severity == "warning" for finding in result.failures)
+    critical = len(result.failures) - warnings
     verdict = "passed" if result.passed else "refused the data"
     create_markdown_artifact(
         page.read_text(encoding="utf-8"),
         key="quality-gate",
-        description=f"The quality gate {verdict}: {len(result.findings)} expectations, of which "
-        f"{failed - warnings} critical ones failed and {warnings} with a warning",
+        description=f"The quality gate {verdict}: {len(result.findings)} expectations, {critical} critical failures, "
+        f"{warnings} warnings",
     )
 
 
@@ -41,7 +41,7 @@ def show_forecast(found: Forecast) -> None:
     if found.cost is not None:
         rows.append(("cost", [dollars(number) for number in found.cost]))
     create_table_artifact(
-        [{"": name, "expected": value, "at least": low, "at most": high} for name, (value, low, high) in rows],
+        [{"total": name, "expected": value, "at least": low, "at most": high} for name, (value, low, high) in rows],
         key="forecast",
         description=f"All {found.personas:,} personas, forecast from a pilot of {found.pilot}, with 95% intervals; "
         f"cost {cost}",

@@ -54,7 +54,7 @@ def progress(stage: str, total: int, unit: str, *, bar: bool = True) -> Iterator
 
     A run has one such artifact; where it counts one thing after another, it shows the present one.
     """
-    artifact = _artifact_of_run(f"{stage}: {total:,} {unit}s")
+    artifact = _artifact_of_run(stage if unit == "percent" else f"{stage}: {total:,} {unit}s")
     with tqdm(total=total, desc=stage, unit=unit, dynamic_ncols=True, mininterval=0.5, disable=not bar) as shown:
         yield Progress(shown, total, artifact)
     update_progress_artifact(artifact, progress=100.0)
