@@ -27,8 +27,12 @@ def tuning(variant: str) -> None:
     """
     params = load_params()
     describe_stage(params, "tuning", variant=variant)
+<<<<<<< HEAD
     with timed(f"tuning@{variant}", tuning_result(variant)):
         tune_variant(variant, params)
+=======
+    tune_variant(variant, params)
+>>>>>>> w-prefect
 
 
 def tune(variant: str) -> None:
