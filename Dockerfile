@@ -36,7 +36,7 @@ COPY requirements.lock requirements-deployment.lock /opt/
 RUN python -m venv /opt/venv \
     && grep '^torch==' /opt/requirements.lock > /opt/torch.lock \
     && pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" -r /opt/torch.lock \
-    && pip install --no-cache-dir --no-deps -r /opt/requirements.lock -r /opt/requirements-deployment.lock \
+    && pip install --no-cache-dir -r /opt/requirements.lock -r /opt/requirements-deployment.lock \
     && pip check
 
 # Without a mounted checkout there is no git repository: DVC then does without.
