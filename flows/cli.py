@@ -109,7 +109,6 @@ def _stage(name: str, key: str | None) -> None:
 
         tune(key)
     else:
-<<<<<<< HEAD
         run_stage(lambda: stage_flow(name), **({argument: key} if argument and key else {}))
 
 
@@ -157,9 +156,6 @@ def stage_flow(name: str) -> "Flow[..., Any]":
 
             return report
     raise KeyError(name)
-=======
-        run_stage(lambda: resolve_name(f"flows.{name}:{name}"), **({argument: key} if argument and key else {}))
->>>>>>> w-prefect
 
 
 def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,16 +234,12 @@ def _preset(given: argparse.Namespace) -> None:
 
 
 def _forecast(_: argparse.Namespace) -> None:
-<<<<<<< HEAD
     def load() -> "Flow[..., Any]":
         from flows.synthesis import forecast
 
         return forecast
 
     run_stage(load)
-=======
-    run_stage(lambda: resolve_name("flows.synthesis:forecast"))
->>>>>>> w-prefect
 
 
 def _path(given: str) -> Path:

@@ -5,10 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-<<<<<<< HEAD
 from contextlib import nullcontext
-=======
->>>>>>> w-prefect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +37,12 @@ def stage_flow(name: str, work: "Callable[[Params], None]") -> "Flow[[], None]":
 
     @flow(name=name, flow_run_name=name, description=inspect.getdoc(work))
     def stage() -> None:
-<<<<<<< HEAD
         from agentrefine.report.timing import RESULTS, timed  # imports numpy
 
         params = load_params()
         describe_stage(params, name)
         with timed(name, RESULTS[name]) if name in RESULTS else nullcontext():
             work(params)
-=======
-        params = load_params()
-        describe_stage(params, name)
-        work(params)
->>>>>>> w-prefect
 
     return stage
 

@@ -72,7 +72,6 @@ def stages(params: Params) -> Iterator[Stage]:
     yield Stage("report", report)
 
 
-<<<<<<< HEAD
 def _data_sets_and_models(params: Params) -> Iterator[Stage]:
     """The stages mix, on_policy and tuning: each after those that write what it reads.
 
@@ -110,8 +109,6 @@ def _stage(address: str, params: Params) -> Stage:
     return Stage(address, partial(mix if kind == "mix" else on_policy, name))
 
 
-=======
->>>>>>> w-prefect
 def _first_name() -> str:
     """The name of a run that has just begun; without overrides, `describe_pipeline` gives it a better one."""
     overrides = flow_run.parameters.get("overrides")

@@ -121,16 +121,11 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
 
 
 def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoReturn:
-<<<<<<< HEAD
     tracking = load_params().tracking
     os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
     from tasks.tracking.run_list import run_list_address  # imports MLflow
 
-=======
-    os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": load_params().tracking.uri}
-    print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
->>>>>>> w-prefect
     start = ("prefect", "server", "start", "--host", HOST, "--port", str(prefect_port))
     with (
         service("prefect-server", alive, *start) as server,

@@ -27,12 +27,8 @@ def tuning(variant: str) -> None:
     """
     params = load_params()
     describe_stage(params, "tuning", variant=variant)
-<<<<<<< HEAD
     with timed(f"tuning@{variant}", tuning_result(variant)):
         tune_variant(variant, params)
-=======
-    tune_variant(variant, params)
->>>>>>> w-prefect
 
 
 def tune(variant: str) -> None:

@@ -41,11 +41,7 @@ def show_forecast(found: Forecast) -> None:
     if found.cost is not None:
         rows.append(("cost", found.cost.written(dollars)))
     create_table_artifact(
-<<<<<<< HEAD
         [{"total": name, "expected, with its 95% interval": text} for name, text in [*rows, ("time", found.time)]],
-=======
-        [{"total": name, "expected": value, "at least": low, "at most": high} for name, (value, low, high) in rows],
->>>>>>> w-prefect
         key="forecast",
         description=f"All {found.personas:,} personas, forecast from a pilot of {found.pilot}; cost {cost}",
     )
