@@ -53,10 +53,10 @@ NO_PAGES = {
 """Settings of a temporary server, which starts faster without what only pages need."""
 
 
-class Record(NamedTuple):
+class ServerRecord(NamedTuple):
     """A server's address and its process, in the server's folder.
 
-    Example: `Record("http://127.0.0.1:34567/api", 4711, 1795852800.25)`
+    Example: `ServerRecord("http://127.0.0.1:34567/api", 4711, 1795852800.25)`
 
     Attributes:
         api: the address of its API.
@@ -130,13 +130,13 @@ def served_api(home: Path) -> str | None:
 
 def write_record(folder: Path, api: str) -> None:
     """Say where the server is that this process is, or runs."""
-    write_json(folder / "record.json", Record(api, os.getpid(), psutil.Process().create_time())._asdict())
+    write_json(folder / "record.json", ServerRecord(api, os.getpid(), psutil.Process().create_time())._asdict())
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> ServerRecord | None:
     """The record of a folder's last server, if it has written one."""
     try:
-        return Record(**json.loads((folder / "record.json").read_text(encoding="utf-8")))
+        return ServerRecord(**json.loads((folder / "record.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
