@@ -73,7 +73,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	touch $(INSTALLED)
 
 clean: ## remove what the stages wrote (the journal of teacher answers and the environment stay)
-	rm -rf data/synthesis data/verification data/repair data/dataset data/evaluation models/* reports .prefect/results
+	rm -rf data/synthesis data/verification data/repair data/dataset data/mix data/on_policy data/evaluation models/* reports .prefect/results
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

@@ -1,4 +1,4 @@
-"""Refinement: every sample until it is kept or dropped, shard by shard."""
+"""Repair: every sample until it is kept or dropped, shard by shard."""
 
 from collections import Counter
 from collections.abc import Generator

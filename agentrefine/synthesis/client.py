@@ -95,7 +95,7 @@ class JournaledTeacher:
             params: the teacher's section of params.yaml.
             journal: where answers are kept.
             numbers: what this process shares with the others of the run (`run_numbers`).
-            offline: where the simulated teacher listens, if it has a role.
+            simulated: where the simulated teacher listens, if it has a role.
 
         Raises:
             UserError: the environment variable of a key is not set, or the cost is limited and a price is not known.

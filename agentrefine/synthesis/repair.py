@@ -1,4 +1,4 @@
-"""Refinement of one sample (paper, algorithm 1).
+"""Repair of one sample (the paper calls it refinement; algorithm 1).
 
 Each verdict goes back to the teacher until a game passes or the calls of the sample are spent.
 """
