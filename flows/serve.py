@@ -123,6 +123,7 @@ def serve(prefect_port: int, mlflow_port: int) -> None:
 def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoReturn:
     tracking = load_params().tracking
     os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # six processes that nothing here needs
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
     from tasks.tracking.run_list import run_list_address  # imports MLflow
 
