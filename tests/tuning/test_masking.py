@@ -10,7 +10,7 @@ from agentrefine.params.tuning import MaskPolicy
 from agentrefine.simulation.tokenizer import build_tokenizer
 from agentrefine.tuning.chat_template import MASKED, end_of_turn_id, prompt_ids, render
 from agentrefine.tuning.masking import apply_mask_policy
-from flows.show_mask import colour
+from flows.show_mask import colour, parts
 from tests.helpers.errors import refused
 
 EXPERT_1 = reply_text("the key is in the box, so i open it", "open box")
@@ -188,6 +188,6 @@ def test_special_tokens_inside_a_text_do_not_shorten_its_turn(tokenizer):
 
 def test_the_shown_mask_holds_the_whole_sample_in_three_styles(tokenizer):
     rendered = render(tokenizer, CONVERSATION, "correct_turns")
-    shown = colour(tokenizer, rendered)
+    shown = colour(tokenizer, parts(rendered), marks=False)
     assert shown.plain.replace("\n", "") == tokenizer.decode(rendered.ids).replace("\n", "")
     assert len({str(span.style) for span in shown.spans}) == 3
