@@ -226,9 +226,8 @@ def tuning_note(params: Params) -> str:
 
 def next_steps(params: Params) -> list[dict[str, str]]:
     """Commands that show more, each with what it shows."""
-    uri = "<tracking.uri>" if "@" in params.tracking.uri else params.tracking.uri
     model = params.evaluation.models[-1]
-    return [{"shows": shows, "command": text.format(uri=uri, model=model)} for shows, text in TEXTS["next_steps"]]
+    return [{"shows": shows, "command": text.format(model=model)} for shows, text in TEXTS["next_steps"]]
 
 
 def episodes_to_read(model: str, episodes: Sequence[Episode]) -> str:

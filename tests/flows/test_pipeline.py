@@ -42,7 +42,7 @@ def test_a_run_leaves_the_report_and_ends_with_its_table(project: ProjectCopy) -
     for benchmark in ("worlds layouts", "worlds families", "worlds perturbed", "babyai"):
         assert benchmark in report
         assert benchmark in printed
-    assert "mlflow ui" in printed
+    assert "agentrefine serve" in printed
     details = json.loads((project.folder / "data/evaluation/refinement/details.json").read_text())
     assert details["worlds_layouts"]["success_rate"]["n"] == 3
     title = report.splitlines()[0]

@@ -54,7 +54,7 @@ def test_report_shows_every_stage_and_the_rates_with_intervals(root: Path) -> No
         "passed: 1 of 2 expectations are met. [Every expectation, with examples](quality_gate/summary.md).",
         "| warning | data set: action entropy | 1.5 | at least 2 |",
         "| refinement | 940,000 | 225 | 30 | 400,000 | 124,000 (31.0%) | 0.432 | 2.500 -> 0.500 |",
-        "mlflow ui",
+        "agentrefine serve",
         "dvc metrics diff",
     ):
         assert shown in page
