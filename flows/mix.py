@@ -3,6 +3,7 @@
 from prefect import flow
 
 from agentrefine.params import load_params
+from agentrefine.report.timing import data_set_result, timed
 from flows.command import run
 from tasks.mix import mix_data_set
 from tasks.tracking.flow_runs import describe_stage
@@ -17,7 +18,8 @@ def mix(name: str) -> None:
     """
     params = load_params()
     describe_stage(params, "mix", mix=name)
-    mix_data_set(name, params)
+    with timed(f"mix@{name}", data_set_result("mix", name)):
+        mix_data_set(name, params)
 
 
 if __name__ == "__main__":

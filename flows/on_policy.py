@@ -3,6 +3,7 @@
 from prefect import flow
 
 from agentrefine.params import load_params
+from agentrefine.report.timing import data_set_result, timed
 from flows.command import run
 from tasks.on_policy import write_on_policy
 from tasks.tracking.flow_runs import describe_stage
@@ -17,7 +18,8 @@ def on_policy(name: str) -> None:
     """
     params = load_params()
     describe_stage(params, "on_policy", data_set=name)
-    write_on_policy(name, params)
+    with timed(f"on_policy@{name}", data_set_result("on_policy", name)):
+        write_on_policy(name, params)
 
 
 if __name__ == "__main__":

@@ -140,14 +140,20 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
                 logger.info(line)
         kept = live_pipeline(params) if pending else nullcontext()
         with kept, progress("pipeline", len(todo), "stage", bar=False) as bar:
-            for _, variants in groupby(todo, key=lambda stage: stage.address.partition("@")[0]):
-                group = list(variants)
+            for group in independent(todo):
                 due = [stage for stage in group if not workspace.up_to_date(stage.address)]
                 for stage in group:
                     if stage not in due:
                         logger.info("%s: up to date", stage.address)
                 run_stages(due, workspace, params)
                 bar.advance(len(group))
+
+
+def independent(todo: Sequence[Stage]) -> Iterator[list[Stage]]:
+    """The stages in their order: tunings that follow each other together, since none reads another; others alone."""
+    for together, group in groupby(todo, key=lambda stage: stage.command is not None):
+        found = list(group)
+        yield from [found] if together else ([stage] for stage in found)
 
 
 def run_stages(pending: Sequence[Stage], workspace: Workspace, params: Params) -> None:

@@ -45,9 +45,6 @@ ROLES: dict[str, tuple[Role, ...]] = {
 }
 """The teacher's roles that a stage calls."""
 
-DATA_SETS = re.compile(r"data/(?:dataset|(?:mix|on_policy)/[^/]+)/?")
-"""The data sets that stages write; any other one has to be there."""
-
 MISSING_SCOPE = re.compile(r"scope|permission", re.IGNORECASE)
 """How a provider says that a key may not list models, which says nothing of chat completions."""
 
@@ -89,9 +86,9 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
         if stage == "mix":
             if not Path(params.mix[key].chat).is_file():
                 raise file_missing(params.mix[key].chat, "correct it in params.yaml", f"mix.{key}.chat")
-            _check_data_set(f"mix.{key}.data_set", params.mix[key].data_set)
+            _check_data_set(f"mix.{key}.data_set", params.mix[key].data_set, params)
         if stage == "tuning":
-            _check_data_set(f"tuning.variants.{key}.data_set", params.tuning.variants[key].data_set)
+            _check_data_set(f"tuning.variants.{key}.data_set", params.tuning.variants[key].data_set, params)
         for role in ROLES.get(stage, ()):
             chosen = params.teacher.role(role)
             if not chosen.is_simulated:
@@ -139,8 +136,10 @@ def _all_addresses(params: Params) -> list[str]:
     ]
 
 
-def _check_data_set(setting: str, folder: str) -> None:
-    if not DATA_SETS.fullmatch(folder) and not (Path(folder) / "train.jsonl").is_file():
+def _check_data_set(setting: str, folder: str, params: Params) -> None:
+    """Refuse a data set that no stage writes and that is not there."""
+    mixes, on_policy = (f"data/mix/{n}" for n in params.mix), (f"data/on_policy/{n}" for n in params.on_policy)
+    if folder not in {"data/dataset", *mixes, *on_policy} and not (Path(folder) / "train.jsonl").is_file():
         raise file_missing(f"{folder}/train.jsonl", "correct it in params.yaml, or import it", setting)
 
 

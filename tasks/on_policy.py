@@ -15,7 +15,7 @@ from agentrefine.on_policy.data_set import write_corrected
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Sampling
 from agentrefine.quality.corrected import CorrectedFeatures, corrected_features
-from agentrefine.quality.data_set import DATA_SET
+from agentrefine.quality.data_set import DATA_SET, remove_data_set
 from agentrefine.quality.gate_result import GateResult, summary, table
 from tasks.expectations import Scope, check, feature_table
 from tasks.tracking.progress import progress
@@ -39,6 +39,7 @@ def write_on_policy(name: str, params: Params) -> None:
     if not folder.is_dir():
         message = f"{folder}: there is no such model; run the stage tuning@{chosen.model}, which writes it."
         raise UserError("stage_not_run", message, file=folder, stage=f"tuning@{chosen.model}")
+    remove_data_set(OUT / name)  # of other games: nothing is tuned on it if the gate refuses these
     kept, given_up = _play(name, folder, params)
     _judge(kept, given_up, name, params)
     counts = write_corrected(

@@ -6,40 +6,13 @@ from collections.abc import Collection, Iterator
 from itertools import compress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from agentrefine.errors import UserError
 from agentrefine.exchange.chats import ChatCounts, read_chats
 from agentrefine.files import atomic_folder, read_jsonl, write_json, write_jsonl
 from agentrefine.game.conversation import Sample
+from agentrefine.game.counts import MixCounts
 
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
-
-
-class MixCounts(BaseModel):
-    """What a mixed data set holds (its metrics.json).
-
-    Example: `{"games": 2685, "chats": 671, ..., "chats_left_out": {"nothing is trained": 3}, "chat_share": 0.2, ...}`
-
-    Attributes:
-        games: training samples that are games, all of the data set's.
-        chats: training samples that are chats.
-        chats_available: how many of the chat file can be trained on.
-        chats_left_out: the others, by the rule that excludes them.
-        parts_left_out: what the chats that can be trained on lost, by key and reason.
-        chat_share: chats by all training samples.
-        validation: samples that validate; games alone.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    games: int
-    chats: int
-    chats_available: int
-    chats_left_out: dict[str, int]
-    parts_left_out: dict[str, int]
-    chat_share: float
-    validation: int
 
 
 def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored: Collection[str] = ()) -> MixCounts:

@@ -14,8 +14,8 @@ from agentrefine.params.on_policy import TrainOwn
 
 Fault = Literal["parameter_error", "logic_error", "place_error", "format_error", "repetition", "no_progress"]
 """What is wrong with a model's turn. The first three are the engine's errors; a reply in the wrong form is a format
-error; a `repetition` is the third time that the model takes an action; `no_progress` is a turn of a stretch in which
-nothing new was seen and no condition of the goal was reached."""
+error; a `repetition` is the third time that an action of the model brings nothing; `no_progress` is a turn of a stretch
+in which nothing new was seen and no condition of the goal was reached."""
 
 
 class CorrectedTurn(BaseModel):

@@ -1,4 +1,4 @@
-"""What the data stages count: `metrics.json` of synthesis, verification and repair."""
+"""What the data stages count: `metrics.json` of synthesis, verification, repair, mix and on_policy."""
 
 from typing import Literal
 
@@ -101,3 +101,63 @@ class RepairCounts(Calls, _Ended):
 
     with_synthesis: WholeCost
     dropped_by_rule: dict[str, int]
+
+
+class MixCounts(BaseModel):
+    """What a mixed data set holds (its metrics.json).
+
+    Example: `{"games": 2685, "chats": 671, ..., "chats_left_out": {"nothing is trained": 3}, "chat_share": 0.2, ...}`
+
+    Attributes:
+        games: training samples that are games, all of the data set's.
+        chats: training samples that are chats.
+        chats_available: how many of the chat file can be trained on.
+        chats_left_out: the others, by the rule that excludes them.
+        parts_left_out: what the chats that can be trained on lost, by key and reason.
+        chat_share: chats by all training samples.
+        validation: samples that validate; games alone.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    games: int
+    chats: int
+    chats_available: int
+    chats_left_out: dict[str, int]
+    parts_left_out: dict[str, int]
+    chat_share: float
+    validation: int
+
+
+class OnPolicyCounts(BaseModel):
+    """data/on_policy/<name>/metrics.json: what was played, and what the data set holds.
+
+    Example: `{"played": 800, "given_up": 3, "faultless": 420, "games": 377, "turns": 2900, "faults": {"place_error":
+    160, ...}, "corrections": 610, "own_turns_trained": 1600, "injected": 0, "train": 365, "validation": 12}`
+
+    Attributes:
+        played: worlds.
+        given_up: games that took too long or whose goal was out of reach; not kept.
+        faultless: games without a mistake of the model; not kept.
+        games: the others.
+        turns: of the games, by model and expert.
+        faults: mistakes of the model, by kind.
+        corrections: turns of the expert directly after a mistake.
+        own_turns_trained: turns of the model that are trained.
+        injected: training samples that are not from these games.
+        train, validation: samples of either file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    played: int
+    given_up: int
+    faultless: int
+    games: int
+    turns: int
+    faults: dict[str, int]
+    corrections: int
+    own_turns_trained: int
+    injected: int
+    train: int
+    validation: int

@@ -17,11 +17,12 @@ from agentrefine.game.corrected import CorrectedGame, CorrectedTurn, Fault
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.language import first_person
 from agentrefine.worlds.layout import World
+from agentrefine.worlds.planner import find_plan
 from agentrefine.worlds.player import Explorer, Reason
 from agentrefine.worlds.thoughts import after_error, expert_thought
 
 REPETITIONS = 3
-"""The time at which an action of the model counts as a repetition."""
+"""So often an action of the model has brought nothing when it counts as a repetition."""
 
 
 class Coaching(NamedTuple):
@@ -57,7 +58,7 @@ class CoachedGame:
         self._rng = Random(int(short_hash("on_policy", str(seed), world.id), 16))
         self._first_observation = self._game.first_observation()
         self._cited = ""
-        self._taken: Counter[str] = Counter()
+        self._in_vain: Counter[str] = Counter()
         self._without_news = 0
         described = {template: action.does for template, action in world.rules.actions.items()}
         self.messages: list[Message] = opening(instructions(described), world.goal, self._first_observation)
@@ -87,11 +88,11 @@ class CoachedGame:
         outcome = game.step(action)
         news = as_expert or len(game.ever_known) > known or game.progress > progress
         self._without_news = 0 if news else self._without_news + 1
-        self._taken[action] += 1
+        self._in_vain[action] += not news
         fault: Fault | None = outcome.error
         cited = first_person(refusal.message) if refusal else ""
         if fault is None and not news and not outcome.completed:
-            if self._taken[action] >= REPETITIONS:
+            if self._in_vain[action] >= REPETITIONS:
                 fault = "repetition"
             elif self._without_news >= self._rules.stalled_turns:
                 fault = "no_progress"
@@ -142,11 +143,14 @@ class CoachedGame:
         self.over = self.won or len(self.turns) >= self._rules.max_turns or not self._ask_expert()
 
     def _ask_expert(self) -> bool:
-        """Find out what the expert would do now; False where the goal cannot be reached any more."""
-        try:
-            self._expert.next_action()
-        except RuntimeError:  # the model gave away what the goal needs
+        """Find out what the expert would do now; False where the goal cannot be reached any more.
+
+        A model can give away what the goal needs.
+        """
+        goal = [condition.fact for condition in self.world.conditions]
+        if find_plan(self.world.problem, self._game.state, goal) is None:
             return False
+        self._expert.next_action()
         return True
 
     @property

@@ -5,48 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from pydantic import BaseModel, ConfigDict
-
 from agentrefine.errors import UserError
 from agentrefine.files import atomic_folder, read_jsonl, write_json, write_jsonl
 from agentrefine.game.conversation import Sample
 from agentrefine.game.corrected import CorrectedGame, corrected_sample, is_trained
+from agentrefine.game.counts import OnPolicyCounts
 from agentrefine.params.on_policy import OnPolicy
 from agentrefine.quality.data_set import validation_personas
-
-
-class OnPolicyCounts(BaseModel):
-    """data/on_policy/<name>/metrics.json: what was played, and what the data set holds.
-
-    Example: `{"played": 800, "given_up": 3, "faultless": 420, "games": 377, "turns": 2900, "faults": {"place_error":
-    160, ...}, "corrections": 610, "own_turns_trained": 1600, "injected": 0, "train": 365, "validation": 12}`
-
-    Attributes:
-        played: worlds.
-        given_up: games that took too long or whose goal was out of reach; not kept.
-        faultless: games without a mistake of the model; not kept.
-        games: the others.
-        turns: of the games, by model and expert.
-        faults: mistakes of the model, by kind.
-        corrections: turns of the expert directly after a mistake.
-        own_turns_trained: turns of the model that are trained.
-        injected: training samples that are not from these games.
-        train, validation: samples of either file.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    played: int
-    given_up: int
-    faultless: int
-    games: int
-    turns: int
-    faults: dict[str, int]
-    corrections: int
-    own_turns_trained: int
-    injected: int
-    train: int
-    validation: int
 
 
 def write_corrected(

@@ -98,7 +98,8 @@ class Params(Section):
                     f"on_policy.{name}.model is {made.model}, which tuning.variants does not name; add it there"
                 )
             for variant, chosen in self.tuning.variants.items():
-                if chosen.data_set == f"data/on_policy/{name}" and chosen.train_on not in ON_POLICY_POLICIES:
+                of_it = self.origin(chosen.data_set) == f"data/on_policy/{name}"
+                if of_it and chosen.train_on not in ON_POLICY_POLICIES:
                     raise ValueError(
                         f"tuning.variants.{variant}.train_on: {chosen.train_on} takes every turn that is not trained "
                         "for a mistake, and a data set of on_policy also leaves out turns that are none; "
@@ -126,6 +127,13 @@ class Params(Section):
                 f"evaluation.references), or let report.baseline name one of {', '.join(players)}"
             )
         return self
+
+    def origin(self, data_set: str) -> str:
+        """The data set that the games of a mix, or of a mix of a mix, come from; any other one is its own origin."""
+        sources = {f"data/mix/{name}": mix.data_set for name, mix in self.mix.items()}
+        for _ in self.mix:  # so often at most, also where mixes read each other
+            data_set = sources.get(data_set, data_set)
+        return data_set
 
     @property
     def baseline(self) -> str:

@@ -1,6 +1,7 @@
 """What the sections of params.yaml share: the form of a section, comments, kinds of values, addresses."""
 
 from inspect import isclass
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -33,14 +34,14 @@ def _with_home(given: str) -> str:
 def _without_home(given: str) -> str:
     if given.startswith("~"):
         raise ValueError("DVC looks for this file too, and it does not know `~`; write the whole path")
-    return given
+    return PurePosixPath(given).as_posix()
 
 
 UserPath = Annotated[str, AfterValidator(_with_home)]
 """A path of a user's file or folder, in which `~` is the home folder."""
 
 TrackedPath = Annotated[str, AfterValidator(_without_home)]
-"""A path that dvc.yaml names too, as it stands in params.yaml."""
+"""A path that dvc.yaml names too: as it stands in params.yaml, but without a slash at its end."""
 
 
 class Section(BaseModel):

@@ -81,7 +81,9 @@ def model_card(
     )
     mix = next((mix for name, mix in params.mix.items() if Path(card.data_set) == MIXES / name), None)
     known = caveats(params, quantisation_of(base_card(project)))
-    if Path(mix.data_set if mix else card.data_set) != DATA_SET:
+    origin = params.origin(card.data_set)
+    injecting = {f"data/on_policy/{name}" for name, made in params.on_policy.items() if made.injected_share}
+    if Path(origin) != DATA_SET and origin not in injecting:
         known.pop("simulated_teacher", None)
     values = {
         "front": _front_matter(front),

@@ -42,7 +42,12 @@ class StageCost(NamedTuple):
 
 def stage_costs(params: Params, results: Results) -> list[StageCost]:
     """What each stage took, in the order in which they run; the report itself is not among them."""
-    return [*_of_the_data(results), *_of_tuning(results), *_of_evaluation(params, results)]
+    return [
+        *_of_the_data(results),
+        *_of_further_data(results),
+        *_of_tuning(results),
+        *_of_evaluation(params, results),
+    ]
 
 
 def cost_rows(params: Params, results: Results) -> list[list[str]]:
@@ -85,6 +90,16 @@ def _of_the_data(results: Results) -> Iterator[StageCost]:
     yield StageCost("base model", made, pretrained, None, None, seconds["base_model"])
     games = f"{count(results.repair.kept)} games judged"
     yield StageCost("quality gate", games, None, None, None, seconds["quality_gate"])
+
+
+def _of_further_data(results: Results) -> Iterator[StageCost]:
+    """The stages that make further data sets; they ask no endpoint."""
+    for name, mixed in results.mixes.items():
+        work = f"{count(mixed.games + mixed.chats)} samples"
+        yield StageCost(f"mix, {label(name)}", work, None, None, None, results.stage_seconds[f"mix@{name}"])
+    for name, made in results.on_policy.items():
+        work = f"{count(made.played)} games played"
+        yield StageCost(f"on policy, {label(name)}", work, None, None, None, results.stage_seconds[f"on_policy@{name}"])
 
 
 def _teaching(stage: str, calls: Calls, seconds: Amount) -> StageCost:

@@ -10,12 +10,12 @@ from agentrefine.evaluation.episodes import Episode, grouped
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
 from agentrefine.evaluation.metrics.summary import BenchmarksPlayed, Seconds, Summaries
 from agentrefine.files import read_jsonl, read_result
-from agentrefine.game.counts import RepairCounts, SynthesisCounts, VerificationCounts
+from agentrefine.game.counts import MixCounts, OnPolicyCounts, RepairCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.gate_result import GateResult
-from agentrefine.report.timing import RESULTS, stage_seconds, tuning_result
+from agentrefine.report.timing import RESULTS, data_set_result, stage_seconds, tuning_result
 from agentrefine.tuning.cards import BaseCard, GgufCard, ReferenceCard, TinyCard, TuningFigures, quantisation_of
 from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 
@@ -73,6 +73,7 @@ class Results:
     Attributes:
         synthesis, verification, repair: the data stages' counts.
         gate: the quality gate's result.
+        mixes, on_policy: what the data sets of these stages hold, by name, as far as they are there.
         tuning: figures of each tuned variant.
         curves: the loss curve of each variant.
         validation_curves: the same of the validation samples; no points where a data set has none.
@@ -94,6 +95,8 @@ class Results:
     verification: VerificationCounts
     repair: RepairCounts
     gate: GateResult
+    mixes: dict[str, MixCounts]
+    on_policy: dict[str, OnPolicyCounts]
     tuning: dict[str, TuningFigures]
     curves: dict[str, list[LossPoint]]
     validation_curves: dict[str, list[ValidationPoint]]
@@ -128,13 +131,30 @@ def load_results(params: Params, project: Project) -> Results:
     comparisons = _comparisons(params, episodes)
     tunings = {model: project.tuning(model) for model in params.evaluation.models if model != BASE}
     notes = [read_result(project.evaluation(m) / "benchmarks.json", BenchmarksPlayed, "evaluation") for m in players]
-    timed = RESULTS | {f"tuning@{variant}": tuning_result(variant) for variant in tunings}
+    mixes = {name: data_set_result("mix", name) for name in params.mix}
+    on_policy = {name: data_set_result("on_policy", name) for name in params.on_policy}
+    timed = {
+        **RESULTS,
+        **{f"mix@{name}": result for name, result in mixes.items()},
+        **{f"on_policy@{name}": result for name, result in on_policy.items()},
+        **{f"tuning@{variant}": tuning_result(variant) for variant in tunings},
+    }
     base = base_card(project)
     return Results(
         synthesis=read_result(data / "synthesis" / "metrics.json", SynthesisCounts, "synthesis"),
         verification=read_result(data / "verification" / "metrics.json", VerificationCounts, "verification"),
         repair=read_result(data / "repair" / "metrics.json", RepairCounts, "repair"),
         gate=project.gate(),
+        mixes={
+            name: read_result(project.root / file, MixCounts, f"mix@{name}")
+            for name, file in mixes.items()
+            if (project.root / file).is_file()
+        },
+        on_policy={
+            name: read_result(project.root / file, OnPolicyCounts, f"on_policy@{name}")
+            for name, file in on_policy.items()
+            if (project.root / file).is_file()
+        },
         tuning={v: read_result(folder / "metrics.json", TuningFigures, "tuning") for v, folder in tunings.items()},
         curves={v: read_curve(folder / "loss_curve.csv", LossPoint) for v, folder in tunings.items()},
         validation_curves={

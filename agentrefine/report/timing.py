@@ -22,7 +22,7 @@ RESULTS = {
     "base_model": Path("models/base/card.json"),
     "quality_gate": Path("reports/quality_gate/result.json"),
 }
-"""The stages that are timed, each with the small file that identifies what it left; tunings are timed, too."""
+"""The stages without a name that are timed, each with the small file that identifies what it left."""
 
 
 @contextmanager
@@ -57,6 +57,11 @@ def stage_seconds(root: Path, stage: str, result: Path) -> float | Literal["unkn
 def tuning_result(variant: str) -> Path:
     """The small file that identifies what the tuning of a variant left."""
     return Path("reports/tuning") / variant / "metrics.json"
+
+
+def data_set_result(stage: Literal["mix", "on_policy"], name: str) -> Path:
+    """The small file that identifies a data set of one of these stages."""
+    return Path("data") / stage / name / "metrics.json"
 
 
 def _file(root: Path, stage: str, result: Path) -> Path:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agentrefine.exchange.mix import MixCounts, mix
+from agentrefine.exchange.mix import mix
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import PublishedMessage, Sample
+from agentrefine.game.counts import MixCounts
 from agentrefine.params import load_params
 from flows.pipeline import stages
 from flows.workspace import Workspace

@@ -221,6 +221,11 @@ REMOTE = {"base_url": "https://example.org/v1", "model": "m", "api_key_env": "A_
             "file_missing",
             {"key": "tuning.variants.refinement.data_set"},
         ),
+        (
+            {"tuning.variants.refinement.data_set": "data/mix/misspelt"},
+            "file_missing",
+            {"key": "tuning.variants.refinement.data_set"},
+        ),
         ({"evaluation.data.hotpotqa": "no.json"}, "file_missing", {"file": Path("no.json")}),
         ({"evaluation.endpoints": {"r": REMOTE}}, "key_missing", {"key": "evaluation.endpoints.r.api_key_env"}),
         (

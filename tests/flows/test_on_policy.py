@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from agentrefine.params import Params, parse_params
-from flows.pipeline import stages
+from flows.pipeline import independent, stages
 from tests.helpers.errors import refused
 from tests.helpers.project import ProjectCopy
 
@@ -35,6 +35,20 @@ def test_each_round_comes_after_the_model_that_plays_it_and_before_the_model_tha
         "tuning@expert_only", "tuning@refinement", "on_policy@round1",
         "mix@chat", "tuning@own1", "tuning@chatty", "on_policy@round2", "tuning@own2",
     ]  # fmt: skip
+
+
+def test_stages_of_which_one_reads_another_are_asked_about_one_by_one() -> None:
+    """Whether a mix of a mix is up to date is known when the first one has run."""
+    mixed = {"chat": "c.json", "share": 0.2}
+    given = params(
+        {},
+        {"b": "data/mix/second"},
+        {"first": {"data_set": "data/dataset", **mixed}, "second": {"data_set": "data/mix/first", **mixed}},
+    )
+    groups = [[stage.address for stage in group] for group in independent(list(stages(given)))]
+    assert ["tuning@expert_only", "tuning@refinement"] in groups
+    assert [group for group in groups if group[0].startswith("mix")] == [["mix@first"], ["mix@second"]]
+    assert groups.index(["mix@second"]) < groups.index(["tuning@b"])
 
 
 def test_the_default_order_is_not_changed() -> None:
@@ -70,8 +84,15 @@ def test_a_model_is_tuned_on_the_mistakes_of_another_one(tmp_path: Path) -> None
     card = json.loads((project.folder / "models/own/card.json").read_text())
     assert card["data_set"] == "data/on_policy/round1"
     assert not project.changed_stages()
+    report = (project.folder / "reports/report.md").read_text()
+    assert "| on policy, round1 | 60 games played |" in report
     before = (project.folder / "data/on_policy/round1/train.jsonl").read_bytes()
     again = project.stage("on_policy", "round1")
     assert again.returncode == 0, again.stderr[-3000:]
     assert (project.folder / "data/on_policy/round1/train.jsonl").read_bytes() == before
     assert not project.changed_stages()
+    project.set_params(**{"+quality_gate.thresholds.on_policy.games.min": 1000})
+    refused_by_gate = project.stage("on_policy", "round1")
+    assert refused_by_gate.returncode == 1
+    assert "the quality gate refused the games of refinement" in refused_by_gate.stderr
+    assert not (project.folder / "data/on_policy/round1/train.jsonl").exists()

@@ -127,6 +127,17 @@ def test_a_game_that_takes_too_long_is_given_up():
     assert not game.won
 
 
+def test_a_game_whose_goal_the_model_has_put_out_of_reach_is_given_up():
+    game = coached("shop.kitchen.798100", rules=Coaching(model_turns=20, stalled_turns=99, max_turns=99))
+    walk = ["go to cellar", "take token from cellar", "go to hall", "go to kitchen", "go to cellar", "go to kitchen"]
+    for action in (*walk, "buy onion from guest"):
+        assert not game.over
+        game.take_reply(said(action))
+    assert game.turns[-1].fault is None
+    assert game.over
+    assert not game.won
+
+
 class Replying:
     """A policy that answers by a function of the dialogue."""
 

@@ -93,6 +93,25 @@ def test_a_model_that_no_variant_is_and_a_mask_policy_that_would_misread_the_gam
                 parse_params(yaml.safe_dump(values), "params.yaml")
 
 
+def test_neither_a_slash_nor_a_mix_hides_where_the_games_come_from():
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["on_policy"] = {"round1": {"model": "refinement"}}
+    own = {"train_on": "correct_turns", "data_set": "data/on_policy/round1/"}
+    values["tuning"]["variants"]["own"] = own
+    values["mix"] = {
+        "chat": {"data_set": "data/on_policy/round1", "chat": "chat.json", "share": 0.2},
+        "more": {"data_set": "data/mix/chat/", "chat": "chat.json", "share": 0.2},
+    }
+    params = parse_params(yaml.safe_dump(values), "params.yaml")
+    assert params.tuning.variants["own"].data_set == "data/on_policy/round1"
+    assert params.origin("data/mix/more") == "data/on_policy/round1"
+    assert params.origin("data/dataset") == "data/dataset"
+    for data_set in ("data/on_policy/round1/", "data/mix/chat", "data/mix/more"):
+        values["tuning"]["variants"]["own"] = {"train_on": "without_refinement_data", "data_set": data_set}
+        with refused("bad_value"):
+            parse_params(yaml.safe_dump(values), "params.yaml")
+
+
 @pytest.mark.parametrize("train_own", ["none", "agreeing", "all"])
 def test_a_sample_holds_every_turn_of_its_game_whatever_is_trained(train_own):
     for game in GAMES:
