@@ -1,11 +1,11 @@
 """Typed `params.yaml`: one section per stage, every key with its default; unknown keys and wrong types are refused."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
@@ -48,7 +48,7 @@ class RepairParams(Section):
 
 
 class ReportParams(Section):
-    """What the report decides by. Where nothing has the default baseline's name, `Params.baseline` names another."""
+    """What the report decides by. Without expert_only another model stands for it (docs/metrics.md)."""
 
     champion_benchmark: str = param("worlds_layouts", "the paired comparison on it decides which model is champion")
     baseline: Name = param("expert_only", "the model that the tuned ones are compared with")
@@ -151,7 +151,17 @@ class Params(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but with 1e-5 as a number, as in YAML 1.2 and as DVC writes it."""
+    """YAML 1.1 as PyYAML reads it, but 1e-5 is a number, as DVC writes it, and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping, of whose keys PyYAML would keep the last."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value} stands here a second time; put its values under the first"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -7,7 +7,7 @@ from agentrefine.params import Params
 from agentrefine.report.document import play_sentence
 from agentrefine.report.figures import label
 from agentrefine.report.inputs import Results, benchmarks
-from agentrefine.report.tables import percent
+from agentrefine.report.tables import TEXTS, percent
 
 REPORT = "report.html"
 """The artifact of a pipeline's run that holds the report."""
@@ -15,7 +15,7 @@ REPORT = "report.html"
 HOW_TO_COMPARE = (
     "**To compare models**: tick two of them in the list and press *Compare*; with *Show diff only*, parameters and "
     "tags are those that differ. *Artifacts*, `results.json` in a model's run is the table of all rates with their "
-    "intervals; *Traces* are episodes to read. How to load the champion: docs/mlflow.md."
+    "intervals; *Traces* are episodes to read. How to load a model: docs/mlflow.md."
 )
 
 
@@ -36,7 +36,8 @@ def model_note(
         for name, found in summaries.items()
     ]
     table = ["| percent [95% interval] | success | progress | recovery | n |", "|---|--:|--:|--:|--:|", *rows]
-    parts = [_first_bold(finding), "\n".join(table), *_known(caveats), report]
+    rule = [TEXTS["rule"]] if finding else []
+    parts = [_first_bold([*finding, *rule]), "\n".join(table), *_known(caveats), report]
     return "\n\n".join(part for part in parts if part)[:MAX_NOTE]
 
 
@@ -58,7 +59,7 @@ def results_note(finding: Sequence[str], results: Results, caveats: Iterable[str
         for model, summaries in results.models.items()
     ]
     table = ["".join(head), "|---|" + "--:|" * len(names), *rows]
-    parts = [_first_bold(finding), "\n".join(table), *_known(caveats), end]
+    parts = [_first_bold([*finding, TEXTS["rule"]]), "\n".join(table), *_known(caveats), end]
     return "\n\n".join(part for part in parts if part)[:MAX_NOTE]
 
 

@@ -105,6 +105,12 @@ def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
         load(tmp_path, "epochs: 2", "epochs: 2: 4")
 
 
+def test_a_section_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    line = len(PARAMS.splitlines()) + 1
+    with refused("not_yaml", file=tmp_path / "params.yaml", line=line):
+        load(tmp_path, PARAMS, f"{PARAMS}tuning: {{epochs: 1}}\n")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key", "meant"),
     [
