@@ -64,6 +64,7 @@ def project(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> ProjectCo
     address = f"http://{HOST}:{stack.ports['mlflow']}"
     copy = ProjectCopy.make(tmp_path_factory.mktemp("project"), own_server=True, **SMALLER, **{"tracking.uri": address})
     copy.environment |= stack.environment("worker")
+    copy.environment["PREFECT_HOME"] = str(copy.folder / ".prefect")
     changed = {name: copy.environment[name] for name in ("PREFECT_HOME", "PYTHONPATH")}
     port = str(stack.ports["worker"])
     stack.start("worker", folder=copy.folder, PREFECT_WORKER_WEBSERVER_PORT=port, **changed)

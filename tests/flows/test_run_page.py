@@ -91,8 +91,8 @@ def test_a_stage_is_tagged_with_what_it_is_about_and_has_one_progress(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    run, artifacts = kept(stage_flow("synthesis", work)(return_state=True).state_details.flow_run_id)
-    assert run.tags == ["base:tiny", "stage:synthesis", "teacher:simulated"]
+    run, artifacts = kept(stage_flow("forecast", work)(return_state=True).state_details.flow_run_id)
+    assert run.tags == ["base:tiny", "stage:forecast", "teacher:simulated"]
     (only,) = artifacts
     assert (only.key, only.data, only.description) == ("progress", 100.0, "base pddl: 50 episodes")
 
@@ -105,7 +105,7 @@ def test_forecast_and_cost_are_described_tables(server: None, tmp_path: Path) ->
 
     @flow
     def stage() -> None:
-        show_forecast(Forecast(8, 498, total, total, total, total, total))
+        show_forecast(Forecast(8, 498, total, total, total, total, total, "about 2 hours"))
         show_cost(tmp_path)
 
     _, artifacts = kept(stage(return_state=True).state_details.flow_run_id)

@@ -1,5 +1,6 @@
 """Which run is which, in a real store: found again by every stage, continued after a kill, replaced by another."""
 
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from mlflow.entities import Run
 from agentrefine.params import Params
 from tasks.tracking import contents, runs
 from tasks.tracking.measures import LOSS, Point
+from tests.helpers.paths import ROOT
 from tests.tracking.stages import evaluated, tuned
 
 
@@ -144,7 +146,9 @@ with runs.live_model("refinement", params, "key of d1") as live:
 def test_a_killed_tuning_ends_as_killed_at_the_next_start_and_continues_in_its_run(
     params: Params, client: MlflowClient, tmp_path: Path
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     killed = done.stdout.strip()
     assert client.get_run(killed).info.status == "RUNNING"
