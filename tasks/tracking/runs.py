@@ -299,8 +299,11 @@ def _evaluation(
 
 
 def _keep_current(client: MlflowClient, experiment_id: str, run_id: str, params: Params) -> None:
-    """Let a model's run stand under the present pipeline, and mark others of its name as replaced."""
+    """Let a model's run stand under the present pipeline, in its present role; mark others of its name as replaced."""
     run = client.get_run(run_id)
+    role = _role(run.data.tags["model"], params)
+    if run.data.tags["role"] != role:  # `report.baseline` was changed
+        client.set_tag(run_id, "role", role)
     pipeline, earlier = _pipeline(client, experiment_id, params), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
     if earlier != pipeline:
         client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, pipeline)
