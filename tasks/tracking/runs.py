@@ -30,6 +30,7 @@ from typing import NamedTuple
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from agentrefine.errors import UserError
@@ -179,7 +180,7 @@ def _working(run_id: str, tracking: TrackingParams, *, watched: bool = True) -> 
         with machine.watched(run_id, tracking.uri) if watched else nullcontext():
             yield
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
+        stopped = isinstance(error, KeyboardInterrupt | TerminationSignal)  # Ctrl-C, or SIGTERM in a flow
         with suppress(UserError), store(tracking) as client:
             end(client, "KILLED" if stopped else "FAILED")
         raise
