@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -91,12 +92,22 @@ def run_stage(load: "Callable[[], Flow[Any, Any]]", **values: str) -> None:
         body(**values)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what stops on Ctrl-C stops for it too."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 def exit_with_sentence(body: Callable[[], object]) -> None:
     """Run `body`; end with status 1 if it returns False.
 
-    Where it raises `UserError`, it ends with one sentence and status 1; where it is interrupted (Ctrl-C), with 130.
+    Where it raises `UserError`, it ends with one sentence and status 1; where it is interrupted (Ctrl-C) or terminated
+    (SIGTERM), with one sentence and 130 or 143.
     """
     ONE_SENTENCE.printed_at_end = True
+    earlier = signal.signal(signal.SIGTERM, _terminate)  # Prefect calls it after a flow that was terminated, too
     try:
         succeeded = body() is not False
         sys.stdout.flush()
@@ -106,9 +117,11 @@ def exit_with_sentence(body: Callable[[], object]) -> None:
     except BrokenPipeError:  # of `| head`; what is left in the buffer must not be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         kept = "what a teacher has answered and the episodes that have ended are kept"
         print(f"\nStopped. Run the same command again to resume: {kept}.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stopped, Terminated) else 130)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
     if not succeeded:
         sys.exit(1)

@@ -35,6 +35,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import short_hash, write_json
 from agentrefine.proxies import check_proxy
 from tasks.checks import ANSWER_SECONDS, answers, prefect_home
+from tasks.processes import birth
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -56,23 +57,23 @@ NO_PAGES = {
 class ServerRecord(NamedTuple):
     """A server's address and its process, in the server's folder.
 
-    Example: `ServerRecord("http://127.0.0.1:34567/api", 4711, 1795852800.25)`
+    Example: `ServerRecord("http://127.0.0.1:34567/api", 4711, "0f3c...:480512")`
 
     Attributes:
         api: the address of its API.
         pid: its process.
-        created: when this process was created, in seconds since 1970: a later one may have the same number.
+        created: when this process began (`tasks.processes.birth`): a later one may have the same number.
     """
 
     api: str
     pid: int
-    created: float
+    created: str
 
     def process(self) -> psutil.Process | None:
         """The process, if it still runs."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
-            if process.create_time() == self.created:
+            if birth(self.pid) == self.created:
                 return process
         return None
 
@@ -130,7 +131,7 @@ def served_api(home: Path) -> str | None:
 
 def write_record(folder: Path, api: str) -> None:
     """Say where the server is that this process is, or runs."""
-    write_json(folder / "record.json", ServerRecord(api, os.getpid(), psutil.Process().create_time())._asdict())
+    write_json(folder / "record.json", {"api": api, "pid": os.getpid(), "created": birth(os.getpid())})
 
 
 def read_record(folder: Path) -> ServerRecord | None:
@@ -191,8 +192,10 @@ def _address(folder: Path, started: "subprocess.Popen[bytes] | None") -> str:
 
 
 def _age(folder: Path) -> float:
+    """Seconds since the folder's server began; 0 where none runs that has written its record."""
     found = read_record(folder)
-    return time.time() - found.created if found else 0.0
+    process = found.process() if found else None
+    return time.time() - process.create_time() if process else 0.0
 
 
 def _answers(folder: Path) -> bool:

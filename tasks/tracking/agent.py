@@ -1,7 +1,8 @@
 """A model as MLflow keeps and loads it: `mlflow.pyfunc.load_model("models:/agentrefine-agent@champion")`.
 
-What is kept is the model's folder as the stage wrote it, an adapter with the base that it was tuned on, and MLflow's
-description of both. No code and no pickle is kept: MLflow imports this module, which reads safetensors.
+What is kept is the model's folder as the stage wrote it, an adapter with the folder `models/base` that it was tuned on,
+and MLflow's description of both. Where that folder names a base that lies elsewhere, its weights are not kept. No code
+and no pickle is kept: MLflow imports this module, which reads safetensors.
 
 The model takes conversations in rows of the column `messages` and answers each with one reply. MLflow's own flavor for
 transformers is not used: it loads an adapter whose base is a local folder with new random weights, without a word.
@@ -22,6 +23,7 @@ from mlflow.types.schema import Array, Object, Property
 
 from agentrefine.evaluation.policy import Dialogue
 from agentrefine.game.conversation import Message
+from agentrefine.tuning.cards import ReferenceCard, read_card
 
 if TYPE_CHECKING:
     from agentrefine.tuning.models import LoadedModel
@@ -83,8 +85,31 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any]) -> Agent:
     return Agent(loaded, int(model_config["max_new_tokens"]))
 
 
+def needed_base(folder: Path, base: Path) -> str:
+    """A sentence that says which base a kept model still needs, and where; empty where it is kept with the model.
+
+    Args:
+        folder: of the model.
+        base: the folder of the base that it was tuned on.
+    """
+    card = read_card(base)
+    if not is_adapter(folder) or not isinstance(card, ReferenceCard):
+        return ""
+    known = f"with the digest {card.digest}, whose weights are not kept"
+    if Path(card.path).is_absolute():
+        return f"It needs the base {card.path}, {known}: that folder must be on the machine that loads it."
+    if Path(card.path).is_dir():
+        return f"It needs the base {card.path}, {known}: that path must lead to it from the working folder."
+    return f"It needs the base {card.path} of the hub, {known}: it is fetched from the hub or taken from its cache."
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a model's folder holds an adapter alone."""
+    return (folder / "adapter_config.json").is_file()
+
+
 def log_model(client: MlflowClient, run_id: str, folder: Path, base: Path, max_new_tokens: int) -> None:
-    """Keep a model in its run, so that it loads wherever this project is installed.
+    """Keep a model in its run, so that it loads wherever this project is installed and `needed_base` is found.
 
     Args:
         client: of the store.
@@ -106,5 +131,5 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, base: Path, max_n
         )
         client.log_artifacts(run_id, str(described), MODEL)
     client.log_artifacts(run_id, str(folder), f"{MODEL}/{WEIGHTS}")
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         client.log_artifacts(run_id, str(base), f"{MODEL}/{BASE_WEIGHTS}")

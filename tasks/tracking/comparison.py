@@ -30,6 +30,9 @@ from tasks.tracking.store import quotable, store
 VIEWER, CARD = "viewer", "model_card.md"
 """Artifacts of a model's run: its episodes to browse, and what the hub would say of it."""
 
+VERDICT, COMPARED_WITH, COMPARED_WITH_RUN = "verdict", "compared_with", "compared_with_run"
+"""Tags of the comparison with the baseline; a model that is not compared with it any more has none of them."""
+
 
 @task(name="registry")
 def register_models(params: Params, results: Results, digests: Mapping[str, str]) -> None:
@@ -78,9 +81,9 @@ def _log_model_results(
     finding = [_verdict(comparison) for comparison in (*decides, *shown)]
     if unclear := [label(c.benchmark) for c in against_baseline if c not in (*decides, *shown)]:
         finding.append(f"No difference is shown on {', '.join(unclear)}.")
-    tags = {"verdict": finding[0]} if decides else {}
+    tags = {VERDICT: finding[0]} if decides else {}
     if model != params.baseline:
-        tags |= {"compared_with": params.baseline, "compared_with_run": baseline_run}
+        tags |= {COMPARED_WITH: params.baseline, COMPARED_WITH_RUN: baseline_run}
     known = caveats(params, results.quantisation).values()
     where = (
         f"The report is `{REPORT}` in the run of the pipeline, {pipeline}; the episodes are `{VIEWER}/index.html` here."
@@ -89,6 +92,8 @@ def _log_model_results(
     with store(params.tracking) as client:
         contents.log_table(client, run_id, results.models[model], results.seconds[model], own)
         runs.tag(client, run_id, {**tags, MLFLOW_RUN_NOTE: note})
+        for name in {VERDICT, COMPARED_WITH, COMPARED_WITH_RUN} & client.get_run(run_id).data.tags.keys() - tags.keys():
+            client.delete_tag(run_id, name)
         page = Path("reports/evaluation", model, "index.html")
         if page.is_file():
             client.log_artifact(run_id, str(page), VIEWER)
@@ -97,11 +102,10 @@ def _log_model_results(
 
 
 def _verdict(found: Comparison) -> str:
-    """A comparison in a line: `babyai: better, +12 [+2, +24] points against expert only, p = 0.011.`"""
+    """A comparison in a line: `better on babyai: +12 [+2, +24] points against expert only, p = 0.011.`"""
     points = percent(found.success_difference, sign="+", digits=0)
-    return (
-        f"{label(found.benchmark)}: {found.verdict}, {points} points against {label(found.b)}, p = {found.p_value:.2g}."
-    )
+    difference = f"{points} points against {label(found.b)}, p = {found.p_value:.2g}"
+    return f"{found.verdict} on {label(found.benchmark)}: {difference}."
 
 
 def _register(model: str, digest: str, run_id: str, params: Params) -> None:

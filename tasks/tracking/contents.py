@@ -5,7 +5,7 @@ Every function raises `UserError` where the tracking store cannot be reached or 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 
@@ -88,10 +88,10 @@ def log_points(run_id: str, tracking: TrackingParams, points: Mapping[str, Seque
         log_values(client, run_id, (Metric(n, p.value, now, p.step) for n, found in points.items() for p in found))
 
 
-def last_step(run_id: str, tracking: TrackingParams) -> int:
-    """The last optimizer step whose loss a run holds; -1 where it holds none."""
+def known_steps(run_id: str, tracking: TrackingParams, names: Iterable[str]) -> dict[str, set[int]]:
+    """The optimizer steps whose points a run holds, by the metrics' names."""
     with store(tracking) as client:
-        return _last_step(client, run_id, LOSS)
+        return {name: _known_steps(client, run_id, name) for name in names}
 
 
 def log_evaluation(model: str, into: Evaluated, params: Params, project: Project = Project()) -> None:  # noqa: B008 (frozen)
@@ -151,11 +151,11 @@ def _gate(data_set: Path) -> GateResult | None:
 
 
 def _log_curve(client: MlflowClient, run_id: str, name: str, curve: Sequence[Point]) -> None:
-    """Add the points of a curve after the last step that the run holds."""
-    last = _last_step(client, run_id, name) if curve else -1
+    """Add the points of a curve that the run does not hold."""
+    known = _known_steps(client, run_id, name) if curve else set()
     now = int(time.time() * 1000)
-    log_values(client, run_id, (Metric(name, p.value, now, p.step) for p in curve if p.step > last))
+    log_values(client, run_id, (Metric(name, p.value, now, p.step) for p in curve if p.step not in known))
 
 
-def _last_step(client: MlflowClient, run_id: str, name: str) -> int:
-    return max((metric.step for metric in client.get_metric_history(run_id, name)), default=-1)
+def _known_steps(client: MlflowClient, run_id: str, name: str) -> set[int]:
+    return {metric.step for metric in client.get_metric_history(run_id, name)}

@@ -8,7 +8,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from agentrefine.errors import UserError
 from agentrefine.params import TrackingParams
-from tasks.tracking.contents import last_step, log_points
+from tasks.tracking.contents import known_steps, log_points
 from tasks.tracking.measures import GRADIENT_NORM, LEARNING_RATE, LOSS, SPEED, VALIDATION_LOSS, Point
 from tasks.tracking.progress import Progress
 
@@ -21,7 +21,7 @@ CURVES = {"loss": LOSS, "eval_loss": VALIDATION_LOSS, "learning_rate": LEARNING_
 class LiveCurve(TrainerCallback):  # type: ignore[misc]
     """Moves a stage's progress, in percent of the steps, and sends curves to a run, a batch every few seconds.
 
-    A tuning that resumes at a checkpoint takes some steps again; what the run holds of them is not sent again. A
+    A tuning that resumes at a checkpoint takes some steps again; the points that the run holds are not sent again. A
     tracking server that fails does not end hours of tuning: the curves are sent no further, which is logged once, and
     the losses that are missing are added when tuning is over (`tasks.tracking.contents.log_tuning`).
     """
@@ -31,7 +31,7 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         self._tracking = tracking
         self._progress = progress
         self._waiting: dict[str, list[Point]] = {}
-        self._known = -1
+        self._known: dict[str, set[int]] = {}
         self._began = self._sent = time.monotonic()
         self._tokens = 0
         self._broken = False
@@ -42,7 +42,7 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
         """Note where the run and the tuning are."""
         self._began, self._tokens = time.monotonic(), int(state.num_input_tokens_seen)
         try:
-            self._known = last_step(self._run_id, self._tracking)
+            self._known = known_steps(self._run_id, self._tracking, (*CURVES.values(), SPEED))
         except UserError as error:
             self._give_up(error)
 
@@ -53,14 +53,15 @@ class LiveCurve(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Keep the points of a step, and send those that wait when it is time."""
         logs = cast("dict[str, float]", kwargs["logs"])
-        if not state.is_world_process_zero or state.global_step <= self._known:
+        if not state.is_world_process_zero:
             return
         values = {name: float(logs[key]) for key, name in CURVES.items() if key in logs}
         if "loss" in logs:
             read = int(state.num_input_tokens_seen) - self._tokens
             values[SPEED] = read / max(1e-9, time.monotonic() - self._began)
         for name, value in values.items():
-            self._waiting.setdefault(name, []).append(Point(state.global_step, value))
+            if state.global_step not in self._known.get(name, ()):
+                self._waiting.setdefault(name, []).append(Point(state.global_step, value))
         if time.monotonic() - self._sent > SECONDS_BETWEEN_BATCHES:
             self._send()
 

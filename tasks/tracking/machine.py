@@ -19,24 +19,21 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
+from tasks.processes import birth
+
 SECONDS_BETWEEN_SAMPLES = 10
 """Seconds between two looks at processor, memory and GPU."""
 
 
 def this_process() -> str:
-    """Identifies this process among those of all machines and of all times: `host 4711 1796600000.12`."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+    """Identifies this process among those of all machines and of all times: `host 4711 0f3c...:480512`."""
+    return f"{socket.gethostname()} {os.getpid()} {birth(os.getpid())}"
 
 
 def is_gone(process: str) -> bool:
     """Whether a process of this machine has ended; of other machines' nothing is known."""
-    host, _, identity = process.rpartition(" ")[0].partition(" ")
-    if host != socket.gethostname():
-        return False
-    try:
-        return f"{psutil.Process(int(identity)).create_time():.2f}" != process.rpartition(" ")[2]
-    except psutil.NoSuchProcess:
-        return True
+    host, number, began = process.split(" ")
+    return host == socket.gethostname() and birth(int(number)) != began
 
 
 def source(command: str) -> dict[str, str]:

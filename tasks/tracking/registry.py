@@ -14,8 +14,9 @@ from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import Comparison, compare
 from agentrefine.files import read_jsonl
 from agentrefine.params import Params
+from agentrefine.params.tuning import BASE
 from agentrefine.report.figures import label
-from tasks.tracking.agent import MODEL
+from tasks.tracking.agent import MODEL, needed_base
 from tasks.tracking.runs import current_evaluation
 from tasks.tracking.settings import evaluation_settings, model_label
 from tasks.tracking.store import quotable, store
@@ -79,11 +80,12 @@ def register(
 
 
 def _describe(client: MlflowClient, version: ModelVersion, params: Params, model: str, decided: str) -> None:
-    text = (
-        f"{model_label(params, model)}. {decided}\n\n"
+    loads = (
         f'`mlflow.pyfunc.load_model("models:/{version.name}/{version.version}")` loads it where agentrefine is '
         "installed (docs/mlflow.md)."
     )
+    needed = needed_base(Path("models", model), Path("models", BASE))
+    text = f"{model_label(params, model)}. {decided}\n\n{loads} {needed}".rstrip()
     client.update_model_version(version.name, version.version, text)
 
 

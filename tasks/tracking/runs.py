@@ -30,6 +30,7 @@ from typing import NamedTuple
 from mlflow import MlflowClient
 from mlflow.entities import Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from agentrefine.errors import UserError
@@ -179,7 +180,7 @@ def _working(run_id: str, tracking: TrackingParams, *, watched: bool = True) -> 
         with machine.watched(run_id, tracking.uri) if watched else nullcontext():
             yield
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
+        stopped = isinstance(error, KeyboardInterrupt | TerminationSignal)  # Ctrl-C, or SIGTERM in a flow
         with suppress(UserError), store(tracking) as client:
             end(client, "KILLED" if stopped else "FAILED")
         raise
@@ -299,8 +300,11 @@ def _evaluation(
 
 
 def _keep_current(client: MlflowClient, experiment_id: str, run_id: str, params: Params) -> None:
-    """Let a model's run stand under the present pipeline, and mark others of its name as replaced."""
+    """Let a model's run stand under the present pipeline, in its present role; mark others of its name as replaced."""
     run = client.get_run(run_id)
+    role = _role(run.data.tags["model"], params)
+    if run.data.tags["role"] != role:  # `report.baseline` was changed
+        client.set_tag(run_id, "role", role)
     pipeline, earlier = _pipeline(client, experiment_id, params), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
     if earlier != pipeline:
         client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, pipeline)

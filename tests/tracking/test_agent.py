@@ -10,13 +10,18 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from agentrefine.base_model.base import make_reference
 from agentrefine.evaluation.policy import Dialogue
+from agentrefine.files import write_json
 from agentrefine.game.conversation import Message
 from agentrefine.params import Params
+from agentrefine.tuning.cards import ReferenceCard
 from agentrefine.tuning.models import load_tuned, model_digest
 from agentrefine.tuning.train import tune
 from tasks.tracking import runs
-from tasks.tracking.agent import log_model
+from tasks.tracking.agent import log_model, needed_base
+from tasks.tracking.registry import register
+from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 from tests.helpers.tuning_samples import job
 
@@ -90,3 +95,42 @@ def test_the_example_in_the_documents_plays_an_episode(champion: str, capsys: py
     printed = capsys.readouterr().out
     assert "Goal: " in printed
     assert printed.count(">") == 20 or "True" in printed
+
+
+@pytest.mark.parametrize("kind", ["absolute", "relative"])
+def test_an_adapter_on_a_base_elsewhere_needs_it_where_its_version_says(
+    params: Params, client: MlflowClient, base: Path, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:  # fmt: skip
+    shutil.copytree(base, tmp_path / "bases/small")
+    path = str(tmp_path / "bases/small") if kind == "absolute" else "bases/small"
+    make_reference(params.base_model.model_copy(update={"path": path}), Path("models/base"))
+    tune(job(Path("models/base"), data_set, method="lora", epochs=1), Path("models/expert_only"))
+    run_id = runs.model_run("expert_only", model_digest("models/expert_only"), params)
+    log_model(client, run_id, Path("models/expert_only"), Path("models/base"), max_new_tokens=24)
+    register("expert_only", "digest", run_id, params, episodes=Path("none"), baseline_episodes=Path("none"))
+    description = client.get_model_version("agentrefine-agent", "1").description
+    assert f"It needs the base {path}, with the digest {model_digest(base)}, whose weights are not kept" in description
+    folder = client.download_artifacts(run_id, "model", str(tmp_path))
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        here = mlflow.pyfunc.load_model(folder).get_raw_model().model(ids).logits
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+        if kind == "absolute":
+            assert torch.equal(mlflow.pyfunc.load_model(folder).get_raw_model().model(ids).logits, here)
+            shutil.rmtree(path)
+        with refused("model_missing", model=path):
+            mlflow.pyfunc.load_model(folder)
+
+
+def test_a_version_needs_no_base_that_it_holds(model: Path) -> None:
+    assert needed_base(model, model.parent / "base") == ""
+
+
+def test_a_base_of_the_hub_is_fetched_from_there(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").touch()
+    card = ReferenceCard(path="HuggingFaceTB/SmolLM2-135M-Instruct", digest="ab12", chat_template=[])
+    write_json(tmp_path / "base/card.json", card.model_dump())
+    said = needed_base(tmp_path, tmp_path / "base")
+    assert said.startswith("It needs the base HuggingFaceTB/SmolLM2-135M-Instruct of the hub, with the digest ab12")

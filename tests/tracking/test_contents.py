@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from agentrefine.params import Params
 from tasks.tracking import contents, runs
-from tasks.tracking.measures import LEARNING_RATE, LOSS, VALIDATION_LOSS
+from tasks.tracking.measures import LEARNING_RATE, LOSS, VALIDATION_LOSS, Point
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import episodes, write_evaluation, write_results
 from tests.tracking.stages import evaluated, tuned
@@ -53,6 +53,18 @@ def test_a_tuned_and_evaluated_model_has_the_metrics_that_a_person_compares(
         "data_set_size": "225 games, 0 tokens, 0% of them trained",
     }
     assert len([tag for tag in found.tags if not tag.startswith("mlflow.")]) < 12
+
+
+def test_a_point_that_is_missing_in_the_middle_of_a_curve_is_added_when_tuning_is_over(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    with runs.live_model("refinement", params, "key of d1") as live:
+        points = [Point(0, 3.0), Point(30, 0.5)]
+        contents.log_points(live, params.tracking, {VALIDATION_LOSS: points, LOSS: points[1:]})
+        assert runs.adopt(live, "refinement", "d1", params) == live
+    assert tuned(params, tmp_path, "d1") == live
+    assert sorted(metric.step for metric in client.get_metric_history(live, VALIDATION_LOSS)) == [0, 10, 30]
+    assert sorted(metric.step for metric in client.get_metric_history(live, LOSS)) == list(range(1, 31))
 
 
 def test_every_run_has_the_same_parameters_and_two_variants_differ_in_what_they_train(

@@ -62,6 +62,17 @@ def test_steps_that_are_taken_again_after_a_checkpoint_are_sent_once(
     assert [metric.step for metric in client.get_metric_history(run_id, LOSS)] == [1, 2, 3, 4]
 
 
+def test_a_point_that_was_not_sent_before_a_kill_is_sent_when_its_step_is_taken_again(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    with runs.live_model("refinement", params, "key") as run_id:
+        sent = {LOSS: [Point(1, 3.0), Point(2, 1.5)], VALIDATION_LOSS: [Point(1, 4.0)]}
+        contents.log_points(run_id, params.tracking, sent)
+        train(LiveCurve(run_id, params.tracking, Shown()), tmp_path, steps=4)
+    for name in (LOSS, VALIDATION_LOSS):
+        assert [metric.step for metric in client.get_metric_history(run_id, name)] == [1, 2, 3, 4]
+
+
 def test_lost_tracking_store_does_not_end_tuning(
     params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

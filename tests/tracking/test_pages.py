@@ -69,7 +69,7 @@ def test_the_list_shows_the_models_best_first_with_success_and_verdict(logged: P
         "refinement / tiny / seed 7", "expert_only / tiny / seed 7", "chance / seed 7", "base / tiny / seed 7",
     ]  # fmt: skip
     assert [row["metrics.`success/worlds_layouts`"] for row in rows] == ["0.65", "0.2", "0.1", "0.05"]
-    assert rows[0]["tags.`verdict`"].startswith("worlds layouts: better, +45 [")
+    assert rows[0]["tags.`verdict`"].startswith("better on worlds layouts: +45 [")
     text = pages.text()
     assert "Refinement tuning is better than plain expert tuning on worlds layouts: 65% against 20%" in text
 
@@ -96,7 +96,7 @@ def test_a_models_page_says_what_it_reached_what_it_was_tuned_on_and_how_it_comp
     (run,) = client.search_runs([experiment], "tags.role = 'tuned'")
     text = pages.open(f"{pages.server}/#/experiments/{experiment}/runs/{run.info.run_id}", "About this run")
     for shown in (
-        "worlds layouts: better, +45 [", "65 [43, 82]", "What to know of these figures", "pipeline / tiny / seed 7",
+        "better on worlds layouts: +45 [", "65 [43, 82]", "What to know of these figures", "pipeline / tiny / seed 7",
         "refinement / evaluation", "agentrefine tune refinement", "data/dataset/train.jsonl", "agentrefine-agent",
         "Tuning", "on worlds layouts",
     ):  # fmt: skip

@@ -1,6 +1,7 @@
 """Which run is which, in a real store: found again by every stage, continued after a kill, replaced by another."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from prefect.exceptions import TerminationSignal
 
 from agentrefine.params import Params
 from tasks.tracking import contents, runs
@@ -184,9 +186,12 @@ def test_failed_tuning_leaves_a_failed_run(params: Params, client: MlflowClient)
     assert client.get_run(live).info.status == "FAILED"
 
 
-def test_an_interrupted_evaluation_is_killed_and_continues(params: Params, client: MlflowClient) -> None:
-    with pytest.raises(KeyboardInterrupt), runs.live_evaluation("chance", "c", params) as first:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), TerminationSignal(signal.SIGTERM)])
+def test_an_interrupted_evaluation_is_killed_and_continues(
+    params: Params, client: MlflowClient, stop: BaseException
+) -> None:
+    with pytest.raises(type(stop)), runs.live_evaluation("chance", "c", params) as first:
+        raise stop
     assert {client.get_run(run_id).info.status for run_id in first} == {"KILLED"}
     with runs.live_evaluation("chance", "c", params) as again:
         assert again == first
