@@ -17,6 +17,7 @@ from agentrefine.files import file_missing, read_text, write_text
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
 from flows.workspace import PRESETS, exclusive_use, set_params
+from tasks.names import DATA_SETS
 from tasks.params import PARAMS
 
 LINKED = (".dvcignore", "agentrefine", "configs", "dvc.yaml", "prefect.toml", "tasks")
@@ -118,11 +119,17 @@ def _inputs(params: Params) -> Iterator[str]:
         params.teacher.prices,
         params.base_model.path,
         params.base_model.chat_template,
+        params.quality_gate.tokenizer,
         *params.evaluation.data.model_dump().values(),
+        *(endpoint.prices for endpoint in params.evaluation.endpoints.values()),
         *(mix.chat for mix in params.mix.values()),
+        *(mix.data_set for mix in params.mix.values()),
+        *(variant.data_set for variant in params.tuning.variants.values()),
     )
-    for path in named:
-        if path is not None and not Path(path).is_absolute() and Path(path).exists():
+    for path in dict.fromkeys(named):
+        if path is None or DATA_SETS.fullmatch(Path(path).as_posix()):
+            continue
+        if not Path(path).is_absolute() and Path(path).exists():
             if ".." in Path(path).parts:
                 message = f"{path}: lies outside of the project's folder; name it by its whole path, from / on."
                 raise UserError("outside_project", message, file=path)

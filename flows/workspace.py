@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -32,6 +33,10 @@ NO_REPOSITORY = {
     "`dvc init --no-scm`).",
 }
 """What a folder lacks and how to get it."""
+
+
+for _name in ("dvc", "dvc_data", "dvc_objects"):
+    logging.getLogger(_name).propagate = False  # DVC prints what they say; the root logger's handler, Prefect's, too
 
 
 class Workspace:

@@ -27,7 +27,7 @@ from agentrefine.params import Params
 from agentrefine.params.evaluation import INSTALLED
 from agentrefine.params.teacher import Role
 from agentrefine.proxies import is_loopback
-from tasks.names import NAMED, check_name
+from tasks.names import DATA_SETS, NAMED, check_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,9 +71,11 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
     _check_folders()
     uri = params.tracking.uri
     if uri.startswith(("http://", "https://")) and not answers(f"{uri.rstrip('/')}/health", ANSWER_SECONDS):
+        from tasks.tracking.store import without_credentials  # imports MLflow
+
         message = (
-            f"tracking.uri: no MLflow server answers at {uri}; start it (mlflow server), or set the key to "
-            "sqlite:///mlflow.db."
+            f"tracking.uri: no MLflow server answers at {without_credentials(uri)}; start it (mlflow server), or set "
+            "the key to sqlite:///mlflow.db."
         )
         raise UserError("endpoint_unreachable", message, key="tracking.uri")
     running = {address.partition("@")[0] for address in addresses}

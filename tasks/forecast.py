@@ -1,5 +1,6 @@
 """The pilot: some of the personas to the end, which shows what all will cost and whether enough of it would be kept."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -79,13 +80,23 @@ def _decide(found: Shortfall, params: Params, rest: int) -> None:
     if pilot.on_low == "stop":
         reason = f"{least}, and {key} is stop, so nothing more is asked; {change}, or set {key} to continue."
         raise _stopped("pilot_kept_little", found, reason, key=key)
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not _someone_to_ask():
         reason = f"{least}, and there is no terminal to ask at, so nothing more is asked; {change}, or set {key} to "
         raise _stopped("pilot_kept_little", found, f"{reason}continue.", key=key)
     print(f"\n{found.sentences} {least}.\n\n{found.answer}\n")
     print(f"Ask for the other {rest:,} personas anyway? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UserError("pilot_kept_little", f"Nothing more was asked; {change}.", key=key, kept=found.kept)
+
+
+def _someone_to_ask() -> bool:
+    """Whether this process may read from a terminal: a job in the background would be stopped when it does."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal of other processes, which stops none of this one's
+        return True
 
 
 def _stopped(code: str, found: Shortfall, reason: str, *, key: str) -> UserError:

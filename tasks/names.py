@@ -1,10 +1,17 @@
-"""The stages that run once for each name of a section of params.yaml. Nothing heavy is imported."""
+"""The stages that run once for each name of a section of params.yaml, and the data sets that stages write.
 
+Nothing heavy is imported.
+"""
+
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from agentrefine.errors import UserError, unknown_name
 from agentrefine.params import Params
+
+DATA_SETS = re.compile(r"data/(?:dataset|(?:mix|on_policy)/[^/]+)/?")
+"""The data sets that stages write; any other one has to be there."""
 
 
 class Named(NamedTuple):

@@ -13,9 +13,9 @@ from statistics import mean
 from pydantic import BaseModel
 
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
-from agentrefine.benchmarks.catalogue import selected
+from agentrefine.benchmarks.catalogue import BENCHMARKS, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.errors import NotInstalledError
+from agentrefine.errors import NotInstalledError, unknown_name
 from agentrefine.evaluation.policy import Policy
 from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy
 from agentrefine.evaluation.rollout import Clock, play
@@ -163,6 +163,9 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
     Raises:
         UserError: an unknown benchmark, one of those that were named is not installed, or a file that cannot be used.
     """
+    for name in benchmarks:
+        if name not in BENCHMARKS:
+            raise unknown_name("gold-check", "benchmark", name, BENCHMARKS, key="benchmark")
     params = load_params()
     wanted = params.evaluation.model_copy(update={"benchmarks": list(benchmarks) or INSTALLED})
     found = selected(wanted).values()

@@ -154,22 +154,28 @@ def bare_address(address: str) -> str:
 
 
 def without_password(uri: str) -> str:
-    """Refuse a store's address with a password in it: it would be kept in params.resolved.yaml and in dvc.lock."""
+    """Refuse a store's address with a secret in it: it would be kept in params.resolved.yaml and in dvc.lock.
+
+    A server's address holds no user and no query either: tokens are written there.
+    """
     try:
         parts = urlsplit(uri)
         held = parts.password is not None or "password=" in parts.query
+        if parts.scheme in ("http", "https"):
+            held = parts.username is not None or bool(parts.query)
     except ValueError:  # its own message would repeat the address
         held = True
     if held:
         raise ValueError(
-            "an address must hold no password; leave it out and set PGPASSWORD for a PostgreSQL database, or "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server"
+            "an address must hold no password, and that of a server no user and no query; leave them out and set the "
+            "environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, "
+            "for a server, and PGPASSWORD for a PostgreSQL database"
         )
     return uri
 
 
 StoreAddress = Annotated[str, AfterValidator(without_password)]
-"""Where a tracking store is, without a password in it."""
+"""Where a tracking store is, without a secret in it."""
 
 Address = Annotated[str, AfterValidator(bare_address)]
 """An address of an endpoint, without a key in it."""

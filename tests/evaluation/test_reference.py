@@ -153,7 +153,9 @@ def test_the_command_prints_the_table_writes_json_and_fails_where_a_solution_doe
     monkeypatch.undo()
     with pytest.raises(SystemExit, match=r"^1$"):
         main(["gold-check", "worlds_layoutz"])
-    assert "there is no benchmark 'worlds_layoutz'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "gold-check: there is no benchmark 'worlds_layoutz' (did you mean worlds_layouts?)" in said
+    assert "evaluation.benchmarks" not in said
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -40,6 +40,37 @@ def test_code_inputs_and_journal_are_the_projects_and_results_are_not(bare_proje
     assert not (FOLDER / "dvc.lock").exists()
 
 
+def test_what_the_parameters_name_and_no_stage_writes_is_linked(bare_project: Path) -> None:
+    imported = {
+        name: bare_project / "data" / name for name in ("chats", "games", "dataset", "mix/chat20", "on_policy/round1")
+    }
+    for data_set in (*imported.values(), bare_project / "my_tokenizer"):
+        data_set.mkdir(parents=True)
+    for name in ("chat.json", "prices.yaml"):
+        (bare_project / name).touch()
+    endpoint = "{base_url: 'http://127.0.0.1:1/v1', model: m, api_key_env: KEY, prices: prices.yaml}"
+    preset = f"""\
+quality_gate: {{tokenizer: my_tokenizer}}
+mix:
+  chat20: {{data_set: data/chats, chat: chat.json, share: 0.2}}
+  chat30: {{data_set: data/dataset, chat: chat.json, share: 0.3}}
+on_policy: {{round1: {{model: refinement, worlds: 8}}}}
+tuning:
+  variants:
+    refinement: {{train_on: correct_turns, data_set: data/games}}
+    mixed: {{train_on: correct_turns, data_set: data/mix/chat20}}
+    own: {{train_on: correct_turns, data_set: ./data/on_policy/round1/}}
+evaluation: {{models: [base, refinement], endpoints: {{rival: {endpoint}}}}}
+report: {{baseline: base}}
+"""
+    (bare_project / "presets/mine.yaml").write_text(preset)
+    prepare(FOLDER, PARAMS, ["mine"], [])
+    for name in ("data/chats", "data/games", "chat.json", "prices.yaml", "my_tokenizer"):
+        assert (FOLDER / name).resolve() == (bare_project / name).resolve(), name
+    for name in ("data/dataset", "data/mix", "data/on_policy"):
+        assert not (FOLDER / name).exists(), name
+
+
 def test_dvc_sees_the_folder_as_a_repository_of_its_own_with_the_projects_cache(
     bare_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

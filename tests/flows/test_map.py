@@ -80,6 +80,10 @@ def test_a_change_makes_stale_what_it_decides_and_nothing_else(file: str, stages
     assert stale(file) == stages
 
 
+def test_the_report_depends_on_the_card_of_the_base_which_it_shows() -> None:
+    assert "models/base/card.json" in definition("report")["deps"]
+
+
 def test_dvc_itself_sees_the_stage_that_a_change_concerns(tmp_path: Path) -> None:
     """Real `dvc status` on the stages of data: a rule of trajectories is none of synthesis."""
     for name in ("agentrefine", "tasks"):

@@ -230,6 +230,7 @@ def test_a_pilot_that_keeps_little_asks_or_does_as_the_parameter_says(tmp_path: 
         assert "set teacher.pilot.on_low to continue" in said
         pilot = len(witness.answered)
         assert pilot <= 2 * 4 * SAMPLES
+        assert "there is no terminal to ask at" in in_the_background_of_a_terminal(project)
         refused, shown = at_a_terminal(project, "n")
         assert refused == 1
         assert f"Ask for the other {PERSONAS - 4} personas anyway? [y/N]" in shown
@@ -258,6 +259,23 @@ def at_a_terminal(project: ProjectCopy, answer: str) -> tuple[int, str]:
     os.close(keyboard)
     os.close(terminal)
     return done.returncode, done.stdout
+
+
+def in_the_background_of_a_terminal(project: ProjectCopy) -> str:
+    """What the synthesis stage prints as a job in the background, which ends with status 1.
+
+    One that reads from the terminal is stopped by the system.
+    """
+    terminal, keyboard = os.openpty()
+    job = f"exec < {os.ttyname(keyboard)}; set -m; {sys.executable} -m flows.synthesis & wait $!"
+    done = subprocess.run(
+        ["bash", "-c", job], cwd=project.folder, env=project.environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False, start_new_session=True,
+    )  # fmt: skip
+    os.close(keyboard)
+    os.close(terminal)
+    assert done.returncode == 1, done.stdout
+    return done.stdout
 
 
 @pytest.mark.parametrize("runner", ["prefect", "dask"])

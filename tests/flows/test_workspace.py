@@ -47,6 +47,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+RECORD = """
+from pathlib import Path
+from prefect.logging.configuration import setup_logging
+from flows.workspace import Workspace
+setup_logging()
+Workspace().run("tuning@refinement", lambda: Path("refinement.txt").write_text("a model"))
+"""
+
+
+def test_dvc_says_once_that_it_records_a_stage(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    Path("dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    done = subprocess.run([sys.executable, "-c", RECORD], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout + done.stderr).count("Updating lock file 'dvc.lock'") == 1
+
+
 def test_a_stage_is_up_to_date_once_it_is_recorded_and_until_its_parameters_change(folder: Path) -> None:
     work = Workspace()
     assert not work.up_to_date("tuning@refinement")

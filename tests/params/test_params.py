@@ -59,17 +59,26 @@ def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
         "postgresql://me:SECRET@host/mlflow",
         "postgresql://me@host/mlflow?password=SECRET",
         "https://me:SECRET@host",
+        "https://SECRET@host",
+        "https://host/path?token=SECRET",
+        "HTTPS://host?SECRET",
         "http://me:SECRET@[host",
     ],
 )
-def test_a_tracking_store_with_a_password_in_its_address_is_refused_without_repeating_it(
+def test_a_tracking_store_with_a_secret_in_its_address_is_refused_without_repeating_it(
     tmp_path: Path, address: str
 ) -> None:
     with refused("bad_value", key="tracking.uri") as caught:
         load(tmp_path, "seed: 7 ", f"tracking: {{uri: '{address}'}}\nseed: 7 ")
     assert "SECRET" not in f"{caught.value} {caught.value.values}"
-    kept = "postgresql://me@host/mlflow"
-    assert load(tmp_path, "seed: 7 ", f"tracking: {{uri: '{kept}'}}\nseed: 7 ").tracking.uri == kept
+    assert "MLFLOW_TRACKING_TOKEN" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://me@host/mlflow?sslmode=require", "https://host:5000/mlflow", "sqlite:///mlflow.db"]
+)
+def test_a_tracking_store_without_a_secret_in_its_address_is_taken_as_it_is(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, "seed: 7 ", f"tracking: {{uri: '{address}'}}\nseed: 7 ").tracking.uri == address
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from dvc.utils.hydra import apply_overrides
 
 from agentrefine.params import load_params
+from agentrefine.params.evaluation import PLAYED_BY_DEFAULT
 from agentrefine.params.presets import Change, apply_preset, preset_names, values_beside
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
@@ -138,6 +139,11 @@ def test_the_papers_models_are_tuned_as_it_is_reported_and_the_preset_says_by_wh
     assert tuning.learning_rate == (5e-6 if name.endswith("full") else 1e-4)
     assert tuning.batch_tokens == 64 * 1024
     assert "secondary sources report" in (PRESETS / f"{name}.yaml").read_text()
+
+
+def test_make_smollm_plays_what_the_plain_installation_can_whatever_is_installed_later(params: Path) -> None:
+    apply_preset("smollm2-135m-cpu", params, PRESETS)
+    assert load_params(params).evaluation.benchmarks == PLAYED_BY_DEFAULT
 
 
 def test_every_preset_but_the_ablations_and_the_first_look_is_a_models() -> None:
