@@ -27,7 +27,7 @@ from agentrefine.params import Params
 from agentrefine.params.evaluation import INSTALLED
 from agentrefine.params.teacher import Role
 from agentrefine.proxies import is_loopback
-from tasks.names import DATA_SETS, NAMED, check_name
+from tasks.names import NAMED, check_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
