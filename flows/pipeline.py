@@ -27,6 +27,7 @@ from flows.quality_gate import quality_gate
 from flows.repair import repair
 from flows.report import print_report, report
 from flows.server import prefect_server
+from flows.side_by_side import end_with_parent
 from flows.synthesis import synthesis
 from flows.tuning import launch, tuning
 from flows.verification import verification
@@ -126,6 +127,7 @@ def agentrefine(overrides: dict[str, Any] | None = None) -> None:
     Raises:
         UserError: bad parameters or input, or a gate that does not pass; one sentence.
     """
+    end_with_parent()
     logger = get_run_logger()
     with exclusive_use(), overridden_params(overrides or {}):
         params, workspace = _prepared()

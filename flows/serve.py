@@ -63,6 +63,7 @@ def service(name: str, alive: int, *command: str) -> Iterator[subprocess.Popen[b
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.service", str(os.getpid()), *command],
             pass_fds=[alive],
+            stdin=subprocess.DEVNULL,  # a run that a worker starts has nobody to ask
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+from flows.side_by_side import WITH_PARENT
+
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10
 """Seconds for the service, and what it has started, to end when it is asked to, before all of it is killed."""
@@ -26,5 +28,6 @@ def _end_after_parent(parent: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_after_parent, args=(int(sys.argv[1]),), daemon=True).start()
+    os.environ[WITH_PARENT] = str(os.getpid())  # the runs that a worker starts, each in a session of its own
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.5
 BAR = re.compile(r"^.*\d%\|.*\| [^\[]*\[[^\]]*\]")
 """A progress bar that a line of the log was printed behind."""
 WITH_PARENT = "AGENTREFINE_END_WITH"
-"""Names, to a stage that is one of several, the process that it ends with."""
+"""Names the process that has started this one, and that it ends with (`end_with_parent`)."""
 
 
 def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generator[str]:
@@ -64,9 +64,10 @@ def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generat
 
 
 def end_with_parent() -> None:
-    """Let this process end as by Ctrl-C when the pipeline that started it asks for it, or is gone.
+    """Let this process end as by Ctrl-C when what has started it asks for it, or is gone.
 
-    Does nothing in a process that no pipeline has started.
+    That is the pipeline of a stage, or the worker of `agentrefine serve` that has started a deployment's run. In any
+    other process nothing is done: a worker that a user has started decides itself what becomes of its runs.
     """
     parent = os.environ.pop(WITH_PARENT, None)
     if parent is not None:

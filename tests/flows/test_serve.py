@@ -1,10 +1,12 @@
 """`agentrefine serve` in real projects: it ends whole, also when it is killed, and two clones do not see each other."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,9 @@ import psutil
 import pytest
 
 from flows.serve import the_only_one
+from flows.workspace import exclusive_use
 from tests.helpers.errors import refused
+from tests.helpers.paths import ROOT
 from tests.helpers.processes import end
 from tests.helpers.project import ProjectCopy
 
@@ -79,3 +83,83 @@ def test_two_clones_serve_side_by_side_and_nothing_outlives_a_kill(tmp_path: Pat
         assert end(*services, seconds=30)
     with serving(here) as (again, _):
         assert again != api
+
+
+RUN = """
+import time
+from pathlib import Path
+from flows.side_by_side import end_with_parent
+end_with_parent()
+Path("begun").touch()
+try:
+    time.sleep(300)
+except KeyboardInterrupt:
+    Path("interrupted").touch()
+"""
+WORKER = """
+import subprocess, sys, time
+from pathlib import Path
+run = subprocess.Popen([sys.executable, "run.py"], start_new_session=True)
+Path("pid").write_text(str(run.pid))
+time.sleep(300)
+"""
+
+
+def test_a_run_in_a_session_of_its_own_is_interrupted_when_its_worker_is_killed(tmp_path: Path) -> None:
+    for name, text in (("run.py", RUN), ("worker.py", WORKER)):
+        (tmp_path / name).write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flows.service", str(os.getpid()), "worker"]
+    worker = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    wait_for(tmp_path / "begun")
+    run = int((tmp_path / "pid").read_text())
+    worker.kill()
+    worker.wait()
+    assert end(run, seconds=30)
+    assert (tmp_path / "interrupted").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("killed", ["command", "worker"])
+def test_a_deployments_run_does_not_outlive_what_serves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    project = ProjectCopy.make(tmp_path / "project", own_server=True)
+    params = (project.folder / "params.yaml").read_bytes()
+    with serving(project) as (api, process):
+        project.environment["PREFECT_API_URL"] = api
+        overrides = json.dumps({"overrides": {"base_model.tiny.pretraining_tokens": 3_000_000}})
+        started = project.run("prefect", "deployment", "run", "agentrefine/local", "--params", overrides)
+        assert started.returncode == 0, started.stdout + started.stderr
+        wait_for(project.folder / "data/synthesis/attempts.jsonl")
+        run = running_in(project.folder)
+        assert (project.folder / "params.yaml").read_bytes() != params
+        if killed == "worker":
+            [worker] = [child for child in psutil.Process(process.pid).children() if "worker" in child.cmdline()]
+            worker.kill()
+        else:
+            process.kill()
+        assert end(*run, seconds=60)
+    monkeypatch.chdir(project.folder)
+    with exclusive_use():
+        assert (project.folder / "params.yaml").read_bytes() == params
+
+
+def wait_for(file: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert time.monotonic() < deadline, f"{file} did not come"
+        time.sleep(0.5)
+
+
+def running_in(folder: Path) -> list[int]:
+    """The processes that work in a folder for a flow run of a deployment."""
+    found = [
+        process.pid
+        for process in psutil.process_iter(["cwd", "environ"])
+        if process.info["cwd"] == str(folder) and "PREFECT__FLOW_RUN_ID" in (process.info["environ"] or {})
+    ]
+    assert found
+    return found
