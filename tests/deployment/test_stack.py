@@ -97,17 +97,17 @@ def test_mlflow_keeps_runs_in_postgresql_and_models_in_the_store(
     assert not (project.folder / "mlflow.db").exists()
 
 
-def test_the_champion_loads_back_from_the_store(project: ProjectCopy, client: MlflowClient, tmp_path: Path) -> None:
+def test_the_champion_loads_back_from_the_store(project: ProjectCopy, client: MlflowClient) -> None:
     version = client.search_model_versions(f"name = '{MODEL}' and tags.model = 'refinement'")[0]
     client.set_registered_model_alias(MODEL, "champion", version.version)  # so small a run has none
     load = (
-        "import sys, torch; from mlflow.artifacts import download_artifacts\n"
-        "from transformers import AutoModelForCausalLM\n"
-        f"folders = download_artifacts('models:/{MODEL}@champion', dst_path=sys.argv[1]), 'models/refinement'\n"
-        "found, tuned = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in folders)\n"
+        "import mlflow, torch; from transformers import AutoModelForCausalLM\n"
+        f"agent = mlflow.pyfunc.load_model('models:/{MODEL}@champion').get_raw_model()\n"
+        "found = agent.model.state_dict()\n"
+        "tuned = AutoModelForCausalLM.from_pretrained('models/refinement').state_dict()\n"
         "print(found.keys() == tuned.keys() and all(torch.equal(found[name], tuned[name]) for name in tuned))"
     )
-    done = project.run("env", f"MLFLOW_TRACKING_URI={client.tracking_uri}", "python", "-c", load, str(tmp_path))
+    done = project.run("env", f"MLFLOW_TRACKING_URI={client.tracking_uri}", "python", "-c", load)
     assert done.stdout.splitlines()[-1:] == ["True"], done.stderr[-3000:]
 
 
