@@ -4,7 +4,6 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
