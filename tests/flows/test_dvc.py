@@ -10,6 +10,7 @@ from dvc.repo import Repo
 from agentrefine.params import load_params
 from agentrefine.report.document import write_report
 from agentrefine.report.inputs import Project
+from agentrefine.tuning.cards import ReferenceCard
 from tests.helpers.chromium import chromium
 from tests.helpers.project import ProjectCopy, digests
 from tests.helpers.results_tree import episodes, write_evaluation, write_results
@@ -33,6 +34,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
             file = path if path.suffix else path / "file"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("written by a stage")
+    card = ReferenceCard(path="somebody/model", digest="d", chat_template=[])  # the report reads it
+    (copy.folder / "models/base/card.json").write_text(card.model_dump_json())
     dvc(copy, "commit", "--force", "--quiet")
     copy.commit("results")
     for seed, solved in ((8, 14), (9, 16)):
