@@ -53,8 +53,9 @@ def refusing_proxy():
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     for name in (*NAMES, proxies.SOCKS_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+        for form in (name, name.lower()):
+            monkeypatch.setenv(form, "")  # so that it is gone afterwards too, whoever has set it
+            monkeypatch.delenv(form)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv(KEY, SECRET)
     return monkeypatch
