@@ -37,6 +37,14 @@ def said(action: str) -> str:
     return reply_text("I do this.", action)
 
 
+def forth_and_back(game: CoachedGame) -> list[str]:
+    """To another place, and back to the first one."""
+    here = next(fact[1] for fact in game.world.start if fact[0] == "at")
+    other = next(name for name in game.world.members["place"] if name != here)
+    go = next(template for template, action in game.world.rules.actions.items() if action.travel)
+    return [go.format(place=place) for place in (other, here)]
+
+
 def finish(game: CoachedGame) -> CoachedGame:
     while not game.over:
         game.take_correction()
@@ -78,11 +86,7 @@ def test_a_reply_in_the_wrong_form_is_answered_by_the_form_and_corrected():
 
 def test_the_third_time_of_an_action_that_brings_nothing_is_a_fault():
     game = coached(rules=RULES._replace(stalled_turns=99))
-    world = Game(game.world)
-    here = next(fact[1] for fact in world.state if fact[0] == "at")
-    other = next(name for name in world.world.members["place"] if name != here)
-    go = next(t for t, action in world.world.rules.actions.items() if action.travel)
-    forth, back = (go.format(place=place) for place in (other, here))
+    forth, back = forth_and_back(game)
     faults = []
     for _ in range(3):
         for action in (forth, back):
@@ -95,12 +99,8 @@ def test_the_third_time_of_an_action_that_brings_nothing_is_a_fault():
 
 def test_turns_that_bring_nothing_new_are_faults_from_the_last_useful_one_on():
     game = coached(rules=RULES._replace(stalled_turns=3))
-    world = Game(game.world)
-    here = next(fact[1] for fact in world.state if fact[0] == "at")
-    other = next(name for name in world.world.members["place"] if name != here)
-    go = next(t for t, action in world.world.rules.actions.items() if action.travel)
-    actions = [go.format(place=place) for place in (other, here, other, here, other)]
-    for action in actions:
+    forth, back = forth_and_back(game)
+    for action in (forth, back, forth, back, forth):
         if not game.expert_is_due:
             game.take_reply(said(action))
     assert game.turns[-1].fault == "no_progress"
