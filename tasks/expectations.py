@@ -1,16 +1,27 @@
-"""Thresholds of params.yaml as expectations of Great Expectations, and what it finds of a table of features.
+"""Thresholds of params.yaml as expectations of Great Expectations, and its verdict on tables of features.
 
 Great Expectations takes four seconds to import, so it is imported where tables are judged.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from agentrefine.errors import UserError
+from agentrefine.files import write_json, write_text
 from agentrefine.params.base import Section
 from agentrefine.params.quality_gate import Band, MostlyBand, Requirement
 from agentrefine.quality.diversity import FeatureExample
-from agentrefine.quality.gate_result import EXAMPLES, Finding, short_number
+from agentrefine.quality.gate_result import (
+    EXAMPLES,
+    BenchmarkOverlap,
+    Finding,
+    GateResult,
+    short_number,
+    summary,
+    table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +37,39 @@ class Scope(NamedTuple):
     table: "pd.DataFrame"
     thresholds: Section
     examples: Mapping[str, Sequence[FeatureExample]]
+
+
+def judge(
+    scopes: Sequence[Scope],
+    reports: Path,
+    *,
+    data_set: Mapping[str, float],
+    overlap: Mapping[str, BenchmarkOverlap],
+    refusal: str,
+    **details: object,
+) -> GateResult:
+    """Judge features, in tables that are not empty; write `result.json` and `summary.md` into `reports` in any case.
+
+    Args:
+        scopes: the tables with their thresholds.
+        reports: the folder of the verdict.
+        data_set: the features of the whole data set.
+        overlap: what the data set shares with each benchmark, by its name.
+        refusal: what is refused and what to do about it, as the beginning of a sentence.
+        details: of the error.
+
+    Raises:
+        UserError: a critical expectation failed; its message has a table of all that failed.
+    """
+    findings = check(scopes)
+    passed = all(finding.success or finding.severity == "warning" for finding in findings)
+    result = GateResult(passed=passed, data_set=dict(data_set), overlap=dict(overlap), findings=findings)
+    write_json(reports / "result.json", result.model_dump())
+    write_text(reports / "summary.md", summary(result))
+    if not passed:
+        message = f"{refusal} ({reports / 'summary.md'} says more).\n\n{table(result.failures)}"
+        raise UserError("gate_failed", message, failures=len(result.failures), **details)
+    return result
 
 
 def check(scopes: Sequence[Scope]) -> list[Finding]:

@@ -1,5 +1,6 @@
 """On-policy data as a task: a tuned model plays training worlds, an expert corrects it, the gate judges the games."""
 
+import dataclasses
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 from prefect import get_run_logger, task
 
 from agentrefine.errors import UserError, not_named
-from agentrefine.files import write_json, write_text
 from agentrefine.game.corrected import CorrectedGame
 from agentrefine.on_policy.coaching import Coaching
 from agentrefine.on_policy.collect import corrected_games, training_worlds
@@ -16,8 +16,7 @@ from agentrefine.params import Params
 from agentrefine.params.evaluation import Sampling
 from agentrefine.quality.corrected import CorrectedFeatures, corrected_features
 from agentrefine.quality.data_set import DATA_SET, remove_data_set
-from agentrefine.quality.gate_result import GateResult, summary, table
-from tasks.expectations import Scope, check, feature_table
+from tasks.expectations import Scope, feature_table, judge
 from tasks.tracking.progress import progress
 
 MODELS = Path("models")
@@ -89,25 +88,18 @@ def _play(name: str, folder: Path, params: Params) -> tuple[list[CorrectedGame],
 
 
 def _judge(games: list[CorrectedGame], given_up: int, name: str, params: Params) -> None:
-    """Write what the gate finds; raises `UserError` if a critical expectation is not met."""
+    """Let the gate judge the games; raises `UserError` if a critical expectation is not met."""
     gate, reports = params.quality_gate, REPORTS / name
     features = corrected_features(
         games, played=params.on_policy[name].worlds, given_up=given_up, similarity=gate.near_duplicate_similarity
     )
     scope = Scope("on_policy", feature_table(CorrectedFeatures, [features]), gate.thresholds.on_policy, {})
-    findings = check([scope])
-    result = GateResult(
-        passed=all(finding.success or finding.severity == "warning" for finding in findings),
-        data_set={name: getattr(features, name) for name in CorrectedFeatures.__dataclass_fields__},
+    judge(
+        [scope],
+        reports,
+        data_set=dataclasses.asdict(features),
         overlap={},
-        findings=findings,
+        refusal=f"on_policy.{name}: the quality gate refused the games of {params.on_policy[name].model}, and no data "
+        f"set was written; change quality_gate.thresholds.on_policy or the settings of on_policy.{name} in params.yaml",
+        key=f"on_policy.{name}",
     )
-    write_json(reports / "result.json", result.model_dump())
-    write_text(reports / "summary.md", summary(result))
-    if not result.passed:
-        message = (
-            f"on_policy.{name}: the quality gate refused the games of {params.on_policy[name].model}, and no data set "
-            f"was written; change quality_gate.thresholds.on_policy or the settings of on_policy.{name} in params.yaml "
-            f"({reports / 'summary.md'} says more).\n\n{table(result.failures)}"
-        )
-        raise UserError("gate_failed", message, key=f"on_policy.{name}", failures=len(result.failures))

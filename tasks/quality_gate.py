@@ -7,21 +7,16 @@ from pathlib import Path
 from prefect import get_run_logger, task
 
 from agentrefine.errors import UserError
-from agentrefine.files import atomic_write, read_jsonl, write_json, write_text
+from agentrefine.files import atomic_write, read_jsonl
 from agentrefine.game.trajectory import DroppedSample, Trajectory
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.quality.data_set import DATA_SET, remove_data_set, validation_personas, write_data_set
 from agentrefine.quality.diversity import Diversity
 from agentrefine.quality.features import DataSetFeatures, FeatureRow, data_set_features, feature_rows
-from agentrefine.quality.gate_result import (
-    GateResult,
-    nothing_to_judge,
-    summary,
-    table,
-)
+from agentrefine.quality.gate_result import GateResult, nothing_to_judge
 from agentrefine.quality.overlap import HeldOut, OverlapCounts, all_benchmark_texts, held_out
-from tasks.expectations import Scope, check, feature_table
+from tasks.expectations import Scope, feature_table, judge
 from tasks.tracking.artifacts import show_gate
 
 TRAJECTORIES = Path("data/repair/trajectories.jsonl")
@@ -110,21 +105,15 @@ def run_gate(
         Scope("trajectory", per_trajectory, gate.thresholds.trajectory, {}),
         Scope("data_set", feature_table(DataSetFeatures, [whole]), gate.thresholds.data_set, diversity.examples()),
     )
-    findings = check(scopes)
-    result = GateResult(
-        passed=all(finding.success or finding.severity == "warning" for finding in findings),
+    result = judge(
+        scopes,
+        reports,
         data_set=dataclasses.asdict(whole),
         overlap=overlaps.by_benchmark(),
-        findings=findings,
+        refusal=f"The quality gate refused {trajectories}: no data set was written; fix the data or change "
+        "quality_gate.thresholds in params.yaml",
+        file=trajectories,
     )
-    write_json(reports / "result.json", result.model_dump())
-    write_text(reports / "summary.md", summary(result))
-    if not result.passed:
-        message = (
-            f"The quality gate refused {trajectories}: no data set was written; fix the data or change "
-            f"quality_gate.thresholds in params.yaml ({reports / 'summary.md'} says more).\n\n{table(result.failures)}"
-        )
-        raise UserError("gate_failed", message, file=trajectories, failures=len(result.failures))
     validation = validation_personas((row.persona_id for row in rows), gate.validation_share, params.seed)
     write_data_set(read_jsonl(trajectories, Trajectory), validation, out)
     return result

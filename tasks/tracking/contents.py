@@ -17,13 +17,14 @@ from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison
 from agentrefine.files import read_result
 from agentrefine.params import Params, TrackingParams
 from agentrefine.params.tuning import BASE
+from agentrefine.quality.data_set import DATA_SET
 from agentrefine.quality.gate_result import GateResult
 from agentrefine.report.document import caveats, episodes_to_read
 from agentrefine.report.inputs import Project, base_card, model_summary, notable_episodes, seconds_per_episode
 from agentrefine.tuning.cards import TuningFigures, quantisation_of
 from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 from tasks.tracking.agent import log_model
-from tasks.tracking.data_sets import GATED, data_set_input
+from tasks.tracking.data_sets import data_set_input
 from tasks.tracking.measures import (
     EVALUATED,
     LEARNING_RATE,
@@ -40,6 +41,8 @@ from tasks.tracking.runs import Evaluated, tag
 from tasks.tracking.settings import resolved
 from tasks.tracking.store import log_values, store
 from tasks.tracking.traces import log_traces
+
+ON_POLICY = Path("data/on_policy")
 
 PARAMS = "params.yaml"
 """The artifact with all parameters."""
@@ -73,7 +76,7 @@ def log_tuning(variant: str, run_id: str, params: Params) -> None:
     models = Path("models")
     with store(params.tracking) as client:
         client.log_text(run_id, resolved(params), PARAMS)
-        client.log_inputs(run_id, [data_set_input(data_set, counts, _gate(data_set))])
+        client.log_inputs(run_id, [data_set_input(data_set, counts, _gate(data_set.parent))])
         tag(client, run_id, {"data_set_size": size})
         _log_curve(client, run_id, LOSS, [Point(p.step, p.loss) for p in curve])
         _log_curve(client, run_id, LEARNING_RATE, [Point(p.step, p.learning_rate) for p in curve])
@@ -145,9 +148,13 @@ def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
 
 
 def _gate(data_set: Path) -> GateResult | None:
-    """What the gate said of a data set; None of one that it did not judge."""
-    file = Project().root / "reports" / "quality_gate" / "result.json"
-    return Project().gate() if data_set == GATED and file.is_file() else None
+    """What the gate said of the data set in a folder; None of one that it did not judge, as a mix."""
+    reports = {
+        DATA_SET: Path("reports/quality_gate"),
+        ON_POLICY / data_set.name: Path("reports/on_policy", data_set.name),
+    }
+    file = reports.get(data_set, Path()) / "result.json"
+    return read_result(file, GateResult, "quality_gate") if file.is_file() else None
 
 
 def _log_curve(client: MlflowClient, run_id: str, name: str, curve: Sequence[Point]) -> None:

@@ -10,9 +10,6 @@ from agentrefine.files import sha256_file
 from agentrefine.quality.gate_result import GateResult
 from agentrefine.tuning.cards import RenderingCounts
 
-GATED = Path("data/dataset/train.jsonl")
-"""The data set that the gate judged; a mix of it with other texts is another one."""
-
 SCHEMA = {
     "mlflow_colspec": [
         {"name": "id", "type": "string", "required": True},
@@ -42,7 +39,7 @@ def data_set_input(
     Args:
         path: of its training file.
         counts: what tuning read of it.
-        gate: the quality gate's result, which speaks of the file `GATED` only.
+        gate: what the quality gate said of it; None where the gate did not judge it, as a mix.
         lock: where DVC keeps hashes.
     """
     sha256 = sha256_file(path)
@@ -50,8 +47,9 @@ def data_set_input(
     profile: dict[str, object] = {"num_rows": _lines(path)}
     if counts is not None:
         profile |= {"tokens": counts.tokens, "trained_tokens": counts.trained_tokens}
-    if gate is not None and path == GATED:
-        profile["error_turn_ratio"] = gate.data_set.get("error_turn_ratio")
+    if gate is not None:
+        features = gate.data_set
+        profile["error_turn_ratio"] = features.get("error_turn_ratio", features.get("fault_share"))
         profile["quality_gate"] = "passed" if gate.passed else "refused"
         profile["quality_gate_warnings"] = [finding.column for finding in gate.failures]
     data_set = Dataset(

@@ -16,12 +16,16 @@ from agentrefine.files import read_jsonl
 from agentrefine.params import Params
 from agentrefine.params.tuning import BASE
 from agentrefine.report.figures import label
+from agentrefine.report.tables import percent
 from tasks.tracking.agent import MODEL, needed_base
 from tasks.tracking.runs import current_evaluation
 from tasks.tracking.settings import evaluation_settings, model_label
 from tasks.tracking.store import quotable, store
 
 CHAMPION, CHALLENGER, BASELINE = "champion", "challenger", "baseline"
+
+DECIDED = ("benchmark", "compared_with", "verdict")
+"""Tags of a version: the comparison that decided on its alias."""
 
 
 class Registration(NamedTuple):
@@ -57,6 +61,9 @@ def register(
         version = _version(client, name, model, digest, run_id)
         if model == params.baseline:
             _move_alias(client, name, version, BASELINE)
+            for key in DECIDED:
+                if key in version.tags:
+                    client.delete_model_version_tag(name, version.version, key)
             _describe(client, version, params, model, f"It is the {BASELINE}, with which the others are compared.")
             return Registration(str(version.version), BASELINE, {})
         champion = _champion(client, name)
@@ -71,8 +78,7 @@ def register(
         alias = CHAMPION if better else CHALLENGER
         _move_alias(client, name, version, alias)
         verdicts = "; ".join(f"{rival}: {_verdict(found)}" for rival, found in comparisons.items())
-        tags = {"benchmark": benchmark, "compared_with": ", ".join(comparisons), "verdict": verdicts}
-        for key, value in tags.items():
+        for key, value in zip(DECIDED, (benchmark, ", ".join(comparisons), verdicts), strict=True):
             client.set_model_version_tag(name, version.version, key, value)
         decided = f"It is the {alias} by comparison on {label(benchmark)}. Against {verdicts}."
         _describe(client, version, params, model, decided)
@@ -141,8 +147,5 @@ def _compare_common(new: list[Episode], rival: list[Episode]) -> Comparison | No
 def _verdict(comparison: Comparison | None) -> str:
     if comparison is None:
         return "they have played no episode in common under the same limits"
-    difference = comparison.success_difference
-    return (
-        f"{comparison.verdict} ({difference.value} [{difference.low}, {difference.high}], n={difference.n}; "
-        f"{comparison.reason})"
-    )
+    points = percent(comparison.success_difference, sign="+", digits=0)
+    return f"{comparison.verdict} ({points} points, {comparison.success_difference.n} episodes; {comparison.reason})"

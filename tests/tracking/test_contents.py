@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from agentrefine.files import write_json
 from agentrefine.params import Params
 from tasks.tracking import contents, runs
 from tasks.tracking.measures import LEARNING_RATE, LOSS, VALIDATION_LOSS, Point
@@ -143,6 +145,21 @@ def test_the_data_set_is_an_input_with_rows_tokens_mistakes_and_what_the_gate_sa
     assert (profile["num_rows"], profile["quality_gate"]) == (1, "passed")
     assert profile["quality_gate_warnings"] == ["action_entropy"]
     assert [column["name"] for column in json.loads(data_set.schema)["mlflow_colspec"]] == ["id", "conversations"]
+
+
+def test_a_data_set_of_corrected_games_has_what_its_own_gate_said(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    write_results(tmp_path)
+    own = {"passed": True, "data_set": {"games": 9, "fault_share": 0.25}, "overlap": {}, "findings": []}
+    write_json(tmp_path / "reports/on_policy/round1/result.json", own)
+    shutil.copytree(tmp_path / "data/dataset", tmp_path / "data/on_policy/round1")
+    variant = params.tuning.variants["refinement"].model_copy(update={"data_set": "data/on_policy/round1"})
+    tuning = params.tuning.model_copy(update={"variants": {**params.tuning.variants, "refinement": variant}})
+    corrected = params.model_copy(update={"tuning": tuning})
+    run_id = tuned(corrected, tmp_path, "d1")
+    profile = json.loads(client.get_run(run_id).inputs.dataset_inputs[0].dataset.profile)
+    assert (profile["quality_gate"], profile["error_turn_ratio"]) == ("passed", 0.25)
 
 
 def test_missing_figures_of_tuning_name_the_stage_that_writes_them(params: Params) -> None:

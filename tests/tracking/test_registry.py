@@ -29,10 +29,10 @@ def test_first_champion_must_beat_the_baseline(params: Params, client: MlflowCli
     assert client.get_registered_model("agentrefine-agent").aliases == {"challenger": 1, "champion": 2}
     tags = client.get_model_version("agentrefine-agent", "2").tags
     assert tags["compared_with"] == "expert_only"
-    assert tags["verdict"].startswith("expert_only: better (0.55 [")
+    assert tags["verdict"].startswith("expert_only: better (+55 [")
     assert tags["benchmark"] == "worlds_layouts"
     description = client.get_model_version("agentrefine-agent", "2").description
-    assert "champion by comparison on worlds layouts. Against expert_only: better (0.55 [" in description
+    assert "champion by comparison on worlds layouts. Against expert_only: better (+55 [" in description
     assert description.startswith("refinement / tiny / seed 7.")
 
 
@@ -62,6 +62,9 @@ def test_the_baseline_has_an_alias_of_its_own(params: Params, client: MlflowClie
     base = evaluated(params, tmp_path, "base", "base0", 1)
     registry.register("expert_only", "plain", run_id, other, episodes=played, baseline_episodes=base)
     assert list(client.get_registered_model("agentrefine-agent").aliases) == ["champion"]
+    assert client.get_model_version("agentrefine-agent", "1").tags["compared_with"] == "base"
+    registry.register("expert_only", "plain", run_id, params, episodes=played, baseline_episodes=played)
+    assert set(client.get_model_version("agentrefine-agent", "1").tags) == {"model", "model_digest"}
 
 
 def test_champion_is_replaced_only_by_a_model_that_is_better_beyond_the_interval(
