@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 # Threads that wait actively for each other take the core from what they wait for.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run smoke smollm test lint serve experiments show-mask evaluate-gold clean help install simulators deployment
+.PHONY: run smoke smollm study test lint serve experiments show-mask evaluate-gold clean help install simulators deployment
 
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	agentrefine run
@@ -28,6 +28,9 @@ smoke: $(INSTALLED) ## a first look: every stage on a few personas, in runs/smok
 
 smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1 to 2 hours; ARGS="-S tuning.epochs=2")
 	agentrefine smollm $(ARGS)
+
+study: $(INSTALLED) ## does refinement help? every variant with three seeds, in runs/study (hours; ARGS="--seeds 7")
+	agentrefine study $(ARGS)
 
 test: $(SIMULATORS) $(DEPLOYMENT) ## all tests, the slow ones too, in two processes
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -402,6 +402,29 @@ def _overrides_argument(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _seeds(given: argparse.Namespace) -> None:
+    from agentrefine.params.seeds import write_seeds
+    from tasks.params import PARAMS
+
+    write_seeds(PARAMS, given.seeds)
+    print(f"{PARAMS} names a variant for each variant and seed now; `agentrefine run` tunes and plays them.")
+
+
+def _study_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="tiny", help="of the study: runs/study/NAME and reports/study/NAME")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[7, 8, 9], help="none: only write the page again")
+    parser.add_argument(
+        "--preset", dest="presets", action="append", default=[], help="before the study's own, such as a model's"
+    )
+    _overrides_argument(parser)
+
+
+def _study(given: argparse.Namespace) -> None:
+    from flows.study import run_study
+
+    run_study(given.name, given.seeds, given.presets, given.overrides)
+
+
 def _smoke(given: argparse.Namespace) -> None:
     from flows.smoke import run_smoke
 
@@ -455,6 +478,12 @@ COMMANDS = {
     "smoke": Subcommand(
         "Run every stage on a few personas in runs/smoke, in two minutes", _smoke, _overrides_argument
     ),
+    "seeds": Subcommand(
+        "Tune every variant of params.yaml once for each seed",
+        _seeds,
+        lambda parser: parser.add_argument("seeds", nargs="+", type=int, help="such as 7 8 9"),
+    ),
+    "study": Subcommand("Compare mask policies and own mistakes over seeds", _study, _study_arguments),
     "smollm": Subcommand("Run the pipeline with SmolLM2-135M in runs/smollm", _smollm, _smollm_arguments),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from agentrefine.benchmarks.catalogue import PACKAGES, named
 from agentrefine.errors import UserError
 from agentrefine.params import Params
+from agentrefine.params.tuning import TuningParams
 from agentrefine.tuning.hardware import multiplies_bf16, processor, tunings_at_once
 from tasks.checks import ROLES
 from tasks.synthesis import personas
@@ -128,7 +129,7 @@ def _row(stage: str, stages: list[str], params: Params, count: int, speed: float
             stages, made, None if speed is None else fixed + _slower(speed) * tokens / BASE_TOKENS_PER_SECOND
         )
     if stage == "tuning":
-        tuned = f"{keys}: {params.tuning.epochs} epoch{'s' * (params.tuning.epochs > 1)}"
+        tuned = f"{keys}: {_amount(params.tuning)}"
         return PlanRow(stages, tuned, _tuning_seconds(params, len(stages), samples, speed))
     if stage.endswith("evaluation"):
         episodes, simulated = _episodes(params)
@@ -143,6 +144,13 @@ def _row(stage: str, stages: list[str], params: Params, count: int, speed: float
     return PlanRow(stages, others[stage], fixed)
 
 
+def _amount(tuning: TuningParams) -> str:
+    """How much a variant is tuned on."""
+    if tuning.tokens is not None:
+        return f"{tuning.tokens:,} tokens each"
+    return f"{tuning.epochs} epoch{'s' * (tuning.epochs > 1)}"
+
+
 def _slower(speed: float) -> float:
     return REFERENCE_TOKENS_PER_SECOND / speed
 
@@ -150,7 +158,7 @@ def _slower(speed: float) -> float:
 def _tuning_seconds(params: Params, variants: int, samples: int, speed: float | None) -> float | None:
     if speed is None:
         return None
-    tokens = samples * KEPT_SHARE * TOKENS_PER_GAME * params.tuning.epochs
+    tokens = params.tuning.tokens or samples * KEPT_SHARE * TOKENS_PER_GAME * params.tuning.epochs
     rounds = -(-variants // tunings_at_once(params.tuning))
     return SECONDS_PER_STAGE * variants + rounds * _slower(speed) * tokens / TUNING_TOKENS_PER_SECOND
 

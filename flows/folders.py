@@ -1,4 +1,4 @@
-"""Runs in folders of their own: `agentrefine smoke` and `agentrefine smollm`, which overwrite nothing of `make run`.
+"""Runs in folders of their own, `agentrefine smoke`, `smollm` and `study`: they overwrite nothing of `make run`.
 
 `runs/<name>/` is a folder that the stages can work in as in the project's: a DVC repository with its own params.yaml
 and dvc.lock, and its own data, models and reports. Code, dvc.yaml and input files are links, so that they are never
@@ -16,6 +16,7 @@ from agentrefine.errors import UserError
 from agentrefine.files import file_missing, read_text, write_text
 from agentrefine.params import Params, load_params
 from agentrefine.params.presets import apply_preset
+from agentrefine.params.seeds import write_seeds
 from flows.workspace import PRESETS, exclusive_use, set_params
 from tasks.names import DATA_SETS
 from tasks.params import PARAMS
@@ -50,17 +51,26 @@ def run_in(folder: Path, source: Path, presets: Sequence[str], name: str, overri
     Raises:
         UserError: another run works in the folder, or it cannot be prepared.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(folder), exclusive_use():
-        pass  # refuses a second run: the parameters of one that is under way must not change
-    prepare(folder, source, presets, [*_tracking(folder, name), *overrides])
+    check_free(folder)
+    prepare(folder, source, presets, [*tracking(folder, name), *overrides])
     print("What is up to date is not run again, and after an interruption the same command resumes.", flush=True)
     os.chdir(folder)
     os.execv(sys.executable, [sys.executable, "-m", "flows.pipeline"])  # noqa: S606 (so that Ctrl-C is the pipeline's)
 
 
-def _tracking(folder: Path, name: str) -> list[str]:
-    """The same MLflow store under other names; a file that the project's params.yaml names is found from the folder."""
+def check_free(folder: Path) -> None:
+    """Refuse a second run in a folder: the parameters of one that is under way must not change.
+
+    Raises:
+        UserError: another run works there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder), exclusive_use():
+        pass
+
+
+def tracking(folder: Path, name: str) -> list[str]:
+    """Overrides for the same MLflow store under other names; a file that params.yaml names is found from the folder."""
     names = [f"tracking.experiment={name}", f"tracking.registered_model={name}"]
     uri = load_params(PARAMS).tracking.uri
     place = uri.removeprefix("sqlite:///")
@@ -69,12 +79,14 @@ def _tracking(folder: Path, name: str) -> list[str]:
     return [f"tracking.uri='sqlite:///{os.path.relpath(place, folder)}'", *names]
 
 
-def prepare(folder: Path, source: Path, presets: Sequence[str], overrides: Sequence[str]) -> None:
+def prepare(
+    folder: Path, source: Path, presets: Sequence[str], overrides: Sequence[str], seeds: Sequence[int] = ()
+) -> None:
     """Make a folder for a run, or bring it up to date with the project's code and parameters.
 
     The project's folder is the present one. The params.yaml is that of `source` with the presets and then the overrides
     (as `dvc exp run -S` takes them) applied. It is written each time, so a change of the project's parameters holds for
-    this run too.
+    this run too. With `seeds`, every variant stands there once for each.
 
     Raises:
         UserError: a preset or key that there is not, parameters that do not fit, something else where a link belongs,
@@ -91,13 +103,15 @@ def prepare(folder: Path, source: Path, presets: Sequence[str], overrides: Seque
         raise UserError("not_writable", message, file=folder) from error
     cache = os.path.relpath(root / ".dvc" / "cache", folder / ".dvc")
     write_text(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
-    params = _write_params(folder, source, presets, overrides)
+    params = _write_params(folder, source, presets, overrides, seeds)
     for name in (*LINKED, str(JOURNAL), *_inputs(params)):
         if (root / name).exists():
             _link(folder / name, root / name)
 
 
-def _write_params(folder: Path, source: Path, presets: Sequence[str], overrides: Sequence[str]) -> Params:
+def _write_params(
+    folder: Path, source: Path, presets: Sequence[str], overrides: Sequence[str], seeds: Sequence[int]
+) -> Params:
     """Write the folder's params.yaml, at once and only if it changes."""
     draft = folder / f".{PARAMS.name}.draft"
     try:
@@ -105,6 +119,8 @@ def _write_params(folder: Path, source: Path, presets: Sequence[str], overrides:
         for preset in presets:
             apply_preset(preset, draft, PRESETS)
         set_params(draft, overrides)
+        if seeds:
+            write_seeds(draft, seeds)
         params = load_params(draft)
         write_text(folder / PARAMS, draft.read_text(encoding="utf-8"))
     finally:

@@ -45,6 +45,7 @@ def write_on_policy(name: str, params: Params) -> None:
         kept,
         chosen,
         DATA_SET,
+        Path(params.tuning.variants[chosen.model].data_set),
         OUT / name,
         played=chosen.worlds,
         given_up=given_up,

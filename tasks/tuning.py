@@ -73,6 +73,6 @@ def tuning_job(variant: str, params: Params) -> "TuningJob":
         data_set=data_set,
         base=str(MODELS / BASE),
         params=params.tuning,
-        seed=params.seed,
+        seed=params.seed if chosen.seed is None else chosen.seed,
         checkpoints=CHECKPOINTS / variant,
     )

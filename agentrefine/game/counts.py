@@ -133,7 +133,7 @@ class OnPolicyCounts(BaseModel):
     """data/on_policy/<name>/metrics.json: what was played, and what the data set holds.
 
     Example: `{"played": 800, "given_up": 3, "faultless": 420, "games": 377, "turns": 2900, "faults": {"place_error":
-    160, ...}, "corrections": 610, "own_turns_trained": 1600, "injected": 0, "train": 365, "validation": 12}`
+    160, ...}, "corrections": 610, "own_turns_trained": 1600, "injected": 0, "earlier": 0, "train": 365, ...}`
 
     Attributes:
         played: worlds.
@@ -144,7 +144,7 @@ class OnPolicyCounts(BaseModel):
         faults: mistakes of the model, by kind.
         corrections: turns of the expert directly after a mistake.
         own_turns_trained: turns of the model that are trained.
-        injected: training samples that are not from these games.
+        injected, earlier: training samples of data/dataset, and of the data set that the model was tuned on.
         train, validation: samples of either file.
     """
 
@@ -159,5 +159,6 @@ class OnPolicyCounts(BaseModel):
     corrections: int
     own_turns_trained: int
     injected: int
+    earlier: int
     train: int
     validation: int

@@ -18,6 +18,7 @@ def write_corrected(
     games: Sequence[CorrectedGame],
     params: OnPolicy,
     injected_set: Path,
+    earlier_set: Path,
     out: Path,
     *,
     played: int,
@@ -27,27 +28,30 @@ def write_corrected(
 ) -> OnPolicyCounts:
     """Write games.jsonl, train.jsonl, validation.jsonl and metrics.json; the folder is replaced as a whole.
 
-    Injected games stand among the corrected ones at random places. A validation sample is always a corrected game.
+    Samples of other data sets stand among the corrected games at random places. A validation sample is always a
+    corrected game.
 
     Args:
         games: that are kept.
         params: which turns are trained, and how many injected games are drawn.
         injected_set: the data set that they are drawn from.
+        earlier_set: the data set that the model was tuned on, for `accumulate`.
         out: the folder.
         played, given_up: how many worlds were played, and how many of them were given up.
         validation_share: of the games; a world is on one side.
         seed: draws the injected games, the order and the split.
 
     Raises:
-        UserError: the injected games are missing or too few; nothing is written.
+        UserError: samples of another data set are missing or too few; nothing is written.
     """
     validating = validation_personas((game.world for game in games), validation_share, seed)
     samples = [corrected_sample(game, params.train_own) for game in games]
     train = [sample for sample in samples if sample.persona_id not in validating]
     injected = _injected(injected_set, params.injected_share, len(train), seed)
+    earlier = list(read_jsonl(earlier_set / "train.jsonl", Sample)) if params.accumulate else []
     validation = [sample for sample in samples if sample.persona_id in validating]
-    mixed = [*train, *injected]
-    if injected:
+    mixed = [*train, *injected, *earlier]
+    if len(mixed) > len(train):
         Random(seed).shuffle(mixed)
     turns = [turn for game in games for turn in game.turns]
     counts = OnPolicyCounts(
@@ -60,6 +64,7 @@ def write_corrected(
         corrections=sum(1 for game in games for _ in game.corrections()),
         own_turns_trained=sum(turn.by == "model" and is_trained(turn, params.train_own) for turn in turns),
         injected=len(injected),
+        earlier=len(earlier),
         train=len(mixed),
         validation=len(validation),
     )

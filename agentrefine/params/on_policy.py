@@ -23,6 +23,7 @@ class OnPolicy(Section):
         max_turns: a game with more is given up.
         train_own: which of the model's own faultless turns are trained.
         injected_share: of the training samples, drawn from data/dataset: games with mistakes that a teacher wrote.
+        accumulate: add all samples that `model` was tuned on, as DAgger does round by round (Ross et al. 2011).
     """
 
     model: Name
@@ -33,3 +34,4 @@ class OnPolicy(Section):
     max_turns: PositiveInt = 40
     train_own: TrainOwn = "agreeing"
     injected_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    accumulate: bool = False

@@ -83,10 +83,14 @@ class Mix(Section):
 
 
 class Variant(Section):
-    """A model to tune: a mask policy on a data set (a folder with train.jsonl and validation.jsonl)."""
+    """A model to tune: a mask policy on a data set (a folder with train.jsonl and validation.jsonl).
+
+    `seed` draws the order of its samples and an adapter's first weights; null: the run's own seed.
+    """
 
     train_on: MaskPolicy
     data_set: TrackedPath
+    seed: int | None = None
 
     @field_validator("train_on", mode="before")
     @classmethod
@@ -129,6 +133,9 @@ class TuningParams(Section):
     method: Literal["full", "lora", "qlora"] = param("full", "full, lora or qlora (pip install 'agentrefine[qlora]')")
     lora: LoraParams = param(LoraParams(), "by the names of PEFT's LoraConfig")
     epochs: PositiveInt = param(2, "passes over the data set")
+    tokens: PositiveInt | None = param(
+        None, "to train on, about, instead of epochs: every variant then takes equal steps and reads as many tokens"
+    )
     learning_rate: PositiveFloat = param(
         2e-3, "AdamW; for a pretrained model of billions of parameters rather 1e-5 (full) or 1e-4 (lora)"
     )
@@ -166,6 +173,10 @@ class TuningParams(Section):
         100, "optimizer steps between checkpoints; the same command resumes at the last"
     )
     checkpoints_kept: PositiveInt = param(2, "the newest ones")
+
+    def passes(self, tokens: int) -> float:
+        """How often a data set of so many tokens is passed over."""
+        return self.epochs if self.tokens is None else self.tokens / tokens
 
     @property
     def chooses_by_validation(self) -> bool:

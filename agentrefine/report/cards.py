@@ -31,7 +31,7 @@ DATA_SET = Path("data/dataset")
 MIXES = Path("data/mix")
 
 HYPERPARAMETERS = (
-    "method", "lora", "epochs", "learning_rate", "muon_learning_rate", "weight_decay", "lr_scheduler_type",
+    "method", "lora", "epochs", "tokens", "learning_rate", "muon_learning_rate", "weight_decay", "lr_scheduler_type",
     "warmup_steps", "max_grad_norm", "batch_tokens", "gradient_accumulation_steps", "max_length", "packing",
     "precision",
 )  # fmt: skip

@@ -26,7 +26,7 @@ from agentrefine.files import atomic_folder, sha256_file, short_hash, write_json
 from agentrefine.params.tuning import MaskPolicy, TuningParams
 from agentrefine.sources import digest
 from agentrefine.tuning import checkpoints
-from agentrefine.tuning.cards import CARD, TunedCard, quantisation_of, read_card
+from agentrefine.tuning.cards import CARD, RenderingCounts, TunedCard, quantisation_of, read_card
 from agentrefine.tuning.data import rendered_rows
 from agentrefine.tuning.distributed import SHARDING, process_count, replicas, serve_as_replica
 from agentrefine.tuning.hardware import check_hardware, machine_failures, setting_error, threads_for, use_bf16
@@ -176,13 +176,12 @@ def train(
             arguments.output_dir = checkpoints.own_folder(job.checkpoints, key)
         # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
         model = load_for_tuning(job.base, params, job.seed)
-        # As many games share a step, whether their mistakes are cut out or not, so that variants on the same games take
-        # the same number of steps.
-        step_tokens = round(params.batch_tokens * counts.tokens / counts.whole_tokens)
-        stepped = params.model_copy(update={"batch_tokens": step_tokens})
+        passes = params.passes(counts.tokens)
         if bar is not None:
-            callbacks = [TokenBar(counts.tokens * params.epochs, counts.trained_token_share, bar), *callbacks]
-        trainer = RefinementTrainer(model, tokenizer, rows, validation, stepped, arguments, callbacks)
+            callbacks = [TokenBar(round(counts.tokens * passes), counts.trained_token_share, bar), *callbacks]
+        trainer = RefinementTrainer(
+            model, tokenizer, rows, validation, _stepped(params, counts), arguments, callbacks, passes
+        )
         patience = params.early_stopping.patience if params.early_stopping else None
         checkpoint = checkpoints.resume_at(Path(trainer.args.output_dir), patience) if job.checkpoints else None
         trainer.args.eval_on_start = validation is not None and checkpoint is None
@@ -215,6 +214,17 @@ def train(
             validation_curve=validation_curve,
         )
         return Trained(model, tokenizer, weights, curve, result)
+
+
+def _stepped(params: TuningParams, counts: RenderingCounts) -> TuningParams:
+    """The parameters with the tokens of a step that make variants comparable.
+
+    With epochs, as many games share a step, whether their mistakes are cut out or not, so that variants on the same
+    games take the same number of steps. With a number of tokens, steps hold as many tokens whatever the data set.
+    """
+    if params.tokens is not None:
+        return params
+    return params.model_copy(update={"batch_tokens": round(params.batch_tokens * counts.tokens / counts.whole_tokens)})
 
 
 def _validation_rows(job: TuningJob, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Dataset | None:

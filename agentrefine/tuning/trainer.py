@@ -191,6 +191,7 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         params: TuningParams,
         arguments: SFTConfig,
         callbacks: Sequence[TrainerCallback] = (),
+        passes: float | None = None,
     ) -> None:
         """A trainer that is ready to train `model` in place, alone or as one of several processes.
 
@@ -199,6 +200,7 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
             rows, validation: `input_ids` and `labels`, to train on and to look at while training; None: no validation.
             params, arguments: the section `tuning` of params.yaml, and what `training_arguments` makes of it.
             callbacks: called after each step.
+            passes: over the rows, a part of the last one too; None: `params.epochs`.
         """
         self._tuning = params
         stopping = params.early_stopping if validation is not None else None
@@ -225,7 +227,10 @@ class RefinementTrainer(SFTTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.batches = self._batches()
         self.add_callback(_EpochOf(self.batches))
-        steps = math.ceil(len(self.batches) / params.gradient_accumulation_steps) * params.epochs
+        steps_per_epoch = math.ceil(len(self.batches) / params.gradient_accumulation_steps)
+        steps = max(1, round(steps_per_epoch * (params.epochs if passes is None else passes)))
+        if params.tokens is not None:
+            self.args.max_steps = steps
         self.args.warmup_steps = min(params.warmup_steps, steps // 4)
         if params.lr_scheduler_type == "warmup_stable_decay":
             decay_steps = min(round(params.decay_share * steps), steps - self.args.warmup_steps)

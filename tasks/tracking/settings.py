@@ -25,9 +25,9 @@ SHARED = (
 """Parameters of every run."""
 
 TUNED = (
-    "method", "epochs", "learning_rate", "muon_learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps",
-    "max_grad_norm", "batch_tokens", "gradient_accumulation_steps", "max_length", "packing", "precision",
-    "cpu_processes", "cpu_threads", "early_stopping", "keep_best",
+    "method", "epochs", "tokens", "learning_rate", "muon_learning_rate", "weight_decay", "lr_scheduler_type",
+    "warmup_steps", "max_grad_norm", "batch_tokens", "gradient_accumulation_steps", "max_length", "packing",
+    "precision", "cpu_processes", "cpu_threads", "early_stopping", "keep_best",
 )  # fmt: skip
 """Parameters of the section `tuning`."""
 

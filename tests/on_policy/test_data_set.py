@@ -27,8 +27,9 @@ def written(
     if injected:
         write_jsonl(folder / "injected/train.jsonl", [as_sample(number) for number in range(injected)])
     counts = write_corrected(
-        GAMES, settings, folder / "injected", folder / "out", played=4, given_up=0, validation_share=0.25, seed=7
-    )
+        GAMES, settings, folder / "injected", folder / "earlier", folder / "out",
+        played=4, given_up=0, validation_share=0.25, seed=7,
+    )  # fmt: skip
     train, validation = (
         list(read_jsonl(folder / "out" / f"{split}.jsonl", Sample)) for split in ("train", "validation")
     )
@@ -52,6 +53,19 @@ def test_injected_games_are_the_share_of_the_training_samples_that_is_asked_for(
     assert not any(sample.id.isdigit() for sample in validation)
     again = written(tmp_path, SETTINGS.model_copy(update={"injected_share": 0.5}), injected=20)
     assert again == (counts, train, validation)
+
+
+def test_a_later_round_adds_all_samples_that_the_model_was_tuned_on(tmp_path):
+    settings = SETTINGS.model_copy(update={"accumulate": True})
+    with refused("stage_not_run", file=tmp_path / "earlier/train.jsonl"):
+        written(tmp_path, settings)
+    assert not (tmp_path / "out").exists()
+    write_jsonl(tmp_path / "earlier/train.jsonl", [as_sample(number) for number in range(9)])
+    counts, train, validation = written(tmp_path, settings)
+    assert (counts.earlier, counts.injected, counts.train, counts.validation) == (9, 0, 12, 1)
+    assert {sample.id for sample in train} >= {as_sample(number).id for number in range(9)}
+    assert not any(sample.id.isdigit() for sample in validation)
+    assert [sample.id for sample in train] != sorted(sample.id for sample in train)
 
 
 def test_too_few_injected_games_are_refused_and_nothing_is_written(tmp_path):

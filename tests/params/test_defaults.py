@@ -15,7 +15,7 @@ from tasks.params import RESOLVED, write_resolved
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
 
-DIGEST = "a1dcbd83f7a3"
+DIGEST = "4af3f4bdd930"
 """Of all default values: a default that changes changes what every user makes."""
 SHORTEST = {
     "personas": {"path": "data/personas.jsonl"},
@@ -144,4 +144,5 @@ def test_the_files_of_presets_hold_only_known_keys() -> None:
     for file in Path(ROOT / "presets").glob("*.yaml"):
         for section, values in yaml.safe_load(file.read_text()).items():
             assert is_key(section)
-            assert all(is_key(f"{section}.{key}") for key in values)
+            if section in Params.parts():  # else its keys are names
+                assert all(is_key(f"{section}.{key}") for key in values)

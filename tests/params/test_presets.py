@@ -146,8 +146,8 @@ def test_make_smollm_plays_what_the_plain_installation_can_whatever_is_installed
     assert load_params(params).evaluation.benchmarks == PLAYED_BY_DEFAULT
 
 
-def test_every_preset_but_the_ablations_and_the_first_look_is_a_models() -> None:
-    assert set(preset_names(PRESETS)) == {*MODELS, "ablations", "smoke"}
+def test_every_preset_but_the_studies_and_the_first_look_is_a_models() -> None:
+    assert set(preset_names(PRESETS)) == {*MODELS, "ablations", "smoke", "study"}
 
 
 def test_one_preset_may_follow_another(params: Path) -> None:

@@ -67,6 +67,20 @@ def test_games_without_their_mistakes_take_as_many_steps_as_whole_ones(base, tmp
     assert expert.rendering.trained_tokens == refined.rendering.trained_tokens
 
 
+def test_a_number_of_tokens_gives_every_variant_as_many_in_as_many_steps(base, tmp_path):
+    write_data_set(tmp_path / "data", samples=24, validation=3)
+    chosen = job(base, tmp_path / "data", batch_tokens=256, max_length=2048, epochs=1, tokens=8000)
+    plain = chosen.model_copy(update={"train_on": "without_refinement_data"})
+    refined, expert = (tune(one, tmp_path / one.train_on) for one in (chosen, plain))
+    assert expert.rendering.tokens < 0.9 * refined.rendering.tokens
+    for result in (refined, expert):
+        assert result.tokens == pytest.approx(8000, rel=0.1)
+        assert result.steps == pytest.approx(8000 / 256, rel=0.15)
+        assert result.curve[-1].learning_rate < 0.1 * max(point.learning_rate for point in result.curve)
+    part = tune(job(base, tmp_path / "data", batch_tokens=256, max_length=2048, tokens=1000), tmp_path / "part")
+    assert part.tokens < part.rendering.tokens
+
+
 def test_two_processes_share_a_step_and_have_the_same_loss_and_tokens(base, tmp_path):
     write_data_set(tmp_path / "data", samples=12, validation=3)
     tokenizer = load_tokenizer(base)

@@ -62,7 +62,7 @@ def wilson(successes: int, n: int) -> Rate:
     """A share of independent trials with Wilson's score interval (Wilson 1927)."""
     if n == 0:
         return NOTHING
-    low, high = _wilson_bounds(successes / n, n)
+    low, high = wilson_bounds(successes / n, n)
     return Rate(value=successes / n, low=low, high=high, n=n)
 
 
@@ -90,7 +90,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[int], clusters: Se
     value, low, high = _bootstrap(numerators, denominators, clusters)
     if high - low < NO_WIDTH:
         counted = {cluster for cluster, denominator in zip(clusters, denominators, strict=True) if denominator}
-        low, high = _wilson_bounds(value, len(counted))
+        low, high = wilson_bounds(value, len(counted))
     return Rate(value=value, low=low, high=high, n=total)
 
 
@@ -123,7 +123,8 @@ def curve(rows: NDArray[np.float64], clusters: Sequence[str]) -> Curve:
     return Curve(value=rows.mean(axis=0).tolist(), low=low.tolist(), high=high.tolist())
 
 
-def _wilson_bounds(p: float, n: int) -> tuple[float, float]:
+def wilson_bounds(p: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share `p` of `n` trials."""
     denominator = 1 + Z95**2 / n
     centre = (p + Z95**2 / (2 * n)) / denominator
     half = Z95 / denominator * sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
