@@ -58,7 +58,7 @@ def write_study(results: Path, out: Path, first_benchmark: str) -> str:
         UserError: there is no result, one is broken, results that cannot be compared, or a full disk.
     """
     found = read_results(results)
-    variants, benchmarks = variants_of(found), benchmarks_of(found)
+    variants, benchmarks = _in_order(variants_of(found)), benchmarks_of(found)
     benchmarks.sort(key=lambda name: name != first_benchmark)
     rates = {
         benchmark: {
@@ -80,6 +80,12 @@ def write_study(results: Path, out: Path, first_benchmark: str) -> str:
         ]
         rate_bars(out / f"{name}.png", bars, f"{name}, all seeds")
     return page
+
+
+def _in_order(variants: dict[str, list[Result]]) -> dict[str, list[Result]]:
+    """The variants in the order of tables, unknown ones last."""
+    names = [*_TEXTS["order"], *variants]
+    return {name: variants[name] for name in dict.fromkeys(names) if name in variants}
 
 
 def _answers(variants: Mapping[str, Sequence[Result]], benchmarks: Sequence[str]) -> Iterator[Answer]:
@@ -119,26 +125,25 @@ def _page(
 
 
 def _questions(answers: Sequence[Answer]) -> Iterator[str]:
-    """Each question, with an answer by success for every benchmark, and what happens to recovery and being stuck."""
+    """Each question: answered in a sentence where the title looks, and by figures for every benchmark."""
     yield "## Questions and answers"
     yield ""
     for question in dict.fromkeys(answer.question for answer in answers):
-        yield f"**{question}**"
-        yield ""
         mine = [answer for answer in answers if answer.question == question]
+        yield f"**{question}** On {label(mine[0].benchmark)}: {_sentence(mine[0])}"
+        yield ""
+        yield f"| {label(mine[0].a)} minus {label(mine[0].b)}, points | {' | '.join(ASKED)} |"
+        yield f"|---|{'--:|' * len(ASKED)}"
         for benchmark in dict.fromkeys(answer.benchmark for answer in mine):
-            parts = {answer.measure: answer for answer in mine if answer.benchmark == benchmark}
-            if "success" not in parts:
-                continue
-            others = "; ".join(f"{name} {_points(parts[name].difference)}" for name in ASKED[1:] if name in parts)
-            yield f"- {label(benchmark)}: {_sentence(parts['success'])}" + (f" Besides: {others}." if others else "")
+            points = {answer.measure: _points(answer.difference) for answer in mine if answer.benchmark == benchmark}
+            yield f"| {label(benchmark)} | {' | '.join(points.get(measure, '-') for measure in ASKED)} |"
         yield ""
 
 
 def _sentence(answer: Answer) -> str:
     sentence: str = _TEXTS["answers"][answer.difference.verdict].format(
         a=label(answer.a), of_a=f"{_whole(answer.of_a)}%", of_b=f"{_whole(answer.of_b)}%",
-        difference=_points(answer.difference), needed=MIN_SEEDS,
+        difference=f"{_points(answer.difference)} points", needed=MIN_SEEDS,
     )  # fmt: skip
     return sentence
 
@@ -146,7 +151,7 @@ def _sentence(answer: Answer) -> str:
 def _points(found: SeededDifference) -> str:
     """A difference in points with its interval; a star where it is claimed."""
     star = "*" if found.verdict in ("better", "worse") else ""
-    return f"{percent(found.rate, sign='+', digits=0)} points{star}"
+    return f"{percent(found.rate, sign='+', digits=0)}{star}"
 
 
 def _whole(rate: Rate) -> str:

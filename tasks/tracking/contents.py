@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
+from statistics import mean
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -27,6 +28,7 @@ from tasks.tracking.agent import log_model
 from tasks.tracking.data_sets import data_set_input
 from tasks.tracking.measures import (
     EVALUATED,
+    HELDOUT_SUCCESS,
     LEARNING_RATE,
     LOSS,
     TABLE,
@@ -37,7 +39,7 @@ from tasks.tracking.measures import (
     result_rows,
 )
 from tasks.tracking.notes import evaluation_note, model_note
-from tasks.tracking.runs import Evaluated, tag
+from tasks.tracking.runs import Evaluated, models_of, tag, variant_of
 from tasks.tracking.settings import resolved
 from tasks.tracking.store import log_values, store
 from tasks.tracking.traces import log_traces
@@ -118,6 +120,7 @@ def log_evaluation(model: str, into: Evaluated, params: Params, project: Project
         now = int(time.time() * 1000)
         shown = {**dict.fromkeys(earlier, nan), **metrics}
         log_values(client, into.model, (Metric(name, value, now, 0) for name, value in shown.items()))
+        _log_means(client, into.model)
         log_table(client, into.model, summaries, seconds)
         for file in ("episodes.jsonl", "details.json"):  # registration reads the episodes back
             client.log_artifact(into.evaluation, str(folder / file))
@@ -145,6 +148,18 @@ def holds(run_id: str, folder: str, tracking: TrackingParams) -> bool:
     """Whether a run has artifacts in `folder`."""
     with store(tracking) as client:
         return bool(client.list_artifacts(run_id, folder))
+
+
+def _log_means(client: MlflowClient, model_run_id: str) -> None:
+    """Log what all seeds of the model's variant reached on average, as far as each of them has been evaluated."""
+    all_seeds = variant_of(client, model_run_id)
+    if all_seeds is None:
+        return
+    models = [run.data.metrics for run in models_of(client, all_seeds) if HELDOUT_SUCCESS in run.data.metrics]
+    shared = [name for name in models[0] if name.startswith(EVALUATED) and all(name in found for found in models)]
+    now = int(time.time() * 1000)
+    log_values(client, all_seeds, (Metric(n, mean(found[n] for found in models), now, len(models)) for n in shared))
+    tag(client, all_seeds, {"seeds": str(len(models))})
 
 
 def _gate(data_set: Path) -> GateResult | None:

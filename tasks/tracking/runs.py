@@ -5,6 +5,8 @@
             base / evaluation             how it played: settings of the evaluation, episodes
         refinement / tiny / seed 7
             refinement / evaluation
+        refinement / tiny / all seeds     where a variant is tuned with several seeds: the means of its models
+            refinement / tiny / seed 8
         chance / seed 7                   a reference or an endpoint, which is not tuned here
 
 A model's run lasts as long as its tuning and has what a person compares: its metrics are those of its last evaluation.
@@ -36,6 +38,7 @@ from prefect.runtime import flow_run
 from agentrefine.errors import UserError
 from agentrefine.files import short_hash
 from agentrefine.params import Params, TrackingParams
+from agentrefine.params.seeds import without_seed
 from agentrefine.params.tuning import BASE
 from tasks.tracking import machine
 from tasks.tracking.run_list import prepare_experiment
@@ -47,6 +50,9 @@ EVALUATION = "evaluation"
 
 PIPELINE = "pipeline"
 """The role of a pipeline's run."""
+
+VARIANT = "variant"
+"""The role of the run of all seeds of a variant, and the tag with the variant's name."""
 
 PROCESS, TUNING_KEY, REPLACED_BY, MODEL_DIGEST = "process", "tuning_key", "replaced_by", "model_digest"
 """Tags that runs are found by."""
@@ -160,7 +166,21 @@ def current_evaluation(client: MlflowClient, model_run_id: str) -> Run | None:
 
 def pipeline_of(client: MlflowClient, model_run_id: str) -> str:
     """The run of the pipeline that a model belongs to."""
-    return str(client.get_run(model_run_id).data.tags[MLFLOW_PARENT_RUN_ID])
+    all_seeds = variant_of(client, model_run_id)
+    return str(client.get_run(all_seeds or model_run_id).data.tags[MLFLOW_PARENT_RUN_ID])
+
+
+def variant_of(client: MlflowClient, model_run_id: str) -> str | None:
+    """The run of all seeds of the variant that a model belongs to; None where it was tuned with the run's own seed."""
+    parent = str(client.get_run(model_run_id).data.tags[MLFLOW_PARENT_RUN_ID])
+    return parent if client.get_run(parent).data.tags["role"] == VARIANT else None
+
+
+def models_of(client: MlflowClient, variant_run_id: str) -> list[Run]:
+    """The models of a variant, one a seed, without those that were replaced."""
+    experiment_id = client.get_run(variant_run_id).info.experiment_id
+    wanted = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{variant_run_id}' and tags.{REPLACED_BY} IS NULL"
+    return list(client.search_runs([experiment_id], wanted))
 
 
 @contextmanager
@@ -234,6 +254,23 @@ def _pipeline(client: MlflowClient, experiment_id: str, params: Params) -> str:
     return run_id
 
 
+def _parent(client: MlflowClient, experiment_id: str, model: str, params: Params) -> str:
+    """The run above a model's: that of all seeds of its variant, made when there is none, or the pipeline's."""
+    pipeline = _pipeline(client, experiment_id, params)
+    variant = params.tuning.variants.get(model)
+    if variant is None or variant.seed is None:
+        return pipeline
+    name = without_seed(model, variant)
+    wanted = f"tags.role = '{VARIANT}' and tags.{VARIANT} = '{name}' and tags.`{MLFLOW_PARENT_RUN_ID}` = '{pipeline}'"
+    if found := client.search_runs([experiment_id], wanted):
+        return str(found[0].info.run_id)
+    tags = {"role": VARIANT, VARIANT: name, "train_on": variant.train_on, MLFLOW_PARENT_RUN_ID: pipeline}
+    title = f"{name} / {base_label(params)} / all seeds"
+    run_id = _create(client, experiment_id, title, {**tags, **machine.source("agentrefine run")})
+    client.set_terminated(run_id)
+    return run_id
+
+
 def _find_model(client: MlflowClient, experiment_id: str, model: str, digest: str) -> str | None:
     wanted = f"tags.{MODEL_DIGEST} = '{quotable(digest)}' and tags.model = '{quotable(model)}'"
     runs = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
@@ -259,8 +296,8 @@ def _new_model_run(
         "role": _role(model, params),
         "base": base_label(params),
         "teacher": params.teacher.model,
-        **({"train_on": variant.train_on} if variant else {}),
-        MLFLOW_PARENT_RUN_ID: _pipeline(client, experiment_id, params),
+        **({"train_on": variant.train_on, VARIANT: without_seed(model, variant)} if variant else {}),
+        MLFLOW_PARENT_RUN_ID: _parent(client, experiment_id, model, params),
     }
     command = f"tune {model}" if variant else "stage base_model" if model == BASE else f"evaluate {model}"
     source = machine.source(f"agentrefine {command}")
@@ -306,8 +343,9 @@ def _keep_current(client: MlflowClient, experiment_id: str, run_id: str, params:
     if run.data.tags["role"] != role:  # `report.baseline` was changed
         client.set_tag(run_id, "role", role)
     pipeline, earlier = _pipeline(client, experiment_id, params), run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-    if earlier != pipeline:
-        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, pipeline)
+    parent = _parent(client, experiment_id, run.data.tags["model"], params)
+    if earlier != parent:
+        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
         left = client.search_runs([experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{earlier}'", max_results=1)
         if earlier and not left:
             client.set_tag(earlier, REPLACED_BY, pipeline)

@@ -8,6 +8,7 @@ import yaml
 
 from agentrefine.files import short_hash
 from agentrefine.params import Params
+from agentrefine.params.seeds import without_seed
 from agentrefine.params.tuning import BASE
 from tasks.tracking.store import without_credentials
 
@@ -34,8 +35,8 @@ TUNED = (
 LORA = ("r", "lora_alpha")
 """Parameters of the section `tuning.lora`, where the method uses it."""
 
-WITHOUT_EFFECT = ("tuning.variants", "tuning.launcher", "tuning.checkpoint")
-"""Beginnings of the keys that change no model of a pipeline: variants are its models."""
+WITHOUT_EFFECT = ("tuning.variants", "tuning.launcher", "tuning.checkpoint", "on_policy")
+"""Beginnings of the keys that change no model of a pipeline: variants and their own games are what it makes."""
 
 
 def run_parameters(params: Params, model: str) -> dict[str, str]:
@@ -43,7 +44,7 @@ def run_parameters(params: Params, model: str) -> dict[str, str]:
     given = flatten(params, ())
     variant = params.tuning.variants.get(model)
     uses_lora = variant is not None and params.tuning.method != "full"
-    found = {key: given[key] for key in SHARED}
+    found = {key: given[key] for key in SHARED} | {"seed": str(seed_of(params, model))}
     found["train_on"] = variant.train_on if variant else NONE
     found["data_set"] = variant.data_set if variant else NONE
     for key in TUNED:
@@ -51,6 +52,12 @@ def run_parameters(params: Params, model: str) -> dict[str, str]:
         found[f"tuning.{key}"] = (value if isinstance(value, str) else json.dumps(value)) if variant else NONE
     found |= {f"tuning.lora.{key}": given[f"tuning.lora.{key}"] if uses_lora else NONE for key in LORA}
     return found
+
+
+def seed_of(params: Params, model: str) -> int:
+    """The seed that a model was tuned with, the run's own where it has none."""
+    variant = params.tuning.variants.get(model)
+    return params.seed if variant is None or variant.seed is None else variant.seed
 
 
 def evaluation_settings(params: Params) -> dict[str, str]:
@@ -74,8 +81,10 @@ def base_label(params: Params) -> str:
 
 def model_label(params: Params, model: str) -> str:
     """A model as its run is named: `refinement / tiny / seed 7`."""
-    local = model == BASE or model in params.tuning.variants
-    return f"{model} / {base_label(params)} / seed {params.seed}" if local else f"{model} / seed {params.seed}"
+    variant = params.tuning.variants.get(model)
+    if variant is not None:
+        return f"{without_seed(model, variant)} / {base_label(params)} / seed {seed_of(params, model)}"
+    return f"{model} / {base_label(params)} / seed {params.seed}" if model == BASE else f"{model} / seed {params.seed}"
 
 
 def resolved(params: Params) -> str:

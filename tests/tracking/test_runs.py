@@ -52,6 +52,48 @@ def test_models_stand_under_their_pipeline_and_evaluations_under_their_models(
     assert {run.info.status for run in all_runs(client)} == {"FINISHED"}
 
 
+def with_seeds(params: Params, seeds: list[int]) -> Params:
+    """The parameters with refinement once for each seed."""
+    values = params.model_dump()
+    (refinement, plain) = (values["tuning"]["variants"][name] for name in ("refinement", "expert_only"))
+    variants = {f"refinement-{seed}": refinement | {"seed": seed} for seed in seeds}
+    values["tuning"]["variants"] = {"expert_only": plain, **variants}
+    values["evaluation"]["models"] = ["base", "expert_only", *variants]
+    return Params.model_validate(values)
+
+
+def test_the_models_of_a_variants_seeds_stand_under_one_run_that_has_their_means(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    both = with_seeds(params, [7, 8])
+    ids = {}
+    for seed, solved in ((7, 8), (8, 12)):
+        ids[seed] = runs.model_run(f"refinement-{seed}", f"d{seed}", both)
+        evaluated(both, tmp_path, f"refinement-{seed}", f"d{seed}", solved)
+    above = {parent(client, run_id) for run_id in ids.values()}
+    assert len(above) == 1
+    variant = client.get_run(above.pop())
+    assert variant.info.run_name == "refinement / tiny / all seeds"
+    assert (variant.data.tags["role"], variant.data.tags["seeds"]) == ("variant", "2")
+    assert variant.data.metrics["success/worlds_layouts"] == 0.5
+    assert [client.get_run(ids[seed]).info.run_name for seed in ids] == [
+        "refinement / tiny / seed 7", "refinement / tiny / seed 8"
+    ]  # fmt: skip
+    assert [client.get_run(ids[seed]).data.params["seed"] for seed in ids] == ["7", "8"]
+    assert {client.get_run(ids[seed]).data.tags["variant"] for seed in ids} == {"refinement"}
+    assert runs.pipeline_of(client, ids[7]) == parent(client, variant.info.run_id)
+
+
+def test_a_further_seed_joins_its_variant_and_changes_no_other_run(
+    params: Params, client: MlflowClient, tmp_path: Path
+) -> None:
+    first = runs.model_run("refinement-7", "d7", with_seeds(params, [7]))
+    variant = parent(client, first)
+    second = runs.model_run("refinement-8", "d8", with_seeds(params, [7, 8]))
+    assert parent(client, second) == parent(client, first) == variant
+    assert {run.info.run_id for run in runs.models_of(client, variant)} == {first, second}
+
+
 def test_a_repeated_evaluation_updates_its_run_and_one_by_other_rules_replaces_it(
     params: Params, client: MlflowClient, tmp_path: Path
 ) -> None:
