@@ -1,0 +1,85 @@
+"""`agentrefine study` with real tools: seeds one by one, a kill in between, and two clones that add up."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.project import ProjectCopy, digests
+
+PRESET = """\
+on_policy:
+  round1: {model: refinement, worlds: 40, model_turns: 6}
+tuning:
+  tokens: 15000
+  variants:
+    refinement: {train_on: correct_turns, data_set: data/dataset}
+    on_policy_1: {train_on: correct_turns, data_set: data/on_policy/round1}
+evaluation:
+  models: [base, refinement, on_policy_1]
+  benchmarks: [worlds_layouts]
+report:
+  baseline: refinement
+"""
+
+RESULTS = "reports/study/try/results"
+
+
+def study(project: ProjectCopy, *seeds: int) -> None:
+    given = ["--seeds", *map(str, seeds)]
+    done = project.run("python", "-m", "flows.cli", "study", "try", *given, seconds=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def study_killed_while_it_tunes(project: ProjectCopy, seed: int) -> None:
+    """Kill the study and all that it has started, as the kernel does, when a tuning of this seed has begun."""
+    command = [sys.executable, "-m", "flows.cli", "study", "try", "--seeds", str(seed)]
+    with subprocess.Popen(
+        command, cwd=project.folder, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as running:
+        checkpoints = project.folder / "runs/study/try/checkpoints"
+        began = time.monotonic()
+        while not any(checkpoints.glob(f"refinement-{seed}/*")) and time.monotonic() - began < 300:
+            assert running.poll() is None, "the study ended before it was killed"
+            time.sleep(0.05)
+        children = psutil.Process(running.pid).children(recursive=True)
+        os.kill(running.pid, signal.SIGKILL)
+        for child in children:
+            child.kill()
+        psutil.wait_procs(children, timeout=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_seed_of_another_clone_or_after_a_kill_has_the_same_bytes_and_adds_up(tmp_path: Path) -> None:
+    one = ProjectCopy.make(tmp_path / "one", **{"+quality_gate.thresholds.on_policy.games.min": 1})
+    (one.folder / "presets/study.yaml").write_text(PRESET)
+    study(one, 7)
+    first = digests(one.folder / RESULTS)
+    assert {name.split("/")[0] for name in first} == {"chance", "base", "refinement-7", "on_policy_1-7"}
+    other = ProjectCopy(tmp_path / "other")
+    shutil.copytree(one.folder, other.folder, symlinks=True)
+    shutil.rmtree(other.folder / "reports/study")
+
+    study_killed_while_it_tunes(other, 8)
+    study(other, 8)
+    study(one, 7, 8)
+    both = digests(one.folder / RESULTS)
+    assert {name: both[name] for name in first} == first
+    elsewhere = digests(other.folder / RESULTS)
+    of_seed_8 = {name: content for name, content in elsewhere.items() if "-8/" in name}
+    assert len(of_seed_8) == 4
+    assert {name: both[name] for name in of_seed_8} == of_seed_8
+
+    page = (one.folder / "reports/study/try/study.md").read_bytes()
+    for name in ("refinement-7", "on_policy_1-7"):
+        shutil.copytree(one.folder / RESULTS / name, other.folder / RESULTS / name)
+    study(other)
+    assert (other.folder / "reports/study/try/study.md").read_bytes() == page
+    assert b"| on policy 1 | 2 |" in page
