@@ -61,6 +61,7 @@ class StepResult(NamedTuple):
         success: the goal is fully reached.
         done: the episode is over, whether solved or not.
         valid: the action was known, well-formed and possible now (AgentBoard's grounding).
+        fault: it was possible, and the world failed all the same: no mistake of the agent's. Nothing has changed.
     """
 
     observation: str
@@ -68,6 +69,7 @@ class StepResult(NamedTuple):
     success: bool
     done: bool
     valid: bool
+    fault: bool = False
 
 
 class Environment(Protocol):

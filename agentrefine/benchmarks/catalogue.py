@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[BenchmarkData], Benchmark]] = {
     "worlds_layouts": lambda _: WorldsBenchmark("worlds_layouts", "train"),
     "worlds_families": lambda _: WorldsBenchmark("worlds_families", "held_out"),
     "worlds_perturbed": lambda _: WorldsBenchmark("worlds_perturbed", "train", PARAPHRASES),
+    "worlds_faulty": lambda _: WorldsBenchmark("worlds_faulty", "train", faulty=True),
     "babyai": lambda _: BabyAI(),
     "alfworld": lambda data: ALFWorld(_path(data.alfworld)),
     "alfworld_perturbed": lambda data: PerturbedALFWorld(_path(data.alfworld)),

@@ -1,6 +1,7 @@
 """Episodes, and the journal of a running evaluation: an episode that has ended is not played again."""
 
 import errno
+import operator
 import os
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ class EpisodeStep(BaseModel, frozen=True):
         prompt_tokens, completion_tokens: as the policy counts them.
         turns_cut: how many of the oldest turns the policy did not read because its context was full.
         cut: the reply was cut at its limit of tokens.
+        fault: the action was possible and the world failed (`StepResult.fault`); the step is valid and no error. Only
+            where it is true is it written.
     """
 
     thought: str
@@ -47,10 +50,11 @@ class EpisodeStep(BaseModel, frozen=True):
     completion_tokens: int
     turns_cut: int
     cut: bool = False
+    fault: bool = Field(default=False, exclude_if=operator.not_)
 
     @property
     def failed(self) -> bool:
-        """Whether the agent saw an error."""
+        """Whether the agent made an error; a fault of the world is none."""
         return not self.valid
 
 

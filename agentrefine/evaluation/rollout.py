@@ -250,6 +250,7 @@ class _Player:
                     completion_tokens=reply.completion_tokens,
                     turns_cut=reply.turns_cut,
                     cut=reply.cut,
+                    fault=result.fault,
                 )
             )
             if result.success:

@@ -19,6 +19,9 @@ from agentrefine.report.timing import RESULTS, data_set_result, stage_seconds, t
 from agentrefine.tuning.cards import BaseCard, GgufCard, ReferenceCard, TinyCard, TuningFigures, quantisation_of
 from agentrefine.tuning.results import LossPoint, ValidationPoint, read_curve
 
+FAULTY, SOUND = "worlds_faulty", "worlds_layouts"
+"""Two benchmarks with the same worlds: their episodes of one id differ by the faults alone."""
+
 
 @dataclass(frozen=True)
 class Project:
@@ -83,6 +86,8 @@ class Results:
         stage_seconds: wall-clock seconds of each stage before evaluation, by its address, such as `tuning@refinement`.
         baseline: the model that the tuned ones are compared with.
         comparisons: the pairs of `compared_pairs`, per benchmark.
+        fault_losses: each model on the faulty worlds against itself on the same worlds without faults, where it has
+            played both.
         at_chance: benchmarks on which nobody is above chance (docs/metrics.md), without the one that decides.
         agentboard: benchmarks that were played on AgentBoard's episodes.
         progress: what the progress rate measures, by benchmark.
@@ -106,6 +111,7 @@ class Results:
     stage_seconds: dict[str, float | Literal["unknown"]]
     baseline: str
     comparisons: list[Comparison]
+    fault_losses: dict[str, Comparison]
     at_chance: list[str]
     agentboard: list[str]
     progress: dict[str, str]
@@ -166,6 +172,7 @@ def load_results(params: Params, project: Project) -> Results:
         stage_seconds={address: stage_seconds(project.root, address, result) for address, result in timed.items()},
         baseline=params.baseline,
         comparisons=comparisons,
+        fault_losses={m: fault_loss(found) for m, found in episodes.items() if {FAULTY, SOUND} <= found.keys()},
         at_chance=[
             name for name in nobody_above_chance(models, comparisons) if name != params.report.champion_benchmark
         ],
@@ -253,6 +260,14 @@ def nobody_above_chance(
         if not any(ahead or reached):
             found.append(name)
     return found
+
+
+def fault_loss(episodes: Mapping[str, Sequence[Episode]]) -> Comparison:
+    """A model on the faulty worlds (`a`) against itself on the same worlds without faults (`b`), world by world.
+
+    `episodes` are the model's, by benchmark.
+    """
+    return compare(episodes[FAULTY], (episode.model_copy(update={"benchmark": FAULTY}) for episode in episodes[SOUND]))
 
 
 def _comparisons(params: Params, episodes: Mapping[str, Mapping[str, Sequence[Episode]]]) -> list[Comparison]:

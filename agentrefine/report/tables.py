@@ -14,7 +14,7 @@ from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
 from agentrefine.files import packaged_text
 from agentrefine.params.evaluation import CHANCE
 from agentrefine.report.figures import label, played
-from agentrefine.report.inputs import Results
+from agentrefine.report.inputs import FAULTY, SOUND, Results
 
 NOT_COMPARABLE = "not comparable"
 """The cell of a result that does not stand beside the published ones."""
@@ -182,7 +182,7 @@ def breakdown_rows(results: Results, kind: str) -> list[list[str]]:
 
 
 def notes(results: Results) -> list[str]:
-    """What the main table does not show: failures of simulators, several attempts, what was not played and why."""
+    """What the main table does not show: failures of simulators, attempts, faults, what was not played and why."""
     sentences = []
     for benchmark, model, summary in played(results.models):
         of, failed = f"{label(benchmark)}, {label(model)}", summary.environment_errors
@@ -194,7 +194,23 @@ def notes(results: Results) -> list[str]:
                 f"{of}: {summary.attempts} attempts at each episode, of which n counts every one; "
                 f"{percent(summary.success_at_n)}% of the episodes are solved by one of them at least."
             )
+    sentences += [_fault_sentence(results, model, loss) for model, loss in results.fault_losses.items()]
     return [*sentences, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]
+
+
+def _fault_sentence(results: Results, model: str, loss: Comparison) -> str:
+    """How often the world failed a model, whether it tried again, and what that cost in success."""
+    summary, met = results.models[model][FAULTY], "no step failed by a fault of the world"
+    if summary.fault_rate and summary.retry_rate:
+        met = (
+            f"{percent(summary.fault_rate)}% of the steps failed by a fault of the world, after "
+            f"{percent(summary.retry_rate)}% of which the next turn takes the same action"
+        )
+    return (
+        f"{label(FAULTY)}, {label(model)}: {met}; success differs by {percent(loss.success_difference, sign='+')} "
+        f"points from that on {label(SOUND)}, the same {count(loss.pairs)} worlds without faults: {loss.verdict} "
+        f"({loss.reason})."
+    )
 
 
 def what_n_counts(results: Results, *, at_chance: bool = False) -> list[str]:

@@ -25,7 +25,7 @@ from agentrefine.report.inputs import Project
 SCRIPTS = ("episodes.js", "filters.js", "list.js", "turns.js", "main.js")
 """The files of the page's script, in the order in which they follow one another."""
 
-Flag = Literal["format error", "invalid action", "recovered"]
+Flag = Literal["format error", "invalid action", "recovered", "fault"]
 ErrorKind = Literal["none", "format error", "invalid action", "stuck"]
 
 
@@ -39,7 +39,8 @@ class ViewedTurn(BaseModel):
         thought, action: the parts of the reply; both empty on a format error.
         reply: the reply, raw, on a format error; otherwise empty, since thought and action say it all.
         observation: the answer to it.
-        flags: what was wrong with the turn, or that it recovers from the one before (`recovery` in the report).
+        flags: what was wrong with the turn, that it recovers from the one before (`recovery` in the report), or that
+            the world failed although the action was possible (`fault`).
         progress: best share of sub-goals so far, in [0, 1].
         gained: how much of it this turn brought.
         turns_cut: how many of the oldest turns the model did not read, for lack of context.
@@ -171,6 +172,8 @@ def _turn(before: EpisodeStep | None, step: EpisodeStep) -> ViewedTurn:
         flags.append("format error" if step.format_error else "invalid action")
     elif before is not None and before.failed and step.action != before.action:
         flags.append("recovered")
+    if step.fault:
+        flags.append("fault")
     values = {
         "reply": step.reply if step.format_error else "",
         "flags": flags,

@@ -18,7 +18,7 @@ def few(name, number):
     return min(number, 2) if isinstance(benchmark(name), SimulatorBenchmark) else number
 
 
-WORLDS = ["worlds_layouts", "worlds_families", "worlds_perturbed"]
+WORLDS = ["worlds_layouts", "worlds_families", "worlds_perturbed", "worlds_faulty"]
 
 
 def test_an_unknown_benchmark_names_those_that_are_known():

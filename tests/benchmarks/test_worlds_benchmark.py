@@ -12,7 +12,13 @@ from agentrefine.worlds.catalogue import PARAPHRASES
 from agentrefine.worlds.layout import EVALUATION_SEEDS, script_of, world_from_id
 from tests.helpers.world_games import unknown_words
 
-BENCHMARKS = [benchmark("worlds_layouts"), benchmark("worlds_families"), benchmark("worlds_perturbed")]
+SPLITS = {
+    "worlds_layouts": "train",
+    "worlds_families": "held_out",
+    "worlds_perturbed": "train",
+    "worlds_faulty": "train",
+}
+BENCHMARKS = [benchmark(name) for name in SPLITS]
 by_name = pytest.mark.parametrize("benchmark_", BENCHMARKS, ids=lambda b: b.name)
 
 
@@ -34,12 +40,11 @@ def test_no_episode_is_a_layout_that_a_teacher_may_draw(benchmark_):
 
 
 def test_splits_are_those_that_the_names_promise():
-    splits = {"worlds_layouts": "train", "worlds_perturbed": "train", "worlds_families": "held_out"}
     for benchmark_ in BENCHMARKS:
         for episode in benchmark_.episodes(100, 3):
             world = world_from_id(episode.id.partition("/")[0])
-            assert world.rules.split == splits[benchmark_.name]
-            assert catalogue.all_themes()[world.theme].split == splits[benchmark_.name]
+            assert world.rules.split == SPLITS[benchmark_.name]
+            assert catalogue.all_themes()[world.theme].split == SPLITS[benchmark_.name]
 
 
 def test_perturbed_worlds_are_the_first_of_the_unseen_layouts_with_every_perturbation():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agentrefine.evaluation.metrics import summarise
+from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.metrics import BenchmarkSummary, summarise
 from agentrefine.evaluation.metrics.rates import episode_share, mean, ratio, wilson
 from agentrefine.evaluation.metrics.summary import write_summaries
 from tests.helpers.hand_made_episodes import episode, step
@@ -211,3 +212,33 @@ def test_alike_and_lonely_clusters_have_wide_intervals():
     assert (lonely.low, lonely.high) == pytest.approx((0.0771, 0.9642), abs=1e-4)  # Wilson's of 0.6 of one trial
     alike = ratio([0.5] * 6, [1] * 6, list("abcdef"))
     assert (alike.low, alike.high) == pytest.approx((wilson(3, 6).low, wilson(3, 6).high))
+
+
+def test_a_fault_of_the_world_is_no_error_by_hand():
+    lifted, pushed = step("lift", fault=True), step("push", fault=True)
+    found = summarise(
+        [
+            # Tried again until it works: nothing is repeated in vain.
+            episode(1, pushed, pushed, pushed, step("push", progress=1.0), success=True),
+            # The turn after an error is possible and different, so the error was corrected, though the world failed.
+            episode(2, step("pull", valid=False), lifted, step("push"), lifted),
+        ]
+    )["push"]
+    assert (found.grounding.value, found.grounding.n) == (7 / 8, 8)
+    assert (found.recovery_rate.value, found.recovery_rate.n) == (1, 1)
+    assert found.stuck_rate.value == 0
+    assert (found.fault_rate.value, found.fault_rate.n) == (5 / 8, 8)
+    # An episode's last turn is no chance to try again.
+    assert (found.retry_rate.value, found.retry_rate.n) == (3 / 4, 4)
+    assert {"fault_rate", "retry_rate"} <= found.rates().keys()
+
+
+def test_where_no_fault_was_met_the_files_do_not_speak_of_faults():
+    played = episode(1, step("pull", valid=False), step(progress=1.0), success=True)
+    found = summarise([played])["push"]
+    assert (found.fault_rate, found.retry_rate) == (None, None)
+    assert "fault" not in played.model_dump_json() + found.model_dump_json()
+    failed = episode(1, step(fault=True))
+    assert Episode.model_validate_json(failed.model_dump_json()) == failed
+    summary = summarise([failed])["push"]
+    assert BenchmarkSummary.model_validate_json(summary.model_dump_json()) == summary

@@ -82,7 +82,7 @@ def replay(environment, shown):
 
 
 def test_a_game_without_words_of_its_own_reads_as_in_training():
-    for name in ("worlds_layouts", "worlds_families", "worlds_perturbed"):
+    for name in ("worlds_layouts", "worlds_families", "worlds_perturbed", "worlds_faulty"):
         assert first_message(name, "react", 0) == instructions(ACTIONS)
 
 

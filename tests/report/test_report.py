@@ -250,6 +250,31 @@ def test_perturbations_failures_and_attempts_are_reported(root: Path) -> None:
     ]
 
 
+def test_what_a_model_loses_by_faults_is_paired_world_by_world(root: Path) -> None:
+    write_report(params_for(root), Project(root))
+    assert "faulty" not in (root / "reports" / "report.md").read_text()
+    for model, (solved, _) in SOLVED.items():
+        sound = episodes(model, solved)
+        left = solved - 8 if model == "refinement" else solved
+        faulty = [
+            other.model_copy(update={"id": e.id, "benchmark": "worlds_faulty"})
+            for e, other in zip(sound, episodes(model, left), strict=True)
+        ]
+        if model == "refinement":
+            first = faulty[-1].steps[0].model_copy(update={"valid": True, "fault": True})
+            faulty[-1] = faulty[-1].model_copy(update={"steps": [first, *faulty[-1].steps]})
+        write_evaluation(root, model, [*sound, *faulty])
+    write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    lines = {line.partition(": ")[0]: line for line in page.splitlines() if line.startswith("- worlds faulty, ")}
+    assert len(lines) == len(SOLVED)
+    assert "success differs by -40.0 [" in lines["- worlds faulty, refinement"]
+    assert "the same 20 worlds without faults: worse (" in lines["- worlds faulty, refinement"]
+    assert ", after 100.0 [" in lines["- worlds faulty, refinement"]
+    assert "base: no step failed by a fault of the world; " in lines["- worlds faulty, base"]
+    assert "success differs by +0.0 [" in lines["- worlds faulty, base"]
+
+
 def test_effort_and_thoughts_have_a_row_per_benchmark_and_model(root: Path) -> None:
     write_report(params_for(root), Project(root))
     page = (root / "reports" / "report.md").read_text()

@@ -13,6 +13,7 @@ from agentrefine.report.document import write_report
 from agentrefine.report.inputs import Project
 from agentrefine.report.viewer import ViewedModel, viewed_episode, viewed_model, write_viewers
 from tests.helpers.errors import refused
+from tests.helpers.hand_made_episodes import episode, step
 from tests.helpers.results_tree import params_for, two_models_for, write_evaluation, write_results
 from tests.helpers.viewed_episodes import BASE, TUNED
 
@@ -87,3 +88,9 @@ def test_recoveries_are_those_that_the_report_counts() -> None:
     flags = [flag for play in TUNED for turn in viewed_episode(play).turns for flag in turn.flags]
     rates = summarise([play.model_copy(update={"benchmark": "all"}) for play in TUNED])["all"].recovery_rate
     assert flags.count("recovered") == pytest.approx((rates.value or 0) * rates.n) == 1
+
+
+def test_a_fault_of_the_world_is_shown_and_is_no_error() -> None:
+    viewed = viewed_episode(episode(1, step("pull", valid=False), step(fault=True), step(fault=True), step()))
+    assert [turn.flags for turn in viewed.turns] == [["invalid action"], ["recovered", "fault"], ["fault"], []]
+    assert viewed.errors == ["invalid action"]

@@ -243,7 +243,7 @@ for split in ("train", "held_out"):
         world = draw_world(family.name, "hotel", 9)
         game = Game(world)
         print(script_of(world).model_dump_json(), game.first_observation(), mistakes(game, "logic_error"))
-for name in ("worlds_layouts", "worlds_families"):
+for name in ("worlds_layouts", "worlds_families", "worlds_faulty"):
     for episode in benchmark(name).episodes(20, 3):
         print(episode, benchmark(name).gold(episode))
 """

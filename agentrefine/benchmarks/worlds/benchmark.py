@@ -1,42 +1,46 @@
-"""Held-out worlds: unseen layouts, unseen families and themes, and perturbed actions."""
+"""Held-out worlds: unseen layouts, unseen families and themes, perturbed actions, and faulty worlds."""
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import cycle
 
 from agentrefine.benchmarks.base import EpisodeSpec, StepResult
 from agentrefine.benchmarks.common import DrawnBenchmark, rng_of
+from agentrefine.benchmarks.worlds.faults import FaultyGame
+from agentrefine.benchmarks.worlds.solution import solution
 from agentrefine.worlds import catalogue
 from agentrefine.worlds.catalogue import paraphrase
 from agentrefine.worlds.engine import Game
 from agentrefine.worlds.family import Split
-from agentrefine.worlds.language import Paraphrase
-from agentrefine.worlds.layout import EVALUATION_SEEDS, World, world_from_id
-from agentrefine.worlds.player import Explorer
+from agentrefine.worlds.layout import EVALUATION_SEEDS, world_from_id
 
 _SEEDS = 1_000_000_000
-_GOLD_STEPS = 100
+_DRAWN_AS = {"train": "worlds_layouts", "held_out": "worlds_families"}
+"""The benchmark whose worlds all benchmarks of a split play."""
 
 
 class WorldEnvironment:
     """A world being played as an episode. Its actions are those of a training conversation, perturbed if so given."""
 
-    def __init__(self, world: World, perturbation: Paraphrase | None = None) -> None:
+    def __init__(self, game: Game) -> None:
+        world, perturbation = game.world, game.paraphrase
         self.goal = world.goal
         actions = {template: action.does for template, action in world.rules.actions.items()}
         self.actions = perturbation.paraphrase_actions(actions) if perturbation else actions
-        self._world = world
-        self._perturbation = perturbation
-        self._game = Game(world, perturbation)
+        self._start = game
+        self._game = copy(game)
 
     def reset(self) -> str:
         """Start the episode and return the first observation."""
-        self._game = Game(self._world, self._perturbation)
+        self._game = copy(self._start)
         return self._game.first_observation()
 
     def step(self, action: str) -> StepResult:
         """Take one action. Any text is answered with an observation."""
         observation, error, completed = self._game.step(action)
-        return StepResult(observation, self._game.progress, success=completed, done=completed, valid=error is None)
+        fault = isinstance(self._game, FaultyGame) and self._game.fault != ""
+        progress, valid = self._game.progress, error is None
+        return StepResult(observation, progress, success=completed, done=completed, valid=valid, fault=fault)
 
     def possible(self) -> list[str]:
         """The actions that can be done now, perturbed if the episode's are."""
@@ -51,20 +55,22 @@ class WorldsBenchmark(DrawnBenchmark):
 
     Families and themes are those of a split: `train` was tuned on, though in other layouts, `held_out` never.
     Where actions are perturbed (paper, robustness study), the worlds are those of `worlds_layouts`, and each is played
-    with every perturbation in turn; an episode's id is then the world's, a slash and the perturbation's name.
+    with every perturbation in turn; an episode's id is then the world's, a slash and the perturbation's name. Faulty
+    worlds are those of `worlds_layouts` too, with the same ids, so that what a model loses by faults can be paired.
     """
 
     progress_definition = "best share of the goal's conditions that hold at the same time, so far"
 
-    def __init__(self, name: str, split: Split, perturbations: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, split: Split, perturbations: tuple[str, ...] = (), *, faulty: bool = False) -> None:
         self.name = name
         self._split: Split = split
         self._perturbations = perturbations
+        self._faulty = faulty
 
     def drawn(self, seed: int) -> Iterator[EpisodeSpec]:
         """A world of each family in turn, without end; `variant` is the theme."""
         themes = catalogue.themes(self._split)
-        rng = rng_of("episodes", "worlds_layouts" if self._perturbations else self.name, seed)
+        rng = rng_of("episodes", _DRAWN_AS[self._split], seed)
         seen: set[str] = set()
         for family in cycle(catalogue.families(self._split)):
             theme = rng.choice(themes).name
@@ -80,19 +86,15 @@ class WorldsBenchmark(DrawnBenchmark):
 
     def make(self, episode: EpisodeSpec) -> WorldEnvironment:
         """The environment of one episode."""
-        return WorldEnvironment(*_world_and_perturbation(episode))
+        return WorldEnvironment(self._game(episode))
 
     def gold(self, episode: EpisodeSpec) -> list[str]:
         """The actions of the expert, which knows only what the observations have shown; they solve the episode."""
-        game = Game(*_world_and_perturbation(episode))
-        expert = Explorer(game)
-        actions: list[str] = []
-        while not game.completed and len(actions) < _GOLD_STEPS:
-            actions.append(expert.next_action())
-            game.step(actions[-1])
-        return actions
+        return solution(self._game(episode))
 
-
-def _world_and_perturbation(episode: EpisodeSpec) -> tuple[World, Paraphrase | None]:
-    perturbation = paraphrase(episode.perturbation) if episode.perturbation else None
-    return world_from_id(episode.id.partition("/")[0]), perturbation
+    def _game(self, episode: EpisodeSpec) -> Game:
+        """An episode's world before the first action."""
+        world = world_from_id(episode.id.partition("/")[0])
+        if self._faulty:
+            return FaultyGame(world)
+        return Game(world, paraphrase(episode.perturbation) if episode.perturbation else None)

@@ -1,5 +1,6 @@
 """What one model reached on each benchmark: every metric with its interval, its breakdowns, and the files of both."""
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -68,6 +69,9 @@ class BenchmarkSummary(BaseModel, frozen=True):
         by_task, by_difficulty: success and progress; empty where there is only one.
         success_by_step: share of the episodes that were solved after 0, 1, 2, ... steps.
         progress_by_step: mean progress after so many; an episode that has ended keeps its progress.
+        fault_rate: share of steps that the world failed although the action was possible; None, and not written, where
+            no step was.
+        retry_rate: share of these faults after which the very next turn takes the same action; None like `fault_rate`.
     """
 
     episodes: int
@@ -92,6 +96,8 @@ class BenchmarkSummary(BaseModel, frozen=True):
     by_difficulty: dict[str, OutcomeRates]
     success_by_step: Curve
     progress_by_step: Curve
+    fault_rate: Rate | None = Field(default=None, exclude_if=operator.not_)
+    retry_rate: Rate | None = Field(default=None, exclude_if=operator.not_)
 
     def rates(self) -> dict[str, Rate]:
         """What has an interval, by its name."""
@@ -184,6 +190,8 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
     clusters = [episode.cluster for episode in episodes]
     steps = [len(episode.steps) for episode in episodes]
     recoveries = [_recoveries(episode) for episode in episodes]
+    faults = [sum(step.fault for step in episode.steps) for episode in episodes]
+    retries = [_retries(episode) for episode in episodes]
     reached = outcome(episodes)
     attempts = grouped(episodes, lambda e: e.id).values()
     solved_ever = episode_share(
@@ -216,6 +224,8 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
         by_difficulty=_breakdown(episodes, lambda episode: episode.difficulty),
         success_by_step=curve(_by_step(solved), clusters),
         progress_by_step=curve(_by_step([[step.progress for step in e.steps] for e in episodes]), clusters),
+        fault_rate=ratio(faults, steps, clusters) if any(faults) else None,
+        retry_rate=ratio([sum(f) for f in retries], [len(f) for f in retries], clusters) if any(faults) else None,
     )
 
 
@@ -264,6 +274,11 @@ def _robustness(episodes: Sequence[Episode]) -> Robustness | None:
 def _recoveries(episode: Episode) -> list[bool]:
     """For each error that was followed by another turn: whether that turn was valid and different."""
     return [after.valid and after.action != before.action for before, after in pairwise(episode.steps) if before.failed]
+
+
+def _retries(episode: Episode) -> list[bool]:
+    """For each fault of the world that was followed by another turn: whether that turn takes the same action."""
+    return [after.action == before.action for before, after in pairwise(episode.steps) if before.fault]
 
 
 def _by_step(reached: Sequence[Sequence[float]]) -> NDArray[np.float64]:
