@@ -61,6 +61,7 @@ class StepResult(NamedTuple):
         success: the goal is fully reached.
         done: the episode is over, whether solved or not.
         valid: the action was known, well-formed and possible now (AgentBoard's grounding).
+        error_kind: what kind of error an invalid action was, such as `place_error`, where the benchmark says so.
     """
 
     observation: str
@@ -68,6 +69,7 @@ class StepResult(NamedTuple):
     success: bool
     done: bool
     valid: bool
+    error_kind: str = ""
 
 
 class Environment(Protocol):

@@ -16,6 +16,12 @@ from agentrefine.llm.thinking import without_thinking
 
 KeyT = TypeVar("KeyT")
 
+FORMAT_ERROR = "format_error"
+"""The kind of error that a reply in the wrong form is (`EpisodeStep.error_kind`)."""
+
+OTHER_ERROR = "other"
+"""The kind of error of an action that the benchmark refuses without saying why."""
+
 StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
 
 
@@ -34,6 +40,8 @@ class EpisodeStep(BaseModel, frozen=True):
         prompt_tokens, completion_tokens: as the policy counts them.
         turns_cut: how many of the oldest turns the policy did not read because its context was full.
         cut: the reply was cut at its limit of tokens.
+        error_kind: `format_error`, a kind that the benchmark names (in our worlds `parameter_error`, `logic_error`,
+            `place_error`), or `other` where it names none; empty without an error, and in files of before this field.
     """
 
     thought: str
@@ -47,11 +55,17 @@ class EpisodeStep(BaseModel, frozen=True):
     completion_tokens: int
     turns_cut: int
     cut: bool = False
+    error_kind: str = ""
 
     @property
     def failed(self) -> bool:
         """Whether the agent saw an error."""
         return not self.valid
+
+    @property
+    def attempted(self) -> str:
+        """What the agent tried: its action, or its reply where that is malformed."""
+        return self.reply if self.format_error else self.action
 
 
 class Episode(BaseModel, frozen=True, populate_by_name=True, serialize_by_alias=True):
@@ -139,7 +153,7 @@ def grouped(episodes: Iterable[Episode], key: Callable[[Episode], KeyT]) -> dict
 
 def repeats(steps: Sequence[EpisodeStep]) -> int:
     """How often the failing action, or malformed reply, has come that came most often."""
-    failing = Counter(step.reply if step.format_error else step.action for step in steps if step.failed)
+    failing = Counter(step.attempted for step in steps if step.failed)
     return max(failing.values(), default=0)
 
 

@@ -36,7 +36,14 @@ class WorldEnvironment:
     def step(self, action: str) -> StepResult:
         """Take one action. Any text is answered with an observation."""
         observation, error, completed = self._game.step(action)
-        return StepResult(observation, self._game.progress, success=completed, done=completed, valid=error is None)
+        return StepResult(
+            observation,
+            self._game.progress,
+            success=completed,
+            done=completed,
+            valid=error is None,
+            error_kind=error or "",
+        )
 
     def possible(self) -> list[str]:
         """The actions that can be done now, perturbed if the episode's are."""
