@@ -3,7 +3,7 @@
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
 
 
-def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, thought="t"):
+def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, thought="t", kind=""):
     return EpisodeStep(
         thought="" if format_error else thought,
         action="" if format_error else action,
@@ -15,6 +15,7 @@ def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, 
         prompt_tokens=10,
         completion_tokens=3,
         turns_cut=cut,
+        error_kind=kind,
     )
 
 
