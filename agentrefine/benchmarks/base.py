@@ -62,6 +62,7 @@ class StepResult(NamedTuple):
         done: the episode is over, whether solved or not.
         valid: the action was known, well-formed and possible now (AgentBoard's grounding).
         fault: it was possible, and the world failed all the same: no mistake of the agent's. Nothing has changed.
+        error_kind: what kind of error an invalid action was, such as `place_error`, where the benchmark says so.
     """
 
     observation: str
@@ -70,6 +71,7 @@ class StepResult(NamedTuple):
     done: bool
     valid: bool
     fault: bool = False
+    error_kind: str = ""
 
 
 class Environment(Protocol):

@@ -17,6 +17,12 @@ from agentrefine.llm.thinking import without_thinking
 
 KeyT = TypeVar("KeyT")
 
+FORMAT_ERROR = "format_error"
+"""The kind of error that a reply in the wrong form is (`EpisodeStep.error_kind`)."""
+
+OTHER_ERROR = "other"
+"""The kind of error of an action that the benchmark refuses without saying why."""
+
 StopReason = Literal["solved", "step limit", "stuck", "environment over", "context full", "environment error"]
 
 
@@ -37,6 +43,8 @@ class EpisodeStep(BaseModel, frozen=True):
         cut: the reply was cut at its limit of tokens.
         fault: the action was possible and the world failed (`StepResult.fault`); the step is valid and no error. Only
             where it is true is it written.
+        error_kind: `format_error`, a kind that the benchmark names (in our worlds `parameter_error`, `logic_error`,
+            `place_error`), or `other` where it names none; empty without an error, and in files of before this field.
     """
 
     thought: str
@@ -51,11 +59,17 @@ class EpisodeStep(BaseModel, frozen=True):
     turns_cut: int
     cut: bool = False
     fault: bool = Field(default=False, exclude_if=operator.not_)
+    error_kind: str = ""
 
     @property
     def failed(self) -> bool:
         """Whether the agent made an error; a fault of the world is none."""
         return not self.valid
+
+    @property
+    def attempted(self) -> str:
+        """What the agent tried: its action, or its reply where that is malformed."""
+        return self.reply if self.format_error else self.action
 
 
 class Episode(BaseModel, frozen=True, populate_by_name=True, serialize_by_alias=True):
@@ -143,7 +157,7 @@ def grouped(episodes: Iterable[Episode], key: Callable[[Episode], KeyT]) -> dict
 
 def repeats(steps: Sequence[EpisodeStep]) -> int:
     """How often the failing action, or malformed reply, has come that came most often."""
-    failing = Counter(step.reply if step.format_error else step.action for step in steps if step.failed)
+    failing = Counter(step.attempted for step in steps if step.failed)
     return max(failing.values(), default=0)
 
 

@@ -14,7 +14,7 @@ from agentrefine.benchmarks.base import Benchmark, Environment, EpisodeSpec, Sim
 from agentrefine.benchmarks.catalogue import perturbation_of
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.evaluation.batching import Replies, reply_sources, run_in
-from agentrefine.evaluation.episodes import Episode, EpisodeStep, StopReason, repeats
+from agentrefine.evaluation.episodes import FORMAT_ERROR, OTHER_ERROR, Episode, EpisodeStep, StopReason, repeats
 from agentrefine.evaluation.policy import Dialogue, Policy
 from agentrefine.evaluation.prompting import PlayPrompt
 from agentrefine.game.conversation import Message
@@ -235,7 +235,8 @@ class _Player:
                 result = await run_in(self.simulators, environment.step, action)
                 self.clock.steps.append(time.perf_counter() - began)
             else:  # the environment does not see a reply in the wrong form
-                result = StepResult(self.prompt.format_error(), progress, success=False, done=False, valid=False)
+                text = self.prompt.format_error()
+                result = StepResult(text, progress, success=False, done=False, valid=False, error_kind=FORMAT_ERROR)
             progress = max(progress, result.progress)
             steps.append(
                 EpisodeStep(
@@ -251,6 +252,7 @@ class _Player:
                     turns_cut=reply.turns_cut,
                     cut=reply.cut,
                     fault=result.fault,
+                    error_kind="" if result.valid else result.error_kind or OTHER_ERROR,
                 )
             )
             if result.success:

@@ -77,6 +77,7 @@ def draw_plots(results: Results, folder: Path) -> list[Plot]:
         ("success", figures.rate_bars(models, "success_rate"), partial(plots.rate_bars, name="success rate")),
         ("differences", figures.differences(results.against(results.baseline)), plots.difference_points),
         ("recovery", figures.rate_bars(models, "recovery_rate"), partial(plots.rate_bars, name="recovery rate")),
+        ("recovery_by_kind", figures.kind_bars(models), plots.kind_bars),
         ("progress", figures.step_points(models), plots.step_curves),
         ("wordings", figures.perturbation_bars(models), plots.perturbation_bars),
         ("loss", figures.loss_rows(results.curves), partial(plots.loss_curves, validation=results.validation_curves)),

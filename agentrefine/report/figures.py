@@ -13,6 +13,10 @@ Models = Mapping[str, Mapping[str, BenchmarkSummary]]
 """What each model reached, by benchmark."""
 
 
+MIN_ERRORS = 10
+"""From so many errors on a rate after them is shown; the intervals of fewer say nothing."""
+
+
 class Bar(NamedTuple):
     """A line of success.csv or recovery.csv: a rate of one model on one benchmark, with its 95% interval, in [0, 1].
 
@@ -76,6 +80,26 @@ class PerturbationBar(NamedTuple):
         return self.value > 0
 
 
+class KindBar(NamedTuple):
+    """A line of recovery_by_kind.csv: `recovery_rate` of one model after one kind of error, with its 95% interval.
+
+    Example: `KindBar("worlds_layouts", "refinement", "place_error", value=0.42, low=0.29, high=0.56, n=50)`
+    """
+
+    benchmark: str
+    model: str
+    kind: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def is_something(self) -> bool:
+        """Whether there is more to see than zero."""
+        return self.value > 0
+
+
 class Difference(NamedTuple):
     """A line of differences.csv: success and progress of one model minus those of another on the same episodes, with
     95% intervals, in [-1, 1].
@@ -110,7 +134,7 @@ class LossRow(NamedTuple):
     loss: float
 
 
-Row: TypeAlias = Bar | StepPoint | PerturbationBar | Difference | LossRow
+Row: TypeAlias = Bar | StepPoint | PerturbationBar | KindBar | Difference | LossRow
 """A row of a figure's numbers."""
 
 
@@ -155,6 +179,24 @@ def perturbation_bars(models: Models) -> list[PerturbationBar]:
         for name, reached in found.perturbations.items()
         for interval in _measured(reached.success_rate)
     ]
+
+
+def kind_bars(models: Models) -> list[KindBar]:
+    """Recovery by kind of error, benchmark by benchmark; without kinds that a model made too few errors of.
+
+    Benchmarks with one kind alone are left out: `recovery_rate` says the same.
+    """
+    bars = [
+        KindBar(benchmark, model, kind, *interval, rate.n)
+        for benchmark, model, summary in played(models)
+        for kind, rate in summary.recovery_by_kind.items()
+        if rate.n >= MIN_ERRORS
+        for interval in _measured(rate)
+    ]
+    kinds: dict[str, set[str]] = {}
+    for bar in bars:
+        kinds.setdefault(bar.benchmark, set()).add(bar.kind)
+    return [bar for bar in bars if len(kinds[bar.benchmark]) > 1]
 
 
 def differences(comparisons: Iterable[Comparison]) -> list[Difference]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from agentrefine.files import atomic_write, packaged_text
-from agentrefine.report.figures import Bar, Difference, LossRow, PerturbationBar, Row, StepPoint, label
+from agentrefine.report.figures import Bar, Difference, KindBar, LossRow, PerturbationBar, Row, StepPoint, label
 from agentrefine.tuning.results import ValidationPoint
 
 _LOOK = yaml.safe_load(packaged_text("agentrefine.report", "plots.yaml"))
@@ -39,13 +39,9 @@ def rate_bars(path: Path, bars: Sequence[Bar], name: str) -> None:
         axes = figure.subplots()
         for bar in bars:
             place = _place(benchmarks.index(bar.benchmark), models.index(bar.model), len(models))
-            axes.barh(place, 100 * bar.value, 0.72 / len(models), color=_colour(bar.model, models))
-            _whisker(axes, place, bar.value, bar.low, bar.high)
-            axes.text(100 * bar.high + 1.5, place, f"{100 * bar.value:.0f}", ha="left", va="center", fontsize=8)
-        _benchmarks_down(axes, benchmarks)
-        axes.set_xlim(0, 108)
-        axes.set_xticks(range(0, 101, 20))
-        axes.set_xlabel(f"{name} (%)")
+            _share_bar(axes, place, bar, 0.72 / len(models), _colour(bar.model, models))
+        _names_down(axes, benchmarks)
+        _percent_across(axes, name)
         _legend(figure, models)
 
 
@@ -108,6 +104,23 @@ def perturbation_bars(path: Path, bars: Sequence[PerturbationBar]) -> None:
         _legend(figure, models)
 
 
+def kind_bars(path: Path, bars: Sequence[KindBar]) -> None:
+    """Recovery after each kind of error with its 95% interval: one panel a benchmark, one bar a model."""
+    benchmarks, models = _order(bar.benchmark for bar in bars), _order(bar.model for bar in bars)
+    kinds = {name: sorted({bar.kind for bar in bars if bar.benchmark == name}) for name in benchmarks}
+    heights = [0.4 + len(found) * (0.16 + 0.19 * len(models)) for found in kinds.values()]
+    with _figure(path, (6.2, 0.8 + sum(heights))) as figure:
+        grid = figure.subplots(len(benchmarks), sharex=True, squeeze=False, height_ratios=heights).flatten()
+        for axes, (benchmark, names) in zip(grid, kinds.items(), strict=True):
+            for bar in (bar for bar in bars if bar.benchmark == benchmark):
+                place = _place(names.index(bar.kind), models.index(bar.model), len(models))
+                _share_bar(axes, place, bar, 0.72 / len(models), _colour(bar.model, models))
+            _names_down(axes, names)
+            axes.set_title(label(benchmark))
+        _percent_across(grid[-1], "recovery rate")
+        _legend(figure, models)
+
+
 def difference_points(path: Path, points: Sequence[Difference]) -> None:
     """Success and progress of each model minus those of the model it is compared with, with 95% intervals.
 
@@ -131,7 +144,7 @@ def difference_points(path: Path, points: Sequence[Difference]) -> None:
                 decided = name == "success" and point.verdict in ("better", "worse")
                 face = colour if decided else "white"
                 axes.plot(100 * value, place, "o", color=colour, markerfacecolor=face, markersize=5)
-            _benchmarks_down(axes, benchmarks)
+            _names_down(axes, benchmarks)
             axes.axvline(0, color="#555555", linewidth=0.9)
             axes.set_xlim(100 * left, 100 * right)
             axes.set_xlabel(f"{name}: points above {', '.join(map(label, against))}")
@@ -199,10 +212,24 @@ def _whisker(axes: Axes, place: float, value: float, low: float, high: float, *,
     axes.errorbar(*(([place], [100 * value]) if upright else ([100 * value], [place])), **line)
 
 
-def _benchmarks_down(axes: Axes, benchmarks: Sequence[str]) -> None:
-    """The benchmarks from top to bottom, and a grid across the values."""
-    axes.set_yticks(range(len(benchmarks)), [_wrapped(name, LABEL_CHARACTERS) for name in benchmarks])
-    axes.set_ylim(len(benchmarks) - 0.45, -0.55)
+def _share_bar(axes: Axes, place: float, bar: Bar | KindBar, height: float, colour: str) -> None:
+    """A share in percent from left to right, with its interval and its value beside it."""
+    axes.barh(place, 100 * bar.value, height, color=colour)
+    _whisker(axes, place, bar.value, bar.low, bar.high)
+    axes.text(100 * bar.high + 1.5, place, f"{100 * bar.value:.0f}", ha="left", va="center", fontsize=8)
+
+
+def _percent_across(axes: Axes, name: str) -> None:
+    """A scale for shares in percent and their values beside them."""
+    axes.set_xlim(0, 108)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel(f"{name} (%)")
+
+
+def _names_down(axes: Axes, names: Sequence[str]) -> None:
+    """Benchmarks or kinds of error from top to bottom, and a grid across the values."""
+    axes.set_yticks(range(len(names)), [_wrapped(name, LABEL_CHARACTERS) for name in names])
+    axes.set_ylim(len(names) - 0.45, -0.55)
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
 

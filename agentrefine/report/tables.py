@@ -13,7 +13,7 @@ from rich.table import Table
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, Rate
 from agentrefine.files import packaged_text
 from agentrefine.params.evaluation import CHANCE
-from agentrefine.report.figures import label, played
+from agentrefine.report.figures import MIN_ERRORS, label, played
 from agentrefine.report.inputs import FAULTY, SOUND, Results
 
 NOT_COMPARABLE = "not comparable"
@@ -154,6 +154,34 @@ def effort_rows(results: Results) -> list[list[str]]:
     return rows
 
 
+def recovery_rows(results: Results) -> list[list[str]]:
+    """What a model does after its errors: a row per benchmark and model that made enough of them (`MIN_ERRORS`)."""
+    return [
+        [
+            label(benchmark),
+            label(model),
+            count(summary.recovery_rate.n),
+            percent(summary.recovery_rate),
+            percent(summary.recovery_within_3),
+            number(summary.turns_to_recover),
+            percent(summary.repeat_rate),
+        ]
+        for benchmark, model, summary in shown(results)
+        if summary.recovery_rate.n >= MIN_ERRORS
+    ]
+
+
+def recovery_kind_rows(results: Results) -> list[list[str]]:
+    """Recovery by kind of error: benchmark, kind, model, recovery, errors; without kinds of too few errors."""
+    rows = [
+        [label(benchmark), label(kind), label(model), percent(rate), count(rate.n)]
+        for benchmark, model, summary in shown(results)
+        for kind, rate in summary.recovery_by_kind.items()
+        if rate.n >= MIN_ERRORS
+    ]
+    return sorted(rows, key=lambda row: row[:2])
+
+
 def perturbation_rows(results: Results) -> list[list[str]]:
     """Success and progress under each perturbation on the same worlds, and their mean and standard deviation."""
     rows = []
@@ -192,7 +220,8 @@ def notes(results: Results) -> list[str]:
         if summary.success_at_n is not None:
             sentences.append(
                 f"{of}: {summary.attempts} attempts at each episode, of which n counts every one; "
-                f"{percent(summary.success_at_n)}% of the episodes are solved by one of them at least."
+                f"{percent(summary.success_at_n)}% of the episodes are solved by one of them at least"
+                + (f", {percent(summary.success_in_all_n)}% by all." if summary.success_in_all_n else ".")
             )
     sentences += [_fault_sentence(results, model, loss) for model, loss in results.fault_losses.items()]
     return [*sentences, *(f"Not played: {reason}" for reason in dict.fromkeys(results.absent.values()))]

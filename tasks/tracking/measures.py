@@ -54,7 +54,8 @@ class ResultRow(NamedTuple):
     Attributes:
         benchmark: its name.
         metric: what was measured, in words.
-        part: the task, difficulty or perturbation that the line is about; empty for the whole benchmark.
+        part: what the line is about: a task, a difficulty, a perturbation, errors of a kind, or k attempts; empty for
+            the whole benchmark.
         value, low, high: with its 95% interval, None where there is none.
         n: how many episodes, turns or pairs it is of.
     """
@@ -130,6 +131,10 @@ def _parts(summaries: Mapping[str, BenchmarkSummary]) -> Iterator[ResultRow]:
             for group, reached in groups.items():
                 for key, rate in reached:
                     yield _row(benchmark, key, rate, f"{kind} {label(group)}")
+        for error, rate in summary.recovery_by_kind.items():
+            yield _row(benchmark, "recovery_rate", rate, f"after {label(error)}")
+        for k, rate in enumerate(summary.success_in_all_k, start=1):
+            yield _row(benchmark, "success_in_all_k", rate, f"k = {k}")
 
 
 def _row(benchmark: str, metric: str, rate: Rate, part: str = "") -> ResultRow:

@@ -103,7 +103,9 @@ def _spans(episode: Episode, trace_id: str, began: int, lasted: int) -> list[Spa
                 {"observation": read},
                 {"reply": step.reply} if step.format_error else {"thought": step.thought, "action": step.action},
                 {
-                    **step.model_dump(include={"valid", "format_error", "progress", "turns_cut", "fault"}),
+                    **step.model_dump(
+                        include={"valid", "format_error", "error_kind", "progress", "turns_cut", "fault"}
+                    ),
                     "answer": step.observation,
                     SpanAttributeKey.CHAT_USAGE: _usage(step.prompt_tokens, step.completion_tokens),
                 },

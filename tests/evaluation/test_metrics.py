@@ -111,6 +111,9 @@ def test_every_rate_by_hand():
         "stuck_rate": pytest.approx(1 / 3),
         # Errors that another turn followed: one in episode 1 (recovered), three in 2 (none), one in 3 (recovered).
         "recovery_rate": pytest.approx(2 / 5),
+        "recovery_within_3": pytest.approx(2 / 5),
+        "turns_to_recover": 1.0,
+        "repeat_rate": pytest.approx(1 / 5),
         "mean_steps": 3.0,
         "mean_prompt_tokens": 30.0,
         "mean_completion_tokens": 9.0,

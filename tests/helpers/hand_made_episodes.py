@@ -3,7 +3,7 @@
 from agentrefine.evaluation.episodes import Episode, EpisodeStep
 
 
-def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, thought="t", fault=False):
+def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, thought="t", fault=False, kind=""):
     return EpisodeStep(
         thought="" if format_error else thought,
         action="" if format_error else action,
@@ -16,6 +16,7 @@ def step(action="push", *, valid=True, format_error=False, progress=0.0, cut=0, 
         completion_tokens=3,
         turns_cut=cut,
         fault=fault,
+        error_kind=kind,
     )
 
 

@@ -16,9 +16,9 @@ from agentrefine.llm.spending import dollars, load_prices
 from agentrefine.params import Params
 from agentrefine.params.evaluation import Prompting, Sampling
 from agentrefine.report.document import episodes_to_read, evidence, headline, play_sentence, title, write_report
-from agentrefine.report.figures import informative, rate_bars
+from agentrefine.report.figures import KindBar, informative, kind_bars, rate_bars
 from agentrefine.report.inputs import Project, notable_episodes, seconds_per_episode
-from agentrefine.report.tables import published, terminal_table, verdict_sentence
+from agentrefine.report.tables import published, recovery_kind_rows, recovery_rows, terminal_table, verdict_sentence
 from agentrefine.report.timing import RESULTS, stage_seconds, timed
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import (
@@ -105,7 +105,7 @@ def test_markdown_tables_have_one_width_and_no_gaps(root: Path) -> None:
     write_report(params_for(root), Project(root))
     blocks = (root / "reports" / "report.md").read_text().split("\n\n")
     tables = [block.strip().splitlines() for block in blocks if block.strip().startswith("|")]
-    assert len(tables) == 7  # results, effort, costs, two of data, quality gate, tuning
+    assert len(tables) == 8  # results, recovery, effort, costs, two of data, quality gate, tuning
     for table in tables:
         assert len(table) > 2
         assert len({line.count("|") for line in table}) == 1
@@ -236,6 +236,7 @@ def test_perturbations_failures_and_attempts_are_reported(root: Path) -> None:
         "take a world as one.\n"
     ) in page
     assert "- worlds layouts, refinement: 2 attempts at each episode, of which n counts every one; 65.0 [" in page
+    assert "are solved by one of them at least, 60.0 [38.7, 78.1]% by all.\n" in page
     assert "| worlds perturbed | refinement | short | 60.0 [31.3, 83.2] |" in page
     # The sample standard deviation of 60% and 0%.
     assert "| worlds perturbed | refinement | mean ± standard deviation, 10 worlds | 30.0 [" in page
@@ -412,6 +413,75 @@ def test_a_stage_that_fails_has_no_time(root: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ZeroDivisionError), timed("synthesis", RESULTS["synthesis"]):
         _ = 1 / 0
     assert stage_seconds(root, "synthesis", RESULTS["synthesis"]) == "unknown"
+
+
+def test_recovery_has_a_table_of_the_models_that_made_enough_errors(root: Path) -> None:
+    results = write_report(params_for(root), Project(root))
+    page = (root / "reports" / "report.md").read_text()
+    table = page.partition("### Recovery from errors\n")[2].partition("###")[0]
+    # Every unsolved episode has one error that another turn followed, and that turn repeats it.
+    assert [row[:3] + row[-2:] for row in recovery_rows(results)] == [
+        ["worlds layouts", "chance", "18", "-", "100.0 [82.4, 100.0]"],
+        ["worlds layouts", "base", "19", "-", "100.0 [83.2, 100.0]"],
+        ["worlds layouts", "expert only", "16", "-", "100.0 [80.6, 100.0]"],
+    ]
+    assert "| worlds layouts | base | 19 | 0.0 [0.0, 16.8] | 0.0 [0.0, 16.8] | - | 100.0 [83.2, 100.0] |" in table
+    assert "| refinement |" not in table  # seven errors
+    assert recovery_kind_rows(results)[0] == ["worlds layouts", "unknown", "chance", "0.0 [0.0, 17.6]", "18"]
+    html = (root / "reports" / "report.html").read_text()
+    assert "<summary>By kind of error</summary>" in html
+    assert "<td>unknown</td>" in html
+
+
+def test_without_enough_errors_the_report_does_not_speak_of_recovery_by_kind(root: Path) -> None:
+    params = two_models_for(root)
+    for model in ("base", "refinement"):
+        write_evaluation(root, model, episodes(model, 15))
+    results = write_report(params, Project(root))
+    assert recovery_rows(results) == recovery_kind_rows(results) == kind_bars(results.models) == []
+    assert "Recovery from errors" not in (root / "reports" / "report.md").read_text()
+    assert not (root / "reports" / "plots" / "recovery_by_kind.csv").exists()
+
+
+def with_kinds(played: list[Episode], *, recovers: bool) -> list[Episode]:
+    """Unsolved episodes have two errors, after the second of which the model recovers or repeats it."""
+    found = []
+    for episode in played:
+        fly, *_ = episode.steps
+        kinds = [fly.model_copy(update={"error_kind": kind}) for kind in ("parameter_error", "place_error")]
+        last = fly.model_copy(update={"action": "walk", "valid": True}) if recovers else kinds[1]
+        found.append(episode if episode.success else episode.model_copy(update={"steps": [*kinds, last]}))
+    return found
+
+
+def test_recovery_by_kind_of_error_is_drawn_where_a_benchmark_has_several(root: Path) -> None:
+    params = params_for(root)
+    for model, recovers in (("expert_only", False), ("refinement", True)):
+        layouts = with_kinds(episodes(model, 10), recovers=recovers)
+        write_evaluation(root, model, [*layouts, *episodes(model, 0, benchmark="babyai")])
+    results = write_report(params, Project(root))
+    bars = [bar for bar in kind_bars(results.models) if bar.model in ("expert_only", "refinement")]
+    assert [(bar.benchmark, bar.model, bar.kind, bar.value, bar.n) for bar in bars] == [
+        ("worlds_layouts", "expert_only", "parameter_error", 0.0, 10),
+        ("worlds_layouts", "expert_only", "place_error", 0.0, 10),
+        ("worlds_layouts", "refinement", "parameter_error", 0.0, 10),
+        ("worlds_layouts", "refinement", "place_error", 1.0, 10),
+    ]
+    assert isinstance(bars[0], KindBar)
+    plots = root / "reports" / "plots"
+    assert (plots / "recovery_by_kind.png").read_bytes().startswith(b"\x89PNG")
+    with (plots / "recovery_by_kind.csv").open() as handle:
+        rows = [row for row in csv.DictReader(handle) if row["model"] == "refinement"]
+    assert [(row["kind"], row["value"], row["n"]) for row in rows] == [
+        ("parameter_error", "0", "10"),
+        ("place_error", "1", "10"),
+    ]
+    assert "(plots/recovery_by_kind.png)" in (root / "reports" / "report.md").read_text()
+    rows = [row for row in recovery_rows(results) if row[1] == "refinement"]
+    # Of twenty errors ten are recovered from at once; the others, which came before them, in the second turn.
+    assert [(row[2], row[3][:5], row[4][:6], row[5], row[6][:3]) for row in rows] == [
+        ("20", "50.0 ", "100.0 ", "1.5 [1.5, 1.5]", "50.")
+    ]
 
 
 def test_figures_leave_out_what_shows_nothing_and_keep_its_numbers(root: Path) -> None:

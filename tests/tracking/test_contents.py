@@ -10,10 +10,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from agentrefine.evaluation.metrics import summarise
 from agentrefine.files import write_json
 from agentrefine.params import Params
 from tasks.tracking import contents, runs
-from tasks.tracking.measures import LEARNING_RATE, LOSS, VALIDATION_LOSS, Point
+from tasks.tracking.measures import LEARNING_RATE, LOSS, VALIDATION_LOSS, Point, result_rows
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import episodes, write_evaluation, write_results
 from tests.tracking.stages import evaluated, tuned
@@ -100,8 +101,26 @@ def test_the_table_has_every_rate_with_its_interval_and_mlflow_shows_it(
     ]
     assert rows["worlds_layouts", "seconds per episode", ""] == [0.5, None, None, None]
     assert rows["worlds_layouts", "stopped: solved", ""][0] == 13
+    # Each of the seven unsolved episodes has one error that another turn followed, and that turn repeats it.
+    assert rows["worlds_layouts", "recovery within 3", ""][::3] == [0.0, 7]
+    assert rows["worlds_layouts", "repeat rate", ""][::3] == [1.0, 7]
+    assert rows["worlds_layouts", "turns to recover", ""] == [None, None, None, 0]
+    assert rows["worlds_layouts", "recovery rate", "after unknown"] == rows["worlds_layouts", "recovery rate", ""]
     tags = client.get_run(run_id).data.tags
     assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "results.json", "type": "table"}]
+
+
+def test_the_table_has_recovery_by_kind_of_error_and_what_k_attempts_all_solve() -> None:
+    played = [
+        made.model_copy(update={"attempt": attempt})
+        for attempt, solved in enumerate((2, 1))
+        for made in episodes("m", solved, of=4)
+    ]
+    rows = {row[:3]: (row.value, row.n) for row in result_rows(summarise(played), {})}
+    assert rows["worlds_layouts", "success in all n", ""] == (0.25, 4)
+    assert rows["worlds_layouts", "success in all k", "k = 1"] == (0.375, 4)
+    assert rows["worlds_layouts", "success in all k", "k = 2"] == (0.25, 4)
+    assert rows["worlds_layouts", "recovery rate", "after unknown"] == (0.0, 5)
 
 
 def test_a_run_shows_its_last_evaluation_only(params: Params, client: MlflowClient, tmp_path: Path) -> None:

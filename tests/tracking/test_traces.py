@@ -61,7 +61,7 @@ def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
 
 def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
     mumbled = step("", valid=False, progress=0.0).model_copy(
-        update={"thought": "", "format_error": True, "reply": "I would rather not."}
+        update={"thought": "", "format_error": True, "reply": "I would rather not.", "error_kind": "format_error"}
     )
     failed = episodes("refinement", 0, of=1)[0].model_copy(
         update={"steps": [mumbled], "stop": "environment error", "error": "the simulator is gone"}
@@ -73,6 +73,7 @@ def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:
     assert trace.info.state.value == "ERROR"
     assert (root.status.status_code.value, root.status.description) == ("ERROR", "the simulator is gone")
     assert turn.outputs == {"reply": "I would rather not."}
+    assert turn.get_attribute("error_kind") == "format_error"
     assert turn.status.description == "format error"
 
 

@@ -39,8 +39,15 @@ class WorldEnvironment:
         """Take one action. Any text is answered with an observation."""
         observation, error, completed = self._game.step(action)
         fault = isinstance(self._game, FaultyGame) and self._game.fault != ""
-        progress, valid = self._game.progress, error is None
-        return StepResult(observation, progress, success=completed, done=completed, valid=valid, fault=fault)
+        return StepResult(
+            observation,
+            self._game.progress,
+            success=completed,
+            done=completed,
+            valid=error is None,
+            fault=fault,
+            error_kind=error or "",
+        )
 
     def possible(self) -> list[str]:
         """The actions that can be done now, perturbed if the episode's are."""

@@ -4,6 +4,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from math import comb
 from pathlib import Path
 from statistics import stdev
 
@@ -13,7 +14,8 @@ from pydantic import BaseModel, Field, RootModel
 
 from agentrefine.evaluation.episodes import Episode, grouped, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
-from agentrefine.evaluation.metrics.rates import Curve, Rate, curve, episode_share, mean, ratio
+from agentrefine.evaluation.metrics.rates import NOTHING, Curve, Rate, curve, episode_share, mean, ratio
+from agentrefine.evaluation.metrics.recovery import recovery
 from agentrefine.files import write_json, write_jsonl
 
 STUCK_REPEATS = 3
@@ -56,6 +58,8 @@ class BenchmarkSummary(BaseModel, frozen=True):
     An episode that ended by an environment error says nothing of the model: it is in `environment_errors` and `stops`,
     and in nothing else. One that ended by a full context counts as it stood then.
 
+    What has a default is empty in files that were written before it was measured.
+
     Example: `{"episodes": 50, "attempts": 1, "success_rate": {"value": 0.42, ...}, "stops": {"solved": 21, ...}, ...}`
 
     Attributes:
@@ -63,6 +67,10 @@ class BenchmarkSummary(BaseModel, frozen=True):
         attempts: most attempts at one episode.
         environment_errors: episodes that the simulator failed in.
         success_at_n: share of episodes that any attempt solved (pass@n of n attempts); None where each was tried once.
+        success_in_all_n: share of episodes that every attempt solved (pass^n); None where each was tried once.
+        success_in_all_k: the chance that k attempts at an episode all solve it (pass^k), for k = 1, ..., n; empty where
+            each was tried once.
+        recovery_by_kind: `recovery_rate` after each kind of error that was made.
         robustness: of a benchmark that plays the same worlds with several perturbations; else None.
         stops: episodes by why they ended.
         episodes_with_cut_history: episodes in which the model did not read all of its history.
@@ -79,12 +87,18 @@ class BenchmarkSummary(BaseModel, frozen=True):
     environment_errors: int
     success_rate: Rate
     success_at_n: Rate | None
+    success_in_all_n: Rate | None = None
+    success_in_all_k: list[Rate] = []
     progress_rate: Rate
     grounding: Rate
     grounding_per_episode: Rate
     format_error_rate: Rate
     stuck_rate: Rate
     recovery_rate: Rate
+    recovery_within_3: Rate = NOTHING
+    turns_to_recover: Rate = NOTHING
+    repeat_rate: Rate = NOTHING
+    recovery_by_kind: dict[str, Rate] = {}
     mean_steps: Rate
     mean_prompt_tokens: Rate
     mean_completion_tokens: Rate
@@ -189,22 +203,27 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
     moved = [episode for episode in episodes if episode.steps]
     clusters = [episode.cluster for episode in episodes]
     steps = [len(episode.steps) for episode in episodes]
-    recoveries = [_recoveries(episode) for episode in episodes]
+    recovered = recovery(episodes)
     faults = [sum(step.fault for step in episode.steps) for episode in episodes]
     retries = [_retries(episode) for episode in episodes]
     reached = outcome(episodes)
-    attempts = grouped(episodes, lambda e: e.id).values()
+    attempts = list(grouped(episodes, lambda e: e.id).values())
     solved_ever = episode_share(
         [any(e.success for e in plays) for plays in attempts], [plays[0].cluster for plays in attempts]
     )
+    most_attempts = len({episode.attempt for episode in played})
+    again = any(episode.attempt for episode in played)
+    solved_in_all = [_solved_in_all(attempts, k) for k in range(1, most_attempts + 1)] if again else []
     # An episode is over as soon as it is solved, so only its last step can have solved it.
     solved = [[0.0] * (len(e.steps) - 1) + [float(e.success)] if e.steps else [] for e in episodes]
     return BenchmarkSummary(
         episodes=len(episodes),
-        attempts=len({episode.attempt for episode in played}),
+        attempts=most_attempts,
         environment_errors=len(played) - len(episodes),
         success_rate=reached.success_rate,
-        success_at_n=solved_ever if any(episode.attempt for episode in played) else None,
+        success_at_n=solved_ever if again else None,
+        success_in_all_n=solved_in_all[-1] if again else None,
+        success_in_all_k=solved_in_all,
         progress_rate=reached.progress_rate,
         grounding=ratio([sum(s.valid for s in e.steps) for e in episodes], steps, clusters),
         grounding_per_episode=ratio(
@@ -212,7 +231,11 @@ def _summary(played: Sequence[Episode]) -> BenchmarkSummary:
         ),
         format_error_rate=ratio([sum(s.format_error for s in e.steps) for e in episodes], steps, clusters),
         stuck_rate=episode_share([is_stuck(episode) for episode in episodes], clusters),
-        recovery_rate=ratio([sum(found) for found in recoveries], [len(found) for found in recoveries], clusters),
+        recovery_rate=recovered.at_once,
+        recovery_within_3=recovered.within_3,
+        turns_to_recover=recovered.turns,
+        repeat_rate=recovered.repeats,
+        recovery_by_kind=recovered.by_kind,
         mean_steps=mean(steps, clusters),
         mean_prompt_tokens=mean([episode.prompt_tokens for episode in episodes], clusters),
         mean_completion_tokens=mean([episode.completion_tokens for episode in episodes], clusters),
@@ -271,9 +294,18 @@ def _robustness(episodes: Sequence[Episode]) -> Robustness | None:
     )
 
 
-def _recoveries(episode: Episode) -> list[bool]:
-    """For each error that was followed by another turn: whether that turn was valid and different."""
-    return [after.valid and after.action != before.action for before, after in pairwise(episode.steps) if before.failed]
+def _solved_in_all(attempts: Sequence[Sequence[Episode]], k: int) -> Rate:
+    """The share of episodes that k attempts at them all solve: the mean of C(solved, k) / C(attempts, k).
+
+    Each sequence is what was played of one episode. One with fewer than k attempts, because a simulator failed in the
+    others, is left out.
+    """
+    tried = [plays for plays in attempts if len(plays) >= k]
+    clusters = [plays[0].cluster for plays in tried]
+    shares = [comb(sum(e.success for e in plays), k) / comb(len(plays), k) for plays in tried]
+    if all(len(plays) == k for plays in tried):
+        return episode_share([share == 1 for share in shares], clusters)
+    return ratio(shares, [1] * len(tried), clusters)
 
 
 def _retries(episode: Episode) -> list[bool]:
