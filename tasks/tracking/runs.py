@@ -39,7 +39,14 @@ from agentrefine.params import Params, TrackingParams
 from agentrefine.params.tuning import BASE
 from tasks.tracking import machine
 from tasks.tracking.run_list import prepare_experiment
-from tasks.tracking.settings import base_label, evaluation_settings, model_label, pipeline_key, run_parameters
+from tasks.tracking.settings import (
+    base_label,
+    evaluation_settings,
+    model_label,
+    pipeline_key,
+    run_parameters,
+    teacher_labels,
+)
 from tasks.tracking.store import quotable, store
 
 EVALUATION = "evaluation"
@@ -258,7 +265,7 @@ def _new_model_run(
         "model": model,
         "role": _role(model, params),
         "base": base_label(params),
-        "teacher": params.teacher.model,
+        "teacher": ", ".join(teacher_labels(params)),
         **({"train_on": variant.train_on} if variant else {}),
         MLFLOW_PARENT_RUN_ID: _pipeline(client, experiment_id, params),
     }
