@@ -162,13 +162,22 @@ def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "benchmarks", nargs="*", metavar="benchmark", help="benchmarks to check; if none, all installed"
     )
-    parser.add_argument("--episodes", dest="count", type=int, default=26, help="episodes of each benchmark")
+    parser.add_argument("--episodes", dest="count", type=_count, default=26, help="episodes of each benchmark")
     parser.add_argument(
-        "--simulator-episodes", dest="simulator_count", type=int, default=6,
+        "--simulator-episodes", dest="simulator_count", type=_count, default=6,
         help="episodes of each benchmark with a simulator",
     )  # fmt: skip
-    parser.add_argument("--max-steps", type=int, default=30, help="steps per episode for chance and for doing nothing")
+    parser.add_argument(
+        "--max-steps", type=_count, default=30, help="steps per episode for chance and for doing nothing"
+    )
     parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="a JSON file for all that was measured")
+
+
+def _count(given: str) -> int:
+    """A number of things that a command is to have."""
+    if not given.isdigit() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is no whole number above 0")
+    return int(given)
 
 
 def _gold_check(given: argparse.Namespace) -> bool:
@@ -365,10 +374,12 @@ def _push(given: argparse.Namespace) -> None:
         )
     print(upload.described())
     token = token_from_environment()
-    if not given.yes and not sys.stdin.isatty():
+    if not given.yes and (sys.stdin is None or not sys.stdin.isatty()):
         message = "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
         raise UserError("nobody_to_ask", message)
-    agreed = given.yes or input("Upload? [y/N] ").strip().lower() in ("y", "yes")
+    if not given.yes:
+        print("Upload? [y/N] ", end="", flush=True)
+    agreed = given.yes or sys.stdin.readline().strip().lower() in ("y", "yes")  # at Ctrl-D it is empty
     print(push(upload, token) if agreed else "Nothing was uploaded.")
 
 

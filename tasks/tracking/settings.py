@@ -74,9 +74,7 @@ def base_label(params: Params) -> str:
 
 def teacher_labels(params: Params) -> list[str]:
     """The teachers of all roles as names show them; params.yaml calls the simulated one `offline`."""
-    return sorted(
-        {"simulated teacher" if role.is_simulated else role.model for role in params.teacher.roles.values()}
-    )
+    return sorted({"simulated teacher" if role.is_simulated else role.model for role in params.teacher.roles.values()})
 
 
 def model_label(params: Params, model: str) -> str:

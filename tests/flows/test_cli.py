@@ -45,7 +45,16 @@ def test_help_names_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["dance"], ["stage"], ["stage", "dance"], ["tune"], ["export", "word", "a", "b"], ["params", "--all"]],
+    [
+        [],
+        ["dance"],
+        ["stage"],
+        ["stage", "dance"],
+        ["tune"],
+        ["export", "word", "a", "b"],
+        ["params", "--all"],
+        ["gold-check", "--episodes", "0"],
+    ],
 )
 def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> None:
     assert status(*words) == 2
