@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, unknown_name
 from flows.command import exit_with_sentence, run_stage
 
 if TYPE_CHECKING:
     from prefect import Flow
     from transformers import PreTrainedTokenizerBase
+
+    from agentrefine.params import Params
 
 ARGUMENTS = {
     "synthesis": None,
@@ -74,10 +76,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.arguments(own)
 
     def parse_and_run() -> object:
-        parsed = parser.parse_args(words)
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            parser.error(_no_command(words))
+        parsed, further = parser.parse_known_args(words)
+        if further:
+            parser.error(_too_much(parsed.command, further))
         return COMMANDS[parsed.command].run(parsed)
 
     exit_with_sentence(parse_and_run)
+
+
+def _no_command(words: Sequence[str]) -> str:
+    """What is wrong with a command that there is not, and what was probably meant."""
+    stage, _, key = words[0].partition("@")
+    if stage not in ARGUMENTS:
+        return str(unknown_name("agentrefine", "command", words[0], COMMANDS))
+    meant = [stage, *([key] if key else words[1:] or filter(None, [ARGUMENTS[stage]]))]
+    return f"{words[0]} is a stage; write `agentrefine stage {' '.join(meant)}`"
+
+
+def _too_much(command: str, further: Sequence[str]) -> str:
+    """What is wrong with arguments that a command does not take, and what was probably meant."""
+    stage = further[0].partition("@")[0]
+    hint = f"; write `agentrefine stage {stage}` to run it alone" if command == "run" and stage in ARGUMENTS else ""
+    return f"{command} does not take {' '.join(further)}{hint}; `agentrefine {command} --help` names its arguments"
+
+
+def _stage_name(given: str) -> str:
+    """A stage as it is typed."""
+    stage, _, key = given.partition("@")
+    if given in ARGUMENTS:
+        return given
+    if key and stage in ARGUMENTS:
+        raise argparse.ArgumentTypeError(f"write the key behind a space: `agentrefine stage {stage} {key}`")
+    raise argparse.ArgumentTypeError(str(unknown_name("stage", "stage", given, ARGUMENTS)).removeprefix("stage: "))
 
 
 def _run(_: argparse.Namespace) -> None:
@@ -87,7 +119,7 @@ def _run(_: argparse.Namespace) -> None:
 
 
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=list(ARGUMENTS), metavar="name", help=f"the stage: {', '.join(ARGUMENTS)}")
+    parser.add_argument("name", type=_stage_name, help=f"the stage: {', '.join(ARGUMENTS)}")
     parser.add_argument(
         "key",
         nargs="?",
@@ -343,9 +375,19 @@ def _card(given: argparse.Namespace) -> None:
     from agentrefine.report.inputs import Project
 
     params, project = load_params(), Project()
+    if given.kind == "model":
+        _check_tuned(given.variant, params)
     print(
         model_card(given.variant, params, project) if given.kind == "model" else data_set_card(params, project), end=""
     )
+
+
+def _check_tuned(variant: str, params: "Params") -> None:
+    """Refuse a variant that params.yaml does not name, unless an earlier one was tuned under this name."""
+    from tasks.names import check_name
+
+    if not Path("models", variant).is_dir():
+        check_name("tuning", variant, params)
 
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
@@ -369,6 +411,7 @@ def _push(given: argparse.Namespace) -> None:
     if given.kind == "data_set":
         upload = data_set_upload(given.repo, params, project, private=private, licence=licence)
     else:
+        _check_tuned(given.variant, params)
         upload = model_upload(
             given.variant, given.repo, params, project, private=private, licence=licence, data_set_id=given.data_set
         )
