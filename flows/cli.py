@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from agentrefine.errors import UserError
+from agentrefine.errors import UserError, unknown_name
 from flows.command import exit_with_sentence, run_stage
 
 if TYPE_CHECKING:
     from prefect import Flow
     from transformers import PreTrainedTokenizerBase
+
+    from agentrefine.params import Params
 
 ARGUMENTS = {
     "synthesis": None,
@@ -74,10 +76,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.arguments(own)
 
     def parse_and_run() -> object:
-        parsed = parser.parse_args(words)
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            parser.error(_no_command(words))
+        parsed, further = parser.parse_known_args(words)
+        if further:
+            parser.error(_too_much(parsed.command, further))
         return COMMANDS[parsed.command].run(parsed)
 
     exit_with_sentence(parse_and_run)
+
+
+def _no_command(words: Sequence[str]) -> str:
+    """What is wrong with a command that there is not, and what was probably meant."""
+    stage, _, key = words[0].partition("@")
+    if stage not in ARGUMENTS:
+        return str(unknown_name("agentrefine", "command", words[0], COMMANDS))
+    meant = [stage, *([key] if key else words[1:] or filter(None, [ARGUMENTS[stage]]))]
+    return f"{words[0]} is a stage; write `agentrefine stage {' '.join(meant)}`"
+
+
+def _too_much(command: str, further: Sequence[str]) -> str:
+    """What is wrong with arguments that a command does not take, and what was probably meant."""
+    stage = further[0].partition("@")[0]
+    hint = f"; write `agentrefine stage {stage}` to run it alone" if command == "run" and stage in ARGUMENTS else ""
+    return f"{command} does not take {' '.join(further)}{hint}; `agentrefine {command} --help` names its arguments"
+
+
+def _stage_name(given: str) -> str:
+    """A stage as it is typed."""
+    stage, _, key = given.partition("@")
+    if given in ARGUMENTS:
+        return given
+    if key and stage in ARGUMENTS:
+        raise argparse.ArgumentTypeError(f"write the key behind a space: `agentrefine stage {stage} {key}`")
+    raise argparse.ArgumentTypeError(str(unknown_name("stage", "stage", given, ARGUMENTS)).removeprefix("stage: "))
 
 
 def _run(_: argparse.Namespace) -> None:
@@ -87,7 +119,7 @@ def _run(_: argparse.Namespace) -> None:
 
 
 def _stage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=list(ARGUMENTS), metavar="name", help=f"the stage: {', '.join(ARGUMENTS)}")
+    parser.add_argument("name", type=_stage_name, help=f"the stage: {', '.join(ARGUMENTS)}")
     parser.add_argument(
         "key",
         nargs="?",
@@ -162,13 +194,22 @@ def _gold_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "benchmarks", nargs="*", metavar="benchmark", help="benchmarks to check; if none, all installed"
     )
-    parser.add_argument("--episodes", dest="count", type=int, default=26, help="episodes of each benchmark")
+    parser.add_argument("--episodes", dest="count", type=_count, default=26, help="episodes of each benchmark")
     parser.add_argument(
-        "--simulator-episodes", dest="simulator_count", type=int, default=6,
+        "--simulator-episodes", dest="simulator_count", type=_count, default=6,
         help="episodes of each benchmark with a simulator",
     )  # fmt: skip
-    parser.add_argument("--max-steps", type=int, default=30, help="steps per episode for chance and for doing nothing")
+    parser.add_argument(
+        "--max-steps", type=_count, default=30, help="steps per episode for chance and for doing nothing"
+    )
     parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="a JSON file for all that was measured")
+
+
+def _count(given: str) -> int:
+    """A number of things that a command is to have."""
+    if not given.isdigit() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given!r} is no whole number above 0")
+    return int(given)
 
 
 def _gold_check(given: argparse.Namespace) -> bool:
@@ -334,9 +375,19 @@ def _card(given: argparse.Namespace) -> None:
     from agentrefine.report.inputs import Project
 
     params, project = load_params(), Project()
+    if given.kind == "model":
+        _check_tuned(given.variant, params)
     print(
         model_card(given.variant, params, project) if given.kind == "model" else data_set_card(params, project), end=""
     )
+
+
+def _check_tuned(variant: str, params: "Params") -> None:
+    """Refuse a variant that params.yaml does not name, unless an earlier one was tuned under this name."""
+    from tasks.names import check_name
+
+    if not Path("models", variant).is_dir():
+        check_name("tuning", variant, params)
 
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
@@ -360,15 +411,18 @@ def _push(given: argparse.Namespace) -> None:
     if given.kind == "data_set":
         upload = data_set_upload(given.repo, params, project, private=private, licence=licence)
     else:
+        _check_tuned(given.variant, params)
         upload = model_upload(
             given.variant, given.repo, params, project, private=private, licence=licence, data_set_id=given.data_set
         )
     print(upload.described())
     token = token_from_environment()
-    if not given.yes and not sys.stdin.isatty():
+    if not given.yes and (sys.stdin is None or not sys.stdin.isatty()):
         message = "Nothing was uploaded: nobody is there to ask; look at the list and add --yes."
         raise UserError("nobody_to_ask", message)
-    agreed = given.yes or input("Upload? [y/N] ").strip().lower() in ("y", "yes")
+    if not given.yes:
+        print("Upload? [y/N] ", end="", flush=True)
+    agreed = given.yes or sys.stdin.readline().strip().lower() in ("y", "yes")  # at Ctrl-D it is empty
     print(push(upload, token) if agreed else "Nothing was uploaded.")
 
 

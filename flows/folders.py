@@ -35,6 +35,8 @@ DVC_CONFIG = """\
     no_scm = true
 [cache]
     dir = {cache}
+[plots]
+    html_template = {page}
 """
 
 
@@ -101,8 +103,8 @@ def prepare(
     except OSError as error:
         message = f"{folder}: cannot be made ({error.strerror}); make its parent writable."
         raise UserError("not_writable", message, file=folder) from error
-    cache = os.path.relpath(root / ".dvc" / "cache", folder / ".dvc")
-    write_text(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache))
+    cache, page = (os.path.relpath(root / ".dvc" / name, folder / ".dvc") for name in ("cache", "plots.html"))
+    write_text(folder / ".dvc" / "config", DVC_CONFIG.format(cache=cache, page=page))
     params = _write_params(folder, source, presets, overrides, seeds)
     for name in (*LINKED, str(JOURNAL), *_inputs(params)):
         if (root / name).exists():

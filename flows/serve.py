@@ -126,6 +126,9 @@ def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoRetur
     os.environ |= {"PREFECT_API_URL": api, "MLFLOW_BACKEND_STORE_URI": tracking.uri}
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # six processes that nothing here needs
     print("Prefect's server, MLflow and a worker are starting; this takes up to a minute ...", file=sys.stderr)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.dead_runs import end_dead_runs
     from tasks.tracking.run_list import run_list_address  # imports MLflow
 
     start = ("prefect", "server", "start", "--host", HOST, "--port", str(prefect_port))
@@ -136,6 +139,8 @@ def _serve(api: str, prefect_port: int, mlflow_port: int, alive: int) -> NoRetur
         wait_for("prefect-server", server, f"{api}/health")
         _prefect("work-pool", "create", "local", "--type", "process", "--overwrite")
         _prefect("--no-prompt", "deploy", "--all")
+        with temporary_settings({PREFECT_API_URL: api}):
+            end_dead_runs()  # the deployment runs one at a time: of one that was killed nobody would free the place
         work = ("prefect", "worker", "start", "--pool", "local", "--type", "process")
         with service("prefect-worker", alive, *work) as worker:
             wait_for("mlflow", mlflow, f"http://{HOST}:{mlflow_port}/health")

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -159,7 +159,8 @@ def run_shards(
         finally:
             numbers[STOPPED] = 1.0
             for future in pending:  # those that a runner cancels may outlive it
-                future.wait()
+                with suppress(BrokenProcessPool):  # of processes that SIGTERM reached too: not why the run ends
+                    future.wait()
         bar.reach(int(numbers[DONE]))
         paid, replayed = int(numbers[PAID]), int(numbers[REPLAYED])
         get_run_logger().info("%d answers, %d of them from the journal", paid + replayed, replayed)
@@ -185,7 +186,11 @@ def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params,
         gc.freeze()
 
     async def ask() -> list[Result]:
-        with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
+        with (
+            run_numbers(access.numbers, access.params) as numbers,
+            _ended_after_calls(numbers),
+            Journal(JOURNAL) as journal,
+        ):
             watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
             try:
                 async with JournaledTeacher(access.params, journal, numbers, access.simulated) as teacher:
@@ -194,6 +199,31 @@ def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params,
                 watch.cancel()
 
     return uvloop.run(ask())
+
+
+@contextmanager
+def _ended_after_calls(numbers: SharedNumbers) -> Iterator[None]:
+    """Let SIGTERM end a process of the pool only when the block is left, and no more calls go out until then.
+
+    systemd sends it to all processes of a service. What the process has in flight is paid for.
+    """
+    if threading.current_thread() is not threading.main_thread():  # in the stage's own process, which waits for it
+        yield
+        return
+    loop, terminated = asyncio.get_running_loop(), False
+
+    def stop() -> None:
+        nonlocal terminated
+        terminated = True
+        numbers[STOPPED] = 1.0
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        if terminated:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait_for_the_first(pending: "deque[PrefectFuture[list[Result]]]", numbers: SharedNumbers, bar: Progress) -> None:

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from agentrefine.benchmarks.base import Benchmark, EpisodeSpec, NoSolutionError, UnlistedActionsError
 from agentrefine.benchmarks.catalogue import BENCHMARKS, selected
 from agentrefine.benchmarks.simulators import SimulatorBenchmark
-from agentrefine.errors import NotInstalledError, unknown_name
+from agentrefine.errors import NotInstalledError, UserError, unknown_name
 from agentrefine.evaluation.policy import Policy
 from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy
 from agentrefine.evaluation.rollout import Clock, play
 from agentrefine.files import write_json
-from agentrefine.params import load_params
+from agentrefine.params import RENAMED, load_params
 from agentrefine.params.evaluation import INSTALLED
 
 
@@ -164,6 +164,9 @@ def gold_check(benchmarks: Sequence[str], count: int, simulator_count: int, max_
         UserError: an unknown benchmark, one of those that were named is not installed, or a file that cannot be used.
     """
     for name in benchmarks:
+        if name in RENAMED:
+            message = f"gold-check: the benchmark {name} is now called {RENAMED[name]}; write that."
+            raise UserError("old_name", message, key="benchmark", name=name, new=RENAMED[name])
         if name not in BENCHMARKS:
             raise unknown_name("gold-check", "benchmark", name, BENCHMARKS, key="benchmark")
     params = load_params()

@@ -2,13 +2,14 @@
 
 import io
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
+from ruamel.yaml.tokens import CommentToken
 
 from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import atomic_write, read_text
@@ -21,19 +22,21 @@ Values = MutableMapping[str, Any]
 class Change(NamedTuple):
     """A value that a preset changes; `old` or `new` is None where the key is not there.
 
-    They are equal where the file gets a key that it left out, with its default.
+    They are equal where the file gets a key that it left out, with its default. `note` is what the preset says of it.
     """
 
     key: str
     old: str | None
     new: str | None
+    note: str = ""
 
     def __str__(self) -> str:
+        note = f"  # {self.note}" if self.note else ""
         if self.old is None:
-            return f"{self.key}: {self.new} (new)"
+            return f"{self.key}: {self.new} (new){note}"
         if self.old == self.new:
-            return f"{self.key}: {self.new} (as by default, and now in the file)"
-        return f"{self.key}: {self.old} -> {'removed' if self.new is None else self.new}"
+            return f"{self.key}: {self.new} (as by default, and now in the file){note}"
+        return f"{self.key}: {self.old} -> {'removed' if self.new is None else self.new}{note}"
 
 
 def preset_names(folder: Path) -> list[str]:
@@ -45,8 +48,8 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     """Write a preset's values into params.yaml, all of them or, where they do not fit, none.
 
     Sections are merged key by key; a map whose keys are names, such as `tuning.variants`, is replaced whole: what the
-    preset does not list is not tuned. What a comment says of the default alone goes with it; the other comments stay.
-    The file has the form in which DVC writes it.
+    preset does not list is not tuned. What a comment says of the default alone goes with it; the other comments and
+    the blank lines stay. The file has the form in which DVC writes it.
 
     Args:
         name: of a file `<name>.yaml` in `folder`.
@@ -68,7 +71,7 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
     yaml = YAML()
     yaml.default_flow_style = False
     preset, values = _read(yaml, file), _read(yaml, params_file)
-    written = _keys(values)
+    written, notes = _keys(values), dict(_notes(preset, ""))
     before = _leaves(load_params(params_file))
     _merge(values, preset, Params, "", file)
     text = io.StringIO()
@@ -78,7 +81,11 @@ def apply_preset(name: str, params_file: Path, folder: Path) -> list[Change]:
         handle.write(text.getvalue())
     new = _keys(values) - written
     keys = [*after, *(key for key in before if key not in after)]
-    changes = [Change(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k) or k in new]
+    changes = [
+        Change(key, before.get(key), after.get(key), _nearest(notes, key))
+        for key in keys
+        if before.get(key) != after.get(key) or key in new
+    ]
     # What is added to an empty map, or removed from one, says enough.
     return [change for change in changes if "{}" not in (change.old, change.new)]
 
@@ -122,12 +129,73 @@ def _merge(values: Values, preset: Values, section: type[Section], place: str, f
         if (part := section.parts().get(key)) is None:
             if new != values.get(key):
                 _drop_note(values, key, note_of_default(section.model_fields[key]))
-            values[key] = _in_lines(new)
+            _put(values, key, _in_lines(new), apart=not place)
         elif isinstance(new, MutableMapping):
-            _merge(values.setdefault(key, {}), new, part, name, file)
+            inner = values.get(key, CommentedMap())
+            _merge(inner, new, part, name, file)
+            if key not in values:
+                _put(values, key, inner, apart=not place)
         else:
             sentence = f"{file}: {name} is a section of params.yaml; list the keys that change under it."
             raise UserError("not_a_mapping", sentence, file=file, key=name)
+
+
+def _put(values: Values, key: str, new: object, *, apart: bool) -> None:
+    """Set a value and leave blank lines behind it where they are; a new section stands `apart`, behind a blank line."""
+    place = key if key in values else next(reversed([*values]), None)
+    following = "" if place is None else _cut_blank_lines(values, place)
+    if place not in (key, None) and apart:
+        _add_blank_lines(values, place, following or "\n")
+        following = ""
+    values[key] = new
+    if following:
+        _add_blank_lines(values, key, following)
+
+
+def _cut_blank_lines(values: Values, key: str) -> str:
+    """Take out the blank lines behind a value, with the comments behind them, which are of what follows."""
+    place, last, number = _end(values, key)
+    token = (place.ca.items.get(last) or [None] * 4)[number]
+    if token is None or "\n\n" not in token.value:
+        return ""
+    comment, _, following = token.value.partition("\n\n")
+    token.value = f"{comment}\n"
+    return f"\n{following}"
+
+
+def _add_blank_lines(values: Values, key: str, following: str) -> None:
+    """Put blank lines behind a value."""
+    place, last, number = _end(values, key)
+    tokens = place.ca.items.setdefault(last, [None] * 4)
+    if tokens[number] is None:
+        tokens[number] = CommentToken("\n", CommentMark(0), None)
+    tokens[number].value += following
+
+
+def _end(values: Any, key: Any) -> tuple[CommentedMap | CommentedSeq, Any, int]:  # noqa: ANN401 (ruamel's)
+    """The collection, key and number under which ruamel keeps what stands behind a value."""
+    while isinstance(values[key], CommentedMap | CommentedSeq) and values[key] and not values[key].fa.flow_style():
+        values = values[key]
+        key = next(reversed(values)) if isinstance(values, CommentedMap) else len(values) - 1
+    return values, key, 2 if isinstance(values, CommentedMap) else 0
+
+
+def _notes(values: Values, place: str) -> Iterator[tuple[str, str]]:
+    """The comments beside a preset's values, by dotted key."""
+    for key, value in values.items():
+        name = f"{place}.{key}" if place else str(key)
+        tokens = values.ca.items.get(key) if isinstance(values, CommentedMap) else None
+        if tokens and tokens[2]:
+            yield name, tokens[2].value.partition("\n")[0].lstrip("# ").strip()
+        if isinstance(value, MutableMapping):
+            yield from _notes(value, name)
+
+
+def _nearest(notes: Mapping[str, str], key: str) -> str:
+    """The comment of a key or of the innermost map around it that has one."""
+    while key and key not in notes:
+        key = key.rpartition(".")[0]
+    return notes.get(key, "")
 
 
 def _drop_note(values: Values, key: str, note: str) -> None:
@@ -142,7 +210,7 @@ def _in_lines(value: object) -> object:
     if isinstance(value, MutableMapping):
         for key, inner in value.items():
             value[key] = _in_lines(inner)
-    return list(value) if isinstance(value, list) else value
+    return CommentedSeq(value) if isinstance(value, list) else value
 
 
 def _leaves(params: Params) -> dict[str, str]:

@@ -51,7 +51,7 @@ class TinyModel(Section):
 class BaseModelParams(Section):
     """The model that is tuned."""
 
-    path: UserPath = param("tiny", '"tiny" makes a Llama of 0.9 M parameters here; else a folder, GGUF file or hub id')
+    path: UserPath = param("tiny", "a folder, a GGUF file or a hub id", '"tiny" makes a Llama of 0.9 M parameters here')
     chat_template: UserPath | None = param(
         None, "a jinja file instead of the tokenizer's own chat template, or of ours where there is none"
     )

@@ -7,6 +7,7 @@ from prefect import get_client
 from prefect.context import FlowRunContext
 
 from agentrefine.params import Params
+from tasks.tracking.settings import teacher_labels
 
 MAX_NAME = 100
 """Characters of a run's name; the list cuts longer ones."""
@@ -39,8 +40,7 @@ def pipeline_name(pending: Sequence[str], total: int, overrides: Mapping[str, ob
 
 
 def _common_tags(params: Params) -> list[str]:
-    teachers = {"simulated" if role.is_simulated else role.model for role in params.teacher.roles.values()}
-    return [f"base:{params.base_model.path}", *(f"teacher:{name}" for name in sorted(teachers))]
+    return [f"base:{params.base_model.path}", *(f"teacher:{name}" for name in teacher_labels(params))]
 
 
 def _describe(name: str | None, tags: Sequence[str]) -> None:

@@ -42,7 +42,14 @@ from agentrefine.params.seeds import without_seed
 from agentrefine.params.tuning import BASE
 from tasks.tracking import machine
 from tasks.tracking.run_list import prepare_experiment
-from tasks.tracking.settings import base_label, evaluation_settings, model_label, pipeline_key, run_parameters
+from tasks.tracking.settings import (
+    base_label,
+    evaluation_settings,
+    model_label,
+    pipeline_key,
+    run_parameters,
+    teacher_labels,
+)
 from tasks.tracking.store import quotable, store
 
 EVALUATION = "evaluation"
@@ -295,7 +302,7 @@ def _new_model_run(
         "model": model,
         "role": _role(model, params),
         "base": base_label(params),
-        "teacher": params.teacher.model,
+        "teacher": ", ".join(teacher_labels(params)),
         **({"train_on": variant.train_on, VARIANT: without_seed(model, variant)} if variant else {}),
         MLFLOW_PARENT_RUN_ID: _parent(client, experiment_id, model, params),
     }

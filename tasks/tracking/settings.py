@@ -79,6 +79,11 @@ def base_label(params: Params) -> str:
     return path.stem if path.suffix == ".gguf" else path.name
 
 
+def teacher_labels(params: Params) -> list[str]:
+    """The teachers of all roles as names show them; params.yaml calls the simulated one `offline`."""
+    return sorted({"simulated teacher" if role.is_simulated else role.model for role in params.teacher.roles.values()})
+
+
 def model_label(params: Params, model: str) -> str:
     """A model as its run is named: `refinement / tiny / seed 7`."""
     variant = params.tuning.variants.get(model)

@@ -156,6 +156,11 @@ def test_the_command_prints_the_table_writes_json_and_fails_where_a_solution_doe
     said = capsys.readouterr().err
     assert "gold-check: there is no benchmark 'worlds_layoutz' (did you mean worlds_layouts?)" in said
     assert "evaluation.benchmarks" not in said
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["gold-check", "alfworld_wording"])
+    assert capsys.readouterr().err.strip() == (
+        "gold-check: the benchmark alfworld_wording is now called alfworld_perturbed; write that."
+    )
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -45,10 +45,55 @@ def test_help_names_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["dance"], ["stage"], ["stage", "dance"], ["tune"], ["export", "word", "a", "b"], ["params", "--all"]],
+    [
+        [],
+        ["dance"],
+        ["stage"],
+        ["stage", "dance"],
+        ["tune"],
+        ["export", "word", "a", "b"],
+        ["params", "--all"],
+        ["gold-check", "--episodes", "0"],
+    ],
 )
 def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> None:
     assert status(*words) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["stage", "tunning", "refinement"],
+            "there is no stage 'tunning' (did you mean tuning?); there are s",
+        ),
+        (["stage", "quality-gate"], "(did you mean quality_gate?)"),
+        (["stage", "tuning@refinement"], "write the key behind a space: `agentrefine stage tuning refinement`"),
+        (["stage", "evaluation", "base", "refinement"], "stage does not take refinement; `agentrefine stage --help`"),
+        (["synthesis"], "synthesis is a stage; write `agentrefine stage synthesis`"),
+        (["evaluation", "base"], "evaluation is a stage; write `agentrefine stage evaluation base`"),
+        (["tuning@refinement"], "tuning@refinement is a stage; write `agentrefine stage tuning refinement`"),
+        (["tuning"], "tuning is a stage; write `agentrefine stage tuning variant`"),
+        (["evalute", "base"], "there is no command 'evalute' (did you mean evaluate?)"),
+        (["run", "synthesis"], "write `agentrefine stage synthesis` to run it alone"),
+        (["smoke", "now"], "smoke does not take now; `agentrefine smoke --help` names its arguments"),
+    ],
+)
+def test_a_mistyped_command_is_answered_with_what_to_type(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_name_that_is_like_no_other_is_answered_with_the_document_that_shows_how_to_add_one() -> None:
+    for words, document in ((["mix", "nope"], "tuning"), (["evaluate", "gpt-4o"], "teacher")):
+        assert str(failure(*words)).endswith(f"; docs/{document}.md shows how to add one.")
+
+
+def test_the_card_of_a_misspelt_variant_is_answered_with_the_one_that_was_meant() -> None:
+    error = failure("card", "model", "refinment")
+    assert (error.code, error.values["meant"]) == ("unknown_name", "refinement")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc.repo import Repo
 
 from agentrefine.params import load_params
@@ -12,12 +13,16 @@ from agentrefine.report.document import write_report
 from agentrefine.report.inputs import Project
 from agentrefine.tuning.cards import ReferenceCard
 from tests.helpers.chromium import chromium
+from tests.helpers.paths import ROOT
 from tests.helpers.project import ProjectCopy, digests
 from tests.helpers.results_tree import episodes, write_evaluation, write_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COLUMNS = 120
+CAPTIONS = """Object.fromEntries([...document.querySelectorAll("body > div")].map((figure) =>
+  [figure.querySelector("p").innerText, getComputedStyle(figure, "::before").content]))"""
+"""What stands above each figure of DVC's page, by its file."""
 EVALUATIONS = [f"data/evaluation/{model}/metrics.json" for model in ("chance", "base", "expert_only", "refinement")]
 
 
@@ -119,6 +124,13 @@ def test_figures_are_seen_without_a_network(project: ProjectCopy, tmp_path: Path
         assert all(widths)
         assert {request.partition(":")[0] for request in page.requests} == {"file"}
         assert page.complaints == []
+        shown = page.evaluate(CAPTIONS)
+    titles = yaml.safe_load((ROOT / "agentrefine/report/texts.yaml").read_text())["figures"]
+    assert len(shown) >= 3
+    assert shown == {file: f'"{titles[Path(file).stem]}"' for file in shown}
+    html = (ROOT / ".dvc/plots.html").read_text()
+    drawn = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    assert [file for file in drawn if titles[Path(file).stem] not in html] == []
 
 
 def test_git_and_dvc_checkout_undo_a_run(project: ProjectCopy) -> None:

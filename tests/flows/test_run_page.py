@@ -20,12 +20,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from agentrefine.files import write_json
 from agentrefine.game.counts import SynthesisCounts
 from agentrefine.params import Params
+from agentrefine.params.teacher import RoleParams
 from agentrefine.synthesis.forecast import Expected, Forecast
 from flows.command import stage_flow
 from tasks.tracking.artifacts import show_cost, show_forecast
 from tasks.tracking.flow_runs import MAX_NAME, describe_pipeline, pipeline_name
 from tasks.tracking.progress import progress
 from tasks.tracking.report_page import with_images
+from tasks.tracking.settings import teacher_labels
 from tests.helpers.chromium import chromium
 from tests.helpers.paths import ROOT
 from tests.helpers.prefect_server import prefect_api
@@ -48,6 +50,13 @@ CALLS = {
 )
 def test_a_run_of_the_pipeline_is_named_by_what_is_special_about_it(pending, overrides, name) -> None:
     assert pipeline_name(pending, len(STAGES), overrides) == name
+
+
+def test_the_teachers_of_all_roles_are_named_and_the_simulated_one_as_documents_name_it() -> None:
+    repair = RoleParams(base_url="https://host/v1", model="gpt-4o", api_key_env="KEY")
+    teacher = Params().teacher.model_copy(update={"repair": repair})
+    assert teacher_labels(Params()) == ["simulated teacher"]
+    assert teacher_labels(Params().model_copy(update={"teacher": teacher})) == ["gpt-4o", "simulated teacher"]
 
 
 def test_a_long_name_is_cut() -> None:
@@ -77,7 +86,7 @@ def test_the_list_of_runs_shows_name_and_tags(server: None) -> None:
 
     run, _ = kept(pipeline(return_state=True).state_details.flow_run_id)
     assert run.name == "tuning refinement, evaluation refinement, report"
-    assert run.tags == ["base:tiny", "teacher:simulated"]
+    assert run.tags == ["base:tiny", "teacher:simulated teacher"]
 
 
 @pytest.mark.slow
@@ -92,7 +101,7 @@ def test_a_stage_is_tagged_with_what_it_is_about_and_has_one_progress(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     run, artifacts = kept(stage_flow("forecast", work)(return_state=True).state_details.flow_run_id)
-    assert run.tags == ["base:tiny", "stage:forecast", "teacher:simulated"]
+    assert run.tags == ["base:tiny", "stage:forecast", "teacher:simulated teacher"]
     (only,) = artifacts
     assert (only.key, only.data, only.description) == ("progress", 100.0, "base pddl: 50 episodes")
 

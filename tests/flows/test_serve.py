@@ -11,13 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending, Running
 
+from flows.dead_runs import end_dead_runs
 from flows.serve import the_only_one
 from flows.workspace import exclusive_use
 from tests.helpers.errors import refused
 from tests.helpers.paths import ROOT
+from tests.helpers.prefect_server import prefect_api
 from tests.helpers.processes import end
 from tests.helpers.project import ProjectCopy
 
@@ -128,10 +135,7 @@ def test_a_deployments_run_does_not_outlive_what_serves_it(
     project = ProjectCopy.make(tmp_path / "project", own_server=True)
     params = (project.folder / "params.yaml").read_bytes()
     with serving(project) as (api, process):
-        project.environment["PREFECT_API_URL"] = api
-        overrides = json.dumps({"overrides": {"base_model.tiny.pretraining_tokens": 3_000_000}})
-        started = project.run("prefect", "deployment", "run", "agentrefine/local", "--params", overrides)
-        assert started.returncode == 0, started.stdout + started.stderr
+        start_run(project, api)
         wait_for(project.folder / "data/synthesis/attempts.jsonl")
         run = running_in(project.folder)
         assert (project.folder / "params.yaml").read_bytes() != params
@@ -163,3 +167,66 @@ def running_in(folder: Path) -> list[int]:
     ]
     assert found
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_next_start_frees_the_place_of_a_run_that_was_killed_with_all_that_served_it(tmp_path: Path) -> None:
+    """The deployment runs one at a time, and the server that knew who holds the place is gone."""
+    project = ProjectCopy.make(tmp_path / "project", own_server=True)
+    with serving(project) as (api, process):
+        start_run(project, api)
+        wait_for(project.folder / "data/synthesis/metrics.json")
+        assert (states(api), places_held(api)) == (["RUNNING"], 1)
+        for child in (process, *psutil.Process(process.pid).children(recursive=True)):
+            os.kill(child.pid, signal.SIGKILL)
+        process.wait(60)
+    with serving(project) as (api, _):
+        assert (states(api), places_held(api)) == (["CRASHED"], 0)
+        start_run(project, api)
+        deadline = time.monotonic() + 300
+        while states(api)[-1] in ("SCHEDULED", "PENDING"):
+            assert time.monotonic() < deadline, "it waits for a place"
+            time.sleep(0.5)
+        assert states(api) == ["CRASHED", "RUNNING"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_whose_process_is_there_is_not_ended(tmp_path: Path) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_api()}), get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("agentrefine")
+        deployment = client.create_deployment(flow_id, "local", concurrency_limit=2)
+        there, gone = (client.create_flow_run_from_deployment(deployment).id for _ in range(2))
+        environment = {**os.environ, "PREFECT__FLOW_RUN_ID": str(there)}
+        with subprocess.Popen(["sleep", "300"], env=environment) as process:
+            for run in (there, gone):
+                client.update_flow_run(run, infrastructure_pid=str(process.pid))
+                client.set_flow_run_state(run, Pending())
+                client.set_flow_run_state(run, Running())
+            assert end_dead_runs() == [gone]
+            process.kill()
+        assert end_dead_runs() == [there]
+        assert client.read_flow_run(gone).state_type == StateType.CRASHED
+        client.delete_deployment(deployment)
+
+
+def start_run(project: ProjectCopy, api: str) -> None:
+    """Start a run of the deployment that takes a while."""
+    project.environment["PREFECT_API_URL"] = api
+    overrides = json.dumps({"overrides": {"base_model.tiny.pretraining_tokens": 3_000_000}})
+    started = project.run("prefect", "deployment", "run", "agentrefine/local", "--params", overrides)
+    assert started.returncode == 0, started.stdout + started.stderr
+    del project.environment["PREFECT_API_URL"]
+
+
+def states(api: str) -> list[str]:
+    """The states of the deployment's runs, oldest first."""
+    of_deployment = {"flow_runs": {"deployment_id": {"is_null_": False}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return [run["state"]["type"] for run in httpx.post(f"{api}/flow_runs/filter", json=of_deployment).json()]
+
+
+def places_held(api: str) -> int:
+    """How many places of the deployment's concurrency limit are taken."""
+    (limit,) = httpx.post(f"{api}/v2/concurrency_limits/filter", json={}).json()
+    return int(limit["active_slots"])

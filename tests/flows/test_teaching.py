@@ -396,3 +396,34 @@ def test_a_killed_run_sends_no_more_calls_and_the_next_one_loses_none(
         run(project, *STAGES)
         assert len(witness.answered) - len(set(witness.answered)) == sent - kept
     assert without_ids(project) == without_ids(finished[0])
+
+
+@pytest.mark.parametrize(("processes", "reached"), [(1, "process"), (2, "group")])
+def test_a_terminated_run_takes_what_is_out_sends_no_more_calls_and_the_next_one_pays_for_none_again(
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int, reached: str
+) -> None:
+    """SIGTERM reaches the command alone, as from `docker stop`, or all of its processes, as from systemd."""
+    with teacher(tmp_path, "--latency", "0.4") as witness:
+        ways = {"teacher.processes": processes, "teacher.pilot.personas": 0, "teacher.concurrency": 4}
+        project = project_at(tmp_path / "project", witness.base_url, **ways)
+        running = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "stage", "synthesis"], cwd=project.folder, env=project.environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(witness.answered) < 8 and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.05)
+        (os.kill if reached == "process" else os.killpg)(running.pid, signal.SIGTERM)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 143, said[-3000:]
+        assert said.splitlines()[-1].startswith("Stopped. Run the same command again to resume: "), said[-3000:]
+        assert "Traceback" not in said
+        first = len(witness.answered)
+        assert 8 <= first < 40, said[-2000:]
+        assert journaled(project) == first, "what was out came back and was kept"
+        assert list((project.folder / "data/synthesis").glob("*")) == []
+        time.sleep(2)
+        assert len(witness.answered) == first, "nobody continues to ask"
+        run(project, *STAGES)
+        assert len(set(witness.answered)) == len(witness.answered) == journaled(project)
+    assert without_ids(project) == without_ids(finished[0])

@@ -1,5 +1,6 @@
 """Presets and device configurations: every one of them fits what reads it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,12 @@ MODELS = {
 }
 """The base of each model's preset and the longest game that it trains on, in tokens."""
 
-OF_DEFAULTS = ("; four games", "; the longest of the tiny model's games has 38")
-"""The ends of the two comments that are true of the defaults only."""
+OF_DEFAULTS = (
+    "; four games",
+    "; the longest of the tiny model's games has 38",
+    '; "tiny" makes a Llama of 0.9 M parameters here',
+)
+"""The ends of the comments that are true of the defaults only."""
 
 PAPERS = ["llama-3-8b-full", "llama-3-8b-lora", "mistral-7b-full", "mistral-7b-lora"]
 """Presets of models that the paper tuned."""
@@ -57,6 +62,10 @@ def comments(text: str) -> list[str]:
     return [line.partition("# ")[2] for line in text.splitlines() if "# " in line]
 
 
+def sections_with_a_blank_line_before(text: str) -> set[str]:
+    return {found[1] for found in re.finditer(r"\n\n(\w+):", text)}
+
+
 @pytest.mark.parametrize("name", preset_names(PRESETS))
 def test_every_preset_applies_to_the_committed_parameters_and_keeps_their_comments(params: Path, name: str) -> None:
     before = load_params(params)
@@ -68,6 +77,9 @@ def test_every_preset_applies_to_the_committed_parameters_and_keeps_their_commen
     written = {change.key.rpartition(".")[2] for change in changes}
     of_changed = [line for line in COMMITTED.splitlines() if line.strip().partition(":")[0] in written]
     assert gone == [comment for comment in comments("\n".join(of_changed)) if comment.endswith(OF_DEFAULTS)]
+    text = params.read_text()
+    assert sections_with_a_blank_line_before(text) == set(yaml.safe_load(text)), "and their blank lines"
+    assert text.count("\n\n") == len(yaml.safe_load(text))
     again = params.read_bytes()
     assert apply_preset(name, params, PRESETS) == []
     assert params.read_bytes() == again
@@ -207,6 +219,33 @@ def test_what_an_earlier_preset_left_is_listed_beside_the_values_of_the_next(par
     assert not {change.key for change in beside} & {"tuning.epochs", "base_model.path"}
 
 
+def test_blank_lines_and_comments_behind_a_section_stay_there_whatever_its_last_value_is(
+    params: Path, tmp_path: Path
+) -> None:
+    tail = "evaluation:\n  models:\n  - base\n  - refinement\n\n# The report.\nreport:\n  baseline: base\n"
+    params.write_text(COMMITTED[: COMMITTED.index("\nevaluation:")].rstrip() + f"\n\n\n{tail}")
+    add = "  references: []\n  endpoints: {}\n"
+    params.write_text(params.read_text().replace("evaluation:\n", f"evaluation:\n{add}"))
+    values = "{models: [base, expert_only], episodes: 3}"
+    folder = write_preset(tmp_path, f"tuning: {{warmup_steps: 3}}\nevaluation: {values}\ntracking: {{experiment: a}}\n")
+    apply_preset("mine", params, folder)
+    written = params.read_text()
+    assert written[written.index("  warmup_steps") :] == (
+        f"  warmup_steps: 3\n\n\nevaluation:\n{add}  models:\n  - base\n  - expert_only\n  episodes: 3\n\n"
+        "# The report.\nreport:\n  baseline: base\n\ntracking:\n  experiment: a\n"
+    )
+
+
+def test_what_the_preset_says_of_a_value_stands_beside_its_change(params: Path) -> None:
+    changes = {change.key: change for change in apply_preset("llama-3.2-1b", params, PRESETS)}
+    licence = "asks for `hf auth login` once its licence is accepted on the hub"
+    assert changes["base_model.path"].note == licence
+    assert str(changes["base_model.path"]).endswith(f'"meta-llama/Llama-3.2-1B-Instruct"  # {licence}')
+    assert changes["tuning.warmup_steps"].note == ""
+    of_variants = {change.key: change.note for change in apply_preset("ablations", params, PRESETS)}
+    assert of_variants["tuning.variants.with_erroneous_loss.train_on"] == "mistaken turns are trained too"
+
+
 @pytest.mark.parametrize(
     ("text", "code", "values"),
     [
@@ -251,7 +290,7 @@ def test_the_command_prints_what_changes(params: Path, tmp_path: Path) -> None:
     done = preset("llama-3-8b-lora")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("presets/llama-3-8b-lora.yaml changes params.yaml:\n")
-    assert '  base_model.path: "tiny" -> "meta-llama/Meta-Llama-3-8B"\n' in done.stdout
+    assert '  base_model.path: "tiny" -> "meta-llama/Meta-Llama-3-8B"  # asks for ' in done.stdout
     assert "already holds" in preset("llama-3-8b-lora").stdout
     following = preset("qwen2.5-0.5b").stdout
     assert "  tuning.lora" not in following.partition("are not the defaults stay")[0]

@@ -356,6 +356,9 @@ def test_the_command_shows_what_it_would_upload_and_uploads_only_after_a_yes(tre
     assert "model.safetensors" in asked.stdout
     assert "add --yes" in asked.stderr
     assert hub.repositories == {}
+    for typed in ("", "n\n"):
+        assert at_a_terminal(typed, tree, environment).endswith("Upload? [y/N] Nothing was uploaded.\n")
+    assert hub.repositories == {}
     done = command("model", "refinement", "me/agent", "--yes", "--license", "apache-2.0")
     assert done.returncode == 0, done.stderr
     assert hub.address in done.stdout
@@ -366,3 +369,16 @@ def test_the_command_shows_what_it_would_upload_and_uploads_only_after_a_yes(tre
         cwd=tree, env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert card.startswith("---\n")
+
+
+def at_a_terminal(typed: str, folder: Path, environment: dict[str, str]) -> str:
+    """What the upload of a model prints where somebody types at a terminal, at its end Ctrl-D."""
+    terminal, keyboard = os.openpty()
+    os.write(terminal, f"{typed}\x04".encode())
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "push", "model", "refinement", "me/agent"],
+        cwd=folder, env=environment, capture_output=True, text=True, stdin=keyboard, check=True,
+    )  # fmt: skip
+    os.close(keyboard)
+    os.close(terminal)
+    return done.stdout

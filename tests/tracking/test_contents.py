@@ -52,7 +52,7 @@ def test_a_tuned_and_evaluated_model_has_the_metrics_that_a_person_compares(
         "role": "tuned",
         "train_on": "correct_turns",
         "base": "tiny",
-        "teacher": params.teacher.model,
+        "teacher": "simulated teacher",
         "data_set_size": "225 games, 0 tokens, 0% of them trained",
     }
     assert len([tag for tag in found.tags if not tag.startswith("mlflow.")]) < 12
