@@ -25,7 +25,7 @@ ASKED = ("success", "recovery", "stuck")
 """The measures that every question is answered for."""
 
 
-class Answer(NamedTuple):
+class StudyAnswer(NamedTuple):
     """What a study says to one question on one benchmark.
 
     Attributes:
@@ -88,7 +88,7 @@ def _in_order(variants: dict[str, list[Result]]) -> dict[str, list[Result]]:
     return {name: variants[name] for name in dict.fromkeys(names) if name in variants}
 
 
-def _answers(variants: Mapping[str, Sequence[Result]], benchmarks: Sequence[str]) -> Iterator[Answer]:
+def _answers(variants: Mapping[str, Sequence[Result]], benchmarks: Sequence[str]) -> Iterator[StudyAnswer]:
     for asked in _TEXTS["questions"]:
         if asked["a"] not in variants or asked["b"] not in variants:
             continue
@@ -97,7 +97,7 @@ def _answers(variants: Mapping[str, Sequence[Result]], benchmarks: Sequence[str]
                 a, b = (counts_of(variants[asked[side]], benchmark, measure) for side in "ab")
                 difference = seeded_difference(a, b)
                 if difference is not None:
-                    yield Answer(
+                    yield StudyAnswer(
                         asked["question"], benchmark, measure.name, asked["a"], asked["b"],
                         seeded_rate(a), seeded_rate(b), difference,
                     )  # fmt: skip
@@ -107,7 +107,7 @@ def _page(
     results: Sequence[Result],
     variants: Mapping[str, Sequence[Result]],
     rates: Mapping[str, Mapping[str, Mapping[str, Rate]]],
-    answers: Sequence[Answer],
+    answers: Sequence[StudyAnswer],
 ) -> Iterator[str]:
     """The lines of the page."""
     yield f"# {answers[0].question} {_sentence(answers[0])}" if answers else "# Variants and seeds side by side"
@@ -124,7 +124,7 @@ def _page(
     yield from _circumstances(results)
 
 
-def _questions(answers: Sequence[Answer]) -> Iterator[str]:
+def _questions(answers: Sequence[StudyAnswer]) -> Iterator[str]:
     """Each question: answered in a sentence where the title looks, and by figures for every benchmark."""
     yield "## Questions and answers"
     yield ""
@@ -140,7 +140,7 @@ def _questions(answers: Sequence[Answer]) -> Iterator[str]:
         yield ""
 
 
-def _sentence(answer: Answer) -> str:
+def _sentence(answer: StudyAnswer) -> str:
     sentence: str = _TEXTS["answers"][answer.difference.verdict].format(
         a=label(answer.a), of_a=f"{_whole(answer.of_a)}%", of_b=f"{_whole(answer.of_b)}%",
         difference=f"{_points(answer.difference)} points", needed=MIN_SEEDS,
@@ -234,7 +234,7 @@ def _is_tuned(models: Sequence[Result]) -> bool:
     return tuple(model.card.seed for model in models) != NOT_TUNED
 
 
-def _values(rates: Mapping[str, Mapping[str, Mapping[str, Rate]]], answers: Sequence[Answer]) -> dict[str, object]:
+def _values(rates: Mapping[str, Mapping[str, Mapping[str, Rate]]], answers: Sequence[StudyAnswer]) -> dict[str, object]:
     """study.json: `{"rates": {benchmark: {variant: {measure: rate}}}, "answers": [{...}]}`."""
     return {
         "rates": {

@@ -1,6 +1,6 @@
 """A study: what the models of several variants and seeds reached, from files that machines can add to.
 
-Each model's result is a folder with `card.json` (`ResultCard`) and `outcomes.jsonl` (`Outcome`, a line an episode).
+Each model's result is a folder with `card.json` (`ResultCard`) and `outcomes.jsonl` (`EpisodeOutcome`, a line an episode).
 The study reads all such folders of one place, whoever computed them.
 """
 
@@ -29,7 +29,7 @@ WHO = {"models", "endpoints", "references", "data", "batch_size"}
 """Keys of the section `evaluation` that do not decide how an episode is played."""
 
 
-class Outcome(BaseModel, frozen=True):
+class EpisodeOutcome(BaseModel, frozen=True):
     """What one episode came to.
 
     Example: `{"benchmark": "worlds_layouts", "cluster": "fetch.attic.90", "solved": 1, "progress": 1.0, ...}`
@@ -59,7 +59,7 @@ class Outcome(BaseModel, frozen=True):
 
 
 class Measure(NamedTuple):
-    """A rate of a study: a field of `Outcome`, the field that it is a share of (None: episodes), and its name."""
+    """A rate of a study: a field of `EpisodeOutcome`, what it is a share of (None: episodes), and its name."""
 
     hits: str
     of: str | None
@@ -117,14 +117,14 @@ class Result(NamedTuple):
     """A model's card and its episodes' outcomes."""
 
     card: ResultCard
-    outcomes: list[Outcome]
+    outcomes: list[EpisodeOutcome]
 
 
-def outcome_of(episode: Episode) -> Outcome:
+def outcome_of(episode: Episode) -> EpisodeOutcome:
     """What a study keeps of an episode."""
     steps = episode.steps
     followed = [(before, after) for before, after in pairwise(steps) if before.failed]
-    return Outcome(
+    return EpisodeOutcome(
         benchmark=episode.benchmark,
         cluster=episode.cluster,
         solved=int(episode.success),
@@ -166,7 +166,7 @@ def read_results(folder: Path) -> list[Result]:
         UserError: there is none, one is broken, or two were reached by different rules.
     """
     results = [
-        Result(read_result(card, ResultCard, "study"), list(read_jsonl(card.parent / OUTCOMES, Outcome)))
+        Result(read_result(card, ResultCard, "study"), list(read_jsonl(card.parent / OUTCOMES, EpisodeOutcome)))
         for card in sorted(folder.glob(f"*/{CARD}"))
     ]
     if not results:

@@ -11,7 +11,7 @@ from agentrefine.study.page import write_study
 from agentrefine.study.results import (
     CARD,
     OUTCOMES,
-    Outcome,
+    EpisodeOutcome,
     ResultCard,
     keep_results,
     outcome_of,
@@ -42,7 +42,7 @@ def result(
         tokens=1000, trained_tokens=200, validation_loss=0.2, rules=rules or {"seed": 7, "max_steps": 20}, machine="m",
     )  # fmt: skip
     outcomes = [
-        Outcome(
+        EpisodeOutcome(
             benchmark="worlds_layouts", cluster=f"w{i}", solved=int(i < solved), progress=float(i < solved), steps=4,
             valid=2, format_errors=0, stuck=int(i >= solved), errors=2, recovered=int(i < solved),
         )
