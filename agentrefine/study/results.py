@@ -1,6 +1,6 @@
 """A study: what the models of several variants and seeds reached, from files that machines can add to.
 
-Each model's result is a folder with `card.json` (`ResultCard`) and `outcomes.jsonl` (a line an episode, `EpisodeOutcome`).
+Each model's result is a folder with `card.json` (`ResultCard`) and `outcomes.jsonl` (`EpisodeOutcome`, one a line).
 The study reads all such folders of one place, whoever computed them.
 """
 
