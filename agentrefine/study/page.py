@@ -18,7 +18,16 @@ from agentrefine.study.rates import (
     seeded_difference,
     seeded_rate,
 )
-from agentrefine.study.results import MEASURES, Measure, Result, benchmarks_of, counts_of, read_results, variants_of
+from agentrefine.study.results import (
+    MEASURES,
+    Measure,
+    Result,
+    benchmarks_of,
+    counts_of,
+    read_results,
+    recoveries_of,
+    variants_of,
+)
 
 _TEXTS = yaml.safe_load(packaged_text("agentrefine.study", "questions.yaml"))
 ASKED = ("success", "recovery", "stuck")
@@ -119,6 +128,7 @@ def _page(
         yield from _benchmark(benchmark, of_variants, variants)
     yield from (f"- {name}: {meaning}" for name, meaning in _TEXTS["columns"].items())
     yield ""
+    yield from _by_kind(variants, next(iter(rates)))
     yield from _by_seed(variants, next(iter(rates)))
     yield from _tunings(variants)
     yield from _circumstances(results)
@@ -172,6 +182,31 @@ def _benchmark(
         seeds = len(variants[variant]) if _is_tuned(variants[variant]) else "-"
         cells = " | ".join(percent(measured[name], digits=0) for name in names)
         yield f"| {label(variant)} | {seeds} | {cells} | {count(measured['success'].n)} |"
+    yield ""
+
+
+def _by_kind(variants: Mapping[str, Sequence[Result]], benchmark: str) -> Iterator[str]:
+    """Recovery from each kind of error on one benchmark."""
+    found = {
+        kind
+        for models in variants.values()
+        for model in models
+        for outcome in model.outcomes
+        if outcome.benchmark == benchmark
+        for kind in outcome.recovered_by_kind
+    }
+    kinds = sorted(found)
+    if not kinds:
+        return
+    yield f"## Recovery by kind of error on {label(benchmark)}"
+    yield ""
+    yield f"| percent (n errors) | {' | '.join(map(label, kinds))} |"
+    yield f"|---|{'--:|' * len(kinds)}"
+    for name, models in variants.items():
+        rates = [seeded_rate(recoveries_of(models, benchmark, kind)) for kind in kinds]
+        if any(rate.n for rate in rates):
+            cells = (f"{percent(rate, digits=0)} ({count(rate.n)})" if rate.n else "-" for rate in rates)
+            yield f"| {label(name)} | {' | '.join(cells)} |"
     yield ""
 
 

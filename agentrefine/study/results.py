@@ -4,8 +4,7 @@ Each model's result is a folder with `card.json` (`ResultCard`) and `outcomes.js
 The study reads all such folders of one place, whoever computed them.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import is_stuck
+from agentrefine.evaluation.metrics.recovery import SOON, Aftermath, aftermaths
 from agentrefine.files import atomic_folder, read_jsonl, read_result, write_json, write_jsonl
 from agentrefine.params import Params
 from agentrefine.params.seeds import without_seed
@@ -43,7 +43,10 @@ class EpisodeOutcome(BaseModel, frozen=True):
         format_errors: of them, those not in the form of a thought and an action.
         stuck: 1 where the same failing action came three times.
         errors: turns that failed and were followed by another one.
-        recovered: of these, those whose next action was valid and another one.
+        recovered, recovered_soon: of these, those after which the next action, or one of the next three, was valid and
+            another one.
+        repeated: of these, those whose next turn failed in the same way.
+        recovered_by_kind: errors and recoveries of each kind of error.
     """
 
     benchmark: str
@@ -56,6 +59,9 @@ class EpisodeOutcome(BaseModel, frozen=True):
     stuck: int
     errors: int
     recovered: int
+    recovered_soon: int
+    repeated: int
+    recovered_by_kind: dict[str, tuple[int, int]] = {}
 
 
 class Measure(NamedTuple):
@@ -71,6 +77,8 @@ MEASURES = (
     Measure("progress", None, "progress"),
     Measure("valid", "steps", "grounding"),
     Measure("recovered", "errors", "recovery"),
+    Measure("recovered_soon", "errors", "within 3"),
+    Measure("repeated", "errors", "repeated"),
     Measure("stuck", None, "stuck"),
 )
 
@@ -123,7 +131,8 @@ class Result(NamedTuple):
 def outcome_of(episode: Episode) -> EpisodeOutcome:
     """What a study keeps of an episode."""
     steps = episode.steps
-    followed = [(before, after) for before, after in pairwise(steps) if before.failed]
+    errors = aftermaths(episode)
+    kinds = sorted({error.kind for error in errors})
     return EpisodeOutcome(
         benchmark=episode.benchmark,
         cluster=episode.cluster,
@@ -133,9 +142,20 @@ def outcome_of(episode: Episode) -> EpisodeOutcome:
         valid=sum(step.valid for step in steps),
         format_errors=sum(step.format_error for step in steps),
         stuck=int(is_stuck(episode)),
-        errors=len(followed),
-        recovered=sum(after.valid and after.action != before.action for before, after in followed),
+        errors=len(errors),
+        recovered=_recovered(errors, 1),
+        recovered_soon=_recovered(errors, SOON),
+        repeated=sum(error.repeated for error in errors),
+        recovered_by_kind={
+            kind: (len(of_kind), _recovered(of_kind, 1))
+            for kind in kinds
+            if (of_kind := [error for error in errors if error.kind == kind])
+        },
     )
+
+
+def _recovered(errors: Sequence[Aftermath], turns: int) -> int:
+    return sum(error.turns is not None and error.turns <= turns for error in errors)
 
 
 def keep_results(params: Params, project: Project, folder: Path, machine: str) -> list[str]:
@@ -194,6 +214,26 @@ def variants_of(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 def counts_of(results: Sequence[Result], benchmark: str, measure: Measure) -> SeededCounts:
     """What a rate of one variant on one benchmark is made of, by seed and cluster."""
+
+    def counted(outcome: EpisodeOutcome) -> tuple[float, float]:
+        return getattr(outcome, measure.hits), 1 if measure.of is None else getattr(outcome, measure.of)
+
+    return _counts(results, benchmark, counted)
+
+
+def recoveries_of(results: Sequence[Result], benchmark: str, kind: str) -> SeededCounts:
+    """The recoveries of one variant on one benchmark from one kind of error."""
+
+    def counted(outcome: EpisodeOutcome) -> tuple[float, float]:
+        errors, recovered = outcome.recovered_by_kind.get(kind, (0, 0))
+        return recovered, errors
+
+    return _counts(results, benchmark, counted)
+
+
+def _counts(
+    results: Sequence[Result], benchmark: str, counted: Callable[[EpisodeOutcome], tuple[float, float]]
+) -> SeededCounts:
     played = [[o for o in result.outcomes if o.benchmark == benchmark] for result in results]
     clusters = tuple(sorted({outcome.cluster for outcomes in played for outcome in outcomes}))
     column = {cluster: place for place, cluster in enumerate(clusters)}
@@ -201,8 +241,9 @@ def counts_of(results: Sequence[Result], benchmark: str, measure: Measure) -> Se
     for row, outcomes in enumerate(played):
         for outcome in outcomes:
             place = row, column[outcome.cluster]
-            hits[place] += getattr(outcome, measure.hits)
-            of[place] += 1 if measure.of is None else getattr(outcome, measure.of)
+            hit, share_of = counted(outcome)
+            hits[place] += hit
+            of[place] += share_of
     seeds = tuple(result.card.seed for result in results)
     return SeededCounts(seeds, clusters, hits, of)
 

@@ -45,6 +45,8 @@ def result(
         EpisodeOutcome(
             benchmark="worlds_layouts", cluster=f"w{i}", solved=int(i < solved), progress=float(i < solved), steps=4,
             valid=2, format_errors=0, stuck=int(i >= solved), errors=2, recovered=int(i < solved),
+            recovered_soon=int(i < solved), repeated=int(i >= solved),
+            recovered_by_kind={"place_error": (2, int(i < solved))},
         )
         for i in range(of)
     ]  # fmt: skip
@@ -65,6 +67,7 @@ def test_an_episode_is_counted_as_the_metrics_count_it():
     last = step("open box", valid=False)
     found = outcome_of(episodes("refinement", 0)[0].model_copy(update={"steps": [*steps, last], "progress": 0.5}))
     assert (found.steps, found.valid, found.errors, found.recovered, found.stuck) == (4, 1, 2, 1, 1)
+    assert (found.recovered_soon, found.repeated, found.recovered_by_kind) == (2, 1, {"unknown": (2, 1)})
 
 
 def finished_run(root: Path) -> Params:
@@ -132,6 +135,8 @@ def test_a_difference_is_claimed_from_three_seeds_on_and_the_title_says_it(tmp_p
         "success": "better", "recovery": "better", "stuck": "worse"
     }  # fmt: skip
     assert "| chance | - | 20 [" in pages[3]
+    assert "| refinement | 41 [" in pages[3]
+    assert pages[3].count("(120) |") == 2
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
 
 
