@@ -14,7 +14,7 @@ INSTALLED: Final = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
 PLAYED_BY_DEFAULT: Final = ["worlds_layouts", "worlds_families", "worlds_perturbed", "babyai", "pddl", "hotpotqa"]
-"""The benchmarks that the plain installation can play. They are listed, so that a simulator that is installed later
+"""Benchmarks that the plain installation can play. They are listed, so that a simulator that is installed later
 makes no evaluation run again."""
 
 

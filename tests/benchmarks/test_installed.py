@@ -62,7 +62,7 @@ def test_the_default_is_a_list_that_the_plain_installation_can_play() -> None:
     default = EvaluationParams()
     assert default.benchmarks == list(PLAYED_BY_DEFAULT)
     assert not set(NEEDED) & set(default.benchmarks)
-    assert set(default.benchmarks) | set(NEEDED) == set(BENCHMARKS)
+    assert set(default.benchmarks) | set(NEEDED) == set(BENCHMARKS) - {"worlds_faulty"}  # played where it is named
 
 
 @pytest.mark.usefixtures("nothing_installed")
