@@ -186,11 +186,8 @@ def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params,
         gc.freeze()
 
     async def ask() -> list[Result]:
-        with (
-            run_numbers(access.numbers, access.params) as numbers,
-            _ended_after_calls(numbers),
-            Journal(JOURNAL) as journal,
-        ):
+        with run_numbers(access.numbers, access.params) as numbers, Journal(JOURNAL) as journal:
+            hold_sigterm(numbers)
             watch = asyncio.create_task(_stop_without_owner(access.owner, numbers))
             try:
                 async with JournaledTeacher(access.params, journal, numbers, access.simulated) as teacher:
@@ -198,31 +195,34 @@ def run_shard(work: Work[Item, Result], samples: Sequence[Item], params: Params,
             finally:
                 watch.cancel()
 
-    return uvloop.run(ask())
+    with _sigterm_waits() as hold_sigterm:
+        return uvloop.run(ask())
 
 
 @contextmanager
-def _ended_after_calls(numbers: SharedNumbers) -> Iterator[None]:
-    """Let SIGTERM end a process of the pool only when the block is left, and no more calls go out until then.
+def _sigterm_waits() -> Iterator[Callable[[SharedNumbers], None]]:
+    """Hold SIGTERM back until the block is left, as what is in flight is paid for.
 
-    systemd sends it to all processes of a service. What the process has in flight is paid for.
+    Yields a function for the event loop of the block: from then on the signal lets no more calls go out. uvloop would
+    swallow what another handler raises. It comes to a process of the pool too: systemd sends it to a whole service.
     """
-    if threading.current_thread() is not threading.main_thread():  # in the stage's own process, which waits for it
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda _: None
         return
-    loop, terminated = asyncio.get_running_loop(), False
+    earlier, came = signal.getsignal(signal.SIGTERM), threading.Event()
 
-    def stop() -> None:
-        nonlocal terminated
-        terminated = True
-        numbers[STOPPED] = 1.0
+    def hold(numbers: SharedNumbers) -> None:
+        def stop() -> None:
+            came.set()
+            numbers[STOPPED] = 1.0
 
-    loop.add_signal_handler(signal.SIGTERM, stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+
     try:
-        yield
+        yield hold
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-        if terminated:
+        signal.signal(signal.SIGTERM, earlier)
+        if came.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -398,13 +398,13 @@ def test_a_killed_run_sends_no_more_calls_and_the_next_one_loses_none(
     assert without_ids(project) == without_ids(finished[0])
 
 
-@pytest.mark.parametrize(("processes", "reached"), [(1, "process"), (2, "group")])
+@pytest.mark.parametrize(("processes", "reached", "pilot"), [(1, "process", 0), (1, "process", 4), (2, "group", 0)])
 def test_a_terminated_run_takes_what_is_out_sends_no_more_calls_and_the_next_one_pays_for_none_again(
-    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int, reached: str
+    finished: tuple[ProjectCopy, Witness], tmp_path: Path, processes: int, reached: str, pilot: int
 ) -> None:
     """SIGTERM reaches the command alone, as from `docker stop`, or all of its processes, as from systemd."""
     with teacher(tmp_path, "--latency", "0.4") as witness:
-        ways = {"teacher.processes": processes, "teacher.pilot.personas": 0, "teacher.concurrency": 4}
+        ways = {"teacher.processes": processes, "teacher.pilot.personas": pilot, "teacher.concurrency": 4}
         project = project_at(tmp_path / "project", witness.base_url, **ways)
         running = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "stage", "synthesis"], cwd=project.folder, env=project.environment,
