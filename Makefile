@@ -75,8 +75,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(INSTALLED)
 
-clean: ## remove what the stages wrote (the journal of teacher answers and the environment stay)
-	rm -rf data/synthesis data/verification data/repair data/dataset data/mix data/on_policy data/evaluation models/* reports .prefect/results
+clean: ## remove what the stages wrote (the journal of answers, studies and the environment stay)
+	rm -rf data/synthesis data/verification data/repair data/dataset data/mix data/on_policy data/evaluation models/* .prefect/results
+	test ! -d reports || find reports -mindepth 1 -maxdepth 1 ! -name study -exec rm -rf {} +
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

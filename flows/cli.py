@@ -458,9 +458,11 @@ def _overrides_argument(parser: argparse.ArgumentParser) -> None:
 
 def _seeds(given: argparse.Namespace) -> None:
     from agentrefine.params.seeds import write_seeds
+    from flows.workspace import exclusive_use
     from tasks.params import PARAMS
 
-    write_seeds(PARAMS, given.seeds)
+    with exclusive_use():
+        write_seeds(PARAMS, given.seeds)
     print(f"{PARAMS} names a variant for each variant and seed now; `agentrefine run` tunes and plays them.")
 
 

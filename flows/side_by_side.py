@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import IO, Never
 
 from tqdm import tqdm
@@ -61,6 +62,27 @@ def run_side_by_side(commands: Mapping[str, list[str]], at_once: int) -> Generat
                         yield name
         finally:
             _stop(list(running.values()), selector)
+
+
+def run_to_its_end(command: list[str], folder: Path | None = None, *, ends_with_us: bool = False) -> int:
+    """Run a command in this terminal and return its status; an interruption of this process is passed on to it.
+
+    The command then has `STOP_SECONDS` to end as by Ctrl-C, so that nothing it has paid for is lost. With
+    `ends_with_us` it is a command of ours that also ends when this process is killed (`end_with_parent`).
+    """
+    own = {WITH_PARENT: str(os.getpid())} if ends_with_us else {}
+    # A session of its own, so that Ctrl-C reaches this process alone, which passes it on once.
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def end_with_parent() -> None:

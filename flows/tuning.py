@@ -5,7 +5,6 @@ On several GPUs: accelerate launch --config_file configs/fsdp.yaml -m flows.tuni
 
 import os
 import shlex
-import subprocess
 
 from prefect import flow
 
@@ -13,6 +12,7 @@ from agentrefine.errors import UserError
 from agentrefine.params import load_params
 from agentrefine.report.timing import timed, tuning_result
 from flows.command import exit_with_sentence, parse, run_stage
+from flows.side_by_side import run_to_its_end
 from tasks.checks import check_launcher
 from tasks.tracking.flow_runs import describe_stage
 from tasks.tuning import tune_variant, tuning_job
@@ -53,10 +53,10 @@ def launch(variant: str, launcher: str) -> None:
     """
     check_launcher(launcher)
     command = [*shlex.split(launcher), "-m", "flows.tuning", variant]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        sentence = f"tuning@{variant}: `{shlex.join(command)}` failed with status {done.returncode}; see above."
-        raise UserError("stage_failed", sentence, stage=f"tuning@{variant}", status=done.returncode)
+    status = run_to_its_end(command)
+    if status:
+        sentence = f"tuning@{variant}: `{shlex.join(command)}` failed with status {status}; see above."
+        raise UserError("stage_failed", sentence, stage=f"tuning@{variant}", status=status)
 
 
 if __name__ == "__main__":

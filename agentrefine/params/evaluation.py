@@ -13,6 +13,9 @@ CHANCE: Final = "chance"
 INSTALLED: Final = "installed"
 """In place of a list of benchmarks: all of which everything is there."""
 
+WHO_PLAYS: Final = ("models", "endpoints", "references")
+"""Keys of the section that say who is evaluated; all others are rules of how."""
+
 PLAYED_BY_DEFAULT: Final = ["worlds_layouts", "worlds_families", "worlds_perturbed", "babyai", "pddl", "hotpotqa"]
 """Benchmarks that the plain installation can play. They are listed, so that a simulator that is installed later
 makes no evaluation run again."""

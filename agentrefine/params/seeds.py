@@ -36,7 +36,7 @@ def with_seeds(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
         seeds: at least one.
 
     Raises:
-        UserError: a seed stands twice, or a variant has a seed already.
+        UserError: a seed stands twice, a variant has a seed already, or a mix reads a data set of `on_policy`.
     """
     if twice := [seed for seed in seeds if list(seeds).count(seed) > 1]:
         raise UserError("bad_value", f"seeds: {twice[0]} stands twice; write each once.", key="seeds", value=twice[0])
@@ -45,8 +45,18 @@ def with_seeds(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     variants, own_games = tuning["variants"], changed.get("on_policy") or {}
     for name, variant in variants.items():
         if variant.get("seed") is not None:
-            message = f"tuning.variants.{name} has the seed {variant['seed']} already; name the variants without seeds."
+            message = (
+                f"tuning.variants.{name} has the seed {variant['seed']} already; bring back the variants without seeds "
+                "(git has params.yaml as it was), then name all seeds at once."
+            )
             raise UserError("has_a_seed", message, key=f"tuning.variants.{name}.seed")
+    for name, mix in (changed.get("mix") or {}).items():
+        if mix["data_set"].removeprefix(ON_POLICY) in own_games and mix["data_set"].startswith(ON_POLICY):
+            message = (
+                f"mix.{name} reads {mix['data_set']}, which every seed would make for itself; write a mix for each "
+                "seed by hand, or leave it out."
+            )
+            raise UserError("mix_of_own_games", message, key=f"mix.{name}.data_set")
     tuning["variants"] = {
         _named(name, seed): {**variant, "data_set": _data_set(variant["data_set"], own_games, seed), "seed": seed}
         for name, variant in variants.items()

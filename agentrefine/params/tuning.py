@@ -174,10 +174,6 @@ class TuningParams(Section):
     )
     checkpoints_kept: PositiveInt = param(2, "the newest ones")
 
-    def passes(self, tokens: int) -> float:
-        """How often a data set of so many tokens is passed over."""
-        return self.epochs if self.tokens is None else self.tokens / tokens
-
     @property
     def chooses_by_validation(self) -> bool:
         """Whether the weights that are kept are those of the lowest validation loss."""

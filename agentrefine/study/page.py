@@ -121,6 +121,10 @@ def _page(
     """The lines of the page."""
     yield f"# {answers[0].question} {_sentence(answers[0])}" if answers else "# Variants and seeds side by side"
     yield ""
+    bases = {result.card.base_digest for result in results if result.card.base_digest}
+    if len(bases) > 1:
+        yield f"> The models were tuned from {len(bases)} different bases: another processor pretrains another one."
+        yield ""
     yield " ".join(_TEXTS["rule"].format(needed=MIN_SEEDS).split())
     yield ""
     yield from _questions(answers)
@@ -140,7 +144,7 @@ def _questions(answers: Sequence[StudyAnswer]) -> Iterator[str]:
     yield ""
     for question in dict.fromkeys(answer.question for answer in answers):
         mine = [answer for answer in answers if answer.question == question]
-        yield f"**{question}** On {label(mine[0].benchmark)}: {_sentence(mine[0])}"
+        yield f"**{question}** {_sentence(mine[0])}"
         yield ""
         yield f"| {label(mine[0].a)} minus {label(mine[0].b)}, points | {' | '.join(ASKED)} |"
         yield f"|---|{'--:|' * len(ASKED)}"
@@ -152,15 +156,19 @@ def _questions(answers: Sequence[StudyAnswer]) -> Iterator[str]:
 
 def _sentence(answer: StudyAnswer) -> str:
     sentence: str = _TEXTS["answers"][answer.difference.verdict].format(
-        a=label(answer.a), of_a=f"{_whole(answer.of_a)}%", of_b=f"{_whole(answer.of_b)}%",
-        difference=f"{_points(answer.difference)} points", needed=MIN_SEEDS,
-    )  # fmt: skip
+        benchmark=label(answer.benchmark),
+        a=label(answer.a),
+        of_a=f"{_whole(answer.of_a)}%",
+        of_b=f"{_whole(answer.of_b)}%",
+        difference=f"{_points(answer.difference)} points",
+        needed=MIN_SEEDS,
+    )
     return sentence
 
 
 def _points(found: SeededDifference) -> str:
     """A difference in points with its interval; a star where it is claimed."""
-    star = "*" if found.verdict in ("better", "worse") else ""
+    star = "*" if found.verdict in ("higher", "lower") else ""
     return f"{percent(found.rate, sign='+', digits=0)}{star}"
 
 
@@ -234,25 +242,32 @@ def _tunings(variants: Mapping[str, Sequence[Result]]) -> Iterator[str]:
     """What each variant was tuned on, and how long: means over its seeds."""
     yield "## What they were tuned on"
     yield ""
-    yield "| | trained turns | data set | steps | tokens | trained tokens | validation loss |"
-    yield "|---|---|---|--:|--:|--:|--:|"
+    yield "| | trained turns | data set | games | passes | steps | tokens | trained tokens | validation loss |"
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|"
     for name, models in variants.items():
         if not _is_tuned(models):
             continue
         cards = [model.card for model in models]
         losses = [card.validation_loss for card in cards if card.validation_loss is not None]
         sets = cards[0].data_set.removesuffix(f"-{cards[0].seed}")
-        figures = (round(sum(values) / len(cards)) for values in (
-            [card.steps for card in cards], [card.tokens for card in cards], [card.trained_tokens for card in cards]
-        ))  # fmt: skip
+        games, steps, tokens, trained = (
+            count(round(sum(values) / len(cards)))
+            for values in (
+                [card.games for card in cards],
+                [card.steps for card in cards],
+                [card.tokens for card in cards],
+                [card.trained_tokens for card in cards],
+            )
+        )
+        passes = f"{sum(card.passes for card in cards) / len(cards):.1f}"
         loss = f"{sum(losses) / len(losses):.3f}" if losses else "-"
-        yield f"| {label(name)} | {label(cards[0].train_on)} | {sets} | {' | '.join(map(count, figures))} | {loss} |"
+        figures = " | ".join((games, passes, steps, tokens, trained, loss))
+        yield f"| {label(name)} | {label(cards[0].train_on)} | {sets} | {figures} |"
     yield ""
 
 
 def _circumstances(results: Sequence[Result]) -> Iterator[str]:
     """What a reader must know of where the results come from."""
-    bases = {result.card.base_digest for result in results if result.card.base_digest}
     machines = dict.fromkeys(result.card.machine for result in results)
     rules = results[0].card.rules
     yield "## How it was made"
@@ -260,8 +275,8 @@ def _circumstances(results: Sequence[Result]) -> Iterator[str]:
     shown = ", ".join(f"{key} {value}" for key, value in rules.items() if isinstance(value, int | float | str))
     yield f"- The episodes: {shown}."
     yield f"- Processors: {'; '.join(machines)}."
-    if len(bases) > 1:
-        yield f"- The models were tuned from {len(bases)} different bases, as another processor pretrains another one."
+    if (versions := len({result.card.code for result in results})) > 1:
+        yield f"- The code that tunes and plays: {versions} versions; their results are taken together."
     yield ""
 
 

@@ -15,18 +15,21 @@ from agentrefine.errors import UserError
 from agentrefine.evaluation.episodes import Episode
 from agentrefine.evaluation.metrics import is_stuck
 from agentrefine.evaluation.metrics.recovery import SOON, Aftermath, aftermaths
-from agentrefine.files import atomic_folder, read_jsonl, read_result, write_json, write_jsonl
+from agentrefine.files import atomic_folder, read_jsonl, read_result, short_hash, write_json, write_jsonl
 from agentrefine.params import Params
-from agentrefine.params.seeds import without_seed
+from agentrefine.params.evaluation import WHO_PLAYS
+from agentrefine.params.seeds import ON_POLICY, without_seed
 from agentrefine.report.inputs import Project
+from agentrefine.sources import digest
 from agentrefine.study.rates import SeededCounts
 from agentrefine.tuning.cards import TunedCard, read_card
 from agentrefine.tuning.models import model_digest
+from agentrefine.tuning.train import PARAMS_WITHOUT_EFFECT
 
 CARD, OUTCOMES = "card.json", "outcomes.jsonl"
 
-WHO = {"models", "endpoints", "references", "data", "batch_size"}
-"""Keys of the section `evaluation` that do not decide how an episode is played."""
+CODE = ("agentrefine.tuning.train", "agentrefine.evaluation.evaluate")
+"""Modules whose code decides a result, with all that they lead to."""
 
 
 class EpisodeOutcome(BaseModel, frozen=True):
@@ -93,10 +96,13 @@ class ResultCard(BaseModel, frozen=True):
         digest: of its weights; empty where it has none.
         base_digest: of the weights that it was tuned from.
         train_on, data_set, data_set_sha256: what it was tuned on.
+        games: of the data set.
+        passes: over them.
         steps, tokens, trained_tokens: of the tuning.
-        tuning: the parameters that decide the weights.
+        tuning: the parameters that decide the weights (section `tuning`).
         validation_loss: on masked validation samples at the end, nats per token.
         rules: how the episodes are drawn and played.
+        code: a digest of the code that tunes and plays.
         machine: its processor.
     """
 
@@ -107,12 +113,15 @@ class ResultCard(BaseModel, frozen=True):
     train_on: str = ""
     data_set: str = ""
     data_set_sha256: dict[str, str] = {}
+    games: int = 0
+    passes: float = 0.0
     steps: int = 0
     tokens: int = 0
     trained_tokens: int = 0
     tuning: dict[str, object] = {}
     validation_loss: float | None = None
     rules: dict[str, object]
+    code: str
     machine: str
 
     @property
@@ -176,32 +185,95 @@ def keep_results(params: Params, project: Project, folder: Path, machine: str) -
 
 def rules_of(params: Params) -> dict[str, object]:
     """How the episodes are drawn and played."""
-    return {"seed": params.seed, **params.evaluation.model_dump(mode="json", exclude=WHO)}
+    return {"seed": params.seed, **params.evaluation.model_dump(mode="json", exclude=set(WHO_PLAYS))}
 
 
 def read_results(folder: Path) -> list[Result]:
     """All results of a folder, in the order of their names.
 
     Raises:
-        UserError: there is none, one is broken, or two were reached by different rules.
+        UserError: there is none, one is broken, or as `check_comparable`.
     """
-    results = [
-        Result(read_result(card, ResultCard, "study"), list(read_jsonl(card.parent / OUTCOMES, EpisodeOutcome)))
-        for card in sorted(folder.glob(f"*/{CARD}"))
-    ]
-    if not results:
+    cards = read_cards(folder)
+    if not cards:
         raise UserError("no_results", f"{folder}: holds no result; run `agentrefine study`.", file=folder)
-    first = results[0].card
-    for other in (result.card for result in results):
-        keys = first.rules.keys() | other.rules.keys()
-        differing = sorted(key for key in keys if first.rules.get(key) != other.rules.get(key))
-        if differing:
-            message = (
-                f"{folder}: {first.name} and {other.name} were played by different rules ({', '.join(differing)}), so "
-                "they cannot be compared; move one of the two elsewhere, or play it again by the other's rules."
-            )
-            raise UserError("not_comparable", message, file=folder, keys=differing, a=first.name, b=other.name)
-    return results
+    check_comparable(cards, folder)
+    return [Result(card, list(read_jsonl(folder / card.name / OUTCOMES, EpisodeOutcome))) for card in cards]
+
+
+def read_cards(folder: Path) -> list[ResultCard]:
+    """The cards of the results in a folder, in the order of their names.
+
+    Raises:
+        UserError: one is broken, or lies in a folder of another name.
+    """
+    cards = []
+    for file in sorted(folder.glob(f"*/{CARD}")):
+        card = read_result(file, ResultCard, "study")
+        if file.parent.name != card.name:
+            message = f"{file}: is the card of {card.name}; rename its folder to that."
+            raise UserError("wrong_folder", message, file=file, name=card.name)
+        cards.append(card)
+    return cards
+
+
+def check_comparable(cards: Sequence[ResultCard], folder: Path) -> None:
+    """Refuse results that differ in more than variant, seed, machine and version of the code.
+
+    All must have been played by the same rules and tuned by the same parameters; those of a variant must have trained
+    the same turns of the same data set, where it is not made of the model's own games.
+
+    Raises:
+        UserError: names two results and what they differ in.
+    """
+    tuned = [card for card in cards if card.train_on]
+    same = [(cards, _rules), (tuned, _tuning)]
+    same += [([card for card in tuned if card.variant == name], _trained) for name in {c.variant for c in tuned}]
+    for group, values_of in same:
+        for card in group[1:]:
+            a, b = values_of(group[0]), values_of(card)
+            if differing := sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)):
+                message = (
+                    f"{folder}: {group[0].name} and {card.name} differ in {', '.join(differing)}, so they cannot be "
+                    "compared; move one of the two elsewhere, or make it again as the other was."
+                )
+                names = {"a": group[0].name, "b": card.name}
+                raise UserError("not_comparable", message, file=folder, keys=differing, **names)
+
+
+def check_joins(params: Params, folder: Path) -> None:
+    """Refuse to begin what could not be compared with the results of a folder; one without results takes anything.
+
+    Raises:
+        UserError: as `check_comparable`, or the parameters would tune or play by others than those results.
+    """
+    cards = read_cards(folder)
+    check_comparable(cards, folder)
+    tuning = params.tuning.model_dump(mode="json", exclude=PARAMS_WITHOUT_EFFECT)
+    for card in cards:
+        for known, wanted in ((card.rules, rules_of(params)), (card.tuning or tuning, tuning)):
+            if differing := sorted(key for key in known.keys() | wanted.keys() if known.get(key) != wanted.get(key)):
+                message = (
+                    f"{folder}: {card.name} was made with other values of {', '.join(differing)} than are asked for "
+                    "now, so further seeds could not be compared with it; ask for the same, or give the study another "
+                    "name."
+                )
+                raise UserError("not_comparable", message, file=folder, keys=differing, a=card.name)
+
+
+def _rules(card: ResultCard) -> dict[str, object]:
+    return card.rules
+
+
+def _tuning(card: ResultCard) -> dict[str, object]:
+    return card.tuning
+
+
+def _trained(card: ResultCard) -> dict[str, object]:
+    """What must be the same for all seeds of a variant."""
+    data_set = card.data_set.removesuffix(f"-{card.seed}")
+    files = {} if data_set.startswith(ON_POLICY) else card.data_set_sha256
+    return {"train_on": card.train_on, "data_set": data_set, **files}
 
 
 def variants_of(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -259,12 +331,12 @@ def _card(model: str, params: Params, project: Project, machine: str) -> ResultC
     Raises:
         UserError: its weights or card are missing.
     """
-    rules = rules_of(params)
+    rules, code = rules_of(params), short_hash(*map(digest, CODE))
     variant = params.tuning.variants.get(model)
     folder = project.root / "models" / model
     if variant is None:
-        digest = model_digest(folder) if folder.is_dir() else ""
-        return ResultCard(variant=model, seed=None, digest=digest, rules=rules, machine=machine)
+        weights = model_digest(folder) if folder.is_dir() else ""
+        return ResultCard(variant=model, seed=None, digest=weights, rules=rules, code=code, machine=machine)
     card = read_card(folder)
     if not isinstance(card, TunedCard):
         message = f"{folder}: there is no card of a tuned model; run the stage tuning@{model}."
@@ -277,11 +349,14 @@ def _card(model: str, params: Params, project: Project, machine: str) -> ResultC
         train_on=card.train_on,
         data_set=card.data_set,
         data_set_sha256=card.data_set_sha256,
+        games=card.rendering.samples,
+        passes=round(card.tokens / card.rendering.tokens, 2),
         steps=card.steps,
         tokens=card.tokens,
         trained_tokens=card.trained_tokens,
         tuning=card.params,
         validation_loss=card.validation_loss,
         rules=rules,
+        code=code,
         machine=machine,
     )

@@ -176,7 +176,7 @@ def train(
             arguments.output_dir = checkpoints.own_folder(job.checkpoints, key)
         # After the arguments: with FSDP and DeepSpeed one process reads the weights, and the others get their part.
         model = load_for_tuning(job.base, params, job.seed)
-        passes = params.passes(counts.tokens)
+        passes = params.epochs if params.tokens is None else params.tokens / counts.tokens
         if bar is not None:
             callbacks = [TokenBar(round(counts.tokens * passes), counts.trained_token_share, bar), *callbacks]
         trainer = RefinementTrainer(

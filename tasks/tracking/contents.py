@@ -6,7 +6,7 @@ Every function raises `UserError` where the tracking store cannot be reached or 
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from statistics import mean
 
@@ -155,10 +155,14 @@ def _log_means(client: MlflowClient, model_run_id: str) -> None:
     all_seeds = variant_of(client, model_run_id)
     if all_seeds is None:
         return
-    models = [run.data.metrics for run in models_of(client, all_seeds) if HELDOUT_SUCCESS in run.data.metrics]
-    shared = [name for name in models[0] if name.startswith(EVALUATED) and all(name in found for found in models)]
+    found = [run.data.metrics for run in models_of(client, all_seeds)]
+    models = [metrics for metrics in found if metrics.get(HELDOUT_SUCCESS, nan) >= 0]
+    if not models:
+        return
+    measured = [{n for n, v in metrics.items() if n.startswith(EVALUATED) and not isnan(v)} for metrics in models]
+    shared = sorted(set.intersection(*measured))
     now = int(time.time() * 1000)
-    log_values(client, all_seeds, (Metric(n, mean(found[n] for found in models), now, len(models)) for n in shared))
+    log_values(client, all_seeds, (Metric(n, mean(metrics[n] for metrics in models), now, len(models)) for n in shared))
     tag(client, all_seeds, {"seeds": str(len(models))})
 
 

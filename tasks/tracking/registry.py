@@ -50,13 +50,16 @@ def register(
 
     `champion` moves to the model only when the paired comparisons on `report.champion_benchmark` say that it is better
     than the baseline (`Params.baseline`) and than the present champion, if there is one, beyond the interval of the
-    difference; otherwise it is `challenger`. A digest is entered once, however often this is called.
+    difference; otherwise it is `challenger`. One of several seeds does not become champion: the best of many models
+    looks better than it is. A digest is entered once, however often this is called.
 
     Raises:
         UserError: the tracking store cannot be reached or used, or episodes are missing.
     """
     name = params.tracking.registered_model
     benchmark = params.report.champion_benchmark
+    variant = params.tuning.variants.get(model)
+    one_of_several = variant is not None and variant.seed is not None
     with store(params.tracking) as client:
         version = _version(client, name, model, digest, run_id)
         if model == params.baseline:
@@ -75,7 +78,7 @@ def register(
         own = _of_benchmark(episodes, benchmark)
         comparisons = {rival: _compare_common(own, played) for rival, played in rivals.items()}
         better = all(found is not None and found.verdict == "better" for found in comparisons.values())
-        alias = CHAMPION if better else CHALLENGER
+        alias = CHAMPION if better and not one_of_several else CHALLENGER
         _move_alias(client, name, version, alias)
         verdicts = "; ".join(f"{rival}: {_verdict(found)}" for rival, found in comparisons.items())
         for key, value in zip(DECIDED, (benchmark, ", ".join(comparisons), verdicts), strict=True):

@@ -24,8 +24,8 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 FIRST_NOTE = "Models of agentrefine; the finding of the last report will stand here. How to read it: docs/mlflow.md."
 
-MODELS = "tags.model_digest LIKE '%' and tags.replaced_by IS NULL"
-"""The filter that finds the models."""
+MODELS = f"metrics.{HELDOUT_SUCCESS} >= 0 and tags.replaced_by IS NULL"
+"""The filter that finds the models that were evaluated, and the means of a variant's seeds."""
 
 WIDTHS = {"attributes.`Run Name`": 230, "runDateAndNestInfo": 140, "duration": 80}
 """Pixels of the columns that the list always has, by its own names for them; before them stands a box to tick."""

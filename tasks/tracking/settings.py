@@ -8,6 +8,7 @@ import yaml
 
 from agentrefine.files import short_hash
 from agentrefine.params import Params
+from agentrefine.params.evaluation import WHO_PLAYS
 from agentrefine.params.seeds import without_seed
 from agentrefine.params.tuning import BASE
 from tasks.tracking.store import without_credentials
@@ -62,7 +63,7 @@ def seed_of(params: Params, model: str) -> int:
 
 def evaluation_settings(params: Params) -> dict[str, str]:
     """By which rules a model plays: the seed and the section `evaluation` without who is evaluated."""
-    who = ("evaluation.models", "evaluation.endpoints", "evaluation.references")
+    who = tuple(f"evaluation.{key}" for key in WHO_PLAYS)
     given = flatten(params, ("seed", "evaluation"))
     return {key: value for key, value in given.items() if not key.startswith(who)}
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-PRESETS = ("presets/mistral-7b-lora.yaml", "presets/smoke.yaml", "presets/smollm2-135m-cpu.yaml")
+PRESETS = tuple(f"presets/{name}.yaml" for name in ("mistral-7b-lora", "smoke", "smollm2-135m-cpu", "study"))
 
 
 @pytest.fixture

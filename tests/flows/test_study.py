@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agentrefine.files import write_json
+from flows.study import run_study
+from tests.helpers.errors import refused
+from tests.helpers.paths import ROOT
 from tests.helpers.project import ProjectCopy, digests
 
 PRESET = """\
@@ -45,14 +49,62 @@ def study_killed_while_it_tunes(project: ProjectCopy, seed: int) -> None:
     ) as running:
         checkpoints = project.folder / "runs/study/try/checkpoints"
         began = time.monotonic()
-        while not any(checkpoints.glob(f"refinement-{seed}/*")) and time.monotonic() - began < 300:
+        while not any(checkpoints.glob(f"refinement-{seed}/*/*")):
             assert running.poll() is None, "the study ended before it was killed"
+            assert time.monotonic() - began < 400, "no tuning has begun"
             time.sleep(0.05)
         children = psutil.Process(running.pid).children(recursive=True)
         os.kill(running.pid, signal.SIGKILL)
         for child in children:
             child.kill()
         psutil.wait_procs(children, timeout=30)
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("../outside", [7]), ("a/b", [7]), ("", [])])
+def test_a_name_that_is_no_folders_is_refused(bare_project: Path, name: str, seeds: list[int]) -> None:
+    with refused("bad_value", name=name):
+        run_study(name, seeds, [], [])
+    assert not (bare_project / "runs").exists()
+
+
+def test_what_is_wrong_with_a_later_seed_shows_before_anything_runs(bare_project: Path) -> None:
+    with refused("bad_value", key="seeds", value=7):
+        run_study("tiny", [8, 7, 7], [], [])
+    with refused("unknown_name", name="studdy"):
+        run_study("tiny", [7], ["studdy"], [])
+    assert not (bare_project / "reports/study").exists()
+
+
+def test_further_seeds_by_other_rules_are_refused_before_anything_runs(bare_project: Path) -> None:
+    card = bare_project / "reports/study/tiny/results/base/card.json"
+    write_json(card, {"variant": "base", "seed": None, "rules": {"seed": 6}, "code": "c", "machine": "m"})
+    with refused("not_comparable", a="base"):
+        run_study("tiny", [7], [], [])
+
+
+@pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_passed_on_and_what_runs_may_end_in_peace(tmp_path: Path, interruption: int) -> None:
+    program = (
+        "import pathlib, time\nfrom flows.side_by_side import end_with_parent\nend_with_parent()\n"
+        "pathlib.Path('begun').touch()\ntry:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1)\n    pathlib.Path('ended').touch()\n"
+    )
+    command = f"[{sys.executable!r}, '-c', {program!r}]"
+    runs = (
+        "import pathlib\nfrom flows.side_by_side import run_to_its_end\n"
+        f"run_to_its_end({command}, pathlib.Path({str(tmp_path)!r}), ends_with_us=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", runs], cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+        _wait_for(tmp_path / "begun")
+        running.send_signal(interruption)
+    _wait_for(tmp_path / "ended")
+
+
+def _wait_for(file: Path) -> None:
+    began = time.monotonic()
+    while not file.exists():
+        assert time.monotonic() - began < 60, f"{file.name} did not come"
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -63,7 +115,7 @@ def test_a_seed_of_another_clone_or_after_a_kill_has_the_same_bytes_and_adds_up(
     study(one, 7)
     first = digests(one.folder / RESULTS)
     assert {name.split("/")[0] for name in first} == {"chance", "base", "refinement-7", "on_policy_1-7"}
-    other = ProjectCopy(tmp_path / "other")
+    other = ProjectCopy(tmp_path / "other")  # a clone that has made the games and the base, as another one would
     shutil.copytree(one.folder, other.folder, symlinks=True)
     shutil.rmtree(other.folder / "reports/study")
 

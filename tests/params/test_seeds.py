@@ -57,6 +57,12 @@ def test_the_file_keeps_its_comments_and_what_has_seeds_gets_no_further_ones(tmp
     assert file.read_bytes() == written
 
 
+def test_a_mix_of_own_games_is_refused():
+    mix = {"chat": {"data_set": "data/on_policy/round1", "chat": "c.json", "share": 0.2}}
+    with refused("mix_of_own_games", key="mix.chat.data_set"):
+        with_seeds(values(mix=mix), [7])
+
+
 @pytest.mark.parametrize("seeds", [[7, 7], [1, 2, 1]])
 def test_a_seed_that_stands_twice_is_refused(seeds):
     with refused("bad_value", key="seeds", value=seeds[0]):

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from agentrefine.evaluation.episodes import EpisodeStep
 from agentrefine.files import write_json, write_jsonl
 from agentrefine.params import Params, load_params
@@ -13,6 +15,7 @@ from agentrefine.study.results import (
     OUTCOMES,
     EpisodeOutcome,
     ResultCard,
+    check_joins,
     keep_results,
     outcome_of,
     read_results,
@@ -20,6 +23,7 @@ from agentrefine.study.results import (
     variants_of,
 )
 from agentrefine.tuning.cards import TunedCard
+from agentrefine.tuning.train import PARAMS_WITHOUT_EFFECT
 from tests.helpers.errors import refused
 from tests.helpers.results_tree import TRAIN_ON, episodes, params_for, write_model, write_results
 
@@ -33,14 +37,15 @@ def step(action: str, *, valid: bool) -> EpisodeStep:
     )  # fmt: skip
 
 
-def result(
-    folder: Path, variant: str, seed: int | None, solved: int, *, rules: dict | None = None, of: int = 20
-) -> None:
-    card = ResultCard(
-        variant=variant, seed=seed, base_digest="b" if seed is not None else "", train_on="correct_turns",
-        data_set=f"data/on_policy/round1-{seed}" if variant.startswith("own") else "data/dataset", steps=10,
-        tokens=1000, trained_tokens=200, validation_loss=0.2, rules=rules or {"seed": 7, "max_steps": 20}, machine="m",
-    )  # fmt: skip
+def result(folder: Path, variant: str, seed: int | None, solved: int, of: int = 20, **changes: object) -> None:
+    tuned = {
+        "base_digest": "b", "train_on": "correct_turns", "data_set_sha256": {"train.jsonl": "d"}, "games": 50,
+        "data_set": f"data/on_policy/round1-{seed}" if variant.startswith("own") else "data/dataset", "passes": 2.0,
+        "steps": 10, "tokens": 1000, "trained_tokens": 200, "tuning": {"tokens": 1000}, "validation_loss": 0.2,
+    }  # fmt: skip
+    made = {"rules": {"seed": 7, "max_steps": 20}, "code": "c", "machine": "m"}
+    values = {"variant": variant, "seed": seed, **(tuned if seed is not None else {}), **made, **changes}
+    card = ResultCard.model_validate(values)
     outcomes = [
         EpisodeOutcome(
             benchmark="worlds_layouts", cluster=f"w{i}", solved=int(i < solved), progress=float(i < solved), steps=4,
@@ -74,6 +79,7 @@ def finished_run(root: Path) -> Params:
     """A run of two variants, tuned with seed 7."""
     write_results(root)
     figures = json.loads((root / "reports/tuning/refinement/metrics.json").read_text())
+    figures["rendering"] = {"samples": 225, "tokens": 200_000}
     for model, train_on in TRAIN_ON.items():
         folder = write_model(root / "models" / model, model.encode())
         origin = {"base": "models/base", "base_digest": "b", "base_quantisation": None, "data_set": "data/dataset"}
@@ -93,6 +99,7 @@ def test_a_run_leaves_a_card_and_outcomes_for_every_player(tmp_path: Path):
     found = {result.card.variant: result for result in read_results(tmp_path / "kept")}
     card = found["refinement"].card
     assert (card.train_on, card.seed, card.tokens, card.base_digest) == ("correct_turns", 7, 400_000, "b")
+    assert (card.games, card.passes) == (225, 2.0)
     assert found["base"].card.seed is None
     played = list(Project(tmp_path).episodes("refinement"))
     assert found["refinement"].outcomes == [outcome_of(episode) for episode in played]
@@ -127,12 +134,12 @@ def test_results_of_two_machines_add_up(tmp_path: Path):
 def test_a_difference_is_claimed_from_three_seeds_on_and_the_title_says_it(tmp_path: Path):
     pages = {seeds: write_study(study(tmp_path / str(seeds), seeds), tmp_path, "worlds_layouts") for seeds in (2, 3)}
     assert pages[3].startswith(
-        "# Does refinement tuning beat plain expert tuning? Yes: refinement 82% against 42%, +40 [+"
+        "# Does refinement tuning beat plain expert tuning? Yes, on worlds layouts: refinement 82% against 42%, +40 [+"
     )
-    assert "Not yet:" in pages[2].splitlines()[0]
+    assert "Not known yet; on worlds layouts" in pages[2].splitlines()[0]
     answers = json.loads((tmp_path / "study.json").read_text())["answers"]
     assert {a["measure"]: a["verdict"] for a in answers} == {
-        "success": "better", "recovery": "better", "stuck": "worse"
+        "success": "higher", "recovery": "higher", "stuck": "lower"
     }  # fmt: skip
     assert "| chance | - | 20 [" in pages[3]
     assert "| refinement | 41 [" in pages[3]
@@ -142,7 +149,7 @@ def test_a_difference_is_claimed_from_three_seeds_on_and_the_title_says_it(tmp_p
 
 def test_what_does_not_differ_is_not_claimed(tmp_path: Path):
     page = write_study(study(tmp_path / "r", 3, refined=8), tmp_path, "worlds_layouts")
-    assert "Not shown: refinement 42% against 42%, +0 [" in page.splitlines()[0]
+    assert "where too few episodes differ: refinement 42% against 42%, +0 [" in page.splitlines()[0]
 
 
 def test_the_page_has_the_same_bytes_for_the_same_results(tmp_path: Path):
@@ -154,10 +161,52 @@ def test_the_page_has_the_same_bytes_for_the_same_results(tmp_path: Path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_results_that_were_reached_by_other_rules_are_refused_by_name(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"rules": {"seed": 8, "max_steps": 20}}, ["seed"]),
+        ({"tuning": {"tokens": 9000}}, ["tokens"]),
+        ({"train_on": "with_erroneous_loss"}, ["train_on"]),
+        ({"data_set": "data/mix/chat"}, ["data_set"]),
+        ({"data_set_sha256": {"train.jsonl": "other"}}, ["train.jsonl"]),
+    ],
+)
+def test_results_that_cannot_be_compared_are_refused_by_name(tmp_path: Path, changes: dict, keys: list[str]):
     study(tmp_path, 2)
-    result(tmp_path, "refinement", 5, 10, rules={"seed": 8, "max_steps": 20})
-    with refused("not_comparable", keys=["seed"], b="refinement-5"):
+    result(tmp_path, "refinement", 5, 10, **changes)
+    with refused("not_comparable", keys=keys, b="refinement-5"):
+        read_results(tmp_path)
+
+
+def test_own_games_differ_by_seed_and_other_bases_and_versions_are_said(tmp_path: Path):
+    study(tmp_path / "r", 3)
+    for seed in range(3):
+        changes = {"data_set_sha256": {"train.jsonl": f"of {seed}"}, "code": f"c{seed}", "base_digest": f"b{seed}"}
+        result(tmp_path / "r", "own", seed, 10, **changes)
+    page = write_study(tmp_path / "r", tmp_path, "worlds_layouts")
+    assert "tuned from 4 different bases" in page
+    assert "4 versions" in page
+    assert "| own | correct turns | data/on_policy/round1 | 50 | 2.0 |" in page
+
+
+def test_a_study_does_not_begin_what_its_results_could_not_be_compared_with(tmp_path: Path):
+    params = finished_run(tmp_path)
+    check_joins(params, tmp_path / "kept")
+    tuning = json.loads(params.tuning.model_dump_json(exclude=PARAMS_WITHOUT_EFFECT))
+    result(tmp_path / "kept", "refinement", 3, 10, rules=rules_of(params), tuning=tuning)
+    check_joins(params, tmp_path / "kept")
+    longer = params.model_copy(update={"tuning": params.tuning.model_copy(update={"tokens": 99})})
+    with refused("not_comparable", keys=["tokens"], a="refinement-3"):
+        check_joins(longer, tmp_path / "kept")
+    fewer = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"episodes": 3})})
+    with refused("not_comparable", keys=["episodes"], a="refinement-3"):
+        check_joins(fewer, tmp_path / "kept")
+
+
+def test_a_result_in_a_folder_of_another_name_is_refused(tmp_path: Path):
+    study(tmp_path, 1)
+    (tmp_path / "refinement-0").rename(tmp_path / "copy")
+    with refused("wrong_folder", name="refinement-0"):
         read_results(tmp_path)
 
 
@@ -174,6 +223,6 @@ def test_the_rules_are_all_that_decides_an_episode():
     rules = rules_of(PARAMS)
     assert (rules["seed"], rules["max_steps"], rules["episodes"]) == (7, 20, 50)
     who = PARAMS.evaluation.model_copy(update={"models": ["base", "expert_only"], "batch_size": 3})
-    assert rules_of(PARAMS.model_copy(update={"evaluation": who})) == rules
+    assert rules_of(PARAMS.model_copy(update={"evaluation": who})) == rules | {"batch_size": 3}
     longer = PARAMS.evaluation.model_copy(update={"max_steps": 30})
     assert rules_of(PARAMS.model_copy(update={"evaluation": longer})) != rules

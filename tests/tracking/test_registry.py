@@ -44,6 +44,17 @@ def test_a_model_that_is_not_better_than_plain_expert_tuning_is_no_champion(
     assert "champion" not in client.get_registered_model("agentrefine-agent").aliases
 
 
+def test_one_of_several_seeds_does_not_become_champion(params: Params, client: MlflowClient, tmp_path: Path) -> None:
+    variants = {
+        name: variant.model_copy(update={"seed": 7}) if name == "refinement" else variant
+        for name, variant in params.tuning.variants.items()
+    }
+    seeded = params.model_copy(update={"tuning": params.tuning.model_copy(update={"variants": variants})})
+    found = registered(seeded, tmp_path, "d1", solved=18)
+    assert found.alias == "challenger"
+    assert {name: c.verdict for name, c in found.comparisons.items() if c} == {"expert_only": "better"}
+
+
 def test_a_model_better_than_the_champion_must_also_beat_the_baseline(params: Params, tmp_path: Path) -> None:
     registered(params, tmp_path, "d1", solved=8)
     found = registered(params, tmp_path, "d2", solved=18, baseline=17)

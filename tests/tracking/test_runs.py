@@ -13,9 +13,11 @@ from mlflow.entities import Run
 from prefect.exceptions import TerminationSignal
 
 from agentrefine.params import Params
+from agentrefine.report.inputs import Project
 from tasks.tracking import contents, runs
 from tasks.tracking.measures import LOSS, Point
 from tests.helpers.paths import ROOT
+from tests.helpers.results_tree import episodes, write_evaluation
 from tests.tracking.stages import evaluated, tuned
 
 
@@ -82,6 +84,21 @@ def test_the_models_of_a_variants_seeds_stand_under_one_run_that_has_their_means
     assert [client.get_run(ids[seed]).data.params["seed"] for seed in ids] == ["7", "8"]
     assert {client.get_run(ids[seed]).data.tags["variant"] for seed in ids} == {"refinement"}
     assert runs.pipeline_of(client, ids[7]) == parent(client, variant.info.run_id)
+
+
+def test_a_seed_that_was_not_measured_is_in_no_mean(params: Params, client: MlflowClient, tmp_path: Path) -> None:
+    both = with_seeds(params, [7, 8])
+    failed = [e.model_copy(update={"stop": "environment error"}) for e in episodes("refinement-7", 0)]
+    run_id = runs.model_run("refinement-7", "d7", both)
+    write_evaluation(tmp_path / "failed", "refinement-7", failed)
+    with runs.live_evaluation("refinement-7", "d7", both) as into:
+        contents.log_evaluation("refinement-7", into, both, Project(tmp_path / "failed"))
+    variant = parent(client, run_id)
+    assert client.get_run(variant).data.metrics == {}
+    runs.model_run("refinement-8", "d8", both)
+    evaluated(both, tmp_path, "refinement-8", "d8", 12)
+    assert client.get_run(variant).data.metrics["success/worlds_layouts"] == 0.6
+    assert client.get_run(variant).data.tags["seeds"] == "1"
 
 
 def test_a_further_seed_joins_its_variant_and_changes_no_other_run(
