@@ -21,6 +21,7 @@ from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 from agentrefine.evaluation.evaluate import Rules, benchmarks_played, in_order, journal_file, play_benchmark
 from agentrefine.evaluation.metrics.summary import write_evaluation
 from agentrefine.evaluation.policy import Policy
+from agentrefine.evaluation.times import EpisodeTimes
 from agentrefine.files import short_hash, write_text
 from agentrefine.params import Params
 from agentrefine.params.evaluation import BenchmarkData
@@ -59,13 +60,14 @@ class Player(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What a model did on one benchmark: its episodes, and the seconds that all of them took.
+    """What a model did on one benchmark: its episodes, the seconds that all of them took, and the times of each.
 
     `unlisted` says why chance cannot play it: the simulator does not list the possible actions. Else it is empty.
     """
 
     episodes: list[Episode]
     seconds: float
+    times: list[EpisodeTimes]
     unlisted: str = ""
 
 
@@ -95,6 +97,7 @@ def evaluate(player: Player, params: Params) -> None:
             [episode for result in played.values() for episode in result.episodes],
             benchmarks_played({name: present[name] for name in played}, absent | unlisted),
             {name: result.seconds for name, result in played.items()},
+            [times for result in played.values() for times in result.times],
         )
         show_rates(player.model, summaries.root)
         log_evaluation(player.model, into, params)
@@ -126,11 +129,11 @@ def play_one(player: Player, name: str, benchmark: Benchmark, seed: int, rules: 
                 bar.advance()
     except UnlistedActionsError as error:
         logger.info("Not played: %s on %s: %s", model, name, error)
-        return Played([], 0.0, str(error))
+        return Played([], 0.0, [], str(error))
     logger.info("%s on %s: %d episodes in %.0f s, earlier runs included", model, name, len(specs), journal.seconds)
     episodes = in_order(specs, journal)
     show_episodes(model, name, episodes, player.max_new_tokens, player.cost(episodes))
-    return Played(episodes, journal.seconds)
+    return Played(episodes, journal.seconds, list(journal.times.values()))
 
 
 def record_simulators(params: Params) -> None:

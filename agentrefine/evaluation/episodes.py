@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from agentrefine.errors import UserError
+from agentrefine.evaluation.times import EpisodeTimes, Times
 from agentrefine.llm.thinking import without_thinking
 
 KeyT = TypeVar("KeyT")
@@ -162,14 +163,16 @@ def repeats(steps: Sequence[EpisodeStep]) -> int:
 
 
 class _Entry(BaseModel):
-    """A line of the file: `{"seconds": 3.2, "episode": {...}}`.
+    """A line of the file: `{"seconds": 3.2, "episode": {...}, "times": {...}}`.
 
     Attributes:
         seconds: wall-clock time of the evaluation until this episode had ended, without pauses between runs.
+        times: the episode's; None in a line of before they were measured.
     """
 
     seconds: float
     episode: Episode
+    times: EpisodeTimes | None = None
 
 
 class EpisodeJournal:
@@ -178,6 +181,7 @@ class EpisodeJournal:
     Attributes:
         path: the file; it belongs to one model, benchmark and set of rules.
         episodes: those that it holds, in the order in which they ended.
+        times: theirs, as far as they were measured; of an episode that was played again those of the last play.
         seconds: how long playing them took, without pauses between runs.
     """
 
@@ -189,6 +193,7 @@ class EpisodeJournal:
         """
         self.path = path
         self.episodes: list[Episode] = []
+        self.times: Times = {}
         self.seconds = 0.0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,8 +207,7 @@ class EpisodeJournal:
                 entry = _Entry.model_validate_json(line)
                 if not line.endswith(b"\n"):
                     break
-                self.episodes.append(entry.episode)
-                self.seconds = entry.seconds
+                self._hold(entry)
                 whole += len(line)
         self._file.truncate(whole)
         self._began = time.monotonic() - self.seconds
@@ -212,27 +216,32 @@ class EpisodeJournal:
         """The episodes that need not be played again, by id and attempt: all but those that a simulator failed in."""
         return {(episode.id, episode.attempt): episode for episode in self.episodes if episode.is_evidence}
 
-    def add(self, episode: Episode) -> None:
-        """Write an episode.
+    def add(self, episode: Episode, times: EpisodeTimes) -> None:
+        """Write an episode and its times.
 
         Raises:
             UserError: the disk is full.
         """
-        self.seconds = time.monotonic() - self._began
-        entry = _Entry(seconds=self.seconds, episode=episode)
+        entry = _Entry(seconds=time.monotonic() - self._began, episode=episode, times=times)
         try:
             self._file.write(entry.model_dump_json().encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._cannot(error) from error
-        self.episodes.append(episode)
+        self._hold(entry)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def _hold(self, entry: _Entry) -> None:
+        self.seconds = entry.seconds
+        self.episodes.append(entry.episode)
+        if entry.times is not None:
+            self.times[entry.episode.id, entry.episode.attempt] = entry.times
 
     def _cannot(self, error: OSError) -> UserError:
         code = "disk_full" if error.errno == errno.ENOSPC else "not_writable"

@@ -14,6 +14,7 @@ from agentrefine.evaluation.episodes import Episode, EpisodeJournal
 from agentrefine.evaluation.metrics.summary import BenchmarksPlayed
 from agentrefine.evaluation.policy import Policy
 from agentrefine.evaluation.rollout import play
+from agentrefine.evaluation.times import Times
 from agentrefine.files import short_hash
 from agentrefine.params.evaluation import BenchmarkData, EvaluationParams, Prompting, Sampling
 
@@ -70,7 +71,7 @@ def play_benchmark(
 
     Args:
         benchmark, policy, specs: what is played, by whom, and which episodes of it.
-        journal: what was played before; every episode is added to it.
+        journal: what was played before; every episode is added to it, with its times.
         rules: how they are played.
         at_once: how many episodes.
         digest: what identifies the model, for the record.
@@ -80,6 +81,7 @@ def play_benchmark(
         UnlistedActionsError: chance cannot play this benchmark.
     """
     known = journal.finished()
+    times: Times = {}
     for episode in play(
         policy,
         benchmark,
@@ -89,8 +91,9 @@ def play_benchmark(
         stop_on_repeats=rules.stop_on_repeats,
         prompting=rules.prompting,
         model_digest=digest,
+        times=times,
     ):
-        journal.add(episode)
+        journal.add(episode, times[episode.id, episode.attempt])
         yield episode
 
 

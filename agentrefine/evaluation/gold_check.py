@@ -18,7 +18,8 @@ from agentrefine.benchmarks.simulators import SimulatorBenchmark
 from agentrefine.errors import NotInstalledError, UserError, unknown_name
 from agentrefine.evaluation.policy import Policy
 from agentrefine.evaluation.reference import ChancePolicy, GoldPolicy, IdlePolicy
-from agentrefine.evaluation.rollout import Clock, play
+from agentrefine.evaluation.rollout import play
+from agentrefine.evaluation.times import Times
 from agentrefine.files import write_json
 from agentrefine.params import RENAMED, load_params
 from agentrefine.params.evaluation import INSTALLED
@@ -135,8 +136,8 @@ def check_benchmark(benchmark: Benchmark, episodes: Sequence[EpisodeSpec], *, ma
 
 
 def _reached(policy: Policy, benchmark: Benchmark, episodes: Sequence[EpisodeSpec], max_steps: int) -> Reached:
-    clock = Clock()
-    played = list(play(policy, benchmark, episodes, max_steps=max_steps, batch_size=1, clock=clock))
+    times: Times = {}
+    played = list(play(policy, benchmark, episodes, max_steps=max_steps, batch_size=1, times=times))
     steps = [step for episode in played for step in episode.steps]
     return Reached(
         episodes=len(played),
@@ -144,8 +145,8 @@ def _reached(policy: Policy, benchmark: Benchmark, episodes: Sequence[EpisodeSpe
         progress=mean(episode.progress for episode in played),
         valid=sum(step.valid for step in steps) / max(1, len(steps)),
         steps=len(steps) / len(played),
-        start_seconds=sum(clock.starts) / max(1, len(clock.starts)),
-        step_seconds=sum(clock.steps) / max(1, len(steps)),
+        start_seconds=mean(found.before for found in times.values()),
+        step_seconds=sum(turn.step for found in times.values() for turn in found.turns) / max(1, len(steps)),
         unsolved={e.id: f"{e.stop}: {e.error}" if e.error else e.stop for e in played if not e.success},
     )
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from itertools import cycle
 from typing import ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from agentrefine.evaluation.batching import Replies, reply_sources, run_in
 from agentrefine.evaluation.episodes import FORMAT_ERROR, OTHER_ERROR, Episode, EpisodeStep, StopReason, repeats
 from agentrefine.evaluation.policy import Dialogue, Policy
 from agentrefine.evaluation.prompting import PlayPrompt
+from agentrefine.evaluation.times import EpisodeTimes, Times, TurnTime
 from agentrefine.game.conversation import Message
 from agentrefine.llm.thinking import without_thinking
 from agentrefine.params.evaluation import Prompting
@@ -25,14 +26,6 @@ ArgumentsT = ParamSpec("ArgumentsT")
 ItemT = TypeVar("ItemT")
 
 REACT = Prompting()
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds that environments took: to make and reset one, for each start; and for each step."""
-
-    starts: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
 
 
 RESTARTS = 1
@@ -49,7 +42,7 @@ async def play_async(
     stop_on_repeats: int | None = None,
     prompting: Prompting = REACT,
     model_digest: str = "",
-    clock: Clock | None = None,
+    times: Times | None = None,
 ) -> AsyncGenerator[Episode]:
     """Play `episodes`, at most `batch_size` at once, and yield each when it ends.
 
@@ -73,7 +66,7 @@ async def play_async(
             None: it continues.
         prompting: what the agent is asked for.
         model_digest: what identifies the model's weights, for the record.
-        clock: what the environments' times are added to.
+        times: where each episode's times are put before it is yielded.
 
     Yields:
         Each finished episode, in the order of finishing. Environments that live in this process and a policy that
@@ -83,7 +76,15 @@ async def play_async(
     prompt = PlayPrompt(benchmark.name, prompting)
     ended: asyncio.Queue[Episode | None] = asyncio.Queue()
     player = _Player(
-        benchmark, prompt, max_steps, stop_on_repeats, policy.name, model_digest, simulators, ended, clock or Clock()
+        benchmark,
+        prompt,
+        max_steps,
+        stop_on_repeats,
+        policy.name,
+        model_digest,
+        simulators,
+        ended,
+        {} if times is None else times,
     )
     playing = asyncio.create_task(_play_all(policy, player, episodes, batch_size))
     playing.add_done_callback(lambda _: ended.put_nowait(None))
@@ -159,6 +160,7 @@ class _Player:
     Attributes:
         simulators: the threads in which environments are waited for; None: they answer at once.
         ended: where each episode is put when it ends.
+        times: where its times are put before.
     """
 
     benchmark: Benchmark
@@ -169,7 +171,7 @@ class _Player:
     model_digest: str
     simulators: Executor | None
     ended: asyncio.Queue[Episode | None]
-    clock: Clock
+    times: Times
 
     async def play_next(self, specs: Iterator[EpisodeSpec], replies: Replies) -> None:
         """Play one of the episodes after the other until there are none."""
@@ -179,15 +181,16 @@ class _Player:
     async def episode(self, spec: EpisodeSpec, replies: Replies) -> Episode:
         """Play one episode; it is begun again when its simulator dies."""
         first_observation, error, restarts = "", "", 0
+        began, start, before = time.time(), time.perf_counter(), 0.0
         try:
             while True:
-                began = time.perf_counter()
                 environment = self.benchmark.make(spec)
                 steps: list[EpisodeStep] = []
+                turns: list[TurnTime] = []
                 try:
                     first_observation = await run_in(self.simulators, environment.reset)
-                    self.clock.starts.append(time.perf_counter() - began)
-                    stop = await self._turns(spec, environment, first_observation, replies, steps)
+                    before = time.perf_counter() - start
+                    stop = await self._turns(spec, environment, first_observation, replies, steps, turns)
                     break
                 except SimulatorError as death:
                     if restarts == RESTARTS:
@@ -198,6 +201,15 @@ class _Player:
                     environment.close()
         finally:
             replies.forget(spec.key)
+        self.times[spec.id, spec.attempt] = EpisodeTimes(
+            benchmark=spec.benchmark,
+            id=spec.id,
+            attempt=spec.attempt,
+            began=began,
+            before=before,
+            turns=turns,
+            after=time.perf_counter() - start - before - sum(map(sum, turns)),
+        )
         return Episode(
             **spec.model_dump(),
             model=self.model,
@@ -219,24 +231,26 @@ class _Player:
         observation: str,
         replies: Replies,
         steps: list[EpisodeStep],
+        turns: list[TurnTime],
     ) -> StopReason:
-        """Take turns after the first observation, add each to `steps`, and return why they end."""
+        """Take turns after the first observation, add each to `steps` and its times to `turns`; return why they end."""
         messages = self.prompt.opening(environment, observation, perturbation_of(spec))
         progress = 0.0
         while True:
+            asked = time.perf_counter()
             reply = await replies.reply(Dialogue(spec.key, messages, environment))
+            replied = time.perf_counter()
             if reply.context_full:
                 return "context full"
             turn = without_thinking(reply.text)
             parsed = self.prompt.read(turn)
             thought, action = parsed or ("", "")
             if parsed:
-                began = time.perf_counter()
                 result = await run_in(self.simulators, environment.step, action)
-                self.clock.steps.append(time.perf_counter() - began)
             else:  # the environment does not see a reply in the wrong form
                 text = self.prompt.format_error()
                 result = StepResult(text, progress, success=False, done=False, valid=False, error_kind=FORMAT_ERROR)
+            turns.append(TurnTime(replied - asked, time.perf_counter() - replied))
             progress = max(progress, result.progress)
             steps.append(
                 EpisodeStep(

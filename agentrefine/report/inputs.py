@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from agentrefine.evaluation.episodes import Episode, grouped
 from agentrefine.evaluation.metrics import BenchmarkSummary, Comparison, compare
 from agentrefine.evaluation.metrics.summary import BenchmarksPlayed, Seconds, Summaries
+from agentrefine.evaluation.times import EpisodeTimes
 from agentrefine.files import read_jsonl, read_result
 from agentrefine.game.counts import MixCounts, OnPolicyCounts, RepairCounts, SynthesisCounts, VerificationCounts
 from agentrefine.params import Params
@@ -44,6 +45,15 @@ class Project:
             UserError: the file is missing or a line is not an episode.
         """
         return read_jsonl(self.evaluation(model) / "episodes.jsonl", Episode)
+
+    def times(self, model: str) -> Iterator[EpisodeTimes]:
+        """The times of a model's episodes, as far as they were measured; none of an evaluation of before that.
+
+        Raises:
+            UserError: a line of the file is not an episode's times.
+        """
+        file = self.evaluation(model) / "turn_times.jsonl"
+        return read_jsonl(file, EpisodeTimes) if file.exists() else iter(())
 
     def gate(self) -> GateResult:
         """The quality gate's result.
@@ -206,8 +216,8 @@ def model_summary(project: Project, model: str) -> dict[str, BenchmarkSummary]:
 def seconds_per_episode(project: Project, model: str) -> dict[str, float]:
     """Wall-clock seconds that a benchmark took over the episodes that were played, by benchmark.
 
-    Episodes are played side by side, so this is what one of them costs and not how long it lasts; it has no interval,
-    because the episodes of a batch are not timed apart.
+    Episodes are played side by side, so this is what one of them costs and not how long it lasts (`Project.times`);
+    it has no interval, because the episodes of a batch share the time.
 
     Raises:
         UserError: the evaluation has not been run or a file of it is broken.

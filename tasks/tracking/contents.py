@@ -128,7 +128,7 @@ def log_evaluation(model: str, into: Evaluated, params: Params, project: Project
         known_caveats = caveats(params, quantisation_of(base_card(project))).values()
         tag(client, into.model, {MLFLOW_RUN_NOTE: model_note([], summaries, known_caveats)})
         tag(client, into.evaluation, {MLFLOW_RUN_NOTE: evaluation_note(model, into.model, summaries, params)})
-        log_traces(client, into.model, notable, seconds, params.tracking.uri)
+        log_traces(client, into.model, notable, project.times(model), seconds, params.tracking.uri)
 
 
 def log_table(

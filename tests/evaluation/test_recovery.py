@@ -205,7 +205,7 @@ def test_an_evaluation_in_worlds_writes_the_engines_kinds_of_errors(tmp_path: Pa
     script = ["I would rather not.", *(reply_text("I try.", action) for action in wrong.values())]
     script += [reply_text("I know.", action) for action in worlds.gold(spec)]
     played = list(play(ScriptedPolicy({spec.id: script}), worlds, [spec], max_steps=50, batch_size=1))
-    write_evaluation(tmp_path, played, BenchmarksPlayed(progress={}, absent={}, agentboard=[]), {name: 1.0})
+    write_evaluation(tmp_path, played, BenchmarksPlayed(progress={}, absent={}, agentboard=[]), {name: 1.0}, [])
 
     (written,) = (json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines())
     kinds = [turn["error_kind"] for turn in written["steps"]]

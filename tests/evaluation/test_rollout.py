@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import aclosing
 
 import pytest
@@ -13,6 +14,7 @@ from agentrefine.evaluation.metrics import summarise
 from agentrefine.evaluation.policy import Reply
 from agentrefine.evaluation.prompting import play_prompt
 from agentrefine.evaluation.rollout import play, play_async
+from agentrefine.evaluation.times import EpisodeTimes, Times
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import instructions, opening, parse_reply, prompt, reply_text
 from agentrefine.params.evaluation import Prompting
@@ -188,12 +190,92 @@ def test_an_error_reaches_a_caller_within_a_running_event_loop():
         asyncio.run(plays())
 
 
-def test_two_plays_write_the_same_bytes_and_no_times(tmp_path):
+NAP = 0.05
+
+
+class SleepyPolicy(ScriptedPolicy):
+    """Thinks before the second turn of every episode."""
+
+    def act(self, dialogues):
+        if any(self.turns.get(dialogue.key) == 1 for dialogue in dialogues):
+            time.sleep(NAP)
+        return super().act(dialogues)
+
+
+def times_of(policy: ScriptedPolicy, benchmark: PushBenchmark, seed: int) -> tuple[Episode, EpisodeTimes]:
+    """One episode, and its times, which cover it from its beginning to its end."""
+    times: Times = {}
+    began, start = time.time(), time.perf_counter()
+    spec = EpisodeSpec(id="e", benchmark="push", task="push", seed=seed, attempt=2)
+    (episode,) = play(policy, benchmark, [spec], max_steps=6, batch_size=1, times=times)
+    lasted = time.perf_counter() - start
+    (((key, found)),) = times.items()
+    assert key == ("e", 2) == (found.id, found.attempt)
+    assert found.benchmark == "push"
+    assert found.began >= began
+    assert min(found.before, found.after, *map(min, found.turns)) >= 0
+    assert found.before + sum(map(sum, found.turns)) + found.after <= lasted
+    assert len(found.turns) == len(episode.steps)
+    return episode, found
+
+
+def test_a_slow_reply_is_the_time_of_its_turn() -> None:
+    _, times = times_of(SleepyPolicy({"e#2": [GOOD]}), PushBenchmark(), seed=3)
+    assert len(times.turns) == 3
+    assert times.turns[1].reply >= NAP
+
+
+def test_a_slow_step_is_told_apart_from_its_reply() -> None:
+    class Slow(PushGame):
+        def step(self, action):
+            time.sleep(NAP * (action == "pull"))
+            return super().step(action)
+
+    class Benchmark(PushBenchmark):
+        def make(self, episode):
+            return Slow(episode.seed)
+
+    _, times = times_of(ScriptedPolicy({"e#2": [GOOD, "I would rather not.", BAD, GOOD]}), Benchmark(), seed=2)
+    assert len(times.turns) == 4
+    assert times.turns[2].step >= NAP
+
+
+def test_waiting_for_a_shared_batch_is_part_of_a_reply() -> None:
+    """A turn that is asked with the sleepy turn of another episode lasts as long."""
+    benchmark, times = PushBenchmark(), Times()
+    specs = [EpisodeSpec(id=name, benchmark="push", task="push", seed=2) for name in ("awake", "sleepy")]
+    policy = SleepyPolicy({"awake": [GOOD], "sleepy": [GOOD]})
+    policy.turns["awake"] = 5
+    list(play(policy, benchmark, specs, max_steps=5, batch_size=2, times=times))
+    assert times["awake", 0].turns[1].reply >= NAP
+
+
+def test_what_is_no_turn_is_before_the_first_one_or_after_the_last() -> None:
+    class Full(ScriptedPolicy):
+        def act(self, dialogues):
+            time.sleep(NAP)
+            return [Reply("", 0, 0, turns_cut=0, context_full=True) for _ in dialogues]
+
+    class Dying(PushBenchmark):
+        def make(self, episode):
+            if not self.made:
+                time.sleep(NAP)
+            return super().make(episode)
+
+    full, times = times_of(Full({}), PushBenchmark(), seed=1)
+    assert (full.stop, times.turns) == ("context full", [])
+    assert times.after >= NAP
+    again, times = times_of(ScriptedPolicy({"e#2": [reply_text("I break it.", "break"), GOOD]}), Dying(), seed=2)
+    assert (again.restarts, again.success, len(times.turns)) == (1, True, 2)
+    assert times.before >= NAP
+
+
+def test_a_slow_play_and_a_fast_one_write_the_same_bytes_and_no_times(tmp_path):
     benchmark = PushBenchmark()
     episodes = benchmark.episodes(7, 0)
-    for name in ("a", "b"):
-        played = play(gold_policy(benchmark, episodes), benchmark, episodes, max_steps=5, batch_size=3)
-        write_jsonl(tmp_path / name, played)
+    scripts = gold_policy(benchmark, episodes).scripts
+    for name, policy in (("a", ScriptedPolicy(scripts)), ("b", SleepyPolicy(scripts))):
+        write_jsonl(tmp_path / name, play(policy, benchmark, episodes, max_steps=5, batch_size=3))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert "seconds" not in (tmp_path / "a").read_text()
     back = list(read_jsonl(tmp_path / "a", Episode))

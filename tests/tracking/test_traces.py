@@ -1,21 +1,26 @@
 """Episodes as MLflow traces, in a real store: they stand in their model's run, turn by turn, and never twice."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from mlflow import MlflowClient
 from mlflow.entities import Trace
 
 from agentrefine.evaluation.episodes import Episode
+from agentrefine.evaluation.times import EpisodeTimes, TurnTime
+from agentrefine.files import write_jsonl
 from agentrefine.params import Params
-from agentrefine.report.inputs import notable_episodes
-from tasks.tracking import runs
+from agentrefine.report.inputs import Project, notable_episodes
+from tasks.tracking import contents, runs
 from tasks.tracking.store import store
 from tasks.tracking.traces import log_traces
 from tests.helpers.errors import refused
-from tests.helpers.results_tree import episodes, step
+from tests.helpers.results_tree import episodes, step, write_evaluation
 
 
-def keep(run_id: str, played: list[Episode], params: Params) -> None:
+def keep(run_id: str, played: list[Episode], params: Params, times: Sequence[EpisodeTimes] = ()) -> None:
     with store(params.tracking) as client:
-        log_traces(client, run_id, played, {"worlds_layouts": 3.0}, params.tracking.uri)
+        log_traces(client, run_id, played, times, {"worlds_layouts": 3.0}, params.tracking.uri)
 
 
 def traces_of(run_id: str, params: Params) -> list[Trace]:
@@ -32,11 +37,6 @@ def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
     root, first, second = solved.data.spans
     assert (root.name, root.parent_id) == ("worlds_layouts: Fetch the lamp.", None)
     assert solved.info.tags["mlflow.traceName"] == "worlds_layouts: Fetch the lamp."
-    assert solved.info.execution_duration == 3000
-    assert root.end_time_ns - root.start_time_ns == 3_000_000_000
-    assert (first.start_time_ns, first.end_time_ns, second.end_time_ns) == (
-        root.start_time_ns, second.start_time_ns, root.end_time_ns
-    )  # fmt: skip
     assert root.inputs == {"goal": "Fetch the lamp.", "first_observation": "You are in a hall."}
     assert root.outputs == {"outcome": "solved", "success": True, "progress": 1.0}
     assert root.get_attribute("id") == "worlds_layouts-000"
@@ -57,6 +57,64 @@ def test_a_trace_holds_the_episode_and_its_turns(params: Params) -> None:
     assert [(s.status.status_code.value, s.status.description) for s in unsolved.data.spans[1:]] == [
         ("ERROR", "invalid action")
     ] * 2
+
+
+def times_of(episode: Episode) -> EpisodeTimes:
+    return EpisodeTimes(
+        benchmark=episode.benchmark, id=episode.id, attempt=episode.attempt, began=1_790_000_000.5, before=0.25,
+        turns=[TurnTime(2.0, 0.5), TurnTime(1.0, 0.125)], after=0.125,
+    )  # fmt: skip
+
+
+def test_a_trace_and_its_turns_last_as_long_as_they_did(params: Params) -> None:
+    run_id = runs.model_run("refinement", "d1", params)
+    solved, other = episodes("refinement", 1, of=2)
+    keep(run_id, [solved], params, [times_of(other), times_of(solved)])
+    (trace,) = traces_of(run_id, params)
+    began = 1_790_000_000_500_000_000
+    assert (trace.info.request_time, trace.info.execution_duration) == (began // 1_000_000, 4000)
+    root, first, second = trace.data.spans
+    spans = [(span.start_time_ns - began, span.end_time_ns - began) for span in (root, first, second)]
+    assert spans == [(0, 4_000_000_000), (250_000_000, 2_750_000_000), (2_750_000_000, 3_875_000_000)]
+    assert [(turn.get_attribute("reply_seconds"), turn.get_attribute("step_seconds")) for turn in (first, second)] == [
+        (2.0, 0.5),
+        (1.0, 0.125),
+    ]
+    assert root.get_attribute("duration") is None
+
+
+def test_a_trace_without_times_lasts_the_average_and_says_so(params: Params) -> None:
+    run_id = runs.model_run("refinement", "d1", params)
+    first_attempt, _ = episodes("refinement", 1, of=2)
+    again = first_attempt.model_copy(update={"attempt": 1})
+    keep(run_id, [first_attempt], params, [times_of(again)])
+    (trace,) = traces_of(run_id, params)
+    assert trace.info.execution_duration == 3000
+    root, first, second = trace.data.spans
+    assert root.get_attribute("duration") == "average"
+    assert root.end_time_ns - root.start_time_ns == 3_000_000_000
+    assert (first.start_time_ns, first.end_time_ns, second.end_time_ns) == (
+        root.start_time_ns, second.start_time_ns, root.end_time_ns
+    )  # fmt: skip
+    assert first.get_attribute("reply_seconds") is None
+
+
+def test_an_evaluation_logs_traces_with_the_times_that_it_wrote(params: Params, tmp_path: Path) -> None:
+    played = episodes("refinement", 1)
+    folder = write_evaluation(tmp_path, "refinement", played)
+    run_id = runs.model_run("refinement", "d1", params)
+
+    def durations() -> list[int]:
+        with runs.live_evaluation("refinement", "d1", params) as into:
+            contents.log_evaluation("refinement", into, params, Project(tmp_path))
+        return [trace.info.execution_duration for trace in traces_of(run_id, params)]
+
+    assert durations() == [500, 500]  # an evaluation of before the file: 10 s for 20 episodes
+    write_jsonl(folder / "turn_times.jsonl", [times_of(played[0])])
+    assert durations() == [4000, 500]
+    (folder / "turn_times.jsonl").write_text("{}\n")
+    with refused("stage_file_broken", file=folder / "turn_times.jsonl", line=1):
+        durations()
 
 
 def test_a_format_error_and_a_failed_simulator_are_told(params: Params) -> None:

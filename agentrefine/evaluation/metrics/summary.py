@@ -16,6 +16,7 @@ from agentrefine.evaluation.episodes import Episode, grouped, repeats
 from agentrefine.evaluation.metrics.diversity import ThoughtDiversity, thought_diversity
 from agentrefine.evaluation.metrics.rates import NOTHING, Curve, Rate, curve, episode_share, mean, ratio
 from agentrefine.evaluation.metrics.recovery import recovery
+from agentrefine.evaluation.times import EpisodeTimes
 from agentrefine.files import write_json, write_jsonl
 
 STUCK_REPEATS = 3
@@ -162,7 +163,11 @@ class BenchmarksPlayed(BaseModel, frozen=True):
 
 
 def write_evaluation(
-    folder: Path, episodes: Iterable[Episode], benchmarks: BenchmarksPlayed, seconds: Mapping[str, float]
+    folder: Path,
+    episodes: Iterable[Episode],
+    benchmarks: BenchmarksPlayed,
+    seconds: Mapping[str, float],
+    times: Iterable[EpisodeTimes],
 ) -> Summaries:
     """Write all files of an evaluation and return the summaries.
 
@@ -171,6 +176,7 @@ def write_evaluation(
         episodes: all that were played.
         benchmarks: those played, and those not.
         seconds: how long each of them took.
+        times: those of the episodes, as far as they were measured.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -179,6 +185,7 @@ def write_evaluation(
     write_jsonl(folder / "episodes.jsonl", played)
     write_json(folder / "benchmarks.json", benchmarks.model_dump())
     write_json(folder / "timing.json", Seconds({name: round(value, 1) for name, value in seconds.items()}).model_dump())
+    write_jsonl(folder / "turn_times.jsonl", times)
     return write_summaries(folder, summarise(played))
 
 
