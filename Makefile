@@ -23,7 +23,7 @@ export OMP_WAIT_POLICY := PASSIVE
 run: $(INSTALLED) ## set up and run every stage that is out of date; ends with the result table
 	agentrefine run
 
-smoke: $(INSTALLED) ## a first look: every stage on a few personas, in runs/smoke (2 minutes)
+smoke: $(INSTALLED) ## a first look: every stage of the default run on a few personas, in runs/smoke (2 minutes)
 	agentrefine smoke $(ARGS)
 
 smollm: $(INSTALLED) ## the whole pipeline with SmolLM2-135M-Instruct, in runs/smollm (1 to 2 hours; ARGS="-S tuning.epochs=2")

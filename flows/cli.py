@@ -532,7 +532,9 @@ COMMANDS = {
         lambda parser: parser.add_argument("--defaults", action="store_true", help="print the defaults instead"),
     ),
     "smoke": Subcommand(
-        "Run every stage on a few personas in runs/smoke, in two minutes", _smoke, _overrides_argument
+        "Run every stage of the default run on a few personas in runs/smoke, in two minutes",
+        _smoke,
+        _overrides_argument,
     ),
     "seeds": Subcommand(
         "Tune every variant of params.yaml once for each seed",

@@ -35,7 +35,7 @@ TOKENS_PER_GAME = 530
 KEPT_SHARE = 0.9
 """The share of the samples that become a game of the data set."""
 SECONDS_PER_EPISODE = {"evaluation": 0.3, "reference_evaluation": 0.06}
-MOST_EPISODES = {"pddl": 30, "hotpotqa": 12}
+MAX_EPISODES = {"pddl": 30, "hotpotqa": 12}
 """How many episodes there are of a benchmark that has few."""
 SECONDS_PER_SIMULATOR_EPISODE = 6.0
 """Most of it is the simulator's own start."""
@@ -170,7 +170,7 @@ def _episodes(params: Params) -> tuple[int, int]:
         if "textworld" in PACKAGES.get(name, ()) or name == "sciworld":
             simulated += params.evaluation.simulator_episodes
         else:
-            own += min(params.evaluation.episodes, MOST_EPISODES.get(name, params.evaluation.episodes))
+            own += min(params.evaluation.episodes, MAX_EPISODES.get(name, params.evaluation.episodes))
     return own * params.evaluation.attempts, simulated * params.evaluation.attempts
 
 

@@ -98,7 +98,7 @@ def prefect_server() -> Iterator[Callable[[], None]]:
                 "variable (`prefect config unset PREFECT_API_URL` where a profile sets it), and a temporary server is "
                 "started."
             )
-            raise UserError("endpoint_unreachable", message, name="PREFECT_API_URL")
+            raise UserError("endpoint_unreachable", message, name="PREFECT_API_URL", url=configured)
         yield lambda: None
         return
     home = prefect_home()

@@ -1,4 +1,4 @@
-"""A first look in two minutes: every stage, for real, on a few personas: `agentrefine smoke`.
+"""A first look in two minutes: every stage of the default run on a few personas: `agentrefine smoke`.
 
 Works in runs/smoke (flows/folders.py) with the parameters of presets/smoke.yaml, whatever params.yaml says: with the
 simulated teacher and the tiny base, so that it needs no key and no download.

@@ -77,7 +77,7 @@ def check_before(params: Params, addresses: Collection[str]) -> None:
             f"tracking.uri: no MLflow server answers at {without_credentials(uri)}; start it (mlflow server), or set "
             "the key to sqlite:///mlflow.db."
         )
-        raise UserError("endpoint_unreachable", message, key="tracking.uri")
+        raise UserError("endpoint_unreachable", message, key="tracking.uri", url=without_credentials(uri))
     running = {address.partition("@")[0] for address in addresses}
     pays = any(not params.teacher.role(role).is_simulated for stage in running for role in ROLES.get(stage, ()))
     needed = list(dict.fromkeys([*addresses, *(_all_addresses(params) if pays else ())]))
@@ -171,7 +171,7 @@ async def _check_endpoint(section: str, base_url: str, variable: str) -> None:
                 f"{section}.base_url: {base_url} does not answer ({reason}); start it, or correct the address, before "
                 "anything is paid for."
             )
-            raise UserError("endpoint_unreachable", message, key=f"{section}.base_url") from error
+            raise UserError("endpoint_unreachable", message, key=f"{section}.base_url", url=base_url) from error
         except openai.AuthenticationError as error:
             said = first_line(error).replace(key, "***")
             if not MISSING_SCOPE.search(said):
@@ -323,7 +323,7 @@ def _check_hub_id(path: str) -> None:
 
     if path.count("/") != 1 or path.startswith((".", "/", "~")) or Path(path).parent.is_dir():
         sentence = f"{path}: no such file or folder; set it to a model's folder, a hub id, or tiny."
-        raise _base_error("model_missing", sentence, model=path)
+        raise _base_error("model_missing", sentence, model=path, sought="here")
     try:
         hf_hub_download(path, "config.json")
     except (OSError, ValueError, HFValidationError, httpx2.HTTPError) as error:
@@ -332,6 +332,7 @@ def _check_hub_id(path: str) -> None:
             f"{path} is neither a folder here nor a model that the Hugging Face hub gives ({first_line(error)}); "
             "correct it, or set it to tiny.",
             model=path,
+            sought="here and on the hub",
         ) from error
 
 

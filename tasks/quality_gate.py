@@ -1,6 +1,7 @@
 """The quality gate: Great Expectations judges the trajectories, and the data set is written if they pass."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,12 +92,9 @@ def run_gate(
     )
     samples_dropped = list(read_jsonl(dropped, DroppedSample))
     if not rows:
-        raise UserError(
-            "nothing_to_judge",
-            nothing_to_judge(trajectories, dropped, (sample.rule for sample in samples_dropped)),
-            file=trajectories,
-            dropped=len(samples_dropped),
-        )
+        rules = Counter(sample.rule for sample in samples_dropped)
+        sentence = nothing_to_judge(trajectories, dropped, rules.elements())
+        raise UserError("nothing_to_judge", sentence, file=trajectories, dropped=len(samples_dropped), rules=rules)
     whole = data_set_features(rows, samples_dropped, diversity)
     per_trajectory = feature_table(FeatureRow, rows)
     with atomic_write(reports / "features.csv") as handle:

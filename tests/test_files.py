@@ -67,14 +67,13 @@ def test_a_text_is_the_same_with_a_byte_order_mark_and_with_other_line_ends(tmp_
 def test_another_encoding_is_named(tmp_path: Path, content: bytes, values: dict[str, object], as_records: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    with refused("not_utf8", file=path, **values) as caught:
+    with refused("not_utf8", file=path, **values):
         read_text(path, "do this")
-    assert str(caught.value).endswith("save the file as UTF-8.")
     with refused(as_records, file=path, line=None if "encoding" in values else 1):
         list(read_records(path, "do this"))
 
 
-def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path: Path) -> None:
+def test_the_sentence_about_a_missing_file_or_a_folder_ends_with_what_to_do(tmp_path: Path) -> None:
     for read in (read_text, read_yaml, read_records):
         with refused("file_missing", file=tmp_path / "b") as caught:
             read(tmp_path / "b", "do this")
@@ -105,9 +104,8 @@ def test_values_are_read_from_lines_and_from_a_list_with_their_places(tmp_path: 
         path.write_text(empty, encoding="utf-8")
         assert list(read_records(path, "")) == []
     path.write_text("[1] [2]", encoding="utf-8")
-    with refused("not_json", file=path, found="[") as caught:
+    with refused("not_json", file=path, found="[", expected=None):
         list(read_records(path, ""))
-    assert "nothing after the list" in str(caught.value)
 
 
 def test_a_file_of_a_stage_may_have_been_edited_by_hand(tmp_path: Path) -> None:
@@ -134,6 +132,5 @@ def test_the_home_folder_is_read_where_a_path_may_name_it(tmp_path: Path, monkey
 def test_a_file_that_dvc_looks_for_too_must_not_be_named_by_the_home_folder() -> None:
     text = Path("params.yaml").read_text(encoding="utf-8")
     path = load_params().personas.path
-    with refused("bad_value", file="params.yaml", key="personas.path") as caught:
+    with refused("bad_value", file="params.yaml", key="personas.path"):
         parse_params(text.replace(f"path: {path}", "path: ~/personas.jsonl"), "params.yaml")
-    assert "write the whole path" in str(caught.value)

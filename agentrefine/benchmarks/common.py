@@ -65,7 +65,7 @@ def round_robin(groups: Iterable[Iterable[ItemT]]) -> Iterator[ItemT]:
 def not_installed(benchmark: str, package: str, requirement: str = "agentrefine[benchmarks]") -> NotInstalledError:
     """The error that a benchmark's package is missing; `requirement` is what pip has to install."""
     message = f"the benchmark {benchmark} needs the package {package}: pip install '{requirement}'."
-    return NotInstalledError("not_installed", message, benchmark=benchmark, name=package)
+    return NotInstalledError("not_installed", message, benchmark=benchmark, name=package, requirement=requirement)
 
 
 def imported(benchmark: str, package: str, *modules: str, requirement: str = "agentrefine[benchmarks]") -> ModuleType:

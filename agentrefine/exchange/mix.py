@@ -48,7 +48,8 @@ def mix(data_set: Path, chat: Path, share: float, seed: int, out: Path, ignored:
             f"needs {wanted}; name {'a larger file' if available else 'a file that holds some'} in the section mix of "
             f"params.yaml{lower}."
         )
-        raise UserError("too_few_samples", message, file=chat, found=available, expected=wanted)
+        values = {"found": available, "expected": wanted, "largest_share": possible}
+        raise UserError("too_few_samples", message, file=chat, **values)
     draw = random.Random(seed)
     drawn = bytearray(available)
     for index in draw.sample(range(available), wanted):

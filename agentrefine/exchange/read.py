@@ -126,6 +126,6 @@ def import_chats(
         )
         if not samples["train"]:
             message = f"{files[0]}: no chat is left for training ({report.sentence().splitlines()[0]})."
-            raise UserError("nothing_to_train", message, file=files[0])
+            raise UserError("nothing_to_train", message, file=files[0], read=report.read, kept=report.kept)
         write_json(folder / REPORT, report.model_dump())
     return report

@@ -338,7 +338,8 @@ class Endpoint:
     def _user_error(self, code: str, error: CallError) -> UserError:
         section, base_url, name, variable, seconds, retries = self._settings
         values = {"name": name, "variable": variable, "seconds": seconds, "retries": retries, "status": error.status}
-        sentence = _SENTENCES[code].format(section=section, quoted=self._quoted(error), **values)
+        values |= {"quoted": self._quoted(error)}
+        sentence = _SENTENCES[code].format(section=section, **values)
         return UserError(code, f"{section}.base_url {base_url}: {sentence}", key=f"{section}.base_url", **values)
 
 

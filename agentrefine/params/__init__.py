@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from agentrefine.errors import UserError, unknown_name
 from agentrefine.files import first_problem, parse_yaml, problem_code, problem_key, read_text
-from agentrefine.params.base import Section, StoreAddress, TrackedPath, param
+from agentrefine.params.base import Section, StoreAddress, TrackedPath, misfit, param
 from agentrefine.params.evaluation import CHANCE, INSTALLED, EvaluationParams
 from agentrefine.params.on_policy import OnPolicy
 from agentrefine.params.quality_gate import QualityGateParams
@@ -87,27 +87,31 @@ class Params(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         if BASE not in self.evaluation.models:
-            raise ValueError("evaluation.models must hold base, which shows what tuning adds")
+            sentence = "evaluation.models must hold base, which shows what tuning adds"
+            raise misfit(sentence, key="evaluation.models", missing=BASE)
         if BASE in self.tuning.variants:
-            raise ValueError("tuning.variants: base is the name of the untuned model; rename it")
+            sentence = "tuning.variants: base is the name of the untuned model; rename it"
+            raise misfit(sentence, key="tuning.variants", name=BASE)
         if CHANCE in self.tuning.variants:
-            raise ValueError("tuning.variants: chance is the name of a policy without a model; rename it")
+            sentence = "tuning.variants: chance is the name of a policy without a model; rename it"
+            raise misfit(sentence, key="tuning.variants", name=CHANCE)
         for name, made in self.on_policy.items():
             if made.model not in self.tuning.variants:
-                raise ValueError(
-                    f"on_policy.{name}.model is {made.model}, which tuning.variants does not name; add it there"
-                )
+                sentence = f"on_policy.{name}.model is {made.model}, which tuning.variants does not name; add it there"
+                raise misfit(sentence, key=f"on_policy.{name}.model", name=made.model)
             for variant, chosen in self.tuning.variants.items():
                 of_it = self.origin(chosen.data_set) == f"data/on_policy/{name}"
                 if of_it and chosen.train_on not in ON_POLICY_POLICIES:
-                    raise ValueError(
-                        f"tuning.variants.{variant}.train_on: {chosen.train_on} takes every turn that is not trained "
-                        "for a mistake, and a data set of on_policy also leaves out turns that are none; "
-                        f"write {' or '.join(ON_POLICY_POLICIES)}"
+                    key = f"tuning.variants.{variant}.train_on"
+                    sentence = (
+                        f"{key}: {chosen.train_on} takes every turn that is not trained for a mistake, and a data set "
+                        f"of on_policy also leaves out turns that are none; write {' or '.join(ON_POLICY_POLICIES)}"
                     )
+                    raise misfit(sentence, key=key, value=chosen.train_on)
         missing = [m for m in self.evaluation.models if m != BASE and m not in self.tuning.variants]
         if missing:
-            raise ValueError(f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there")
+            sentence = f"evaluation.models names {missing[0]}, which tuning.variants does not; add it there"
+            raise misfit(sentence, key="evaluation.models", name=missing[0])
         played = self.evaluation.benchmarks
         compared = self.quality_gate.overlap_benchmarks
         named = [self.report.champion_benchmark]
@@ -122,10 +126,11 @@ class Params(Section):
             unknown = unknown_name("report.baseline", "model", wanted, models, key="report.baseline")
             raise ValueError(f"{unknown}".removesuffix(".")) from unknown
         if wanted in (*self.tuning.variants, CHANCE) and wanted not in players:
-            raise ValueError(
+            sentence = (
                 f"report.baseline is {wanted}, which is not evaluated; add it to evaluation.models (chance: to "
                 f"evaluation.references), or let report.baseline name one of {', '.join(players)}"
             )
+            raise misfit(sentence, key="report.baseline", name=wanted, known=players)
         return self
 
     def origin(self, data_set: str) -> str:
@@ -293,7 +298,7 @@ def _problem(error: ValidationError) -> tuple[str, str, dict[str, object]]:
             return "unknown_key", f"{key}: there is no such key{hint}.", {"key": key, "meant": meant}
     place = problem_key(error)
     if findings[0]["type"] != "value_error":
-        return problem_code(error), first_problem(error, with_value=False), {"key": place}
+        return problem_code(error), first_problem(error, with_value=False), {"key": place, "rule": findings[0]["type"]}
     fault = findings[0]["ctx"]["error"]
     cause = fault.__cause__ if isinstance(fault.__cause__, UserError) else UserError("bad_value", "")
     return cause.code, f"{place}: {fault}." if place else f"{fault}.", {"key": place} | cause.values

@@ -22,6 +22,16 @@ KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """The name of an environment variable."""
 
 
+def misfit(sentence: str, **values: object) -> ValueError:
+    """What a validator raises, with the values that the `UserError` about params.yaml is to have.
+
+    A `key` among them is dotted and stands in place of the section that was being validated.
+    """
+    error = ValueError(sentence)
+    error.__cause__ = UserError("bad_value", sentence, **values)
+    return error
+
+
 def _with_home(given: str) -> str:
     if not given.startswith("~"):
         return given
@@ -128,7 +138,8 @@ def _extra_keys(body: dict[str, Any]) -> dict[str, Any]:
     """Refuse an `extra_body` that changes what is asked or what it costs."""
     reserved = sorted(RESERVED_KEYS & body.keys())
     if reserved:
-        raise ValueError(f"extra_body must not hold {reserved[0]}, which has a place of its own in params.yaml")
+        sentence = f"extra_body must not hold {reserved[0]}, which has a place of its own in params.yaml"
+        raise misfit(sentence, name=reserved[0])
     return body
 
 

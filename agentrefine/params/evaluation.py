@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from agentrefine.params.base import Address, ExtraBody, KeyName, Section, UserPath, param
+from agentrefine.params.base import Address, ExtraBody, KeyName, Section, UserPath, misfit, param
 from agentrefine.params.tuning import BASE, Name
 
 CHANCE: Final = "chance"
@@ -105,13 +105,16 @@ class EvaluationParams(Section):
     @model_validator(mode="after")
     def _attempts_and_names_differ(self) -> Self:
         if self.attempts > 1 and self.sampling.temperature == 0:
-            raise ValueError(
+            sentence = (
                 "attempts: at temperature 0 every attempt is the same; set sampling.temperature, or attempts to 1"
             )
+            raise misfit(sentence, key="evaluation.attempts", value=self.attempts)
         if CHANCE in self.models:
-            raise ValueError("models names chance, which has no model; move it to references")
+            sentence = "models names chance, which has no model; move it to references"
+            raise misfit(sentence, key="evaluation.models", name=CHANCE)
         if clash := [name for name in self.endpoints if name in (*self.models, CHANCE)]:
-            raise ValueError(f"endpoints.{clash[0]} has the name of another model that is evaluated; rename it")
+            sentence = f"endpoints.{clash[0]} has the name of another model that is evaluated; rename it"
+            raise misfit(sentence, key=f"evaluation.endpoints.{clash[0]}", name=clash[0])
         return self
 
     @property

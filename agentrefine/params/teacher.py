@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from agentrefine.params.base import ExtraBody, KeyName, Section, Share, UserPath, bare_address, param
+from agentrefine.params.base import ExtraBody, KeyName, Section, Share, UserPath, bare_address, misfit, param
 
 WireFaultKind = Literal[
     "too_many_requests",
@@ -55,7 +55,7 @@ class RoleParams(Section):
     @model_validator(mode="after")
     def _no_key_goes_to_another_host(self) -> Self:
         if self.base_url not in (None, SIMULATED) and self.api_key_env is None:
-            raise ValueError("base_url names another endpoint; name its api_key_env beside it")
+            raise misfit("base_url names another endpoint; name its api_key_env beside it", missing="api_key_env")
         return self
 
 
@@ -129,9 +129,11 @@ class TeacherParams(Section):
     @model_validator(mode="after")
     def _processes_have_calls_to_make(self) -> Self:
         if self.processes > self.concurrency:
-            raise ValueError("teacher.processes is above teacher.concurrency; each process has at least one call out")
+            sentence = "teacher.processes is above teacher.concurrency; each process has at least one call out"
+            raise misfit(sentence, key="teacher.processes", most=self.concurrency)
         if self.processes > 1 and self.transport == "batch":
-            raise ValueError("teacher.transport batch needs no more than one process; set teacher.processes to 1")
+            sentence = "teacher.transport batch needs no more than one process; set teacher.processes to 1"
+            raise misfit(sentence, key="teacher.processes", most=1)
         return self
 
     def role(self, role: Role) -> "TeacherRole":

@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from agentrefine.errors import UserError
-from agentrefine.params.base import Section, Share, TrackedPath, UserPath, param
+from agentrefine.params.base import Section, Share, TrackedPath, UserPath, misfit, param
 
 MaskPolicy = Literal["correct_turns", "with_erroneous_loss", "without_refinement_loss", "without_refinement_data"]
 """Which turns are trained (paper, section 3.3 and the ablations of section 4; `agentrefine.tuning.masking`)."""
@@ -65,7 +65,8 @@ class BaseModelParams(Section):
     @model_validator(mode="after")
     def _the_tiny_model_has_its_own_template(self) -> Self:
         if self.is_tiny and self.chat_template is not None:
-            raise ValueError("chat_template is for models from elsewhere, the tiny one has its own; set it to null")
+            sentence = "chat_template is for models from elsewhere, the tiny one has its own; set it to null"
+            raise misfit(sentence, key="base_model.chat_template", value=self.chat_template)
         return self
 
 
@@ -182,7 +183,6 @@ class TuningParams(Section):
     @model_validator(mode="after")
     def _muon_has_no_weight_decay(self) -> Self:
         if self.weight_decay and self.muon_learning_rate is not None:
-            raise ValueError(
-                "weight_decay is AdamW's and Muon takes the matrices; set muon_learning_rate to null, or it to 0"
-            )
+            sentence = "weight_decay is AdamW's and Muon takes the matrices; set muon_learning_rate to null, or it to 0"
+            raise misfit(sentence, key="tuning.weight_decay", value=self.weight_decay)
         return self

@@ -59,7 +59,7 @@ class StepPoint(NamedTuple):
 
 
 class PerturbationBar(NamedTuple):
-    """A line of wordings.csv: success under one perturbation of the actions (its name is `wording`) with its 95%
+    """A line of wordings.csv: success under one perturbation of the actions (`wording` in the file) with its 95%
     interval; beside it mean and standard deviation over all perturbations.
 
     Example: `PerturbationBar("worlds_perturbed", "refinement", "short", 0.6, 0.31, 0.83, mean=0.3, std=0.42)`
@@ -67,7 +67,7 @@ class PerturbationBar(NamedTuple):
 
     benchmark: str
     model: str
-    wording: str
+    perturbation: str
     value: float
     low: float
     high: float

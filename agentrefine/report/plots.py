@@ -28,6 +28,9 @@ _LOOK = yaml.safe_load(packaged_text("agentrefine.report", "plots.yaml"))
 PANELS_PER_ROW = 4
 """How many benchmarks the figure of the steps shows side by side."""
 
+COLUMNS = {"perturbation": "wording"}
+"""The name in a CSV file where it is not that of the field."""
+
 LABEL_CHARACTERS = 18
 """Characters in each line of a benchmark's name, at most."""
 
@@ -77,15 +80,17 @@ def step_curves(path: Path, points: Sequence[StepPoint]) -> None:
 def perturbation_bars(path: Path, bars: Sequence[PerturbationBar]) -> None:
     """Success under each perturbation with its 95% interval, and mean and standard deviation: one panel a benchmark."""
     benchmarks, models = _order(bar.benchmark for bar in bars), _order(bar.model for bar in bars)
-    perturbations = max(len({bar.wording for bar in bars if bar.benchmark == benchmark}) for benchmark in benchmarks)
+    perturbations = max(
+        len({bar.perturbation for bar in bars if bar.benchmark == benchmark}) for benchmark in benchmarks
+    )
     size = (max(4.4, 1.0 + (perturbations + 1) * (0.35 + 0.25 * len(models))), 0.5 + 2.3 * len(benchmarks))
     with _figure(path, size) as figure:
         for axes, benchmark in zip(figure.subplots(len(benchmarks), squeeze=False).flatten(), benchmarks, strict=True):
             shown = [bar for bar in bars if bar.benchmark == benchmark]
-            names = _order(bar.wording for bar in shown)
+            names = _order(bar.perturbation for bar in shown)
             width = 0.72 / len(models)
             for bar in shown:
-                place = _place(names.index(bar.wording), models.index(bar.model), len(models))
+                place = _place(names.index(bar.perturbation), models.index(bar.model), len(models))
                 axes.bar(place, 100 * bar.value, width, color=_colour(bar.model, models))
                 _whisker(axes, place, bar.value, bar.low, bar.high, upright=True)
             for model, bar in {bar.model: bar for bar in shown}.items():
@@ -176,7 +181,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     """A figure's numbers as CSV."""
     with atomic_write(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(rows[0]._fields)
+        writer.writerow(COLUMNS.get(field, field) for field in rows[0]._fields)
         writer.writerows([[f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows])
 
 

@@ -142,7 +142,7 @@ def push(upload: HubUpload, token: str) -> str:
         raise UserError("hub_unreachable", problem, variable="HF_HUB_OFFLINE") from error
     except HTTPError as error:
         problem = f"{api.endpoint}: cannot be reached ({first_line(error)}); check the network and run again."
-        raise UserError("hub_unreachable", problem) from error
+        raise UserError("hub_unreachable", problem, url=api.endpoint) from error
     except (RuntimeError, ValueError) as error:  # a large file's upload broke off; a card that the hub cannot read
         problem = f"{upload.repo_id}: the upload failed ({first_line(error)}); run again."
         raise UserError("upload_failed", problem, name=upload.repo_id) from error

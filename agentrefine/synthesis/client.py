@@ -196,7 +196,8 @@ class JournaledTeacher:
         client.useless = client.useless + 1 if reason else 0
         if client.useless >= MAX_USELESS_IN_A_ROW:
             message = f"teacher: the last {client.useless} calls of model {settings.model!r} {reason}"
-            raise UserError("answers_useless", message, name=settings.model, calls=client.useless)
+            field = field_of_thoughts(answer.finish_reason)
+            raise UserError("answers_useless", message, name=settings.model, calls=client.useless, field=field)
         return answer
 
 

@@ -68,23 +68,29 @@ class JsonForm:
         for form in _FORMS[:-1]:
             if demanded not in ("auto", form):
                 continue
-            problem = await self._problem(form)
-            if problem is None:
+            found = await self._problem(form)
+            if found is None:
                 return form
+            fault, problem = found
             if demanded == form:
                 message = (
                     f"teacher.structured_output: {form} is not honoured by model {self.role.model!r} ({problem}); "
                     "set it to auto or text."
                 )
                 raise UserError(
-                    "form_not_honoured", message, key="teacher.structured_output", form=form, name=self.role.model
+                    "form_not_honoured",
+                    message,
+                    key="teacher.structured_output",
+                    form=form,
+                    name=self.role.model,
+                    fault=fault,
                 )
             level = logging.INFO if self.role.is_simulated else logging.WARNING
             logger.log(level, "%s: %s is not used, %s", self.role.model, form, problem)
         return "text"
 
-    async def _problem(self, form: _Form) -> str | None:
-        """Why a form is not honoured; None when it is."""
+    async def _problem(self, form: _Form) -> tuple[str, str] | None:
+        """Why a form is not honoured, in a word and in a sentence; None when it is."""
         question = packaged_text("agentrefine.synthesis", "prompts", "schemas", "probe.md")
         probe = Request(
             model=self.role.model,
@@ -97,9 +103,9 @@ class JsonForm:
         )
         answer = await self.endpoint.ask(PROBE, probe)
         if answer.finish_reason == UNANSWERED:
-            return "a call that demands it fails, and others are answered"
+            return "fails", "a call that demands it fails, and others are answered"
         if answer.finish_reason in NO_ANSWER:
-            return f"it is refused ({answer.error})"
+            return "refused", f"it is refused ({answer.error})"
         self.paid(complete_usage(answer, probe).usage)
         text = without_thinking(answer.text)
         with contextlib.suppress(ValueError, RecursionError):
@@ -108,10 +114,10 @@ class JsonForm:
                 return None
         field = field_of_thoughts(answer.finish_reason)
         if field:
-            return f"the answer has no content, all of it stands in {field}"
+            return "no_content", f"the answer has no content, all of it stands in {field}"
         if answer.finish_reason == TRUNCATED and not text.strip():
-            return f"the answer was cut at {PROBE_TOKENS} tokens before its thoughts had ended"
-        return f"it is accepted and ignored: the answer is {text[:60]!r}"
+            return "cut_off", f"the answer was cut at {PROBE_TOKENS} tokens before its thoughts had ended"
+        return "ignored", f"it is accepted and ignored: the answer is {text[:60]!r}"
 
 
 def form_number(number: int) -> str:

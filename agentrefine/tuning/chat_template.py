@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -43,8 +43,38 @@ APPENDING = "set base_model.chat_template in params.yaml to a jinja file that ap
 ANOTHER_MODEL = "choose another model"
 _IN_A_COPY = " in a copy of the template, and set base_model.chat_template in params.yaml to that file"
 
-_OTHER_TOKENS = "a prompt alone has other tokens than at the beginning of its conversation"
-_EARLIER = "it writes an earlier message in another way once a later one follows"
+Fault = Literal[
+    "no_default",
+    "fails",
+    "writes_todays_date",
+    "only_last_reply_thinks",
+    "rewrites_earlier_message",
+    "rewrites_user",
+    "rewrites_reply",
+    "drops_thoughts",
+    "rewrites_one_text",
+    "rewrites_around_texts",
+    "prompt_opens_thinking",
+    "prompt_opens_otherwise",
+    "text_before_reply",
+    "no_end_of_turn",
+    "two_ends_of_turn",
+    "end_of_turn_split",
+    "token_crosses_border",
+    "other_prompt_tokens",
+    "other_text_decoded",
+    "begins_twice",
+]
+"""What a chat template or its tokenizer does that cannot be trained on: the value `fault` of the error."""
+
+_OTHER_TOKENS: tuple[Fault, str] = (
+    "other_prompt_tokens",
+    "a prompt alone has other tokens than at the beginning of its conversation",
+)
+_EARLIER: tuple[Fault, str] = (
+    "rewrites_earlier_message",
+    "it writes an earlier message in another way once a later one follows",
+)
 _QUESTIONS = ["First question?", "\n Second question? \n\n", "Third question?"]
 _REPLIES = [
     reply_text("the lamp may be in the box", "look in box"),
@@ -121,7 +151,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
-        raise refusal(tokenizer, "it has no default one") from error
+        raise refusal(tokenizer, "no_default", "it has no default one") from error
 
 
 def template_text(
@@ -140,16 +170,20 @@ def template_text(
     except (TemplateError, TypeError, ValueError) as error:
         if isinstance(error, TypeError) and "strftime_now" in template_of(tokenizer):
             reason = "it writes today's date, so that the same data would be other tokens tomorrow"
-            raise refusal(tokenizer, reason, "write a fixed date in place of strftime_now(...)" + _IN_A_COPY) from error
-        raise refusal(tokenizer, f"it fails: {' '.join(str(error).split())}") from error
+            remedy = "write a fixed date in place of strftime_now(...)" + _IN_A_COPY
+            raise refusal(tokenizer, "writes_todays_date", reason, remedy) from error
+        reported = " ".join(str(error).split())
+        raise refusal(tokenizer, "fails", f"it fails: {reported}", reported=reported) from error
     return str(text)
 
 
-def refusal(tokenizer: PreTrainedTokenizerBase, reason: str, remedy: str = APPENDING) -> UserError:
+def refusal(
+    tokenizer: PreTrainedTokenizerBase, fault: Fault, reason: str, remedy: str = APPENDING, **values: object
+) -> UserError:
     """The error that names the model, what its chat template does and what to do."""
     name = tokenizer.name_or_path or "the tokenizer"
     message = f"The chat template of {name} cannot be trained on: {reason}; {remedy}."
-    return UserError("template_untrainable", message, model=name)
+    return UserError("template_untrainable", message, model=name, fault=fault, **values)
 
 
 @lru_cache(maxsize=8)
@@ -164,13 +198,14 @@ def _learn(tokenizer: PreTrainedTokenizerBase, _template: str) -> ChatFormat:
     gaps = [full[end:begin] for (_, end), (begin, _) in pairwise(places)]
     openings, closings = gaps[::2], gaps[1::2]
     if len(set(openings)) > 1 and any("think" in gap for gap in openings):
-        raise refusal(tokenizer, "it writes a thinking block into the last reply only and drops it from earlier ones")
+        reason = "it writes a thinking block into the last reply only and drops it from earlier ones"
+        raise refusal(tokenizer, "only_last_reply_thinks", reason)
     if len(set(openings)) > 1 or len(set(closings)) > 1:
-        raise refusal(tokenizer, _EARLIER)
+        raise refusal(tokenizer, *_EARLIER)
     for turn in range(0, len(messages), 2):
         prompt = template_text(tokenizer, messages[: turn + 1], add_generation_prompt=True)
         if not prompt.startswith(full[: places[turn][1]]):
-            raise refusal(tokenizer, _EARLIER)
+            raise refusal(tokenizer, *_EARLIER)
         opening = prompt[places[turn][1] :]
         _check_opening(tokenizer, opening, openings[0])
     tail = full[places[-1][1] :]
@@ -198,18 +233,18 @@ def _places(
         content = message.content.strip() if trimmed else message.content
         begin = full.find(content, position)
         if begin < 0:
-            raise refusal(tokenizer, _missing(message, full))
+            raise refusal(tokenizer, *_missing(message, full))
         trims_users = trims_users or trimmed
         places.append((begin, begin + len(content)))
     return places, trims_users
 
 
-def _missing(message: Message, full: str) -> str:
+def _missing(message: Message, full: str) -> tuple[Fault, str]:
     if message.role == "user":
-        return "it leaves out or rewrites the text of a user"
+        return "rewrites_user", "it leaves out or rewrites the text of a user"
     if message.content.splitlines()[-1] in full:
-        return "it drops the thoughts of earlier replies"
-    return "it leaves out or rewrites the text of a reply"
+        return "drops_thoughts", "it drops the thoughts of earlier replies"
+    return "rewrites_reply", "it leaves out or rewrites the text of a reply"
 
 
 def _check_opening(tokenizer: PreTrainedTokenizerBase, prompt: str, conversation: str) -> None:
@@ -218,12 +253,15 @@ def _check_opening(tokenizer: PreTrainedTokenizerBase, prompt: str, conversation
         return
     if "think" in prompt and "think" not in conversation:
         reason = "its prompt opens a thinking block that it leaves out of the conversation"
-        raise refusal(tokenizer, reason, "take it out of add_generation_prompt" + _IN_A_COPY)
+        remedy = "take it out of add_generation_prompt" + _IN_A_COPY
+        raise refusal(tokenizer, "prompt_opens_thinking", reason, remedy)
     if not conversation.startswith(prompt):
-        raise refusal(tokenizer, "its prompt opens a reply in another way than the conversation")
+        reason = "its prompt opens a reply in another way than the conversation"
+        raise refusal(tokenizer, "prompt_opens_otherwise", reason)
     between = conversation[len(prompt) :].strip()
     reason = f"it writes {between!r} between the prompt and the reply, which the model would not be asked for in play"
-    raise refusal(tokenizer, reason, "write it under add_generation_prompt too" + _IN_A_COPY)
+    remedy = "write it under add_generation_prompt too" + _IN_A_COPY
+    raise refusal(tokenizer, "text_before_reply", reason, remedy, found=between)
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, closing: str, tail: str) -> int:
@@ -237,9 +275,11 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, closing: str, tail: str) ->
         written = (tail if found[0] else closing).strip()
         after = f"it writes {written[:20]!r} there, which is no token of its own" if written else "nothing stands there"
         reason = f"no special token ends a reply, so the model could not learn to stop ({after})"
-        raise refusal(tokenizer, reason, "end each reply with eos_token" + _IN_A_COPY)
+        remedy = "end each reply with eos_token" + _IN_A_COPY
+        raise refusal(tokenizer, "no_end_of_turn", reason, remedy, found=written[:20])
     if found[0] != found[1]:
-        raise refusal(tokenizer, f"it ends the last reply with {found[1]} and all earlier ones with {found[0]}")
+        reason = f"it ends the last reply with {found[1]} and all earlier ones with {found[0]}"
+        raise refusal(tokenizer, "two_ends_of_turn", reason, found=found)
     return int(tokenizer.convert_tokens_to_ids(found[0]))
 
 
@@ -307,16 +347,18 @@ def render(
     for (prompt_end, text_end), message in zip(replies, chosen[1::2], strict=True):
         start = bisect_left(starts, prompt_end)
         if start and ends[start - 1] > prompt_end:
-            raise refusal(tokenizer, "a token crosses the border between the prompt and the reply")
+            reason = "a token crosses the border between the prompt and the reply"
+            raise refusal(tokenizer, "token_crosses_border", reason)
         if chat.opening_ids and tuple(ids[max(0, start - len(chat.opening_ids)) : start]) != chat.opening_ids:
-            raise refusal(tokenizer, _OTHER_TOKENS)
+            raise refusal(tokenizer, *_OTHER_TOKENS)
         after = bisect_left(starts, text_end)
         end = next((i for i in range(after, len(ids)) if ids[i] == chat.end_of_turn), None)
         if end is None or text[text_end : starts[end]].strip():
-            raise refusal(tokenizer, "the end of a turn is not read as one token", ANOTHER_MODEL)
+            reason = "the end of a turn is not read as one token"
+            raise refusal(tokenizer, "end_of_turn_split", reason, ANOTHER_MODEL)
         spans.append(Span(start, end + 1, trained=bool(message.loss)))
     if not chat.opening_ids and prompt_ids(tokenizer, chosen[:-1]) != ids[: spans[-1].start]:
-        raise refusal(tokenizer, _OTHER_TOKENS)
+        raise refusal(tokenizer, *_OTHER_TOKENS)
     kept = [span for span in spans if max_length is None or span.end <= max_length]
     ids = ids[: kept[-1].end] if kept else []
     labels = [MASKED] * len(ids)
@@ -361,12 +403,16 @@ def _rewritten(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     thinking = next((content for content in contents if "think>" in content), None)
     changed = next((content for content in contents if content not in text), thinking)
     if changed is None:
-        return refusal(tokenizer, "it writes something else around the texts of one conversation than of others")
+        reason = "it writes something else around the texts of one conversation than of others"
+        return refusal(tokenizer, "rewrites_around_texts", reason)
     tags = ", which holds <think> tags" if changed == thinking else ""
     return refusal(
         tokenizer,
+        "rewrites_one_text",
         f"it rewrites the text that begins {changed[:40]!r}{tags}",
         f"take such conversations out of the data set, or {APPENDING}",
+        begins=changed[:40],
+        thinks=changed == thinking,
     )
 
 
@@ -409,7 +455,7 @@ def _checked(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, ..
         if twin is None:
             raise
         message = f"{error} {twin}, which trl ships for training, passes: name it there."
-        raise UserError(error.code, message, **error.values) from error
+        raise UserError(error.code, message, **error.values, twin=twin.name) from error
     return tuple(_remarks(tokenizer, chat_format(tokenizer)))
 
 
@@ -419,7 +465,7 @@ def _check(tokenizer: PreTrainedTokenizerBase) -> None:
         rendered = render(tokenizer, messages, train_on)
         for turn, span in enumerate(rendered.spans):
             if prompt_ids(tokenizer, messages[: 2 * turn + 1]) != rendered.ids[: span.start]:
-                raise refusal(tokenizer, _OTHER_TOKENS)
+                raise refusal(tokenizer, *_OTHER_TOKENS)
             text = messages[2 * turn + 1].content.strip()
             written = rendered.ids[span.start : span.end - 1]
             decoded = tokenizer.decode(written, clean_up_tokenization_spaces=False).strip()
@@ -427,10 +473,11 @@ def _check(tokenizer: PreTrainedTokenizerBase) -> None:
                 at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), len(decoded))
                 near = slice(max(0, at - 10), at + 10)
                 reason = f"its tokens decode to {decoded[near]!r} where the text is {text[near]!r}"
-                raise refusal(tokenizer, reason, ANOTHER_MODEL)
+                values = {"found": decoded[near], "expected": text[near]}
+                raise refusal(tokenizer, "other_text_decoded", reason, ANOTHER_MODEL, **values)
     bos = tokenizer.bos_token
     if bos and chat_format(tokenizer).head.startswith(bos * 2):
-        raise refusal(tokenizer, f"it begins with {bos} twice", "write it once" + _IN_A_COPY)
+        raise refusal(tokenizer, "begins_twice", f"it begins with {bos} twice", "write it once" + _IN_A_COPY)
 
 
 def _remarks(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> list[str]:

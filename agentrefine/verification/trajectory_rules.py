@@ -68,7 +68,7 @@ def verify_attempts(attempts: Iterable[Attempt], params: VerificationParams) -> 
                 f"{attempt.persona_id}, sample {attempt.sample}, call {attempt.script_call}) does not stand before it; "
                 "run the synthesis stage again."
             )
-            raise UserError("stage_file_broken", message, attempt=attempt.id)
+            raise UserError("stage_file_broken", message, attempt=attempt.id, stage="synthesis")
         else:
             kept, problem = verify_trajectory(script, attempt.text, params)
             yield verdict(attempt, problem, turns_kept=len(kept))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentrefine.errors import UserError
 from agentrefine.files import packaged_text
@@ -129,11 +129,19 @@ def check_family(rules: Family) -> None:
     """
     finding = next(_findings(rules), None)
     if finding is not None:
-        message = f"family `{rules.name}`: {finding}; correct the family's file or the module that it uses."
-        raise UserError("bad_family", message, family=rules.name, finding=finding)
+        message = f"family `{rules.name}`: {finding.sentence}; correct the family's file or the module that it uses."
+        raise UserError("bad_family", message, family=rules.name, fault=finding.fault, name=finding.name)
 
 
-def _findings(rules: Family) -> Iterator[str]:
+class _Finding(NamedTuple):
+    """What is wrong with a family, in a word, what it is wrong with, and the sentence."""
+
+    fault: str
+    name: str
+    sentence: str
+
+
+def _findings(rules: Family) -> Iterator[_Finding]:
     for name, predicate in rules.predicates.items():
         yield from _bad_patterns(rules, f"predicate `{name}`", [p for patterns in predicate.seen for p in patterns])
         yield from _unbound(f"predicate `{name}`", [predicate.says, predicate.denies], predicate.of)
@@ -155,10 +163,11 @@ def _findings(rules: Family) -> Iterator[str]:
     yield from _bad_patterns(rules, "explore", rules.explore)
     for pattern in rules.explore:
         if len(pattern.variables) != 1:
-            yield f"explore names `{pattern.predicate}`, which must have one argument"
+            problem = f"explore names `{pattern.predicate}`, which must have one argument"
+            yield _Finding("arguments", pattern.predicate, problem)
 
 
-def _action_findings(rules: Family, template: str, action: Action) -> Iterator[str]:
+def _action_findings(rules: Family, template: str, action: Action) -> Iterator[_Finding]:
     where, bound = f"action `{template}`", set(parameters(template))
     yield from _bad_patterns(rules, where, [*(condition.fact for condition in action.requires), *action.effects])
     yield from _unknown_types(rules, where, bound)
@@ -168,36 +177,42 @@ def _action_findings(rules: Family, template: str, action: Action) -> Iterator[s
         if condition.error is not None:
             yield from _unbound(where, [condition.message, condition.belief], bound)
             if not condition.message:
-                yield f"{where} gives no message for `{fact.predicate}`"
+                yield _Finding("no_message", fact.predicate, f"{where} gives no message for `{fact.predicate}`")
             denied = not fact.negated or rules.predicates[fact.predicate].denies
             if not condition.belief and not ({*fact.variables} <= bound and denied):
-                yield f"{where} gives no belief for `{fact.predicate}`"
+                yield _Finding("no_belief", fact.predicate, f"{where} gives no belief for `{fact.predicate}`")
         if fact.negated and not {*fact.variables} <= bound:
-            yield f"{where} forbids `{fact.predicate}` of something that is not bound yet"
+            sentence = f"{where} forbids `{fact.predicate}` of something that is not bound yet"
+            yield _Finding("not_bound", fact.predicate, sentence)
         bound.update(fact.variables)
     yield from _unbound(where, [action.success or ""], bound)
     if not _variables(action.effects) <= bound:
-        yield f"{where} has an effect on something that is not bound"
+        yield _Finding("not_bound", template, f"{where} has an effect on something that is not bound")
 
 
-def _bad_patterns(rules: Family, where: str, patterns: Iterable[Pattern]) -> Iterator[str]:
+def _bad_patterns(rules: Family, where: str, patterns: Iterable[Pattern]) -> Iterator[_Finding]:
     for name, variables, _ in patterns:
         predicate = rules.predicates.get(name)
         if predicate is None:
-            yield f"{where} uses the predicate `{name}`, which is not defined"
+            yield _Finding("no_predicate", name, f"{where} uses the predicate `{name}`, which is not defined")
         elif len(variables) != len(predicate.of):
-            yield f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
+            sentence = f"{where} gives `{name}` {len(variables)} arguments instead of {len(predicate.of)}"
+            yield _Finding("arguments", name, sentence)
         yield from _unknown_types(rules, where, variables)
 
 
-def _unknown_types(rules: Family, where: str, variables: Iterable[str]) -> Iterator[str]:
+def _unknown_types(rules: Family, where: str, variables: Iterable[str]) -> Iterator[_Finding]:
     known = {*rules.objects, *rules.types, *(s for subtypes in rules.types.values() for s in subtypes)}
-    yield from (f"{where} uses `{v}`, whose type is not defined" for v in variables if type_of(v) not in known)
+    for variable in variables:
+        if type_of(variable) not in known:
+            yield _Finding("no_type", variable, f"{where} uses `{variable}`, whose type is not defined")
 
 
-def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[str]:
+def _unbound(where: str, texts: Iterable[str], bound: Iterable[str]) -> Iterator[_Finding]:
     used = {variable for text in texts for variable in parameters(text)}
-    yield from (f"{where} says {{{variable}}}, which stands for nothing there" for variable in sorted(used - {*bound}))
+    for variable in sorted(used - {*bound}):
+        sentence = f"{where} says {{{variable}}}, which stands for nothing there"
+        yield _Finding("stands_for_nothing", variable, sentence)
 
 
 def _variables(patterns: Iterable[Pattern]) -> set[str]:

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from agentrefine.errors import UserError
 from agentrefine.files import invalid_value, packaged_path, parse_yaml
@@ -229,11 +230,12 @@ class Theme(Definition):
         nouns = [noun for pool in self.nouns.values() for noun in pool]
         repeated = min((noun for noun in nouns if nouns.count(noun) > 1), default=None)
         if repeated:
-            raise ValueError(f"the noun `{repeated}` occurs twice")
+            raise PydanticCustomError("repeated_noun", "the noun `{noun}` occurs twice", {"noun": repeated})
         for noun in nouns:
             longer = next((other for other in nouns if other != noun and f" {noun} " in f" {other} "), None)
             if longer:
-                raise ValueError(f"the noun `{noun}` is part of the noun `{longer}`")
+                words = {"noun": noun, "longer": longer}
+                raise PydanticCustomError("part_of_noun", "the noun `{noun}` is part of the noun `{longer}`", words)
         return self
 
 
@@ -263,7 +265,8 @@ def _validated(model: type[DefinitionT], kind: str, name: str, values: dict[str,
     try:
         return model.model_validate({"name": name, **values})
     except ValidationError as error:
-        raise invalid_value(error, f"{kind} `{name}`", "Correct the key.", **{kind: name}) from error
+        named = {kind: name, "rule": error.errors(include_url=False)[0]["type"]}
+        raise invalid_value(error, f"{kind} `{name}`", "Correct the key.", **named) from error
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:

@@ -24,6 +24,15 @@ from tasks.processes import birth
 SECONDS_BETWEEN_SAMPLES = 10
 """Seconds between two looks at processor, memory and GPU."""
 
+WRITTEN = (
+    *("dvc.lock", "params.resolved.yaml", "reports", "runs"),
+    *("data/synthesis", "data/verification", "data/repair", "data/evaluation"),
+)
+"""What git tracks of that which stages write: a run changes it, and no later stage reads it from git."""
+
+UNREAD = ("docs", "perf", "tests", "*.md")
+"""What git tracks and no stage reads."""
+
 
 def this_process() -> str:
     """Identifies this process among those of all machines and of all times: `host 4711 0f3c...:480512`."""
@@ -41,10 +50,16 @@ def source(command: str) -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     tags = {MLFLOW_SOURCE_NAME: command, MLFLOW_SOURCE_TYPE: "LOCAL", MLFLOW_USER: psutil.Process().username()}
     if commit:
-        changed = "true" if _git("status", "--porcelain", "--untracked-files=no") else "false"
         branch = _git("rev-parse", "--abbrev-ref", "HEAD")
+        changed = "true" if _is_changed() else "false"
         tags |= {MLFLOW_GIT_COMMIT: commit, MLFLOW_GIT_BRANCH: branch, MLFLOW_GIT_DIRTY: changed}
     return tags
+
+
+def _is_changed() -> bool:
+    """Whether code, parameters or input files differ from the commit; what the run writes itself does not count."""
+    others = [f":(top,exclude,glob){path}" for path in (*WRITTEN, *UNREAD)]
+    return bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *others))
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def store(tracking: TrackingParams) -> Iterator[MlflowClient]:
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = str(error).partition("\n")[0].replace(tracking.uri, address)[:200]
         message = f"tracking.uri {address}: MLflow cannot use it ({reason}); start its server or correct params.yaml."
-        raise UserError("store_unusable", message, key="tracking.uri") from error
+        reported = error.error_code if isinstance(error, MlflowException) else type(error).__name__
+        raise UserError("store_unusable", message, key="tracking.uri", reported=reported) from error
 
 
 def log_values(client: MlflowClient, run_id: str, values: Iterable[Metric]) -> None:

@@ -38,10 +38,9 @@ def made(path: Path, folder: Path) -> BaseResult:
 
 def check_refused(path: Path, folder: Path, code: str, **values: object) -> None:
     """A file is refused by its name; nothing is written."""
-    with refused(code, file=path, **values) as caught:
+    with refused(code, file=path, **values):
         made(path, folder)
     assert not (folder / "models").exists() or not list((folder / "models").iterdir())
-    assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_a_quantised_file_becomes_a_folder_with_its_dequantised_weights(tmp_path: Path) -> None:

@@ -33,9 +33,8 @@ def test_labels_decide_which_form_is_played_and_the_result_can_tell(tmp_path):
 
 
 def test_a_folder_without_any_labels_is_not_agentboards(tmp_path):
-    with refused("file_missing", file=tmp_path, key="evaluation.data.agentboard") as caught:
+    with refused("file_missing", file=tmp_path, key="evaluation.data.agentboard"):
         benchmark("textworld", BenchmarkData(agentboard=str(tmp_path)))
-    assert "there is none of alfworld/test.jsonl, " in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["alfworld", "jericho", "pddl"])

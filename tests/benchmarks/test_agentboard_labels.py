@@ -70,9 +70,8 @@ def test_an_expression_that_re2_cannot_match_is_reported_with_its_line(tmp_path,
         "additional_info": {"env_name": "boil", "var": 21},
     }
     place = f"{tmp_path}/data/scienceworld/test.jsonl, line 1"
-    with refused("bad_expression", place=place, value=expression) as caught:
+    with refused("bad_expression", place=place, value=expression):
         labelled(tmp_path, "sciworld", label)
-    assert str(caught.value).startswith(f"{place}: the sub-goal ")
 
 
 def test_an_expression_that_takes_others_forever_is_matched_at_once():
@@ -115,25 +114,25 @@ def info(**values):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "code", "values", "said"),
+    ("name", "change", "code", "values"),
     [
-        ("babyai", {"goal": None}, "bad_record", {"key": "goal"}, ""),
-        ("babyai", {"id": "three"}, "bad_record", {"key": "id"}, ""),
-        ("babyai", {"id": 112}, "bad_value", {"key": "id", "value": 112}, "AgentBoard has 112 episodes"),
-        ("babyai", {"id": 4}, "label_mismatch", {"expected": "GoToRedBall", "found": "GoToRedBallGrey"}, "id 4 is of "),
-        ("babyai", {"difficulty": "medium"}, "bad_record", {"key": "difficulty"}, ""),
-        ("babyai", {"subgoals": []}, "bad_record", {"key": "subgoals.0"}, ""),
-        ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "bad_record", {}, "different numbers of sub-goals"),
-        ("babyai", info(), "bad_record", {"key": "additional_info.subtask"}, ""),
-        ("sciworld", info(env_name="cook", var=1), "unknown_name", {"name": "cook"}, "'cook'"),
-        ("sciworld", info(env_name="boil", var=-1), "bad_record", {"key": "additional_info.var"}, ""),
-        ("alfworld", info(description="../../etc"), "bad_record", {"key": "additional_info.description"}, ""),
-        ("alfworld", info(description="pick-1/trial"), "file_missing", {}, "pick-1/trial"),
-        ("jericho", {"id": 0}, "file_missing", {"name": "905"}, "905.z5 or .z8"),
-        ("pddl", info(subtask="gripper"), "episode_missing", {"domain": "gripper", "found": 0}, "gripper"),
+        ("babyai", {"goal": None}, "bad_record", {"key": "goal"}),
+        ("babyai", {"id": "three"}, "bad_record", {"key": "id"}),
+        ("babyai", {"id": 112}, "bad_value", {"key": "id", "value": 112, "episodes": 112}),
+        ("babyai", {"id": 4}, "label_mismatch", {"expected": "GoToRedBall", "found": "GoToRedBallGrey"}),
+        ("babyai", {"difficulty": "medium"}, "bad_record", {"key": "difficulty"}),
+        ("babyai", {"subgoals": []}, "bad_record", {"key": "subgoals.0"}),
+        ("babyai", {"subgoals": [["a", "b"], ["c"]]}, "bad_record", {"key": ""}),
+        ("babyai", info(), "bad_record", {"key": "additional_info.subtask"}),
+        ("sciworld", info(env_name="cook", var=1), "unknown_name", {"name": "cook"}),
+        ("sciworld", info(env_name="boil", var=-1), "bad_record", {"key": "additional_info.var"}),
+        ("alfworld", info(description="../../etc"), "bad_record", {"key": "additional_info.description"}),
+        ("alfworld", info(description="pick-1/trial"), "file_missing", {"name": "pick-1/trial"}),
+        ("jericho", {"id": 0}, "file_missing", {"name": "905"}),
+        ("pddl", info(subtask="gripper"), "episode_missing", {"domain": "gripper", "found": 0}),
     ],
 )
-def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, change, code, values, said):
+def test_a_bad_label_is_reported_with_its_line(tmp_path, name, change, code, values):
     (tmp_path / "valid_unseen").mkdir()
     (tmp_path / "lamps").mkdir()
     (tmp_path / "lamps.pddl").write_text("(define (domain lamps))")
@@ -141,10 +140,8 @@ def test_a_bad_label_is_reported_in_one_sentence_with_its_line(tmp_path, name, c
     folders = {"alfworld": tmp_path, "jericho": tmp_path, "pddl": tmp_path}
     data = {name: str(folders[name])} if name in folders else {}
     place = f"{tmp_path}/data/{TASKS[name]}/test.jsonl, line 1"
-    with refused(code, place=place, **values) as caught:
+    with refused(code, place=place, **values):
         labelled(tmp_path, name, RED_BALL | change, **data)
-    assert str(caught.value).startswith(f"{place}: ")
-    assert said in str(caught.value)
 
 
 def test_what_is_labelled_twice_is_reported(tmp_path):

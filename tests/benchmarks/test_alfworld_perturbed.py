@@ -18,7 +18,7 @@ from agentrefine.evaluation.prompting import example
 from agentrefine.worlds.catalogue import PARAPHRASES
 from tests.helpers.playing import installed, opened
 
-OLDER = [DATA["older_wording"].get(template, template) for template in DATA["actions"]]
+OLDER = [DATA["older_forms"].get(template, template) for template in DATA["actions"]]
 VALUES = ("apple 1", "apple 11", "sinkbasin 1", "desk 2", "go 1", "in 3")
 
 

@@ -141,28 +141,22 @@ def test_a_question_without_its_paragraph_has_no_solution(questions):
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "values", "said"),
+    ("text", "code", "values"),
     [
-        ("{", "not_json", {"line": 1}, ""),
-        ("[]", "empty_file", {}, ""),
-        ("[3]", "bad_record", {"question": 1}, ""),
-        (
-            json.dumps([RIVER | {"answer": ""}]),
-            "missing_key",
-            {"question": 1, "key": "answer"},
-            "HotpotQA's test split",
-        ),
-        (json.dumps([without("answer")]), "missing_key", {"question": 1, "key": "answer"}, ""),
-        (json.dumps([without("context")]), "bad_record", {"question": 1}, "'context'"),
-        (json.dumps([RIVER | {"context": [["a"]]}]), "bad_record", {"question": 1}, ""),
+        ("{", "not_json", {"line": 1}),
+        ("[]", "empty_file", {}),
+        ("[3]", "bad_record", {"question": 1}),
+        (json.dumps([RIVER | {"answer": ""}]), "missing_key", {"question": 1, "key": "answer"}),
+        (json.dumps([without("answer")]), "missing_key", {"question": 1, "key": "answer"}),
+        (json.dumps([without("context")]), "bad_record", {"question": 1, "key": "context"}),
+        (json.dumps([RIVER | {"context": [["a"]]}]), "bad_record", {"question": 1, "key": ""}),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, code, values, said):
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, code, values):
     path = tmp_path / "bad.json"
     path.write_text(text, encoding="utf-8")
-    with refused(code, file=path, **values) as caught:
+    with refused(code, file=path, **values):
         HotpotQA(path).episodes(5, 0)
-    assert said in str(caught.value)
 
 
 def test_a_byte_order_mark_and_lines_in_place_of_a_list_are_read(tmp_path):
@@ -177,9 +171,8 @@ def test_a_missing_file_and_another_file_are_refused(questions):
     assert episode.id.startswith("hotpotqa.merrow-")
     with refused("episode_missing", name=episode.id):
         questions(RIVER).make(episode)
-    with refused("file_missing", file=Path("nowhere.json")) as caught:
+    with refused("file_missing", file=Path("nowhere.json")):
         HotpotQA(Path("nowhere.json")).episodes(5, 0)
-    assert "evaluation.data.hotpotqa" in str(caught.value)
 
 
 def test_a_thousand_actions_at_random_are_answered_without_growth():

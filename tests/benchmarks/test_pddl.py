@@ -164,22 +164,21 @@ def test_a_domain_may_show_only_changes(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "values", "said"),
+    ("text", "code", "values"),
     [
-        ("actions: {jump: {say: jump}}", "unknown_name", {"key": "actions.jump"}, ""),
-        ("facts: {lit: '{l} shines on {r}'}", "bad_value", {"key": "facts.lit", "value": "{l} shines on {r}"}, ""),
-        ("actions: {light: {say: '{l}'}}", "bad_value", {"key": "actions.light.say", "parameters": ["l", "r"]}, ""),
-        ("actions: {douse: {say: 'touch {l}'}}", "duplicate_words", {}, ""),
-        ("observe: nothing", "bad_value", {"key": "observe"}, "Input should be 'state' or 'changes'"),
-        ("speed: 3", "unknown_key", {"key": "speed"}, ""),
-        ("facts: [", "not_yaml", {}, ""),
+        ("actions: {jump: {say: jump}}", "unknown_name", {"key": "actions.jump"}),
+        ("facts: {lit: '{l} shines on {r}'}", "bad_value", {"key": "facts.lit", "value": "{l} shines on {r}"}),
+        ("actions: {light: {say: '{l}'}}", "bad_value", {"key": "actions.light.say", "parameters": ["l", "r"]}),
+        ("actions: {douse: {say: 'touch {l}'}}", "duplicate_words", {}),
+        ("observe: nothing", "bad_value", {"key": "observe"}),
+        ("speed: 3", "unknown_key", {"key": "speed"}),
+        ("facts: [", "not_yaml", {}),
     ],
 )
-def test_bad_words_are_named(folder, text, code, values, said):
+def test_bad_words_are_named(folder, text, code, values):
     (folder / "domain.yaml").write_text(text)
-    with refused(code, file=folder / "domain.yaml", **values) as caught:
+    with refused(code, file=folder / "domain.yaml", **values):
         started(folder)
-    assert said in str(caught.value)
 
 
 DURATIVE = LAMPS.replace("(:action douse", "(:durative-action douse").replace(
@@ -355,9 +354,8 @@ def test_three_layouts_of_a_folder_are_known(folder):
     assert [episode.id for episode in Pddl(folder).episodes(9, 0)][2:] in (["pddl.b.p10"], ["pddl.b.p2"])
     assert list(Pddl(folder).domains["b"].problems) == ["p2", "p10"]
     assert list(Pddl(folder / "a").domains["a"].problems) == ["x"]
-    with refused("file_missing", file=folder / "nowhere") as caught:
+    with refused("file_missing", file=folder / "nowhere"):
         Pddl(folder / "nowhere").episodes(1, 0)
-    assert "let evaluation.data.pddl" in str(caught.value)
     (folder / "empty").mkdir()
     with refused("no_games", file=folder / "empty"):
         Pddl(folder / "empty").episodes(1, 0)

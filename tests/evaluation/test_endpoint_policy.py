@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from pydantic import ValidationError
 
 from agentrefine.benchmarks.catalogue import benchmark
 from agentrefine.evaluation.rollout import play
@@ -17,7 +16,7 @@ from agentrefine.llm import endpoint
 from agentrefine.params.evaluation import EndpointParams, Sampling
 from tasks.endpoint_evaluation import endpoint_identity
 from tests.helpers.endpoint_players import KEY, dialogue, player
-from tests.helpers.errors import refused
+from tests.helpers.errors import misfit, refused
 
 
 @contextmanager
@@ -133,29 +132,28 @@ def test_a_busy_server_is_asked_again(make):
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "code", "words"),
+    ("status", "body", "code", "quoted"),
     [
-        (401, {"error": {"message": "bad key"}}, "key_refused", "bad key"),
-        (404, {"error": {"message": "no such model"}}, "unknown_model_or_path", "knows no model 'm'"),
+        (401, {"error": {"message": "bad key"}}, "key_refused", "401: bad key"),
+        (404, {"error": {"message": "no such model"}}, "unknown_model_or_path", "404: no such model"),
         (500, {"error": {"message": "down"}}, "endpoint_failing", "500: down"),
         (400, {"error": {"message": "nonsense"}}, "endpoint_refused", "400: nonsense"),
         (422, {"error": "plain nonsense", "error_type": "validation"}, "endpoint_refused", "422: plain nonsense"),
-        (400, {"detail": "nonsense in detail"}, "endpoint_refused", "nonsense in detail"),
+        (400, {"detail": "nonsense in detail"}, "endpoint_refused", "400: nonsense in detail"),
         (
             422,
             {"detail": [{"loc": ["body", "messages"], "msg": "is wrong"}]},
             "endpoint_refused",
-            "body.messages: is wrong",
+            "422: body.messages: is wrong",
         ),
-        (400, {"message": "top nonsense"}, "endpoint_refused", "top nonsense"),
-        (400, [{"error": {"message": "listed nonsense"}}], "endpoint_refused", "listed nonsense"),
+        (400, {"message": "top nonsense"}, "endpoint_refused", "400: top nonsense"),
+        (400, [{"error": {"message": "listed nonsense"}}], "endpoint_refused", "400: listed nonsense"),
     ],
 )
-def test_a_refusal_is_one_clear_sentence(make, status, body, code, words):
+def test_a_refusal_has_its_code_and_quotes_the_server(make, status, body, code, quoted):
     answer = status, body, {"Retry-After": "0.01"}
-    with server(lambda *_: answer) as (url, _), refused(code, status=status) as caught:
+    with server(lambda *_: answer) as (url, _), refused(code, name="m", status=status, quoted=quoted):
         make(url, max_retries=1).act([dialogue("a"), dialogue("b")])
-    assert words in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_one_clear_sentence(make):
@@ -306,5 +304,5 @@ def test_episodes_are_played_again_when_an_endpoint_is_asked_otherwise_and_not_w
 @pytest.mark.parametrize("key", ["messages", "max_tokens", "stream"])
 def test_an_extra_body_must_not_change_what_is_asked(key):
     section = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": KEY, "extra_body": {key: 1}}
-    with pytest.raises(ValidationError, match=f"extra_body must not hold {key}"):
+    with misfit(name=key):
         EndpointParams.model_validate(section)

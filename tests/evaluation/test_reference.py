@@ -18,6 +18,7 @@ from agentrefine.game.conversation import opening, parse_reply
 from agentrefine.params import load_params
 from agentrefine.params.evaluation import Prompting
 from flows.cli import main
+from tests.helpers.commands import failure
 
 START = opening("play", "goal", "room")
 
@@ -151,16 +152,12 @@ def test_the_command_prints_the_table_writes_json_and_fails_where_a_solution_doe
     assert "FAILED: the solution of stuck.1 does not solve it (step limit)" in said
     assert "not played: the benchmark rooms needs the package rooms." in said
     monkeypatch.undo()
-    with pytest.raises(SystemExit, match=r"^1$"):
-        main(["gold-check", "worlds_layoutz"])
-    said = capsys.readouterr().err
-    assert "gold-check: there is no benchmark 'worlds_layoutz' (did you mean worlds_layouts?)" in said
-    assert "evaluation.benchmarks" not in said
-    with pytest.raises(SystemExit, match=r"^1$"):
-        main(["gold-check", "alfworld_wording"])
-    assert capsys.readouterr().err.strip() == (
-        "gold-check: the benchmark alfworld_wording is now called alfworld_perturbed; write that."
-    )
+    error = failure("gold-check", "worlds_layoutz")
+    assert (error.code, error.values["name"], error.values["meant"]) == (
+        "unknown_name", "worlds_layoutz", "worlds_layouts"
+    )  # fmt: skip
+    error = failure("gold-check", "alfworld_wording")
+    assert (error.code, error.values["new"]) == ("old_name", "alfworld_perturbed")
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -10,7 +10,6 @@ import yaml
 from aiohttp import web
 from prefect.settings import PREFECT_HOME, temporary_settings
 
-from agentrefine.errors import UserError
 from agentrefine.params import load_params, parse_params
 from agentrefine.simulation.tiny_base import tiny_tokenizer
 from tasks.checks import check_before, prefect_home
@@ -86,23 +85,20 @@ def test_a_champions_benchmark_that_is_not_played_is_named():
 
 
 def test_a_base_that_is_no_folder_and_no_hub_id_is_named():
-    with refused("model_missing", key="base_model.path", model="./nowhere") as caught:
+    with refused("model_missing", key="base_model.path", model="./nowhere", sought="here"):
         check_before(params(**{"base_model.path": "./nowhere"}), ALL)
-    assert "no such file or folder" in str(caught.value)
 
 
 def test_a_missing_folder_in_a_folder_of_the_project_is_not_taken_for_a_hub_id(folder):
     (folder / "models").mkdir()
-    with refused("model_missing", key="base_model.path", model="models/nowhere") as caught:
+    with refused("model_missing", key="base_model.path", model="models/nowhere", sought="here"):
         check_before(params(**{"base_model.path": "models/nowhere"}), ALL)
-    assert "no such file or folder" in str(caught.value)
 
 
 def test_a_hub_id_that_cannot_be_reached_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with refused("model_missing", key="base_model.path", model="nobody/nothing") as caught:
+    with refused("model_missing", key="base_model.path", model="nobody/nothing", sought="here and on the hub"):
         check_before(params(**{"base_model.path": "nobody/nothing"}), ALL)
-    assert "the Hugging Face hub gives" in str(caught.value)
 
 
 @pytest.mark.parametrize("files", [[], ["config.json"], ["model.safetensors"]], ids=str)
@@ -129,10 +125,9 @@ def test_a_file_that_is_not_called_gguf_is_named(folder):
 def test_a_tracking_server_that_does_not_answer_is_named():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    given = params(**{"tracking.uri": f"http://127.0.0.1:{port}"})
-    with refused("endpoint_unreachable", key="tracking.uri") as caught:
-        check_before(given, ["verification"])
-    assert f"http://127.0.0.1:{port}" in str(caught.value)
+    address = f"http://127.0.0.1:{port}"
+    with refused("endpoint_unreachable", key="tracking.uri", url=address):
+        check_before(params(**{"tracking.uri": address}), ["verification"])
 
 
 @pytest.mark.parametrize("role", ["script", "trajectory", "repair"])
@@ -258,9 +253,8 @@ def test_an_endpoint_that_does_not_answer_is_named_before_a_teacher_is_paid(endp
         nobody = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
     rival = {"r": {**LOCAL, "base_url": nobody if where != "teacher" else endpoint}}
     given = params(**{"teacher.base_url": nobody if where == "teacher" else endpoint, "evaluation.endpoints": rival})
-    with refused("endpoint_unreachable", key=f"{where}.base_url") as caught:
+    with refused("endpoint_unreachable", key=f"{where}.base_url", url=nobody):
         check_before(given, ["synthesis"])
-    assert nobody in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +310,7 @@ def test_the_gates_own_tokenizer_is_checked_too(base, folder):
 def test_a_chat_template_that_cannot_be_trained_on_is_named_before_the_first_stage(base, folder):
     (folder / "mine.jinja").write_text("{{ messages[0].content }}")
     given = params(**{"base_model.path": "base", "base_model.chat_template": "mine.jinja"})
-    with pytest.raises(UserError, match="template"):
+    with refused("template_untrainable", fault="rewrites_reply"):
         check_before(given, ALL)
 
 

@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import yaml
 
-from agentrefine.errors import UserError
 from agentrefine.params import Params
 from flows.cli import ARGUMENTS, COMMANDS, main, stage_flow
+from tests.helpers.commands import failure
 from tests.helpers.paths import ROOT
 
 HEAVY = {"prefect", "torch", "dvc", "transformers", "mlflow", "pydantic"}
@@ -79,7 +78,7 @@ def test_a_command_that_there_is_not_ends_with_status_2(words: list[str]) -> Non
         (["smoke", "now"], "smoke does not take now; `agentrefine smoke --help` names its arguments"),
     ],
 )
-def test_a_mistyped_command_is_answered_with_what_to_type(
+def test_the_sentence_about_a_mistyped_command_says_what_to_type(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status(*words) == 2
@@ -111,21 +110,6 @@ def test_bad_input_is_one_sentence_and_status_1(words: list[str], capsys: pytest
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def failure(*words: str) -> UserError:
-    """The error that a command raises before it is made a sentence."""
-    parsed: list[UserError] = []
-
-    def raised(body: Callable[[], object]) -> None:
-        with pytest.raises(UserError) as caught:
-            body()
-        parsed.append(caught.value)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.cli.exit_with_sentence", raised)
-        main(words)
-    return parsed[0]
-
-
 @pytest.mark.parametrize(
     ("stage", "known"),
     [
@@ -139,7 +123,6 @@ def failure(*words: str) -> UserError:
 def test_a_stage_without_the_name_that_it_needs_lists_those_that_there_are(stage: str, known: list[str]) -> None:
     error = failure("stage", stage)
     assert (error.code, error.values["stage"], error.values["known"]) == ("wrong_arguments", stage, known)
-    assert all(name in str(error) for name in known)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +157,6 @@ def test_a_name_that_there_is_not_is_refused_before_prefect_is_imported(
 def test_a_path_that_the_command_line_names_is_answered_with_its_argument(words: list[str], argument: str) -> None:
     error = failure(*(word.format(here=__file__) for word in words))
     assert error.values["key"] == argument
-    assert str(error).startswith(f"{argument}: ")
-    assert "params.yaml" not in str(error)
 
 
 def test_every_stage_is_a_flow_with_the_argument_that_is_named() -> None:

@@ -223,10 +223,9 @@ def test_a_home_that_cannot_be_written_is_one_sentence(folder):
 
 def test_a_configured_server_that_does_not_answer_is_named():
     api = f"http://127.0.0.1:{free_port()}/api"
-    unreachable = refused("endpoint_unreachable", name="PREFECT_API_URL")
-    with temporary_settings({PREFECT_API_URL: api}), unreachable as caught, prefect_server():
+    unreachable = refused("endpoint_unreachable", name="PREFECT_API_URL", url=api)
+    with temporary_settings({PREFECT_API_URL: api}), unreachable, prefect_server():
         pytest.fail("the flow began")
-    assert f" {api};" in str(caught.value)
 
 
 @pytest.mark.parametrize(("script", "ended"), [("exec sleep 60", False), ("exit 3", True)])

@@ -1,4 +1,4 @@
-"""`make smoke`: every stage for real on a few personas, beside the project's results."""
+"""`make smoke`: every stage of the default run on a few personas, beside the project's results."""
 
 import os
 import sqlite3

@@ -135,7 +135,9 @@ def test_stages_side_by_side_are_recorded_and_what_one_had_finished_is_kept_when
     ("lost", "remedy"),
     [(".git", ["git", "init", "-q"]), (".git", ["dvc", "config", "core.no_scm", "true"]), (".dvc", ["dvc", "init"])],
 )
-def test_the_advice_for_a_folder_without_git_or_dvc_works(folder: Path, lost: str, remedy: list[str]) -> None:
+def test_the_sentence_about_a_folder_without_git_or_dvc_gives_a_command_that_works(
+    folder: Path, lost: str, remedy: list[str]
+) -> None:
     shutil.rmtree(folder / lost)
     with refused("not_a_repository", missing=lost.removeprefix(".")) as caught:
         Workspace()

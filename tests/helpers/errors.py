@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from pydantic import ValidationError
 
 from agentrefine.errors import UserError
 
@@ -20,3 +21,15 @@ def refused(code: str, **values: object) -> Iterator[pytest.ExceptionInfo[UserEr
     assert error.code == code, f"{error.code}: {error}"
     assert {name: error.values.get(name) for name in values} == values
     assert "\n" not in str(error)
+
+
+@contextmanager
+def misfit(**values: object) -> Iterator[None]:
+    """Expect that a section of the parameters is refused for values that do not fit together, with these values.
+
+    Example: `with misfit(key="teacher.processes", most=1): ...`
+    """
+    with pytest.raises(ValidationError) as caught:
+        yield
+    cause = caught.value.errors()[0]["ctx"]["error"].__cause__
+    assert {name: cause.values.get(name) for name in values} == values

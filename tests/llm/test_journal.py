@@ -72,15 +72,14 @@ def test_an_answer_comes_back_as_it_was_kept(tmp_path: Path, usage: Usage, finis
     assert kept == answer._replace(id=kept.id)
 
 
-def test_a_journal_of_another_version_is_refused_in_a_sentence_and_left_alone(tmp_path: Path) -> None:
+def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     with sqlite3.connect(path) as old:
         old.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, text TEXT)")
         old.execute("INSERT INTO answers VALUES ('key', 'paid for')")
     old.close()
-    with refused("journal_version", file=path, found=0) as caught:
+    with refused("journal_version", file=path, found=0):
         Journal(path)
-    assert "move the file away" in str(caught.value)
     with sqlite3.connect(path) as old:
         assert old.execute("SELECT text FROM answers").fetchall() == [("paid for",)]
     old.close()

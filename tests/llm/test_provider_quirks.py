@@ -93,20 +93,19 @@ def test_a_model_that_refuses_several_parameters_is_asked_without_each(client):
 def test_what_the_user_has_set_is_not_left_out(client):
     with (
         ChatServer(lambda number, request: error(400, "Unsupported parameter: 'temperature'")) as server,
-        refused("endpoint_refused", status=400) as caught,
+        refused("endpoint_refused", status=400, quoted="400: Unsupported parameter: 'temperature'"),
     ):
         client.ask(server, extra_body={"temperature": 0.1})
-    assert "temperature" in str(caught.value)
     assert all(request["temperature"] == 0.1 for request in server.requests)
 
 
 def test_a_temperature_out_of_range_is_the_users_to_correct(client):
+    said = "temperature must be less than or equal to 0.4"
     with (
-        ChatServer(lambda number, request: error(400, "temperature must be less than or equal to 0.4")) as server,
-        refused("endpoint_refused", status=400) as caught,
+        ChatServer(lambda number, request: error(400, said)) as server,
+        refused("endpoint_refused", status=400, quoted=f"400: {said}"),
     ):
         client.ask(server)
-    assert "less than or equal" in str(caught.value)
 
 
 def test_further_keys_of_the_body_reach_the_endpoint(client):
@@ -340,10 +339,8 @@ def test_answers_that_stand_in_another_field_alone_end_the_teachers_run_by_its_n
     with ChatServer(lambda number, request: body) as server:
         done = ask(server, journal, questions(3))
         assert {field_of_thoughts(completion.finish_reason) for completion in done.completions} == {field}
-        with refused("answers_useless", name="m") as caught:
+        with refused("answers_useless", name="m", field=field):
             ask(server, journal, questions(40), concurrency=1)
-        assert f"field {field}" in str(caught.value)
-        assert "enable_thinking" in str(caught.value)
     assert len(server.requests) <= 3 + MAX_USELESS_IN_A_ROW + 1
 
 

@@ -103,10 +103,8 @@ def test_a_socks_proxy_without_its_package_is_no_problem_on_this_machine_and_one
         assert ask(server, journal).texts == ["direct"]
         assert player(server.base_url).act([dialogue("a")])[0].text == "direct"
     for remote in (lambda: ask("https://api.example.org/v1", journal), lambda: player("https://api.example.org/v1")):
-        with refused("not_installed", package="socksio") as caught:
+        with refused("not_installed", package="socksio"):
             remote()
-        assert "SOCKS proxy" in str(caught.value)
-        assert "pip install socksio" in str(caught.value)
     environment.setenv("NO_PROXY", f"{os.environ['NO_PROXY']},api.example.org")
     environment.setenv("no_proxy", os.environ["NO_PROXY"])
     assert proxies.check_proxy("https://api.example.org/v1", "x") is None

@@ -46,9 +46,8 @@ def test_the_limit_is_never_passed_and_nearly_reached(tmp_path, processes):
 
 def test_with_a_higher_limit_the_run_resumes_and_pays_nothing_twice(journal, tmp_path):
     with ChatServer(lambda number, request: answer(tokens=3)) as server:
-        with refused("budget_spent", key="teacher.max_cost", limit=40.0) as caught:
+        with refused("budget_spent", key="teacher.max_cost", limit=40.0):
             ask_with(limited(server, tmp_path, 40.0), journal, tmp_path / "numbers", questions(30))
-        assert "raise teacher.max_cost and run the same command again" in str(caught.value)
         first = len(server.requests)
         with pytest.raises(BudgetSpentError):
             ask_with(limited(server, tmp_path, 40.0), journal, tmp_path / "numbers", questions(30))
@@ -83,9 +82,8 @@ def test_calls_that_fail_give_back_what_was_reserved(journal, tmp_path):
 
 def test_a_limit_needs_a_known_price(journal):
     with ChatServer(lambda number, request: answer()) as server:
-        with refused("price_unknown", key="teacher.max_cost", name="m") as caught:
+        with refused("price_unknown", key="teacher.max_cost", name="m"):
             ask(server, journal, max_cost=1.0)
-        assert "teacher.prices" in str(caught.value)
         assert server.requests == []
 
 
@@ -153,9 +151,8 @@ def test_a_bad_table_of_prices_is_one_sentence(tmp_path, text, code, values):
     path.write_text(text)
     with refused(code, file=path, **values):
         load_prices(str(path))
-    with refused("file_missing", file=tmp_path / "none.yaml") as caught:
+    with refused("file_missing", file=tmp_path / "none.yaml"):
         load_prices(str(tmp_path / "none.yaml"))
-    assert "correct teacher.prices" in str(caught.value)
 
 
 def test_the_simulated_teacher_costs_nothing_and_a_stranger_an_unknown_sum():

@@ -69,36 +69,33 @@ def test_a_body_that_trickles_is_given_up_after_the_time_limit_of_the_whole_try(
 
 
 @pytest.mark.parametrize(
-    ("reply", "code", "values", "words"),
+    ("reply", "code", "values"),
     [
         (
             lambda: error(401, f"Incorrect key {SECRET}"),
             "key_refused",
-            {"variable": "OPENAI_API_KEY", "status": 401},
-            "",
+            {"variable": "OPENAI_API_KEY", "status": 401, "quoted": "401: Incorrect key ***"},
         ),
-        (lambda: error(403), "key_refused", {"status": 403}, ""),
-        (lambda: error(404), "unknown_model_or_path", {"name": "m"}, ""),
-        (lambda: error(400, f"wrong messages {SECRET}"), "endpoint_refused", {"status": 400}, "wrong messages"),
-        (lambda: error(400, "max_completion_tokens is too large"), "endpoint_refused", {"status": 400}, "too large"),
-        (lambda: error(422), "endpoint_refused", {"status": 422}, ""),
-        (lambda: error(429), "rate_limited", {"retries": 1}, ""),
-        (lambda: error(503, f"no {SECRET}"), "endpoint_failing", {"retries": 1, "status": 503}, ""),
-        (lambda: "reset", "endpoint_unreachable", {}, ""),
-        (lambda: "hang", "answer_too_late", {"seconds": 0.3}, ""),
-        (BAD_REPLIES["page"], "not_chat_api", {}, ""),
-        (BAD_REPLIES["broken body"], "not_chat_api", {}, ""),
-        (BAD_REPLIES["no choice"], "not_chat_api", {}, ""),
-        (BAD_REPLIES["list"], "not_chat_api", {}, ""),
+        (lambda: error(403), "key_refused", {"status": 403}),
+        (lambda: error(404), "unknown_model_or_path", {"name": "m"}),
+        (lambda: error(400, f"wrong messages {SECRET}"), "endpoint_refused", {"quoted": "400: wrong messages ***"}),
+        (lambda: error(400, "max_completion_tokens is too large"), "endpoint_refused", {"status": 400}),
+        (lambda: error(422), "endpoint_refused", {"status": 422}),
+        (lambda: error(429), "rate_limited", {"retries": 1}),
+        (lambda: error(503, f"no {SECRET}"), "endpoint_failing", {"retries": 1, "status": 503}),
+        (lambda: "reset", "endpoint_unreachable", {}),
+        (lambda: "hang", "answer_too_late", {"seconds": 0.3}),
+        (BAD_REPLIES["page"], "not_chat_api", {}),
+        (BAD_REPLIES["broken body"], "not_chat_api", {}),
+        (BAD_REPLIES["no choice"], "not_chat_api", {}),
+        (BAD_REPLIES["list"], "not_chat_api", {}),
     ],
 )
-def test_what_cannot_be_fixed_is_one_sentence_without_the_key(journal, reply, code, values, words):
+def test_what_cannot_be_fixed_is_one_sentence_without_the_key(journal, reply, code, values):
     expected = refused(code, key="teacher.base_url", **values)
     with ChatServer(lambda number, request: reply()) as server, expected as caught:
         ask(server, journal, questions(3), max_retries=1, timeout_seconds=0.3)
-    assert words in str(caught.value)
     assert SECRET not in f"{caught.value} {caught.value.values}"
-    assert str(caught.value).startswith("teacher.base_url http://127.0.0.1")
     assert len(server.requests) <= 12
 
 

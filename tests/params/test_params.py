@@ -65,7 +65,7 @@ def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(
         "http://me:SECRET@[host",
     ],
 )
-def test_a_tracking_store_with_a_secret_in_its_address_is_refused_without_repeating_it(
+def test_a_tracking_store_with_a_secret_is_refused_without_repeating_it_and_the_sentence_says_where_it_belongs(
     tmp_path: Path, address: str
 ) -> None:
     with refused("bad_value", key="tracking.uri") as caught:
@@ -106,9 +106,8 @@ def test_no_other_error_repeats_a_key(tmp_path: Path, old: str, new: str, code: 
 
 
 def test_an_error_names_the_key_or_the_line(tmp_path: Path) -> None:
-    with refused("bad_value", key="verification.max_turns") as caught:
+    with refused("bad_value", key="verification.max_turns", rule="int_type"):
         load(tmp_path, "max_turns: 60", "max_turns: many")
-    assert "Input should be" in str(caught.value)
     line = PARAMS[: PARAMS.index("epochs:")].count("\n") + 1
     with refused("not_yaml", file=tmp_path / "params.yaml", line=line):
         load(tmp_path, "epochs: 2", "epochs: 2: 4")
@@ -135,10 +134,9 @@ def test_a_misspelt_key_is_named_and_the_right_one_beside_it(
         load(tmp_path, old, new)
 
 
-def test_a_rule_over_several_keys_is_reported_in_its_own_words(tmp_path: Path) -> None:
-    with refused("bad_value", file=tmp_path / "params.yaml") as caught:
+def test_a_rule_over_several_keys_names_the_one_to_correct(tmp_path: Path) -> None:
+    with refused("bad_value", file=tmp_path / "params.yaml", key="evaluation.models", missing="base"):
         load(tmp_path, MODELS, "models: [refinement]")
-    assert "params.yaml: evaluation.models must hold base, which" in str(caught.value)
 
 
 def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path):
@@ -148,25 +146,24 @@ def test_a_key_in_place_of_its_variables_name_is_refused_and_not_shown(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "key", "reason"),
+    ("old", "new", "key", "values"),
     [
-        ("max_cost: ", "pilot: {personas: -1} ", "teacher.pilot.personas", "greater than or equal to 0"),
-        ("max_cost: ", "pilot: {on_low: never} ", "teacher.pilot.on_low", "'ask'"),
-        ("max_cost: ", "max_cost: 0 ", "teacher.max_cost", "greater than 0"),
-        ("max_cost: ", "processes: 17 ", "teacher", "teacher.processes is above teacher.concurrency"),
-        ("max_cost: ", "requests_per_minute: 0 ", "teacher.requests_per_minute", "greater than 0"),
+        ("max_cost: ", "pilot: {personas: -1} ", "teacher.pilot.personas", {"rule": "greater_than_equal"}),
+        ("max_cost: ", "pilot: {on_low: never} ", "teacher.pilot.on_low", {"rule": "literal_error"}),
+        ("max_cost: ", "max_cost: 0 ", "teacher.max_cost", {"rule": "greater_than"}),
+        ("max_cost: ", "processes: 17 ", "teacher.processes", {"most": 16}),
+        ("max_cost: ", "requests_per_minute: 0 ", "teacher.requests_per_minute", {"rule": "greater_than"}),
         (
             "repair: {temperature: 1.0,",
             "repair: {base_url: 'https://elsewhere/v1', temperature: 1.0,",
             "teacher.repair",
-            "name its api_key_env beside it",
+            {"missing": "api_key_env"},
         ),
     ],
 )
-def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new, key, reason):
-    with refused("bad_value", key=key) as caught:
+def test_settings_of_the_teacher_that_cannot_work_are_refused(tmp_path, old, new, key, values):
+    with refused("bad_value", key=key, **values):
         load(tmp_path, old, new)
-    assert reason in str(caught.value)
 
 
 def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
@@ -181,37 +178,37 @@ def test_a_role_takes_from_the_teacher_what_it_does_not_name_itself(tmp_path):
 
 
 def test_a_template_beside_the_tiny_model_is_refused_because_it_would_not_be_used(tmp_path: Path) -> None:
-    with refused("bad_value", key="base_model") as caught:
+    with refused("bad_value", key="base_model.chat_template", value="mine.jinja"):
         load(tmp_path, "chat_template: ", "chat_template: mine.jinja ")
-    assert "the tiny one has its own; set it to null" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "expected"),
+    ("old", "new", "values"),
     [
-        (MODELS, "models: [base, refinement]", "report.baseline is expert_only, which is not evaluated"),
-        ("baseline: expert_only", "baseline: chance", ""),
-        ("  - chance", "  - dice", "evaluation.references"),
-        (MODELS, "models: [chance, base, expert_only, refinement]", "move it to references"),
-        ("    expert_only: {train_on", "    chance: {train_on", "tuning.variants: chance"),
+        (MODELS, "models: [base, refinement]", {"key": "report.baseline", "name": "expert_only"}),
+        ("  - chance", "  - dice", {"key": "evaluation.references.0", "rule": "literal_error"}),
+        (MODELS, "models: [chance, base, expert_only, refinement]", {"key": "evaluation.models", "name": "chance"}),
+        ("    expert_only: {train_on", "    chance: {train_on", {"key": "tuning.variants", "name": "chance"}),
         (
             "endpoints: {}",
             "endpoints: {chance: {base_url: 'http://h/v1', model: m, api_key_env: K}}",
-            "endpoints.chance has the name of another",
+            {"key": "evaluation.endpoints.chance", "name": "chance"},
         ),
     ],
 )
-def test_a_comparison_with_what_is_not_evaluated_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
-    if not expected:
-        assert load(tmp_path, old, new).baseline == "chance"
-        return
-    with refused("bad_value") as caught:
+def test_a_comparison_with_what_is_not_evaluated_is_refused(
+    tmp_path: Path, old: str, new: str, values: dict[str, str]
+) -> None:
+    with refused("bad_value", **values):
         load(tmp_path, old, new)
-    assert expected in str(caught.value)
+
+
+def test_chance_can_be_the_baseline(tmp_path: Path) -> None:
+    assert load(tmp_path, "baseline: expert_only", "baseline: chance").baseline == "chance"
 
 
 @pytest.mark.parametrize(("name", "meant"), [("expert_onl", "expert_only"), ("bse", "base"), ("gpt-4o", None)])
-def test_a_baseline_that_is_no_model_is_refused_with_the_names_and_the_closest(
+def test_a_baseline_that_is_no_model_is_refused_with_the_names_and_the_closest_in_one_sentence(
     tmp_path: Path, name: str, meant: str | None
 ) -> None:
     known = ["chance", "base", "expert_only", "refinement"]

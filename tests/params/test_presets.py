@@ -267,16 +267,15 @@ def test_a_preset_that_does_not_fit_is_refused_in_one_sentence_and_changes_nothi
     folder = write_preset(tmp_path, text)
     with refused(code, **values) as caught:
         apply_preset("mine", params, folder)
-    assert "mine.yaml" in str(caught.value)
+    assert str(caught.value.values["file"]).endswith(str(folder / "mine.yaml"))
     assert params.read_text() == COMMITTED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "presets"]
 
 
 @pytest.mark.parametrize("name", ["llama-9", "../params", ""])
 def test_an_unknown_preset_is_refused_with_the_names_there_are(params: Path, name: str) -> None:
-    with refused("unknown_name", name=name, known=preset_names(PRESETS)) as caught:
+    with refused("unknown_name", name=name, known=preset_names(PRESETS)):
         apply_preset(name, params, PRESETS)
-    assert "ablations, llama-3-8b-full, llama-3-8b-lora" in str(caught.value)
 
 
 def test_the_command_prints_what_changes(params: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ def refusal_of(folder: Path, trajectories: str, rules: list[str]) -> str:
     (folder / "trajectories.jsonl").write_text(trajectories)
     dropped = "".join(dropped_line(str(n), rule) for n, rule in enumerate(rules))
     (folder / "dropped.jsonl").write_text(dropped)
-    with refused("nothing_to_judge", file=folder / "trajectories.jsonl", dropped=len(rules)) as error:
+    values = {"file": folder / "trajectories.jsonl", "dropped": len(rules), "rules": Counter(rules)}
+    with refused("nothing_to_judge", **values) as error:
         run_gate(
             folder / "trajectories.jsonl",
             folder / "dropped.jsonl",
@@ -33,7 +35,7 @@ def refusal_of(folder: Path, trajectories: str, rules: list[str]) -> str:
     return str(error.value)
 
 
-def test_when_every_sample_was_dropped_the_gate_says_why_and_what_to_do(tmp_path: Path) -> None:
+def test_when_every_sample_was_dropped_the_sentence_says_why_and_what_to_do(tmp_path: Path) -> None:
     said = refusal_of(tmp_path, "", RULES)
     assert "all 14 samples were dropped" in said
     assert "most often by unflagged_error (7), not_json (4), cut_off (2);" in said
@@ -41,7 +43,7 @@ def test_when_every_sample_was_dropped_the_gate_says_why_and_what_to_do(tmp_path
     assert str(tmp_path / "dropped.jsonl") in said
 
 
-def test_when_there_was_no_sample_the_gate_says_what_to_run(tmp_path: Path) -> None:
+def test_when_there_was_no_sample_the_sentence_says_what_to_run(tmp_path: Path) -> None:
     said = refusal_of(tmp_path, "", [])
     assert "nothing to judge" in said
     assert "at least one persona" in said

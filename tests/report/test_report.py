@@ -306,9 +306,8 @@ def test_missing_evaluation_is_one_sentence_that_names_the_stage(root: Path) -> 
 )
 def test_broken_input_is_named(root: Path, path: str, text: str, values: dict[str, object]) -> None:
     (root / path).write_text(text)
-    with refused("stage_file_broken", file=root / path, **values) as caught:
+    with refused("stage_file_broken", file=root / path, **values):
         write_report(params_for(root), Project(root))
-    assert Path(path).name in str(caught.value)
 
 
 def test_terminal_table_fits_80_columns_with_whole_headings_and_a_row_per_model(root: Path) -> None:

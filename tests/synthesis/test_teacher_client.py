@@ -13,7 +13,7 @@ from agentrefine.llm.journal import Journal
 from agentrefine.synthesis.client import JournaledTeacher, run_numbers
 from tests.helpers.asking import SECRET, ask, ask_with, complete, questions, settings
 from tests.helpers.chat_server import ChatServer, answer, error
-from tests.helpers.errors import refused
+from tests.helpers.errors import misfit, refused
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_each_role_has_its_own_endpoint_model_temperature_and_key(journal, monke
 
 
 def test_another_endpoint_without_a_key_of_its_own_is_refused():
-    with pytest.raises(ValueError, match="name its api_key_env beside it"):
+    with misfit(missing="api_key_env"):
         settings("http://127.0.0.1:1/v1", repair={"base_url": "https://elsewhere.example.org/v1"})
 
 
@@ -182,9 +182,8 @@ def test_an_endpoint_that_refuses_every_prompt_ends_the_run(journal):
     def reply(number, request):
         return answer() if request["messages"][0]["content"] == "Hello!" else error(400, "no")
 
-    with ChatServer(reply) as server, refused("endpoint_refused", status=400) as caught:
+    with ChatServer(reply) as server, refused("endpoint_refused", status=400, quoted="400: no"):
         ask(server, journal, questions(60))
-    assert "refuses the call (400: no)" in str(caught.value)
 
 
 def test_extra_keys_go_into_the_body_and_null_leaves_one_out(journal):
@@ -252,7 +251,6 @@ def test_no_call_goes_out_when_the_run_is_ending(tmp_path: Path) -> None:
         params = settings(server)
         with run_numbers(tmp_path / "numbers", params) as numbers:
             numbers["stopped"] = 1.0
-        with refused("stopped") as caught:
+        with refused("stopped"):
             ask_with(params, journal, tmp_path / "numbers", questions(3))
-        assert "run the same command again" in str(caught.value)
     assert server.requests == []

@@ -15,6 +15,7 @@ from agentrefine.params.tuning import MaskPolicy
 from agentrefine.tuning.chat_template import MASKED, check_chat_template, end_of_turn_id, probe, prompt_ids, render
 from agentrefine.tuning.masking import apply_mask_policy
 from flows.cli import main
+from tests.helpers.commands import failure
 from tests.helpers.errors import refused
 from tests.helpers.local_tokenizers import GPT_2, KINDS, byte_level, tokenizer_for, word_level
 from tests.helpers.paths import DATA
@@ -81,22 +82,20 @@ TRAINED = {
     "qwen3_8": "<|im_end|>",
     "qwen3_8_training": "<|im_end|>",
 }
-LAST_ONLY = "writes a thinking block into the last reply only"
-PROMPT_ONLY = "prompt opens a thinking block that it leaves out"
 REFUSED = {
-    "deepseek_r1_distill": PROMPT_ONLY,
-    "deepseek_r1_distill_training": PROMPT_ONLY,
-    "deepseekv3": PROMPT_ONLY,
-    "deepseekv3_training": PROMPT_ONLY,
-    "glm4moe": "no special token ends a reply",
-    "gptoss": "today's date",
-    "gptoss_training": "today's date",
-    "muse_glimmer": "'to=user<|message|>' between the prompt and the reply",
-    "muse_glimmer_training": "'to=user<|message|>' between the prompt and the reply",
-    "qwen3": LAST_ONLY,
-    "qwen3_5_nothink": LAST_ONLY,
-    "qwen3_5_think": LAST_ONLY,
-    "qwen3_6": LAST_ONLY,
+    "deepseek_r1_distill": "prompt_opens_thinking",
+    "deepseek_r1_distill_training": "prompt_opens_thinking",
+    "deepseekv3": "prompt_opens_thinking",
+    "deepseekv3_training": "prompt_opens_thinking",
+    "glm4moe": "no_end_of_turn",
+    "gptoss": "writes_todays_date",
+    "gptoss_training": "writes_todays_date",
+    "muse_glimmer": "text_before_reply",
+    "muse_glimmer_training": "text_before_reply",
+    "qwen3": "only_last_reply_thinks",
+    "qwen3_5_nothink": "only_last_reply_thinks",
+    "qwen3_5_think": "only_last_reply_thinks",
+    "qwen3_6": "only_last_reply_thinks",
 }
 TWINS = {"glm4moe", "qwen3", "qwen3_5_nothink", "qwen3_5_think", "qwen3_6"}
 # These take a text as a list of parts; the other templates of models that see also take a plain text.
@@ -160,51 +159,61 @@ def test_exactly_the_texts_with_their_end_of_turn_are_trained(name, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_template_that_cannot_be_trained_on_is_refused_by_name(name, kind):
+def test_a_template_that_cannot_be_trained_on_is_refused_with_its_fault_and_its_twin_for_training(name, kind):
     tokenizer = tokenizer_for(template(name), kind)
     tokenizer.name_or_path = "some/model"
-    with refused("template_untrainable", model="some/model") as caught:
+    twin = f"{name}_training.jinja" if name in TWINS else None
+    with refused("template_untrainable", model="some/model", fault=REFUSED[name], twin=twin):
         check_chat_template(tokenizer)
-    assert REFUSED[name] in str(caught.value)
-    assert "base_model.chat_template" in str(caught.value)
-    assert (f"{name}_training.jinja, which trl ships" in str(caught.value)) == (name in TWINS)
     assert tokenizer.chat_template == template(name)
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "fault", "values"),
     [
         (
             broken("<|assistant|>{{ m.content if loop.last else m.content.split('\n')[-1] }}<|end|>"),
-            "drops the thoughts of earlier replies",
+            "drops_thoughts",
+            {},
         ),
-        (broken("<|assistant|>{{ m.content | upper }}<|end|>"), "rewrites the text of a reply"),
+        (broken("<|assistant|>{{ m.content | upper }}<|end|>"), "rewrites_reply", {}),
+        (broken("<|assistant|>{{ m.content | replace('é', 'e') }}<|end|>"), "rewrites_one_text", {"thinks": False}),
+        ("{{ messages[-1].content }}<|end|>", "rewrites_user", {}),
+        ("{{ messages | length }}" + SOUND, "rewrites_earlier_message", {}),
+        (broken("<|assistant|>{{ loop.index }}{{ m.content }}<|end|>"), "rewrites_earlier_message", {}),
         (
-            broken("<|assistant|>{{ m.content | replace('é', 'e') }}<|end|>"),
-            "rewrites the text that begins 'Thought: two",
+            broken("<|assistant|><think></think>{{ m.content }}<|end|>"),
+            "text_before_reply",
+            {"found": "<think></think>"},
         ),
-        ("{{ messages[-1].content }}<|end|>", "rewrites the text of a user"),
-        ("{{ messages | length }}" + SOUND, "another way once a later one follows"),
-        (broken("<|assistant|>{{ loop.index }}{{ m.content }}<|end|>"), "another way once a later one follows"),
-        (broken("<|assistant|><think></think>{{ m.content }}<|end|>"), "'<think></think>' between the prompt and the"),
-        (broken("<|bot|>{{ m.content }}<|end|>"), "opens a reply in another way than the conversation"),
-        (SOUND.replace("<|assistant|>{% endif %}", "<|assistant|><think>{% endif %}"), "opens a thinking block"),
-        (SOUND.split("{% if add")[0], "between the prompt and the reply"),
-        (broken("<|assistant|>{{ m.content }}\n"), "could not learn to stop (nothing stands there)"),
-        (broken("<|assistant|>{{ m.content }}[end]"), "could not learn to stop (it writes '[end]"),
-        (broken("<|assistant|>{{ m.content }}{{ '<|end|>' if loop.last else '<|eom|>' }}"), "ends the last reply with"),
-        ("{{ bos_token }}{{ bos_token }}" + SOUND, "begins with <s> twice"),
-        ("{{ strftime_now('%d %b') }}" + SOUND, "today's date"),
-        ("{{ raise_exception('no games') }}" + SOUND, "it fails: no games"),
-        ("{{ messages[0].content + 1 }}" + SOUND, "it fails: can only concatenate"),
-        ("{% if %}" + SOUND, "it fails"),
+        (broken("<|bot|>{{ m.content }}<|end|>"), "prompt_opens_otherwise", {}),
+        (SOUND.replace("<|assistant|>{% endif %}", "<|assistant|><think>{% endif %}"), "prompt_opens_thinking", {}),
+        (SOUND.split("{% if add")[0], "text_before_reply", {"found": "<|assistant|>"}),
+        (broken("<|assistant|>{{ m.content }}\n"), "no_end_of_turn", {"found": ""}),
+        (broken("<|assistant|>{{ m.content }}[end]"), "no_end_of_turn", {"found": "[end]<|user|>"}),
+        (
+            broken("<|assistant|>{{ m.content }}{{ '<|end|>' if loop.last else '<|eom|>' }}"),
+            "two_ends_of_turn",
+            {"found": ["<|eom|>", "<|end|>"]},
+        ),
+        ("{{ bos_token }}{{ bos_token }}" + SOUND, "begins_twice", {}),
+        ("{{ strftime_now('%d %b') }}" + SOUND, "writes_todays_date", {}),
+        ("{{ raise_exception('no games') }}" + SOUND, "fails", {"reported": "no games"}),
+        ("{{ messages[0].content + 1 }}" + SOUND, "fails", {}),
+        ("{% if %}" + SOUND, "fails", {}),
     ],
 )
-def test_each_way_to_break_a_template_has_its_own_sentence(text, sentence):
+def test_each_way_to_break_a_template_is_a_fault_of_its_own(text, fault, values):
     check_chat_template(tokenizer_for(SOUND))
-    with refused("template_untrainable") as caught:
+    with refused("template_untrainable", fault=fault, **values):
         check_chat_template(tokenizer_for(text))
-    assert sentence in str(caught.value)
+
+
+def test_the_sentence_of_a_refused_template_names_the_key_and_what_is_wrong():
+    with refused("template_untrainable", fault="begins_twice") as caught:
+        check_chat_template(tokenizer_for("{{ bos_token }}{{ bos_token }}" + SOUND))
+    assert "it begins with <s> twice" in str(caught.value)
+    assert "base_model.chat_template" in str(caught.value)
 
 
 def normalized(backend, normalizer):
@@ -213,17 +222,22 @@ def normalized(backend, normalizer):
 
 
 @pytest.mark.parametrize(
-    ("backend", "name", "sentence"),
+    ("backend", "name", "fault", "found", "expected"),
     [
-        (byte_level(GPT_2), "llama3", "a prompt alone has other tokens"),
-        (normalized(byte_level(), normalizers.Lowercase()), "chatml", "decode to 'ok' where the text is 'OK'"),
-        (normalized(word_level(), normalizers.Replace("🔑", "🗝")), "chatml", "ñ 中文 <unk>"),
+        (byte_level(GPT_2), "llama3", "other_prompt_tokens", None, None),
+        (normalized(byte_level(), normalizers.Lowercase()), "chatml", "other_text_decoded", "ok", "OK"),
+        (
+            normalized(word_level(), normalizers.Replace("🔑", "🗝")),
+            "chatml",
+            "other_text_decoded",
+            "s: é ñ 中文 <unk>\nActi",
+            "s: é ñ 中文 🔑\nAction: ",
+        ),
     ],
 )
-def test_a_tokenizer_that_breaks_a_sound_template_is_refused(backend, name, sentence):
-    with refused("template_untrainable") as caught:
+def test_a_tokenizer_that_breaks_a_sound_template_is_refused(backend, name, fault, found, expected):
+    with refused("template_untrainable", fault=fault, found=found, expected=expected):
         check_chat_template(tokenizer_for(template(name), backend=backend))
-    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
@@ -232,9 +246,8 @@ def test_a_token_that_spans_prompt_and_reply_is_refused(kind):
         "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }}{% else %} ASSISTANT: {{ m.content }}</s>"
     )
     text += "{% endif %}{% endfor %}{% if add_generation_prompt %} ASSISTANT: {% endif %}"
-    with refused("template_untrainable") as caught:
+    with refused("template_untrainable", fault="token_crosses_border"):
         check_chat_template(tokenizer_for(text, kind))
-    assert "crosses the border" in str(caught.value)
     check_chat_template(tokenizer_for(text.replace("%} ASSISTANT: {%", "%} ASSISTANT:{%"), kind))
 
 
@@ -262,9 +275,9 @@ def test_the_date_in_a_template_is_the_same_every_day():
 
 def test_a_conversation_whose_text_a_sound_template_rewrites_is_refused_by_its_text():
     tokenizer = tokenizer_for(template("qwen3_training"))
-    with refused("template_untrainable") as caught:
+    begins = THINKING[-1].content[:40]
+    with refused("template_untrainable", fault="rewrites_one_text", begins=begins, thinks=True):
         render(tokenizer, THINKING, "correct_turns")
-    assert re.search(r"text that begins '<think>.*which holds <think>", str(caught.value))
     assert render(tokenizer_for(template("chatml")), THINKING, "correct_turns").trained_tokens
 
 
@@ -319,7 +332,6 @@ def test_a_shown_mask_without_colour_marks_trained_and_masked_turns(kind, tmp_pa
     assert "\x1b" not in shown
 
 
-def test_a_sample_number_below_one_is_refused_in_one_sentence(capsys):
-    with pytest.raises(SystemExit, match=r"^1$"):
-        main(["show-mask", "--number", "-1"])
-    assert "--number: counts from 1, not -1." in capsys.readouterr().err
+def test_a_sample_number_below_one_is_refused():
+    error = failure("show-mask", "--number", "-1")
+    assert (error.code, error.values["key"], error.values["value"]) == ("bad_value", "--number", -1)

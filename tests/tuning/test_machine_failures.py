@@ -26,7 +26,7 @@ class TakesMemory(TrainerCallback):
             torch.empty(2**60, dtype=torch.uint8)
 
 
-def test_a_full_memory_names_the_settings_that_need_less(base, data_set, tmp_path):
+def test_the_sentence_of_a_full_memory_names_the_settings_that_need_less(base, data_set, tmp_path):
     with refused("out_of_memory", stage="tuning") as caught:
         tune(job(base, data_set), tmp_path / "out", [TakesMemory()])
     assert "lower tuning.batch_tokens" in str(caught.value)
@@ -49,11 +49,10 @@ def test_a_disk_that_fills_up_with_checkpoints_is_one_sentence_and_tuning_goes_o
 @pytest.mark.parametrize("samples", ["with validation samples", "without"])
 def test_a_training_that_diverges_ends_with_its_step_and_leaves_no_model(base, tmp_path, samples):
     games = write_data_set(tmp_path / "data", validation=6 if samples == "with validation samples" else 0)
-    with refused("training_diverged") as caught:
+    with refused("training_diverged", name="loss") as caught:
         tune(job(base, games, learning_rate=1e30, muon_learning_rate=None), tmp_path / "out")
     assert isinstance(caught.value.values["step"], int)
     assert math.isnan(caught.value.values["found"])
-    assert "lower tuning.learning_rate" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

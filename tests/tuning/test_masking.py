@@ -132,25 +132,23 @@ def test_whole_turns_are_dropped_from_the_end_and_counted(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("template", "reason"),
+    ("template", "fault"),
     [
-        ("{{ messages[-1].content }}{{ eos_token }}", "leaves out or rewrites the text of a user"),
-        ("{% for m in messages %}{{ m.content }} {% endfor %}", "learn to stop"),
+        ("{{ messages[-1].content }}{{ eos_token }}", "rewrites_user"),
+        ("{% for m in messages %}{{ m.content }} {% endfor %}", "no_end_of_turn"),
         (
             "{% for m in messages %}{% if loop.last %}<last>{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}",
-            "earlier message in another way",
+            "rewrites_earlier_message",
         ),
-        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{% for m in messages %}{{ m.content }}", "it fails"),
+        ("{{ raise_exception('roles must alternate') }}", "fails"),
+        ("{% for m in messages %}{{ m.content }}", "fails"),
     ],
 )
-def test_a_template_that_breaks_the_prefix_or_the_end_of_turn_is_refused(tokenizer, template, reason):
+def test_a_template_that_breaks_the_prefix_or_the_end_of_turn_is_refused(tokenizer, template, fault):
     broken = build_tokenizer(["lamp"], [])
     broken.chat_template = template
-    with refused("template_untrainable") as caught:
+    with refused("template_untrainable", fault=fault):
         render(broken, CONVERSATION, "correct_turns")
-    assert reason in str(caught.value)
-    assert "base_model.chat_template" in str(caught.value)
 
 
 def test_a_token_across_the_border_of_prompt_and_reply_is_refused(tokenizer):
@@ -159,9 +157,8 @@ def test_a_token_across_the_border_of_prompt_and_reply_is_refused(tokenizer):
         "{% for m in messages %}{{ 'x' if m.role == 'assistant' }}{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}x{% endif %}"
     )
-    with refused("template_untrainable") as caught:
+    with refused("template_untrainable", fault="token_crosses_border"):
         render(broken, CONVERSATION, "correct_turns")
-    assert "crosses the border" in str(caught.value)
 
 
 def test_templates_that_write_space_before_or_after_the_text_train_it_with_the_end(tokenizer):

@@ -21,7 +21,7 @@ from agentrefine.tuning.chat_template import render
 from agentrefine.tuning.models import load_base, load_tokenizer, load_tuned, model_digest
 from agentrefine.tuning.optimizer import make_optimizer
 from agentrefine.tuning.train import tune
-from tests.helpers.errors import refused
+from tests.helpers.errors import misfit, refused
 from tests.helpers.tuning_samples import conversation, job, masked_loss, write_data_set
 
 PARAMS = load_params(Path("params.yaml"))
@@ -249,9 +249,8 @@ def test_a_model_without_a_template_gets_ours_and_a_file_replaces_it(base, tmp_p
     assert "<|" in load_tokenizer(tmp_path).chat_template
     (tmp_path / "other.jinja").write_text("{{ messages }}")
     assert load_tokenizer(tmp_path, tmp_path / "other.jinja").chat_template == "{{ messages }}"
-    with refused("file_missing", file=tmp_path / "missing.jinja") as caught:
+    with refused("file_missing", file=tmp_path / "missing.jinja"):
         load_tokenizer(tmp_path, tmp_path / "missing.jinja")
-    assert "base_model.chat_template" in str(caught.value)
 
 
 def test_weight_decay_is_of_matrices_and_not_with_muon(base, data_set):
@@ -260,7 +259,7 @@ def test_weight_decay_is_of_matrices_and_not_with_muon(base, data_set):
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert {p.dim() for p in decayed["params"]} == {2}
     assert {p.dim() for p in free["params"]} == {1}
-    with pytest.raises(ValueError, match="set muon_learning_rate to null"):
+    with misfit(key="tuning.weight_decay", value=0.1):
         job(base, data_set, weight_decay=0.1, muon_learning_rate=0.02)
 
 

@@ -441,9 +441,8 @@ def test_attempts_become_verdicts_one_by_one():
 @pytest.mark.parametrize("before", [[], [attempt("script", "nothing")], [attempt("script", script_text(), sample=1)]])
 def test_a_trajectory_without_its_script_is_refused(before):
     attempts = [*before, attempt("trajectory", game_text(), 2, 0, 1)]
-    with refused("stage_file_broken", attempt="0-2") as caught:
+    with refused("stage_file_broken", attempt="0-2", stage="synthesis"):
         list(verify_attempts(attempts, PARAMS))
-    assert "run the synthesis stage again" in str(caught.value)
 
 
 def test_environment_leaks_are_seen_at_any_depth_and_in_either_quotes():

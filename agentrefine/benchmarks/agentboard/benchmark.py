@@ -247,7 +247,8 @@ class AgentBoardAlfWorld(AgentBoard[AlfWorldLabel], ALFWorld):
         game = label.game
         file = self._unseen / game / GAME_FILE
         if not file.is_file():
-            raise label_error("file_missing", place, f"there is no game {file}; let the folder hold it.", file=file)
+            message = f"there is no game {file}; let the folder hold it."
+            raise label_error("file_missing", place, message, file=file, name=game)
         Expressions(label.subgoals, place)
         task = game.partition("-")[0]
         return EpisodeSpec(id=f"{self.name}/{game}", benchmark=self.name, task=task, seed=0, variant=UNSEEN)
@@ -347,7 +348,7 @@ def _numbered(items: Sequence[ItemT], number: int, place: str) -> ItemT:
     """The episode that a label is about, by its id."""
     if number >= len(items):
         message = f"id {number} is too large; AgentBoard has {len(items)} episodes, numbered from 0."
-        raise label_error("bad_value", place, message, key="id", value=number)
+        raise label_error("bad_value", place, message, key="id", value=number, episodes=len(items))
     return items[number]
 
 

@@ -105,7 +105,7 @@ class ALFWorldSimulator(TextSimulator):
         self._state = self._engine.reset()
         self._progress = 0.0
         _, observation, task = tidy(self._state["feedback"]).split("\n", 2)
-        older = {} if "move {o} to {r}" in self._game["grammar"] else DATA["older_wording"]
+        older = {} if "move {o} to {r}" in self._game["grammar"] else DATA["older_forms"]
         actions = {older.get(template, template): does for template, does in DATA["actions"].items()}
         return Opening(actions, task.removeprefix("Your task is to: ").strip(), observation)
 
@@ -142,7 +142,7 @@ def perturbation(name: str, templates: Iterable[str]) -> Paraphrase:
 
 def game_perturbation(episode: EpisodeSpec) -> Paraphrase:
     """The perturbation of an episode, to render commands of games of any age."""
-    return perturbation(episode.perturbation, [*DATA["actions"], *DATA["older_wording"].values()])
+    return perturbation(episode.perturbation, [*DATA["actions"], *DATA["older_forms"].values()])
 
 
 class PerturbedEnvironment:

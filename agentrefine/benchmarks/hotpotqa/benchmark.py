@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agentrefine.benchmarks.base import EpisodeSpec, NoSolutionError, StepResult
 from agentrefine.benchmarks.common import DrawnBenchmark, round_robin
 from agentrefine.errors import UserError, file_error
-from agentrefine.files import first_problem, packaged_path, read_records, short_hash
+from agentrefine.files import first_problem, packaged_path, problem_key, read_records, short_hash
 
 ACTIONS = {
     "search {title}": "Read the paragraph with this title; if there is none, similar titles are named.",
@@ -254,10 +254,12 @@ class HotpotQA(DrawnBenchmark):
         try:
             return HotpotQuestion.model_validate(given)
         except ValidationError as error:
-            problem = first_problem(error)
+            key, problem = problem_key(error), first_problem(error)
         except (KeyError, TypeError, ValueError) as error:
+            key = str(error.args[0]) if isinstance(error, KeyError) else ""
             problem = f"a key is missing or has another form ({error})."
-        raise UserError("bad_record", f"{self._file}, question {number}: {problem}", file=self._file, question=number)
+        message = f"{self._file}, question {number}: {problem}"
+        raise UserError("bad_record", message, file=self._file, question=number, key=key)
 
 
 def _plain(title: str) -> str:
