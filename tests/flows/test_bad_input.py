@@ -1,4 +1,7 @@
-"""Bad input gets one clear sentence, a non-zero exit status, and leaves nothing half-written."""
+"""Bad input gets one clear sentence, a non-zero exit status, and leaves nothing half-written.
+
+These tests run commands, so they read the sentence as a user does; what is wrong has codes and values in other tests.
+"""
 
 import json
 import subprocess

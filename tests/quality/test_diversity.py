@@ -59,7 +59,6 @@ def test_the_same_game_under_other_names_is_refused(gate: Gate) -> None:
     finding = refusal.finding("data_set", "common_goal_share")
     assert (finding.observed, finding.expected) == ("1", "at most 0.5")
     assert finding.example_values == ['40 times "bring the _ from the _ to the _"']
-    assert "bring the _ from the _ to the _" in refusal.message
 
 
 def test_one_action_vocabulary_is_refused_whatever_the_goals(gate: Gate) -> None:

@@ -127,8 +127,14 @@ def test_one_poisoned_game_is_found_and_named(
     finding = refusal.finding("trajectory", column)
     assert finding.example_ids == [trajectories[5].id]
     assert finding.example_values[0].startswith(value)
+
+
+def test_the_message_of_a_refusal_names_the_game_and_the_feature(gate: Gate) -> None:
+    trajectories = sound()
+    trajectories[5] = two_line_action(trajectories[5])
+    refusal = gate.refused(trajectories)
     assert trajectories[5].id in refusal.message
-    assert column in refusal.message
+    assert "format_problem" in refusal.message
 
 
 def shapes(trajectory: Trajectory) -> Iterator[Trajectory]:
