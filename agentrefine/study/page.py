@@ -76,7 +76,7 @@ def write_study(results: Path, out: Path, first_benchmark: str) -> str:
         }
         for benchmark in benchmarks
     }
-    answers = list(_answers(variants, benchmarks))
+    answers = list(_answers(variants, [name for name in benchmarks if _is_solved(rates[name], variants)]))
     page = "\n".join(_page(found, variants, rates, answers)).rstrip() + "\n"
     write_text(out / "study.md", page)
     write_json(out / "study.json", _values(rates, answers))
@@ -128,8 +128,13 @@ def _page(
     yield " ".join(_TEXTS["rule"].format(needed=MIN_SEEDS).split())
     yield ""
     yield from _questions(answers)
+    unsolved = [label(benchmark) for benchmark, found in rates.items() if not _is_solved(found, variants)]
     for benchmark, of_variants in rates.items():
-        yield from _benchmark(benchmark, of_variants, variants)
+        if label(benchmark) not in unsolved:
+            yield from _benchmark(benchmark, of_variants, variants)
+    if unsolved:
+        yield f"No tuned model solves an episode of {', '.join(unsolved)}; their rates are in `study.json`."
+        yield ""
     yield from (f"- {name}: {meaning}" for name, meaning in _TEXTS["columns"].items())
     yield ""
     yield from _by_kind(variants, next(iter(rates)))
@@ -278,6 +283,11 @@ def _circumstances(results: Sequence[Result]) -> Iterator[str]:
     if (versions := len({result.card.code for result in results})) > 1:
         yield f"- The code that tunes and plays: {versions} versions; their results are taken together."
     yield ""
+
+
+def _is_solved(rates: Mapping[str, Mapping[str, Rate]], variants: Mapping[str, Sequence[Result]]) -> bool:
+    """Whether a tuned model solved an episode of a benchmark."""
+    return any(measured["success"].value for name, measured in rates.items() if _is_tuned(variants[name]))
 
 
 def _is_tuned(models: Sequence[Result]) -> bool:

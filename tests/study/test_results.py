@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentrefine.evaluation.episodes import EpisodeStep
-from agentrefine.files import write_json, write_jsonl
+from agentrefine.files import read_jsonl, write_json, write_jsonl
 from agentrefine.params import Params, load_params
 from agentrefine.report.inputs import Project
 from agentrefine.study.page import write_study
@@ -145,6 +145,20 @@ def test_a_difference_is_claimed_from_three_seeds_on_and_the_title_says_it(tmp_p
     assert "| refinement | 41 [" in pages[3]
     assert pages[3].count("(120) |") == 2
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_no_tuned_model_solves_takes_one_line(tmp_path: Path):
+    study(tmp_path / "r", 3)
+    for folder in (tmp_path / "r").iterdir():
+        outcomes = list(read_jsonl(folder / OUTCOMES, EpisodeOutcome))
+        hard = [o.model_copy(update={"benchmark": "pddl", "solved": int(folder.name == "chance")}) for o in outcomes]
+        write_jsonl(folder / OUTCOMES, [*outcomes, *hard])
+    page = write_study(tmp_path / "r", tmp_path, "worlds_layouts")
+    assert "No tuned model solves an episode of pddl" in page
+    assert page.count("pddl") == 1
+    values = json.loads((tmp_path / "study.json").read_text())
+    assert values["rates"]["pddl"]["chance"]["success"]["value"] == 1
+    assert {answer["benchmark"] for answer in values["answers"]} == {"worlds_layouts"}
 
 
 def test_what_does_not_differ_is_not_claimed(tmp_path: Path):
