@@ -73,7 +73,7 @@ def _play(name: str, folder: Path, params: Params) -> tuple[list[CorrectedGame],
         sampling=Sampling(temperature=chosen.temperature),
         seed=params.seed,
     )
-    rules = Coaching(chosen.model_turns, chosen.stalled_turns, chosen.max_turns)
+    rules = Coaching(chosen.model_turns, chosen.errors_in_a_row, chosen.stalled_turns, chosen.max_turns)
     worlds = list(islice(training_worlds(name, params.seed), chosen.worlds))
     kept: list[CorrectedGame] = []
     given_up = 0

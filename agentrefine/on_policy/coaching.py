@@ -1,7 +1,8 @@
 """One game that a model plays and an expert corrects.
 
-The model plays until it errs. Then the expert, which knows no more than the observations have shown, takes one turn,
-and the model plays on. After a number of turns the expert finishes, so that every game ends with its goal reached.
+The model plays until it errs, once or a few times in a row. Then the expert, which knows no more than the observations
+have shown, takes one turn, and the model plays on. After a number of turns the expert finishes, so that every game
+ends with its goal reached.
 """
 
 from collections import Counter
@@ -30,11 +31,13 @@ class Coaching(NamedTuple):
 
     Attributes:
         model_turns: turns, the expert's corrections included, after which the expert finishes.
+        errors_in_a_row: the expert answers when so many mistakes have come in a row, or fewer: 1 to this is drawn.
         stalled_turns: so many turns of the model in a row without a new fact or progress are faults.
         max_turns: a game that takes more is given up.
     """
 
     model_turns: int
+    errors_in_a_row: int
     stalled_turns: int
     max_turns: int
 
@@ -56,6 +59,9 @@ class CoachedGame:
         self._game = Game(world)
         self._expert = Explorer(self._game)
         self._rng = Random(int(short_hash("on_policy", str(seed), world.id), 16))
+        self._patience_rng = Random(int(short_hash("patience", str(seed), world.id), 16))
+        self._patience = self._drawn_patience()
+        self._errors = 0
         self._first_observation = self._game.first_observation()
         self._cited = ""
         self._in_vain: Counter[str] = Counter()
@@ -71,8 +77,8 @@ class CoachedGame:
 
     @property
     def expert_is_due(self) -> bool:
-        """Whether the next turn is the expert's: after a fault, and from `model_turns` on."""
-        return len(self.turns) >= self._rules.model_turns or bool(self.turns and self.turns[-1].fault)
+        """Whether the next turn is the expert's: after as many faults as it waits for, and from `model_turns` on."""
+        return len(self.turns) >= self._rules.model_turns or self._errors >= self._patience
 
     def take_reply(self, reply: str) -> None:
         """The model's turn."""
@@ -108,6 +114,7 @@ class CoachedGame:
         text = reply_text(thought, self._reason.action)
         observation = self._game.step(self._reason.action).observation
         self._without_news = 0
+        self._patience = self._drawn_patience()
         self._end_turn("expert", text, observation, None, as_expert=True)
 
     def record(self, model: str, model_digest: str) -> CorrectedGame:
@@ -140,6 +147,7 @@ class CoachedGame:
             Message(role="user", content=observation),
         ]
         self._cited = cited
+        self._errors = self._errors + 1 if fault else 0
         self.over = self.won or len(self.turns) >= self._rules.max_turns or not self._ask_expert()
 
     def _ask_expert(self) -> bool:
@@ -166,6 +174,9 @@ class CoachedGame:
         for index in range(len(self.turns) - 1, len(self.turns) - self._without_news, -1):
             if self.turns[index].fault is None:
                 self.turns[index] = self.turns[index].model_copy(update={"fault": "no_progress"})
+
+    def _drawn_patience(self) -> int:
+        return self._patience_rng.randint(1, self._rules.errors_in_a_row)
 
     def _drawn(self, fault: Fault) -> str:
         return self._rng.choice(_citations()[fault])

@@ -19,6 +19,8 @@ class OnPolicy(Section):
         worlds: how many training worlds it plays, each once; a game without a mistake is not kept.
         temperature: of its replies.
         model_turns: turns of a game after which the expert finishes it.
+        errors_in_a_row: for so many mistakes in a row the expert waits at most; how many is drawn anew each time. With
+            1 it answers each at once, so no game shows what to do after a second one.
         stalled_turns: turns of the model in a row that bring nothing new are mistakes from this number on.
         max_turns: a game with more is given up.
         train_own: which of the model's own faultless turns are trained.
@@ -30,6 +32,7 @@ class OnPolicy(Section):
     worlds: PositiveInt = 800
     temperature: NonNegativeFloat = 1.0
     model_turns: PositiveInt = 16
+    errors_in_a_row: PositiveInt = 1
     stalled_turns: Annotated[int, Field(ge=2)] = 4
     max_turns: PositiveInt = 40
     train_own: TrainOwn = "agreeing"

@@ -93,7 +93,7 @@ class OnPolicyThresholds(Section):
     games: Band = _band("how many there are", min=20)
     given_up_share: Band = _band("of the worlds played: the goal was out of reach, or it took too long", max=0.2)
     fault_share: Band = _band("mistaken turns of all", min=0.05, max=0.6)
-    corrected_share: Band = _band("of the mistakes, by the very next turn", min=0.5)
+    corrected_share: Band = _band("of the rows of mistakes, by the next turn", min=0.5)
     near_duplicate_share: Band = _band("games that are almost the same as an earlier one", max=0.05)
     held_out_overlaps: Band = _band("games in a world that models are evaluated on", max=0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from agentrefine.game.corrected import CorrectedGame
 from agentrefine.game.text import three_word_runs
@@ -18,7 +19,7 @@ class CorrectedFeatures:
         games: how many there are.
         given_up_share: games that were given up / worlds played.
         fault_share: mistaken turns / turns.
-        corrected_share: mistakes that the expert answers by the very next turn / mistakes; 0 without mistakes.
+        corrected_share: rows of mistakes that the expert answers by the very next turn / rows; 0 without mistakes.
         near_duplicate_share: games whose text repeats an earlier one's / games.
         held_out_overlaps: games in a world of the evaluation.
     """
@@ -50,10 +51,15 @@ def corrected_features(
         games=len(games),
         given_up_share=_share(given_up, played),
         fault_share=_share(faults, len(turns)),
-        corrected_share=_share(corrections, faults),
+        corrected_share=_share(corrections, sum(_rows(game) for game in games)),
         near_duplicate_share=_share(repeated, len(games)),
         held_out_overlaps=sum(is_held_out(game.world) for game in games),
     )
+
+
+def _rows(game: CorrectedGame) -> int:
+    """How many rows of mistakes there are, a single one among them."""
+    return sum(failed for failed, _ in groupby(game.turns, key=lambda turn: turn.fault is not None))
 
 
 def is_held_out(world: str) -> bool:

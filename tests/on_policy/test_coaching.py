@@ -16,7 +16,7 @@ from agentrefine.worlds.engine import Game
 from agentrefine.worlds.layout import world_from_id
 from agentrefine.worlds.player import Explorer, mistakes
 
-RULES = Coaching(model_turns=12, stalled_turns=3, max_turns=30)
+RULES = Coaching(model_turns=12, errors_in_a_row=1, stalled_turns=3, max_turns=30)
 WORLDS = ["fetch.kitchen.17", "unlock.castle.5", "shell.office.3", "heat.hotel.11"]
 
 
@@ -75,6 +75,39 @@ def test_every_error_of_the_engine_is_a_fault_and_the_expert_answers_it_and_cite
     assert not game.expert_is_due
 
 
+def test_the_expert_waits_for_as_many_mistakes_in_a_row_as_are_drawn():
+    waited = set()
+    for layout in range(12):
+        game = coached(f"fetch.kitchen.{layout}", RULES._replace(errors_in_a_row=3))
+        while not game.expert_is_due:
+            game.take_reply(said("dance"))
+        waited.add(len(game.turns))
+        assert {turn.fault for turn in game.turns} == {"parameter_error"}
+        game.take_correction()
+        assert game.turns[-1].by == "expert"
+        assert not game.expert_is_due
+        finish(game)
+        record = game.record("model", "digest")
+        assert [turn for turn in record.turns if is_trained(turn, "agreeing")] == [
+            turn for turn in record.turns if turn.by == "expert"
+        ]
+    assert waited == {1, 2, 3}
+
+
+def test_a_model_that_recovers_before_the_expert_acts_plays_on():
+    game = next(
+        found for layout in range(12) if not (found := _after_an_error(f"fetch.kitchen.{layout}")).expert_is_due
+    )
+    game.take_reply(said(expert_action(game)))
+    assert (game.turns[-1].fault, game.turns[-1].as_expert, game.expert_is_due) == (None, True, False)
+
+
+def _after_an_error(world: str) -> CoachedGame:
+    game = coached(world, RULES._replace(errors_in_a_row=3))
+    game.take_reply(said("dance"))
+    return game
+
+
 def test_a_reply_in_the_wrong_form_is_answered_by_the_form_and_corrected():
     game = coached()
     game.take_reply("take cup")
@@ -112,7 +145,7 @@ def test_turns_that_bring_nothing_new_are_faults_from_the_last_useful_one_on():
 
 
 def test_the_expert_finishes_after_the_models_turns():
-    game = coached(rules=Coaching(model_turns=1, stalled_turns=3, max_turns=30))
+    game = coached(rules=Coaching(model_turns=1, errors_in_a_row=1, stalled_turns=3, max_turns=30))
     game.take_reply(said("dance"))
     while not game.over:
         assert game.expert_is_due
@@ -121,14 +154,16 @@ def test_the_expert_finishes_after_the_models_turns():
 
 
 def test_a_game_that_takes_too_long_is_given_up():
-    game = coached(rules=Coaching(model_turns=9, stalled_turns=9, max_turns=1))
+    game = coached(rules=Coaching(model_turns=9, errors_in_a_row=1, stalled_turns=9, max_turns=1))
     game.take_reply(said("dance"))
     assert game.over
     assert not game.won
 
 
 def test_a_game_whose_goal_the_model_has_put_out_of_reach_is_given_up():
-    game = coached("shop.kitchen.798100", rules=Coaching(model_turns=20, stalled_turns=99, max_turns=99))
+    game = coached(
+        "shop.kitchen.798100", rules=Coaching(model_turns=20, errors_in_a_row=1, stalled_turns=99, max_turns=99)
+    )
     walk = ["go to cellar", "take token from cellar", "go to hall", "go to kitchen", "go to cellar", "go to kitchen"]
     for action in (*walk, "buy onion from guest"):
         assert not game.over

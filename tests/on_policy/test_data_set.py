@@ -8,7 +8,7 @@ import yaml
 
 from agentrefine.files import read_jsonl, write_jsonl
 from agentrefine.game.conversation import Sample
-from agentrefine.game.corrected import CorrectedGame, corrected_sample
+from agentrefine.game.corrected import CorrectedGame, CorrectedTurn, corrected_sample
 from agentrefine.on_policy.data_set import write_corrected
 from agentrefine.params import Params, parse_params
 from agentrefine.params.on_policy import OnPolicy
@@ -84,6 +84,17 @@ def test_the_gate_measures_faults_corrections_duplicates_and_held_out_worlds():
     doubled = [*GAMES, GAMES[0].model_copy(update={"id": "copy", "world": "fetch.kitchen.1000001"})]
     repeated = corrected_features(doubled, played=6, given_up=1, similarity=0.9)
     assert (repeated.near_duplicate_share, repeated.held_out_overlaps) == (0.2, 1)
+
+
+def test_a_row_of_mistakes_counts_as_corrected_where_the_expert_ends_it():
+    row = GAMES[0].model_copy(update={"turns": [_turn("model", "place_error")] * 3 + [_turn("expert", None)]})
+    alone = GAMES[0].model_copy(update={"turns": [_turn("model", "place_error"), _turn("model", None)]})
+    features = corrected_features([row, alone], played=2, given_up=0, similarity=0.9)
+    assert features.corrected_share == 0.5
+
+
+def _turn(by, fault):
+    return CorrectedTurn(by=by, text="Thought: t\nAction: a", observation="o", fault=fault, as_expert=False)
 
 
 def with_set(**changes: object) -> Params:
