@@ -79,21 +79,28 @@ def finish(folder: Path, step: int, *, kept: int, best: str | None) -> None:
     rotate_checkpoints(str(folder), save_total_limit=kept, best_model_checkpoint=best)
 
 
-def resume_at(folder: Path, patience: int | None) -> Path | None:
+def resume_at(folder: Path, patience: int | None, max_steps: int | None) -> Path | None:
     """The checkpoint to resume at, the same for every process; None where there is none.
 
-    A tuning that had stopped early takes its last steps again, so that it stops again.
+    A tuning that had stopped early, or had taken all of its steps, takes the last ones again, so that it stops again:
+    the trainer takes one step at least.
 
     Args:
         folder: of the checkpoints.
         patience: evaluations without improvement after which a tuning stops; None where it does not.
+        max_steps: after so many a tuning stops; None where it ends with an epoch.
     """
     found: list[Path | None] = [None]
     if is_first_process():
-        while (last := newest(folder)) and patience is not None and _evaluations_without_improvement(last) >= patience:
+        while (last := newest(folder)) and _had_ended(last, patience, max_steps):
             shutil.rmtree(last)
         found = [last]
     return broadcast_object_list(found)[0]  # type: ignore[no-any-return]
+
+
+def _had_ended(checkpoint: Path, patience: int | None, max_steps: int | None) -> bool:
+    stopped = patience is not None and _evaluations_without_improvement(checkpoint) >= patience
+    return stopped or (max_steps is not None and step_of(checkpoint) >= max_steps)
 
 
 def _evaluations_without_improvement(checkpoint: Path) -> int:

@@ -183,7 +183,9 @@ def train(
             model, tokenizer, rows, validation, _stepped(params, counts), arguments, callbacks, passes
         )
         patience = params.early_stopping.patience if params.early_stopping else None
-        checkpoint = checkpoints.resume_at(Path(trainer.args.output_dir), patience) if job.checkpoints else None
+        max_steps = trainer.args.max_steps if trainer.args.max_steps > 0 else None
+        folder = Path(trainer.args.output_dir)
+        checkpoint = checkpoints.resume_at(folder, patience, max_steps) if job.checkpoints else None
         trainer.args.eval_on_start = validation is not None and checkpoint is None
         began = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -91,7 +91,8 @@ def test_an_interruption_is_passed_on_and_what_runs_may_end_in_peace(tmp_path: P
     )
     command = f"[{sys.executable!r}, '-c', {program!r}]"
     runs = (
-        "import pathlib\nfrom flows.side_by_side import run_to_its_end\n"
+        "import pathlib, signal\nfrom flows.side_by_side import run_to_its_end\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where tests run in the background
         f"run_to_its_end({command}, pathlib.Path({str(tmp_path)!r}), ends_with_us=True)"
     )
     with subprocess.Popen([sys.executable, "-c", runs], cwd=ROOT, stderr=subprocess.DEVNULL) as running:

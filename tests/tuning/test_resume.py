@@ -98,6 +98,18 @@ def test_killed_twice_tuning_ends_with_the_bytes_of_one_that_was_not(base, data_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_number_of_tokens_is_kept_after_a_kill_before_or_behind_the_last_step(base, data_set, tmp_path, behind):
+    settings = {"tokens": 3000, "eval_steps": 4, "checkpoint_steps": 4}
+    whole = tune(job(base, data_set, **settings), tmp_path / "whole")
+    interrupted = job(base, data_set, tmp_path / "checkpoints", **settings)
+    killed_at(whole.steps - (not behind), interrupted, tmp_path / "out", when="saved" if behind else "done")
+    result = tune(interrupted, tmp_path / "out")
+    assert (result.steps, result.tokens) == (whole.steps, whole.tokens)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["before", "behind"])
 def test_an_early_stop_is_the_same_after_a_kill_before_or_behind_it(base, data_set, tmp_path, killed):
     settings = {"epochs": 12, "learning_rate": 0.05, "eval_steps": 4, "checkpoint_steps": 4, "muon_learning_rate": 0.2}
