@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
+from agentrefine.errors import UserError
 from flows.dead_runs import end_dead_runs
 from flows.serve import the_only_one
 from flows.workspace import exclusive_use
@@ -146,8 +147,18 @@ def test_a_deployments_run_does_not_outlive_what_serves_it(
             process.kill()
         assert end(*run, seconds=60)
     monkeypatch.chdir(project.folder)
+    _wait_until_free()
     with exclusive_use():
         assert (project.folder / "params.yaml").read_bytes() == params
+
+
+def _wait_until_free() -> None:
+    """Wait until no process holds the folder: one whose first thread has ended may have others that end after it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(UserError), exclusive_use():
+            return
+        time.sleep(0.2)
 
 
 def wait_for(file: Path) -> None:
