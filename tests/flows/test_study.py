@@ -135,4 +135,4 @@ def test_a_seed_of_another_clone_or_after_a_kill_has_the_same_bytes_and_adds_up(
         shutil.copytree(one.folder / RESULTS / name, other.folder / RESULTS / name)
     study(other)
     assert (other.folder / "reports/study/try/study.md").read_bytes() == page
-    assert b"| on policy 1 | 2 |" in page
+    assert b"| percent | seed 7 | seed 8 |" in page
