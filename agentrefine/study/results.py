@@ -4,7 +4,7 @@ Each model's result is a folder with `card.json` (`ResultCard`) and `outcomes.js
 The study reads all such folders of one place, whoever computed them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,8 +231,7 @@ def check_comparable(cards: Sequence[ResultCard], folder: Path) -> None:
     same += [([card for card in tuned if card.variant == name], _trained) for name in {c.variant for c in tuned}]
     for group, values_of in same:
         for card in group[1:]:
-            a, b = values_of(group[0]), values_of(card)
-            if differing := sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)):
+            if differing := _differing(values_of(group[0]), values_of(card)):
                 message = (
                     f"{folder}: {group[0].name} and {card.name} differ in {', '.join(differing)}, so they cannot be "
                     "compared; move one of the two elsewhere, or make it again as the other was."
@@ -252,13 +251,18 @@ def check_joins(params: Params, folder: Path) -> None:
     tuning = params.tuning.model_dump(mode="json", exclude=PARAMS_WITHOUT_EFFECT)
     for card in cards:
         for known, wanted in ((card.rules, rules_of(params)), (card.tuning or tuning, tuning)):
-            if differing := sorted(key for key in known.keys() | wanted.keys() if known.get(key) != wanted.get(key)):
+            if differing := _differing(known, wanted):
                 message = (
                     f"{folder}: {card.name} was made with other values of {', '.join(differing)} than are asked for "
                     "now, so further seeds could not be compared with it; ask for the same, or give the study another "
                     "name."
                 )
                 raise UserError("not_comparable", message, file=folder, keys=differing, a=card.name)
+
+
+def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
+    """The keys whose values differ."""
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
 def _rules(card: ResultCard) -> dict[str, object]:
