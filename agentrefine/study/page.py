@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import yaml
 
+from agentrefine.errors import UserError
 from agentrefine.evaluation.metrics import Rate
 from agentrefine.files import packaged_text, write_json, write_text
 from agentrefine.report.figures import Bar, label
@@ -68,6 +69,9 @@ def write_study(results: Path, out: Path, first_benchmark: str) -> str:
     """
     found = read_results(results)
     variants, benchmarks = _in_order(variants_of(found)), benchmarks_of(found)
+    if not benchmarks:
+        message = f"{results}: no episode was played to its end, so there is nothing to compare; play them again."
+        raise UserError("no_results", message, file=results)
     benchmarks.sort(key=lambda name: name != first_benchmark)
     rates = {
         benchmark: {

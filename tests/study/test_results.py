@@ -147,6 +147,12 @@ def test_a_difference_is_claimed_from_three_seeds_on_and_the_title_says_it(tmp_p
     assert (tmp_path / "success.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_results_without_an_episode_are_one_sentence(tmp_path: Path):
+    result(tmp_path / "r", "refinement", 0, 0, of=0)
+    with refused("no_results", file=tmp_path / "r"):
+        write_study(tmp_path / "r", tmp_path, "worlds_layouts")
+
+
 def test_what_no_tuned_model_solves_takes_one_line(tmp_path: Path):
     study(tmp_path / "r", 3)
     for folder in (tmp_path / "r").iterdir():
